@@ -1,0 +1,38 @@
+"""Errors whose message is one line a person can act on: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeftError(Exception):
+    """Base class of the errors that the command line prints as one line (exit code 2)."""
+
+
+class InputError(DeftError, ValueError):
+    """Something the caller gave is not usable."""
+
+
+class ContractError(DeftError, TypeError):
+    """A part of the chain (prior, likelihood, h-transform) broke its promise about shapes or values."""
+
+
+class NonFiniteError(DeftError, FloatingPointError):
+    """A NaN or an infinity appeared; the message names the step and the term."""
+
+
+class CheckpointError(DeftError, ValueError):
+    """A file is truncated, of another library, or made for another prior."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """An `InputError` for a name that is not in a table, with the nearest name offered.
+
+    >>> str(unknown("task", "inpant", ["inpaint", "sr4"]))
+    "unknown task 'inpant': did you mean 'inpaint'? Known: inpaint, sr4"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return InputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")

@@ -1,0 +1,114 @@
+"""Training-free guidance: reconstruction guidance, DPS, ΠGDM. All differentiate through the prior.
+
+Notation: x̂ = E[x_0 | x_t], r = y - A(x̂), J = d x̂ / d x_t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from deft.denoise import Prediction
+from deft.errors import InputError
+from deft.htransform.base import HTransform, Potential
+from deft.kernel import Kernel, Level
+from deft.likelihood.base import Observation
+from deft.likelihood.gaussian import Gaussian
+from deft.operator.base import LinearOperator
+
+Weight = Callable[[Tensor, Tensor], Tensor]
+
+
+def _one(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return torch.ones_like(alpha)
+
+
+def gaussian(obs: Observation, method: str) -> Gaussian:
+    """The observation's likelihood, if it is Gaussian; else an error that names the method."""
+    if not isinstance(obs.likelihood, Gaussian):
+        raise InputError(f"{method} needs a Gaussian likelihood, got {type(obs.likelihood).__name__}")
+    return obs.likelihood
+
+
+class ReconstructionGuidance(HTransform):
+    """h = w(alpha, sigma) J^T grad log p(y | x̂) (Ho et al. 2022, "Video diffusion models", eq. 7).
+
+    Args:
+        weight: w(alpha, sigma); default 1, which takes x_0 given x_t for a point.
+    """
+
+    needs_graph = True
+
+    def __init__(self, weight: Weight = _one):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        return self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(obs.log_prob(pred.mean).sum(), pred.x_t)[0]
+
+
+class DPS(HTransform):
+    """Diffusion posterior sampling (Chung et al. 2023, algorithm 1): h = -zeta w grad_{x_t} ||y - A(x̂)||.
+
+    As published, DPS moves x_s by -zeta grad ||r|| after each step, so its strength depends on the step: use
+    `DPS.published(zeta, sampler, grid)` for exactly that. The norm is one sample's own, never a batch's.
+
+    Args:
+        zeta: the step size (0.1 to 1 in the paper).
+        weight: w(alpha, sigma); default 1.
+    """
+
+    needs_graph = True
+
+    def __init__(self, zeta: float = 1.0, weight: Weight = _one):
+        super().__init__()
+        self.zeta, self.weight = zeta, weight
+
+    @classmethod
+    def published(cls, zeta: float, kernel: Callable[[Level, Level], Kernel], grid: Sequence[Level]) -> DPS:
+        """The weight with which the step of `kernel` along `grid` moves x_s by exactly -zeta grad ||r||.
+
+        A correction h moves x_s by c_mean (sigma^2/alpha) h, so w = alpha / (sigma^2 c_mean) at each level.
+        """
+        pairs = list(zip(grid, grid[1:], strict=False))
+        ratio = torch.tensor([t.sigma / t.alpha for t, _ in pairs], dtype=torch.float64).log()
+        w = torch.tensor([t.alpha / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs], dtype=torch.float64)
+
+        def weight(alpha: Tensor, sigma: Tensor) -> Tensor:
+            near = ((sigma / alpha).double().log()[..., None] - ratio.to(alpha.device)).abs().argmin(-1)
+            return w.to(alpha.device)[near].to(alpha.dtype)
+
+        return cls(zeta, weight)
+
+    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        r = gaussian(obs, "DPS").residual(obs.y, pred.mean)
+        norm = (r.square().flatten(1).sum(1) + 1e-12).sqrt()
+        return -self.zeta * self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(norm.sum(), pred.x_t)[0]
+
+
+class PiGDM(Potential):
+    """ΠGDM (Song et al. 2023, eq. 7): h = J^T A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r.
+
+    It takes p(x_0 | x_t) for N(x̂, rho^2 I), with rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2), the variance
+    left in data of deviation d; for d = 1 and VP that is the paper's rho^2 = 1 - abar.
+
+    Args:
+        data_std: d.
+    """
+
+    def __init__(self, data_std: float = 1.0):
+        super().__init__()
+        self.data_std = data_std
+
+    def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
+        like = gaussian(obs, "ΠGDM")
+        if not isinstance(like.operator, LinearOperator):
+            raise InputError(f"ΠGDM needs a linear operator, got {type(like.operator).__name__}")
+        rho2 = self.data_std**2 * pred.sigma**2 / (self.data_std**2 * pred.alpha**2 + pred.sigma**2)
+        r = like.residual(obs.y, pred.mean)
+        noise = like.deviation.to(r.dtype).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
+        u = like.operator.solve(r.detach(), noise, rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
+        # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
+        return (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)

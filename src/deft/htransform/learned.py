@@ -1,0 +1,166 @@
+"""DEFT: h learned by a small network next to a frozen prior (Denker et al. 2024, section 3.3, eq. 12).
+
+The paper: h = -N1(x_t, x̂, g, lift(y), t)/sigma + n2(t) g, with g = grad log p(y | x̂) taken with respect to x̂, so
+that nothing is ever differentiated through the prior. In the units of the denoised mean (h moves x̂ by
+(sigma^2/alpha) h) the two forms offered here are
+
+    units = "v":    x̂ += sigma N1 + n2(t) g̃        (default)
+    units = "eps":  x̂ += -(sigma/alpha) N1 + (sigma^2/alpha) n2(t) g    (the paper's)
+
+In eps units a full-size correction of x̂ at high noise asks for a tiny N1 that a uniform eps loss does not see:
+docs/units.md has what that costs. g̃ = rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} (y - A x̂) is g preconditioned
+so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.pull`), rho^2 = sigma^2/(alpha^2 + sigma^2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deft.denoise import Denoiser, Prediction
+from deft.errors import InputError, unknown
+from deft.htransform.base import HTransform
+from deft.likelihood.base import Observation
+from deft.nn import MLP, UNet
+from deft.nn.embed import Sinusoid
+
+UNITS = ("v", "eps")
+GUIDES = ("pull", "score")
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+class Multiplier(nn.Module):
+    """n2(t): three layers from the noise level to one number, constant `start` at first."""
+
+    def __init__(self, start: float, dim: int = 32):
+        super().__init__()
+        self.layers = nn.Sequential(Sinusoid(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim), nn.SiLU())
+        self.last = nn.Linear(dim, 1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.constant_(self.last.bias, start)
+
+    def forward(self, time: Tensor) -> Tensor:
+        return self.last(self.layers(time))[:, 0]
+
+
+class DEFT(HTransform):
+    """The learned h-transform; see the module's formulas.
+
+    Args:
+        event_shape: *E of the prior: (C, H, W) for images, (d,) for vectors.
+        lift_channels: how many sample-sized views of y the likelihood's `lift` returns (a mask's: 2).
+        width: width of N1. `DEFT.sized(prior, 0.09, ...)` finds it from a share of the prior's parameters.
+        units: "v" or "eps" (the paper's), see above.
+        guide: "pull" (g̃) or "score" (the paper's raw g) for both the input and the residual branch.
+        n2_start: n2 at the start; 0 makes the untrained h exactly 0.
+        normalise: bring every input to order one at every noise level; False feeds them raw, as the paper does.
+        net: any network net(features, time) to use for N1 instead of the built-in ones.
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        lift_channels: int,
+        width: int = 32,
+        *,
+        units: str = "v",
+        guide: str = "pull",
+        n2_start: float = 1.0,
+        normalise: bool = True,
+        net: nn.Module | None = None,
+    ):
+        super().__init__()
+        if units not in UNITS:
+            raise unknown("units", units, UNITS)
+        if guide not in GUIDES:
+            raise unknown("guide", guide, GUIDES)
+        self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
+        self.units, self.guide, self.n2_start, self.normalise = units, guide, n2_start, normalise
+        self.n1 = net if net is not None else build_network(self.event_shape, lift_channels, width)
+        self.n2 = Multiplier(n2_start)
+
+    @classmethod
+    def sized(
+        cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None, **options: Any
+    ) -> DEFT:
+        """The widest DEFT with at most `size` times the prior's parameters."""
+        budget = int(size * count_parameters(prior))
+
+        def count(width: int) -> int:
+            with torch.device("meta"):
+                return count_parameters(cls(prior.event_shape, lift_channels, width, **options))
+
+        width = 4
+        if count(width) > budget:
+            raise InputError(
+                f"size={size} of this prior's {count_parameters(prior):,} parameters is {budget:,}; the smallest h "
+                f"has {count(width):,}: give a larger size, or a width"
+            )
+        while count(width + 4) <= budget:
+            width += 4
+        h = cls(prior.event_shape, lift_channels, width, **options)
+        if log:
+            n = count_parameters(h)
+            log(f"h: {n:,} parameters, {100 * n / count_parameters(prior):.2f} % of the prior's {count_parameters(prior):,}")
+        return h
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments, for a checkpoint."""
+        return dict(
+            event_shape=list(self.event_shape),
+            lift_channels=self.lift_channels,
+            width=self.width,
+            units=self.units,
+            guide=self.guide,
+            n2_start=self.n2_start,
+            normalise=self.normalise,
+        )
+
+    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        a, s = pred.alpha, pred.sigma
+        x_hat = pred.mean
+        if self.guide == "pull":
+            g = obs.likelihood.pull(obs.y, x_hat, s**2 / (a**2 + s**2))
+        else:
+            g = obs.score(x_hat)
+        features = [pred.x_t, x_hat, g, obs.lift()]
+        if self.normalise:
+            features[0] = features[0] * (a**2 + s**2).rsqrt()
+            features[1:3] = [_bounded(f) for f in features[1:3]]
+        time = torch.log(s / a).reshape(-1).expand(x_hat.shape[0])
+        n1 = self.n1(torch.cat([f.to(x_hat.dtype) for f in features], dim=1), time)
+        n2 = self.n2(time).reshape((-1,) + (1,) * (x_hat.ndim - 1))
+        if self.units == "eps":
+            g = g * (a / s**2) if self.guide == "pull" else g
+            return n2 * g - n1 / s
+        g = g if self.guide == "pull" else g * s**2 / a
+        return (s * n1 + n2 * g) * (a / s**2)
+
+
+def _bounded(f: Tensor) -> Tensor:
+    """f, shrunk to a root mean square of 3 where a sample exceeds it."""
+    rms = f.flatten(1).square().mean(1).sqrt().reshape((-1,) + (1,) * (f.ndim - 1))
+    return f / (rms / 3).clamp_min(1.0)
+
+
+def build_network(event_shape: tuple[int, ...], lift_channels: int, width: int) -> nn.Module:
+    """N1 for the shape: a UNet for (C, H, W), an MLP for (d,). Inputs: x_t, x̂, g and the lifted y."""
+    channels = event_shape[0]
+    inputs = channels * (3 + lift_channels)
+    if len(event_shape) == 1:
+        return MLP(inputs, channels, width=width)
+    if len(event_shape) != 3:
+        raise InputError(f"DEFT builds networks for (C, H, W) and (d,), not {event_shape}: give your own as net=")
+    patch = 4 if min(event_shape[1:]) >= 32 and all(n % 16 == 0 for n in event_shape[1:]) else 2
+    widths = (width, math.ceil(1.25 * width / 4) * 4)
+    net = UNet(inputs, channels, widths, patch=patch, time_dim=64)
+    if any(n % net.multiple_of for n in event_shape[1:]):
+        raise InputError(f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net=")
+    return net

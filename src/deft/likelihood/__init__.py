@@ -1,0 +1,7 @@
+"""Likelihoods p(y | x_0) and observations."""
+
+from deft.likelihood.base import Likelihood, Observation
+from deft.likelihood.event import Inside
+from deft.likelihood.gaussian import Gaussian
+
+__all__ = ["Gaussian", "Inside", "Likelihood", "Observation"]

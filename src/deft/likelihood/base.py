@@ -1,0 +1,96 @@
+"""Likelihoods p(y | x_0), and the observation that carries y together with everything known about it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.random import BatchNoise, Noise
+
+
+class Likelihood(ABC):
+    """p(y | x_0) of measurements y [B, *M] given samples x_0 [B, *E]."""
+
+    lift_channels: int = 1
+
+    @abstractmethod
+    def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
+        """Draw y ~ p(y | x), [B, *M]."""
+
+    @abstractmethod
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        """log p(y | x), [B], differentiable in x."""
+
+    def score(self, y: Tensor, x: Tensor) -> Tensor:
+        """grad_x log p(y | x), [B, *E]; by automatic differentiation unless a subclass knows better."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.log_prob(y, x).sum(), x)[0]
+
+    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        """How far a belief N(x, rho2 I) moves when it is updated by y, [B, *E]: a bounded, preconditioned score.
+
+        rho2: [B, 1, ...]. Here rho2 times the score; a subclass that knows its curvature does better.
+        """
+        return rho2 * self.score(y, x)
+
+    @abstractmethod
+    def lift(self, y: Tensor) -> Tensor:
+        """What a network is shown of y, shaped like samples: [B, lift_channels * E_0, ...]."""
+
+    def __getitem__(self, index: Any) -> Likelihood:
+        return self
+
+    def repeat(self, n: int) -> Likelihood:
+        return self
+
+    def to(self, device: torch.device | str) -> Likelihood:
+        return self
+
+
+class Observation:
+    """A batch of measurements y [B, *M] with the likelihood they came from. Immutable.
+
+    `obs[i:j]`, `obs.repeat(n)` (each row n times in turn) and `obs.to(device)` move y, operator, masks and
+    noise level together; nothing is ever set on a likelihood.
+    """
+
+    __slots__ = ("likelihood", "y")
+    y: Tensor
+    likelihood: Likelihood
+
+    def __init__(self, y: Tensor, likelihood: Likelihood):
+        object.__setattr__(self, "y", y)
+        object.__setattr__(self, "likelihood", likelihood)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("an Observation is immutable: make a new one")
+
+    def __len__(self) -> int:
+        return self.y.shape[0]
+
+    def __getitem__(self, index: Any) -> Observation:
+        if isinstance(index, int):
+            index = slice(index, index + 1 or None)
+        return Observation(self.y[index], self.likelihood[index])
+
+    def repeat(self, n: int) -> Observation:
+        return Observation(self.y.repeat_interleave(n, 0), self.likelihood.repeat(n))
+
+    def to(self, device: torch.device | str) -> Observation:
+        return Observation(self.y.to(device), self.likelihood.to(device))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(y | x), [B]."""
+        return self.likelihood.log_prob(self.y, x)
+
+    def score(self, x: Tensor) -> Tensor:
+        """grad_x log p(y | x), [B, *E]."""
+        return self.likelihood.score(self.y, x)
+
+    def lift(self) -> Tensor:
+        """The network's view of y, [B, lift_channels * E_0, ...]."""
+        return self.likelihood.lift(self.y)

@@ -1,0 +1,31 @@
+"""Sinusoidal features of a scalar (Vaswani et al. 2017), for noise levels of a few units either side of 0."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Sinusoid(nn.Module):
+    """[B] -> [B, dim]: sin and cos at dim/2 geometric frequencies from `low` to `high` radians per unit."""
+
+    frequency: Tensor
+
+    def __init__(self, dim: int, low: float = 0.1, high: float = 8.0):
+        super().__init__()
+        f = torch.exp(torch.linspace(math.log(low), math.log(high), dim // 2))
+        self.register_buffer("frequency", f, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angle = t[:, None].to(self.frequency.dtype) * self.frequency
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def zero(module: nn.Linear | nn.Conv2d) -> nn.Linear | nn.Conv2d:
+    """Set weight and bias to zero, so that the branch it ends starts as a no-op."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module

@@ -1,0 +1,203 @@
+"""Operators: the noiseless part of a measurement, y = A(x).
+
+An operator may carry one setting per sample (a mask each, say). Such tensors are named in `per_sample`, have
+the batch as their first axis (or 1 to be shared), and follow the batch when an observation is indexed.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from deft.errors import ContractError
+
+Self = TypeVar("Self", bound="Operator")
+
+
+class Operator(ABC):
+    """A map from samples [B, *E] to measurements [B, *M]."""
+
+    per_sample: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """A(x), [B, *M]."""
+
+    @abstractmethod
+    def lift(self, y: Tensor) -> Tensor:
+        """What a network is shown of y: sample-shaped channels [B, lift_channels * E_0, ...]."""
+
+    lift_channels: int = 1
+    """How many times the sample's own channels `lift` returns."""
+
+    def vjp(self, x: Tensor, r: Tensor) -> Tensor:
+        """A'(x)^T r, [B, *E]: by automatic differentiation unless a subclass knows better."""
+        _, back = torch.func.vjp(self, x)
+        return back(r)[0]
+
+    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """How far a belief N(x, rho2 I) moves when updated by the residual r = y - A(x) of noise variance `noise`.
+
+        Here, for lack of better: one gradient step rho2 A'^T r / noise, no longer than 3 rho (root mean square).
+        """
+        move = rho2 * self.vjp(x, r / noise)
+        rms = move.flatten(1).square().mean(1).sqrt().reshape((-1,) + (1,) * (x.ndim - 1))
+        return move / (rms / (3 * rho2.sqrt())).clamp_min(1.0)
+
+    def restrict(self, y: Tensor) -> Tensor:
+        """y with the entries that are no measurement (a mask's hole) set to zero."""
+        return y
+
+    def count(self, y: Tensor) -> Tensor:
+        """How many numbers were measured, [B]."""
+        return torch.full((y.shape[0],), float(y[0].numel()), dtype=y.dtype, device=y.device)
+
+    def _map(self: Self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
+        out = copy.copy(self)
+        for name in names:
+            setattr(out, name, change(getattr(self, name)))
+        return out
+
+    def __getitem__(self: Self, index: Any) -> Self:
+        return self._map(lambda v: v if v.shape[0] == 1 else v[index], self.per_sample)
+
+    def repeat(self: Self, n: int) -> Self:
+        return self._map(lambda v: v if v.shape[0] == 1 else v.repeat_interleave(n, 0), self.per_sample)
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        tensors = tuple(k for k, v in vars(self).items() if isinstance(v, Tensor))
+        return self._map(lambda v: v.to(device), tensors)
+
+
+class LinearOperator(Operator):
+    """A linear A, with its adjoint and the two solves that guidance needs.
+
+    Every subclass is tested for <Ax, y> = <x, A^T y> (`deft.testing.check_operator`).
+    """
+
+    @abstractmethod
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^T y, [B, *E]."""
+
+    def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
+        """(noise I + gram A A^T)^{-1} r, [B, *M]; noise, gram: numbers or [B, 1, ...]. Conjugate gradients."""
+        return conjugate_gradient(lambda v: noise * v + gram * self(self.adjoint(v)), r)
+
+    def vjp(self, x: Tensor, r: Tensor) -> Tensor:
+        return self.adjoint(r)
+
+    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """rho2 A^T (noise I + rho2 A A^T)^{-1} r: exact for a Gaussian belief and Gaussian noise."""
+        return rho2 * self.adjoint(self.solve(r, noise, rho2.reshape((-1,) + (1,) * (r.ndim - 1))))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """A^T (A A^T)^+ y, the shortest x with Ax = y (here up to a relative 1e-6 of damping)."""
+        return self.adjoint(self.solve(y, 1e-6, 1.0))
+
+    def lift(self, y: Tensor) -> Tensor:
+        return self.pinv(y)
+
+
+def conjugate_gradient(
+    apply: Callable[[Tensor], Tensor], b: Tensor, *, tolerance: float = 1e-6, most: int = 500
+) -> Tensor:
+    """Solve apply(x) = b for a symmetric positive definite map, each sample on its own (Hestenes & Stiefel 1952)."""
+
+    def dot(u: Tensor, v: Tensor) -> Tensor:
+        return (u * v).flatten(1).sum(1).reshape(-1, *[1] * (b.ndim - 1))
+
+    x, r = torch.zeros_like(b), b
+    p, rr = r, dot(r, r)
+    stop = tolerance**2 * rr
+    for _ in range(most):
+        active = rr > stop
+        if not bool(active.any()):
+            break
+        q = apply(p)
+        curvature = dot(p, q)
+        step = torch.where(active & (curvature > 0), rr / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
+        x, r = x + step * p, r - step * q
+        new = dot(r, r)
+        p = r + torch.where(active, new / rr.clamp_min(torch.finfo(b.dtype).tiny), 0.0) * p
+        rr = torch.where(active, new, rr)
+    return x
+
+
+class Identity(LinearOperator):
+    """y = x: denoising."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
+        return r / (noise + gram)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return y
+
+
+class Matrix(LinearOperator):
+    """y = A x for vectors: A [m, d] shared by all samples, or [B, m, d]."""
+
+    per_sample = ("matrix", "_values", "_vectors")
+
+    def __init__(self, matrix: Tensor):
+        if matrix.ndim not in (2, 3):
+            raise ContractError(f"Matrix needs a tensor [m, d] or [B, m, d], got shape {tuple(matrix.shape)}")
+        self.matrix = matrix if matrix.ndim == 3 else matrix[None]
+        gram = self.matrix.double() @ self.matrix.double().mT
+        values, vectors = torch.linalg.eigh(gram)
+        self._values, self._vectors = values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (self.matrix.to(x.dtype) @ x[..., None])[..., 0]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (self.matrix.mT.to(y.dtype) @ y[..., None])[..., 0]
+
+    def _spectral(self, y: Tensor, weight: Tensor) -> Tensor:
+        v, weight = self._vectors.to(y.dtype), weight.to(y.dtype)
+        return (v @ (weight * (v.mT @ y[..., None])[..., 0])[..., None])[..., 0]
+
+    def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
+        return self._spectral(r, 1 / (noise + gram * self._values))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        keep = self._values > 1e-10 * self._values.amax(-1, keepdim=True)
+        return self.adjoint(self._spectral(y, torch.where(keep, 1 / self._values.clamp_min(1e-30), 0.0)))
+
+
+class Linear(LinearOperator):
+    """Any linear map, given as a function and, if you have it, its adjoint.
+
+    Args:
+        forward: x [B, *E] -> [B, *M].
+        event_shape: *E.
+        adjoint: y [B, *M] -> [B, *E]; taken by automatic differentiation if not given.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        event_shape: tuple[int, ...],
+        adjoint: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.forward, self.event_shape, self._adjoint = forward, tuple(event_shape), adjoint
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        if self._adjoint is not None:
+            return self._adjoint(y)
+        zero = torch.zeros(y.shape[0], *self.event_shape, dtype=y.dtype, device=y.device)
+        _, pull = torch.func.vjp(self.forward, zero)
+        return pull(y)[0]

@@ -1,0 +1,71 @@
+"""Random numbers that belong to a sample, not to a batch.
+
+`Noise(seed, indices)` owns one generator per sample, seeded by (seed, index). Sample 7 therefore gets the
+same numbers whether it is drawn alone, with 63 others or on another device: numbers are always made on the
+CPU in float32 and then moved (the idea of one generator per sample is that of Karras et al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator seeded by a tuple of whole numbers; different tuples give unrelated streams."""
+    state = np.random.SeedSequence([k % 2**63 for k in key]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) % 2**63)
+
+
+class Noise:
+    """Independent streams of standard normal and uniform numbers, one per sample.
+
+    Args:
+        seed: seed of the whole run.
+        indices: a count B, or the global index of each of the B samples.
+
+    >>> whole, part = Noise(0, 4), Noise(0, [2, 3])
+    >>> torch.equal(whole.normal((5,))[2:], part.normal((5,)))
+    True
+    """
+
+    def __init__(self, seed: int, indices: int | Iterable[int]):
+        self.seed = seed
+        self.indices: Sequence[int] = range(indices) if isinstance(indices, int) else list(indices)
+        self._generators = [generator(seed, i) for i in self.indices]
+
+    def __len__(self) -> int:
+        return len(self._generators)
+
+    def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+        """Standard normal numbers [B, *shape]."""
+        out = torch.empty((len(self), *shape))
+        for row, g in zip(out, self._generators, strict=True):
+            row.normal_(generator=g)
+        return out.to(device)
+
+    def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
+        """Numbers uniform on [0, 1), [B, *shape]."""
+        out = torch.empty((len(self), *shape))
+        for i, g in enumerate(self._generators):
+            out[i] = torch.rand(tuple(shape), generator=g)
+        return out.to(device)
+
+
+class BatchNoise:
+    """The same interface from a single generator: cheaper, for training, where a sample is not kept."""
+
+    def __init__(self, n: int, *key: int):
+        self.n, self._generator = n, generator(*key)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+        return torch.randn((self.n, *shape), generator=self._generator).to(device)
+
+    def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
+        return torch.rand((self.n, *shape), generator=self._generator).to(device)

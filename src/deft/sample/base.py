@@ -1,0 +1,152 @@
+"""Samplers integrate any denoiser, conditioned or not. There is one loop, and it is here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deft.condition import Conditioned, condition
+from deft.denoise import Denoiser, Prediction
+from deft.errors import ContractError, InputError, NonFiniteError
+from deft.htransform.base import HTransform
+from deft.kernel import Level
+from deft.likelihood.base import Observation
+from deft.random import Noise
+from deft.sample.times import times
+
+Carry = Any
+
+
+class Sampler(ABC):
+    """One step from level t to level s.
+
+    stochastic: whether `step` wants noise.
+    order: error of the final sample in the step size (weak order, for a stochastic sampler).
+    calls(N): calls of the denoiser in N steps.
+    """
+
+    stochastic: bool = False
+    order: int = 1
+
+    @abstractmethod
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
+    ) -> tuple[Tensor, Carry]:
+        """x_s [B, *E], and whatever the next step wants to know (None at the first)."""
+
+    def calls(self, steps: int) -> int:
+        return steps
+
+
+def evaluate(denoiser: Denoiser, x_t: Tensor, t: Level) -> Prediction:
+    """The denoiser at a level of the grid."""
+    return denoiser(x_t, torch.tensor(t.t, dtype=torch.float64))
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    noise: Noise | int,
+    *,
+    sampler: Sampler | None = None,
+    steps: int = 50,
+    spacing: str = "angle",
+    grid: Sequence[Level] | None = None,
+    x: Tensor | None = None,
+    progress: bool = False,
+    callback: Callable[[int, Level, Tensor], None] | None = None,
+) -> Tensor:
+    """Draw one sample per stream of `noise` (an int n means `Noise(0, n)`): [B, *E], in model space.
+
+    Args:
+        sampler: default `DDIM(eta=1)`.
+        steps, spacing: see `times`; or give the `grid` itself (its last level must be clean).
+        x: the state to start from, instead of noise of the first level's deviation.
+        callback: called with (step, level reached, x) after each step.
+
+    Raises:
+        NonFiniteError: a NaN or infinity, with the step and the term it came from.
+    """
+    from deft.sample.ode import DDIM
+
+    sampler = sampler or DDIM(eta=1.0)
+    noise = Noise(0, noise) if isinstance(noise, int) else noise
+    grid = list(grid) if grid is not None else times(denoiser.schedule, steps, spacing)
+    if isinstance(denoiser, Conditioned) and len(denoiser.obs) != len(noise):
+        raise InputError(
+            f"{len(noise)} samples asked for, but the denoiser is conditioned on {len(denoiser.obs)} measurements; "
+            "use obs.repeat(n) for n samples of each"
+        )
+    where = next((p for p in denoiser.parameters()), torch.empty(()))
+    shape = denoiser.event_shape
+    if x is None:
+        x = noise.normal(shape, device=where.device).to(where.dtype) * grid[0].sigma
+    elif x.shape != (len(noise), *shape):
+        raise ContractError(f"x has shape {tuple(x.shape)}, expected {(len(noise), *shape)}")
+    carry: Carry = None
+    pairs = list(zip(grid, grid[1:], strict=False))
+    for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
+        n = noise.normal(shape, device=x.device).to(x.dtype) if sampler.stochastic and s.sigma > 0 else None
+        before = x
+        x, carry = sampler.step(denoiser, x, t, s, n, carry)
+        if (x.device.type == "cpu" or i + 1 == len(pairs)) and not bool(torch.isfinite(x).all()):
+            raise NonFiniteError(_blame(denoiser, before, t, i + 1, len(pairs)))
+        if callback:
+            callback(i + 1, s, x)
+    return x
+
+
+def _blame(denoiser: Denoiser, x: Tensor, t: Level, step: int, of: int) -> str:
+    """Which term of the step was not finite."""
+    where = f"at step {step} of {of} (t = {t.t:.4g}, alpha = {t.alpha:.3g}, sigma = {t.sigma:.3g})"
+    if not bool(torch.isfinite(x).all()):
+        return f"the state x_t was not finite {where}"
+    if isinstance(denoiser, Conditioned):
+        pred, h = denoiser.both(x, torch.tensor(t.t, dtype=torch.float64))
+        if not bool(torch.isfinite(pred.mean).all()):
+            return f"the prior's mean was not finite {where}"
+        if not bool(torch.isfinite(h).all()):
+            return f"h of {type(denoiser.h).__name__} was not finite {where}: lower its weight or add steps"
+    return f"the sample left the range of numbers {where}: lower the guidance or add steps"
+
+
+def sample_posterior(
+    prior: Denoiser,
+    h: HTransform,
+    obs: Observation,
+    samples: int = 1,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    batch: int = 64,
+    progress: bool = False,
+    **options: Any,
+) -> Tensor:
+    """`samples` draws from p(x_0 | y) for each of B measurements: [B, samples, *E].
+
+    Args:
+        seed, first: draw j of measurement i uses stream (first + i) * samples + j, whatever the batch.
+        batch: draws made at once; lower it if memory runs out.
+        options: of `sample` (sampler, steps, spacing).
+    """
+    if samples < 1 or batch < 1:
+        raise InputError(f"samples and batch must be at least 1, got {samples} and {batch}")
+    all_obs = obs.repeat(samples)
+    total = len(all_obs)
+    out = []
+    bar = tqdm(total=total, desc="sample", unit="image", disable=not progress)
+    for low in range(0, total, batch):
+        part = slice(low, min(low + batch, total))
+        noise = Noise(seed, range(first * samples + part.start, first * samples + part.stop))
+        try:
+            out.append(sample(condition(prior, h, all_obs[part]), noise, **options))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise InputError(f"a batch of {batch} does not fit in memory: lower batch (--batch)") from error
+        bar.update(part.stop - part.start)
+    bar.close()
+    return torch.cat(out).reshape(len(obs), samples, *prior.event_shape)

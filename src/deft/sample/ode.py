@@ -1,0 +1,83 @@
+"""Samplers without noise of their own: DDIM (with eta), Heun, DPM-Solver++(2M)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from deft.denoise import Denoiser, Prediction
+from deft.errors import InputError
+from deft.kernel import Kernel, Level, ddim
+from deft.sample.base import Carry, Sampler, evaluate
+
+
+class KernelSampler(Sampler):
+    """A sampler whose step is a Gaussian kernel; such samplers have weights of paths (`deft.sample.path`)."""
+
+    def kernel(self, t: Level, s: Level) -> Kernel:
+        raise NotImplementedError
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
+    ) -> tuple[Tensor, Carry]:
+        return self.kernel(t, s).step(x_t, evaluate(denoiser, x_t, t).mean, noise), None
+
+
+class DDIM(KernelSampler):
+    """DDIM (Song, Meng & Ermon 2021, eq. 12): eta = 0 solves the ODE, eta = 1 is the ancestral sampler."""
+
+    def __init__(self, eta: float = 0.0):
+        if not 0 <= eta <= 1:
+            raise InputError(f"eta must be between 0 (no noise) and 1 (ancestral), got {eta}")
+        self.eta = eta
+        self.stochastic = eta > 0
+
+    def kernel(self, t: Level, s: Level) -> Kernel:
+        return ddim(t, s, self.eta)
+
+
+class Heun(Sampler):
+    """Heun's second-order rule for d(x/alpha)/d(sigma/alpha) = eps (Karras et al. 2022, algorithm 1).
+
+    Two calls a step, one in the last.
+    """
+
+    order = 2
+
+    def calls(self, steps: int) -> int:
+        return 2 * steps - 1
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
+    ) -> tuple[Tensor, Carry]:
+        width = s.sigma / s.alpha - t.sigma / t.alpha
+        slope = evaluate(denoiser, x_t, t).eps
+        z = x_t / t.alpha
+        x_s = s.alpha * (z + width * slope)
+        if s.sigma == 0:
+            return x_s, None
+        corrected = evaluate(denoiser, x_s, s).eps
+        return s.alpha * (z + width * (slope + corrected) / 2), None
+
+
+class DPMpp2M(Sampler):
+    """DPM-Solver++(2M), data prediction (Lu et al. 2022, algorithm 2); the last step is of first order."""
+
+    order = 2
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
+    ) -> tuple[Tensor, Carry]:
+        pred: Prediction = evaluate(denoiser, x_t, t)
+        now = math.log(t.alpha / t.sigma)
+        if s.sigma == 0:
+            return s.alpha * pred.mean, None
+        width = math.log(s.alpha / s.sigma) - now
+        mean = pred.mean
+        if carry is not None:
+            before, last = carry
+            ratio = width / (2 * (now - last))
+            mean = (1 + ratio) * pred.mean - ratio * before
+        x_s = (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-width) * mean
+        return x_s, (pred.mean, now)

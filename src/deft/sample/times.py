@@ -1,0 +1,87 @@
+"""Time grids: N levels at which the denoiser is called, then the clean end (alpha = 1, sigma = 0)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from deft.errors import InputError, unknown
+from deft.kernel import Level
+from deft.noise import Schedule
+
+
+def _uniform(schedule: Schedule, n: int) -> Tensor:
+    return torch.linspace(schedule.t_max, schedule.t_min, n + 1, dtype=torch.float64)[:-1]
+
+
+def _quadratic(schedule: Schedule, n: int) -> Tensor:
+    u = torch.linspace(1, 0, n + 1, dtype=torch.float64)[:-1]
+    return schedule.t_min + u**2 * (schedule.t_max - schedule.t_min)
+
+
+def _ratios(schedule: Schedule) -> tuple[float, float]:
+    """sigma/alpha at t_max and at t_min (at least 1e-4 there, for schedules that reach 0)."""
+    ends = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
+    high, low = (-schedule.log_snr(ends) / 2).exp().tolist()
+    return high, max(low, 1e-4)
+
+
+def _by_ratio(schedule: Schedule, ratio: Tensor) -> Tensor:
+    return schedule.time_of(-2 * ratio.log())
+
+
+def _angle(schedule: Schedule, n: int) -> Tensor:
+    high, _ = _ratios(schedule)
+    angle = math.atan(high) * torch.linspace(1, 0, n + 1, dtype=torch.float64)[:-1]
+    return _by_ratio(schedule, torch.tan(angle))
+
+
+def _log_snr(schedule: Schedule, n: int) -> Tensor:
+    high, low = _ratios(schedule)
+    return _by_ratio(schedule, torch.linspace(math.log(high), math.log(low), n, dtype=torch.float64).exp())
+
+
+def _karras(schedule: Schedule, n: int) -> Tensor:
+    high, low = _ratios(schedule)
+    rho = 7.0
+    return _by_ratio(schedule, torch.linspace(high ** (1 / rho), low ** (1 / rho), n, dtype=torch.float64) ** rho)
+
+
+SPACINGS: dict[str, Callable[[Schedule, int], Tensor]] = {
+    "angle": _angle,
+    "uniform": _uniform,
+    "quadratic": _quadratic,
+    "log-snr": _log_snr,
+    "karras": _karras,
+}
+"""name -> N falling times.
+
+angle: even steps of arctan(sigma/alpha), the same levels whatever the schedule (for `VPCosine`, even steps of
+t); uniform and quadratic: in t; log-snr; karras: rho = 7 in sigma/alpha (Karras et al. 2022, eq. 5). The first
+three stop one step short of t_min; the other two end on it (never below sigma/alpha = 1e-4).
+"""
+
+
+def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]:
+    """`steps` levels from t_max down, then the clean end: steps + 1 in all.
+
+    >>> from deft.noise import VPCosine
+    >>> grid = times(VPCosine(), 4)
+    >>> [round(level.sigma, 2) for level in grid]
+    [1.0, 0.92, 0.7, 0.38, 0.0]
+    """
+    if spacing not in SPACINGS:
+        raise unknown("spacing", spacing, SPACINGS)
+    most = schedule.max_steps
+    if steps < 1 or (most is not None and steps > most):
+        top = f"at most {most} (the length of the prior's table of betas)" if most else "at least 1"
+        raise InputError(f"steps is {steps}: give a whole number, {'between 1 and ' if most else ''}{most or top}")
+    t = SPACINGS[spacing](schedule, steps)
+    if steps > 1 and not bool((t.diff() < 0).all()):
+        raise InputError(f"the {spacing} grid of {steps} steps has equal times; give fewer steps")
+    alpha, sigma = schedule.log_alpha(t).exp(), schedule.log_sigma(t).exp()
+    levels = [Level(*row) for row in torch.stack([t, alpha, sigma], 1).tolist()]
+    return [*levels, Level(schedule.t_min, 1.0, 0.0)]

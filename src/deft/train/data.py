@@ -1,0 +1,128 @@
+"""Where training batches come from: clean samples with fresh measurements, fixed pairs, or a bank.
+
+A `Batches` object hands out a `Batch`. Every draw is a function of (seed, step) alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from deft.denoise import Denoiser, Prediction
+from deft.errors import InputError
+from deft.likelihood.base import Observation
+from deft.random import BatchNoise, generator
+
+
+class Task(Protocol):
+    """Clean x [B, *E] -> an observation of it, with fresh operator and measurement noise."""
+
+    def observe(self, x: Tensor, noise: BatchNoise) -> Observation: ...
+
+
+class Batch(NamedTuple):
+    """x: clean samples [B, *E]; observation: of them, or None; prediction: the prior's, if already known."""
+
+    x: Tensor
+    observation: Observation | None = None
+    prediction: Prediction | None = None
+
+
+class Batches(ABC):
+    """draw(size, seed, step, device) -> Batch. Steps below 0 are for held-out looks."""
+
+    @abstractmethod
+    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch: ...
+
+
+class _Order:
+    """Row numbers for a step: every row once an epoch, in an order that depends on (seed, epoch)."""
+
+    def __init__(self, n: int):
+        if n < 1:
+            raise InputError("no data to train on: 0 samples")
+        self.n, self._key, self._order = n, None, torch.empty(0)
+
+    def rows(self, size: int, seed: int, step: int) -> Tensor:
+        if step < 0:  # held-out looks walk through the data in its own order
+            return (torch.arange(size) + size * (-1 - step)) % self.n
+        position = torch.arange(size) + size * step
+        epochs, offset = position // self.n, position % self.n
+        out = torch.empty(size, dtype=torch.long)
+        for epoch in epochs.unique().tolist():
+            if (seed, epoch) != self._key:
+                self._key = (seed, epoch)
+                self._order = torch.randperm(self.n, generator=generator(seed, epoch, 2))
+            here = epochs == epoch
+            out[here] = self._order[offset[here]]
+        return out
+
+
+class Clean(Batches):
+    """Samples x [N, *E]; with a task, each draw is measured afresh."""
+
+    def __init__(self, x: Tensor, task: Task | None = None):
+        self.x, self.task, self._order = x, task, _Order(len(x))
+
+    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch:
+        x = self.x[self._order.rows(size, seed, step)].to(device)
+        if self.task is None:
+            return Batch(x)
+        return Batch(x, self.task.observe(x, BatchNoise(size, seed, step, 3)))
+
+
+class Pairs(Batches):
+    """The user's own pairs: x [N, *E] and an observation of N rows, used as they are."""
+
+    def __init__(self, x: Tensor, observation: Observation):
+        if len(observation) != len(x):
+            raise InputError(f"{len(x)} samples but {len(observation)} observations: pairs must match one to one")
+        self.x, self.observation, self._order = x, observation, _Order(len(x))
+
+    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch:
+        rows = self._order.rows(size, seed, step)
+        return Batch(self.x[rows].to(device), self.observation[rows].to(device))
+
+
+class Bank(Batches):
+    """Draws (x_0, t, n) made once, with the frozen prior's prediction of each, measured afresh at every use.
+
+    The prior's forward pass is then paid `size` times in all, not once a step; the price is a finite set of
+    noise draws. `docs/cache.md` has what both are worth.
+    """
+
+    def __init__(self, x: Tensor, task: Task, prediction: Prediction):
+        self.x, self.task, self.prediction, self._order = x, task, prediction, _Order(len(x))
+
+    @classmethod
+    def build(
+        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, seed: int = 0, chunk: int = 128, progress: bool = False
+    ) -> Bank:
+        """Run the prior on `size` draws, x's rows in turn, t stratified over the schedule."""
+        from tqdm import tqdm
+
+        from deft.train.denoising import draw_times
+
+        device = next((p.device for p in prior.parameters()), x.device)
+        rows = torch.arange(size) % len(x)
+        noise = BatchNoise(size, seed, 4)
+        t = draw_times(prior.schedule, noise)
+        t = t[torch.randperm(size, generator=generator(seed, 5))]
+        parts = []
+        for i in tqdm(range(0, size, chunk), desc="bank", unit="chunk", disable=not progress):
+            part = slice(i, min(i + chunk, size))
+            x_0, n = x[rows[part]].to(device), BatchNoise(part.stop - part.start, seed, 6, i).normal(x.shape[1:])
+            _, alpha, sigma = prior.coefficients(t[part], x_0)
+            with torch.no_grad():
+                parts.append(prior(alpha * x_0 + sigma * n.to(device), t[part].to(device)))
+        joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]).cpu() for k in Prediction.__annotations__))
+        return cls(x[rows], task, joined)
+
+    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch:
+        rows = self._order.rows(size, seed, step)
+        x, p = self.x[rows].to(device), self.prediction[rows]
+        moved = Prediction(*(getattr(p, k).to(device) for k in Prediction.__annotations__))
+        return Batch(x, self.task.observe(x, BatchNoise(size, seed, step, 3)), moved)

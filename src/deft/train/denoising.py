@@ -1,0 +1,90 @@
+"""Denoising objectives: regress E[x_0 | x_t] for a prior, E[x_0 | x_t, y] for an h-transform.
+
+DEFT's objective (paper, Theorem 3.1 (2) and eq. 10) in the library's currency: with x_t = alpha x_0 + sigma n,
+
+    loss = E w(alpha, sigma) || mean(x_t) + (sigma^2/alpha) h(x_t, y) - x_0 ||^2 / dim,
+
+whose minimiser over h is grad log p_t(y | x_t) plus the prior's own error. The paper's uniform eps loss is
+w = alpha^2/sigma^2. The frozen prior is only evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from deft.denoise import Denoiser, NetworkDenoiser, Prediction, to_output
+from deft.errors import unknown
+from deft.noise import Schedule
+from deft.random import BatchNoise
+from deft.train.data import Batch
+from deft.train.fit import Loss
+
+WEIGHTINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "eps": lambda a, s: a**2 / s**2,
+    "v": lambda a, s: (a**2 + s**2) / s**2,
+    "x0": lambda a, s: torch.ones_like(a),
+}
+"""name -> w(alpha, sigma) on the squared error of the denoised mean. eps is the paper's; v = eps / alpha^2 (VP)."""
+
+
+def draw_times(schedule: Schedule, noise: BatchNoise) -> Tensor:
+    """B times, one in each of B equal slices of the schedule's training distribution (less variance than iid)."""
+    n = len(noise)
+    u = (torch.arange(n) + noise.uniform()) / n
+    return schedule.training_time(u.double())
+
+
+def diffuse(schedule: Schedule, x: Tensor, noise: BatchNoise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(x_t, t [B], alpha, sigma) with x_t = alpha x + sigma n at times drawn by `draw_times`."""
+    t = draw_times(schedule, noise).to(x.device)
+    shape = (-1,) + (1,) * (x.ndim - 1)
+    alpha, sigma = (f(t).to(x.dtype).reshape(shape) for f in (schedule.alpha, schedule.sigma))
+    return alpha * x + sigma * noise.normal(x.shape[1:], device=x.device).to(x.dtype), t, alpha, sigma
+
+
+class PriorObjective:
+    """Squared error of the network's own output (uniform over t), to train a prior from scratch."""
+
+    def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss:
+        assert isinstance(module, NetworkDenoiser)
+        x_t, t, alpha, sigma = diffuse(module.schedule, batch.x, noise)
+        target = to_output(module.output, x_t, batch.x, alpha, sigma)
+        out = module.raw(x_t, t.to(x_t.dtype), alpha, sigma)
+        error = (out.float() - target).square().mean()
+        return Loss(error, {"network output": out.detach().sum()})
+
+
+class DenoisingObjective:
+    """DEFT's objective for a frozen prior; see the module's formula.
+
+    Args:
+        prior: the frozen denoiser.
+        weighting: a key of `WEIGHTINGS`.
+    """
+
+    def __init__(self, prior: Denoiser, weighting: str = "v"):
+        if weighting not in WEIGHTINGS:
+            raise unknown("weighting", weighting, WEIGHTINGS)
+        self.prior, self.weighting = prior, weighting
+        self._weight = WEIGHTINGS[weighting]
+
+    def predict(self, x: Tensor, noise: BatchNoise) -> Prediction:
+        x_t, t, _, _ = diffuse(self.prior.schedule, x, noise)
+        with torch.no_grad():
+            return self.prior(x_t, t)
+
+    def errors(self, h: nn.Module, batch: Batch, noise: BatchNoise) -> tuple[Prediction, Tensor, Tensor]:
+        """(prior's prediction, h [B, *E], squared error of the corrected mean [B])."""
+        prediction = batch.prediction if batch.prediction is not None else self.predict(batch.x, noise)
+        value = h(prediction, batch.observation)
+        error = (prediction.corrected(value).mean.float() - batch.x).square().flatten(1).mean(1)
+        return prediction, value, error
+
+    def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss:
+        prediction, value, error = self.errors(module, batch, noise)
+        weight = self._weight(prediction.alpha, prediction.sigma).reshape(-1)
+        metrics = {"prior mean": prediction.mean.detach().sum(), "h": value.detach().sum()}
+        return Loss((weight * error).mean(), metrics)

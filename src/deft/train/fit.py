@@ -1,0 +1,307 @@
+"""The one training function: priors and h-transforms alike.
+
+    fit(module, objective, batches) -> FitResult
+
+reads top to bottom: prepare (or resume), loop (draw, loss, backward, step, average), look at held-out data,
+save, finish with the better of the raw and the averaged weights. What is learned is the objective's business,
+what it is learned from is the batches' business. Every random number of step k comes from (seed, k), so a
+resumed run repeats the numbers an unbroken one would have used: on the CPU it is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from deft.errors import CheckpointError, InputError, NonFiniteError
+from deft.random import BatchNoise
+from deft.train.checkpoint import load_state, save_state
+from deft.train.data import Batch, Batches
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise, and named scalars worth watching (detached)."""
+
+    value: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Objective(Protocol):
+    """objective(module, batch, noise) -> Loss; the frozen prior, if one is needed, lives in the objective."""
+
+    def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss: ...
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Settings of a fit. The learning rate warms up linearly, then falls to 0 along half a cosine.
+
+    steps, batch: optimiser steps and samples in each.
+    max_seconds: stop (with the learning rate brought down in time) once this much time has gone.
+    ema: decay of the averaged weights (ramped up from 0 as (1+k)/(10+k), as is usual).
+    clip: largest gradient norm. bf16: autocast the forward pass to bfloat16.
+    held_out_batches: batches of held-out data looked at `evaluations` times in all.
+    """
+
+    steps: int = 2000
+    batch: int = 64
+    lr: float = 2e-3
+    warmup: int = 100
+    weight_decay: float = 0.0
+    ema: float = 0.999
+    clip: float = 1.0
+    bf16: bool = False
+    seed: int = 0
+    max_seconds: float | None = None
+    evaluations: int = 10
+    held_out_batches: int = 4
+    saves: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "evaluations", "saves"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise InputError(f"lr must be above 0, got {self.lr}")
+
+    def rate(self, progress: float, step: int) -> float:
+        """Learning rate at step `step` when the fraction `progress` of the fit is done."""
+        return self.lr * min(1.0, (step + 1) / max(1, self.warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+@dataclass
+class FitResult:
+    """What a fit leaves: the module (best weights in it), which weights won, the held-out loss over time."""
+
+    module: nn.Module
+    steps: int
+    seconds: float
+    weights: str
+    held_out: dict[str, float]
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a fit; the message says what was saved."""
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or the best there is: CUDA, then the CPU."""
+    if name:
+        return torch.device(name)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    module: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    held_out: Batches | None = None,
+    *,
+    config: FitConfig | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    on_evaluation: Callable[[dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Fit `module` to `objective` on `batches`.
+
+    Args:
+        module: what is trained; its parameters alone enter the optimiser.
+        objective: objective(module, batch, noise) -> Loss.
+        batches: where (x_0, observation) come from.
+        held_out: the same for data not trained on; decides between raw and averaged weights.
+        folder: where `state.pt` is kept for `resume`; None keeps nothing.
+        on_evaluation: called with each row of the history.
+
+    Raises:
+        NonFiniteError: a loss that is not a number; the last good state is still in `folder`.
+        Interrupted: Ctrl-C; the state is saved first.
+        CheckpointError: `resume` without a usable state, or with other settings.
+    """
+    config = config or FitConfig()
+    where = torch.device(device) if device is not None else pick_device()
+    path = Path(folder) / "state.pt" if folder is not None else None
+
+    # 1. prepare
+    module.to(where).train()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(
+        parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+    average = copy.deepcopy(module).requires_grad_(False)
+    step, elapsed, history = 0, 0.0, []
+    if resume:
+        step, elapsed, history = _restore(path, config, module, average, optimiser, where)
+
+    # 2. loop
+    started = time.monotonic() - elapsed
+    running, bar = None, tqdm(total=config.steps, initial=step, disable=not progress, unit="step", desc="fit")
+    autocast = torch.autocast(where.type, torch.bfloat16) if config.bf16 else nullcontext()
+    evaluate_at = _marks(config.steps, config.evaluations)
+    save_at = _marks(config.steps, config.saves) if path else set()
+    last_save = time.monotonic()
+    try:
+        while step < config.steps:
+            elapsed = time.monotonic() - started
+            done = step / config.steps
+            if config.max_seconds:
+                done = max(done, elapsed / config.max_seconds)
+                if done >= 1:
+                    break
+            for group in optimiser.param_groups:
+                group["lr"] = config.rate(done, step)
+            noise = BatchNoise(config.batch, config.seed, step, 1)
+            batch = batches.draw(config.batch, config.seed, step, where)
+            with autocast:
+                loss = objective(module, batch, noise)
+            if where.type == "cpu" or step % 50 == 0:
+                _check_finite(loss, step)
+            optimiser.zero_grad(set_to_none=True)
+            loss.value.backward()
+            nn.utils.clip_grad_norm_(parameters, config.clip)
+            optimiser.step()
+            _average(average, module, min(config.ema, (1 + step) / (10 + step)))
+            step += 1
+
+            running = loss.value.detach() if running is None else 0.98 * running + 0.02 * loss.value.detach()
+            bar.update()
+            if step % 20 == 0:
+                bar.set_postfix_str(f"loss {float(running):.4f}")
+            if held_out is not None and step in evaluate_at:
+                row = {"step": step, "seconds": time.monotonic() - started, "loss": float(running)}
+                row |= _held_out(objective, {"raw": module, "ema": average}, held_out, config, where)
+                history.append(row)
+                if on_evaluation:
+                    on_evaluation(row)
+            if step in save_at or (path and time.monotonic() - last_save > 120):
+                _save(path, config, step, time.monotonic() - started, history, module, average, optimiser)
+                last_save = time.monotonic()
+    except KeyboardInterrupt:
+        if path is None:
+            raise
+        _save(path, config, step, time.monotonic() - started, history, module, average, optimiser)
+        raise Interrupted(f"stopped at step {step} of {config.steps}; saved in {path.parent}") from None
+    finally:
+        bar.close()
+
+    # 3. finish with the better weights
+    elapsed = time.monotonic() - started
+    scores = {"raw": math.nan, "ema": math.nan}
+    winner = "ema"
+    if held_out is not None:
+        scores = _held_out(objective, {"raw": module, "ema": average}, held_out, config, where)
+        winner = min(scores, key=lambda k: scores[k])
+    if path is not None:
+        _save(path, config, step, elapsed, history, module, average, optimiser)
+    if winner == "ema":
+        module.load_state_dict(average.state_dict())
+    module.eval()
+    return FitResult(module, step, elapsed, winner, scores, history)
+
+
+def _marks(total: int, count: int) -> set[int]:
+    """`count` step numbers spread evenly over 1..total, the last among them."""
+    return {round(total * (i + 1) / count) for i in range(count)}
+
+
+def _check_finite(loss: Loss, step: int) -> None:
+    if bool(torch.isfinite(loss.value)):
+        return
+    bad = [name for name, value in loss.metrics.items() if not bool(torch.isfinite(value).all())]
+    term = f"; first non-finite term: {bad[0]}" if bad else ""
+    raise NonFiniteError(f"the loss became {float(loss.value)} at step {step}{term}: lower --lr, or check the data")
+
+
+@torch.no_grad()
+def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1 - decay)
+    for a, b in zip(average.buffers(), module.buffers(), strict=True):
+        a.copy_(b)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    was = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was)
+
+
+def _held_out(
+    objective: Objective, modules: dict[str, nn.Module], data: Batches, config: FitConfig, where: torch.device
+) -> dict[str, float]:
+    """Mean held-out loss of each module, on the same draws every time (keys no training step uses)."""
+    out = {}
+    for name, module in modules.items():
+        with _evaluating(module):
+            total = 0.0
+            for i in range(config.held_out_batches):
+                batch = data.draw(config.batch, config.seed, -1 - i, where)
+                total += float(objective(module, batch, BatchNoise(config.batch, config.seed, -1 - i, 1)).value)
+        out[name] = total / config.held_out_batches
+    return out
+
+
+def _settings(config: FitConfig) -> dict[str, Any]:
+    return asdict(replace(config, max_seconds=None))
+
+
+def _save(
+    path: Path | None,
+    config: FitConfig,
+    step: int,
+    elapsed: float,
+    history: list[dict[str, float]],
+    module: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    if path is None:
+        return
+    save_state(
+        path,
+        {
+            "config": _settings(config),
+            "step": step,
+            "elapsed": elapsed,
+            "history": history,
+            "raw": module.state_dict(),
+            "ema": average.state_dict(),
+            "optimiser": optimiser.state_dict(),
+        },
+    )
+
+
+def _restore(
+    path: Path | None,
+    config: FitConfig,
+    module: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    where: torch.device,
+) -> tuple[int, float, list[dict[str, float]]]:
+    if path is None or not path.exists():
+        raise CheckpointError(f"nothing to resume: {path} does not exist")
+    state = load_state(path, where)
+    if state["config"] != _settings(config):
+        other = {k: v for k, v in state["config"].items() if _settings(config).get(k) != v}
+        raise CheckpointError(f"{path} was made with other settings: {other}; give the same ones to resume")
+    module.load_state_dict(state["raw"])
+    average.load_state_dict(state["ema"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"], state["elapsed"], state["history"]
