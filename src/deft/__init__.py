@@ -1,0 +1,32 @@
+"""deft: conditional sampling from a frozen diffusion model by Doob's h-transform.
+
+    prior (frozen) -> Prediction -> HTransform(y) -> corrected Prediction -> Sampler
+
+`condition(prior, h, obs)` is a denoiser again; `sample` integrates any denoiser; `fit` trains any h that has
+parameters. Start with `docs/start.md`.
+"""
+
+from __future__ import annotations
+
+from deft.condition import condition
+from deft.denoise import Denoiser, NetworkDenoiser, Prediction, fingerprint, freeze
+from deft.errors import DeftError
+from deft.htransform import DEFT, DPS, HTransform, PiGDM, Potential, ReconstructionGuidance
+from deft.likelihood import Gaussian, Likelihood, Observation
+from deft.noise import EDM, VE, RectifiedFlow, Schedule, VPCosine, VPLinear, VPTable
+from deft.operator import BlockAverage, Identity, Linear, LinearOperator, Mask, Matrix, Operator
+from deft.random import Noise
+from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, Sampler, sample, sample_posterior, times
+from deft.train.denoising import DenoisingObjective
+from deft.train.fit import FitConfig, FitResult, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DDIM", "DEFT", "DPS", "EDM", "VE", "Ancestral", "BlockAverage", "DPMpp2M", "DeftError", "Denoiser",
+    "DenoisingObjective", "FitConfig", "FitResult", "Gaussian", "HTransform", "Heun", "Identity", "Ito",
+    "Likelihood", "Linear", "LinearOperator", "Mask", "Matrix", "NetworkDenoiser", "Noise", "Observation",
+    "Operator", "PiGDM", "Potential", "Prediction", "RectifiedFlow", "ReconstructionGuidance", "Sampler",
+    "Schedule", "VPCosine", "VPLinear", "VPTable", "condition", "fingerprint", "fit", "freeze", "sample",
+    "sample_posterior", "times",
+]
