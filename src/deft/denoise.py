@@ -72,6 +72,10 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction: ...
 
+    def describe(self) -> dict[str, Any]:
+        """What beside its weights makes this prior the one it is; part of the fingerprint."""
+        return {"schedule": self.schedule.name, "settings": self.schedule.config()}
+
     def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(t [B], alpha [B, 1, ...], sigma [B, 1, ...]) in the dtype and on the device of x."""
         t = t.to(device=x.device)
@@ -142,6 +146,9 @@ class NetworkDenoiser(Denoiser):
         self.output, self.time_map, self.scale_input = output, time_map, scale_input
         self._coefficients = parametrisation(output)
 
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"output": self.output}
+
     def raw(self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """The network's own output, [B, *E]; t [B]."""
         x_in = x_t * (alpha**2 + sigma**2).rsqrt() if self.scale_input else x_t
@@ -180,8 +187,7 @@ def freeze(denoiser: Denoiser) -> Denoiser:
 def fingerprint(denoiser: Denoiser) -> str:
     """SHA-256 of the weights, the schedule and the output kind: which prior an h-transform belongs to."""
     digest = hashlib.sha256()
-    about = [denoiser.schedule.name, denoiser.schedule.config(), getattr(denoiser, "output", None)]
-    digest.update(json.dumps(about, sort_keys=True).encode())
+    digest.update(json.dumps(denoiser.describe(), sort_keys=True).encode())
     for name, tensor in sorted(denoiser.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -6,7 +6,7 @@ A `Batches` object hands out a `Batch`. Every draw is a function of (seed, step)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from deft.random import BatchNoise, generator
 class Task(Protocol):
     """Clean x [B, *E] -> an observation of it, with fresh operator and measurement noise."""
 
-    def observe(self, x: Tensor, noise: BatchNoise) -> Observation: ...
+    def observe(self, x: Tensor, noise: Any) -> Observation: ...
 
 
 class Batch(NamedTuple):

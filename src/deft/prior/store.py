@@ -1,0 +1,78 @@
+"""Priors as files: one safetensors file with weights and card, loaded as a frozen denoiser."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.denoise import NetworkDenoiser, freeze
+from deft.errors import CheckpointError, unknown
+from deft.nn import UNet
+from deft.noise import SCHEDULES, Schedule
+from deft.train.checkpoint import load_weights, save_weights
+
+BUNDLED: dict[str, str] = {"fashion": "fashion.safetensors"}
+"""Name -> file in `deft/prior/weights`."""
+
+
+def log_ratio(t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """log(sigma / alpha): the noise level as our own networks are told it, whatever the schedule."""
+    return torch.log(sigma / alpha)
+
+
+class ImagePrior(NetworkDenoiser):
+    """Our own UNet as a prior for images in [-1, 1], with a card that says what it was trained on."""
+
+    def __init__(self, net: UNet, schedule: Schedule, event_shape: tuple[int, ...], output: str = "v"):
+        super().__init__(net, schedule, event_shape, output, time_map=log_ratio, scale_input=True)
+        self.network = net
+        self.card: dict[str, Any] = {}
+
+    def save(self, path: str | Path, **card: Any) -> None:
+        """Write weights and card; keywords are added to the card (name, data, licence, recipe, ...)."""
+        about = {
+            "kind": "prior",
+            "format": 1,
+            "network": {"class": "UNet", **self.network.config},
+            "schedule": {"name": self.schedule.name, **self.schedule.config()},
+            "output": self.output,
+            "event_shape": list(self.event_shape),
+            "range": [-1, 1],
+        }
+        self.card = about | card
+        save_weights(path, self.net.state_dict(), self.card)
+
+
+def load_prior(name: str | Path, device: torch.device | str = "cpu") -> ImagePrior:
+    """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train`, frozen.
+
+    Raises:
+        CheckpointError: the file is truncated, of another library, or no prior.
+        InputError: no such name.
+    """
+    path = Path(name)
+    if str(name) in BUNDLED:
+        path = Path(str(resources.files("deft.prior") / "weights" / BUNDLED[str(name)]))
+    elif path.is_dir():
+        path = path / "prior.safetensors"
+    elif not path.exists() and path.suffix == "":
+        raise unknown("prior", str(name), BUNDLED)
+    tensors, card = load_weights(path)
+    if card.get("kind") != "prior":
+        raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a prior")
+    network = {k: v for k, v in card["network"].items() if k != "class"}
+    schedule = dict(card["schedule"])
+    prior = ImagePrior(
+        UNet(**network), SCHEDULES[schedule.pop("name")](**schedule), tuple(card["event_shape"]), card["output"]
+    )
+    try:
+        prior.net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the network its card describes: {error}") from error
+    prior.card = card
+    freeze(prior)
+    return prior.to(device)
