@@ -16,7 +16,9 @@ from torch import Tensor
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator seeded by a tuple of whole numbers; different tuples give unrelated streams."""
-    state = np.random.SeedSequence([k % 2**63 for k in key]).generate_state(1, np.uint64)
+    # numpy reads (1, 0) as (1,) and 2**32 as (0, 1): the length, and two words for each number, tell them apart
+    words = [len(key), *(w for k in key for w in (k % 2**32, k // 2**32 % 2**32))]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]) % 2**63)
 
 

@@ -59,7 +59,7 @@ class Inpaint(ImageTask):
             raise InputError(f"inpaint needs 0 < smallest <= largest < 1, got {self.smallest} and {self.largest}")
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        b, _, height, width = x.shape
+        height, width = x.shape[2:]
         u = noise.uniform((4,)).to(x.device)
 
         def inside(extent: int, size: Tensor, place: Tensor) -> Tensor:

@@ -44,10 +44,22 @@ class Mixture(NamedTuple):
         factor = torch.linalg.cholesky(a**2 * c + s**2 * eye)
         gain = torch.cholesky_solve(a * c, factor).mT
         r = x_t[:, None] - alpha[:, :, None] * m
-        white = torch.linalg.solve_triangular(factor, r[..., None], upper=False)[..., 0]
-        log_n = -0.5 * white.square().sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        mean = m + (gain @ r[..., None])[..., 0]
-        return torch.log_softmax(w.log() + log_n, dim=1), mean, c - a * gain @ c
+        log_n = -0.5 * _whiten(factor, r).square().sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return torch.log_softmax(w.log() + log_n, dim=1), m + _apply(gain, r), c - a * gain @ c
+
+
+def _apply(matrix: Tensor, v: Tensor) -> Tensor:
+    """matrix @ v, [B or 1, K, m, d] and [B, K, d] -> [B, K, m]; a shared matrix is not copied B times."""
+    if matrix.shape[0] == 1:
+        return (v.transpose(0, 1) @ matrix[0].mT).transpose(0, 1)
+    return (matrix @ v[..., None])[..., 0]
+
+
+def _whiten(factor: Tensor, v: Tensor) -> Tensor:
+    """factor^{-1} v for a lower triangular factor; shapes as in `_apply`."""
+    if factor.shape[0] == 1:
+        return torch.linalg.solve_triangular(factor[0], v.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+    return torch.linalg.solve_triangular(factor, v[..., None], upper=False)[..., 0]
 
 
 def dense(operator: LinearOperator, event_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -60,9 +72,9 @@ def dense(operator: LinearOperator, event_shape: tuple[int, ...], dtype: torch.d
 
 
 def log_normal(r: Tensor, covariance: Tensor) -> Tensor:
-    """log N(r; 0, covariance), over the last axis."""
+    """log N(r; 0, covariance), [B, K], of r [B, K, m] and covariances [B or 1, K, m, m]."""
     factor = torch.linalg.cholesky(covariance)
-    white = torch.linalg.solve_triangular(factor, r[..., None], upper=False)[..., 0]
+    white = _whiten(factor, r)
     half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     return -0.5 * white.square().sum(-1) - half_log_det - 0.5 * r.shape[-1] * math.log(2 * math.pi)
 
@@ -94,7 +106,7 @@ class ExactMixture(_ClosedForm):
         log_r, mean, cov = self.mixture.given(x.flatten(1), pred.alpha.flatten(1), pred.sigma.flatten(1))
         noise = (like.deviation.to(x.dtype) ** 2)[:, None, None, None]
         spread = matrix @ cov @ matrix.mT + noise * torch.eye(matrix.shape[-2], dtype=x.dtype)
-        r = obs.y.to(x.dtype).flatten(1)[:, None] - (matrix @ mean[..., None])[..., 0]
+        r = obs.y.to(x.dtype).flatten(1)[:, None] - _apply(matrix.expand(-1, mean.shape[1], -1, -1), mean)
         return torch.logsumexp(log_r + log_normal(r, spread), dim=1)
 
 
@@ -117,6 +129,9 @@ class ExactInside(_ClosedForm):
         mu = self.mean + a * self.variance / total * (pred.x_t.double() - a * self.mean)
         std = (self.variance * s**2 / total).sqrt()
         low, high = (like.low - mu) / std, (like.high - mu) / std
+        if math.inf in (like.high, -like.low):  # a half-line: one term, and no gradient through an infinity
+            one = -low if like.high == math.inf else high
+            return torch.special.log_ndtr(one).flatten(1).sum(1).to(pred.x_t.dtype)
         # in the tail nearer to 0, where the difference of two numbers close to 1 would lose its digits
         flip = low + high > 0
         near, far = torch.where(flip, -low, high), torch.where(flip, -high, low)

@@ -6,6 +6,7 @@ Notation: x̂ = E[x_0 | x_t], r = y - A(x̂), J = d x̂ / d x_t.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ class DPS(HTransform):
 
         A correction h moves x_s by c_mean (sigma^2/alpha) h, so w = alpha / (sigma^2 c_mean) at each level.
         """
-        pairs = list(zip(grid, grid[1:], strict=False))
+        pairs = list(pairwise(grid))
         ratio = torch.tensor([t.sigma / t.alpha for t, _ in pairs], dtype=torch.float64).log()
         w = torch.tensor([t.alpha / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs], dtype=torch.float64)
 

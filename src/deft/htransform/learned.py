@@ -113,15 +113,15 @@ class DEFT(HTransform):
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for a checkpoint."""
-        return dict(
-            event_shape=list(self.event_shape),
-            lift_channels=self.lift_channels,
-            width=self.width,
-            units=self.units,
-            guide=self.guide,
-            n2_start=self.n2_start,
-            normalise=self.normalise,
-        )
+        return {
+            "event_shape": list(self.event_shape),
+            "lift_channels": self.lift_channels,
+            "width": self.width,
+            "units": self.units,
+            "guide": self.guide,
+            "n2_start": self.n2_start,
+            "normalise": self.normalise,
+        }
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         a, s = pred.alpha, pred.sigma

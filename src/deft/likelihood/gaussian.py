@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -66,13 +67,17 @@ class Gaussian(Likelihood):
     def lift(self, y: Tensor) -> Tensor:
         return self.operator.lift(y)
 
+    def _with(self, operator: Operator, sigma_y: Tensor) -> Gaussian:
+        out = copy.copy(self)  # a subclass stays what it is
+        out.operator, out.sigma_y = operator, sigma_y
+        return out
+
     def __getitem__(self, index: Any) -> Gaussian:
-        sigma = self.sigma_y if len(self.sigma_y) == 1 else self.sigma_y[index]
-        return Gaussian(self.operator[index], sigma, surrogate=self.surrogate)
+        return self._with(self.operator[index], self.sigma_y if len(self.sigma_y) == 1 else self.sigma_y[index])
 
     def repeat(self, n: int) -> Gaussian:
         sigma = self.sigma_y if len(self.sigma_y) == 1 else self.sigma_y.repeat_interleave(n)
-        return Gaussian(self.operator.repeat(n), sigma, surrogate=self.surrogate)
+        return self._with(self.operator.repeat(n), sigma)
 
     def to(self, device: torch.device | str) -> Gaussian:
-        return Gaussian(self.operator.to(device), self.sigma_y.to(device), surrogate=self.surrogate)
+        return self._with(self.operator.to(device), self.sigma_y.to(device))

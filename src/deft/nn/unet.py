@@ -100,9 +100,15 @@ class UNet(nn.Module):
         super().__init__()
         widths = list(widths)
         flags = list(attention) if attention is not None else [False] * len(widths)
-        self.config: dict[str, Any] = dict(
-            inputs=inputs, outputs=outputs, widths=widths, blocks=blocks, attention=flags, patch=patch, time_dim=time_dim
-        )
+        self.config: dict[str, Any] = {
+            "inputs": inputs,
+            "outputs": outputs,
+            "widths": widths,
+            "blocks": blocks,
+            "attention": flags,
+            "patch": patch,
+            "time_dim": time_dim,
+        }
         self.patch, self.multiple_of = patch, patch * 2 ** (len(widths) - 1)
         self.embed = nn.Sequential(
             Sinusoid(64), nn.Linear(64, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim), nn.SiLU()
@@ -118,7 +124,7 @@ class UNet(nn.Module):
         c = widths[0]
         self.norm = _norm(c)
         self.outlet = zero(nn.Conv2d(c, outputs * patch**2, 3, padding=1))
-        self.to(memory_format=torch.channels_last)  # convolutions on CPUs are about a third faster so
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it on CPUs
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         e = self.embed(time)

@@ -37,8 +37,7 @@ class Operator(ABC):
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         """A'(x)^T r, [B, *E]: by automatic differentiation unless a subclass knows better."""
-        _, back = torch.func.vjp(self, x)
-        return back(r)[0]
+        return torch.func.vjp(self, x)[1](r)[0]
 
     def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """How far a belief N(x, rho2 I) moves when updated by the residual r = y - A(x) of noise variance `noise`.
@@ -199,5 +198,4 @@ class Linear(LinearOperator):
         if self._adjoint is not None:
             return self._adjoint(y)
         zero = torch.zeros(y.shape[0], *self.event_shape, dtype=y.dtype, device=y.device)
-        _, pull = torch.func.vjp(self.forward, zero)
-        return pull(y)[0]
+        return torch.func.vjp(self.forward, zero)[1](y)[0]

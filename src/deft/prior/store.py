@@ -29,15 +29,15 @@ class ImagePrior(NetworkDenoiser):
 
     def __init__(self, net: UNet, schedule: Schedule, event_shape: tuple[int, ...], output: str = "v"):
         super().__init__(net, schedule, event_shape, output, time_map=log_ratio, scale_input=True)
-        self.network = net
         self.card: dict[str, Any] = {}
 
     def save(self, path: str | Path, **card: Any) -> None:
         """Write weights and card; keywords are added to the card (name, data, licence, recipe, ...)."""
+        assert isinstance(self.net, UNet)
         about = {
             "kind": "prior",
             "format": 1,
-            "network": {"class": "UNet", **self.network.config},
+            "network": {"class": "UNet", **self.net.config},
             "schedule": {"name": self.schedule.name, **self.schedule.config()},
             "output": self.output,
             "event_shape": list(self.event_shape),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def sample(
     elif x.shape != (len(noise), *shape):
         raise ContractError(f"x has shape {tuple(x.shape)}, expected {(len(noise), *shape)}")
     carry: Carry = None
-    pairs = list(zip(grid, grid[1:], strict=False))
+    pairs = list(pairwise(grid))
     for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
         n = noise.normal(shape, device=x.device).to(x.dtype) if sampler.stochastic and s.sigma > 0 else None
         before = x

@@ -11,6 +11,7 @@ Theorem 3.1 (1) and appendix G.1). Var(log w) therefore ranks h-transforms, and 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,7 @@ def sample_paths(
     shape = conditioned.event_shape
     x = noise.normal(shape) * levels[0].sigma
     log_w = torch.zeros(len(noise), dtype=torch.float64)
-    for t, s in zip(levels, levels[1:], strict=False):
+    for t, s in pairwise(levels):
         kernel = sampler.kernel(t, s)
         pred, h = conditioned.both(x, torch.tensor(t.t, dtype=torch.float64))
         if s.sigma == 0:

@@ -1,0 +1,19 @@
+"""Analytic truth, and checks for your own parts: closed-form worlds, exact moments, `check_*`."""
+
+from deft.testing.checks import check_htransform, check_likelihood, check_operator, check_sampler, schedules
+from deft.testing.moments import flow, moments
+from deft.testing.worlds import (
+    InsideWorld,
+    MixtureWorld,
+    Posterior,
+    gaussian_field,
+    half_seen,
+    sample_mixture,
+    two_modes,
+)
+
+__all__ = [
+    "InsideWorld", "MixtureWorld", "Posterior", "check_htransform", "check_likelihood", "check_operator",
+    "check_sampler", "flow", "gaussian_field", "half_seen", "moments", "sample_mixture", "schedules",
+    "two_modes",
+]

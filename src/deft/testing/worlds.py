@@ -20,8 +20,9 @@ from deft.likelihood.base import Observation
 from deft.likelihood.event import Inside
 from deft.likelihood.gaussian import Gaussian
 from deft.noise import Schedule
-from deft.random import Noise
 from deft.operator.base import LinearOperator
+from deft.operator.image import Mask
+from deft.random import Noise
 
 
 class Posterior(NamedTuple):
@@ -92,7 +93,7 @@ class MixtureWorld:
         spread = a @ c @ a.mT + noise
         gain = torch.linalg.solve(spread, a @ c).mT
         r = y - (a @ m[..., None])[..., 0]
-        log_w = w.log() + log_normal(r, spread)
+        log_w = w.log() + log_normal(r[None], spread[None])[0]
         mixture = Mixture(torch.softmax(log_w, 0), m + (gain @ r[..., None])[..., 0], c - gain @ a @ c)
         return Posterior(mixture, float(torch.logsumexp(log_w, 0)))
 
@@ -140,8 +141,17 @@ def gaussian_field(side: int = 8, *, length: float = 2.0, std: float = 0.5, nugg
     )
 
 
-def two_moons_apart(dim: int = 2, distance: float = 4.0, std: float = 0.5) -> MixtureWorld:
+def half_seen(side: int = 8, sigma_y: float = 0.1, seed: int = 0) -> tuple[MixtureWorld, Observation]:
+    """`gaussian_field(side)` and one measurement of it: a fixed random half of the pixels, with noise."""
+    world = gaussian_field(side)
+    mask = (torch.rand(1, side**2, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+    like = Gaussian(Mask(mask), sigma_y)
+    return world, Observation(like.sample(world.sample(1, seed + 1).float(), Noise(seed + 2, 1)), like)
+
+
+def two_modes(dim: int = 2, distance: float = 4.0, std: float = 0.5) -> MixtureWorld:
     """Two round Gaussians, weights 0.3 and 0.7, at -distance/2 and +distance/2 along every axis' diagonal."""
     m = torch.full((dim,), distance / 2 / math.sqrt(dim), dtype=torch.float64)
     eye = std**2 * torch.eye(dim, dtype=torch.float64)
-    return MixtureWorld(Mixture(torch.tensor([0.3, 0.7], dtype=torch.float64), torch.stack([-m, m]), torch.stack([eye, eye])))
+    weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    return MixtureWorld(Mixture(weights, torch.stack([-m, m]), torch.stack([eye, eye])))

@@ -12,7 +12,7 @@ from deft.tasks import ImageTask, make_task
 from deft.train.checkpoint import load_weights, save_weights
 
 
-def save_h(path: str | Path, h: DEFT, prior: Denoiser, task: ImageTask, **card: Any) -> dict[str, Any]:
+def save_h(path: str | Path, h: DEFT, prior: Denoiser, task: ImageTask, /, **card: Any) -> dict[str, Any]:
     """Write h's weights and card; keywords are added to the card. Returns the card."""
     about = {
         "kind": "h-transform",

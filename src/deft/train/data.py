@@ -44,7 +44,9 @@ class _Order:
     def __init__(self, n: int):
         if n < 1:
             raise InputError("no data to train on: 0 samples")
-        self.n, self._key, self._order = n, None, torch.empty(0)
+        self.n = n
+        self._key: tuple[int, int] | None = None
+        self._order = torch.empty(0)
 
     def rows(self, size: int, seed: int, step: int) -> Tensor:
         if step < 0:  # held-out looks walk through the data in its own order

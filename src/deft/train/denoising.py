@@ -26,8 +26,10 @@ WEIGHTINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "eps": lambda a, s: a**2 / s**2,
     "v": lambda a, s: (a**2 + s**2) / s**2,
     "x0": lambda a, s: torch.ones_like(a),
+    "between": lambda a, s: ((a**2 + s**2) / s**2).sqrt(),
 }
-"""name -> w(alpha, sigma) on the squared error of the denoised mean. eps is the paper's; v = eps / alpha^2 (VP)."""
+"""name -> w(alpha, sigma) on the squared error of the denoised mean. eps is the paper's; v = eps / alpha^2 (VP);
+between is the geometric mean of v and x0."""
 
 
 def draw_times(schedule: Schedule, noise: BatchNoise) -> Tensor:

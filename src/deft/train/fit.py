@@ -141,7 +141,8 @@ def fit(
         parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
     )
     average = copy.deepcopy(module).requires_grad_(False)
-    step, elapsed, history = 0, 0.0, []
+    step, elapsed = 0, 0.0
+    history: list[dict[str, float]] = []
     if resume:
         step, elapsed, history = _restore(path, config, module, average, optimiser, where)
 
@@ -179,6 +180,9 @@ def fit(
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix_str(f"loss {float(running):.4f}")
+                if config.max_seconds:  # as many steps as there is time for, so that the time left is told right
+                    fraction = (time.monotonic() - started) / config.max_seconds
+                    bar.total = max(step, min(config.steps, round(step / fraction)))
             if held_out is not None and step in evaluate_at:
                 row = {"step": step, "seconds": time.monotonic() - started, "loss": float(running)}
                 row |= _held_out(objective, {"raw": module, "ema": average}, held_out, config, where)

@@ -1,0 +1,7 @@
+"""python -m deft.cli"""
+
+import sys
+
+from deft.cli import main
+
+sys.exit(main())

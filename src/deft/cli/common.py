@@ -1,0 +1,311 @@
+"""What the commands share: names with a nearest match, output, the reading of runs, priors and data."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deft.data import SPLITS, fashion
+from deft.denoise import Denoiser
+from deft.errors import CheckpointError, InputError, unknown
+from deft.htransform.learned import DEFT
+from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_stack
+from deft.likelihood.base import Observation
+from deft.likelihood.gaussian import Gaussian
+from deft.operator.image import Mask
+from deft.prior import ImagePrior, load_prior
+from deft.random import BatchNoise
+from deft.tasks import TASKS, ImageTask, Inpaint
+from deft.train.adapter import load_h
+from deft.train.checkpoint import load_weights
+from deft.train.fit import pick_device
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+class NearestGroup(click.Group):
+    """A group that offers the nearest name for a command it does not have."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise unknown("command", args[0], self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+
+class Name(click.ParamType):
+    """A name out of a table; an unknown one is an error with the nearest offered."""
+
+    def __init__(self, kind: str, known: Iterable[str]):
+        self.name, self.known = kind, sorted(known)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(self.known)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in self.known:
+            raise unknown(self.name, str(value), self.known)
+        return str(value)
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between them: 64,96,128."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type[int] | type[float] = float):
+        self.kind = kind
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "A,B,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self.kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between them")
+
+
+class Output:
+    """Text for people on standard output; with --json one object there, and the text on standard error."""
+
+    def __init__(self, as_json: bool):
+        self.as_json = as_json
+
+    def say(self, text: str = "") -> None:
+        click.echo(text, err=self.as_json)
+
+    def result(self, value: dict[str, Any]) -> None:
+        if self.as_json:
+            click.echo(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def bars() -> bool:
+    """Whether progress bars make sense: not in a log file."""
+    return sys.stderr.isatty()
+
+
+def show_evaluation(row: dict[str, float]) -> None:
+    """One line of a fit's history, on standard error, above the progress bar if there is one."""
+    tqdm.write(
+        f"step {row['step']:>6}  {row['seconds']:6.0f} s  loss {row['loss']:.4f}  held out: raw {row['raw']:.4f}, averaged {row['ema']:.4f}",
+        file=sys.stderr,
+    )
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several click options as one decorator, in the order given."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Use the output folder even if it holds files.")
+device_option = click.option("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one).")
+reading_options = options(
+    click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and name them."),
+    click.option("--resize", is_flag=True, help="Bring images to the prior's size."),
+    click.option("--convert", is_flag=True, help="Bring images to the prior's channels (grey or RGB)."),
+    click.option("--range", "value_range", type=Name("range", RANGES), help="What black and white are in a floating-point array."),
+)
+
+
+def out_option(default: str | None = None) -> Callable[[F], F]:
+    return click.option(
+        "--out", type=click.Path(path_type=Path), default=default, required=default is None, show_default=default is not None,
+        help="Output folder.",
+    )  # fmt: skip
+
+
+def get_device(name: str | None) -> torch.device:
+    try:
+        device = pick_device(name)
+        torch.empty(1, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"no such device: {name!r}; give cpu or cuda ({one_line(error)[:120]})") from error
+
+
+def memory_message(error: BaseException) -> str | None:
+    """What to say if this is a lack of memory, else None."""
+    text = str(error).lower()
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "alloc" in text or "out of memory" in text:
+        return "a batch does not fit in memory: lower --batch (half of it, to begin with)"
+    return None
+
+
+def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
+    """Refuse a batch whose states alone exceed the machine's memory, before the system starts to swap."""
+    if batch < 1:
+        raise InputError(f"batch must be at least 1, got {batch}")
+    each = 4 * 16 * torch.Size(event_shape).numel()  # sixteen copies of a sample in float32: far below any real use
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return
+    if batch * each > memory:
+        raise InputError(
+            f"a batch of {batch} does not fit in memory ({batch * each / 2**30:,.0f} GiB at least, this machine has "
+            f"{memory / 2**30:,.0f}): lower --batch"
+        )
+
+
+def find_prior(name: str, device: torch.device | str = "cpu") -> ImagePrior:
+    return load_prior(name, device)
+
+
+def load_run(run: Path, prior: str | None, device: torch.device) -> tuple[DEFT, ImageTask, dict[str, Any], ImagePrior, str]:
+    """(h, task, card, prior, prior's name) of a folder made by `deft fit`, or of its h.safetensors."""
+    path = run / "h.safetensors" if run.is_dir() else run
+    if not path.exists():
+        raise CheckpointError(f"no such run: {path} does not exist; give a folder made by `deft fit`")
+    _, card = load_weights(path)
+    if card.get("kind") != "h-transform":
+        raise CheckpointError(f"{path} holds a {card.get('kind', 'something else')}, not an h-transform made by `deft fit`")
+    name = prior or str(card.get("prior", "fashion"))
+    if prior is None and "/" in name and not Path(name).exists():
+        raise CheckpointError(f"{path} was fitted to the prior {name}, which is not there any more: give it with --prior")
+    found = find_prior(name, device)
+    h, task, card = load_h(path, found)
+    return h.to(device), task, card, found, name
+
+
+def image_shape(prior: Denoiser) -> tuple[int, int, int]:
+    if len(prior.event_shape) != 3:
+        raise InputError(f"this command is for images, the prior makes samples of shape {prior.event_shape}")
+    c, h, w = prior.event_shape
+    return c, h, w
+
+
+def prior_name(name: str) -> str:
+    """How a card names a prior: a bundled one by name, a file by its absolute path."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def load_images(source: str, split: str, reading: Reading, say: Callable[[str], None]) -> ImageSet:
+    """Images from a folder, an npz or a file, or "fashion" for a split of the bundled ones ("fashion:test" for another)."""
+    name, _, part = source.partition(":")
+    if name == "fashion" and not Path(source).exists():
+        data = fashion(part or split)
+        found = ImageSet(data.x, [f"{i:05d}" for i in range(len(data.x))], data.labels)
+        if reading.event_shape not in (None, tuple(data.x.shape[1:])):
+            raise InputError(f"the bundled fashion images are 1x32x32, the prior makes {reading.event_shape}: give other --data")
+        return found
+    found = read_images(source, reading)
+    if found.skipped:
+        say(f"left out {len(found.skipped)} of {len(found.skipped) + len(found)}: {', '.join(found.skipped[:10])}")
+    return found
+
+
+DATA_HELP = (
+    f"A folder of PNG/JPEG files, an .npz (array x or images: uint8, or floating point with --range), or `fashion` for the "
+    f"bundled images (`fashion:{'`, `fashion:'.join(SPLITS)}`)."
+)
+
+
+def make_task(name: str, sigma_y: float | None, hole: tuple[float, ...] | None) -> ImageTask:
+    task = TASKS[name]()
+    if sigma_y is not None:
+        if not sigma_y >= 0:
+            raise InputError(f"--sigma-y must be 0 or more, got {sigma_y}")
+        task = replace(task, sigma_y=sigma_y)
+    if hole is not None:
+        if not isinstance(task, Inpaint):
+            raise InputError(f"--hole is for the task inpaint, not for {name}")
+        if len(hole) not in (1, 2):
+            raise InputError(f"--hole takes one or two fractions of the image's side, got {len(hole)}")
+        task = replace(task, smallest=hole[0], largest=hole[-1])
+    return task
+
+
+def measurement_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape of y for one image."""
+    x = torch.zeros(1, *event_shape)
+    c, h, w = task.operator(x, BatchNoise(1, 0))(x).shape[1:]
+    return c, h, w
+
+
+def make_observation(task: ImageTask, y: Tensor, mask: Tensor | None, event_shape: tuple[int, int, int]) -> Observation:
+    """y [N, *M] as the task's measurement; a mask [N or 1, 1, H, W] says where an image with a hole was seen."""
+    if isinstance(task, Inpaint):
+        if mask is None:
+            raise InputError("filling a hole needs a mask: give --mask FILE (white is seen, black is the hole)")
+        operator: Any = Mask(mask)
+        return Observation(operator.restrict(y), Gaussian(operator, task.sigma_y))
+    if mask is not None:
+        raise InputError(f"a mask is for the task inpaint; this one is {task.name}: leave --mask out")
+    operator = task.operator(torch.zeros(1, *event_shape), BatchNoise(1, 0))
+    return Observation(y, Gaussian(operator, task.sigma_y))
+
+
+def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], reading: Reading) -> tuple[Tensor, Observation]:
+    """The user's own pairs: an .npz with x, y and, for inpaint, mask."""
+    if not path.exists():
+        raise InputError(f"no such file: {path}")
+    arrays = read_arrays(path)
+    wanted = {"x", "y"} | ({"mask"} if isinstance(task, Inpaint) else set())
+    if wanted - set(arrays):
+        raise InputError(
+            f"{path} lacks {', '.join(sorted(wanted - set(arrays)))}: pairs for {task.name} are the arrays {', '.join(sorted(wanted))}"
+        )
+    strict = replace(reading, skip_bad=False)
+    x, _, _ = read_stack(arrays["x"], f"{path}[x]", strict)
+    about_y = replace(
+        strict, event_shape=measurement_shape(task, event_shape), constant=True, slack=6 * task.sigma_y + 1e-3,
+        whose="the measurement's",
+    )  # fmt: skip
+    y, _, _ = read_stack(arrays["y"], f"{path}[y]", about_y)
+    if len(x) != len(y):
+        raise InputError(f"{path} holds {len(x)} images x but {len(y)} measurements y: pairs must match one to one")
+    mask = None
+    if "mask" in wanted:
+        mask = check_masks(torch.from_numpy(arrays["mask"].astype("float32")), f"{path}[mask]", len(x), event_shape)
+    return x, make_observation(task, y, mask, event_shape)
+
+
+def check_masks(mask: Tensor, name: str, n: int, event_shape: tuple[int, int, int]) -> Tensor:
+    """Masks [N, H, W] or [N, 1, H, W] (N may be 1) of 1 and 0."""
+    mask = mask[None] if mask.ndim == 2 else mask
+    mask = mask[:, None] if mask.ndim == 3 else mask
+    if mask.shape[0] not in (1, n) or mask.shape[2:] != event_shape[1:] or mask.shape[1] not in (1, event_shape[0]):
+        raise InputError(f"{name} has shape {tuple(mask.shape)}, expected ({n} or 1, 1, {event_shape[1]}, {event_shape[2]})")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise InputError(f"{name} holds values other than 1 (seen) and 0 (hidden)")
+    seen = mask.flatten(1).mean(1)
+    for value, what in ((0.0, "hides everything"), (1.0, "hides nothing")):
+        if bool((seen == value).any()):
+            row = int((seen == value).nonzero()[0])
+            raise InputError(f"{name}: mask number {row} {what}: 1 is seen and 0 hidden, each mask needs both")
+    return mask
+
+
+def parse_settings(pairs: Iterable[str]) -> dict[str, float]:
+    """KEY=NUMBER options of a method."""
+    out = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        try:
+            out[key] = float(value)
+        except ValueError:
+            raise InputError(f"--set takes KEY=NUMBER, got {pair!r}") from None
+    return out

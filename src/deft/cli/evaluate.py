@@ -1,0 +1,105 @@
+"""deft evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deft.cli import common
+from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.data import FASHION_LABELS
+from deft.errors import InputError
+from deft.evaluate.classifier import fashion_classifier
+from deft.evaluate.compare import compare
+from deft.evaluate.report import comparison_picture, machine, make_rows, terminal, write_report, write_samples
+from deft.images import Reading, open_folder
+from deft.methods import plan
+from deft.random import Noise
+from deft.tasks import TASKS
+
+
+@click.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--data", required=True, help=DATA_HELP + " With an array `labels`, for top-1.")
+@click.option("--pairs", is_flag=True, help="--data is an .npz of x and y (and mask): use these measurements.")
+@click.option("--methods", help="Names with commas between them.  [default: deft,dps,pigdm,prior; without a run: all but deft]")
+@click.option("--prior", "prior_option", help="A bundled prior or a file.  [default: the run's, or fashion]")
+@click.option("--task", type=Name("task", TASKS), help="Without a run.  [default: inpaint]")
+@click.option("--images", type=int, help="Use the first so many images.  [default: all]")
+@click.option("--samples", default=4, show_default=True, help="Samples for each image.")
+@click.option("--steps", type=int, help="Calls of the prior for every method.  [default: each method's]")
+@click.option("--eta", type=float, help="Noise of the sampler for every method.  [default: each method's]")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
+@out_option()
+@common.reading_options
+@common.device_option
+@overwrite_option
+@json_option
+def evaluate(
+    run: Path | None, data: str, pairs: bool, methods: str | None, prior_option: str | None, task: str | None, images: int | None,
+    samples: int, steps: int | None, eta: float | None, seed: int, batch: int, out: Path, skip_bad: bool, resize: bool,
+    convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare methods on held-out images: the same masks, measurement noise and seeds for each.
+
+    \b
+    deft evaluate run --data held-out/ --out report
+    deft evaluate --task sr4 --data fashion --methods dps,pigdm --out report
+
+    Writes report.md, report.json, samples.png and samples.npz. The distance in classifier features and top-1 are
+    given for clothes alone: the bundled images, or labelled 1x32x32 ones with the fashion prior.
+    """
+    output = Output(as_json)
+    where = common.get_device(device)
+    fitted = None
+    if run is not None:
+        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where)
+        if task is not None and task != chosen.name:
+            raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
+    else:
+        name = prior_option or "fashion"
+        prior = common.find_prior(name, where)
+        chosen = common.make_task(task or "inpaint", None, None)
+    names = methods.split(",") if methods else ["deft", "dps", "pigdm", "prior"][0 if run else 1 :]
+    plans = [plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names]
+    for p in plans:
+        p.make(prior, fitted)
+    shape = common.image_shape(prior)
+    if samples < 1:
+        raise InputError(f"--samples must be at least 1, got {samples}")
+    common.check_batch(batch, shape)
+    reading = Reading(shape, skip_bad, resize, convert, value_range)
+    labels, obs = None, None
+    if pairs:
+        x, obs = common.read_pairs(Path(data), chosen, shape, reading)
+    else:
+        found = common.load_images(data, "test", reading, output.say)
+        x, labels = found.x, found.labels
+    if images is not None and not 1 <= images <= len(x):
+        raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
+    n = images or len(x)
+    x = x[:n]
+    labels = None if labels is None else labels[:n]
+    obs = chosen.observe(x, Noise(seed, n)) if obs is None else obs[:n]
+    clothes = labels is not None and shape == (1, 32, 32) and (name == "fashion" or data.partition(":")[0] == "fashion")
+    open_folder(out, overwrite=overwrite)
+
+    outcomes = compare(
+        plans, prior, x, obs, fitted=fitted, samples=samples, seed=seed, batch=batch, progress=common.bars(), say=output.say,
+        classifier=fashion_classifier() if clothes else None, labels=labels if clothes else None,
+    )  # fmt: skip
+    rows = make_rows(chosen.name, outcomes)
+    settings = {
+        "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": n,
+        "samples": samples, "plans": [p.config() for p in plans], "machine": machine(),
+    }  # fmt: skip
+    title = f"{chosen.title}: {n} images, {samples} samples each"
+    report = write_report(out, title, rows, settings)
+    captions = [FASHION_LABELS[i] for i in labels[:10].tolist()] if clothes and labels is not None else []
+    comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=chosen.title)
+    write_samples(out / "samples.npz", x, obs, outcomes)
+    output.say("\n" + terminal(title, rows))
+    output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
+    output.result(report | {"out": str(out)})

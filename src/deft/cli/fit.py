@@ -1,0 +1,173 @@
+"""deft fit"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from deft.cli import common
+from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
+from deft.cli.info import card_lines
+from deft.errors import InputError, NonFiniteError
+from deft.evaluate.levels import level_errors, level_table
+from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
+from deft.images import Reading, open_folder
+from deft.likelihood.base import Observation
+from deft.prior import ImagePrior
+from deft.random import Noise, generator
+from deft.tasks import TASKS
+from deft.train.adapter import save_h
+from deft.train.checkpoint import write_text
+from deft.train.data import Bank, Batches, Clean, Pairs
+from deft.train.denoising import WEIGHTINGS, DenoisingObjective
+from deft.train.fit import FitConfig
+from deft.train.fit import fit as fit_module
+
+DEFAULTS = FitConfig()
+
+
+def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(rows to fit, rows held out): a tenth at random, at least 1 and at most 256."""
+    if n < 2:
+        raise InputError(f"{n} image is too few to fit to and to hold one out: give more, or --held-out")
+    order = torch.randperm(n, generator=generator(seed, 7))
+    few = max(1, min(256, n // 10))
+    return order[few:].sort().values, order[:few].sort().values
+
+
+@click.command()
+@click.option("--prior", "prior_option", default="fashion", show_default=True, help="A bundled prior, or a file or folder made by `deft prior train`.")
+@click.option("--task", type=Name("task", TASKS), default="inpaint", show_default=True)
+@click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step.")
+@click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
+@click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
+@out_option()
+@click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
+@click.option("--steps", default=DEFAULTS.steps, show_default=True)
+@click.option("--batch", default=DEFAULTS.batch, show_default=True)
+@click.option("--lr", default=DEFAULTS.lr, show_default=True)
+@click.option("--warmup", default=DEFAULTS.warmup, show_default=True, help="Steps in which the learning rate rises.")
+@click.option("--ema", default=DEFAULTS.ema, show_default=True, help="Decay of the averaged weights.")
+@click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--units", type=Name("units", UNITS), default="v", show_default=True, help="What the network's output means (eps: the paper's).")
+@click.option("--weighting", type=Name("weighting", WEIGHTINGS), default="v", show_default=True, help="Of the loss over noise levels (eps: the paper's).")
+@click.option("--guide", type=Name("guide", GUIDES), default="pull", show_default=True, help="The likelihood's gradient, preconditioned (pull) or raw (score: the paper's).")
+@click.option("--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]")
+@click.option("--sigma-y", type=float, help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]")
+@click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint).")
+@click.option("--bank", type=int, help="Cache the prior's predictions on this many draws, and fit to those.")
+@click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
+@click.option("--resume", is_flag=True, help="Go on with a fit that was stopped, with the same settings.")
+@common.reading_options
+@common.device_option
+@overwrite_option
+@json_option
+def fit(
+    prior_option: str, task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float,
+    steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, guide: str,
+    n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool, resume: bool,
+    skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Fit an h-transform to a frozen prior.
+
+    \b
+    deft fit --data fashion --task inpaint --out run
+    deft fit --prior my-prior --data photos/ --task sr4 --seconds 300 --out run
+
+    Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder --out. Ctrl-C saves.
+    """
+    output = Output(as_json)
+    if (data is None) == (pairs is None):
+        raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
+    config = FitConfig(steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16)
+    where = common.get_device(device)
+    prior = common.find_prior(prior_option, where)
+    shape = common.image_shape(prior)
+    common.check_batch(batch, shape)
+    chosen = common.make_task(task, sigma_y, hole)
+    reading = Reading(shape, skip_bad, resize, convert, value_range)
+
+    # data
+    fitted: Batches
+    looked: Batches
+    if pairs is not None:
+        x, obs = common.read_pairs(pairs, chosen, shape, reading)
+        rows, rest = hold_out(len(x), seed)
+        if held_out:
+            rows, (x_out, obs_out) = torch.arange(len(x)), common.read_pairs(Path(held_out), chosen, shape, reading)
+        else:
+            x_out, obs_out = x[rest], obs[rest]
+        fitted, looked, n = Pairs(x[rows], obs[rows]), Pairs(x_out, obs_out), len(rows)
+    else:
+        x = common.load_images(str(data), "fit", reading, output.say).x
+        if held_out is None and str(data).partition(":")[0] == "fashion" and not Path(str(data)).exists():
+            held_out = "fashion:validation"
+        if held_out:
+            x_out = common.load_images(held_out, "validation", reading, output.say).x
+        else:
+            rows, rest = hold_out(len(x), seed)
+            x, x_out = x[rows], x[rest]
+        obs_out = chosen.observe(x_out, Noise(seed, len(x_out)))
+        fitted, looked, n = Clean(x, chosen), Clean(x_out, chosen), len(x)
+    open_folder(out, overwrite=overwrite or resume)
+
+    # h
+    torch.manual_seed(seed)
+    extra = {} if n2_start is None else {"n2_start": n2_start}
+    h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, units=units, guide=guide, **extra)
+    if bank is not None:
+        if pairs is not None or bank < 1:
+            raise InputError("--bank takes a number of draws (at least 1) and --data, not --pairs")
+        fitted = Bank.build(prior, x, chosen, bank, seed=seed, progress=common.bars())
+    output.say(f"fitting to {n} images, {len(x_out)} held out")
+    try:
+        result = fit_module(
+            h, DenoisingObjective(prior, weighting), fitted, looked, config=config, folder=out, resume=resume, device=where,
+            progress=common.bars(), on_evaluation=common.show_evaluation,
+        )
+    except NonFiniteError as error:
+        kept = f" (the last good state is kept: {out / 'state.pt'})" if (out / "state.pt").exists() else ""
+        raise NonFiniteError(f"{error}{kept}") from error
+
+    # what it leaves
+    levels = held_out_levels(prior, h, x_out, obs_out, seed)
+    recipe = {"weighting": weighting, "bank": bank, **asdict(config)}
+    about: dict[str, Any] = {
+        "prior": common.prior_name(prior_option), "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
+        "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
+        "parameters": count_parameters(h), "share": round(count_parameters(h) / count_parameters(prior), 5),
+        "torch": torch.__version__, "levels": levels,
+    }  # fmt: skip
+    card = save_h(out / "h.safetensors", h, prior, chosen, **about)
+    write_text(out / "log.json", json.dumps({"history": result.history, "held_out": result.held_out, "levels": levels, "card": card}, indent=1) + "\n")
+    write_text(out / "card.md", card_text(card))
+    output.say(
+        f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} "
+        f"({result.weights} weights; raw {result.held_out['raw']:.4f}, averaged {result.held_out['ema']:.4f})"
+    )
+    output.say("\nmean squared error of E[x_0 | x_t, y] on held-out images:\n" + level_table(levels))
+    output.say(f"\nwrote {out}/h.safetensors; next: deft sample {out} --help, or deft evaluate {out} --help")
+    output.result({"out": str(out), "card": card, "history": result.history})
+
+
+def held_out_levels(prior: ImagePrior, h: DEFT, x: Tensor, obs: Observation, seed: int, most: int = 200) -> list[dict[str, float]]:
+    """Errors by noise level on at most `most` held-out images."""
+    few = slice(0, most)
+    return level_errors(prior, h, x[few], obs[few], seed=seed)
+
+
+def card_text(card: dict[str, Any]) -> str:
+    """card.md."""
+    kept = {k: v for k, v in card.items() if k != "levels"}
+    text = ["# A fitted h-transform", "", "```", *card_lines(kept), "```", ""]
+    text += ["Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:", "", level_table(card["levels"]), ""]
+    return "\n".join(text)
+
+

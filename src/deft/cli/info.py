@@ -1,0 +1,94 @@
+"""deft info, deft list"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deft import __version__
+from deft.cli.common import Output, json_option
+from deft.errors import CheckpointError, unknown
+from deft.methods import METHODS
+from deft.noise import SCHEDULES
+from deft.prior import BUNDLED
+from deft.prior.store import load_prior
+from deft.sample import SAMPLERS, SPACINGS
+from deft.tasks import TASKS
+from deft.train.checkpoint import load_weights
+
+
+def card_lines(card: dict[str, Any], indent: str = "") -> list[str]:
+    """A card as `key: value` lines; nested ones are indented, long lists shortened."""
+    lines = []
+    for key, value in card.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *card_lines(value, indent + "  ")]
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            lines.append(f"{indent}{key}: {text if len(text) <= 200 else text[:197] + '...'}")
+    return lines
+
+
+def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
+    """(file, card, parameters) of a bundled prior, a file, or a folder with a prior or an h in it."""
+    path = Path(name)
+    if name in BUNDLED:
+        prior = load_prior(name)
+        return Path(BUNDLED[name]), prior.card, sum(p.numel() for p in prior.parameters())
+    if path.is_dir():
+        inside = [p for p in (path / "h.safetensors", path / "prior.safetensors") if p.exists()]
+        if not inside:
+            raise CheckpointError(f"{path} holds neither h.safetensors nor prior.safetensors: give a folder made by `deft fit` or `deft prior train`")
+        path = inside[0]
+    elif not path.exists() and path.suffix == "":
+        raise unknown("prior or file", name, BUNDLED)
+    tensors, card = load_weights(path)
+    return path, card, sum(t.numel() for t in tensors.values())
+
+
+@click.command()
+@click.argument("name", metavar="FILE|RUN|PRIOR")
+@json_option
+def info(name: str, as_json: bool) -> None:
+    """Show the card of a fitted h, a prior or a run folder."""
+    output = Output(as_json)
+    path, card, count = find_card(name)
+    output.say(f"{path}: {card.get('kind', '?')}, {count:,} parameters")
+    output.say("\n".join(card_lines({k: v for k, v in card.items() if k not in ("kind", "levels")})))
+    output.result({"file": str(path), "parameters": count, "card": card})
+
+
+@click.command(name="list")
+@json_option
+def list_all(as_json: bool) -> None:
+    """List tasks, methods, samplers and priors."""
+    output = Output(as_json)
+    tasks: list[dict[str, Any]] = [{"name": k, "title": t.title, "settings": {a: b for a, b in t().config().items() if a != "name"}} for k, t in TASKS.items()]
+    samplers: list[dict[str, Any]] = [
+        {"name": k, "stochastic": s.stochastic or "eta" in inspect.signature(s).parameters, "order": s.order, "about": (s.__doc__ or "").split("\n")[0]}
+        for k, s in SAMPLERS.items()
+    ]
+    methods = [m.row() for m in METHODS.values()]
+    everything = {
+        "version": __version__, "tasks": tasks, "methods": methods, "samplers": samplers,
+        "priors": [{"name": k, "file": v} for k, v in BUNDLED.items()], "spacings": list(SPACINGS), "schedules": list(SCHEDULES),
+    }  # fmt: skip
+    output.say("tasks")
+    for t in tasks:
+        output.say(f"  {t['name']:<15} {t['title']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())})")
+    output.say("methods")
+    for m in methods:
+        needs = "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"
+        own = "".join(f"; {k} {v}" for k, v in m["settings"].items())
+        output.say(f"  {m['name']:<15} {m['about']}; {needs}{own}")
+    output.say("samplers")
+    for s in samplers:
+        output.say(f"  {s['name']:<15} {s['about']}")
+    output.say("priors")
+    for name in BUNDLED:
+        output.say(f"  {name:<15} bundled; `deft info {name}` shows its card")
+    output.result(everything)

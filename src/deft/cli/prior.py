@@ -1,0 +1,160 @@
+"""deft prior train"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from deft.cli import common
+from deft.cli.common import DATA_HELP, Name, NearestGroup, Numbers, Output, json_option, out_option, overwrite_option
+from deft.cli.fit import hold_out
+from deft.cli.info import card_lines
+from deft.denoise import OUTPUTS, fingerprint, freeze
+from deft.errors import InputError, NonFiniteError
+from deft.evaluate.classifier import fashion_classifier
+from deft.evaluate.levels import level_table
+from deft.evaluate.priors import denoising_errors, draw, feature_report
+from deft.images import Column, Reading, open_folder, picture_grid, save_image, to_pixels
+from deft.nn import UNet
+from deft.noise import SCHEDULES, Schedule
+from deft.prior import ImagePrior
+from deft.train.checkpoint import write_text
+from deft.train.data import Clean
+from deft.train.denoising import PriorObjective
+from deft.train.fit import FitConfig, fit
+
+TRAINABLE = tuple(k for k in SCHEDULES if k != "vp-table")
+
+
+@click.group(cls=NearestGroup)
+def prior() -> None:
+    """Unconditional priors of your own."""
+
+
+def make_schedule(name: str) -> Schedule:
+    return SCHEDULES[name]()
+
+
+@prior.command()
+@click.option("--data", required=True, help=DATA_HELP)
+@click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
+@out_option()
+@click.option("--widths", type=Numbers(int), default="64,96,128", show_default=True, help="Channels at each level of the UNet; each level halves the image.")
+@click.option("--blocks", default=1, show_default=True, help="Residual blocks a level.")
+@click.option("--patch", default=2, show_default=True, help="Fold patch x patch pixels into channels first.")
+@click.option("--schedule", type=Name("schedule", TRAINABLE), default="vp-cosine", show_default=True)
+@click.option("--output", "output_kind", type=Name("output", OUTPUTS), default="v", show_default=True, help="What the network is trained to output.")
+@click.option("--steps", default=11_000, show_default=True)
+@click.option("--batch", default=64, show_default=True)
+@click.option("--lr", default=1.5e-3, show_default=True)
+@click.option("--warmup", default=300, show_default=True)
+@click.option("--ema", default=0.9995, show_default=True)
+@click.option("--weight-decay", default=0.0, show_default=True)
+@click.option("--evaluations", default=20, show_default=True, help="Looks at the held-out loss.")
+@click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
+@click.option("--name", help="For the card.  [default: the output folder's]")
+@click.option("--about-data", help="For the card: what the images are.")
+@click.option("--licence", help="For the card: the licence of the images.")
+@click.option("--features", type=Name("features", ("none", "fashion")), default="none", show_default=True, help="A classifier in whose features samples are compared with held-out images.")
+@click.option("--resume", is_flag=True, help="Go on with a training that was stopped, with the same settings.")
+@common.reading_options
+@common.device_option
+@overwrite_option
+@json_option
+def train(
+    data: str, held_out: str | None, out: Path, widths: tuple[int, ...], blocks: int, patch: int, schedule: str, output_kind: str,
+    steps: int, batch: int, lr: float, warmup: int, ema: float, weight_decay: float, evaluations: int, seconds: float | None,
+    seed: int, bf16: bool, name: str | None, about_data: str | None, licence: str | None, features: str, resume: bool,
+    skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Train an unconditional prior from a folder or an npz of images, all of one size.
+
+    \b
+    deft prior train --data photos/ --out my-prior --seconds 3600
+
+    Writes prior.safetensors, card.md, samples.png, log.json and state.pt (for --resume).
+    """
+    output = Output(as_json)
+    if resize or convert:
+        raise InputError("a new prior takes its size and channels from the images: bring them to one size first, without --resize or --convert")
+    where = common.get_device(device)
+    config = FitConfig(
+        steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed, bf16=bf16,
+        max_seconds=seconds, evaluations=evaluations, held_out_batches=8,
+    )  # fmt: skip
+    found = common.load_images(data, "fit", Reading(None, skip_bad, range=value_range), output.say)
+    x, n_all = found.x, len(found)
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    common.check_batch(batch, shape)
+    if held_out:
+        x_out = common.load_images(held_out, "validation", Reading(shape, skip_bad, range=value_range), output.say).x
+    else:
+        rows, rest = hold_out(n_all, seed)
+        x, x_out = x[rows], x[rest]
+    if min(widths) < 1 or blocks < 1 or patch < 1:
+        raise InputError(f"widths, blocks and patch must be at least 1, got {widths}, {blocks}, {patch}")
+    torch.manual_seed(seed)
+    net = UNet(shape[0], shape[0], widths, blocks=blocks, patch=patch)
+    if any(side % net.multiple_of for side in shape[1:]):
+        raise InputError(
+            f"images of {shape[1]}x{shape[2]} do not fit this UNet: both sides must be multiples of {net.multiple_of} "
+            "(patch x 2 for each further width); pad the images, or give fewer --widths"
+        )
+    made = ImagePrior(net, make_schedule(schedule), shape, output_kind)
+    open_folder(out, overwrite=overwrite or resume)
+    count = sum(p.numel() for p in made.parameters())
+    output.say(f"prior: {count:,} parameters, {len(x):,} images of {'x'.join(map(str, shape))}, {len(x_out):,} held out")
+    try:
+        result = fit(
+            made, PriorObjective(), Clean(x), Clean(x_out), config=config, folder=out, resume=resume, device=where,
+            progress=common.bars(), on_evaluation=common.show_evaluation,
+        )  # fmt: skip
+    except NonFiniteError as error:
+        kept = f" (the last good state is kept: {out / 'state.pt'})" if (out / "state.pt").exists() else ""
+        raise NonFiniteError(f"{error}{kept}") from error
+    about: dict[str, Any] = {
+        "name": name or out.resolve().name, "data": about_data or f"{data} ({n_all} images)", "licence": licence or "not stated",
+        "recipe": {k: v for k, v in asdict(config).items() if k not in ("saves",)}, "steps": result.steps,
+        "seconds": round(result.seconds), "weights": result.weights, "held_out_loss": result.held_out,
+    }  # fmt: skip
+    card = finish_prior(made, x_out, out, about, features=features, seed=seed)
+    write_text(out / "log.json", json.dumps({"history": result.history, "card": card}, indent=1) + "\n")
+    output.say(f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} ({result.weights} weights)")
+    output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
+    output.say(f"\nwrote {out}/prior.safetensors, {out}/card.md, {out}/samples.png; next: deft fit --prior {out} --help")
+    output.result({"out": str(out), "card": card, "history": result.history})
+
+
+def finish_prior(
+    made: ImagePrior, held_out: Tensor, out: Path, about: dict[str, Any], *, features: str = "none", seed: int = 0, grid: int = 80
+) -> dict[str, Any]:
+    """Measure a trained prior, and write prior.safetensors with its card, card.md and samples.png."""
+    freeze(made)
+    made.to("cpu")
+    levels = denoising_errors(made, held_out[:1000], seed=seed)
+    about = about | {"parameters": sum(p.numel() for p in made.parameters()), "sha256": fingerprint(made), "levels": levels}
+    many = 1000 if features == "fashion" else grid
+    samples = draw(made, many, seed=seed, progress=False)
+    if features == "fashion":
+        about["distance"] = feature_report(fashion_classifier(), samples, held_out)
+    made.save(out / "prior.safetensors", **about, torch=torch.__version__)
+    columns = [Column("", to_pixels(samples[i:grid:10])) for i in range(10)]
+    title = f"samples of {about['name']}, 100 steps, none left out"
+    save_image(out / "samples.png", picture_grid(columns, title=title, cell=64))
+    write_text(out / "card.md", prior_card_text(made.card))
+    return made.card
+
+
+def prior_card_text(card: dict[str, Any]) -> str:
+    """card.md of a prior."""
+    kept = {k: v for k, v in card.items() if k != "levels"}
+    text = [f"# Prior: {card['name']}", "", "```", *card_lines(kept), "```", "", "Held-out mean squared error of E[x_0 | x_t], by noise level:"]
+    return "\n".join([*text, "", level_table(card["levels"]), "", "![samples](samples.png)", ""])

@@ -1,0 +1,153 @@
+"""deft sample"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+from PIL import Image
+
+from deft.cli import common
+from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
+from deft.errors import InputError
+from deft.evaluate.metrics import residual_rms, spread
+from deft.evaluate.report import picture_of, spread_column
+from deft.htransform import Scaled
+from deft.images import (
+    Column,
+    Reading,
+    heat,
+    open_folder,
+    picture_grid,
+    read_images,
+    read_mask,
+    save_arrays,
+    save_image,
+    save_picture,
+    to_pixels,
+)
+from deft.methods import METHODS, plan
+from deft.sample import SAMPLERS, SPACINGS, sample_posterior
+from deft.tasks import TASKS
+from deft.train.checkpoint import write_text
+
+
+@click.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--measurement", required=True, type=click.Path(path_type=Path), help="A PNG, JPEG, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one.")
+@click.option("--mask", type=click.Path(path_type=Path), help="As large as the picture: white is seen, black is the hole (inpaint).")
+@click.option("--mask-hole", type=Name("mask colour", ("black", "white")), default="black", show_default=True, help="The colour of the hole in --mask.")
+@click.option("-n", "--samples", default=8, show_default=True, help="How many samples to draw.")
+@click.option("--method", type=Name("method", METHODS), help="[default: deft with a run, pigdm without]")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method (`deft list` shows them); may be repeated.")
+@click.option("--prior", "prior_option", help="A bundled prior or a file.  [default: the run's, or fashion]")
+@click.option("--task", type=Name("task", TASKS), help="Without a run: what the measurement is.  [default: inpaint]")
+@click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
+@click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
+@click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's]")
+@click.option("--steps", type=int, help="Calls of the prior.  [default: the method's]")
+@click.option("--spacing", type=Name("spacing", SPACINGS), default="angle", show_default=True)
+@click.option("--scale", default=1.0, show_default=True, help="Multiply h by this; 1 is Bayes' rule.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
+@out_option()
+@click.option("--resize", is_flag=True, help="Bring the picture and the mask to the size that is needed.")
+@click.option("--convert", is_flag=True, help="Bring the picture to the prior's channels (grey or RGB).")
+@click.option("--range", "value_range", type=Name("range", common.RANGES), help="What black and white are in a floating-point array.")
+@common.device_option
+@overwrite_option
+@json_option
+def sample(
+    run: Path | None, measurement: Path, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
+    prior_option: str | None, task: str | None, sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
+    spacing: str, scale: float, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
+    device: str | None, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Draw samples of what a measurement leaves open.
+
+    \b
+    deft sample run --measurement photo.png --mask mask.png -n 8 --out filled
+    deft sample --prior fashion --task sr4 --method pigdm --measurement small.png --out large
+
+    RUN is a folder made by `deft fit`; without one, a training-free method is used. Writes sample-000.png, ...,
+    mean.png, spread.png, sheet.png (all of them side by side), samples.npz and sample.json.
+    """
+    output = Output(as_json)
+    where = common.get_device(device)
+    fitted = None
+    if run is not None:
+        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where)
+        if task is not None and task != chosen.name:
+            raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
+        if sigma_y is not None:
+            output.say(f"note: h was fitted at sigma_y {chosen.sigma_y}; it is told the noise is {sigma_y}")
+            chosen = type(chosen)(**{**{k: v for k, v in chosen.config().items() if k != "name"}, "sigma_y": sigma_y})
+    else:
+        name = prior_option or "fashion"
+        prior = common.find_prior(name, where)
+        chosen = common.make_task(task or "inpaint", sigma_y, None)
+    made = plan(
+        method or ("pigdm" if run is None else "deft"), chosen.name, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
+        steps=steps, spacing=spacing,
+    )  # fmt: skip
+    h, the_sampler, grid = made.make(prior, fitted)
+    if samples < 1:
+        raise InputError(f"-n must be at least 1, got {samples}")
+    shape = common.image_shape(prior)
+    common.check_batch(min(batch, samples) if batch > 0 else batch, shape)
+    if not scale >= 0:
+        raise InputError(f"--scale must be 0 or more, got {scale}")
+
+    # the measurement
+    wanted = common.measurement_shape(chosen, shape)
+    reading = Reading(
+        wanted, False, resize, convert, value_range, slack=6 * chosen.sigma_y + 1e-3,
+        whose="the prior's" if wanted == shape else f"the {chosen.name} measurement's",
+    )  # fmt: skip
+    found = read_images(measurement, reading)
+    if len(found) != 1:
+        raise InputError(f"{measurement} holds {len(found)} pictures, expected one: give a single picture")
+    seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize)
+    obs = common.make_observation(chosen, found.x, seen, shape)
+    open_folder(out, overwrite=overwrite)
+
+    # samples
+    started = time.perf_counter()
+    h = h if scale == 1 else Scaled(h, scale)
+    drawn = sample_posterior(
+        prior, h, obs.to(where), samples, seed=seed, batch=batch, progress=common.bars(), sampler=the_sampler, grid=grid
+    ).cpu()
+    seconds = time.perf_counter() - started
+
+    # what is written
+    x, mean = drawn[0], drawn[0].mean(0)
+    deviation = spread(drawn)[0].mean(0)
+    top = max(float(deviation.max()), 1e-3)
+    for i, one in enumerate(x):
+        save_picture(out / f"sample-{i:03d}.png", one)
+    save_picture(out / "mean.png", mean)
+    save_image(out / "spread.png", Image.fromarray(heat(deviation, top)))
+    extra = {} if seen is None else {"mask": seen[0]}
+    save_arrays(out / "samples.npz", samples=x, mean=mean, spread=spread(drawn)[0], y=obs.y[0], **extra)
+    columns = [Column("measurement", picture_of(obs, shape))]
+    columns += [Column(f"sample {i + 1}", to_pixels(one[None])) for i, one in enumerate(x[:8])]
+    columns.append(Column("mean", to_pixels(mean[None]), f"of {samples}"))
+    footer = ""
+    if samples > 1:
+        column, footer = spread_column(drawn, f"of {samples}")
+        columns.append(column)
+    title = f"{chosen.title}: {made.method.title}, {the_sampler.calls(made.steps)} calls of the prior"
+    cell = 128 if max(shape[1:]) <= 64 else max(shape[1:])
+    save_image(out / "sheet.png", picture_grid(columns, title=title, footer=footer, cell=cell, gaps=(0, min(samples, 8))))
+    about = {
+        "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
+        "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": the_sampler.calls(made.steps),
+        "residual": float(residual_rms(x, obs.repeat(samples)).mean()), "spread": float(deviation.mean()), "skipped": found.skipped,
+    }  # fmt: skip
+    write_text(out / "sample.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    output.say(f"{samples} samples in {seconds:.1f} s; residual {about['residual']:.4f} (the measurement's noise is {chosen.sigma_y})")
+    output.say(f"wrote {out}/sheet.png, {out}/sample-000.png ..., {out}/mean.png, {out}/spread.png, {out}/samples.npz")
+    output.result(about)
+

@@ -1,0 +1,145 @@
+"""`deft demo`: fit h on 1,000 bundled images before your eyes, restore held-out ones, compare with what you know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deft.data import FASHION_LABELS, fashion
+from deft.denoise import Denoiser
+from deft.errors import InputError, unknown
+from deft.evaluate.classifier import fashion_classifier
+from deft.evaluate.compare import compare
+from deft.evaluate.report import comparison_picture, machine, make_rows, write_report, write_samples
+from deft.htransform.learned import DEFT, count_parameters
+from deft.images import open_folder
+from deft.methods import Plan, plan
+from deft.prior import load_prior
+from deft.random import Noise
+from deft.tasks import TASKS, ImageTask
+from deft.train.adapter import load_h, save_h
+from deft.train.data import Clean
+from deft.train.denoising import DenoisingObjective
+from deft.train.fit import FitConfig, FitResult, fit
+
+TASK_NAMES = ("inpaint", "sr4")
+METHOD_NAMES = ("deft", "dps", "pigdm", "prior")
+FIT_SECONDS = 90.0
+PRETRAINED = {"inpaint": "h-inpaint.safetensors", "sr4": "h-sr4.safetensors"}
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of a demo; `quick` is a run of seconds that shows that everything works, and nothing about quality."""
+
+    task: str = "inpaint"
+    seed: int = 0
+    images: int = 64
+    samples: int = 4
+    quick: bool = False
+    pretrained: bool = False
+    prior: str = "fashion"
+    size: float = 0.09
+    seconds: float = FIT_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.task not in TASK_NAMES:
+            raise unknown("task", self.task, TASK_NAMES)
+        if not 1 <= self.images <= 500:
+            raise InputError(f"images is {self.images}: there are 500 bundled test images, give 1 to 500")
+
+    def fit_config(self) -> FitConfig:
+        if self.quick:
+            return FitConfig(steps=8, batch=16, warmup=2, evaluations=2, held_out_batches=1, seed=self.seed)
+        return FitConfig(steps=100_000, batch=64, lr=3e-3, warmup=50, ema=0.998, max_seconds=self.seconds, evaluations=1, seed=self.seed)
+
+    def plans(self) -> list[Plan]:
+        return [plan(name, self.task, steps=5 if self.quick else None) for name in METHOD_NAMES]
+
+
+def is_demo(folder: Path) -> bool:
+    """Whether an earlier demo left this folder."""
+    return (folder / "report.json").exists()
+
+
+def pretrained_path(task: str) -> Path:
+    """The bundled h of a task."""
+    path = Path(str(resources.files("deft.prior") / "weights" / PRETRAINED[task]))
+    if not path.exists():
+        raise InputError(f"no h for {task} is bundled: run the demo without --pretrained")
+    return path
+
+
+def fit_h(prior: Denoiser, task: ImageTask, config: DemoConfig, say: Callable[[str], None], progress: bool) -> tuple[DEFT, FitResult]:
+    """Stage 1: an h of at most `size` of the prior's parameters, on the 1,000 images."""
+    torch.manual_seed(config.seed)
+    h = DEFT.sized(prior, config.size, task.lift_channels, log=say)
+    data, held_out = Clean(fashion("fit").x, task), Clean(fashion("validation").x, task)
+    result = fit(h, DenoisingObjective(prior), data, held_out, config=config.fit_config(), progress=progress)
+    return h, result
+
+
+def demo(
+    out: str | Path = "demo",
+    config: DemoConfig | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Run the demo into a folder: samples.png, samples.npz, report.json, report.md, h.safetensors.
+
+    Returns what report.json holds, with `out` and `seconds`.
+    """
+    config = config or DemoConfig()
+    out = open_folder(out, overwrite=overwrite, ours=is_demo)
+    started = time.monotonic()
+    prior = load_prior(config.prior)
+    if prior.event_shape != (1, 32, 32):
+        raise InputError(f"the demo restores 1x32x32 images, the prior {config.prior} makes {prior.event_shape}")
+    task = TASKS[config.task]()
+
+    # 1. an h, fitted here or bundled
+    if config.pretrained:
+        h, task, card = load_h(pretrained_path(config.task), prior)
+        say(f"h: bundled, {count_parameters(h):,} parameters")
+        about = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
+    else:
+        say(f"fitting h for {task.name} on 1,000 images (the prior stays frozen)")
+        h, result = fit_h(prior, task, config, say, progress)
+        about = {"pretrained": False, "seconds": round(result.seconds, 1), "steps": result.steps, "held_out": result.held_out}
+        save_h(out / "h.safetensors", h, prior, task, prior=config.prior, data="fashion (bundled)", **about)
+        say(f"fitted in {result.seconds:.0f} s, {result.steps} steps")
+
+    # 2. the same measurements, noise and seeds for every method
+    images = 8 if config.quick else config.images
+    samples = 2 if config.quick else config.samples
+    test = fashion("test")
+    x, labels = test.x[:images], test.labels[:images]
+    obs = task.observe(x, Noise(config.seed, images))
+    plans = config.plans()
+    outcomes = compare(
+        plans, prior, x, obs, fitted=h, samples=samples, seed=config.seed, classifier=fashion_classifier(), labels=labels,
+        progress=progress, say=say,
+    )  # fmt: skip
+
+    # 3. figures and pictures
+    rows = make_rows(config.task, outcomes)
+    title = f"{task.title}: {images} held-out images, {samples} samples each"
+    h_settings = {"size": config.size, "parameters": count_parameters(h), "prior_parameters": count_parameters(prior), **about}
+    settings = {
+        "task": task.config(), "prior": config.prior, "seed": config.seed, "images": images, "samples": samples,
+        "quick": config.quick, "h": h_settings, "plans": [p.config() for p in plans], "machine": machine(),
+    }  # fmt: skip
+    settings["classifier"] = {k: fashion_classifier().card.get(k) for k in ("name", "test_accuracy", "unit")}
+    report = write_report(out, f"deft demo, {title}", rows, settings)
+    captions = [FASHION_LABELS[i] for i in labels.tolist()]
+    comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=f"{task.title}, held-out images")
+    write_samples(out / "samples.npz", x, obs, outcomes)
+    return report | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}

@@ -1,0 +1,143 @@
+"""Run several methods on the same images, measurements and seeds, and measure what they return."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from deft.denoise import Denoiser
+from deft.evaluate.classifier import Classifier, feature_distance, in_batches
+from deft.evaluate.levels import hidden_pixels
+from deft.evaluate.metrics import psnr, residual_rms, root_mean_square, spread, ssim
+from deft.htransform.base import HTransform
+from deft.likelihood.base import Observation
+from deft.methods import Plan
+from deft.sample import sample_posterior
+
+
+@dataclass(frozen=True)
+class Metric:
+    """key: in report.json. title: for people. better: "high", "low" or "" (a description). digits: shown."""
+
+    key: str
+    title: str
+    better: str = ""
+    digits: int = 3
+    about: str = ""
+
+
+METRICS: dict[str, Metric] = {
+    m.key: m
+    for m in (
+        Metric("feature_distance", "feature distance", "low", 3, "to the truth, in the features of a small classifier; 1 is two random images"),
+        Metric("top1", "top-1", "high", 3, "share of samples that the classifier puts into the true class"),
+        Metric("psnr_mean", "PSNR of the mean (dB)", "high", 2, "of the mean of an image's samples"),
+        Metric("psnr", "PSNR (dB)", "high", 2, "of single samples, over the whole image"),
+        Metric("psnr_hidden", "PSNR in the hole (dB)", "high", 2, "of single samples, over what was not measured"),
+        Metric("psnr_mean_hidden", "PSNR of the mean in the hole (dB)", "high", 2, "of the mean, over what was not measured"),
+        Metric("ssim", "SSIM", "high", 3, "of single samples; 7x7 uniform window"),
+        Metric("residual", "residual", "", 4, "root mean square of y - A x over what was measured; sigma_y is right"),
+        Metric("spread", "spread", "", 3, "standard deviation of a pixel over an image's samples (in the hole, if there is one)"),
+        Metric("calls", "network calls", "", 0, "of the prior, for one sample"),
+        Metric("seconds", "seconds per sample", "low", 4, "wall clock of sampling, divided by the number of samples"),
+        Metric("parameters", "parameters", "", 0, "that were trained for the task"),
+    )
+}  # fmt: skip
+"""In the order in which reports show them."""
+
+
+@dataclass
+class Outcome:
+    """What one method did: samples [N, S, *E], a value per image for each metric, single figures for the others."""
+
+    plan: Plan
+    samples: Tensor
+    per_image: dict[str, Tensor]
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+def run_method(
+    plan: Plan,
+    prior: Denoiser,
+    obs: Observation,
+    samples: int,
+    *,
+    fitted: HTransform | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    progress: bool = False,
+) -> tuple[Tensor, dict[str, float]]:
+    """`samples` draws for each measurement, [N, S, *E], and what they cost."""
+    h, sampler, grid = plan.make(prior, fitted)
+    started = time.perf_counter()
+    out = sample_posterior(prior, h, obs, samples, seed=seed, batch=batch, progress=progress, sampler=sampler, grid=grid)
+    seconds = (time.perf_counter() - started) / (out.shape[0] * out.shape[1])
+    parameters = sum(p.numel() for p in h.parameters()) if plan.method.trained else 0
+    return out, {"calls": float(sampler.calls(plan.steps)), "seconds": seconds, "parameters": float(parameters)}
+
+
+def measure(
+    samples: Tensor, truth: Tensor, obs: Observation, *, classifier: Classifier | None = None, labels: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Metric -> [N]: each averaged over an image's samples. samples: [N, S, *E]."""
+    n, s = samples.shape[:2]
+    flat, truths = samples.flatten(0, 1), truth.repeat_interleave(s, 0)
+    mean = samples.mean(1)
+    hidden = hidden_pixels(obs, truth.shape)
+
+    def average(values: Tensor) -> Tensor:
+        return values.reshape(n, s).mean(1)
+
+    out = {
+        "psnr": average(psnr(flat, truths)),
+        "psnr_mean": psnr(mean, truth),
+        "residual": average(residual_rms(flat, obs.repeat(s))),
+    }
+    if min(truth.shape[-2:]) >= 7:
+        out["ssim"] = average(ssim(flat, truths))
+    if hidden is not None:
+        out["psnr_hidden"] = average(psnr(flat, truths, hidden.repeat_interleave(s, 0)))
+        out["psnr_mean_hidden"] = psnr(mean, truth, hidden)
+    if s > 1:
+        out["spread"] = root_mean_square(spread(samples), hidden)
+    if classifier is not None:
+        features = in_batches(classifier.features, flat.clamp(-1, 1))
+        true_features = in_batches(classifier.features, truth).repeat_interleave(s, 0)
+        out["feature_distance"] = average(feature_distance(features, true_features))
+        if labels is not None:
+            right = in_batches(classifier, flat.clamp(-1, 1)).argmax(1) == labels.repeat_interleave(s)
+            out["top1"] = average(right.float())
+    return out
+
+
+def compare(
+    plans: Sequence[Plan],
+    prior: Denoiser,
+    truth: Tensor,
+    obs: Observation,
+    *,
+    fitted: HTransform | None = None,
+    samples: int = 4,
+    seed: int = 0,
+    batch: int = 64,
+    classifier: Classifier | None = None,
+    labels: Tensor | None = None,
+    progress: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Outcome]:
+    """Every plan on the same measurements, starting noise and seeds: method name -> outcome."""
+    out: dict[str, Outcome] = {}
+    where = next((p.device for p in prior.parameters()), truth.device)
+    for plan in plans:
+        if say:
+            say(f"{plan.method.title}: {len(truth)} images x {samples} samples, {plan.steps} steps")
+        drawn, figures = run_method(
+            plan, prior, obs.to(where), samples, fitted=fitted, seed=seed, batch=batch, progress=progress
+        )
+        drawn = drawn.cpu()
+        values = measure(drawn, truth.cpu(), obs.to("cpu"), classifier=classifier, labels=labels)
+        out[plan.method.name] = Outcome(plan, drawn, {k: v.double() for k, v in values.items()}, figures)
+    return out
