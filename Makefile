@@ -1,13 +1,17 @@
 # `make demo` and `make test` are the only two set-up commands: each makes .venv if it is missing.
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"   the small CPU build of PyTorch
 PYTHON ?= python3
 PIP_ARGS ?=
-OUT ?= demo
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+PIP = .venv/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .PHONY: demo test bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
-	.venv/bin/deft demo --out $(OUT)
+	.venv/bin/deft demo $(DEMO_ARGS)
 
 test: .venv/.installed-test
 	.venv/bin/ruff check src tests benchmarks
@@ -15,23 +19,23 @@ test: .venv/.installed-test
 	.venv/bin/python -m pytest
 
 bench: .venv/.installed
-	.venv/bin/python benchmarks/step_cost.py
+	.venv/bin/python benchmarks/step_cost.py $(BENCH_ARGS)
 
-# Everything made here and nothing else: results, caches, the environment.
+# The environment and caches; what the demo and your own runs wrote stays.
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache src/deft_diffusion.egg-info
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "deft needs Python 3.10 or later: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
+# A half-made environment (Debian without python3-venv makes one) must not look like a whole one.
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit("deft needs Python 3.10 or later: make PYTHON=python3.12 ..." if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-# Stamps: installed again when the dependencies change. The order-only prerequisite keeps a new mtime of the
-# interpreter's link from counting as a change.
-.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
-	.venv/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e .
+# Stamps: installed again only when the dependencies change, not when the environment's own files are touched.
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) -e .
 	touch $@
 
-.venv/.installed-test: pyproject.toml constraints.txt | .venv/bin/python
-	.venv/bin/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e ".[test]"
+.venv/.installed-test: pyproject.toml constraints.txt | .venv/bin/pip
+	$(PIP) -e ".[test]"
 	touch .venv/.installed $@

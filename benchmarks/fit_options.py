@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
 
-    prior, data, task = load_prior("fashion"), fashion(), TASKS[args.task]()
-    x, held = data.fit, data.validation
+    prior, task = load_prior("fashion"), TASKS[args.task]()
+    x, held = fashion("fit").x, fashion("validation").x
     obs = task.observe(held, Noise(7, len(held)))
     part, parts = map(int, args.part.split("/"))
     names = [n for n in ROWS if not args.only or args.only in n][part::parts]

@@ -20,7 +20,7 @@ from deft.noise import EDM, VE, RectifiedFlow, VPCosine, VPLinear
 from deft.operator import Mask, Matrix
 from deft.random import Noise
 from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, sample, sample_paths, times
-from deft.testing import InsideWorld, MixtureWorld, check_htransform, half_seen, moments, two_modes
+from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
 
 F64 = torch.float64
 
@@ -334,16 +334,3 @@ def test_flagship_table(schedule, capsys):
         if name == "exact":
             assert v[0] / v[2] > 8 and v[2] < 0.05
             assert abs(paths.log_evidence - truth) < 5 * math.sqrt(v[2] / n) + 0.03  # and the prior's own bias
-
-
-# 8 x 8 Gaussian field, half the pixels seen, sigma_y = 0.1: the figures the peers are measured by.
-
-
-def field_figures(h, sampler, n=512, steps=250, spacing="angle"):
-    """(relative error of the mean, mean of spread / exact on hidden pixels, the same on seen ones)."""
-    world, obs = half_seen()
-    exact = world.posterior(obs)
-    x = sample(condition(world.prior(VPCosine()), h or world.h, obs.repeat(n)), n, sampler=sampler, steps=steps, spacing=spacing)
-    error = (x.double().mean(0) - exact.mean).norm() / exact.mean.norm()
-    ratio, seen = x.double().std(0) / exact.std, obs.likelihood.operator.mask[0] > 0
-    return float(error), float(ratio[~seen].mean()), float(ratio[seen].mean())

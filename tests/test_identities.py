@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ def test_grid(name, spacing):
         assert grid[0].t == pytest.approx(schedule.t_max, rel=1e-5)
         assert grid[-1] == Level(schedule.t_min, 1.0, 0.0)
         ratios = [level.sigma / level.alpha for level in grid]
-        assert all(a > b for a, b in zip(ratios, ratios[1:], strict=False))
+        assert all(a > b for a, b in pairwise(ratios))
         for level in grid[:-1]:
             t = torch.tensor(level.t, dtype=torch.float64)
             assert (level.alpha, level.sigma) == pytest.approx((float(schedule.alpha(t)), float(schedule.sigma(t))))
@@ -151,9 +152,9 @@ def test_angle_grid_is_the_same_for_every_schedule():
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
 def test_grid_refuses(steps):
-    with pytest.raises(InputError, match=f"steps is {steps}.*1000"):
+    with pytest.raises(InputError, match=rf"steps is {steps}.*1000"):
         times(VPTable.linear(), steps)
-    with pytest.raises(InputError, match="spacing 'angel'.*'angle'"):
+    with pytest.raises(InputError, match=r"spacing 'angel'.*'angle'"):
         times(VPCosine(), 5, "angel")
 
 
@@ -162,7 +163,7 @@ def test_kernels_keep_the_marginals(name):
     """If mean = x_0, a DDIM step takes N(alpha_t x_0, sigma_t^2) to N(alpha_s x_0, sigma_s^2) for every eta; the
     ancestral one is Bayes' rule for the forward process; Itô has the same mean, and its noise carries s to t."""
     grid = times(ALL[name], 7, "karras")
-    for t, s in zip(grid[:-2], grid[1:-1], strict=True):
+    for t, s in pairwise(grid[:-1]):
         for eta in (0.0, 0.3, 1.0):
             k = ddim(t, s, eta)
             assert k.c_x * t.alpha + k.c_mean == pytest.approx(s.alpha, rel=1e-9)

@@ -25,6 +25,7 @@ def balanced(rng: np.random.Generator, labels: np.ndarray, candidates: np.ndarra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--all", type=Path, help="also write the whole splits into this folder: train.npz, test.npz, held-out.npz")
     parser.add_argument("--source", type=Path, default=DEBIAN, help="folder of the four .gz files")
     options = parser.parse_args()
 
@@ -41,6 +42,11 @@ def main() -> None:
         images, labels = (train, train_labels) if name == "fit" else (test, test_labels)
         arrays |= {name: images[index], f"{name}_labels": labels[index], f"{name}_index": index.astype(np.int32)}
     np.savez_compressed(options.out, **arrays)
+    if options.all:
+        options.all.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(options.all / "train.npz", x=train, labels=train_labels)
+        np.savez_compressed(options.all / "test.npz", x=test, labels=test_labels)
+        np.savez_compressed(options.all / "held-out.npz", x=test[:2000], labels=test_labels[:2000])
     print({k: v.shape for k, v in arrays.items()}, f"{options.out.stat().st_size:,} bytes")
 
 

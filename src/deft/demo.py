@@ -30,7 +30,7 @@ from deft.train.fit import FitConfig, FitResult, fit
 
 TASK_NAMES = ("inpaint", "sr4")
 METHOD_NAMES = ("deft", "dps", "pigdm", "prior")
-FIT_SECONDS = 90.0
+FIT_SECONDS = 80.0
 PRETRAINED = {"inpaint": "h-inpaint.safetensors", "sr4": "h-sr4.safetensors"}
 
 

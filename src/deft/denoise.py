@@ -78,13 +78,12 @@ class Denoiser(nn.Module, ABC):
 
     def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(t [B], alpha [B, 1, ...], sigma [B, 1, ...]) in the dtype and on the device of x."""
-        t = t.to(device=x.device)
         same = t.ndim == 0
-        level = t.reshape(-1).double()
+        level = t.reshape(-1).double()  # where t is: a sampler's t is on the CPU, and a GPU need not wait for it
         shape = (-1,) + (1,) * (x.ndim - 1)
-        alpha = torch.exp(self.schedule.log_alpha(level)).to(x.dtype).reshape(shape)
-        sigma = torch.exp(self.schedule.log_sigma(level)).to(x.dtype).reshape(shape)
-        t = t.to(x.dtype)
+        alpha = torch.exp(self.schedule.log_alpha(level)).to(x).reshape(shape)
+        sigma = torch.exp(self.schedule.log_sigma(level)).to(x).reshape(shape)
+        t = t.to(x)
         return (t.expand(x.shape[0]) if same else t), alpha, sigma
 
 

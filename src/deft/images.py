@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from deft.errors import InputError, unknown
@@ -154,7 +154,7 @@ def read_picture(path: Path, reading: Reading) -> Tensor:
     try:
         with Image.open(path) as opened:
             opened.load()
-            image = opened.copy()
+            image = ImageOps.exif_transpose(opened)  # cameras store which way up they were held
     except UnidentifiedImageError as error:
         raise InputError("not a PNG or JPEG picture") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

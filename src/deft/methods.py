@@ -98,7 +98,7 @@ METHODS: dict[str, Method] = {
             settings={"scale": 1.0, "data_std": 1.0, "sigma_y": 0.05},
             about="the likelihood's gradient through the denoised mean (Ho et al. 2022)",
         ),
-        Method("prior", "prior alone", lambda m: Zero(), about="the unconditional prior, which ignores the measurement"),
+        Method("prior", "prior alone", lambda m: Zero(), steps=20, about="the unconditional prior, which ignores the measurement"),
     )
 }  # fmt: skip
 

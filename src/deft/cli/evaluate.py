@@ -32,7 +32,7 @@ from deft.tasks import TASKS
 @click.option("--eta", type=float, help="Noise of the sampler for every method.  [default: each method's]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
-@out_option()
+@out_option("report")
 @common.reading_options
 @common.device_option
 @overwrite_option

@@ -47,7 +47,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
-@out_option()
+@out_option("run")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
 @click.option("--steps", default=DEFAULTS.steps, show_default=True)
 @click.option("--batch", default=DEFAULTS.batch, show_default=True)
@@ -57,12 +57,13 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--units", type=Name("units", UNITS), default="v", show_default=True, help="What the network's output means (eps: the paper's).")
-@click.option("--weighting", type=Name("weighting", WEIGHTINGS), default="v", show_default=True, help="Of the loss over noise levels (eps: the paper's).")
+@click.option("--weighting", type=Name("weighting", WEIGHTINGS), default="x0", show_default=True, help="Of the loss over noise levels (eps: the paper's).")
+@click.option("--focus", default=3.0, show_default=True, help="Draw noise levels with density u^(focus - 1): 1 is even, more looks more at high noise.")
 @click.option("--guide", type=Name("guide", GUIDES), default="pull", show_default=True, help="The likelihood's gradient, preconditioned (pull) or raw (score: the paper's).")
 @click.option("--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]")
 @click.option("--sigma-y", type=float, help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint).")
-@click.option("--bank", type=int, help="Cache the prior's predictions on this many draws, and fit to those.")
+@click.option("--bank", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: 8000 if they fit in 4 GiB]")
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
 @click.option("--resume", is_flag=True, help="Go on with a fit that was stopped, with the same settings.")
 @common.reading_options
@@ -71,7 +72,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @json_option
 def fit(
     prior_option: str, task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float,
-    steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, guide: str,
+    steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, guide: str,
     n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -84,6 +85,8 @@ def fit(
     Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder --out. Ctrl-C saves.
     """
     output = Output(as_json)
+    if (bank or 0) < 0 or (bank and pairs is not None):
+        raise InputError(f"--bank takes a number of draws (at least 1, or 0 for none) and --data, not --pairs; got {bank}")
     if (data is None) == (pairs is None):
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
     config = FitConfig(steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16)
@@ -122,14 +125,14 @@ def fit(
     torch.manual_seed(seed)
     extra = {} if n2_start is None else {"n2_start": n2_start}
     h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, units=units, guide=guide, **extra)
-    if bank is not None:
-        if pairs is not None or bank < 1:
-            raise InputError("--bank takes a number of draws (at least 1) and --data, not --pairs")
-        fitted = Bank.build(prior, x, chosen, bank, seed=seed, progress=common.bars())
+    if pairs is None:
+        bank = Bank.default_size(shape) if bank is None else bank
+        if bank:
+            fitted = Bank.build(prior, x, chosen, bank, focus=focus, seed=seed, progress=common.bars())
     output.say(f"fitting to {n} images, {len(x_out)} held out")
     try:
         result = fit_module(
-            h, DenoisingObjective(prior, weighting), fitted, looked, config=config, folder=out, resume=resume, device=where,
+            h, DenoisingObjective(prior, weighting, focus), fitted, looked, config=config, folder=out, resume=resume, device=where,
             progress=common.bars(), on_evaluation=common.show_evaluation,
         )
     except NonFiniteError as error:
@@ -138,7 +141,7 @@ def fit(
 
     # what it leaves
     levels = held_out_levels(prior, h, x_out, obs_out, seed)
-    recipe = {"weighting": weighting, "bank": bank, **asdict(config)}
+    recipe = {"weighting": weighting, "focus": focus, "bank": bank, **asdict(config)}
     about: dict[str, Any] = {
         "prior": common.prior_name(prior_option), "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
         "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,

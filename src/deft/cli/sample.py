@@ -52,7 +52,7 @@ from deft.train.checkpoint import write_text
 @click.option("--scale", default=1.0, show_default=True, help="Multiply h by this; 1 is Bayes' rule.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
-@out_option()
+@out_option("samples")
 @click.option("--resize", is_flag=True, help="Bring the picture and the mask to the size that is needed.")
 @click.option("--convert", is_flag=True, help="Bring the picture to the prior's channels (grey or RGB).")
 @click.option("--range", "value_range", type=Name("range", common.RANGES), help="What black and white are in a floating-point array.")

@@ -109,7 +109,7 @@ class PiGDM(Potential):
             raise InputError(f"ΠGDM needs a linear operator, got {type(like.operator).__name__}")
         rho2 = self.data_std**2 * pred.sigma**2 / (self.data_std**2 * pred.alpha**2 + pred.sigma**2)
         r = like.residual(obs.y, pred.mean)
-        noise = like.deviation.to(r.dtype).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
+        noise = like.deviation.to(r).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
         u = like.operator.solve(r.detach(), noise, rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
         # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
         return (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)

@@ -14,7 +14,6 @@ so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.pull`), 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -97,14 +96,14 @@ class DEFT(HTransform):
             with torch.device("meta"):
                 return count_parameters(cls(prior.event_shape, lift_channels, width, **options))
 
-        width = 4
+        width = step = 4 if len(prior.event_shape) == 1 else 2
         if count(width) > budget:
             raise InputError(
                 f"size={size} of this prior's {count_parameters(prior):,} parameters is {budget:,}; the smallest h "
                 f"has {count(width):,}: give a larger size, or a width"
             )
-        while count(width + 4) <= budget:
-            width += 4
+        while count(width + step) <= budget:
+            width += step
         h = cls(prior.event_shape, lift_channels, width, **options)
         if log:
             n = count_parameters(h)
@@ -158,9 +157,7 @@ def build_network(event_shape: tuple[int, ...], lift_channels: int, width: int) 
         return MLP(inputs, channels, width=width)
     if len(event_shape) != 3:
         raise InputError(f"DEFT builds networks for (C, H, W) and (d,), not {event_shape}: give your own as net=")
-    patch = 4 if min(event_shape[1:]) >= 32 and all(n % 16 == 0 for n in event_shape[1:]) else 2
-    widths = (width, math.ceil(1.25 * width / 4) * 4)
-    net = UNet(inputs, channels, widths, patch=patch, time_dim=64)
+    net = UNet(inputs, channels, (width, 2 * width, 3 * width), patch=2, time_dim=64)
     if any(n % net.multiple_of for n in event_shape[1:]):
         raise InputError(f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net=")
     return net

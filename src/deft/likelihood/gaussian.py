@@ -16,7 +16,7 @@ from deft.random import BatchNoise, Noise
 
 
 def _per_sample(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like.dtype).reshape((-1,) + (1,) * (like.ndim - 1))
+    return value.to(like).reshape((-1,) + (1,) * (like.ndim - 1))
 
 
 class Gaussian(Likelihood):
@@ -52,7 +52,7 @@ class Gaussian(Likelihood):
         return self.operator.restrict(y - self.operator(x))
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
-        sigma = self.deviation.to(y.dtype)
+        sigma = self.deviation.to(y)
         squares = self.residual(y, x).square().flatten(1).sum(1)
         return -squares / (2 * sigma**2) - self.operator.count(y) * (sigma.log() + 0.5 * math.log(2 * math.pi))
 

@@ -34,8 +34,8 @@ def _by_ratio(schedule: Schedule, ratio: Tensor) -> Tensor:
 
 
 def _angle(schedule: Schedule, n: int) -> Tensor:
-    high, _ = _ratios(schedule)
-    angle = math.atan(high) * torch.linspace(1, 0, n + 1, dtype=torch.float64)[:-1]
+    high, low = _ratios(schedule)
+    angle = torch.linspace(math.atan(high), math.atan(low), n + 1, dtype=torch.float64)[:-1]
     return _by_ratio(schedule, torch.tan(angle))
 
 
@@ -77,8 +77,8 @@ def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]
         raise unknown("spacing", spacing, SPACINGS)
     most = schedule.max_steps
     if steps < 1 or (most is not None and steps > most):
-        top = f"at most {most} (the length of the prior's table of betas)" if most else "at least 1"
-        raise InputError(f"steps is {steps}: give a whole number, {'between 1 and ' if most else ''}{most or top}")
+        wanted = f"from 1 to {most} (the length of the prior's table of betas)" if most else "at least 1"
+        raise InputError(f"steps is {steps}: give a whole number, {wanted}")
     t = SPACINGS[spacing](schedule, steps)
     if steps > 1 and not bool((t.diff() < 0).all()):
         raise InputError(f"the {spacing} grid of {steps} steps has equal times; give fewer steps")

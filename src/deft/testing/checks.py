@@ -14,7 +14,7 @@ was expected and what that usually means, and returns nothing. Call them from yo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -249,7 +249,7 @@ def check_sampler(
     for schedule in schedules().values() if over is None else over:
         where = f"with {type(sampler).__name__} on {schedule.name}"
         c = torch.linspace(-0.5, 1.0, math.prod(event_shape)).reshape(1, *event_shape)
-        known = MeanDenoiser(lambda x, a, s, c=c: c.to(x.dtype).expand_as(x), schedule, event_shape)
+        known = MeanDenoiser(_certain(c), schedule, event_shape)
         for spacing in SPACINGS:
             with _count(known) as calls:
                 x = sample(known, 4, sampler=sampler, steps=steps, spacing=spacing)
@@ -281,7 +281,11 @@ class _Close:
         assert off <= self.tolerance, f"{message} (relative difference {off:.2g}, allowed {self.tolerance:.2g})"
 
 
-def _autograd(function, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _certain(c: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return lambda x, alpha, sigma: c.to(x.dtype).expand_as(x)
+
+
+def _autograd(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         return torch.autograd.grad(function(x), x)[0]

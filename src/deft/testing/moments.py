@@ -8,6 +8,7 @@ error of a sampler then has no Monte-Carlo noise on it: this is what the tests o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def moments(
     x, n = zero.clone(), zero.clone()
     x[1 : d + 1], n[d + 1 :] = eye, eye
     carry: Carry = None
-    for t, s in zip(grid, grid[1:], strict=False):
+    for t, s in pairwise(grid):
         if sampler.stochastic:
             out, carry = sampler.step(denoiser, x, t, s, n if s.sigma > 0 else None, None)
             assert carry is None, "moments of a stochastic sampler with a memory are not implemented"

@@ -5,6 +5,7 @@ A `Batches` object hands out a `Batch`. Every draw is a function of (seed, step)
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol
 
@@ -99,11 +100,17 @@ class Bank(Batches):
     def __init__(self, x: Tensor, task: Task, prediction: Prediction):
         self.x, self.task, self.prediction, self._order = x, task, prediction, _Order(len(x))
 
+    @staticmethod
+    def default_size(event_shape: tuple[int, ...], most_bytes: int = 2**32) -> int:
+        """8,000 draws, or 0 (no bank) where they would take more than 4 GiB."""
+        size = 8_000
+        return size if size * 3 * 4 * math.prod(event_shape) <= most_bytes else 0
+
     @classmethod
     def build(
-        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, seed: int = 0, chunk: int = 128, progress: bool = False
+        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 1.0, seed: int = 0, chunk: int = 128, progress: bool = False
     ) -> Bank:
-        """Run the prior on `size` draws, x's rows in turn, t stratified over the schedule."""
+        """Run the prior on `size` draws, x's rows in turn, t as the objective draws it."""
         from tqdm import tqdm
 
         from deft.train.denoising import draw_times
@@ -111,7 +118,7 @@ class Bank(Batches):
         device = next((p.device for p in prior.parameters()), x.device)
         rows = torch.arange(size) % len(x)
         noise = BatchNoise(size, seed, 4)
-        t = draw_times(prior.schedule, noise)
+        t = draw_times(prior.schedule, noise, focus)
         t = t[torch.randperm(size, generator=generator(seed, 5))]
         parts = []
         for i in tqdm(range(0, size, chunk), desc="bank", unit="chunk", disable=not progress):

@@ -32,16 +32,19 @@ WEIGHTINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 between is the geometric mean of v and x0."""
 
 
-def draw_times(schedule: Schedule, noise: BatchNoise) -> Tensor:
-    """B times, one in each of B equal slices of the schedule's training distribution (less variance than iid)."""
+def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0) -> Tensor:
+    """B times, one in each of B equal slices of the schedule's training distribution (less variance than iid).
+
+    focus: 1 is that distribution; above 1 the density of its quantile u is focus u^(focus - 1): more high noise.
+    """
     n = len(noise)
-    u = (torch.arange(n) + noise.uniform()) / n
-    return schedule.training_time(u.double())
+    u = (torch.arange(n) + noise.uniform()).double() / n
+    return schedule.training_time(u ** (1 / focus))
 
 
-def diffuse(schedule: Schedule, x: Tensor, noise: BatchNoise) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def diffuse(schedule: Schedule, x: Tensor, noise: BatchNoise, focus: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x_t, t [B], alpha, sigma) with x_t = alpha x + sigma n at times drawn by `draw_times`."""
-    t = draw_times(schedule, noise).to(x.device)
+    t = draw_times(schedule, noise, focus).to(x.device)
     shape = (-1,) + (1,) * (x.ndim - 1)
     alpha, sigma = (f(t).to(x.dtype).reshape(shape) for f in (schedule.alpha, schedule.sigma))
     return alpha * x + sigma * noise.normal(x.shape[1:], device=x.device).to(x.dtype), t, alpha, sigma
@@ -65,16 +68,17 @@ class DenoisingObjective:
     Args:
         prior: the frozen denoiser.
         weighting: a key of `WEIGHTINGS`.
+        focus: see `draw_times`; what y says about x_0 is decided at high noise (docs/units.md).
     """
 
-    def __init__(self, prior: Denoiser, weighting: str = "v"):
+    def __init__(self, prior: Denoiser, weighting: str = "x0", focus: float = 3.0):
         if weighting not in WEIGHTINGS:
             raise unknown("weighting", weighting, WEIGHTINGS)
-        self.prior, self.weighting = prior, weighting
+        self.prior, self.weighting, self.focus = prior, weighting, focus
         self._weight = WEIGHTINGS[weighting]
 
     def predict(self, x: Tensor, noise: BatchNoise) -> Prediction:
-        x_t, t, _, _ = diffuse(self.prior.schedule, x, noise)
+        x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus)
         with torch.no_grad():
             return self.prior(x_t, t)
 

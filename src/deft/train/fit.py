@@ -171,7 +171,9 @@ def fit(
                 _check_finite(loss, step)
             optimiser.zero_grad(set_to_none=True)
             loss.value.backward()
-            nn.utils.clip_grad_norm_(parameters, config.clip)
+            length = nn.utils.clip_grad_norm_(parameters, config.clip)
+            if (where.type == "cpu" or step % 50 == 0 or step + 1 in save_at) and not bool(torch.isfinite(length)):
+                raise NonFiniteError(f"the gradient became {float(length)} at step {step}: lower --lr, or check the data")
             optimiser.step()
             _average(average, module, min(config.ema, (1 + step) / (10 + step)))
             step += 1
@@ -225,7 +227,7 @@ def _check_finite(loss: Loss, step: int) -> None:
         return
     bad = [name for name, value in loss.metrics.items() if not bool(torch.isfinite(value).all())]
     term = f"; first non-finite term: {bad[0]}" if bad else ""
-    raise NonFiniteError(f"the loss became {float(loss.value)} at step {step}{term}: lower --lr, or check the data")
+    raise NonFiniteError(f"the loss became {float(loss.value.detach())} at step {step}{term}: lower --lr, or check the data")
 
 
 @torch.no_grad()

@@ -1,0 +1,246 @@
+"""What holds the house together: one prior call a step, no hidden gradients, layers, small checkpoints."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import deft
+from deft import (
+    DDIM,
+    DEFT,
+    DPS,
+    Ancestral,
+    DenoisingObjective,
+    DPMpp2M,
+    FitConfig,
+    Gaussian,
+    Heun,
+    Ito,
+    Mask,
+    NetworkDenoiser,
+    Noise,
+    Observation,
+    PiGDM,
+    VPCosine,
+    condition,
+    fit,
+    freeze,
+    sample,
+    sample_posterior,
+)
+from deft.denoise import MeanDenoiser
+from deft.errors import ContractError, InputError, NonFiniteError
+from deft.htransform import HTransform, Zero
+from deft.nn import MLP
+from deft.random import BatchNoise
+from deft.testing import half_seen
+from deft.train.data import Clean
+
+SRC = Path(deft.__file__).parent
+D = 6
+
+
+class Guarded(nn.Module):
+    """A network with weights that counts its calls, and refuses to be called with gradients on."""
+
+    def __init__(self, allow_grad=False):
+        super().__init__()
+        torch.manual_seed(1)
+        self.net, self.calls, self.allow_grad = nn.Linear(D + 1, D), 0, allow_grad
+
+    def forward(self, x, t):
+        assert self.allow_grad or not torch.is_grad_enabled(), "the prior was called with gradients enabled"
+        self.calls += 1
+        return torch.tanh(self.net(torch.cat([x, t.to(x.dtype)[:, None]], 1)))
+
+
+def small_prior(**options):
+    return freeze(NetworkDenoiser(Guarded(**options), VPCosine(), (D,), "x0"))
+
+
+def small_obs(n):
+    mask = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0, 1.0]])
+    like = Gaussian(Mask(mask), 0.2)
+    return Observation(like.sample(Noise(3, n).normal((D,)), Noise(4, n)), like)
+
+
+class Task:
+    def observe(self, x, noise):
+        like = small_obs(1).likelihood
+        return Observation(like.sample(x, noise), like)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0), Ancestral(), Ito(), DPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
+def test_one_prior_call_a_step_and_no_backward(sampler):
+    """N steps of DEFT call the prior N times (Heun: 2N - 1), never with gradients enabled."""
+    prior, h = small_prior(), DEFT((D,), 2, width=16)
+    denoiser = condition(prior, h, small_obs(4))
+    prior.net.calls = 0
+    sample(denoiser, 4, sampler=sampler, steps=7)
+    assert prior.net.calls == sampler.calls(7) == (13 if isinstance(sampler, Heun) else 7)
+
+
+@pytest.mark.parametrize("h", [DPS(0.1), PiGDM()], ids=["dps", "pigdm"])
+def test_guidance_calls_the_prior_once_a_step(h):
+    prior = small_prior(allow_grad=True)
+    denoiser = condition(prior, h, small_obs(4))
+    prior.net.calls = 0
+    sample(denoiser, 4, steps=7)
+    assert prior.net.calls == 7
+    with pytest.raises(AssertionError, match=r"gradients enabled"):
+        condition(small_prior(), h, small_obs(4))
+
+
+def test_exact_h_needs_no_graph_through_the_prior():
+    world, obs = half_seen(4)
+    prior = world.prior(VPCosine())
+    modes = []
+    prior.register_forward_pre_hook(lambda *_: modes.append(torch.is_grad_enabled()))
+    denoiser = condition(prior, world.h, obs.repeat(3))
+    modes.clear()
+    sample(denoiser, 3, steps=5)
+    assert modes == [False] * 5
+
+
+def test_fit_leaves_the_prior_alone():
+    prior, h = small_prior(), DEFT((D,), 2, width=16)
+    before = {k: v.clone() for k, v in prior.state_dict().items()}
+    x = torch.randn(64, D)
+    result = fit(h, DenoisingObjective(prior), Clean(x, Task()), config=FitConfig(steps=5, batch=8), device="cpu", progress=False)
+    assert all(p.grad is None and not p.requires_grad for p in prior.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in prior.state_dict().items())
+    assert result.module is h
+
+
+def test_h_learns_everywhere():
+    """Every parameter of h gets a gradient once the zero-initialised last layers have moved."""
+    prior, h = small_prior(), DEFT((D,), 2, width=16)
+    for p in h.parameters():
+        nn.init.normal_(p, std=0.1)
+    x = torch.randn(32, D)
+    batch = Clean(x, Task()).draw(32, 0, 0, torch.device("cpu"))
+    DenoisingObjective(prior)(h, batch, BatchNoise(32, 0)).value.backward()
+    silent = [name for name, p in h.named_parameters() if p.grad is None or float(p.grad.abs().max()) == 0]
+    assert not silent
+
+
+def test_state_of_h_holds_no_prior():
+    prior, h = small_prior(), DEFT((D,), 2, width=16)
+    owned = {v.data_ptr() for v in h.state_dict().values()}
+    condition(prior, h, small_obs(2))
+    assert {v.data_ptr() for v in h.state_dict().values()} == owned
+    assert not owned & {v.data_ptr() for v in prior.state_dict().values()}
+    assert not any(isinstance(m, NetworkDenoiser) for m in h.modules())
+
+
+@pytest.mark.parametrize("units", ["v", "eps"])
+@pytest.mark.parametrize("sampler", [DDIM(), Ancestral(), Ito(), DPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
+def test_untrained_h_is_the_prior_bit_for_bit(sampler, units):
+    prior, h = small_prior(), DEFT((D,), 2, width=16, n2_start=0.0, units=units)
+    conditioned = sample(condition(prior, h, small_obs(4)), 4, sampler=sampler, steps=9)
+    assert torch.equal(conditioned, sample(prior, 4, sampler=sampler, steps=9))
+
+
+@pytest.mark.parametrize("sampler", [Ancestral(), DPMpp2M()], ids=lambda s: type(s).__name__)
+def test_a_sample_does_not_depend_on_its_batch(sampler):
+    """In float64, with a trained-like h; relative 1e-10, for a matrix product's own order of summation."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        prior, h = small_prior(), DEFT((D,), 2, width=16)
+        for p in h.parameters():
+            nn.init.normal_(p, std=0.2)
+        obs = small_obs(5)
+        whole = sample(condition(prior, h, obs), Noise(7, 5), sampler=sampler, steps=9)
+        assert whole.dtype == torch.float64
+        for i in range(5):
+            alone = sample(condition(prior, h, obs[i]), Noise(7, [i]), sampler=sampler, steps=9)
+            torch.testing.assert_close(alone[0], whole[i], rtol=1e-10, atol=1e-10)
+    finally:
+        torch.set_default_dtype(default)
+
+
+# Layers.
+
+LAYERS = (
+    ("errors", "noise", "random"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
+    ("condition",), ("sample",), ("tasks",),
+    ("train",), ("cli",),
+)
+
+
+def imports(path):
+    """(module imported, whether at import time) for every `deft` import of a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "deft":
+            yield node.module.split(".")[1] if "." in node.module else "", node.col_offset == 0
+        elif isinstance(node, ast.Import):
+            yield from ((a.name.split(".")[1], node.col_offset == 0) for a in node.names if a.name.startswith("deft."))
+
+
+def test_import_direction():
+    """A file imports from its own layer or those before it, never from those after."""
+    rank = {name: i for i, names in enumerate(LAYERS) for name in names}
+    wrong = []
+    for path in SRC.rglob("*.py"):
+        own = path.relative_to(SRC).parts[0].removesuffix(".py")
+        if own in rank:
+            wrong += [
+                f"{path.relative_to(SRC)} imports deft.{other}"
+                for other, _ in imports(path)
+                if rank.get(other, 99) > rank[own]
+            ]
+    assert not wrong
+
+
+def test_noise_and_random_stand_alone():
+    for name in ("noise", "random", "errors"):
+        assert {other for other, _ in imports(SRC / f"{name}.py")} <= {"errors"}
+    assert {other for path in (SRC / "nn").glob("*.py") for other, _ in imports(path)} <= {"nn"}
+
+
+def test_import_is_light():
+    """`import deft` brings torch, numpy, safetensors and a progress bar; no extras, no command line, no prior."""
+    heavy = ["torchvision", "matplotlib", "scipy", "skimage", "click", "PIL", "deft.cli", "deft.prior", "deft.evaluate", "deft.testing"]
+    code = f"import sys, torch; before = set(sys.modules); import deft; print([m for m in {heavy} if m in sys.modules and m not in before])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# The contract is checked at the door, in one line that names who broke it.
+
+
+class WrongShape(HTransform):
+    def forward(self, pred, obs):
+        return pred.mean[:, :2]
+
+
+class Explodes(HTransform):
+    def forward(self, pred, obs):
+        return torch.where(pred.sigma < 0.5, torch.inf, 0.0) * torch.ones_like(pred.mean)
+
+
+def test_contract():
+    prior, obs = small_prior(), small_obs(3)
+    with pytest.raises(ContractError, match=r"WrongShape returned shape \(1, 2\), expected \(1, 6\)"):
+        condition(prior, WrongShape(), obs)
+    with pytest.raises(InputError, match=r"y of shape \(3, 6\).*event|y of shape \(3, 6\).*does not fit"):
+        condition(freeze(NetworkDenoiser(MLP(5, 5), VPCosine(), (5,))), Zero(), obs)
+    with pytest.raises(InputError, match=r"5 samples asked for.*3 measurements.*repeat"):
+        sample(condition(prior, Zero(), obs), 5, steps=2)
+    with pytest.raises(NonFiniteError, match=r"h of Explodes was not finite at step"):
+        sample(condition(prior, Explodes(), obs), 3, steps=20)
+    with pytest.raises(InputError, match=r"at least 1"):
+        sample_posterior(prior, Zero(), obs, 0)
+
+
+def test_a_cut_off_prior_is_named():
+    prior = MeanDenoiser(lambda x, a, s: x.detach(), VPCosine(), (D,))
+    with pytest.raises(ContractError, match=r"PiGDM differentiates through the prior"):
+        condition(prior, PiGDM(), small_obs(2))

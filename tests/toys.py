@@ -1,0 +1,65 @@
+"""What the tests of the command line share: tiny priors with random weights, pictures, and `run`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from deft import VPCosine
+from deft.cli import main
+from deft.nn import UNet
+from deft.noise import Schedule
+from deft.prior import ImagePrior
+
+
+def toy_prior(path: Path, side: int = 16, channels: int = 1, seed: int = 0, schedule: Schedule | None = None) -> Path:
+    """An untrained prior of 0.15 M parameters as a file."""
+    torch.manual_seed(seed)
+    net = UNet(channels, channels, (24, 32), patch=4)
+    torch.nn.init.normal_(net.outlet.weight, std=0.05)
+    ImagePrior(net, schedule or VPCosine(), (channels, side, side)).save(path, name=path.stem)
+    return path
+
+
+def pictures(n: int, side: int = 16, seed: int = 0) -> np.ndarray:
+    """uint8 [n, side, side] smooth random pictures."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.uniform(0, 255, (n, 4, 4))
+    return np.kron(coarse, np.ones((side // 4, side // 4))).astype(np.uint8)
+
+
+def save_pictures(folder: Path, images: np.ndarray) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of a command line."""
+    capsys.readouterr()
+    code = main([str(a) for a in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line a command that cannot go on prints."""
+    code, _, err = run(capsys, *arguments)
+    lines = [line for line in err.splitlines() if not line.startswith("step ")]
+    assert code == 2, (code, err)
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    assert "Traceback" not in err
+    return lines[0]
+
+
+def result(capsys, *arguments: object) -> dict:
+    """What a command prints with --json; nothing else may be on standard output."""
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    assert len(out.strip().splitlines()) == 1
+    return json.loads(out)
