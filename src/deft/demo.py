@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from deft.prior import load_prior
 from deft.random import Noise
 from deft.tasks import TASKS, ImageTask
 from deft.train.adapter import load_h, save_h
-from deft.train.data import Clean
+from deft.train.data import Bank, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
 
 TASK_NAMES = ("inpaint", "sr4")
 METHOD_NAMES = ("deft", "dps", "pigdm", "prior")
 FIT_SECONDS = 80.0
+BANK = 8_000
 PRETRAINED = {"inpaint": "h-inpaint.safetensors", "sr4": "h-sr4.safetensors"}
 
 
@@ -54,10 +55,10 @@ class DemoConfig:
         if not 1 <= self.images <= 500:
             raise InputError(f"images is {self.images}: there are 500 bundled test images, give 1 to 500")
 
-    def fit_config(self) -> FitConfig:
+    def fit_config(self, seconds: float) -> FitConfig:
         if self.quick:
             return FitConfig(steps=8, batch=16, warmup=2, evaluations=2, held_out_batches=1, seed=self.seed)
-        return FitConfig(steps=100_000, batch=64, lr=3e-3, warmup=50, ema=0.998, max_seconds=self.seconds, evaluations=1, seed=self.seed)
+        return FitConfig(steps=100_000, batch=64, lr=5e-3, warmup=50, ema=0.998, max_seconds=seconds, evaluations=1, seed=self.seed)
 
     def plans(self) -> list[Plan]:
         return [plan(name, self.task, steps=5 if self.quick else None) for name in METHOD_NAMES]
@@ -80,9 +81,14 @@ def fit_h(prior: Denoiser, task: ImageTask, config: DemoConfig, say: Callable[[s
     """Stage 1: an h of at most `size` of the prior's parameters, on the 1,000 images."""
     torch.manual_seed(config.seed)
     h = DEFT.sized(prior, config.size, task.lift_channels, log=say)
-    data, held_out = Clean(fashion("fit").x, task), Clean(fashion("validation").x, task)
-    result = fit(h, DenoisingObjective(prior), data, held_out, config=config.fit_config(), progress=progress)
-    return h, result
+    objective, started = DenoisingObjective(prior), time.monotonic()
+    bank = Bank.build(
+        prior, fashion("fit").x, task, 64 if config.quick else BANK, focus=objective.focus, seed=config.seed, progress=progress
+    )
+    spent = time.monotonic() - started
+    settings = config.fit_config(max(config.seconds - spent, config.seconds / 4))
+    result = fit(h, objective, bank, Clean(fashion("validation").x, task), config=settings, progress=progress)
+    return h, replace(result, seconds=result.seconds + spent)
 
 
 def demo(

@@ -73,6 +73,8 @@ class FitConfig:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.lr > 0:
             raise InputError(f"lr must be above 0, got {self.lr}")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise InputError(f"max_seconds must be above 0, got {self.max_seconds}")
 
     def rate(self, progress: float, step: int) -> float:
         """Learning rate at step `step` when the fraction `progress` of the fit is done."""
