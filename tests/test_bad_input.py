@@ -39,7 +39,7 @@ def shop(tmp_path_factory):
 def fit_line(shop, out, *more, data=None):
     return (
         "fit", "--prior", shop / "prior.safetensors", "--size", 0.4, "--data", data or shop / "good", "--out", out,
-        "--steps", 4, "--batch", 4, *more,
+        "--steps", 4, "--batch", 4, "--bank", 0, *more,
     )  # fmt: skip
 
 

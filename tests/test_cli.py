@@ -40,7 +40,7 @@ def shop(tmp_path_factory):
 def fit_line(shop, out, *more):
     return (
         "fit", "--prior", shop / "prior.safetensors", "--size", 0.4, "--data", shop / "good", "--out", out, "--steps", 4,
-        "--batch", 4, *more,
+        "--batch", 4, "--bank", 0, *more,
     )  # fmt: skip
 
 
@@ -226,8 +226,8 @@ def test_prior_train_then_use_it(shop, tmp_path, capsys):
     prior = load_prior(tmp_path / "mine")
     assert prior.event_shape == (1, 16, 16) and not any(p.requires_grad for p in prior.parameters())
     fitted = result(
-        capsys, "fit", "--prior", tmp_path / "mine", "--size", 0.4, "--data", shop / "good", "--steps", 2, "--batch", 4, "--out",
-        tmp_path / "run",
+        capsys, "fit", "--prior", tmp_path / "mine", "--size", 0.4, "--data", shop / "good", "--steps", 2, "--batch", 4, "--bank", 0,
+        "--out", tmp_path / "run",
     )  # fmt: skip
     assert fitted["card"]["prior"] == str((tmp_path / "mine").resolve())
     code, _, err = run(capsys, *line[:6], "--widths", "8,8,8,8,8", "--overwrite")
@@ -236,7 +236,7 @@ def test_prior_train_then_use_it(shop, tmp_path, capsys):
 
 def test_a_run_finds_its_prior_or_says_that_it_is_gone(shop, tmp_path, capsys):
     prior = toy_prior(tmp_path / "p.safetensors")
-    line = ("fit", "--prior", prior, "--size", 0.4, "--data", shop / "good", "--steps", 1, "--batch", 2, "--out", tmp_path / "run")
+    line = ("fit", "--prior", prior, "--size", 0.4, "--data", shop / "good", "--steps", 1, "--batch", 2, "--bank", 0, "--out", tmp_path / "run")
     assert run(capsys, *line)[0] == 0
     prior.rename(tmp_path / "moved.safetensors")
     ask = ("sample", tmp_path / "run", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "-n", 1, "--steps", 1, "--out", tmp_path / "o")

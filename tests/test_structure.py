@@ -172,7 +172,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 LAYERS = (
     ("errors", "noise", "random"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
     ("condition",), ("sample",), ("tasks",),
-    ("train",), ("cli",),
+    ("train",),
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
-from deft.htransform import DPS, HTransform, PiGDM, ReconstructionGuidance, Zero
+from deft.htransform import DPS, HTransform, PiGDM, ReconstructionGuidance, Scaled, Zero
 from deft.kernel import Level
 from deft.sample import SAMPLERS, KernelSampler, Sampler, times
 
@@ -55,7 +55,7 @@ class Method:
 def _deft(m: Making) -> HTransform:
     if m.fitted is None:
         raise InputError("deft needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method")
-    return m.fitted
+    return m.fitted if m.settings["scale"] == 1 else Scaled(m.fitted, m.settings["scale"])
 
 
 def _dps(m: Making) -> HTransform:
@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
     m.name: m
     for m in (
         Method(
-            "deft", "DEFT", _deft, trained=True,
+            "deft", "DEFT", _deft, trained=True, settings={"scale": 1.0},
             about="h learned by a small network next to the frozen prior (Denker et al. 2024)",
         ),
         Method(
@@ -102,12 +102,12 @@ METHODS: dict[str, Method] = {
     )
 }  # fmt: skip
 
-TUNED: dict[str, dict[str, dict[str, float]]] = {
+TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "inpaint": {},
     "sr4": {},
     "denoise": {},
 }
-"""task -> method -> settings (its own, `eta`, `steps`) found best on the bundled validation images by
+"""task -> method -> settings (its own, `eta`, `steps`, `spacing`) found best on the bundled validation images by
 `python -m deft.evaluate.tune`; what is not here has the method's defaults."""
 
 
@@ -160,7 +160,7 @@ def plan(
     sampler: str = "ddim",
     eta: float | None = None,
     steps: int | None = None,
-    spacing: str = "angle",
+    spacing: str | None = None,
 ) -> Plan:
     """The plan for a method: what is given here, then what was tuned for the task, then its defaults.
 
@@ -170,6 +170,7 @@ def plan(
     method = get_method(name)
     tuned = dict(TUNED.get(task or "", {}).get(name, {}))
     tuned_eta, tuned_steps = tuned.pop("eta", method.eta), int(tuned.pop("steps", method.steps))
+    tuned_spacing = tuned.pop("spacing", "angle")
     for key in settings or {}:
         if key not in method.settings:
             if not method.settings:
@@ -177,7 +178,8 @@ def plan(
             raise unknown(f"setting of {name}", key, method.settings)
     own = {**method.settings, **tuned, **(settings or {})}
     chosen = Plan(
-        method, own, sampler, tuned_eta if eta is None else eta, tuned_steps if steps is None else steps, spacing
+        method, own, sampler, tuned_eta if eta is None else eta, tuned_steps if steps is None else steps,
+        spacing or tuned_spacing,
     )
     chosen.make_sampler()
     return chosen

@@ -32,9 +32,12 @@ GRIDS: dict[str, dict[str, Sequence[float]]] = {
     "dps": {"zeta": (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0), "eta": (0.0, 0.5, 1.0)},
     "pigdm": {"data_std": (0.3, 0.5, 0.7, 1.0), "eta": (0.0, 0.5, 1.0)},
     "reconstruction": {"scale": (0.3, 1.0, 3.0), "data_std": (0.5, 1.0), "eta": (0.0, 1.0)},
-    "deft": {"eta": (0.0, 0.5, 0.8, 1.0)},
+    "deft": {"scale": (1.0, 1.2, 1.4, 1.7), "eta": (0.0, 0.5, 1.0)},
 }
-"""method -> setting -> values; `eta` and `steps` are the sampler's, the others the method's own."""
+"""method -> setting -> values; `eta` and `steps` are the sampler's, the others the method's own. Each point is run
+with each of `SPACED`."""
+
+SPACED = ("angle", "log-snr")
 
 SHOWN = ("feature_distance", "top1", "psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "residual")
 
@@ -42,10 +45,10 @@ SHOWN = ("feature_distance", "top1", "psnr", "psnr_mean", "psnr_hidden", "psnr_m
 def plans_of(method: str, grid: Mapping[str, Sequence[float]], steps: int) -> list[Plan]:
     """A plan for each point of the grid."""
     out = []
-    for values in itertools.product(*grid.values()):
+    for *values, spacing in itertools.product(*grid.values(), SPACED):
         point = dict(zip(grid, values, strict=True))
         eta, n = point.pop("eta", 1.0), int(point.pop("steps", steps))
-        out.append(plan(method, settings=point, eta=eta, steps=n))
+        out.append(plan(method, settings=point, eta=eta, steps=n, spacing=spacing))
     return out
 
 
@@ -73,7 +76,8 @@ def tune(
         for p in plans_of(method, grids.get(method, {"eta": (0.0, 1.0)}), steps):
             drawn, cost = run_method(p, prior, obs, samples, fitted=fitted, seed=seed, batch=batch)
             values = measure(drawn, x, obs, classifier=classifier, labels=labels)
-            row: dict[str, Any] = {"task": task.name, "method": method, "eta": p.eta, "steps": p.steps, "settings": p.settings}
+            row: dict[str, Any] = {"task": task.name, "method": method, "eta": p.eta, "steps": p.steps, "spacing": p.spacing}
+            row["settings"] = p.settings
             row |= {k: float(values[k].mean()) for k in SHOWN if k in values} | {"seconds": cost["seconds"]}
             row["interval"] = bootstrap(values["feature_distance"].numpy())[1:3]
             found.append(row)
@@ -84,17 +88,17 @@ def tune(
 
 
 def line(row: Mapping[str, Any]) -> str:
-    own = " ".join(f"{k} {v:g}" for k, v in {**row["settings"], "eta": row["eta"], "steps": row["steps"]}.items())
+    own = " ".join(f"{k} {v:g}" for k, v in {**row["settings"], "eta": row["eta"], "steps": row["steps"]}.items()) + f" {row['spacing']}"
     figures = "  ".join(f"{k} {row[k]:.3f}" for k in SHOWN if k in row)
-    return f"{row['method']:<15}{own:<36}{figures}"
+    return f"{row['method']:<15}{own:<44}{figures}"
 
 
-def best(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def best(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """method -> its best settings, as they go into `deft.methods.TUNED`."""
-    out: dict[str, dict[str, float]] = {}
+    out: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row["method"] not in out:
-            out[row["method"]] = {**row["settings"], "eta": row["eta"], "steps": row["steps"]}
+            out[row["method"]] = {**row["settings"], **{k: row[k] for k in ("eta", "steps", "spacing")}}
     return out
 
 

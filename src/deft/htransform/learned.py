@@ -125,8 +125,9 @@ class DEFT(HTransform):
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         a, s = pred.alpha, pred.sigma
         x_hat = pred.mean
+        rho2 = s**2 / (a**2 + s**2)
         if self.guide == "pull":
-            g = obs.likelihood.pull(obs.y, x_hat, s**2 / (a**2 + s**2))
+            g = obs.likelihood.pull(obs.y, x_hat, rho2)
         else:
             g = obs.score(x_hat)
         features = [pred.x_t, x_hat, g, obs.lift()]
