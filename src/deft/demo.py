@@ -31,7 +31,7 @@ from deft.train.fit import FitConfig, FitResult, fit
 TASK_NAMES = ("inpaint", "sr4")
 METHOD_NAMES = ("deft", "dps", "pigdm", "prior")
 FIT_SECONDS = 80.0
-BANK = 8_000
+BANK = 4_000
 PRETRAINED = {"inpaint": "h-inpaint.safetensors", "sr4": "h-sr4.safetensors"}
 
 

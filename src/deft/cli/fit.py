@@ -63,7 +63,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]")
 @click.option("--sigma-y", type=float, help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint).")
-@click.option("--bank", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: 8000 if they fit in 4 GiB]")
+@click.option("--bank", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: 4000 if they fit in 4 GiB]")
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
 @click.option("--resume", is_flag=True, help="Go on with a fit that was stopped, with the same settings.")
 @common.reading_options

@@ -102,13 +102,13 @@ class Bank(Batches):
 
     @staticmethod
     def default_size(event_shape: tuple[int, ...], most_bytes: int = 2**32) -> int:
-        """8,000 draws, or 0 (no bank) where they would take more than 4 GiB."""
-        size = 8_000
+        """4,000 draws, or 0 (no bank) where they would take more than 4 GiB."""
+        size = 4_000
         return size if size * 3 * 4 * math.prod(event_shape) <= most_bytes else 0
 
     @classmethod
     def build(
-        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 1.0, seed: int = 0, chunk: int = 128, progress: bool = False
+        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, seed: int = 0, chunk: int = 128, progress: bool = False
     ) -> Bank:
         """Run the prior on `size` draws, x's rows in turn, t as the objective draws it."""
         from tqdm import tqdm
