@@ -30,7 +30,7 @@ from deft.train.fit import FitConfig, FitResult, fit
 
 TASK_NAMES = ("inpaint", "sr4")
 METHOD_NAMES = ("deft", "dps", "pigdm", "prior")
-FIT_SECONDS = 80.0
+FIT_SECONDS = 75.0
 BANK = 4_000
 PRETRAINED = {"inpaint": "h-inpaint.safetensors", "sr4": "h-sr4.safetensors"}
 
@@ -42,7 +42,7 @@ class DemoConfig:
     task: str = "inpaint"
     seed: int = 0
     images: int = 64
-    samples: int = 4
+    samples: int = 2
     quick: bool = False
     pretrained: bool = False
     prior: str = "fashion"

@@ -103,9 +103,12 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
-    "inpaint": {},
-    "sr4": {},
-    "denoise": {},
+    "inpaint": {
+        "deft": {"scale": 1.4, "steps": 30, "spacing": "centre"},
+        "dps": {"zeta": 1.8, "steps": 50, "spacing": "angle"},
+        "pigdm": {"data_std": 0.7, "steps": 50, "spacing": "log-snr"},
+        "prior": {"steps": 30},
+    },
 }
 """task -> method -> settings (its own, `eta`, `steps`, `spacing`) found best on the bundled validation images by
 `python -m deft.evaluate.tune`; what is not here has the method's defaults."""

@@ -37,7 +37,7 @@ GRIDS: dict[str, dict[str, Sequence[float]]] = {
 """method -> setting -> values; `eta` and `steps` are the sampler's, the others the method's own. Each point is run
 with each of `SPACED`."""
 
-SPACED = ("angle", "log-snr")
+SPACED = ("angle", "log-snr", "centre")
 
 SHOWN = ("feature_distance", "top1", "psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "residual")
 

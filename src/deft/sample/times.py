@@ -50,18 +50,26 @@ def _karras(schedule: Schedule, n: int) -> Tensor:
     return _by_ratio(schedule, torch.linspace(high ** (1 / rho), low ** (1 / rho), n, dtype=torch.float64) ** rho)
 
 
+def _centre(schedule: Schedule, n: int) -> Tensor:
+    top, bottom = _ratios(schedule)
+    high, low = min(20.0, top), max(0.02, bottom)
+    inner = torch.linspace(math.log(high), math.log(low), n - (top > high), dtype=torch.float64).exp()
+    return _by_ratio(schedule, torch.cat([torch.tensor([top], dtype=torch.float64), inner]) if top > high else inner)
+
+
 SPACINGS: dict[str, Callable[[Schedule, int], Tensor]] = {
     "angle": _angle,
     "uniform": _uniform,
     "quadratic": _quadratic,
     "log-snr": _log_snr,
     "karras": _karras,
+    "centre": _centre,
 }
 """name -> N falling times.
 
-angle: even steps of arctan(sigma/alpha), the same levels whatever the schedule (for `VPCosine`, even steps of
-t); uniform and quadratic: in t; log-snr; karras: rho = 7 in sigma/alpha (Karras et al. 2022, eq. 5). The first
-three stop one step short of t_min; the other two end on it (never below sigma/alpha = 1e-4).
+angle: even steps of arctan(sigma/alpha), whatever the schedule's own time (for `VPCosine`, even steps of t); uniform and quadratic: in t; log-snr; karras: rho = 7 in sigma/alpha (Karras et al. 2022, eq. 5); centre: even steps of
+log(sigma/alpha) from 20 to 0.02, the levels between which data of order one takes shape, after one step down from
+t_max. The first three stop one step short of t_min; log-snr and karras end on it (never below sigma/alpha = 1e-4).
 """
 
 
