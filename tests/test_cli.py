@@ -188,8 +188,8 @@ def test_settings_and_scale(shop, tmp_path, capsys):
     assert about["plan"] | {"steps": 3} == {
         "method": "dps", "settings": {"zeta": 0.7}, "sampler": "ddim", "eta": 0.5, "steps": 3, "spacing": "karras",
     }  # fmt: skip
-    result(capsys, *sample_line(shop, tmp_path / "b", "--scale", 0))
-    result(capsys, *sample_line(shop, tmp_path / "c", "--method", "prior"))
+    result(capsys, *sample_line(shop, tmp_path / "b", "--scale", 0, "--spacing", "angle"))
+    result(capsys, *sample_line(shop, tmp_path / "c", "--method", "prior", "--spacing", "angle"))
     with np.load(tmp_path / "b" / "samples.npz") as b, np.load(tmp_path / "c" / "samples.npz") as c:
         assert np.allclose(b["samples"], c["samples"], atol=1e-6)
 

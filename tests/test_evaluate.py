@@ -155,7 +155,7 @@ def test_tuned_settings_are_settings():
         assert task in TASKS
         for name in methods:
             chosen = plan(name, task)
-            assert set(methods[name]) <= set(METHODS[name].settings) | {"eta", "steps"} and chosen.steps >= 1
+            assert set(methods[name]) <= set(METHODS[name].settings) | {"eta", "steps", "spacing"} and chosen.steps >= 1
 
 
 def test_plan_prefers_what_is_given(monkeypatch):
@@ -173,7 +173,7 @@ def test_unknown_names_of_methods():
     with pytest.raises(InputError, match="did you mean 'ddim'"):
         make_sampler("dim")
     with pytest.raises(InputError, match="no settings of its own"):
-        plan("deft", settings={"zeta": 1.0})
+        plan("prior", settings={"zeta": 1.0})
     with pytest.raises(InputError, match="needs a fitted h"):
         METHODS["deft"].make(Making(gaussian_prior(), [], make_sampler("ddim"), {}))
 
@@ -264,7 +264,7 @@ def test_tune(tmp_path, capsys):
     line = ["--prior", str(prior), "--quick", "--images", "3", "--steps", "2", "--methods", "dps,pigdm", "--out", str(tmp_path / "grid.json")]
     assert tune.main(line) == 0
     found = json.loads((tmp_path / "grid.json").read_text())
-    assert set(found["best"]) == {"dps", "pigdm"} and {"zeta", "eta", "steps"} == set(found["best"]["dps"])
+    assert set(found["best"]) == {"dps", "pigdm"} and {"zeta", "eta", "steps", "spacing"} == set(found["best"]["dps"])
     assert "best by feature distance" in capsys.readouterr().out
     assert tune.main(["--prior", str(tmp_path / "none.safetensors")]) == 2
 
@@ -272,4 +272,4 @@ def test_tune(tmp_path, capsys):
 def test_grids_name_real_settings():
     for method, grid in tune.GRIDS.items():
         plans = tune.plans_of(method, grid, 50)
-        assert len(plans) == math.prod(len(v) for v in grid.values())
+        assert len(plans) == len(tune.SPACED) * math.prod(len(v) for v in grid.values())

@@ -42,10 +42,12 @@ SPACED = ("angle", "log-snr", "centre")
 SHOWN = ("feature_distance", "top1", "psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "residual")
 
 
-def plans_of(method: str, grid: Mapping[str, Sequence[float]], steps: int) -> list[Plan]:
+def plans_of(
+    method: str, grid: Mapping[str, Sequence[float]], steps: int, spacings: Sequence[str] = SPACED
+) -> list[Plan]:
     """A plan for each point of the grid."""
     out = []
-    for *values, spacing in itertools.product(*grid.values(), SPACED):
+    for values, spacing in itertools.product(itertools.product(*grid.values()), spacings):
         point = dict(zip(grid, values, strict=True))
         eta, n = point.pop("eta", 1.0), int(point.pop("steps", steps))
         out.append(plan(method, settings=point, eta=eta, steps=n, spacing=spacing))
@@ -64,6 +66,7 @@ def tune(
     seed: int = 1,
     batch: int = 100,
     grids: Mapping[str, Mapping[str, Sequence[float]]] = GRIDS,
+    spacings: Sequence[str] = SPACED,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """One row a grid point, best first within each method; the same images, measurements and seeds for all."""
@@ -73,7 +76,7 @@ def tune(
     rows: list[dict[str, Any]] = []
     for method in methods:
         found = []
-        for p in plans_of(method, grids.get(method, {"eta": (0.0, 1.0)}), steps):
+        for p in plans_of(method, grids.get(method, {"eta": (0.0, 1.0)}), steps, spacings):
             drawn, cost = run_method(p, prior, obs, samples, fitted=fitted, seed=seed, batch=batch)
             values = measure(drawn, x, obs, classifier=classifier, labels=labels)
             row: dict[str, Any] = {"task": task.name, "method": method, "eta": p.eta, "steps": p.steps, "spacing": p.spacing}
@@ -121,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fitted, task, _ = load_h(o.run, prior)
         names = [m.strip() for m in o.methods.split(",")] + (["deft"] if o.run and "deft" not in o.methods else [])
         grids = {m: {k: v[-1:] for k, v in g.items()} for m, g in GRIDS.items()} if o.quick else GRIDS
-        images = min(o.images, 8) if o.quick else o.images
-        rows = tune(task, prior, names, fitted=fitted, images=images, samples=o.samples, steps=o.steps, seed=o.seed, grids=grids)
+        images, spacings = (min(o.images, 8), SPACED[:1]) if o.quick else (o.images, SPACED)
+        rows = tune(task, prior, names, fitted=fitted, images=images, samples=o.samples, steps=o.steps, seed=o.seed, grids=grids, spacings=spacings)
     except DeftError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

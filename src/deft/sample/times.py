@@ -79,7 +79,7 @@ def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]
     >>> from deft.noise import VPCosine
     >>> grid = times(VPCosine(), 4)
     >>> [round(level.sigma, 2) for level in grid]
-    [1.0, 0.92, 0.7, 0.38, 0.0]
+    [1.0, 0.92, 0.71, 0.39, 0.0]
     """
     if spacing not in SPACINGS:
         raise unknown("spacing", spacing, SPACINGS)
