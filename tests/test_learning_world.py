@@ -108,3 +108,22 @@ def test_the_others_on_the_same_field(name):
     make, sampler, expected = PINNED[name]
     got = figures(make(half_seen()[0]), sampler)
     assert got[0] == pytest.approx(expected[0], abs=0.015) and got[1:] == pytest.approx(expected[1:], abs=0.04), got
+
+
+def test_calibrate_measures_what_the_prior_leaves_open():
+    """rho^2 after `calibrate` is the field's mean posterior variance given x_t, within 5 standard errors; before, it is
+    sigma^2 / (alpha^2 + sigma^2)."""
+    world, _ = half_seen(4)
+    h, level = DEFT((16,), 2, width=16), torch.linspace(-3, 3, 5)
+    assert torch.allclose(h.rho2(level), torch.sigmoid(2 * level), rtol=0.02)
+    x = world.sample(2000, 3).float()
+    h.calibrate(world.prior(SCHEDULE), x, most=2000)
+    values = torch.linalg.eigvalsh(world.mixture.covariances[0])
+    ratio2 = (2 * level.double()).exp()[:, None]
+    exact = (values * ratio2 / (values + ratio2)).mean(1)
+    # the mean of 2000 x 16 squares of correlated normals: relative standard error at most sqrt(2 / 2000)
+    assert torch.allclose(h.rho2(level).double(), exact, rtol=5 * (2 / 2000) ** 0.5), (h.rho2(level), exact)
+    assert h.rho2(torch.tensor(9.0)) == h.rho2(torch.tensor(5.0)), "constant outside the knots"
+    again = DEFT((16,), 2, width=16)
+    again.load_state_dict(h.state_dict())
+    assert torch.equal(again.log_rho2, h.log_rho2), "the table travels with the weights"

@@ -80,8 +80,8 @@ def pretrained_path(task: str) -> Path:
 def fit_h(prior: Denoiser, task: ImageTask, config: DemoConfig, say: Callable[[str], None], progress: bool) -> tuple[DEFT, FitResult]:
     """Stage 1: an h of at most `size` of the prior's parameters, on the 1,000 images."""
     torch.manual_seed(config.seed)
-    h = DEFT.sized(prior, config.size, task.lift_channels, log=say)
     objective, started = DenoisingObjective(prior), time.monotonic()
+    h = DEFT.sized(prior, config.size, task.lift_channels, log=say).calibrate(prior, fashion("fit").x)
     bank = Bank.build(
         prior, fashion("fit").x, task, 64 if config.quick else BANK, focus=objective.focus, seed=config.seed, progress=progress
     )

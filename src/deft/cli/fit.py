@@ -125,6 +125,7 @@ def fit(
     torch.manual_seed(seed)
     extra = {} if n2_start is None else {"n2_start": n2_start}
     h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, units=units, guide=guide, **extra)
+    h.calibrate(prior, x)
     if pairs is None:
         bank = Bank.default_size(shape) if bank is None else bank
         if bank:

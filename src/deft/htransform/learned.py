@@ -9,7 +9,8 @@ that nothing is ever differentiated through the prior. In the units of the denoi
 
 In eps units a full-size correction of x̂ at high noise asks for a tiny N1 that a uniform eps loss does not see:
 docs/units.md has what that costs. g̃ = rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} (y - A x̂) is g preconditioned
-so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.pull`), rho^2 = sigma^2/(alpha^2 + sigma^2).
+so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.pull`). rho^2 is what the prior leaves open at
+a noise level: its own mean squared error where `calibrate` measured it, sigma^2/(alpha^2 + sigma^2) before.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from deft.htransform.base import HTransform
 from deft.likelihood.base import Observation
 from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
+from deft.random import Noise
 
 UNITS = ("v", "eps")
+KNOTS = torch.linspace(-5.0, 5.0, 21)
+"""log(sigma/alpha) at which rho^2 is kept; linear in its logarithm between them, constant outside."""
 GUIDES = ("pull", "score")
 
 
@@ -50,7 +54,7 @@ class Multiplier(nn.Module):
 
 
 class DEFT(HTransform):
-    """The learned h-transform; see the module's formulas.
+    """The learned h-transform; see the module's formulas. Call `calibrate(prior, x)` before a fit.
 
     Args:
         event_shape: *E of the prior: (C, H, W) for images, (d,) for vectors.
@@ -84,6 +88,32 @@ class DEFT(HTransform):
         self.units, self.guide, self.n2_start, self.normalise = units, guide, n2_start, normalise
         self.n1 = net if net is not None else build_network(self.event_shape, lift_channels, width)
         self.n2 = Multiplier(n2_start)
+        self.log_rho2: Tensor
+        self.register_buffer("log_rho2", torch.nn.functional.logsigmoid(2 * KNOTS))
+
+    @torch.no_grad()
+    def calibrate(self, prior: Denoiser, x: Tensor, most: int = 128, seed: int = 0) -> DEFT:
+        """Set rho^2 at each knot to the prior's mean squared error on (at most `most` of) clean samples x.
+
+        sigma^2/(alpha^2 + sigma^2), the error of a prior that knows nothing but a unit variance, is several times too
+        much at low noise: g~ would copy the measurement's noise into the sample. Returns self.
+        """
+        where = next((p.device for p in prior.parameters()), x.device)
+        x = x[:most].to(where)
+        n = Noise(seed, len(x)).normal(x.shape[1:], device=where).to(x.dtype)
+        ends = torch.tensor([prior.schedule.t_min, prior.schedule.t_max], dtype=torch.float64)
+        low, high = sorted((-prior.schedule.log_snr(ends) / 2).tolist())
+        for i, level in enumerate(KNOTS.clamp(low, high).double()):
+            t = prior.schedule.time_of(-2 * level)
+            _, alpha, sigma = prior.coefficients(t, x)
+            self.log_rho2[i] = (prior(alpha * x + sigma * n, t).mean - x).square().mean().clamp_min(1e-8).log()
+        return self
+
+    def rho2(self, level: Tensor) -> Tensor:
+        """rho^2 at log(sigma/alpha), any shape."""
+        place = ((level - KNOTS[0]) / (KNOTS[1] - KNOTS[0])).clamp(0, len(KNOTS) - 1.001)
+        i = place.floor().long()
+        return torch.lerp(self.log_rho2[i], self.log_rho2[i + 1], (place - i).to(self.log_rho2.dtype)).exp()
 
     @classmethod
     def sized(
@@ -125,16 +155,16 @@ class DEFT(HTransform):
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         a, s = pred.alpha, pred.sigma
         x_hat = pred.mean
-        rho2 = s**2 / (a**2 + s**2)
+        level = torch.log(s / a)
         if self.guide == "pull":
-            g = obs.likelihood.pull(obs.y, x_hat, rho2)
+            g = obs.likelihood.pull(obs.y, x_hat, self.rho2(level.float()).to(x_hat))
         else:
             g = obs.score(x_hat)
         features = [pred.x_t, x_hat, g, obs.lift()]
         if self.normalise:
             features[0] = features[0] * (a**2 + s**2).rsqrt()
             features[1:3] = [_bounded(f) for f in features[1:3]]
-        time = torch.log(s / a).reshape(-1).expand(x_hat.shape[0])
+        time = level.reshape(-1).expand(x_hat.shape[0])
         n1 = self.n1(torch.cat([f.to(x_hat.dtype) for f in features], dim=1), time)
         n2 = self.n2(time).reshape((-1,) + (1,) * (x_hat.ndim - 1))
         if self.units == "eps":
