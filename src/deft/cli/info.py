@@ -47,7 +47,8 @@ def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
     elif not path.exists() and path.suffix == "":
         raise unknown("prior or file", name, BUNDLED)
     tensors, card = load_weights(path)
-    return path, card, sum(t.numel() for t in tensors.values())
+    trained = (t for name, t in tensors.items() if name != "log_rho2")  # h's table of rho^2 is measured, not trained
+    return path, card, sum(t.numel() for t in trained)
 
 
 @click.command()
