@@ -5,8 +5,8 @@
     python benchmarks/fit_options.py --seconds 60         # equal time instead of equal steps
 
 Every row fits an h of the same size to the bundled prior on the same 1,000 images with the same seed, and
-reports the mean squared error of E[x_0 | x_t, y] inside the hole, by noise level, on the bundled validation
-images. docs/units.md and docs/cache.md quote it.
+reports the mean squared error of E[x_0 | x_t, y] inside the hole and outside it, by noise level, on the bundled
+validation images. docs/units.md and docs/cache.md quote it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,31 @@ from deft.prior import load_prior
 from deft.tasks import TASKS
 from deft.train.data import Bank, Clean
 
-PAPER = {"units": "eps", "weighting": "eps", "focus": 1.0, "guide": "score", "n2_start": 0.01, "normalise": False}
+PAPER = {"units": "eps", "weighting": "eps", "focus": 1.0, "even": 0.0, "guide": "score", "n2_start": 0.01, "normalise": False, "gate": False}
 LEVELS = [math.log(math.tan(math.pi / 2 * u)) for u in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.985)]
 ROWS: dict[str, dict] = {
-    "v units, x0 loss, focus 3": {},
-    "the paper (eps units and loss, raw g and inputs)": PAPER,
-    "eps units, eps loss": {"units": "eps", "weighting": "eps", "focus": 1.0},
-    "eps units, x0 loss, focus 3": {"units": "eps"},
-    "v units, eps loss": {"weighting": "eps", "focus": 1.0},
-    "v units, v loss": {"weighting": "v", "focus": 1.0},
-    "v units, x0 loss, focus 1": {"focus": 1.0},
+    "default": {},
+    "the paper (eps units and loss, raw g and inputs, no gate)": PAPER,
+    "no gate": {"gate": False},
+    "no calibrate": {"calibrate": False},
+    "x0 loss, even 0": {"weighting": "x0", "even": 0.0},
+    "x0 loss": {"weighting": "x0"},
+    "v loss": {"weighting": "v"},
+    "even 0": {"even": 0.0},
+    "even 1": {"even": 1.0},
+    "v loss, focus 1, even 0": {"weighting": "v", "focus": 1.0, "even": 0.0},
+    "eps units, eps loss, focus 1, even 0": {"units": "eps", "weighting": "eps", "focus": 1.0, "even": 0.0},
+    "eps units": {"units": "eps"},
     "n2 from 0": {"n2_start": 0.0},
     "n2 from 0.01": {"n2_start": 0.01},
     "raw g": {"guide": "score"},
+    "no bank": {"bank": 0},
+    "bank of 1,000": {"bank": 1_000},
     "bank of 2,000": {"bank": 2_000},
     "bank of 8,000": {"bank": 8_000},
     "bank of 16,000": {"bank": 16_000},
 }
+"""Each row: what differs from the defaults (v units, pull, gate, n2 from 1, between loss, focus 3, even 0.5, calibrated, a bank of 4,000)."""
 
 
 def main() -> None:
@@ -63,12 +71,14 @@ def main() -> None:
     names = [n for n in ROWS if not args.only or args.only in n][part::parts]
     for name in names:
         options = dict(ROWS[name])
-        weighting, focus = options.pop("weighting", "x0"), options.pop("focus", 3.0)
-        bank = options.pop("bank", 0)
+        weighting, focus, even = options.pop("weighting", "between"), options.pop("focus", 3.0), options.pop("even", 0.5)
+        bank, calibrate = options.pop("bank", 4_000), options.pop("calibrate", True)
         torch.manual_seed(args.seed)
         h = DEFT.sized(prior, 0.09, task.lift_channels, **options)
         start = time.monotonic()
-        batches = Bank.build(prior, x, task, bank, focus=focus) if bank else Clean(x, task)
+        if calibrate:
+            h.calibrate(prior, x)
+        batches = Bank.build(prior, x, task, bank, focus=focus, even=even) if bank else Clean(x, task)
         spent = time.monotonic() - start
         config = FitConfig(
             steps=args.steps if args.seconds is None else 100_000,
@@ -78,22 +88,18 @@ def main() -> None:
             warmup=50,
             ema=0.998,
         )
-        result = fit(h, DenoisingObjective(prior, weighting, focus), batches, config=config, progress=False)
+        result = fit(h, DenoisingObjective(prior, weighting, focus, even), batches, config=config, progress=False)
         rows = level_errors(prior, h, held, obs, levels=LEVELS)
-        which = "h_hidden" if "h_hidden" in rows[0] else "h"
+        parts_of = ["hidden", "seen"] if "h_hidden" in rows[0] else [""]
         if args.json:
             print(json.dumps({"row": name, "steps": result.steps, "seconds": result.seconds + spent, "levels": rows}), flush=True)
             continue
-        if name == names[0]:
-            print("| | steps | s | " + " | ".join(f"{r['angle']:.2f}" for r in rows) + " |\n|" + "---|" * (len(rows) + 3))
-            base = [r[which.replace("h", "prior", 1)] for r in rows]
-            print("| prior alone | | | " + " | ".join(f"{v:.4f}" for v in base) + " |")
-        print(
-            f"| {name} | {result.steps} | {result.seconds + spent:.0f} | "
-            + " | ".join(f"{r[which]:.4f}" for r in rows)
-            + " |",
-            flush=True,
-        )
+        for part_of in parts_of:
+            end = f"_{part_of}" if part_of else ""
+            if name == names[0]:
+                print(f"{part_of or 'all'} pixels | steps | s | " + " | ".join(f"{r['angle']:.2f}" for r in rows))
+                print("prior alone | | | " + " | ".join(f"{r['prior' + end]:.5f}" for r in rows))
+            print(f"{name} | {result.steps} | {result.seconds + spent:.0f} | " + " | ".join(f"{r['h' + end]:.5f}" for r in rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -240,8 +240,8 @@ def test_bank_holds_the_priors_predictions():
     assert sorted(set(counts.tolist())) == [2, 3]
 
 
-@pytest.mark.parametrize("focus", [1.0, 3.0])
-def test_bank_gives_the_same_loss(focus):
+@pytest.mark.parametrize(("focus", "even"), [(1.0, 0.0), (3.0, 0.0), (3.0, 0.5), (1.0, 1.0)])
+def test_bank_gives_the_same_loss(focus, even):
     """Over a whole bank the loss of a fixed h agrees with fresh draws, within 4 standard errors of both."""
     world, obs = half_seen(4)
     prior, like = world.prior(VPCosine()), obs.likelihood
@@ -250,8 +250,8 @@ def test_bank_gives_the_same_loss(focus):
         def observe(self, x, noise):
             return Observation(like.sample(x, noise), like)
 
-    x, objective = world.sample(2000).float(), DenoisingObjective(prior, focus=focus)
-    bank, fresh = Bank.build(prior, x, Field(), 2000, focus=focus), Clean(x, Field())
+    x, objective = world.sample(2000).float(), DenoisingObjective(prior, focus=focus, even=even)
+    bank, fresh = Bank.build(prior, x, Field(), 2000, focus=focus, even=even), Clean(x, Field())
     losses = []
     for data in (bank, fresh):
         prediction, _, error = objective.errors(world.h, data.draw(2000, 0, 0, CPU), BatchNoise(2000, 0, 0, 1))

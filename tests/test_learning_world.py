@@ -29,7 +29,7 @@ def fitted(side, width, config, n):
     torch.manual_seed(0)
     h, prior, task = DEFT((side**2,), 2, width=width), world.prior(SCHEDULE), Task(obs.likelihood)
     data, held_out = (Clean(world.sample(k, seed).float(), task) for k, seed in ((n, 3), (1024, 4)))
-    fit(h, DenoisingObjective(prior, "v", focus=1.0), data, held_out, config=config, device="cpu", progress=False)
+    fit(h, DenoisingObjective(prior, "v", focus=1.0, even=0.0), data, held_out, config=config, device="cpu", progress=False)
     return world, obs, prior, h
 
 

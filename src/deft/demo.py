@@ -83,8 +83,9 @@ def fit_h(prior: Denoiser, task: ImageTask, config: DemoConfig, say: Callable[[s
     objective, started = DenoisingObjective(prior), time.monotonic()
     h = DEFT.sized(prior, config.size, task.lift_channels, log=say).calibrate(prior, fashion("fit").x)
     bank = Bank.build(
-        prior, fashion("fit").x, task, 64 if config.quick else BANK, focus=objective.focus, seed=config.seed, progress=progress
-    )
+        prior, fashion("fit").x, task, 64 if config.quick else BANK, focus=objective.focus, even=objective.even,
+        seed=config.seed, progress=progress,
+    )  # fmt: skip
     spent = time.monotonic() - started
     settings = config.fit_config(max(config.seconds - spent, config.seconds / 4))
     result = fit(h, objective, bank, Clean(fashion("validation").x, task), config=settings, progress=progress)

@@ -57,8 +57,10 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--units", type=Name("units", UNITS), default="v", show_default=True, help="What the network's output means (eps: the paper's).")
-@click.option("--weighting", type=Name("weighting", WEIGHTINGS), default="x0", show_default=True, help="Of the loss over noise levels (eps: the paper's).")
+@click.option("--weighting", type=Name("weighting", WEIGHTINGS), default="between", show_default=True, help="Of the loss over noise levels (eps: the paper's).")
 @click.option("--focus", default=3.0, show_default=True, help="Draw noise levels with density u^(focus - 1): 1 is even, more looks more at high noise.")
+@click.option("--even", default=0.5, show_default=True, help="Share of the draws spread evenly over the logarithm of the noise instead.")
+@click.option("--gate/--no-gate", default=True, show_default=True, help="Let the network weigh the guide pixel by pixel (no: the paper's).")
 @click.option("--guide", type=Name("guide", GUIDES), default="pull", show_default=True, help="The likelihood's gradient, preconditioned (pull) or raw (score: the paper's).")
 @click.option("--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]")
 @click.option("--sigma-y", type=float, help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]")
@@ -72,8 +74,8 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @json_option
 def fit(
     prior_option: str, task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float,
-    steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, guide: str,
-    n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool, resume: bool,
+    steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
+    gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Fit an h-transform to a frozen prior.
@@ -124,16 +126,16 @@ def fit(
     # h
     torch.manual_seed(seed)
     extra = {} if n2_start is None else {"n2_start": n2_start}
-    h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, units=units, guide=guide, **extra)
+    h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, units=units, guide=guide, gate=gate, **extra)
     h.calibrate(prior, x)
     if pairs is None:
         bank = Bank.default_size(shape) if bank is None else bank
         if bank:
-            fitted = Bank.build(prior, x, chosen, bank, focus=focus, seed=seed, progress=common.bars())
+            fitted = Bank.build(prior, x, chosen, bank, focus=focus, even=even, seed=seed, progress=common.bars())
     output.say(f"fitting to {n} images, {len(x_out)} held out")
     try:
         result = fit_module(
-            h, DenoisingObjective(prior, weighting, focus), fitted, looked, config=config, folder=out, resume=resume, device=where,
+            h, DenoisingObjective(prior, weighting, focus, even), fitted, looked, config=config, folder=out, resume=resume, device=where,
             progress=common.bars(), on_evaluation=common.show_evaluation,
         )
     except NonFiniteError as error:
@@ -142,7 +144,7 @@ def fit(
 
     # what it leaves
     levels = held_out_levels(prior, h, x_out, obs_out, seed)
-    recipe = {"weighting": weighting, "focus": focus, "bank": bank, **asdict(config)}
+    recipe = {"weighting": weighting, "focus": focus, "even": even, "bank": bank, **asdict(config)}
     about: dict[str, Any] = {
         "prior": common.prior_name(prior_option), "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
         "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,

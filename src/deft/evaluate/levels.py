@@ -49,7 +49,7 @@ def level_errors(
 
     Returns:
         One row a level: `log_ratio` and `angle` (the level), `n` (samples), `prior` and `h` (errors over the whole
-        sample) and, for masks, `prior_hidden` and `h_hidden` (over what was not measured).
+        sample) and, for masks, `prior_hidden` and `h_hidden` (over what was not measured), `prior_seen` and `h_seen`.
     """
     was = h.training
     h.eval()
@@ -78,7 +78,9 @@ def level_errors(
         row |= {"prior": a / x.numel(), "h": b / x.numel()}
         if hidden is not None:
             count = float(hidden.expand_as(x).sum())
+            seen = x.numel() - count
             row |= {"prior_hidden": c / count, "h_hidden": d / count}
+            row |= {"prior_seen": (a - c) / seen, "h_seen": (b - d) / seen}
         rows.append(row)
     return rows
 
@@ -91,6 +93,8 @@ def level_table(rows: Sequence[dict[str, float]]) -> str:
         "h": "with h",
         "prior_hidden": "prior alone, hidden pixels",
         "h_hidden": "with h, hidden pixels",
+        "prior_seen": "prior alone, seen pixels",
+        "h_seen": "with h, seen pixels",
     }
     head = "| noise level (angle) | " + " | ".join(f"{r['angle']:.2f}" for r in rows) + " |"
     lines = [head, "|---" * (len(rows) + 1) + "|"]

@@ -8,7 +8,8 @@ that nothing is ever differentiated through the prior. In the units of the denoi
     units = "eps":  x̂ += -(sigma/alpha) N1 + (sigma^2/alpha) n2(t) g    (the paper's)
 
 In eps units a full-size correction of x̂ at high noise asks for a tiny N1 that a uniform eps loss does not see:
-docs/units.md has what that costs. g̃ = rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} (y - A x̂) is g preconditioned
+docs/units.md has what that costs. By default N1 also returns a number for each pixel that is added to n2 (`gate`): how
+far a pixel should follow the measurement differs between an edge and a flat background. g̃ = rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} (y - A x̂) is g preconditioned
 so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.pull`). rho^2 is what the prior leaves open at
 a noise level: its own mean squared error where `calibrate` measured it, sigma^2/(alpha^2 + sigma^2) before.
 """
@@ -63,8 +64,10 @@ class DEFT(HTransform):
         units: "v" or "eps" (the paper's), see above.
         guide: "pull" (g̃) or "score" (the paper's raw g) for both the input and the residual branch.
         n2_start: n2 at the start; 0 makes the untrained h exactly 0.
+        gate: N1 returns twice the channels; the second half is added to n2, pixel by pixel. False is the paper's.
         normalise: bring every input to order one at every noise level; False feeds them raw, as the paper does.
-        net: any network net(features, time) to use for N1 instead of the built-in ones.
+        net: any network net(features, time) to use for N1 instead of the built-in ones; it returns C channels, or 2C
+            with `gate`.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class DEFT(HTransform):
         units: str = "v",
         guide: str = "pull",
         n2_start: float = 1.0,
+        gate: bool = True,
         normalise: bool = True,
         net: nn.Module | None = None,
     ):
@@ -85,8 +89,8 @@ class DEFT(HTransform):
         if guide not in GUIDES:
             raise unknown("guide", guide, GUIDES)
         self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
-        self.units, self.guide, self.n2_start, self.normalise = units, guide, n2_start, normalise
-        self.n1 = net if net is not None else build_network(self.event_shape, lift_channels, width)
+        self.units, self.guide, self.n2_start, self.gate, self.normalise = units, guide, n2_start, gate, normalise
+        self.n1 = net if net is not None else build_network(self.event_shape, lift_channels, width, gate)
         self.n2 = Multiplier(n2_start)
         self.log_rho2: Tensor
         self.register_buffer("log_rho2", torch.nn.functional.logsigmoid(2 * KNOTS))
@@ -149,6 +153,7 @@ class DEFT(HTransform):
             "units": self.units,
             "guide": self.guide,
             "n2_start": self.n2_start,
+            "gate": self.gate,
             "normalise": self.normalise,
         }
 
@@ -167,6 +172,9 @@ class DEFT(HTransform):
         time = level.reshape(-1).expand(x_hat.shape[0])
         n1 = self.n1(torch.cat([f.to(x_hat.dtype) for f in features], dim=1), time)
         n2 = self.n2(time).reshape((-1,) + (1,) * (x_hat.ndim - 1))
+        if self.gate:
+            n1, gate = n1.chunk(2, dim=1)
+            n2 = n2 + gate
         if self.units == "eps":
             g = g * (a / s**2) if self.guide == "pull" else g
             return n2 * g - n1 / s
@@ -180,15 +188,15 @@ def _bounded(f: Tensor) -> Tensor:
     return f / (rms / 3).clamp_min(1.0)
 
 
-def build_network(event_shape: tuple[int, ...], lift_channels: int, width: int) -> nn.Module:
+def build_network(event_shape: tuple[int, ...], lift_channels: int, width: int, gate: bool = True) -> nn.Module:
     """N1 for the shape: a UNet for (C, H, W), an MLP for (d,). Inputs: x_t, x̂, g and the lifted y."""
     channels = event_shape[0]
-    inputs = channels * (3 + lift_channels)
+    inputs, outputs = channels * (3 + lift_channels), channels * (2 if gate else 1)
     if len(event_shape) == 1:
-        return MLP(inputs, channels, width=width)
+        return MLP(inputs, outputs, width=width)
     if len(event_shape) != 3:
         raise InputError(f"DEFT builds networks for (C, H, W) and (d,), not {event_shape}: give your own as net=")
-    net = UNet(inputs, channels, (width, 2 * width, 3 * width), patch=2, time_dim=64)
+    net = UNet(inputs, outputs, (width, 3 * width // 2, 9 * width // 4), patch=2, time_dim=64)
     if any(n % net.multiple_of for n in event_shape[1:]):
         raise InputError(f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net=")
     return net

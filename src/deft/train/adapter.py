@@ -47,5 +47,5 @@ def load_h(path: str | Path, prior: Denoiser) -> tuple[DEFT, ImageTask, dict[str
     try:
         h.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the h-transform its card describes: {error}") from error
+        raise CheckpointError(f"{path} does not fit the h-transform its card describes: {str(error).splitlines()[-1].strip()}") from error
     return h.eval().requires_grad_(False), make_task(card["task"]), card

@@ -108,8 +108,9 @@ class Bank(Batches):
 
     @classmethod
     def build(
-        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, seed: int = 0, chunk: int = 128, progress: bool = False
-    ) -> Bank:
+        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
+        chunk: int = 128, progress: bool = False,
+    ) -> Bank:  # fmt: skip
         """Run the prior on `size` draws, x's rows in turn, t as the objective draws it."""
         from tqdm import tqdm
 
@@ -118,7 +119,7 @@ class Bank(Batches):
         device = next((p.device for p in prior.parameters()), x.device)
         rows = torch.arange(size) % len(x)
         noise = BatchNoise(size, seed, 4)
-        t = draw_times(prior.schedule, noise, focus)
+        t = draw_times(prior.schedule, noise, focus, even)
         t = t[torch.randperm(size, generator=generator(seed, 5))]
         parts = []
         for i in tqdm(range(0, size, chunk), desc="bank", unit="chunk", disable=not progress):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deft.denoise import Denoiser, NetworkDenoiser, Prediction, to_output
-from deft.errors import unknown
+from deft.errors import InputError, unknown
 from deft.noise import Schedule
 from deft.random import BatchNoise
 from deft.train.data import Batch
@@ -31,20 +31,34 @@ WEIGHTINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """name -> w(alpha, sigma) on the squared error of the denoised mean. eps is the paper's; v = eps / alpha^2 (VP);
 between is the geometric mean of v and x0."""
 
+EVEN = (-3.5, 3.0)
+"""log(sigma/alpha) between which data of order one takes shape."""
 
-def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0) -> Tensor:
-    """B times, one in each of B equal slices of the schedule's training distribution (less variance than iid).
 
-    focus: 1 is that distribution; above 1 the density of its quantile u is focus u^(focus - 1): more high noise.
+def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0, even: float = 0.0) -> Tensor:
+    """B times, one in each of B equal slices of the distribution (less variance than iid).
+
+    focus: 1 is the schedule's training distribution; above 1 the density of its quantile u is focus u^(focus - 1):
+        more high noise.
+    even: this share of the draws is spread evenly over log(sigma/alpha) instead, in `EVEN` (as far as the schedule
+        goes).
     """
+    if not focus > 0 or not 0 <= even <= 1:
+        raise InputError(f"focus must be above 0 and even between 0 and 1, got {focus} and {even}")
     n = len(noise)
     u = (torch.arange(n) + noise.uniform()).double() / n
-    return schedule.training_time(u ** (1 / focus))
+    ends = -schedule.log_snr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)) / 2
+    low, high = (min(max(e, float(ends.min())), float(ends.max())) for e in EVEN)
+    level = low + (u / max(even, 1e-9)).clamp(max=1) * (high - low)
+    rest = ((u - even) / max(1 - even, 1e-9)).clamp(0, 1)
+    return torch.where(u < even, schedule.time_of(-2 * level), schedule.training_time(rest ** (1 / focus)))
 
 
-def diffuse(schedule: Schedule, x: Tensor, noise: BatchNoise, focus: float = 1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def diffuse(
+    schedule: Schedule, x: Tensor, noise: BatchNoise, focus: float = 1.0, even: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x_t, t [B], alpha, sigma) with x_t = alpha x + sigma n at times drawn by `draw_times`."""
-    t = draw_times(schedule, noise, focus).to(x.device)
+    t = draw_times(schedule, noise, focus, even).to(x.device)
     shape = (-1,) + (1,) * (x.ndim - 1)
     alpha, sigma = (f(t).to(x.dtype).reshape(shape) for f in (schedule.alpha, schedule.sigma))
     return alpha * x + sigma * noise.normal(x.shape[1:], device=x.device).to(x.dtype), t, alpha, sigma
@@ -68,17 +82,18 @@ class DenoisingObjective:
     Args:
         prior: the frozen denoiser.
         weighting: a key of `WEIGHTINGS`.
-        focus: see `draw_times`; what y says about x_0 is decided at high noise (docs/units.md).
+        focus, even: see `draw_times`; what y says about x_0 is decided at high noise, what a sample keeps of the
+            measurement's noise at low noise (docs/units.md).
     """
 
-    def __init__(self, prior: Denoiser, weighting: str = "x0", focus: float = 3.0):
+    def __init__(self, prior: Denoiser, weighting: str = "between", focus: float = 3.0, even: float = 0.5):
         if weighting not in WEIGHTINGS:
             raise unknown("weighting", weighting, WEIGHTINGS)
-        self.prior, self.weighting, self.focus = prior, weighting, focus
+        self.prior, self.weighting, self.focus, self.even = prior, weighting, focus, even
         self._weight = WEIGHTINGS[weighting]
 
     def predict(self, x: Tensor, noise: BatchNoise) -> Prediction:
-        x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus)
+        x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus, self.even)
         with torch.no_grad():
             return self.prior(x_t, t)
 
