@@ -68,8 +68,9 @@ def test_level_errors_are_the_closed_form():
         assert row["prior"] == pytest.approx(rho2, rel=tolerance)
         assert row["prior_hidden"] == pytest.approx(rho2, rel=tolerance / share**0.5)
         assert row["h_hidden"] == pytest.approx(row["prior_hidden"], rel=1e-4)
+        assert row["h_seen"] == pytest.approx(both, rel=2 * tolerance / (1 - share) ** 0.5)
         assert row["h"] == pytest.approx(share * rho2 + (1 - share) * both, rel=2 * tolerance)
-    assert "0.05" in level_table(rows) and len(level_table(rows).splitlines()) == 6
+    assert "0.05" in level_table(rows) and len(level_table(rows).splitlines()) == 8
 
 
 def test_levels_without_a_mask_and_with_no_h():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from deft import Gaussian, Mask, Noise, Observation
 from deft.errors import InputError
 from deft.evaluate.classifier import accuracy, fashion_classifier, feature_distance, frechet_distance, in_batches
 from deft.evaluate.compare import measure
-from deft.evaluate.metrics import psnr, residual_rms, root_mean_square, spread, ssim
+from deft.evaluate.metrics import pairwise_distance, psnr, residual_rms, root_mean_square, spread, ssim
 from deft.evaluate.statistics import bootstrap, paired
 
 skimage = pytest.importorskip("skimage.metrics")
@@ -174,3 +176,25 @@ def test_bad_statistics():
         bootstrap([1.0, float("nan")])
     with pytest.raises(InputError, match="same images"):
         paired([1.0], [1.0, 2.0])
+
+
+def test_the_energy_score_is_least_for_the_right_spread():
+    """Truth and samples from N(0, I): samples of half or twice the spread score worse, by many standard errors."""
+    n, s, d = 4000, 4, 8
+    g = torch.Generator().manual_seed(0)
+    truth, draws = torch.randn(n, 1, d, generator=g), torch.randn(n, s, d, generator=g)
+
+    def score(factor):
+        x = factor * draws
+        return (x - truth).norm(dim=-1).mean(1) - pairwise_distance(x) / 2
+
+    right = score(1.0)
+    for factor in (0.5, 2.0):
+        worse = score(factor) - right
+        assert float(worse.mean()) > 5 * float(worse.std()) / math.sqrt(n)
+    assert float(((0.5 * draws - truth).norm(dim=-1) - (draws - truth).norm(dim=-1)).mean()) < 0  # the distance prefers it
+
+
+def test_pairwise_distance_by_hand():
+    x = torch.tensor([[[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]]])
+    assert float(pairwise_distance(x)) == pytest.approx((5 + 0 + 5) / 3)

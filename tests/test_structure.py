@@ -244,3 +244,22 @@ def test_a_cut_off_prior_is_named():
     prior = MeanDenoiser(lambda x, a, s: x.detach(), VPCosine(), (D,))
     with pytest.raises(ContractError, match=r"PiGDM differentiates through the prior"):
         condition(prior, PiGDM(), small_obs(2))
+
+
+@pytest.mark.parametrize("gate", [True, False])
+def test_the_gate_is_a_choice_of_the_card(gate):
+    """The card remembers it; with the gate off the network has the paper's outputs."""
+    h = DEFT((D,), 2, width=16, gate=gate)
+    assert h.n1.outlet.out_features == D * (2 if gate else 1)
+    options = h.config()
+    again = DEFT(tuple(options.pop("event_shape")), **options)
+    again.load_state_dict(h.state_dict())
+
+
+def test_below_the_lowest_level_the_networks_hear_the_lowest():
+    """Fits hardly look there, and sinusoids of a level never seen would say anything."""
+    prior, h, heard = small_prior(), DEFT((D,), 2, width=16), []
+    h.n2.register_forward_hook(lambda module, inputs, out: heard.append(float(inputs[0])))
+    for log_ratio in (-7.0, 0.0):
+        condition(prior, h, small_obs(1))(torch.zeros(1, D), prior.schedule.time_of(torch.tensor(-2 * log_ratio, dtype=torch.float64)))
+    assert -3.5 in heard and min(heard) == -3.5 and heard[-1] == pytest.approx(0, abs=1e-5)

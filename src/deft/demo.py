@@ -30,8 +30,8 @@ from deft.train.fit import FitConfig, FitResult, fit
 
 TASK_NAMES = ("inpaint", "sr4")
 METHOD_NAMES = ("deft", "dps", "pigdm", "prior")
-FIT_SECONDS = 75.0
-BANK = 4_000
+FIT_SECONDS = 95.0
+BANK = 6_000
 PRETRAINED = {"inpaint": "h-inpaint.safetensors", "sr4": "h-sr4.safetensors"}
 
 

@@ -32,7 +32,7 @@ class Method:
     """A row of the table.
 
     title: for people. trained: whether it needs `deft fit` first. backward: whether a step differentiates through
-    the prior. settings: its own settings and their defaults. eta, steps: of the sampler, by default.
+    the prior. settings: its own settings and their defaults. eta, steps, spacing: of the sampler, by default.
     """
 
     name: str
@@ -43,12 +43,13 @@ class Method:
     settings: Mapping[str, float] = field(default_factory=dict)
     eta: float = 1.0
     steps: int = 50
+    spacing: str = "angle"
     about: str = ""
 
     def row(self) -> dict[str, Any]:
         return {
             "name": self.name, "title": self.title, "trained": self.trained, "backward": self.backward,
-            "settings": dict(self.settings), "eta": self.eta, "steps": self.steps, "about": self.about,
+            "settings": dict(self.settings), "eta": self.eta, "steps": self.steps, "spacing": self.spacing, "about": self.about,
         }  # fmt: skip
 
 
@@ -82,7 +83,7 @@ METHODS: dict[str, Method] = {
     m.name: m
     for m in (
         Method(
-            "deft", "DEFT", _deft, trained=True, settings={"scale": 1.0},
+            "deft", "DEFT", _deft, trained=True, settings={"scale": 1.0}, spacing="log-snr",
             about="h learned by a small network next to the frozen prior (Denker et al. 2024)",
         ),
         Method(
@@ -111,7 +112,10 @@ TUNED: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """task -> method -> settings (its own, `eta`, `steps`, `spacing`) found best on the bundled validation images by
-`python -m deft.evaluate.tune`; what is not here has the method's defaults."""
+`python -m deft.evaluate.tune`; what is not here has the method's defaults.
+
+A distance of single samples to the truth is least for samples that vary less than the posterior: DEFT's settings here
+buy it with about half of the spread (docs/design-notes.md). `deft sample` keeps to scale 1 unless told `--tuned`."""
 
 
 def get_method(name: str) -> Method:
@@ -173,7 +177,7 @@ def plan(
     method = get_method(name)
     tuned = dict(TUNED.get(task or "", {}).get(name, {}))
     tuned_eta, tuned_steps = tuned.pop("eta", method.eta), int(tuned.pop("steps", method.steps))
-    tuned_spacing = tuned.pop("spacing", "angle")
+    tuned_spacing = tuned.pop("spacing", method.spacing)
     for key in settings or {}:
         if key not in method.settings:
             if not method.settings:

@@ -48,7 +48,8 @@ from deft.train.checkpoint import write_text
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
 @click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's]")
 @click.option("--steps", type=int, help="Calls of the prior.  [default: the method's]")
-@click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: what was tuned for the task, else angle]")
+@click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's]")
+@click.option("--tuned", is_flag=True, help="DEFT with the settings of the reports: closer to the truth one by one, with too little spread.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiply h by this, on top of the method's own settings.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
@@ -62,7 +63,7 @@ from deft.train.checkpoint import write_text
 def sample(
     run: Path | None, measurement: Path, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
     prior_option: str | None, task: str | None, sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
-    spacing: str | None, scale: float, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
+    spacing: str | None, tuned: bool, scale: float, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
     device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw samples of what a measurement leaves open.
@@ -88,8 +89,9 @@ def sample(
         name = prior_option or "fashion"
         prior = common.find_prior(name, where)
         chosen = common.make_task(task or "inpaint", sigma_y, None)
+    which = method or ("pigdm" if run is None else "deft")
     made = plan(
-        method or ("pigdm" if run is None else "deft"), chosen.name, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
+        which, chosen.name if tuned or which != "deft" else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
         steps=steps, spacing=spacing,
     )  # fmt: skip
     h, the_sampler, grid = made.make(prior, fitted)

@@ -11,7 +11,7 @@ from torch import Tensor
 from deft.denoise import Denoiser
 from deft.evaluate.classifier import Classifier, feature_distance, in_batches
 from deft.evaluate.levels import hidden_pixels
-from deft.evaluate.metrics import psnr, residual_rms, root_mean_square, spread, ssim
+from deft.evaluate.metrics import pairwise_distance, psnr, residual_rms, root_mean_square, spread, ssim
 from deft.htransform.base import HTransform
 from deft.likelihood.base import Observation
 from deft.methods import Plan
@@ -33,6 +33,11 @@ METRICS: dict[str, Metric] = {
     m.key: m
     for m in (
         Metric("feature_distance", "feature distance", "low", 3, "to the truth, in the features of a small classifier; 1 is two random images"),
+        Metric(
+            "energy_score", "energy score", "low", 3,
+            "feature distance to the truth less half of that between an image's samples: least for the true posterior, "
+            "where the distance alone is least for samples that vary too little",
+        ),
         Metric("top1", "top-1", "high", 3, "share of samples that the classifier puts into the true class"),
         Metric("psnr_mean", "PSNR of the mean (dB)", "high", 2, "of the mean of an image's samples"),
         Metric("psnr", "PSNR (dB)", "high", 2, "of single samples, over the whole image"),
@@ -107,6 +112,8 @@ def measure(
         features = in_batches(classifier.features, flat.clamp(-1, 1))
         true_features = in_batches(classifier.features, truth).repeat_interleave(s, 0)
         out["feature_distance"] = average(feature_distance(features, true_features))
+        if s > 1:
+            out["energy_score"] = out["feature_distance"] - pairwise_distance(features.reshape(n, s, -1)) / 2
         if labels is not None:
             right = in_batches(classifier, flat.clamp(-1, 1)).argmax(1) == labels.repeat_interleave(s)
             out["top1"] = average(right.float())

@@ -83,3 +83,10 @@ def root_mean_square(x: Tensor, where: Tensor | None = None) -> Tensor:
     return ((x.square() * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)).sqrt()
 
 
+def pairwise_distance(x: Tensor) -> Tensor:
+    """Mean Euclidean distance between two different samples: [B, S, d] -> [B].
+
+    Half of it, taken from the mean distance to the truth, gives the energy score (Gneiting & Raftery 2007, eq. 22).
+    """
+    s = x.shape[1]
+    return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2)) / (s * (s - 1))

@@ -32,14 +32,14 @@ GRIDS: dict[str, dict[str, Sequence[float]]] = {
     "dps": {"zeta": (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0), "eta": (0.0, 0.5, 1.0)},
     "pigdm": {"data_std": (0.3, 0.5, 0.7, 1.0), "eta": (0.0, 0.5, 1.0)},
     "reconstruction": {"scale": (0.3, 1.0, 3.0), "data_std": (0.5, 1.0), "eta": (0.0, 1.0)},
-    "deft": {"scale": (1.0, 1.2, 1.4, 1.7), "eta": (0.0, 0.5, 1.0)},
+    "deft": {"scale": (1.0, 1.4, 1.8, 2.2), "eta": (0.0, 1.0), "steps": (12, 20, 30, 50)},
 }
 """method -> setting -> values; `eta` and `steps` are the sampler's, the others the method's own. Each point is run
 with each of `SPACED`."""
 
-SPACED = ("angle", "log-snr", "centre")
+SPACED = ("angle", "log-snr", "karras", "centre")
 
-SHOWN = ("feature_distance", "top1", "psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "residual")
+SHOWN = ("feature_distance", "energy_score", "top1", "psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "residual")
 
 
 def plans_of(

@@ -33,6 +33,8 @@ from deft.random import Noise
 UNITS = ("v", "eps")
 KNOTS = torch.linspace(-5.0, 5.0, 21)
 """log(sigma/alpha) at which rho^2 is kept; linear in its logarithm between them, constant outside."""
+LOWEST = -3.5
+"""log(sigma/alpha) below which the networks are told this: fits hardly look there, and h fades with sigma anyway."""
 GUIDES = ("pull", "score")
 
 
@@ -169,7 +171,7 @@ class DEFT(HTransform):
         if self.normalise:
             features[0] = features[0] * (a**2 + s**2).rsqrt()
             features[1:3] = [_bounded(f) for f in features[1:3]]
-        time = level.reshape(-1).expand(x_hat.shape[0])
+        time = level.reshape(-1).expand(x_hat.shape[0]).clamp_min(LOWEST)
         n1 = self.n1(torch.cat([f.to(x_hat.dtype) for f in features], dim=1), time)
         n2 = self.n2(time).reshape((-1,) + (1,) * (x_hat.ndim - 1))
         if self.gate:
