@@ -105,9 +105,15 @@ METHODS: dict[str, Method] = {
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = {
     "inpaint": {
-        "deft": {"scale": 1.4, "steps": 30, "spacing": "centre"},
+        "deft": {"scale": 1.8, "steps": 16, "spacing": "karras"},
         "dps": {"zeta": 1.8, "steps": 50, "spacing": "angle"},
         "pigdm": {"data_std": 0.7, "steps": 50, "spacing": "log-snr"},
+        "prior": {"steps": 30},
+    },
+    "sr4": {
+        "deft": {"scale": 1.8, "steps": 20, "spacing": "log-snr"},
+        "dps": {"zeta": 3.0, "steps": 50, "spacing": "angle"},
+        "pigdm": {"data_std": 1.0, "steps": 50, "spacing": "log-snr"},
         "prior": {"steps": 30},
     },
 }
