@@ -165,7 +165,7 @@ def test_plan_prefers_what_is_given(monkeypatch):
     assert (tuned.settings, tuned.eta, tuned.steps) == ({"zeta": 0.9}, 0.5, 30)
     given = plan("dps", "inpaint", settings={"zeta": 0.1}, eta=1.0, steps=7)
     assert (given.settings, given.eta, given.steps) == ({"zeta": 0.1}, 1.0, 7)
-    assert plan("dps", "sr4").settings == dict(METHODS["dps"].settings)
+    assert plan("dps", "denoise").settings == dict(METHODS["dps"].settings)
 
 
 def test_unknown_names_of_methods():
