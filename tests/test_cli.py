@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.methods import METHODS
+from deft.methods import METHODS, TUNED
 from deft.prior import load_prior
 from deft.sample import SAMPLERS
 from deft.tasks import TASKS
@@ -188,6 +188,8 @@ def test_settings_and_scale(shop, tmp_path, capsys):
     assert about["plan"] | {"steps": 3} == {
         "method": "dps", "settings": {"zeta": 0.7}, "sampler": "ddim", "eta": 0.5, "steps": 3, "spacing": "karras",
     }  # fmt: skip
+    for name, more, scale in (("plain", (), 1.0), ("tuned", ("--tuned",), TUNED["inpaint"]["deft"]["scale"])):
+        assert result(capsys, *sample_line(shop, tmp_path / name, *more))["plan"]["settings"]["scale"] == scale
     result(capsys, *sample_line(shop, tmp_path / "b", "--scale", 0, "--spacing", "angle"))
     result(capsys, *sample_line(shop, tmp_path / "c", "--method", "prior", "--spacing", "angle"))
     with np.load(tmp_path / "b" / "samples.npz") as b, np.load(tmp_path / "c" / "samples.npz") as c:

@@ -271,3 +271,15 @@ def test_times_are_stratified():
 def test_bad_settings(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         FitConfig(**bad)
+
+
+def test_even_draws_are_even_in_the_logarithm_of_the_noise():
+    """even = 1: log(sigma/alpha) is uniform on (-3.5, 3), one draw a slice; even = 0.5: half of them, the rest as before."""
+    schedule, n = VPCosine(), 1000
+    every = -schedule.log_snr(draw_times(schedule, BatchNoise(n, 0), 3.0, 1.0)) / 2
+    slices = torch.linspace(-3.5, 3.0, n + 1, dtype=torch.float64)
+    assert bool(((every >= slices[:-1] - 1e-6) & (every <= slices[1:] + 1e-6)).all())
+    half = draw_times(schedule, BatchNoise(n, 0), 3.0, 0.5)
+    level = -schedule.log_snr(half[:500]) / 2
+    assert float(level.mean()) == pytest.approx(-0.25, abs=0.01)
+    assert float(half[500:].mean()) == pytest.approx(float(draw_times(schedule, BatchNoise(n, 0), 3.0).mean()), abs=0.002)

@@ -263,3 +263,16 @@ def test_below_the_lowest_level_the_networks_hear_the_lowest():
     for log_ratio in (-7.0, 0.0):
         condition(prior, h, small_obs(1))(torch.zeros(1, D), prior.schedule.time_of(torch.tensor(-2 * log_ratio, dtype=torch.float64)))
     assert -3.5 in heard and min(heard) == -3.5 and heard[-1] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_gate_adds_to_n2():
+    """A network that says 0 and c moves x̂ as n2 + c does."""
+
+    class Says(nn.Module):
+        def forward(self, features, time):
+            return torch.cat([torch.zeros(len(features), D), torch.full((len(features), D), 0.7)], 1)
+
+    prior, obs, x, t = small_prior(), small_obs(3), torch.randn(3, D), torch.tensor(0.5)
+    gated, plain = DEFT((D,), 2, n2_start=0.5, net=Says()), DEFT((D,), 2, width=16, n2_start=1.2, gate=False)
+    moved = [condition(prior, h, obs)(x, t).mean for h in (gated, plain)]
+    assert torch.allclose(*moved, atol=1e-6) and not torch.allclose(moved[0], condition(prior, Zero(), obs)(x, t).mean)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deft.denoise import Denoiser, NetworkDenoiser, Prediction, to_output
 from deft.errors import InputError, unknown
+from deft.htransform.learned import LOWEST
 from deft.noise import Schedule
 from deft.random import BatchNoise
 from deft.train.data import Batch
@@ -31,7 +32,7 @@ WEIGHTINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """name -> w(alpha, sigma) on the squared error of the denoised mean. eps is the paper's; v = eps / alpha^2 (VP);
 between is the geometric mean of v and x0."""
 
-EVEN = (-3.5, 3.0)
+EVEN = (LOWEST, 3.0)
 """log(sigma/alpha) between which data of order one takes shape."""
 
 
