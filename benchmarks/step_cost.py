@@ -68,7 +68,7 @@ def randomise(module: nn.Module) -> None:
 
 def as_prior(net: nn.Module, shape: tuple[int, ...]) -> deft.NetworkDenoiser:
     randomise(net)
-    prior = deft.NetworkDenoiser(net, deft.VPCosine(), shape, "v", time_map=lambda t, a, s: torch.log(s / a))
+    prior = deft.NetworkDenoiser(net, deft.VPCosine(), shape, "v", time="log-sigma")
     deft.freeze(prior)
     return prior
 

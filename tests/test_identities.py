@@ -36,6 +36,7 @@ MEANING = {
     "v": lambda x0, n, a, s: a * n - s * x0,
     "score": lambda x0, n, a, s: -n / s,
     "flow": lambda x0, n, a, s: n - x0,
+    "reverse-flow": lambda x0, n, a, s: x0 - n,
     # Karras et al. 2022, eq. 7 and table 1 with sigma_data = 1, for z = x_t/alpha at noise r = sigma/alpha
     "edm": lambda x0, n, a, s: (x0 - (x0 + s / a * n) / (1 + (s / a) ** 2)) * (1 + (s / a) ** 2).sqrt() / (s / a),
 }

@@ -51,7 +51,7 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     The chain is run once on B random states, and whoever breaks its promise about shapes is named.
     """
     b = len(obs)
-    like = next(prior.parameters(), obs.y)
+    like = prior.state_like(obs.y)
     x = torch.randn((1, *prior.event_shape), generator=torch.Generator().manual_seed(0))
     x = x.expand(b, *prior.event_shape).to(like.device, like.dtype)
     middle = torch.tensor((prior.schedule.t_min + prior.schedule.t_max) / 2)

@@ -139,7 +139,7 @@ def demo(
     # 3. figures and pictures
     rows = make_rows(config.task, outcomes)
     title = f"{task.title}: {images} held-out images, {samples} samples each"
-    h_settings = {"size": config.size, "parameters": count_parameters(h), "prior_parameters": count_parameters(prior), **about}
+    h_settings = {"size": config.size, "parameters": count_parameters(h), "prior_parameters": prior.parameter_count(), **about}
     settings = {
         "task": task.config(), "prior": config.prior, "seed": config.seed, "images": images, "samples": samples,
         "quick": config.quick, "h": h_settings, "plans": [p.config() for p in plans], "machine": machine(),

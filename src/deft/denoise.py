@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.errors import unknown
-from deft.noise import Schedule
+from deft.errors import InputError, unknown
+from deft.noise import Rescaled, Schedule
 
 Coefficient = Callable[[Tensor, Tensor], Tensor | float]
+TimeMap = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,39 @@ class Denoiser(nn.Module, ABC):
     schedule: Schedule
     event_shape: tuple[int, ...]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.card: dict[str, Any] = {}
+        """What is known about the model: family, name, data, what its adapter was unsure of."""
+
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction: ...
 
     def describe(self) -> dict[str, Any]:
         """What beside its weights makes this prior the one it is; part of the fingerprint."""
         return {"schedule": self.schedule.name, "settings": self.schedule.config()}
+
+    def fingerprint(self) -> str:
+        """SHA-256 of `describe()` and the weights: which prior an h-transform belongs to."""
+        digest = hashlib.sha256()
+        digest.update(json.dumps(self.describe(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def parameter_count(self) -> int:
+        """How many parameters the model has; an h is sized by it."""
+        return sum(p.numel() for p in self.parameters())
+
+    def state_like(self, otherwise: Tensor | None = None) -> Tensor:
+        """An empty tensor of the device and dtype in which samples of this prior are kept.
+
+        The device is the model's; the dtype is float32, or float64 for a float64 model: half precision is a model's
+        own business, not its samples'. A model without tensors leaves both to `otherwise`.
+        """
+        like = next(self.parameters(), next(self.buffers(), torch.empty(()) if otherwise is None else otherwise))
+        return torch.empty(0, device=like.device, dtype=like.dtype if like.dtype == torch.float64 else torch.float32)
 
     def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(t [B], alpha [B, 1, ...], sigma [B, 1, ...]) in the dtype and on the device of x."""
@@ -97,12 +125,32 @@ OUTPUTS: dict[str, tuple[Coefficient, Coefficient]] = {
     "v": (lambda a, s: a / (a**2 + s**2), lambda a, s: -s / (a**2 + s**2)),
     "score": (lambda a, s: 1 / a, lambda a, s: s**2 / a),
     "flow": (lambda a, s: 1 / (a + s), lambda a, s: -s / (a + s)),
+    "reverse-flow": (lambda a, s: 1 / (a + s), lambda a, s: s / (a + s)),
     "edm": (lambda a, s: a / (a**2 + s**2), lambda a, s: s * _edm_c_in(a, s)),
 }
 """output kind -> (c_skip, c_out), functions of (alpha, sigma), with mean = c_skip x_t + c_out output.
 
-eps = n; v = alpha n - sigma x_0 (Salimans & Ho 2022); flow = n - x_0 (Liu et al. 2023); edm: the network F of
-Karras et al. 2022, eq. 7, for data of unit standard deviation.
+eps = n; v = alpha n - sigma x_0 (Salimans & Ho 2022); flow = n - x_0 and reverse-flow = x_0 - n (Liu et al. 2023; Lipman
+et al. 2023 let time run from noise to data); edm: the network F of Karras et al. 2022, eq. 7, for data of unit
+standard deviation.
+"""
+
+TIMES: dict[str, TimeMap] = {
+    "t": lambda t, a, s: t,
+    "index": lambda t, a, s: t.round(),
+    "999t": lambda t, a, s: 999 * t,
+    "1000t": lambda t, a, s: 1000 * t,
+    "1-t": lambda t, a, s: 1 - t,
+    "sigma": lambda t, a, s: s / a,
+    "log-sigma": lambda t, a, s: torch.log(s / a),
+    "log-sigma/4": lambda t, a, s: torch.log(s / a) / 4,
+    "log-snr": lambda t, a, s: 2 * torch.log(a / s),
+}
+"""name -> what a network is told about the noise, a function of (t, alpha, sigma), each [B].
+
+t is the schedule's own time: an index (perhaps between two) for a table of betas, [0, 1] for the continuous ones, sigma for
+EDM. alpha and sigma are the network's own, on the range it was trained on. index: for networks that look t up
+in a table. 999t: VP networks of Song et al. 2021. log-sigma/4: c_noise of Karras et al. 2022, table 1.
 """
 
 
@@ -119,46 +167,112 @@ def parametrisation(kind: str) -> tuple[Coefficient, Coefficient]:
 
 
 class NetworkDenoiser(Denoiser):
-    """A network `net(x_in, time)` with a stated output kind, as a denoiser.
+    """A network `net(x_in, time)` with a stated convention, as a denoiser of data in [-1, 1].
 
     Args:
-        net: called as net(c_in x_t, time_map(t)), returns [B, *E].
-        schedule: alpha(t), sigma(t) the network was trained with.
+        net: called as net(c_in x_t, time), returns [B, *E] (or [B, 2 C, ...] with `learned_variance`). A module, or any
+            function of two tensors: then nothing is frozen or hashed, and the function must be one itself.
+        schedule: alpha(t), sigma(t) the network was trained with, on data in `value_range`.
         event_shape: *E.
         output: a key of `OUTPUTS`.
-        time_map: what the network wants as its time, a function of (t, alpha, sigma), each [B]; default t.
-        scale_input: multiply x_t by 1/sqrt(alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP).
+        time: what the network is told about the noise: a key of `TIMES`, or a function of (t, alpha, sigma), each [B].
+        scale_input: multiply x_t by c_in = 1/sqrt(d^2 alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP and d = 1).
+        value_range: the two numbers that stood for -1 and 1 in training; (0, 1) for images between 0 and 1.
+        sigma_data: d, the deviation of the data for which an "edm" network is preconditioned; 0.5 in Karras et al.
+        learned_variance: the network returns twice the channels; the second half is dropped.
+
+    With c = (high - low)/2 and b = (high + low)/2 the network's data are x_0' = c x_0 + b. It sees x_t' = c x_t + alpha b, whose
+    noise has deviation c sigma: for the outside world the schedule's sigma is divided by c (`Rescaled`).
     """
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | Callable[[Tensor, Tensor], Tensor],
         schedule: Schedule,
         event_shape: tuple[int, ...],
         output: str = "eps",
         *,
-        time_map: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+        time: str | TimeMap = "t",
         scale_input: bool = False,
+        value_range: tuple[float, float] = (-1.0, 1.0),
+        sigma_data: float = 1.0,
+        learned_variance: bool = False,
     ):
         super().__init__()
-        self.net, self.schedule, self.event_shape = net, schedule, tuple(event_shape)
-        self.output, self.time_map, self.scale_input = output, time_map, scale_input
+        low, high = (float(v) for v in value_range)
+        if not low < high:
+            raise InputError(f"value_range must be two rising numbers, what stood for -1 and for 1; got {value_range}")
+        if not sigma_data > 0:
+            raise InputError(f"sigma_data must be above 0, got {sigma_data}")
+        if isinstance(time, str) and time not in TIMES:
+            raise unknown("time", time, TIMES)
+        self.net = net if isinstance(net, nn.Module) else Function(net)
+        self.inner_schedule, self.event_shape = schedule, tuple(event_shape)
+        self.output, self.time, self.scale_input = output, time, scale_input
+        self.value_range, self.sigma_data, self.learned_variance = (low, high), float(sigma_data), learned_variance
         self._coefficients = parametrisation(output)
+        self._time: TimeMap = TIMES[time] if isinstance(time, str) else time
+        self._c, self._b = (high - low) / 2, (high + low) / 2
+        self.schedule = schedule if self._c == 1 else Rescaled(schedule, 1 / self._c)
+        self.register_buffer("_where", torch.empty(0), persistent=False)  # so that a bare function has a device, too
+
+    def convention(self) -> dict[str, Any]:
+        """The keyword arguments that say how the network is read; see `reread`."""
+        return {
+            "schedule": self.inner_schedule, "output": self.output, "time": self.time, "scale_input": self.scale_input,
+            "value_range": self.value_range, "sigma_data": self.sigma_data, "learned_variance": self.learned_variance,
+        }  # fmt: skip
+
+    def reread(self, **changes: Any) -> NetworkDenoiser:
+        """The same network under another convention."""
+        out = NetworkDenoiser(self.net, event_shape=self.event_shape, **(self.convention() | changes))
+        out.card = dict(self.card)
+        return out.train(self.training)
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {"output": self.output}
+        about = {"schedule": self.inner_schedule.name, "settings": self.inner_schedule.config(), "output": self.output}
+        usual = {"time": "t", "scale_input": False, "value_range": (-1.0, 1.0), "sigma_data": 1.0}
+        now = {k: getattr(self, k) for k in usual}
+        now["time"] = self.time if isinstance(self.time, str) else getattr(self.time, "__name__", "a function")
+        return about | {k: v for k, v in now.items() if v != usual[k]}
 
     def raw(self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The network's own output, [B, *E]; t [B]."""
-        x_in = x_t * (alpha**2 + sigma**2).rsqrt() if self.scale_input else x_t
-        flat = alpha.reshape(-1).expand(t.shape), sigma.reshape(-1).expand(t.shape)
-        return self.net(x_in, t if self.time_map is None else self.time_map(t, *flat))
+        """The network's own output, [B, *E], for x_t and sigma as the outside world sees them; t [B]."""
+        x, s = self._inside(x_t, alpha, sigma)
+        x_in = x * (self.sigma_data**2 * alpha**2 + s**2).rsqrt() if self.scale_input else x
+        time = self._time(t, alpha.reshape(-1).expand(t.shape), s.reshape(-1).expand(t.shape))
+        own = next(self.net.parameters(), x).dtype
+        out = self.net(x_in.to(own), time.to(own) if own == torch.float64 else time).to(x.dtype)
+        return out[:, : x.shape[1]] if self.learned_variance else out
+
+    def _inside(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """x_t and sigma on the network's own range."""
+        if self._c == 1 and self._b == 0:
+            return x_t, sigma
+        return self._c * x_t + alpha * self._b, self._c * sigma
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
         c_skip, c_out = self._coefficients
         out = self.raw(x_t, t, alpha, sigma)
-        return Prediction(x_t, t, alpha, sigma, c_skip(alpha, sigma) * x_t + c_out(alpha, sigma) * out)
+        x, s = self._inside(x_t, alpha, sigma)
+        if self.output == "edm" and self.sigma_data != 1:  # x_0' = d u with u of unit deviation: x_t' = (d alpha) u + s n
+            d, a = self.sigma_data, self.sigma_data * alpha
+            mean = d * (c_skip(a, s) * x + c_out(a, s) * out)
+        else:
+            mean = c_skip(alpha, s) * x + c_out(alpha, s) * out
+        return Prediction(x_t, t, alpha, sigma, mean if x is x_t else (mean - self._b) / self._c)
+
+
+class Function(nn.Module):
+    """A function of (x, time) as a module without weights."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.function(x, time)
 
 
 class MeanDenoiser(Denoiser):
@@ -184,10 +298,5 @@ def freeze(denoiser: Denoiser) -> Denoiser:
 
 
 def fingerprint(denoiser: Denoiser) -> str:
-    """SHA-256 of the weights, the schedule and the output kind: which prior an h-transform belongs to."""
-    digest = hashlib.sha256()
-    digest.update(json.dumps(denoiser.describe(), sort_keys=True).encode())
-    for name, tensor in sorted(denoiser.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    """Which prior this is: see `Denoiser.fingerprint`."""
+    return denoiser.fingerprint()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.errors import InputError
+from deft.errors import InputError, unknown
 
 
 class Schedule(ABC):
@@ -244,7 +244,49 @@ class RectifiedFlow(Schedule):
         return torch.log(t)
 
 
+class Rescaled(Schedule):
+    """Another schedule with its sigma multiplied by `scale`: the same process, seen on data divided by 1/scale.
+
+    A network trained on images in [0, 1] sees half the contrast: on [-1, 1] its noise is twice as large.
+    """
+
+    name = "rescaled"
+
+    def __init__(self, inner: Schedule, scale: float):
+        if not scale > 0:
+            raise InputError(f"Rescaled needs a scale above 0, got {scale}")
+        self.inner, self.scale = inner, scale
+        self.t_min, self.t_max, self.max_steps = inner.t_min, inner.t_max, inner.max_steps
+
+    def config(self) -> dict[str, Any]:
+        return {"inner": {"name": self.inner.name, **self.inner.config()}, "scale": self.scale}
+
+    def training_time(self, u: Tensor) -> Tensor:
+        return self.inner.training_time(u)
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        return self.inner.log_alpha(t)
+
+    def log_sigma(self, t: Tensor) -> Tensor:
+        return self.inner.log_sigma(t) + math.log(self.scale)
+
+
 SCHEDULES: dict[str, type[Schedule]] = {
     c.name: c for c in (VPLinear, VPCosine, VPTable, VE, EDM, RectifiedFlow)
 }
 """Name -> class, read by the checkpoints and by the conformance tests."""
+
+
+def make_schedule(config: dict[str, Any]) -> Schedule:
+    """A schedule from {"name": ..., **config()}, as found in a card.
+
+    >>> make_schedule({"name": "vp-linear", "beta_0": 0.1, "beta_1": 20.0})
+    VPLinear(beta_0=0.1, beta_1=20.0)
+    """
+    options = dict(config)
+    name = options.pop("name", "")
+    if name == Rescaled.name:
+        return Rescaled(make_schedule(options["inner"]), options["scale"])
+    if name not in SCHEDULES:
+        raise unknown("schedule", str(name), SCHEDULES)
+    return SCHEDULES[name](**options)

@@ -148,7 +148,7 @@ def fit(
     about: dict[str, Any] = {
         "prior": common.prior_name(prior_option), "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
         "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
-        "parameters": count_parameters(h), "share": round(count_parameters(h) / count_parameters(prior), 5),
+        "parameters": count_parameters(h), "share": round(count_parameters(h) / prior.parameter_count(), 5),
         "torch": torch.__version__, "levels": levels,
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, chosen, **about)

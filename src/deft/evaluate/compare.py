@@ -137,7 +137,7 @@ def compare(
 ) -> dict[str, Outcome]:
     """Every plan on the same measurements, starting noise and seeds: method name -> outcome."""
     out: dict[str, Outcome] = {}
-    where = next((p.device for p in prior.parameters()), truth.device)
+    where = prior.state_like().device
     for plan in plans:
         if say:
             say(f"{plan.method.title}: {len(truth)} images x {samples} samples, {plan.steps} steps")

@@ -57,7 +57,7 @@ def level_errors(
     schedule = prior.schedule
     level = torch.as_tensor(levels, dtype=torch.float64)
     times = schedule.time_of(-2 * level)
-    where = next((p.device for p in prior.parameters()), x.device)
+    where = prior.state_like().device
     sums = torch.zeros(len(levels), 4, dtype=torch.float64)
     for low in range(0, len(x), batch):
         part = slice(low, min(low + batch, len(x)))

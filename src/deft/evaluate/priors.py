@@ -25,7 +25,7 @@ def denoising_errors(
     """
     level = torch.as_tensor(levels, dtype=torch.float64)
     times = prior.schedule.time_of(-2 * level)
-    where = next((p.device for p in prior.parameters()), x.device)
+    where = prior.state_like().device
     totals = torch.zeros(len(level), dtype=torch.float64)
     for low in range(0, len(x), batch):
         clean = x[low : low + batch].to(where)

@@ -104,7 +104,7 @@ class DEFT(HTransform):
         sigma^2/(alpha^2 + sigma^2), the error of a prior that knows nothing but a unit variance, is several times too
         much at low noise: g~ would copy the measurement's noise into the sample. Returns self.
         """
-        where = next((p.device for p in prior.parameters()), x.device)
+        where = prior.state_like().device
         x = x[:most].to(where)
         n = Noise(seed, len(x)).normal(x.shape[1:], device=where).to(x.dtype)
         ends = torch.tensor([prior.schedule.t_min, prior.schedule.t_max], dtype=torch.float64)
@@ -126,7 +126,7 @@ class DEFT(HTransform):
         cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None, **options: Any
     ) -> DEFT:
         """The widest DEFT with at most `size` times the prior's parameters."""
-        budget = int(size * count_parameters(prior))
+        budget = int(size * prior.parameter_count())
 
         def count(width: int) -> int:
             with torch.device("meta"):
@@ -135,7 +135,7 @@ class DEFT(HTransform):
         width = step = 4 if len(prior.event_shape) == 1 else 2
         if count(width) > budget:
             raise InputError(
-                f"size={size} of this prior's {count_parameters(prior):,} parameters is {budget:,}; the smallest h "
+                f"size={size} of this prior's {prior.parameter_count():,} parameters is {budget:,}; the smallest h "
                 f"has {count(width):,}: give a larger size, or a width"
             )
         while count(width + step) <= budget:
@@ -143,7 +143,7 @@ class DEFT(HTransform):
         h = cls(prior.event_shape, lift_channels, width, **options)
         if log:
             n = count_parameters(h)
-            log(f"h: {n:,} parameters, {100 * n / count_parameters(prior):.2f} % of the prior's {count_parameters(prior):,}")
+            log(f"h: {n:,} parameters, {100 * n / prior.parameter_count():.2f} % of the prior's {prior.parameter_count():,}")
         return h
 
     def config(self) -> dict[str, Any]:

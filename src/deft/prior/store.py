@@ -7,29 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from deft.denoise import NetworkDenoiser, freeze
 from deft.errors import CheckpointError, unknown
 from deft.nn import UNet
-from deft.noise import SCHEDULES, Schedule
+from deft.noise import Schedule, make_schedule
 from deft.train.checkpoint import load_weights, save_weights
 
 BUNDLED: dict[str, str] = {"fashion": "fashion.safetensors"}
 """Name -> file in `deft/prior/weights`."""
 
 
-def log_ratio(t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """log(sigma / alpha): the noise level as our own networks are told it, whatever the schedule."""
-    return torch.log(sigma / alpha)
-
-
 class ImagePrior(NetworkDenoiser):
     """Our own UNet as a prior for images in [-1, 1], with a card that says what it was trained on."""
 
     def __init__(self, net: UNet, schedule: Schedule, event_shape: tuple[int, ...], output: str = "v"):
-        super().__init__(net, schedule, event_shape, output, time_map=log_ratio, scale_input=True)
-        self.card: dict[str, Any] = {}
+        super().__init__(net, schedule, event_shape, output, time="log-sigma", scale_input=True)
+
+    def describe(self) -> dict[str, Any]:
+        """Time and scaling are the same for every file of this format, and no part of the fingerprint."""
+        return {"schedule": self.schedule.name, "settings": self.schedule.config(), "output": self.output}
 
     def save(self, path: str | Path, **card: Any) -> None:
         """Write weights and card; keywords are added to the card (name, data, licence, recipe, ...)."""
@@ -65,10 +62,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu") -> ImagePri
     if card.get("kind") != "prior":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a prior")
     network = {k: v for k, v in card["network"].items() if k != "class"}
-    schedule = dict(card["schedule"])
-    prior = ImagePrior(
-        UNet(**network), SCHEDULES[schedule.pop("name")](**schedule), tuple(card["event_shape"]), card["output"]
-    )
+    prior = ImagePrior(UNet(**network), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"])
     try:
         prior.net.load_state_dict(tensors)
     except RuntimeError as error:

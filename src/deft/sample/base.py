@@ -83,7 +83,7 @@ def sample(
             f"{len(noise)} samples asked for, but the denoiser is conditioned on {len(denoiser.obs)} measurements; "
             "use obs.repeat(n) for n samples of each"
         )
-    where = next((p for p in denoiser.parameters()), torch.empty(()))
+    where = denoiser.state_like()
     shape = denoiser.event_shape
     if x is None:
         x = noise.normal(shape, device=where.device).to(where.dtype) * grid[0].sigma

@@ -197,7 +197,7 @@ def check_htransform(h: HTransform, prior: Denoiser, obs: Observation, *, seed: 
         obs: at least 4 measurements, drawn from p(y | x) of plausible x.
     """
     b = len(obs)
-    dtype = next((p.dtype for p in prior.parameters()), obs.y.dtype)
+    dtype = prior.state_like(obs.y).dtype
     noise, close = Noise(seed, b), _Close(dtype)
     u = torch.tensor([0.1, 0.35, 0.6, 0.9], dtype=torch.float64)
     gained = []
