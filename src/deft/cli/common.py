@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from deft.data import SPLITS, fashion
 from deft.denoise import Denoiser
-from deft.errors import CheckpointError, InputError, unknown
+from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.htransform.learned import DEFT
 from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_stack
 from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
 from deft.operator.image import Mask
-from deft.prior import ImagePrior, load_prior
+from deft.prior import load_prior
+from deft.prior.load import CONVENTION_OPTIONS, family_of, read_options
 from deft.random import BatchNoise
 from deft.tasks import TASKS, ImageTask, Inpaint
 from deft.train.adapter import load_h
@@ -121,6 +122,10 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Use the output folder even if it holds files.")
+prior_option_option = click.option(
+    "--prior-option", "prior_options", multiple=True, metavar="KEY=VALUE",
+    help="How to read the prior, where its files do not say or are wrong: convention=edm, output=v, value_range=0,1, label=3, ... (`deft prior inspect` tells). May be repeated.",
+)  # fmt: skip
 device_option = click.option("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one).")
 reading_options = options(
     click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and name them."),
@@ -170,11 +175,14 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
         )
 
 
-def find_prior(name: str, device: torch.device | str = "cpu") -> ImagePrior:
-    return load_prior(name, device)
+def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[str] = ()) -> Denoiser:
+    """A prior and the --prior-option texts it was given with; a token for a remote one comes from DEFT_TOKEN."""
+    return load_prior(name, device, **read_options(list(options)))
 
 
-def load_run(run: Path, prior: str | None, device: torch.device) -> tuple[DEFT, ImageTask, dict[str, Any], ImagePrior, str]:
+def load_run(
+    run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()
+) -> tuple[DEFT, ImageTask, dict[str, Any], Denoiser, str]:
     """(h, task, card, prior, prior's name) of a folder made by `deft fit`, or of its h.safetensors."""
     path = run / "h.safetensors" if run.is_dir() else run
     if not path.exists():
@@ -183,11 +191,28 @@ def load_run(run: Path, prior: str | None, device: torch.device) -> tuple[DEFT, 
     if card.get("kind") != "h-transform":
         raise CheckpointError(f"{path} holds a {card.get('kind', 'something else')}, not an h-transform made by `deft fit`")
     name = prior or str(card.get("prior", "fashion"))
-    if prior is None and "/" in name and not Path(name).exists():
-        raise CheckpointError(f"{path} was fitted to the prior {name}, which is not there any more: give it with --prior")
-    found = find_prior(name, device)
+    options = list(options)
+    if prior is None:
+        options = options or recorded_options(card)
+        if "/" in name and family_or_none(name) in (None, "python", "remote", "hub"):  # a card may not run code, nor call anybody
+            gone = "which is not there any more" if family_or_none(name) is None else "which a card alone is not trusted to load"
+            raise CheckpointError(f"{path} was fitted to the prior {name}, {gone}: give it with --prior")
+    found = find_prior(name, device, options)
     h, task, card = load_h(path, found)
     return h.to(device), task, card, found, name
+
+
+def family_or_none(name: str) -> str | None:
+    try:
+        return family_of(name)
+    except DeftError:
+        return None
+
+
+def recorded_options(card: dict[str, Any]) -> list[str]:
+    """The --prior-option texts of a card, but those that a stranger's card must not decide."""
+    kept = {*CONVENTION_OPTIONS, "label", "variant", "event_shape"}
+    return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] in kept]
 
 
 def image_shape(prior: Denoiser) -> tuple[int, int, int]:
@@ -199,6 +224,9 @@ def image_shape(prior: Denoiser) -> tuple[int, int, int]:
 
 def prior_name(name: str) -> str:
     """How a card names a prior: a bundled one by name, a file by its absolute path."""
+    file, colon, function = name.rpartition(":")
+    if colon and file.endswith(".py") and Path(file).exists():
+        return f"{Path(file).resolve()}:{function}"
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 

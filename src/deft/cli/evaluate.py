@@ -24,7 +24,8 @@ from deft.tasks import TASKS
 @click.option("--data", required=True, help=DATA_HELP + " With an array `labels`, for top-1.")
 @click.option("--pairs", is_flag=True, help="--data is an .npz of x and y (and mask): use these measurements.")
 @click.option("--methods", help="Names with commas between them.  [default: deft,dps,pigdm,prior; without a run: all but deft]")
-@click.option("--prior", "prior_option", help="A bundled prior or a file.  [default: the run's, or fashion]")
+@click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
+@common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run.  [default: inpaint]")
 @click.option("--images", type=int, help="Use the first so many images.  [default: all]")
 @click.option("--samples", default=4, show_default=True, help="Samples for each image.")
@@ -38,7 +39,7 @@ from deft.tasks import TASKS
 @overwrite_option
 @json_option
 def evaluate(
-    run: Path | None, data: str, pairs: bool, methods: str | None, prior_option: str | None, task: str | None, images: int | None,
+    run: Path | None, data: str, pairs: bool, methods: str | None, prior_option: str | None, prior_options: tuple[str, ...], task: str | None, images: int | None,
     samples: int, steps: int | None, eta: float | None, seed: int, batch: int, out: Path, skip_bad: bool, resize: bool,
     convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -55,12 +56,12 @@ def evaluate(
     where = common.get_device(device)
     fitted = None
     if run is not None:
-        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where)
+        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where, prior_options)
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
     else:
         name = prior_option or "fashion"
-        prior = common.find_prior(name, where)
+        prior = common.find_prior(name, where, prior_options)
         chosen = common.make_task(task or "inpaint", None, None)
     names = methods.split(",") if methods else ["deft", "dps", "pigdm", "prior"][0 if run else 1 :]
     plans = [plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names]

@@ -14,12 +14,12 @@ from torch import Tensor
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
 from deft.cli.info import card_lines
+from deft.denoise import Denoiser
 from deft.errors import InputError, NonFiniteError
 from deft.evaluate.levels import level_errors, level_table
 from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
 from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
-from deft.prior import ImagePrior
 from deft.random import Noise, generator
 from deft.tasks import TASKS
 from deft.train.adapter import save_h
@@ -42,7 +42,8 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @click.command()
-@click.option("--prior", "prior_option", default="fashion", show_default=True, help="A bundled prior, or a file or folder made by `deft prior train`.")
+@click.option("--prior", "prior_option", default="fashion", show_default=True, help="A bundled prior, a file or folder (ours, diffusers', guided-diffusion's), FILE.py:FUNCTION, or the URL of `deft serve`.")
+@common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), default="inpaint", show_default=True)
 @click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
@@ -73,7 +74,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @overwrite_option
 @json_option
 def fit(
-    prior_option: str, task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float,
+    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
     gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
@@ -93,7 +94,7 @@ def fit(
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
     config = FitConfig(steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16)
     where = common.get_device(device)
-    prior = common.find_prior(prior_option, where)
+    prior = common.find_prior(prior_option, where, prior_options)
     shape = common.image_shape(prior)
     common.check_batch(batch, shape)
     chosen = common.make_task(task, sigma_y, hole)
@@ -146,7 +147,7 @@ def fit(
     levels = held_out_levels(prior, h, x_out, obs_out, seed)
     recipe = {"weighting": weighting, "focus": focus, "even": even, "bank": bank, **asdict(config)}
     about: dict[str, Any] = {
-        "prior": common.prior_name(prior_option), "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
+        "prior": common.prior_name(prior_option), "prior_options": list(prior_options), "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
         "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
         "parameters": count_parameters(h), "share": round(count_parameters(h) / prior.parameter_count(), 5),
         "torch": torch.__version__, "levels": levels,
@@ -163,7 +164,7 @@ def fit(
     output.result({"out": str(out), "card": card, "history": result.history})
 
 
-def held_out_levels(prior: ImagePrior, h: DEFT, x: Tensor, obs: Observation, seed: int, most: int = 200) -> list[dict[str, float]]:
+def held_out_levels(prior: Denoiser, h: DEFT, x: Tensor, obs: Observation, seed: int, most: int = 200) -> list[dict[str, float]]:
     """Errors by noise level on at most `most` held-out images."""
     few = slice(0, most)
     return level_errors(prior, h, x[few], obs[few], seed=seed)

@@ -14,8 +14,7 @@ from deft.cli.common import Output, json_option
 from deft.errors import CheckpointError, unknown
 from deft.methods import METHODS
 from deft.noise import SCHEDULES
-from deft.prior import BUNDLED
-from deft.prior.store import load_prior
+from deft.prior import BUNDLED, load_own
 from deft.sample import SAMPLERS, SPACINGS
 from deft.tasks import TASKS
 from deft.train.checkpoint import load_weights
@@ -37,7 +36,7 @@ def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
     """(file, card, parameters) of a bundled prior, a file, or a folder with a prior or an h in it."""
     path = Path(name)
     if name in BUNDLED:
-        prior = load_prior(name)
+        prior = load_own(name)
         return Path(BUNDLED[name]), prior.card, sum(p.numel() for p in prior.parameters())
     if path.is_dir():
         inside = [p for p in (path / "h.safetensors", path / "prior.safetensors") if p.exists()]

@@ -42,7 +42,8 @@ from deft.train.checkpoint import write_text
 @click.option("-n", "--samples", default=8, show_default=True, help="How many samples to draw.")
 @click.option("--method", type=Name("method", METHODS), help="[default: deft with a run, pigdm without]")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method (`deft list` shows them); may be repeated.")
-@click.option("--prior", "prior_option", help="A bundled prior or a file.  [default: the run's, or fashion]")
+@click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
+@common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run: what the measurement is.  [default: inpaint]")
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
@@ -62,7 +63,7 @@ from deft.train.checkpoint import write_text
 @json_option
 def sample(
     run: Path | None, measurement: Path, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
-    prior_option: str | None, task: str | None, sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
+    prior_option: str | None, prior_options: tuple[str, ...], task: str | None, sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
     spacing: str | None, tuned: bool, scale: float, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
     device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -79,7 +80,7 @@ def sample(
     where = common.get_device(device)
     fitted = None
     if run is not None:
-        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where)
+        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where, prior_options)
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
         if sigma_y is not None:
@@ -87,7 +88,7 @@ def sample(
             chosen = type(chosen)(**{**{k: v for k, v in chosen.config().items() if k != "name"}, "sigma_y": sigma_y})
     else:
         name = prior_option or "fashion"
-        prior = common.find_prior(name, where)
+        prior = common.find_prior(name, where, prior_options)
         chosen = common.make_task(task or "inpaint", sigma_y, None)
     which = method or ("pigdm" if run is None else "deft")
     made = plan(

@@ -44,7 +44,7 @@ class ImagePrior(NetworkDenoiser):
         save_weights(path, self.net.state_dict(), self.card)
 
 
-def load_prior(name: str | Path, device: torch.device | str = "cpu") -> ImagePrior:
+def load_own(name: str | Path, device: torch.device | str = "cpu") -> ImagePrior:
     """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train`, frozen.
 
     Raises:

@@ -1,0 +1,85 @@
+"""Conventions that published networks follow, by name: what they output, on which schedule, in which time and range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from deft.denoise import NetworkDenoiser, freeze
+from deft.errors import unknown
+from deft.noise import EDM, VE, RectifiedFlow, VPLinear, VPTable
+
+
+class Convention(NamedTuple):
+    """about: whose it is. make: the keyword arguments of `NetworkDenoiser`."""
+
+    about: str
+    make: Callable[[], dict[str, Any]]
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "ddpm": Convention(
+        "eps, 1,000 linear betas, told the index; images in [-1, 1] (Ho et al. 2020; Dhariwal & Nichol 2021)",
+        lambda: {"schedule": VPTable.linear(), "output": "eps", "time": "t"},
+    ),
+    "score-sde-vp": Convention(
+        "eps, continuous VP, told 999 t; images in [-1, 1] (Song et al. 2021, DDPM++)",
+        lambda: {"schedule": VPLinear(), "output": "eps", "time": "999t"},
+    ),
+    "score-sde-ve": Convention(
+        "score, VE with sigma from 0.01 to 50, told sigma; images in [0, 1] (Song et al. 2021, NCSN++)",
+        lambda: {"schedule": VE(0.01, 50.0), "output": "score", "time": "sigma", "value_range": (0.0, 1.0)},
+    ),
+    "edm": Convention(
+        "the inner network F, told log(sigma)/4, preconditioned for sigma_data 0.5; images in [-1, 1] (Karras et al. 2022)",
+        lambda: {"schedule": EDM(), "output": "edm", "time": "log-sigma/4", "scale_input": True, "sigma_data": 0.5},
+    ),
+    "edm-denoiser": Convention(
+        "D(x; sigma), the preconditioned network as a whole: returns x_0, told sigma; images in [-1, 1] (Karras et al. 2022)",
+        lambda: {"schedule": EDM(), "output": "x0", "time": "sigma"},
+    ),
+    "rectified-flow": Convention(
+        "n - x_0, told t from data (0) to noise (1); images in [-1, 1] (Liu et al. 2023)",
+        lambda: {"schedule": RectifiedFlow(), "output": "flow", "time": "t"},
+    ),
+    "flow-matching": Convention(
+        "x_0 - n, told t from noise (0) to data (1); images in [-1, 1] (Lipman et al. 2023, optimal transport path)",
+        lambda: {"schedule": RectifiedFlow(), "output": "reverse-flow", "time": "1-t"},
+    ),
+    "flow-1000": Convention(
+        "n - x_0, told 1000 t from data (0) to noise (1000); images in [-1, 1] (diffusers' flow schedulers)",
+        lambda: {"schedule": RectifiedFlow(), "output": "flow", "time": "1000t"},
+    ),
+}
+"""Name -> convention; `wrap` takes any of them, and changes to it."""
+
+
+def wrap(
+    net: nn.Module | Callable[[Tensor, Tensor], Tensor],
+    event_shape: tuple[int, ...],
+    convention: str = "ddpm",
+    **changes: Any,
+) -> NetworkDenoiser:
+    """A network or function `net(x_t, time)` of yours as a frozen prior.
+
+    Args:
+        net: returns [B, *E] for x_t [B, *E] and time [B].
+        event_shape: *E.
+        convention: a key of `CONVENTIONS`.
+        changes: whatever differs from it, as keywords of `NetworkDenoiser`: output, schedule, time, value_range, ...
+
+    `deft.prior.inspect.confirm` tells from a few images whether the convention is the network's own.
+
+    >>> import torch
+    >>> prior = wrap(lambda x, t: torch.zeros_like(x), (3, 8, 8), "edm-denoiser", value_range=(0, 1))
+    >>> prior(torch.zeros(2, 3, 8, 8), torch.tensor(1.0)).mean.unique()     # black, on [-1, 1]
+    tensor([-1.])
+    """
+    if convention not in CONVENTIONS:
+        raise unknown("convention", convention, CONVENTIONS)
+    prior = NetworkDenoiser(net, event_shape=event_shape, **(CONVENTIONS[convention].make() | changes))
+    freeze(prior)
+    prior.card = {"family": "callable", "convention": convention}
+    return prior

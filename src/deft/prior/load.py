@@ -1,0 +1,227 @@
+"""load_prior(name): whatever a user calls a prior, as a frozen denoiser.
+
+`FAMILIES` is the table: for each family of models how a name is recognised and how it is loaded. The first row that
+recognises a name has it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from deft.denoise import Denoiser, freeze
+from deft.errors import CheckpointError, InputError, unknown
+from deft.noise import SCHEDULES, VPTable
+from deft.prior import diffusers
+from deft.prior.conventions import CONVENTIONS
+from deft.prior.store import BUNDLED, load_own
+
+
+class Family(NamedTuple):
+    """A row of the table.
+
+    about: for people. recognise: whether this name is one. load: (name, device=, **options) -> a frozen denoiser.
+    """
+
+    about: str
+    recognise: Callable[[str], bool]
+    load: Callable[..., Denoiser]
+
+
+def _own(name: str) -> bool:
+    path = Path(name)
+    if name in BUNDLED or (path / "prior.safetensors").is_file():
+        return True
+    return path.is_file() and path.suffix == ".safetensors" and not _is_adm(name)
+
+
+def _is_adm(name: str) -> bool:
+    path = Path(name)
+    if not path.is_file() or path.suffix not in (".pt", ".pth", ".safetensors", ".ckpt", ".bin"):
+        return False
+    return path.suffix != ".safetensors" or any(k.endswith("input_blocks.0.0.weight") for k in _keys(path))
+
+
+def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    from deft.prior.adm import load_adm
+
+    return load_adm(name, device=device, **options)
+
+
+def _keys(path: Path) -> list[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            return list(f.keys())
+    except (SafetensorError, OSError):
+        return []
+
+
+def _is_function(name: str) -> bool:
+    module, _, function = name.rpartition(":")
+    return bool(module) and function.isidentifier() and not name.startswith(("http:", "https:"))
+
+
+def load_function(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    """'package.module:function' or 'file.py:function': call it, with the options, for a denoiser. It is your code that runs."""
+    module, _, function = name.rpartition(":")
+    try:
+        if module.endswith(".py"):
+            path = Path(module).resolve()
+            if not path.is_file():
+                raise InputError(f"no such file: {module}")
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None
+            loaded = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, loaded)
+            spec.loader.exec_module(loaded)
+        else:
+            loaded = importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{name}: cannot import {module} ({error})") from error
+    make = getattr(loaded, function, None)
+    if not callable(make):
+        raise InputError(f"{module} has no function {function!r}: give FILE.py:FUNCTION, a function that returns a deft.Denoiser")
+    try:
+        made = make(**options)
+    except TypeError as error:
+        raise InputError(f"{name}: {error}") from error
+    if not isinstance(made, Denoiser):
+        raise InputError(f"{name} returned a {type(made).__name__}, expected a deft.Denoiser (see deft.prior.wrap)")
+    freeze(made)
+    made.card = {"family": "python", "name": name} | made.card
+    return made.to(device)
+
+
+def load_remote(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    """The client of `deft serve` (deft.prior.remote), imported when it is wanted."""
+    from deft.prior.remote import RemoteDenoiser
+
+    return RemoteDenoiser(name, **options)
+
+
+FAMILIES: dict[str, Family] = {
+    "remote": Family("a prior behind `deft serve`, by its URL", lambda n: n.startswith(("http://", "https://")), load_remote),
+    "deft": Family("bundled, or made by `deft prior train`", _own, load_own),
+    "diffusers": Family("a folder written by diffusers", lambda n: Path(n).is_dir() and diffusers.recognise(Path(n)), diffusers.load_diffusers),
+    "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm),
+    "python": Family("FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function),
+    "hub": Family("a model on the hub, by its id OWNER/NAME", lambda n: n.count("/") == 1 and not Path(n).exists() and not n.startswith((".", "/", "~")), diffusers.load_diffusers),
+}  # fmt: skip
+"""name -> family, in the order in which they are asked."""
+
+
+def family_of(name: str | Path) -> str:
+    """The family that recognises a name.
+
+    Raises:
+        InputError: none does; the message says what there is.
+    """
+    for family, row in FAMILIES.items():
+        if row.recognise(str(name)):
+            return family
+    path = Path(name)
+    if path.is_dir():
+        inside = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing"
+        raise InputError(
+            f"{path} holds no prior that is known here (it holds {inside}): expected prior.safetensors, a diffusers "
+            "model_index.json or config.json, or a file of weights"
+        )
+    if path.exists():
+        raise CheckpointError(f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion")
+    if path.suffix or "/" in str(name):
+        raise InputError(f"no such prior: {path} does not exist")
+    raise unknown("prior", str(name), BUNDLED)
+
+
+def read_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE texts as options of `load_prior`: numbers, true/false, a,b for two numbers, else a text.
+
+    >>> read_options(["output=v", "value_range=0,1", "label=3"])
+    {'output': 'v', 'value_range': (0.0, 1.0), 'label': 3}
+    """
+    out = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise InputError(f"expected KEY=VALUE, got {pair!r}")
+        out[key] = _value(key, value)
+    return out
+
+
+def _value(key: str, text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    if "," in text:
+        kind = int if key == "event_shape" else float
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError:
+            pass
+    return text
+
+
+def resolve(options: dict[str, Any]) -> dict[str, Any]:
+    """Names spelled out: convention=NAME becomes what it stands for, schedule=NAME a schedule with its usual settings."""
+    out = dict(options)
+    name = out.pop("convention", None)
+    if name is not None:
+        if name not in CONVENTIONS:
+            raise unknown("convention", str(name), CONVENTIONS)
+        out = CONVENTIONS[name].make() | out
+    schedule = out.get("schedule")
+    if isinstance(schedule, str):
+        if schedule not in SCHEDULES:
+            raise unknown("schedule", schedule, SCHEDULES)
+        out["schedule"] = VPTable.linear() if schedule == VPTable.name else SCHEDULES[schedule]()
+    return out
+
+
+def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
+
+    Args:
+        options: of the family's loader (label, variant, config, token, ...), and the convention where what the files say is
+            to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range, scale_input, sigma_data,
+            learned_variance (see `NetworkDenoiser`).
+
+    Raises:
+        InputError, CheckpointError: what was given, what was expected, what to do.
+    """
+    family = family_of(name)
+    load = FAMILIES[family].load
+    takes = inspect.signature(load).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        for key in options:
+            if key not in takes:
+                known = [k for k in takes if k not in ("name", "device")]
+                if not known:
+                    raise InputError(f"{name} is read as its file says and takes no options, got {key!r}")
+                raise unknown(f"option of a prior of the family {family}", key, known)
+    chosen = options if family == "python" else resolve(options)
+    try:
+        prior = load(str(name), device=device, **chosen)
+    except TypeError as error:
+        if "unexpected keyword" not in str(error):
+            raise
+        wrong = str(error).split("'")[1]
+        raise unknown(f"option of a prior of the family {family}", wrong, [*CONVENTION_OPTIONS, *(k for k in takes if k not in ("name", "device", "changes"))]) from error
+    prior.card.setdefault("family", family)
+    return prior
+
+
+CONVENTION_OPTIONS = ("convention", "output", "schedule", "time", "value_range", "scale_input", "sigma_data", "learned_variance")
+"""Options every adapter to a network takes."""
