@@ -69,9 +69,8 @@ def load_diffusers(
     config = _json(unet / "config.json")
     model = load_model(unet, variant)
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
-    if classes:
-        if label is None or not 0 <= label < classes:
-            raise InputError(f"{name} is class-conditional: give label, a whole number from 0 to {classes - 1} (got {label})")
+    if classes and (label is None or not 0 <= label < classes):
+        raise InputError(f"{name} is class-conditional: give label, a whole number from 0 to {classes - 1} (got {label})")
     if event_shape is None:
         event_shape = _event_shape(config, name)
     said = read_scheduler(_json(scheduler)) if scheduler else {}
@@ -145,9 +144,9 @@ def load_model(folder: Path, variant: str | None = None) -> nn.Module:
             torch_dtype=torch.float16 if variant == "fp16" else None,
         )  # fmt: skip
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"{folder}: the weights cannot be loaded ({first[:200]}); they must be complete, and .safetensors or a .bin of plain tensors"
+            f"{folder}: the weights cannot be loaded ({first[:240]}); they must be complete, and .safetensors or a .bin of plain tensors"
         ) from error
     wrong = {k: info.get(k) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(k)}
     if wrong:

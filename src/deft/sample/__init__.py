@@ -4,7 +4,7 @@ from deft.sample.base import Sampler, sample, sample_posterior
 from deft.sample.ode import DDIM, DPMpp2M, Heun, KernelSampler
 from deft.sample.path import Paths, sample_paths
 from deft.sample.sde import Ancestral, Ito
-from deft.sample.times import SPACINGS, times
+from deft.sample.times import SPACINGS, levels, times
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "ddim": DDIM,
@@ -17,5 +17,5 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 __all__ = [
     "DDIM", "SAMPLERS", "SPACINGS", "Ancestral", "DPMpp2M", "Heun", "Ito", "KernelSampler", "Paths", "Sampler",
-    "sample", "sample_paths", "sample_posterior", "times",
+    "levels", "sample", "sample_paths", "sample_posterior", "times",
 ]

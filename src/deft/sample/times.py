@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -90,6 +90,16 @@ def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]
     t = SPACINGS[spacing](schedule, steps)
     if steps > 1 and not bool((t.diff() < 0).all()):
         raise InputError(f"the {spacing} grid of {steps} steps has equal times; give fewer steps")
-    alpha, sigma = schedule.log_alpha(t).exp(), schedule.log_sigma(t).exp()
-    levels = [Level(*row) for row in torch.stack([t, alpha, sigma], 1).tolist()]
-    return [*levels, Level(schedule.t_min, 1.0, 0.0)]
+    return levels(schedule, t.tolist())
+
+
+def levels(schedule: Schedule, t: Sequence[float]) -> list[Level]:
+    """The levels at falling times t of your own choice, then the clean end: a grid for `sample(..., grid=)`.
+
+    For example `levels(prior.schedule, scheduler.timesteps.tolist())`, the steps of a scheduler of diffusers.
+    """
+    at = torch.as_tensor(list(t), dtype=torch.float64)
+    if len(at) == 0 or bool((at.diff() >= 0).any()) or float(at[0]) > schedule.t_max or float(at[-1]) < schedule.t_min:
+        raise InputError(f"a grid needs falling times between {schedule.t_max:g} and {schedule.t_min:g}, got {[round(v, 4) for v in at.tolist()[:6]]}")
+    rows = torch.stack([at, schedule.log_alpha(at).exp(), schedule.log_sigma(at).exp()], 1).tolist()
+    return [*(Level(*row) for row in rows), Level(schedule.t_min, 1.0, 0.0)]
