@@ -253,15 +253,18 @@ class NetworkDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
+        return Prediction(x_t, t, alpha, sigma, self.mean_of(self.raw(x_t, t, alpha, sigma), x_t, alpha, sigma))
+
+    def mean_of(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """E[x_0 | x_t] that the network's output stands for."""
         c_skip, c_out = self._coefficients
-        out = self.raw(x_t, t, alpha, sigma)
         x, s = self._inside(x_t, alpha, sigma)
         if self.output == "edm" and self.sigma_data != 1:  # x_0' = d u with u of unit deviation: x_t' = (d alpha) u + s n
             d, a = self.sigma_data, self.sigma_data * alpha
             mean = d * (c_skip(a, s) * x + c_out(a, s) * out)
         else:
             mean = c_skip(alpha, s) * x + c_out(alpha, s) * out
-        return Prediction(x_t, t, alpha, sigma, mean if x is x_t else (mean - self._b) / self._c)
+        return mean if x is x_t else (mean - self._b) / self._c
 
 
 class Function(nn.Module):

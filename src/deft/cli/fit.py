@@ -20,6 +20,7 @@ from deft.evaluate.levels import level_errors, level_table
 from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
 from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
+from deft.prior.inspect import warning
 from deft.random import Noise, generator
 from deft.tasks import TASKS
 from deft.train.adapter import save_h
@@ -123,6 +124,9 @@ def fit(
         obs_out = chosen.observe(x_out, Noise(seed, len(x_out)))
         fitted, looked, n = Clean(x, chosen), Clean(x_out, chosen), len(x)
     open_folder(out, overwrite=overwrite or resume)
+    doubt = warning(prior, x) if len(x) > 1 else None
+    if doubt:
+        output.say(doubt)
 
     # h
     torch.manual_seed(seed)

@@ -15,6 +15,7 @@ from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, NearestGroup, Numbers, Output, json_option, out_option, overwrite_option
 from deft.cli.fit import hold_out
 from deft.cli.info import card_lines
+from deft.cli.inspect import inspect
 from deft.denoise import OUTPUTS, fingerprint, freeze
 from deft.errors import InputError, NonFiniteError
 from deft.evaluate.classifier import fashion_classifier
@@ -34,7 +35,10 @@ TRAINABLE = tuple(k for k in SCHEDULES if k != "vp-table")
 
 @click.group(cls=NearestGroup)
 def prior() -> None:
-    """Unconditional priors of your own."""
+    """Priors: what a file is, and training your own."""
+
+
+prior.add_command(inspect)
 
 
 def make_schedule(name: str) -> Schedule:

@@ -29,6 +29,7 @@ from deft.images import (
     to_pixels,
 )
 from deft.methods import METHODS, plan
+from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS, sample_posterior
 from deft.tasks import TASKS
 from deft.train.checkpoint import write_text
@@ -115,6 +116,9 @@ def sample(
     seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize)
     obs = common.make_observation(chosen, found.x, seen, shape)
     open_folder(out, overwrite=overwrite)
+    doubt = warning_from(prior, obs.to(where))
+    if doubt:
+        output.say(doubt)
 
     # samples
     started = time.perf_counter()

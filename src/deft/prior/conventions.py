@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from deft.denoise import NetworkDenoiser, freeze
 from deft.errors import unknown
-from deft.noise import EDM, VE, RectifiedFlow, VPLinear, VPTable
+from deft.noise import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
+
+
+def _scaled_linear(n: int = 1000, first: float = 0.00085, last: float = 0.012) -> VPTable:
+    return VPTable((torch.linspace(first**0.5, last**0.5, n, dtype=torch.float64) ** 2).tolist())
+
+
+def _cosine(n: int = 1000) -> VPTable:
+    u = torch.arange(n + 1, dtype=torch.float64) / n
+    abar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+    return VPTable((1 - abar[1:] / abar[:-1]).clamp(max=0.999).tolist())
 
 
 class Convention(NamedTuple):
@@ -23,6 +35,28 @@ CONVENTIONS: dict[str, Convention] = {
     "ddpm": Convention(
         "eps, 1,000 linear betas, told the index; images in [-1, 1] (Ho et al. 2020; Dhariwal & Nichol 2021)",
         lambda: {"schedule": VPTable.linear(), "output": "eps", "time": "t"},
+    ),
+    "ddpm-scaled-linear": Convention(
+        "the same with betas linear in their root, 0.00085 to 0.012 (Rombach et al. 2022)",
+        lambda: {"schedule": _scaled_linear(), "output": "eps", "time": "t"},
+    ),
+    "ddpm-cosine": Convention(
+        "the same with cosine betas (Nichol & Dhariwal 2021)", lambda: {"schedule": _cosine(), "output": "eps", "time": "t"}
+    ),
+    "vp": Convention(
+        "eps, continuous VP, told t from 0 to 1; images in [-1, 1]", lambda: {"schedule": VPLinear(), "output": "eps", "time": "t"}
+    ),
+    "cosine": Convention(
+        "v, alpha = cos, told t from 0 to 1; images in [-1, 1] (Salimans & Ho 2022)",
+        lambda: {"schedule": VPCosine(), "output": "v", "time": "t"},
+    ),
+    "cosine-log-snr": Convention(
+        "v, alpha = cos, told log(alpha^2/sigma^2); images in [-1, 1] (Kingma et al. 2021; Hoogeboom et al. 2023)",
+        lambda: {"schedule": VPCosine(), "output": "v", "time": "log-snr"},
+    ),
+    "deft": Convention(
+        "v, told log(sigma/alpha), input of unit variance; images in [-1, 1] (priors of `deft prior train`)",
+        lambda: {"schedule": VPCosine(), "output": "v", "time": "log-sigma", "scale_input": True},
     ),
     "score-sde-vp": Convention(
         "eps, continuous VP, told 999 t; images in [-1, 1] (Song et al. 2021, DDPM++)",

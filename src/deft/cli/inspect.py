@@ -1,0 +1,72 @@
+"""deft prior inspect"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from deft.cli import common
+from deft.cli.common import DATA_HELP, Output, json_option
+from deft.cli.info import card_lines
+from deft.denoise import NetworkDenoiser
+from deft.images import Reading as ReadingImages
+from deft.prior.inspect import LEVELS, Reading, confirm, describe, try_readings
+
+
+@click.command()
+@click.argument("path", metavar="PRIOR")
+@click.option("--images", "data", help=DATA_HELP + " Of the kind the prior was trained on.")
+@click.option("-n", "count", default=16, show_default=True, help="How many of them to try it on.")
+@click.option("--seed", default=0, show_default=True)
+@common.prior_option_option
+@common.reading_options
+@common.device_option
+@json_option
+def inspect(
+    path: str, data: str | None, count: int, seed: int, prior_options: tuple[str, ...], skip_bad: bool, resize: bool, convert: bool,
+    value_range: str | None, device: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Say what a prior is, and test it on images.
+
+    \b
+    deft prior inspect unet.safetensors
+    deft prior inspect my-pipeline --images photos/
+
+    PRIOR is what --prior takes elsewhere. With --images its denoising error is compared with a Wiener filter's, as it is
+    read and under every other convention in use: eps / v / x0 / score / flow / EDM, schedules, ranges, times.
+    """
+    output = Output(as_json)
+    where = common.get_device(device)
+    prior = common.find_prior(path, where, prior_options)
+    about = describe(prior)
+    output.say("\n".join(card_lines(about)))
+    result: dict[str, Any] = {"prior": path, **about}
+    if data is not None:
+        shape = common.image_shape(prior)
+        x = common.load_images(data, "test", ReadingImages(shape, skip_bad, resize, convert, value_range), output.say).x
+        if isinstance(prior, NetworkDenoiser):
+            verdict = try_readings(prior, x, images=count, seed=seed)
+            taken, best, text, confirmed = verdict.taken, verdict.best, verdict.text, verdict.confirmed
+        else:
+            taken = best = confirm(prior, x, images=count, seed=seed)
+            confirmed = taken.worst <= 1.6
+            text = f"its error is at most {taken.worst:.2f} of the Wiener filter's; what its numbers mean is its own code's business"
+        output.say("\nerror of E[x_0 | x_t], as a share of a Wiener filter's, at sigma/alpha =")
+        output.say(f"  {'':40}" + "".join(f"{level:>9g}" for level in LEVELS))
+        output.say(_row("as read", taken))
+        if best is not taken:
+            output.say(_row(", ".join(f"{k} {v}" for k, v in best.changes.items()), best))
+        output.say(f"\n{text}")
+        result |= {"confirmed": confirmed, "verdict": text, "taken": _json(taken), "best": _json(best)}
+    elif about["unsure"]:
+        output.say("\nto test what is unsure: --images DIR")
+    output.result(result)
+
+
+def _row(name: str, reading: Reading) -> str:
+    return f"  {name:40}" + "".join(f"{r:9.2f}" for r in reading.ratios)
+
+
+def _json(reading: Reading) -> dict[str, Any]:
+    return {"changes": reading.changes, "levels": list(LEVELS), "errors": reading.errors, "ratios": reading.ratios}
