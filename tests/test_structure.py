@@ -170,7 +170,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 # Layers.
 
 LAYERS = (
-    ("errors", "noise", "random"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
+    ("errors", "noise", "random", "distributed"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
     ("condition",), ("sample",), ("tasks",),
     ("train",),
 )

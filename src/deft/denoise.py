@@ -95,6 +95,23 @@ class Denoiser(nn.Module, ABC):
         """How many parameters the model has; an h is sized by it."""
         return sum(p.numel() for p in self.parameters())
 
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """Shape of one datum as a user has it; `event_shape` unless the model lives in the latents of an autoencoder."""
+        return self.event_shape
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Data [B, *data_shape] as the model's samples [B, *E]."""
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The model's samples [B, *E] as data [B, *data_shape]."""
+        return z
+
+    def inside(self, obs: Any) -> Any:
+        """An `Observation` of data, as one of the model's samples."""
+        return obs
+
     def state_like(self, otherwise: Tensor | None = None) -> Tensor:
         """An empty tensor of the device and dtype in which samples of this prior are kept.
 

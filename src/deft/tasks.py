@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
 from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
@@ -95,6 +96,16 @@ class Denoise(ImageTask):
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return Identity()
+
+
+class Through:
+    """A task as the prior sees it: its own, or, for a latent prior, that of measuring what latents decode to."""
+
+    def __init__(self, task: ImageTask, prior: Denoiser):
+        self.task, self.prior = task, prior
+
+    def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
+        return self.prior.inside(self.task.observe(self.prior.decode(x), noise))
 
 
 TASKS: dict[str, type[ImageTask]] = {t.name: t for t in (Inpaint, SuperResolution, Denoise)}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 import click
 
@@ -15,7 +18,8 @@ from deft.cli.fit import fit
 from deft.cli.info import info, list_all
 from deft.cli.prior import prior
 from deft.cli.sample import sample
-from deft.errors import DeftError
+from deft.distributed import World, get_world, launch_note
+from deft.errors import DeftError, LostError
 from deft.train.fit import Interrupted
 
 
@@ -41,36 +45,71 @@ for command in (demo, fit, sample, evaluate, info, list_all, prior):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    world = World()
     try:
-        code = cli.main(args=arguments, prog_name="deft", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        world = get_world()
+        return _run(arguments, world)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        if world.speaks:
+            click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        return _fail(error.format_message())
+        return _fail(error.format_message(), world)
     except (Interrupted, click.Abort) as stop:
         cause = stop if isinstance(stop, Interrupted) else stop.__cause__
-        said = f"{cause}; go on with: {_resume(arguments)}" if isinstance(cause, Interrupted) else "stopped"
-        click.echo(one_line(said), err=True)
+        gone = world.missing()  # where one process dies, its launcher stops the others
+        said = f"stopped: rank {', '.join(map(str, gone))} was lost" if gone else "stopped"
+        if isinstance(cause, Interrupted):
+            said = f"{cause}; go on with: {_resume(arguments, world)}"
+        if world.speaks:
+            click.echo(one_line(said), err=True)
         return 130
+    except LostError as error:
+        return _fail(f"{error}; go on with: {_resume(arguments, world)}" if error.saved else str(error), world)
     except DeftError as error:
-        return _fail(str(error))
+        return _fail(str(error), world)
     except (RuntimeError, MemoryError) as error:
         message = memory_message(error)
         if message is None:
             raise
-        return _fail(message)
+        return _fail(message, world)
     except BrokenPipeError:
         sys.stderr.close()
         return 141
 
 
-def _fail(message: str) -> int:
-    click.echo(f"error: {one_line(message)}", err=True)
+def _run(arguments: list[str], world: World) -> int:
+    """The command itself, on each of the processes there are; the main one alone is heard."""
+    with ExitStack() as silence:
+        if world.size > 1:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if not world.main:
+            nowhere = silence.enter_context(open(os.devnull, "w"))
+            silence.enter_context(redirect_stdout(nowhere))
+            silence.enter_context(redirect_stderr(nowhere))
+        elif note := launch_note():
+            click.echo(note, err=True)
+        try:
+            code = cli.main(args=arguments, prog_name="deft", standalone_mode=False)
+        except (click.Abort, LostError):
+            raise
+        except Exception as error:
+            try:
+                world.agree(error)  # so that none of the others waits for this one
+            except LostError:
+                raise error from None
+            raise
+    world.close()
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, world: World) -> int:
+    if world.speaks:
+        click.echo(f"error: {one_line(message)}", err=True)
     return 2
 
 
-def _resume(arguments: list[str]) -> str:
+def _resume(arguments: list[str], world: World) -> str:
     kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
-    return shlex.join(["deft", *kept, "--resume"])
+    launcher = [] if world.size == 1 else ["accelerate", "launch", "...", "-m"]
+    return shlex.join([*launcher, "deft", *kept, "--resume"])

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from deft.data import SPLITS, fashion
 from deft.denoise import Denoiser
+from deft.distributed import get_world
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.htransform.learned import DEFT
 from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_stack
@@ -26,6 +27,7 @@ from deft.operator.image import Mask
 from deft.prior import load_prior
 from deft.prior.load import CONVENTION_OPTIONS, family_of, read_options
 from deft.random import BatchNoise
+from deft.shard import shard
 from deft.tasks import TASKS, ImageTask, Inpaint
 from deft.train.adapter import load_h
 from deft.train.checkpoint import load_weights
@@ -97,7 +99,7 @@ class Output:
 
 
 def bars() -> bool:
-    """Whether progress bars make sense: not in a log file."""
+    """Whether progress bars make sense: not in a log file. (`fit` and its like show them on the main process alone.)"""
     return sys.stderr.isatty()
 
 
@@ -126,6 +128,9 @@ prior_option_option = click.option(
     "--prior-option", "prior_options", multiple=True, metavar="KEY=VALUE",
     help="How to read the prior, where its files do not say or are wrong: convention=edm, output=v, value_range=0,1, label=3, ... (`deft prior inspect` tells). May be repeated.",
 )  # fmt: skip
+accumulate_option = click.option("--accumulate", default=1, show_default=True, help="Go through a batch in so many parts, to save memory.")
+streams_option = click.option("--streams", is_flag=True, help="For many processes: each draws the random numbers of its own rows alone (docs/distributed.md).")
+shard_option = click.option("--shard-prior", is_flag=True, help="With several processes: each holds a part of the prior, for one that does not fit.")
 device_option = click.option("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one).")
 reading_options = options(
     click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and name them."),
@@ -175,6 +180,11 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
         )
 
 
+def own_part(batch: int, accumulate: int) -> int:
+    """How many samples of a batch this process has in memory at once."""
+    return max(len(rows) for rows in get_world().parts(batch, accumulate))
+
+
 def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[str] = ()) -> Denoiser:
     """A prior and the --prior-option texts it was given with; a token for a remote one comes from DEFT_TOKEN."""
     return load_prior(name, device, **read_options(list(options)))
@@ -215,10 +225,15 @@ def recorded_options(card: dict[str, Any]) -> list[str]:
     return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] in kept]
 
 
+def spread_out(prior: Denoiser, yes: bool) -> Denoiser:
+    """The prior, sharded over the processes if --shard-prior says so."""
+    return shard(prior) if yes else prior
+
+
 def image_shape(prior: Denoiser) -> tuple[int, int, int]:
-    if len(prior.event_shape) != 3:
-        raise InputError(f"this command is for images, the prior makes samples of shape {prior.event_shape}")
-    c, h, w = prior.event_shape
+    if len(prior.data_shape) != 3:
+        raise InputError(f"this command is for images, the prior makes samples of shape {prior.data_shape}")
+    c, h, w = prior.data_shape
     return c, h, w
 
 

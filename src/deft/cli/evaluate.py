@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import torch
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
@@ -35,13 +36,14 @@ from deft.tasks import TASKS
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
 @out_option("report")
 @common.reading_options
+@common.shard_option
 @common.device_option
 @overwrite_option
 @json_option
 def evaluate(
     run: Path | None, data: str, pairs: bool, methods: str | None, prior_option: str | None, prior_options: tuple[str, ...], task: str | None, images: int | None,
     samples: int, steps: int | None, eta: float | None, seed: int, batch: int, out: Path, skip_bad: bool, resize: bool,
-    convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
+    convert: bool, value_range: str | None, shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare methods on held-out images: the same masks, measurement noise and seeds for each.
 
@@ -54,19 +56,22 @@ def evaluate(
     """
     output = Output(as_json)
     where = common.get_device(device)
+    first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
     fitted = None
     if run is not None:
-        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where, prior_options)
+        fitted, chosen, _, prior, name = common.load_run(run, prior_option, first, prior_options)
+        fitted = fitted.to(where)
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
     else:
         name = prior_option or "fashion"
-        prior = common.find_prior(name, where, prior_options)
+        prior = common.find_prior(name, first, prior_options)
         chosen = common.make_task(task or "inpaint", None, None)
     names = methods.split(",") if methods else ["deft", "dps", "pigdm", "prior"][0 if run else 1 :]
     plans = [plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names]
     for p in plans:
         p.make(prior, fitted)
+    prior = common.spread_out(prior, shard_prior)
     shape = common.image_shape(prior)
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")

@@ -22,12 +22,12 @@ from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
 from deft.prior.inspect import warning
 from deft.random import Noise, generator
-from deft.tasks import TASKS
+from deft.tasks import TASKS, Through
 from deft.train.adapter import save_h
 from deft.train.checkpoint import write_text
 from deft.train.data import Bank, Batches, Clean, Pairs
 from deft.train.denoising import WEIGHTINGS, DenoisingObjective
-from deft.train.fit import FitConfig
+from deft.train.fit import FitConfig, launched_config
 from deft.train.fit import fit as fit_module
 
 DEFAULTS = FitConfig()
@@ -69,6 +69,9 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint).")
 @click.option("--bank", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: 4000 if they fit in 4 GiB]")
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
+@common.accumulate_option
+@common.streams_option
+@common.shard_option
 @click.option("--resume", is_flag=True, help="Go on with a fit that was stopped, with the same settings.")
 @common.reading_options
 @common.device_option
@@ -77,7 +80,8 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 def fit(
     prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
-    gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool, resume: bool,
+    gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
+    accumulate: int, streams: bool, shard_prior: bool, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Fit an h-transform to a frozen prior.
@@ -93,11 +97,13 @@ def fit(
         raise InputError(f"--bank takes a number of draws (at least 1, or 0 for none) and --data, not --pairs; got {bank}")
     if (data is None) == (pairs is None):
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
-    config = FitConfig(steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16)
+    config = launched_config(FitConfig(
+        steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,
+    ))  # fmt: skip
     where = common.get_device(device)
-    prior = common.find_prior(prior_option, where, prior_options)
+    prior = common.spread_out(common.find_prior(prior_option, "cpu" if shard_prior else where, prior_options), shard_prior)
     shape = common.image_shape(prior)
-    common.check_batch(batch, shape)
+    common.check_batch(common.own_part(batch, accumulate), shape)
     chosen = common.make_task(task, sigma_y, hole)
     reading = Reading(shape, skip_bad, resize, convert, value_range)
 
@@ -111,6 +117,7 @@ def fit(
             rows, (x_out, obs_out) = torch.arange(len(x)), common.read_pairs(Path(held_out), chosen, shape, reading)
         else:
             x_out, obs_out = x[rest], obs[rest]
+        x, x_out, obs, obs_out = prior.encode(x), prior.encode(x_out), prior.inside(obs), prior.inside(obs_out)
         fitted, looked, n = Pairs(x[rows], obs[rows]), Pairs(x_out, obs_out), len(rows)
     else:
         x = common.load_images(str(data), "fit", reading, output.say).x
@@ -121,8 +128,9 @@ def fit(
         else:
             rows, rest = hold_out(len(x), seed)
             x, x_out = x[rows], x[rest]
-        obs_out = chosen.observe(x_out, Noise(seed, len(x_out)))
-        fitted, looked, n = Clean(x, chosen), Clean(x_out, chosen), len(x)
+        obs_out = prior.inside(chosen.observe(x_out, Noise(seed, len(x_out))))
+        x, x_out, measured = prior.encode(x), prior.encode(x_out), Through(chosen, prior)
+        fitted, looked, n = Clean(x, measured), Clean(x_out, measured), len(x)
     open_folder(out, overwrite=overwrite or resume)
     doubt = warning(prior, x) if len(x) > 1 else None
     if doubt:
@@ -134,9 +142,9 @@ def fit(
     h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, units=units, guide=guide, gate=gate, **extra)
     h.calibrate(prior, x)
     if pairs is None:
-        bank = Bank.default_size(shape) if bank is None else bank
+        bank = Bank.default_size(prior.event_shape) if bank is None else bank
         if bank:
-            fitted = Bank.build(prior, x, chosen, bank, focus=focus, even=even, seed=seed, progress=common.bars())
+            fitted = Bank.build(prior, x, Through(chosen, prior), bank, focus=focus, even=even, seed=seed, progress=common.bars())
     output.say(f"fitting to {n} images, {len(x_out)} held out")
     try:
         result = fit_module(

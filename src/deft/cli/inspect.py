@@ -11,7 +11,8 @@ from deft.cli.common import DATA_HELP, Output, json_option
 from deft.cli.info import card_lines
 from deft.denoise import NetworkDenoiser
 from deft.images import Reading as ReadingImages
-from deft.prior.inspect import LEVELS, Reading, confirm, describe, try_readings
+from deft.prior.inspect import LEVELS, WORSE, Reading, confirm, describe, try_readings
+from deft.prior.latent import LatentPrior
 
 
 @click.command()
@@ -45,12 +46,14 @@ def inspect(
     if data is not None:
         shape = common.image_shape(prior)
         x = common.load_images(data, "test", ReadingImages(shape, skip_bad, resize, convert, value_range), output.say).x
-        if isinstance(prior, NetworkDenoiser):
-            verdict = try_readings(prior, x, images=count, seed=seed)
+        x = prior.encode(x)
+        network = prior.prior if isinstance(prior, LatentPrior) else prior
+        if isinstance(network, NetworkDenoiser):
+            verdict = try_readings(network, x, images=count, seed=seed)
             taken, best, text, confirmed = verdict.taken, verdict.best, verdict.text, verdict.confirmed
         else:
-            taken = best = confirm(prior, x, images=count, seed=seed)
-            confirmed = taken.worst <= 1.6
+            taken = best = confirm(network, x, images=count, seed=seed)
+            confirmed = taken.worst <= WORSE
             text = f"its error is at most {taken.worst:.2f} of the Wiener filter's; what its numbers mean is its own code's business"
         output.say("\nerror of E[x_0 | x_t], as a share of a Wiener filter's, at sigma/alpha =")
         output.say(f"  {'':40}" + "".join(f"{level:>9g}" for level in LEVELS))

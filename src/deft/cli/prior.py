@@ -17,6 +17,7 @@ from deft.cli.fit import hold_out
 from deft.cli.info import card_lines
 from deft.cli.inspect import inspect
 from deft.denoise import OUTPUTS, fingerprint, freeze
+from deft.distributed import get_world
 from deft.errors import InputError, NonFiniteError
 from deft.evaluate.classifier import fashion_classifier
 from deft.evaluate.levels import level_table
@@ -28,7 +29,7 @@ from deft.prior import ImagePrior
 from deft.train.checkpoint import write_text
 from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
-from deft.train.fit import FitConfig, fit
+from deft.train.fit import FitConfig, fit, launched_config
 
 TRAINABLE = tuple(k for k in SCHEDULES if k != "vp-table")
 
@@ -64,6 +65,8 @@ def make_schedule(name: str) -> Schedule:
 @click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
+@common.accumulate_option
+@common.streams_option
 @click.option("--name", help="For the card.  [default: the output folder's]")
 @click.option("--about-data", help="For the card: what the images are.")
 @click.option("--licence", help="For the card: the licence of the images.")
@@ -76,7 +79,7 @@ def make_schedule(name: str) -> Schedule:
 def train(
     data: str, held_out: str | None, out: Path, widths: tuple[int, ...], blocks: int, patch: int, schedule: str, output_kind: str,
     steps: int, batch: int, lr: float, warmup: int, ema: float, weight_decay: float, evaluations: int, seconds: float | None,
-    seed: int, bf16: bool, name: str | None, about_data: str | None, licence: str | None, features: str, resume: bool,
+    seed: int, bf16: bool, accumulate: int, streams: bool, name: str | None, about_data: str | None, licence: str | None, features: str, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train an unconditional prior from a folder or an npz of images, all of one size.
@@ -90,14 +93,14 @@ def train(
     if resize or convert:
         raise InputError("a new prior takes its size and channels from the images: bring them to one size first, without --resize or --convert")
     where = common.get_device(device)
-    config = FitConfig(
+    config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed, bf16=bf16,
-        max_seconds=seconds, evaluations=evaluations, held_out_batches=8,
-    )  # fmt: skip
+        max_seconds=seconds, evaluations=evaluations, held_out_batches=8, accumulate=accumulate, streams=streams,
+    ))  # fmt: skip
     found = common.load_images(data, "fit", Reading(None, skip_bad, range=value_range), output.say)
     x, n_all = found.x, len(found)
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    common.check_batch(batch, shape)
+    common.check_batch(common.own_part(batch, accumulate), shape)
     if held_out:
         x_out = common.load_images(held_out, "validation", Reading(shape, skip_bad, range=value_range), output.say).x
     else:
@@ -124,6 +127,8 @@ def train(
     except NonFiniteError as error:
         kept = f" (the last good state is kept: {out / 'state.pt'})" if (out / "state.pt").exists() else ""
         raise NonFiniteError(f"{error}{kept}") from error
+    if not get_world().main:  # what is left to do is one process's work
+        return
     about: dict[str, Any] = {
         "name": name or out.resolve().name, "data": about_data or f"{data} ({n_all} images)", "licence": licence or "not stated",
         "recipe": {k: v for k, v in asdict(config).items() if k not in ("saves",)}, "steps": result.steps,

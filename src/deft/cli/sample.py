@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import click
+import torch
 from PIL import Image
 
 from deft.cli import common
@@ -59,6 +60,7 @@ from deft.train.checkpoint import write_text
 @click.option("--resize", is_flag=True, help="Bring the picture and the mask to the size that is needed.")
 @click.option("--convert", is_flag=True, help="Bring the picture to the prior's channels (grey or RGB).")
 @click.option("--range", "value_range", type=Name("range", common.RANGES), help="What black and white are in a floating-point array.")
+@common.shard_option
 @common.device_option
 @overwrite_option
 @json_option
@@ -66,7 +68,7 @@ def sample(
     run: Path | None, measurement: Path, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
     prior_option: str | None, prior_options: tuple[str, ...], task: str | None, sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
     spacing: str | None, tuned: bool, scale: float, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
-    device: str | None, overwrite: bool, as_json: bool,
+    shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw samples of what a measurement leaves open.
 
@@ -79,9 +81,11 @@ def sample(
     """
     output = Output(as_json)
     where = common.get_device(device)
+    first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
     fitted = None
     if run is not None:
-        fitted, chosen, _, prior, name = common.load_run(run, prior_option, where, prior_options)
+        fitted, chosen, _, prior, name = common.load_run(run, prior_option, first, prior_options)
+        fitted = fitted.to(where)
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
         if sigma_y is not None:
@@ -89,7 +93,7 @@ def sample(
             chosen = type(chosen)(**{**{k: v for k, v in chosen.config().items() if k != "name"}, "sigma_y": sigma_y})
     else:
         name = prior_option or "fashion"
-        prior = common.find_prior(name, where, prior_options)
+        prior = common.find_prior(name, first, prior_options)
         chosen = common.make_task(task or "inpaint", sigma_y, None)
     which = method or ("pigdm" if run is None else "deft")
     made = plan(
@@ -99,6 +103,7 @@ def sample(
     h, the_sampler, grid = made.make(prior, fitted)
     if samples < 1:
         raise InputError(f"-n must be at least 1, got {samples}")
+    prior = common.spread_out(prior, shard_prior)
     shape = common.image_shape(prior)
     common.check_batch(min(batch, samples) if batch > 0 else batch, shape)
     if not scale >= 0:

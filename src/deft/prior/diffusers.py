@@ -1,4 +1,4 @@
-"""Pixel-space models saved by Hugging Face diffusers: a pipeline folder, a model folder, or a hub id.
+"""Unconditional models, of pixels or of latents, saved by Hugging Face diffusers: a pipeline folder, a model folder, or a hub id.
 
 Everything that is stated in the files is read from them: prediction type, table of betas, zero-SNR rescaling, learned
 variance. What is not (the range of the images) is named in the card's `unsure`.
@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.denoise import NetworkDenoiser, freeze
+from deft.denoise import Denoiser, NetworkDenoiser, freeze
 from deft.errors import CheckpointError, InputError
 from deft.noise import EDM, VE, RectifiedFlow, Schedule, VPTable
+from deft.prior.latent import Autoencoder, LatentPrior
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 """diffusers' prediction_type -> our output kind."""
@@ -48,8 +49,9 @@ def load_diffusers(
     label: int | None = None,
     variant: str | None = None,
     event_shape: tuple[int, ...] | None = None,
+    gradient: str = "encoder",
     **changes: Any,
-) -> NetworkDenoiser:
+) -> Denoiser:
     """A diffusers model as a frozen prior.
 
     Args:
@@ -57,6 +59,7 @@ def load_diffusers(
             hub id such as google/ddpm-cifar10-32 where a hub is reachable.
         label: the class, for a class-conditional model.
         variant: "fp16" for files named so.
+        gradient: for a pipeline with an autoencoder (a latent prior), see `deft.operator.latent.Decoded`.
         event_shape: needed only if the model's config states no sample_size.
         changes: keywords of `NetworkDenoiser` that override what the files say (output, value_range, time, ...).
 
@@ -88,11 +91,17 @@ def load_diffusers(
     unsure = [] if "value_range" in said or "value_range" in changes else ["value_range: [-1, 1] is taken, as diffusers' pipelines do"]
     if classes:
         unsure.append(f"class {label} of {classes}: the card of an h fitted to this prior should say so")
-    prior.card = {
+    where = find_autoencoder(folder)
+    latent: Denoiser = prior
+    if where is not None:
+        autoencoder, data_shape = load_autoencoder(where, prior.event_shape)
+        latent = LatentPrior(prior, autoencoder, data_shape, gradient)
+        unsure = [u for u in unsure if not u.startswith("value_range")]
+    latent.card = {
         "family": "diffusers", "name": str(name), "class": config.get("_class_name"), "parameters": prior.parameter_count(),
         "scheduler": _json(scheduler).get("_class_name") if scheduler else None, "unsure": unsure,
     }  # fmt: skip
-    return prior.to(device)
+    return latent.to(device)
 
 
 class Labelled(nn.Module):
@@ -106,6 +115,22 @@ class Labelled(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         return self.model(x, time, class_labels=self.label.expand(x.shape[0]), return_dict=False)[0]
+
+
+def find_autoencoder(folder: Path) -> Path | None:
+    """The folder of a pipeline's autoencoder, if its model lives in latents."""
+    found = [folder / k for k in ("vae", "vqvae") if (folder / k / "config.json").is_file()]
+    return found[0] if found else None
+
+
+def load_autoencoder(folder: Path, latent: tuple[int, ...]) -> tuple[Autoencoder, tuple[int, ...]]:
+    """(frozen autoencoder, shape of the data) of a folder, for latents of a shape."""
+    config = _json(folder / "config.json")
+    made = Autoencoder(load_model(folder), float(config.get("scaling_factor") or 0.18215), float(config.get("shift_factor") or 0.0))
+    made.eval().requires_grad_(False)
+    with torch.no_grad():
+        shape = tuple(made.decode(torch.zeros(1, *latent)).shape[1:])
+    return made, shape
 
 
 def find_parts(folder: Path) -> tuple[Path, Path | None]:

@@ -22,6 +22,7 @@ from deft.errors import InputError
 from deft.likelihood.base import Observation
 from deft.noise import Schedule
 from deft.prior.conventions import CONVENTIONS
+from deft.prior.latent import LatentPrior
 from deft.random import Noise
 
 LEVELS = (0.15, 0.5, 1.5, 4.0)
@@ -90,6 +91,8 @@ class Verdict:
 def describe(prior: Denoiser) -> dict[str, Any]:
     """What is said of a prior: family, parameters, shape, convention, and what nobody said (`unsure`)."""
     about: dict[str, Any] = {k: v for k, v in prior.card.items() if k in ("family", "name", "class", "config", "unsure", "scheduler", "data", "licence")}
+    if isinstance(prior, LatentPrior):
+        return describe(prior.prior) | about | {"data_shape": list(prior.data_shape), "gradient": prior.gradient}
     about |= {"parameters": prior.parameter_count(), "event_shape": list(prior.event_shape), "schedule": repr(prior.schedule)}
     if isinstance(prior, NetworkDenoiser):
         about |= {
@@ -168,6 +171,8 @@ ROUGH = 2.0
 
 def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None:
     """The same before sampling, when there is no image but what the first measurement shows of one (`lift`)."""
+    if isinstance(prior, LatentPrior):
+        return warning_from(prior.prior, prior.inside(obs[0]), seed)
     c = prior.event_shape[0]
     x = obs[0].lift()[:, :c].to(prior.state_like())
     if tuple(x.shape[1:]) != tuple(prior.event_shape):

@@ -1,0 +1,95 @@
+"""A measurement of what an autoencoder decodes, as a measurement of its latents."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from deft.errors import unknown
+from deft.operator.base import Operator
+
+GRADIENTS = ("encoder", "decoder")
+"""How a pull on the decoded data becomes one on the latents; see `Decoded`."""
+
+
+class Autoencoder(Protocol):
+    """encode: data [B, C, H, W] -> latents [B, c, h, w]; decode: back."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+class Decoded(Operator):
+    """A(D(z)): the operator A after the decoder D (Rout et al. 2023, PSLD, eq. 5).
+
+    How far the belief N(z, rho^2 I) moves when the measurement says r = y - A(D(z)) (`pull`) is told in one of two ways:
+
+        encoder: E(D(z) + A.pull(D(z), r)) - E(D(z)): A's own pull on the data, carried back by the encoder E. Two passes
+            of the encoder, no backward pass; belief about the data has the deviation gain * rho.
+        decoder: s J^T r with J the Jacobian of A o D at z: a backward pass through the decoder (never through the prior).
+            s = rho^2 / (noise + rho^2 q), q = |J^T r|^2 / |r|^2: exact if all singular values of J that r touches
+            are alike (the Rayleigh quotient of J J^T at r stands in for J J^T).
+
+    `vjp`, and with it `score` and what DPS differentiates, is always the true derivative, through the decoder.
+    `lift` shows a network each image-like part of A's own lift, encoded.
+    """
+
+    def __init__(self, operator: Operator, autoencoder: Autoencoder, gradient: str = "encoder", gain: float = 1.0):
+        if gradient not in GRADIENTS:
+            raise unknown("gradient", gradient, GRADIENTS)
+        self.operator, self.autoencoder, self.gradient, self.gain = operator, autoencoder, gradient, gain
+        self.lift_channels = operator.lift_channels
+        self._lifted: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.operator(self.autoencoder.decode(x))
+
+    def lift(self, y: Tensor) -> Tensor:
+        if self._lifted is None or self._lifted[0] is not y:  # the same y at every step of a sampler
+            with torch.no_grad():
+                parts = self.operator.lift(y).chunk(self.lift_channels, dim=1)
+                self._lifted = (y, torch.cat([self.autoencoder.encode(p) for p in parts], dim=1))
+        return self._lifted[1]
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.operator.restrict(y)
+
+    def count(self, y: Tensor) -> Tensor:
+        return self.operator.count(y)
+
+    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        if self.gradient == "encoder":
+            with torch.no_grad():
+                data = self.autoencoder.decode(x)
+                moved = data + self.operator.pull(data, r, noise, self.gain**2 * rho2)
+                return self.autoencoder.encode(moved) - self.autoencoder.encode(data)
+        back = self.vjp(x, r)
+
+        def square(v: Tensor) -> Tensor:
+            return v.flatten(1).square().sum(1).reshape((-1,) + (1,) * (x.ndim - 1))
+
+        q = square(back) / square(r).clamp_min(1e-12)
+        return rho2 * back / (noise.reshape((-1,) + (1,) * (x.ndim - 1)) + rho2 * q)
+
+    def vjp(self, x: Tensor, r: Tensor) -> Tensor:
+        with torch.enable_grad():
+            z = x.detach().requires_grad_()
+            return torch.autograd.grad(self(z), z, r)[0]
+
+    def _with(self, operator: Operator) -> Decoded:
+        out = copy.copy(self)
+        out.operator, out._lifted = operator, None
+        return out
+
+    def __getitem__(self, index: Any) -> Decoded:
+        return self._with(self.operator[index])
+
+    def repeat(self, n: int) -> Decoded:
+        return self._with(self.operator.repeat(n))
+
+    def to(self, device: torch.device | str) -> Decoded:
+        return self._with(self.operator.to(device))

@@ -1,0 +1,100 @@
+"""Latent priors: a diffusion model of the latents of an autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deft.denoise import Denoiser, Prediction
+from deft.errors import InputError, unknown
+from deft.likelihood.base import Observation
+from deft.likelihood.gaussian import Gaussian
+from deft.noise import Schedule
+from deft.operator.latent import GRADIENTS, Decoded
+from deft.random import Noise
+
+
+class Autoencoder(nn.Module):
+    """An autoencoder of diffusers (AutoencoderKL, VQModel) as encode and decode, with its scaling factor.
+
+    z = scale (E(x) - shift), E the mean of the code; x = D(z / scale + shift).
+    """
+
+    def __init__(self, model: nn.Module, scale: float = 1.0, shift: float = 0.0):
+        super().__init__()
+        self.model, self.scale, self.shift = model, scale, shift
+
+    def encode(self, x: Tensor) -> Tensor:
+        code = self.model.encode(x, return_dict=False)[0]  # type: ignore[operator]
+        z: Tensor = code if isinstance(code, Tensor) else code.mode()
+        return self.scale * (z - self.shift)
+
+    def decode(self, z: Tensor) -> Tensor:
+        x: Tensor = self.model.decode(z / self.scale + self.shift, return_dict=False)[0]  # type: ignore[operator]
+        return x
+
+
+@torch.no_grad()
+def measure_gain(autoencoder: Any, prior: Denoiser, size: float = 0.1, seed: int = 0) -> float:
+    """rms(D(z + size n) - D(z)) / size for z, n standard normal: what the decoder makes of a small deviation."""
+    noise = Noise(seed, 8)
+    z, n = (noise.normal(prior.event_shape).to(prior.state_like()) for _ in range(2))
+    change = autoencoder.decode(z + size * n) - autoencoder.decode(z)
+    return max(float(change.square().mean().sqrt()) / size, 1e-6)
+
+
+class LatentPrior(Denoiser):
+    """A denoiser of latents with the autoencoder they belong to.
+
+    Samples, h-transforms and samplers live in the latents (`event_shape`); data are encoded on the way in (`encode`), samples decoded
+    on the way out (`decode`), and `inside` makes a measurement y = A(x) + noise one of the latents, y = A(D(z)) + noise. What the
+    autoencoder cannot express, no sample will show: give the likelihood a sigma_y that allows for it.
+
+    Args:
+        prior: the denoiser of the latents.
+        autoencoder: encode and decode, a module.
+        data_shape: (C, H, W) of the data.
+        gradient: "encoder" or "decoder", see `Decoded`; docs/latent.md has both measured.
+        gain: how many times larger a small deviation is in the data than in the latents; measured if not given.
+    """
+
+    def __init__(self, prior: Denoiser, autoencoder: Any, data_shape: tuple[int, ...], gradient: str = "encoder", gain: float | None = None):
+        super().__init__()
+        if gradient not in GRADIENTS:
+            raise unknown("gradient", gradient, GRADIENTS)
+        self.prior, self.autoencoder, self.gradient = prior, autoencoder, gradient
+        self.schedule: Schedule = prior.schedule
+        self.event_shape, self._data_shape = prior.event_shape, tuple(data_shape)
+        self.card = dict(prior.card)
+        self.gain = measure_gain(autoencoder, prior) if gain is None else gain
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        return self._data_shape
+
+    def describe(self) -> dict[str, Any]:
+        return self.prior.describe() | {"latent": list(self.data_shape), "gradient": self.gradient}
+
+    def parameter_count(self) -> int:
+        """Those of the denoiser; the autoencoder is no part of what an h is sized by."""
+        return self.prior.parameter_count()
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
+        return self.prior(x_t, t)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, chunk: int = 64) -> Tensor:
+        return torch.cat([self.autoencoder.encode(part) for part in x.to(self.state_like()).split(chunk)])
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, chunk: int = 64) -> Tensor:
+        return torch.cat([self.autoencoder.decode(part) for part in z.to(self.state_like()).split(chunk)])
+
+    def inside(self, obs: Observation) -> Observation:
+        like = obs.likelihood
+        if not isinstance(like, Gaussian):
+            raise InputError(f"a latent prior takes Gaussian likelihoods, got {type(like).__name__}")
+        operator = Decoded(like.operator, self.autoencoder, self.gradient, self.gain)
+        return Observation(obs.y, Gaussian(operator, like.sigma_y, surrogate=like.surrogate))
