@@ -431,10 +431,10 @@ def test_bad_pairs(shop, tmp_path, capsys, change, expected):
 def test_interrupted_fit_is_saved_and_resumed_bit_for_bit(shop, tmp_path, capsys, monkeypatch):
     honest = Clean.draw
 
-    def draw(self, size, seed, step, device):
+    def draw(self, size, seed, step, device, **options):
         if step == 3:
             raise KeyboardInterrupt
-        return honest(self, size, seed, step, device)
+        return honest(self, size, seed, step, device, **options)
 
     monkeypatch.setattr(Clean, "draw", draw)
     command = fit_line(shop, tmp_path / "out", "--steps", 6)

@@ -208,7 +208,7 @@ def test_noise_and_random_stand_alone():
 
 def test_import_is_light():
     """`import deft` brings torch, numpy, safetensors and a progress bar; no extras, no command line, no prior."""
-    heavy = ["torchvision", "matplotlib", "scipy", "skimage", "click", "PIL", "deft.cli", "deft.prior", "deft.evaluate", "deft.testing"]
+    heavy = ["torchvision", "matplotlib", "scipy", "skimage", "accelerate", "click", "PIL", "deft.cli", "deft.prior", "deft.evaluate", "deft.testing"]
     code = f"import sys, torch; before = set(sys.modules); import deft; print([m for m in {heavy} if m in sys.modules and m not in before])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

@@ -26,6 +26,14 @@ class CheckpointError(DeftError, ValueError):
     """A file is truncated, of another library, or made for another prior."""
 
 
+class LostError(DeftError, RuntimeError):
+    """Another process of the run died, or did not answer in time. saved: whether the run can be resumed."""
+
+    def __init__(self, message: str, saved: bool = False):
+        super().__init__(message)
+        self.saved = saved
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not in a table, with the nearest name offered.
 

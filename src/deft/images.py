@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from deft.distributed import get_world
 from deft.errors import InputError, unknown
 from deft.train.checkpoint import write_atomic
 
@@ -352,6 +353,8 @@ def open_folder(path: str | Path, *, overwrite: bool = False, ours: Callable[[Pa
         InputError: it exists, is a file, or cannot be written.
     """
     path = Path(path)
+    if not get_world().main:  # which looks into the folder, and fills it
+        return path
     if path.exists() and not path.is_dir():
         raise InputError(f"output folder {path} is a file: give another --out")
     try:

@@ -58,16 +58,48 @@ class Noise:
 
 
 class BatchNoise:
-    """The same interface from a single generator: cheaper, for training, where a sample is not kept."""
+    """The same interface from a single generator: cheaper, for training, where a sample is not kept.
 
-    def __init__(self, n: int, *key: int):
-        self.n, self._generator = n, generator(*key)
+    Args:
+        n: rows of the whole batch. key: whole numbers that seed the generator.
+        rows: keep these rows alone. All n are drawn, so a part has the numbers it has in the whole.
+
+    `total` is n; the length is that of `rows`.
+
+    >>> whole, part = BatchNoise(4, 0), BatchNoise(4, 0, rows=range(2, 4))
+    >>> torch.equal(whole.normal((5,))[2:], part.normal((5,)))
+    True
+    """
+
+    def __init__(self, n: int, *key: int, rows: range | None = None):
+        self.total, self.rows = n, range(n) if rows is None else rows
+        self._generator = generator(*key)
 
     def __len__(self) -> int:
-        return self.n
+        return len(self.rows)
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
-        return torch.randn((self.n, *shape), generator=self._generator).to(device)
+        return self._part(torch.randn((self.total, *shape), generator=self._generator)).to(device)
 
     def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
-        return torch.rand((self.n, *shape), generator=self._generator).to(device)
+        return self._part(torch.rand((self.total, *shape), generator=self._generator)).to(device)
+
+    def _part(self, whole: Tensor) -> Tensor:
+        return whole[self.rows.start : self.rows.stop]
+
+
+class RowNoise(BatchNoise):
+    """A `BatchNoise` with one generator for each row: other numbers, and only those of `rows` are drawn.
+
+    For many processes, where drawing the whole batch in each of them would take longer than the step (docs/distributed.md).
+    """
+
+    def __init__(self, n: int, *key: int, rows: range | None = None):
+        self.total, self.rows = n, range(n) if rows is None else rows
+        self._generators = [generator(*key, i) for i in self.rows]
+
+    def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self._generators]).to(device)
+
+    def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
+        return torch.stack([torch.rand(tuple(shape), generator=g) for g in self._generators]).to(device)

@@ -15,9 +15,11 @@ from deft.cli.common import NearestGroup, memory_message, one_line
 from deft.cli.demo import demo
 from deft.cli.evaluate import evaluate
 from deft.cli.fit import fit
+from deft.cli.hub import hub
 from deft.cli.info import info, list_all
 from deft.cli.prior import prior
 from deft.cli.sample import sample
+from deft.cli.serve import serve
 from deft.distributed import World, get_world, launch_note
 from deft.errors import DeftError, LostError
 from deft.train.fit import Interrupted
@@ -38,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, fit, sample, evaluate, info, list_all, prior):
+for command in (demo, fit, sample, evaluate, info, list_all, prior, hub, serve):
     cli.add_command(command)
 
 
@@ -76,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 141
+    finally:
+        world.close()
 
 
 def _run(arguments: list[str], world: World) -> int:
@@ -99,7 +103,6 @@ def _run(arguments: list[str], world: World) -> int:
             except LostError:
                 raise error from None
             raise
-    world.close()
     return code if isinstance(code, int) else 0
 
 

@@ -124,9 +124,16 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Use the output folder even if it holds files.")
-prior_option_option = click.option(
-    "--prior-option", "prior_options", multiple=True, metavar="KEY=VALUE",
-    help="How to read the prior, where its files do not say or are wrong: convention=edm, output=v, value_range=0,1, label=3, ... (`deft prior inspect` tells). May be repeated.",
+def _trust(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["deft.trust_pickle"] = value
+
+
+prior_option_option = options(
+    click.option("--trust-pickle", is_flag=True, expose_value=False, callback=_trust, help="Read a prior's .pt file even if it holds more than tensors: that runs code from it."),
+    click.option(
+        "--prior-option", "prior_options", multiple=True, metavar="KEY=VALUE",
+        help="How to read the prior, where its files do not say or are wrong: convention=edm, output=v, value_range=0,1, label=3, ... (`deft prior inspect` tells). May be repeated.",
+    ),
 )  # fmt: skip
 accumulate_option = click.option("--accumulate", default=1, show_default=True, help="Go through a batch in so many parts, to save memory.")
 streams_option = click.option("--streams", is_flag=True, help="For many processes: each draws the random numbers of its own rows alone (docs/distributed.md).")
@@ -186,8 +193,12 @@ def own_part(batch: int, accumulate: int) -> int:
 
 
 def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[str] = ()) -> Denoiser:
-    """A prior and the --prior-option texts it was given with; a token for a remote one comes from DEFT_TOKEN."""
-    return load_prior(name, device, **read_options(list(options)))
+    """The prior that --prior, --prior-option and --trust-pickle ask for."""
+    asked = read_options(list(options))
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get("deft.trust_pickle") and family_or_none(name) == "adm":
+        asked["trust_pickle"] = True
+    return load_prior(name, device, **asked)
 
 
 def load_run(

@@ -159,7 +159,7 @@ def fit(
     levels = held_out_levels(prior, h, x_out, obs_out, seed)
     recipe = {"weighting": weighting, "focus": focus, "even": even, "bank": bank, **asdict(config)}
     about: dict[str, Any] = {
-        "prior": common.prior_name(prior_option), "prior_options": list(prior_options), "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
+        "prior": common.prior_name(prior_option), "prior_options": [o for o in prior_options if not o.startswith("token=")], "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
         "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
         "parameters": count_parameters(h), "share": round(count_parameters(h) / prior.parameter_count(), 5),
         "torch": torch.__version__, "levels": levels,

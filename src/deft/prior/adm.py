@@ -140,7 +140,7 @@ def _read(path: Path, trust_pickle: bool) -> Any:
             raise CheckpointError(f"{cut}; fetch it again") from error
         raise CheckpointError(
             f"{path} holds more than tensors, and loading the rest would run code from the file; "
-            "use --trust-pickle (trust_pickle=True) only for a file from someone you trust"
+            "give --trust-pickle (in Python: trust_pickle=True) only for a file from someone you trust"
         ) from error
     except Exception as error:  # what a broken pickle raises is anything
         reason = " ".join(str(error).split())[:200]

@@ -105,7 +105,9 @@ def load_remote(name: str, device: torch.device | str = "cpu", **options: Any) -
     """The client of `deft serve` (deft.prior.remote), imported when it is wanted."""
     from deft.prior.remote import RemoteDenoiser
 
-    return RemoteDenoiser(name, **options)
+    if "token" in options:
+        raise InputError("a token on the command line is seen by everybody on the machine: set DEFT_TOKEN instead")
+    return RemoteDenoiser(name, **options).to(device)
 
 
 FAMILIES: dict[str, Family] = {
@@ -134,6 +136,11 @@ def family_of(name: str | Path) -> str:
         raise InputError(
             f"{path} holds no prior that is known here (it holds {inside}): expected prior.safetensors, a diffusers "
             "model_index.json or config.json, or a file of weights"
+        )
+    if path.suffix == ".pkl":
+        raise CheckpointError(
+            f"{path} is a pickle, which holds code: load it with the library it is from, in a function of yours, wrap the network "
+            "(deft.prior.wrap(net, shape, 'edm-denoiser') for those of EDM) and give FILE.py:FUNCTION"
         )
     if path.exists():
         raise CheckpointError(f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion")

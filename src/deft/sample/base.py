@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from deft.condition import Conditioned, condition
 from deft.denoise import Denoiser, Prediction
+from deft.distributed import World, get_world
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.htransform.base import HTransform
 from deft.kernel import Level
@@ -126,28 +127,37 @@ def sample_posterior(
     first: int = 0,
     batch: int = 64,
     progress: bool = False,
+    world: World | None = None,
     **options: Any,
 ) -> Tensor:
-    """`samples` draws from p(x_0 | y) for each of B measurements: [B, samples, *E].
+    """`samples` draws from p(x_0 | y) for each of B measurements: [B, samples, *data_shape] (*E, but for latent priors).
 
     Args:
         seed, first: draw j of measurement i uses stream (first + i) * samples + j, whatever the batch.
         batch: draws made at once; lower it if memory runs out.
+        world: the processes that share the batches between them (default: all that were launched, and all must call
+            this); every one returns all samples, and they are the same bit for bit however many there are.
         options: of `sample` (sampler, steps, spacing).
     """
     if samples < 1 or batch < 1:
         raise InputError(f"samples and batch must be at least 1, got {samples} and {batch}")
-    all_obs = obs.repeat(samples)
+    world = world or get_world()
+    all_obs = prior.inside(obs).repeat(samples)
     total = len(all_obs)
-    out = []
-    bar = tqdm(total=total, desc="sample", unit="image", disable=not progress)
-    for low in range(0, total, batch):
-        part = slice(low, min(low + batch, total))
+    chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
+
+    def draw(part: slice) -> Tensor:
         noise = Noise(seed, range(first * samples + part.start, first * samples + part.stop))
         try:
-            out.append(sample(condition(prior, h, all_obs[part]), noise, **options))
+            x = sample(condition(prior, h, all_obs[part]), noise, **options)
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise InputError(f"a batch of {batch} does not fit in memory: lower batch (--batch)") from error
-        bar.update(part.stop - part.start)
-    bar.close()
-    return torch.cat(out).reshape(len(obs), samples, *prior.event_shape)
+        x = prior.decode(x)
+        return x if world.size == 1 else x.cpu()
+
+    out = []
+    with tqdm(total=total, desc="sample", unit="image", disable=not (progress and world.main)) as bar:
+        for x in world.share(chunks, draw):
+            out.append(x)
+            bar.update(len(x))
+    return torch.cat(out).to(prior.state_like(obs.y).device).reshape(len(obs), samples, *prior.data_shape)

@@ -1,15 +1,22 @@
-"""A fitted h as a file: its own weights alone, and a card naming the prior it belongs to by fingerprint."""
+"""A fitted h as a file: its own weights alone, and a card naming the prior it belongs to by convention and fingerprint."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-from deft.denoise import Denoiser, fingerprint
-from deft.errors import CheckpointError
+import torch
+from torch import Tensor
+
+from deft.denoise import Denoiser, NetworkDenoiser
+from deft.errors import CheckpointError, DeftError
 from deft.htransform.learned import DEFT
 from deft.tasks import ImageTask, make_task
 from deft.train.checkpoint import load_weights, save_weights
+
+LONG = 8
+"""Lists longer than this are summed up in messages."""
 
 
 def save_h(path: str | Path, h: DEFT, prior: Denoiser, task: ImageTask, /, **card: Any) -> dict[str, Any]:
@@ -19,33 +26,175 @@ def save_h(path: str | Path, h: DEFT, prior: Denoiser, task: ImageTask, /, **car
         "format": 1,
         "h": h.config(),
         "task": task.config(),
-        "prior_sha256": fingerprint(prior),
+        "prior_sha256": prior.fingerprint(),
+        "prior_convention": convention_of(prior),
     }
     about |= card
     save_weights(path, h.state_dict(), about)
     return about
 
 
-def load_h(path: str | Path, prior: Denoiser) -> tuple[DEFT, ImageTask, dict[str, Any]]:
+def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> tuple[DEFT, ImageTask, dict[str, Any]]:
     """The h, its task and its card, from a file or a run folder.
 
-    Raises `CheckpointError` if the file is no h-transform, is damaged, or was fitted to another prior.
+    Args:
+        path: h.safetensors, or the folder that holds it.
+        prior: the prior it was fitted to; compared by convention (schedule, output kind, value range, ...), then by the
+            SHA-256 of both convention and weights. Files without a convention in their card are compared by the latter.
+        task: if given, the task it must have been fitted to, setting by setting.
+
+    Raises:
+        CheckpointError: the file is no h-transform, is damaged, or was fitted to another prior or task; the message lists each
+            difference as `field: fitted X, given Y`.
     """
     path = Path(path)
     path = path / "h.safetensors" if path.is_dir() else path
-    tensors, card = load_weights(path)
-    if card.get("kind") != "h-transform":
-        raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not an h-transform")
-    mine = fingerprint(prior)
-    if card["prior_sha256"] != mine:
+    tensors, card = read_h(path)
+    _check_prior(path, card, prior)
+    found = _task(path, card)
+    if task is not None:
+        other = differences(found.config(), plain(task.config()))
+        if other:
+            raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
+    h = _build(path, card, tensors)
+    if h.event_shape != tuple(prior.event_shape) or h.lift_channels != found.lift_channels:
         raise CheckpointError(
-            f"{path} was fitted to the prior {card.get('prior', '?')!r} (sha256 {card['prior_sha256'][:12]}…), "
-            f"this prior is {mine[:12]}…: give the prior it was fitted to with --prior"
+            f"{path} holds an h for samples {h.event_shape} shown {h.lift_channels} views of y; the prior makes {tuple(prior.event_shape)}, "
+            f"the task {found.name} shows {found.lift_channels}: the card does not belong to these weights"
         )
-    options = dict(card["h"])
-    h = DEFT(tuple(options.pop("event_shape")), **options)
+    return h.eval().requires_grad_(False), found, card
+
+
+def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the card of an h.safetensors, before anything is built from them."""
     try:
+        tensors, card = load_weights(path)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"the card in {path} is no JSON ({error}): take the file from its source again") from error
+    if not isinstance(card, dict) or card.get("kind") != "h-transform":
+        kind = card.get("kind", "something") if isinstance(card, dict) else "something"
+        raise CheckpointError(f"{path} holds {kind!r}, not an h-transform")
+    for field, kind in (("h", dict), ("task", dict), ("prior_sha256", str)):
+        if not isinstance(card.get(field), kind):
+            raise CheckpointError(f"the card in {path} lacks {field!r}: take the file from its source again")
+    bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v.float()).all())]
+    if bad:
+        raise CheckpointError(f"{path} holds NaN or infinite weights, first in {bad[0]}: take the file from its source again")
+    return tensors, card
+
+
+def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> DEFT:
+    """The h a card describes; its shapes are compared with the file's before any memory is taken."""
+    options = dict(card["h"])
+    try:
+        shape = tuple(int(n) for n in options.pop("event_shape"))
+        with torch.device("meta"):
+            described = {k: tuple(v.shape) for k, v in DEFT(shape, **options).state_dict().items()}
+        held = {k: tuple(v.shape) for k, v in tensors.items()}
+        if held != described:
+            odd = sorted(k for k in held.keys() | described.keys() if held.get(k) != described.get(k))
+            raise ValueError(f"{odd[0]} is {held.get(odd[0], 'missing')}, expected {described.get(odd[0], 'nothing of that name')}")
+        h = DEFT(shape, **options)
         h.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the h-transform its card describes: {str(error).splitlines()[-1].strip()}") from error
-    return h.eval().requires_grad_(False), make_task(card["task"]), card
+    except (DeftError, RuntimeError, TypeError, ValueError, KeyError, OverflowError) as error:
+        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} does not fit the h-transform its card describes: {reason}") from error
+    return h
+
+
+def _task(path: Path, card: dict[str, Any]) -> ImageTask:
+    try:
+        return make_task(card["task"])
+    except (TypeError, KeyError) as error:
+        raise CheckpointError(f"the card in {path} describes no task of this version ({error}): use the version that wrote it") from error
+
+
+# Which prior: conventions first, so that a refusal can say what differs.
+
+
+def convention_of(prior: Denoiser) -> dict[str, Any]:
+    """`prior.describe()` as plain JSON, with what it leaves out where it is usual: shape and range of samples, time, ..."""
+    about: dict[str, Any] = {"event_shape": prior.event_shape, "value_range": (-1.0, 1.0)}
+    if isinstance(prior, NetworkDenoiser):
+        about |= {k: v for k, v in prior.convention().items() if k != "schedule"}
+        about["time"] = prior.time if isinstance(prior.time, str) else getattr(prior.time, "__name__", "a function")
+    return plain(about | prior.describe())
+
+
+def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
+    mine, theirs = prior.fingerprint(), card["prior_sha256"]
+    fitted = card.get("prior_convention")
+    other = differences(_one_schedule(fitted), _one_schedule(convention_of(prior))) if isinstance(fitted, dict) else []
+    if theirs == mine:  # a prior behind a service says less of itself than the same one here
+        other = [d for d in other if "nothing" not in d[1:]]
+        if not other:
+            return
+    who = f"{path} was fitted to the prior {card.get('prior', '?')!r} (sha256 {theirs[:12]}…), this prior is {mine[:12]}…"
+    what = f", in another convention: {listed(other)}" if other else ", of the same convention and other weights" if fitted else ""
+    raise CheckpointError(f"{who}{what}: give the prior it was fitted to with --prior")
+
+
+def _one_schedule(convention: dict[str, Any]) -> dict[str, Any]:
+    """With the schedule's settings under its name: settings of two kinds of schedule have nothing in common."""
+    rest = {k: v for k, v in convention.items() if k not in ("schedule", "settings")}
+    return rest | {"schedule": {"name": convention.get("schedule"), "settings": convention.get("settings", {})}}
+
+
+def plain(value: Any) -> Any:
+    """As it looks after a journey through JSON: tuples become lists.
+
+    Raises `CheckpointError` for what JSON cannot hold: objects, NaN.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"a card holds text, finite numbers, lists and tables alone: {error}") from error
+
+
+def differences(fitted: Any, given: Any, field: str = "") -> list[tuple[str, str, str]]:
+    """(field, fitted, given) wherever two plain values differ; nested fields as a.b, the first of a list's entries as a[3].
+
+    >>> differences({"output": "eps", "settings": {"bound": 10}}, {"output": "v", "settings": {"bound": 10}})
+    [('output', "'eps'", "'v'")]
+    """
+    if isinstance(fitted, dict) and isinstance(given, dict):
+        if "settings" in fitted and fitted.get("name") != given.get("name"):
+            return [(field, schedule_text(fitted), schedule_text(given))]
+        out = []
+        for key in [*fitted, *(k for k in given if k not in fitted)]:
+            out += differences(fitted.get(key), given.get(key), f"{field}.{key}" if field else str(key))
+        return out
+    if isinstance(fitted, list) and isinstance(given, list) and len(fitted) == len(given) > LONG:
+        for i, (a, b) in enumerate(zip(fitted, given, strict=True)):
+            if a != b:
+                return differences(a, b, f"{field}[{i}]")
+        return []
+    return [] if (fitted == given and type(fitted) is type(given)) or _same_number(fitted, given) else [(field, shown(fitted), shown(given))]
+
+
+def _same_number(a: Any, b: Any) -> bool:
+    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
+    return numbers and a == b
+
+
+def listed(found: list[tuple[str, str, str]], sides: tuple[str, str] = ("fitted", "given")) -> str:
+    return "; ".join(f"{field}: {sides[0]} {a}, {sides[1]} {b}" for field, a, b in found)
+
+
+def shown(value: Any) -> str:
+    """A value in a message; long lists and texts summed up."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, list) and len(value) > LONG:
+        return f"{len(value)} values from {shown(value[0])} to {shown(value[-1])}"
+    if isinstance(value, dict) and "settings" in value:
+        return schedule_text(value)
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def schedule_text(schedule: dict[str, Any]) -> str:
+    """vp-linear(beta_0=0.1, beta_1=20.0)"""
+    settings = schedule.get("settings")
+    inside = ", ".join(f"{k}={shown(v)}" for k, v in settings.items()) if isinstance(settings, dict) else ""
+    return f"{schedule.get('name')}({inside})"

@@ -5,6 +5,7 @@ Weights are safetensors with a card (a JSON text) in their header; `state.pt` is
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import pickle
@@ -19,14 +20,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from deft.distributed import get_world
 from deft.errors import CheckpointError, InputError
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call write(temporary path), then move the file to `path` in one step.
+    """Call write(temporary path), then move the file to `path` in one step; of several processes the main one alone does.
 
     Raises `InputError` if the folder cannot be written or the disk is full; `path` is then as it was.
     """
+    if not get_world().main:
+        return
     path = Path(path)
     temporary = None
     try:
@@ -37,6 +41,8 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.chmod(0o644)
         os.replace(temporary, path)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(path.suffix)}"):  # of a process that was killed here
+            left.unlink(missing_ok=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "write" not in str(error).lower():
             raise
@@ -86,4 +92,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from error
     if card is None:
         raise CheckpointError(f"{path} is a safetensors file of another library: it has no deft card")
-    return tensors, json.loads(card)
+    try:
+        found = json.loads(card)
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged card ({error})") from error
+    return tensors, found

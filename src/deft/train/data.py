@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deft.denoise import Denoiser, Prediction
+from deft.distributed import World, get_world
 from deft.errors import InputError
 from deft.likelihood.base import Observation
 from deft.random import BatchNoise, generator
@@ -24,6 +25,10 @@ class Task(Protocol):
     def observe(self, x: Tensor, noise: Any) -> Observation: ...
 
 
+Source = type[BatchNoise]
+"""`BatchNoise`, or `RowNoise` for many processes."""
+
+
 class Batch(NamedTuple):
     """x: clean samples [B, *E]; observation: of them, or None; prediction: the prior's, if already known."""
 
@@ -33,10 +38,16 @@ class Batch(NamedTuple):
 
 
 class Batches(ABC):
-    """draw(size, seed, step, device) -> Batch. Steps below 0 are for held-out looks."""
+    """draw(size, seed, step, device) -> Batch. Steps below 0 are for held-out looks.
+
+    rows: return these rows of the batch of `size` alone, the same as they are in the whole.
+    source: makes the random numbers, as source(size, *key, rows=rows).
+    """
 
     @abstractmethod
-    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch: ...
+    def draw(
+        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+    ) -> Batch: ...
 
 
 class _Order:
@@ -49,7 +60,12 @@ class _Order:
         self._key: tuple[int, int] | None = None
         self._order = torch.empty(0)
 
-    def rows(self, size: int, seed: int, step: int) -> Tensor:
+    def rows(self, size: int, seed: int, step: int, part: range | None = None) -> Tensor:
+        """Row numbers of the whole batch, or of a part of it."""
+        whole = self._whole(size, seed, step)
+        return whole if part is None else whole[part.start : part.stop]
+
+    def _whole(self, size: int, seed: int, step: int) -> Tensor:
         if step < 0:  # held-out looks walk through the data in its own order
             return (torch.arange(size) + size * (-1 - step)) % self.n
         position = torch.arange(size) + size * step
@@ -70,11 +86,13 @@ class Clean(Batches):
     def __init__(self, x: Tensor, task: Task | None = None):
         self.x, self.task, self._order = x, task, _Order(len(x))
 
-    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch:
-        x = self.x[self._order.rows(size, seed, step)].to(device)
+    def draw(
+        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+    ) -> Batch:
+        x = self.x[self._order.rows(size, seed, step, rows)].to(device)
         if self.task is None:
             return Batch(x)
-        return Batch(x, self.task.observe(x, BatchNoise(size, seed, step, 3)))
+        return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)))
 
 
 class Pairs(Batches):
@@ -85,9 +103,11 @@ class Pairs(Batches):
             raise InputError(f"{len(x)} samples but {len(observation)} observations: pairs must match one to one")
         self.x, self.observation, self._order = x, observation, _Order(len(x))
 
-    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch:
-        rows = self._order.rows(size, seed, step)
-        return Batch(self.x[rows].to(device), self.observation[rows].to(device))
+    def draw(
+        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+    ) -> Batch:
+        chosen = self._order.rows(size, seed, step, rows)
+        return Batch(self.x[chosen].to(device), self.observation[chosen].to(device))
 
 
 class Bank(Batches):
@@ -109,9 +129,9 @@ class Bank(Batches):
     @classmethod
     def build(
         cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
-        chunk: int = 128, progress: bool = False,
+        chunk: int = 128, progress: bool = False, world: World | None = None,
     ) -> Bank:  # fmt: skip
-        """Run the prior on `size` draws, x's rows in turn, t as the objective draws it."""
+        """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the processes."""
         from tqdm import tqdm
 
         from deft.train.denoising import draw_times
@@ -121,18 +141,25 @@ class Bank(Batches):
         noise = BatchNoise(size, seed, 4)
         t = draw_times(prior.schedule, noise, focus, even)
         t = t[torch.randperm(size, generator=generator(seed, 5))]
-        parts = []
-        for i in tqdm(range(0, size, chunk), desc="bank", unit="chunk", disable=not progress):
+
+        def predict(i: int) -> Prediction:
             part = slice(i, min(i + chunk, size))
             x_0, n = x[rows[part]].to(device), BatchNoise(part.stop - part.start, seed, 6, i).normal(x.shape[1:])
             _, alpha, sigma = prior.coefficients(t[part], x_0)
             with torch.no_grad():
-                parts.append(prior(alpha * x_0 + sigma * n.to(device), t[part].to(device)))
-        joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]).cpu() for k in Prediction.__annotations__))
+                p = prior(alpha * x_0 + sigma * n.to(device), t[part].to(device))
+            return Prediction(*(getattr(p, k).cpu() for k in Prediction.__annotations__))
+
+        world, starts = world or get_world(), range(0, size, chunk)
+        done = world.share(starts, predict)
+        parts = list(tqdm(done, desc="bank", unit="chunk", total=len(starts), disable=not (progress and world.main)))
+        joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
         return cls(x[rows], task, joined)
 
-    def draw(self, size: int, seed: int, step: int, device: torch.device) -> Batch:
-        rows = self._order.rows(size, seed, step)
-        x, p = self.x[rows].to(device), self.prediction[rows]
+    def draw(
+        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+    ) -> Batch:
+        chosen = self._order.rows(size, seed, step, rows)
+        x, p = self.x[chosen].to(device), self.prediction[chosen]
         moved = Prediction(*(getattr(p, k).to(device) for k in Prediction.__annotations__))
-        return Batch(x, self.task.observe(x, BatchNoise(size, seed, step, 3)), moved)
+        return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)), moved)

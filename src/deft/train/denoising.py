@@ -46,8 +46,8 @@ def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0, even: 
     """
     if not focus > 0 or not 0 <= even <= 1:
         raise InputError(f"focus must be above 0 and even between 0 and 1, got {focus} and {even}")
-    n = len(noise)
-    u = (torch.arange(n) + noise.uniform()).double() / n
+    n, rows = noise.total, noise.rows  # a part of a batch has the slices it has in the whole
+    u = (torch.arange(rows.start, rows.stop) + noise.uniform()).double() / n
     ends = -schedule.log_snr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)) / 2
     low, high = (min(max(e, float(ends.min())), float(ends.max())) for e in EVEN)
     level = low + (u / max(even, 1e-9)).clamp(max=1) * (high - low)

@@ -6,6 +6,9 @@ reads top to bottom: prepare (or resume), loop (draw, loss, backward, step, aver
 save, finish with the better of the raw and the averaged weights. What is learned is the objective's business,
 what it is learned from is the batches' business. Every random number of step k comes from (seed, k), so a
 resumed run repeats the numbers an unbroken one would have used: on the CPU it is the same bit for bit.
+
+Of several processes (`deft.distributed`) each does some rows of the same batch, and gradients are summed: the same
+fit up to the order of summation, however many there are.
 """
 
 from __future__ import annotations
@@ -23,10 +26,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from deft.errors import CheckpointError, InputError, NonFiniteError
-from deft.random import BatchNoise
+from deft.distributed import World, get_world
+from deft.errors import CheckpointError, InputError, LostError, NonFiniteError
+from deft.random import BatchNoise, RowNoise
 from deft.train.checkpoint import load_state, save_state
-from deft.train.data import Batch, Batches
+from deft.train.data import Batch, Batches, Source
 
 
 class Loss(NamedTuple):
@@ -37,7 +41,10 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-    """objective(module, batch, noise) -> Loss; the frozen prior, if one is needed, lives in the objective."""
+    """objective(module, batch, noise) -> Loss; the frozen prior, if one is needed, lives in the objective.
+
+    The value must be a mean over the batch's rows: a batch may be seen in parts, whose means are put together again.
+    """
 
     def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss: ...
 
@@ -46,7 +53,10 @@ class Objective(Protocol):
 class FitConfig:
     """Settings of a fit. The learning rate warms up linearly, then falls to 0 along half a cosine.
 
-    steps, batch: optimiser steps and samples in each.
+    steps, batch: optimiser steps and samples in each, of all processes together.
+    accumulate: go through a process's share of a batch in so many parts, one after the other, to save memory.
+    streams: one random stream for each row of a batch (`RowNoise`), so that a process draws its own rows alone and not
+        the whole batch: for many processes. Other numbers than the default's.
     max_seconds: stop (with the learning rate brought down in time) once this much time has gone.
     ema: decay of the averaged weights (ramped up from 0 as (1+k)/(10+k), as is usual).
     clip: largest gradient norm. bf16: autocast the forward pass to bfloat16.
@@ -66,15 +76,21 @@ class FitConfig:
     evaluations: int = 10
     held_out_batches: int = 4
     saves: int = 20
+    accumulate: int = 1
+    streams: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "evaluations", "saves"):
+        for name in ("steps", "batch", "evaluations", "saves", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.lr > 0:
             raise InputError(f"lr must be above 0, got {self.lr}")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise InputError(f"max_seconds must be above 0, got {self.max_seconds}")
+
+    @property
+    def source(self) -> Source:
+        return RowNoise if self.streams else BatchNoise
 
     def rate(self, progress: float, step: int) -> float:
         """Learning rate at step `step` when the fraction `progress` of the fit is done."""
@@ -94,13 +110,16 @@ class FitResult:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a fit; the message says what was saved."""
+    """Ctrl-C or SIGTERM during a fit; the message says what was saved."""
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The named device, or the best there is: CUDA, then the CPU."""
+    """The named device, or this process's own under a launcher, or the best there is: CUDA, then the CPU."""
     if name:
         return torch.device(name)
+    own = get_world().device
+    if own is not None:
+        return own
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -116,6 +135,7 @@ def fit(
     device: torch.device | str | None = None,
     progress: bool = True,
     on_evaluation: Callable[[dict[str, float]], None] | None = None,
+    world: World | None = None,
 ) -> FitResult:
     """Fit `module` to `objective` on `batches`.
 
@@ -125,39 +145,59 @@ def fit(
         batches: where (x_0, observation) come from.
         held_out: the same for data not trained on; decides between raw and averaged weights.
         folder: where `state.pt` is kept for `resume`; None keeps nothing.
-        on_evaluation: called with each row of the history.
+        on_evaluation: called with each row of the history, on the main process.
+        world: the processes that share the work, by default all that were launched; each must call this.
 
     Raises:
-        NonFiniteError: a loss that is not a number; the last good state is still in `folder`.
+        NonFiniteError: a loss that is not a number, on any process; the last good state is still in `folder`.
         Interrupted: Ctrl-C; the state is saved first.
+        LostError: another process died; the state is saved first.
         CheckpointError: `resume` without a usable state, or with other settings.
     """
-    config = config or FitConfig()
+    world = world or get_world()
+    config = launched_config(config or FitConfig(), world)
     where = torch.device(device) if device is not None else pick_device()
     path = Path(folder) / "state.pt" if folder is not None else None
 
     # 1. prepare
+    parts = world.parts(config.batch, config.accumulate)
     module.to(where).train()
     parameters = [p for p in module.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
         parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
     )
-    average = copy.deepcopy(module).requires_grad_(False)
     step, elapsed = 0, 0.0
     history: list[dict[str, float]] = []
-    if resume:
-        step, elapsed, history = _restore(path, config, module, average, optimiser, where)
+    state = world.from_main(lambda: _read(path, config) if resume else None)
+    world.same_weights(module)
+    average = copy.deepcopy(module).requires_grad_(False)
+    if state is not None:
+        step, elapsed, history = state["step"], state["elapsed"], state["history"]
+        module.load_state_dict(state["raw"])
+        average.load_state_dict(state["ema"])
+        optimiser.load_state_dict(state["optimiser"])
+        del state
+
+    def save() -> None:
+        """Write the state as it is now."""
+        if path is not None:
+            now = {"config": _settings(config), "step": step, "elapsed": time.monotonic() - started, "history": history}
+            now |= {"raw": module.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict()}
+            save_state(path, now)
 
     # 2. loop
     started = time.monotonic() - elapsed
-    running, bar = None, tqdm(total=config.steps, initial=step, disable=not progress, unit="step", desc="fit")
+    running = None
+    bar = tqdm(total=config.steps, initial=step, disable=not (progress and world.main), unit="step", desc="fit")
     autocast = torch.autocast(where.type, torch.bfloat16) if config.bf16 else nullcontext()
     evaluate_at = _marks(config.steps, config.evaluations)
     save_at = _marks(config.steps, config.saves) if path else set()
     last_save = time.monotonic()
-    try:
+    with world.stopping() as asked, bar, _saving(path, save, lambda: f"step {step} of {config.steps}", world):
         while step < config.steps:
-            elapsed = time.monotonic() - started
+            stop, elapsed = world.pulse(asked(), time.monotonic() - started)
+            if stop:
+                raise KeyboardInterrupt
             done = step / config.steps
             if config.max_seconds:
                 done = max(done, elapsed / config.max_seconds)
@@ -165,22 +205,29 @@ def fit(
                     break
             for group in optimiser.param_groups:
                 group["lr"] = config.rate(done, step)
-            noise = BatchNoise(config.batch, config.seed, step, 1)
-            batch = batches.draw(config.batch, config.seed, step, where)
-            with autocast:
-                loss = objective(module, batch, noise)
-            if where.type == "cpu" or step % 50 == 0:
-                _check_finite(loss, step)
+            look = where.type == "cpu" or step % 50 == 0  # elsewhere a look has to wait for the device
             optimiser.zero_grad(set_to_none=True)
-            loss.value.backward()
+            value = torch.zeros((), device=where)
+            with world.together():
+                for rows in parts:
+                    noise = config.source(config.batch, config.seed, step, 1, rows=rows)
+                    batch = batches.draw(config.batch, config.seed, step, where, rows=rows, source=config.source)
+                    with autocast:
+                        loss = objective(module, batch, noise)
+                    if look:
+                        _check_finite(loss, step)
+                    part = loss.value * (len(rows) / config.batch)
+                    part.backward()
+                    value = value + part.detach()
+            value = world.sum_gradients(parameters, value)
             length = nn.utils.clip_grad_norm_(parameters, config.clip)
-            if (where.type == "cpu" or step % 50 == 0 or step + 1 in save_at) and not bool(torch.isfinite(length)):
+            if (look or step + 1 in save_at) and not bool(torch.isfinite(length)):
                 raise NonFiniteError(f"the gradient became {float(length)} at step {step}: lower --lr, or check the data")
             optimiser.step()
             _average(average, module, min(config.ema, (1 + step) / (10 + step)))
             step += 1
 
-            running = loss.value.detach() if running is None else 0.98 * running + 0.02 * loss.value.detach()
+            running = value if running is None else 0.98 * running + 0.02 * value
             bar.update()
             if step % 20 == 0:
                 bar.set_postfix_str(f"loss {float(running):.4f}")
@@ -189,34 +236,38 @@ def fit(
                     bar.total = max(step, min(config.steps, round(step / fraction)))
             if held_out is not None and step in evaluate_at:
                 row = {"step": step, "seconds": time.monotonic() - started, "loss": float(running)}
-                row |= _held_out(objective, {"raw": module, "ema": average}, held_out, config, where)
+                row |= _held_out(objective, {"raw": module, "ema": average}, held_out, config, where, world)
                 history.append(row)
-                if on_evaluation:
+                if on_evaluation and world.main:
                     on_evaluation(row)
             if step in save_at or (path and time.monotonic() - last_save > 120):
-                _save(path, config, step, time.monotonic() - started, history, module, average, optimiser)
+                save()
                 last_save = time.monotonic()
-    except KeyboardInterrupt:
-        if path is None:
-            raise
-        _save(path, config, step, time.monotonic() - started, history, module, average, optimiser)
-        raise Interrupted(f"stopped at step {step} of {config.steps}; saved in {path.parent}") from None
-    finally:
-        bar.close()
 
     # 3. finish with the better weights
     elapsed = time.monotonic() - started
     scores = {"raw": math.nan, "ema": math.nan}
     winner = "ema"
     if held_out is not None:
-        scores = _held_out(objective, {"raw": module, "ema": average}, held_out, config, where)
+        scores = _held_out(objective, {"raw": module, "ema": average}, held_out, config, where, world)
         winner = min(scores, key=lambda k: scores[k])
-    if path is not None:
-        _save(path, config, step, elapsed, history, module, average, optimiser)
+    save()
     if winner == "ema":
         module.load_state_dict(average.state_dict())
     module.eval()
     return FitResult(module, step, elapsed, winner, scores, history)
+
+
+def launched_config(config: FitConfig, world: World | None = None) -> FitConfig:
+    """The settings with the launcher's --mixed_precision in them: bf16 is the same as `bf16=True`.
+
+    Raises `InputError` for fp16 and fp8. With fp16 a gradient is now and then infinite and the step is skipped, as
+    part of the method, while here a gradient that is not finite ends the fit; bf16 has float32's range.
+    """
+    precision = (world or get_world()).precision
+    if precision not in ("no", "bf16"):
+        raise InputError(f"--mixed_precision {precision} is not supported, only bf16 and no: give bf16, which needs no loss scaling")
+    return replace(config, bf16=config.bf16 or precision == "bf16")
 
 
 def _marks(total: int, count: int) -> set[int]:
@@ -240,6 +291,24 @@ def _average(average: nn.Module, module: nn.Module, decay: float) -> None:
 
 
 @contextmanager
+def _saving(path: Path | None, save: Callable[[], None], at: Callable[[], str], world: World) -> Iterator[None]:
+    """Save before a run that is stopped from outside ends, and say so. A step that was broken off was not taken."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if path is None:
+            raise
+        save()
+        raise Interrupted(f"stopped at {at()}; saved in {path.parent}") from None
+    except LostError as error:
+        if path is None:
+            raise
+        save()
+        kept = "saved" if world.main else "what the main process saved is"
+        raise LostError(f"{error} at {at()}; {kept} in {path.parent}", saved=True) from error
+
+
+@contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
     was = module.training
     module.eval()
@@ -251,65 +320,35 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _held_out(
-    objective: Objective, modules: dict[str, nn.Module], data: Batches, config: FitConfig, where: torch.device
+    objective: Objective, modules: dict[str, nn.Module], data: Batches, config: FitConfig, where: torch.device, world: World
 ) -> dict[str, float]:
     """Mean held-out loss of each module, on the same draws every time (keys no training step uses)."""
-    out = {}
+    out, source = {}, config.source
     for name, module in modules.items():
-        with _evaluating(module):
-            total = 0.0
+        total = 0.0
+        with world.together(), _evaluating(module):
             for i in range(config.held_out_batches):
-                batch = data.draw(config.batch, config.seed, -1 - i, where)
-                total += float(objective(module, batch, BatchNoise(config.batch, config.seed, -1 - i, 1)).value)
-        out[name] = total / config.held_out_batches
+                for rows in world.parts(config.batch, config.accumulate):
+                    batch = data.draw(config.batch, config.seed, -1 - i, where, rows=rows, source=source)
+                    noise = source(config.batch, config.seed, -1 - i, 1, rows=rows)
+                    total += float(objective(module, batch, noise).value) * (len(rows) / config.batch)
+        out[name] = world.total(total) / config.held_out_batches
     return out
 
 
 def _settings(config: FitConfig) -> dict[str, Any]:
-    return asdict(replace(config, max_seconds=None))
+    """What must be the same to resume: not for how long, nor how a batch is split."""
+    return asdict(replace(config, max_seconds=None, accumulate=1))
 
 
-def _save(
-    path: Path | None,
-    config: FitConfig,
-    step: int,
-    elapsed: float,
-    history: list[dict[str, float]],
-    module: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-) -> None:
-    if path is None:
-        return
-    save_state(
-        path,
-        {
-            "config": _settings(config),
-            "step": step,
-            "elapsed": elapsed,
-            "history": history,
-            "raw": module.state_dict(),
-            "ema": average.state_dict(),
-            "optimiser": optimiser.state_dict(),
-        },
-    )
-
-
-def _restore(
-    path: Path | None,
-    config: FitConfig,
-    module: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    where: torch.device,
-) -> tuple[int, float, list[dict[str, float]]]:
+def _read(path: Path | None, config: FitConfig) -> dict[str, Any]:
+    """The state in a file, once it is known to be of a fit with these settings."""
     if path is None or not path.exists():
         raise CheckpointError(f"nothing to resume: {path} does not exist")
-    state = load_state(path, where)
-    if state["config"] != _settings(config):
-        other = {k: v for k, v in state["config"].items() if _settings(config).get(k) != v}
+    state = load_state(path, torch.device("cpu"))
+    mine = _settings(config)
+    theirs = _settings(FitConfig()) | state["config"]  # an older file lacks the newer settings
+    if theirs != mine:
+        other = {k: v for k, v in theirs.items() if k not in mine or mine[k] != v}
         raise CheckpointError(f"{path} was made with other settings: {other}; give the same ones to resume")
-    module.load_state_dict(state["raw"])
-    average.load_state_dict(state["ema"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"], state["elapsed"], state["history"]
+    return state

@@ -1,0 +1,70 @@
+"""deft hub"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deft.cli import common
+from deft.cli.common import NearestGroup, Output, json_option, out_option, overwrite_option
+from deft.hub import FILES, push_to_hub, save_pretrained
+from deft.modelcard import noise_text
+
+
+@click.group(cls=NearestGroup)
+def hub() -> None:
+    """Share a fitted h: a folder with card and README, and a model hub."""
+
+
+@hub.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@out_option()
+@click.option("--report", type=click.Path(path_type=Path), help="report.json of `deft evaluate`: its figures go into card and README.")
+@click.option("--picture", type=click.Path(path_type=Path), help="A picture for the README: samples.png of a report, sheet.png of `deft sample`.")
+@click.option("--license", "--licence", "licence", help="Of the weights, as hubs write it: apache-2.0, mit, cc-by-4.0, ...")
+@click.option("--about-data", help="What h was fitted on, for the card.  [default: what the run says, without folders]")
+@click.option("--note", help="One line for the README.")
+@click.option("--prior", "prior_option", help="Where the prior is now, if not where it was.")
+@common.prior_option_option
+@overwrite_option
+@json_option
+def export(
+    run: Path, out: Path, report: Path | None, picture: Path | None, licence: str | None, about_data: str | None, note: str | None,
+    prior_option: str | None, prior_options: tuple[str, ...], overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Write RUN, a folder made by `deft fit`, as a folder for others.
+
+    \b
+    deft hub export run --out shared --report report/report.json --picture report/samples.png --license apache-2.0
+
+    Writes h.safetensors, card.json, README.md and sample.png. Folders of this machine are left out of the card.
+    """
+    output = Output(as_json)
+    h, task, card, prior, name = common.load_run(run, prior_option, common.get_device("cpu"), prior_options)
+    about = card | {"prior": card.get("prior", name)}
+    about |= {k: v for k, v in {"licence": licence, "data": about_data, "note": note}.items() if v is not None}
+    written = save_pretrained(out, h, prior, task, report=report, picture=picture, overwrite=overwrite, **about)
+    output.say(f"h for {task.title} ({noise_text(task.sigma_y)}), fitted to the prior {written['prior']}; licence {written['licence']}")
+    files = [name for name in FILES if (out / name).exists()]
+    output.say(f"wrote {', '.join(str(out / f) for f in files)}; next: read {out}/README.md, then deft hub push {out} OWNER/NAME")
+    output.result({"out": str(out), "files": files, "card": written})
+
+
+@hub.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo_id", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@json_option
+def push(folder: Path, repo_id: str, private: bool, as_json: bool) -> None:
+    """Upload FOLDER, made by `deft hub export`, to the model repository OWNER/NAME.
+
+    \b
+    deft hub push shared ann/inpaint-fashion
+
+    The token is the one that `hf auth login` stored, or HF_TOKEN.
+    """
+    output = Output(as_json)
+    url = push_to_hub(folder, repo_id, private=private)
+    output.say(f"pushed to {url}")
+    output.result({"url": url, "repo_id": repo_id})
