@@ -317,7 +317,7 @@ def test_cards_that_are_too_large(prior, shared, monkeypatch):
 
 def test_a_header_card_that_is_no_json(prior, shared):
     save_file({"a": torch.zeros(2)}, shared / "h.safetensors", metadata={"deft": "{half"})
-    with pytest.raises(CheckpointError, match="damaged card|is no JSON"):
+    with pytest.raises(CheckpointError, match=r"damaged card|is no JSON"):
         from_pretrained(shared, prior)
 
 

@@ -51,6 +51,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
 @out_option("run")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
+@click.option("--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is.")
 @click.option("--steps", default=DEFAULTS.steps, show_default=True)
 @click.option("--batch", default=DEFAULTS.batch, show_default=True)
 @click.option("--lr", default=DEFAULTS.lr, show_default=True)
@@ -78,7 +79,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @overwrite_option
 @json_option
 def fit(
-    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float,
+    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float, width: int | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
     gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
     accumulate: int, streams: bool, shard_prior: bool, resume: bool,
@@ -139,7 +140,14 @@ def fit(
     # h
     torch.manual_seed(seed)
     extra = {} if n2_start is None else {"n2_start": n2_start}
-    h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, units=units, guide=guide, gate=gate, **extra)
+    options: dict[str, Any] = {"units": units, "guide": guide, "gate": gate, **extra}
+    if width is None:
+        h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, **options)
+    elif width < 2:
+        raise InputError(f"--width must be at least 2, got {width}")
+    else:
+        h = DEFT(prior.event_shape, chosen.lift_channels, width, **options)
+        output.say(f"h: {count_parameters(h):,} parameters")
     h.calibrate(prior, x)
     if pairs is None:
         bank = Bank.default_size(prior.event_shape) if bank is None else bank
@@ -161,7 +169,7 @@ def fit(
     about: dict[str, Any] = {
         "prior": common.prior_name(prior_option), "prior_options": [o for o in prior_options if not o.startswith("token=")], "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
         "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
-        "parameters": count_parameters(h), "share": round(count_parameters(h) / prior.parameter_count(), 5),
+        "parameters": count_parameters(h), "share": None if width is not None else round(count_parameters(h) / prior.parameter_count(), 5),
         "torch": torch.__version__, "levels": levels,
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, chosen, **about)

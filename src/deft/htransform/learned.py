@@ -132,6 +132,8 @@ class DEFT(HTransform):
             with torch.device("meta"):
                 return count_parameters(cls(prior.event_shape, lift_channels, width, **options))
 
+        if budget == 0:
+            raise InputError("this prior has no parameters to take a share of (a bare function): give a width instead (deft fit --width 16)")
         width = step = 4 if len(prior.event_shape) == 1 else 2
         if count(width) > budget:
             raise InputError(

@@ -1,0 +1,133 @@
+"""The commands of the adapters' pages run, line by line, on small models and pictures of the names the pages use."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from toys import pictures, run, save_pictures
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("priors", "prior-diffusers", "prior-adm", "prior-function", "latent")
+SMALL = {  # said again at the end of a line, where the last word counts
+    "fit": "--steps 2 --batch 2 --bank 0 --size 0.9",
+    "sample": "-n 2 --steps 2",
+    "inspect": "-n 2",
+}
+
+
+def commands(page: str) -> list[str]:
+    text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    return [line for line in lines if line.startswith("deft ")]
+
+
+def unet(diffusers, side, channels):
+    return diffusers.UNet2DModel(
+        sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """An empty folder with what the pages call photos/, photo.png, mask.png, small.png and the models they name."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
+    save_pictures(tmp_path / "photos", pictures(12))
+    Image.fromarray(pictures(1)[0]).save("photo.png")
+    mask = np.full((16, 16), 255, dtype=np.uint8)
+    mask[4:9, 4:9] = 0
+    Image.fromarray(mask).save("mask.png")
+    diffusers.DDPMPipeline(unet(diffusers, 16, 1), diffusers.DDPMScheduler()).save_pretrained("my-pipeline")
+    unet(diffusers, 8, 2).save_pretrained("my-latent-pipeline/unet")
+    diffusers.AutoencoderKL(
+        in_channels=1, out_channels=1, latent_channels=2, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained("my-latent-pipeline/vae")  # fmt: skip
+    diffusers.DDPMScheduler(prediction_type="v_prediction").save_pretrained("my-latent-pipeline/scheduler")
+    index = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"]}
+    Path("my-latent-pipeline/model_index.json").write_text(json.dumps(index))
+    (tmp_path / "mine.py").write_text(re.search(r"^# mine\.py\n(.*?)^```", (ROOT / "docs/prior-function.md").read_text(), re.M | re.S)[1])
+    return tmp_path
+
+
+def adm_file(path):
+    """A tiny network of guided-diffusion, and photos of its size."""
+    from deft.nn.adm import ADMConfig, ADMUNet
+    from deft.prior import load_prior
+
+    config = ADMConfig(image_size=64, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(32,), num_heads=2, learn_sigma=True)
+    torch.save(ADMUNet(config).state_dict(), path)
+    c, h, w = load_prior(path).event_shape
+    rng = np.random.default_rng(0)
+    for old in Path("photos").iterdir():
+        old.unlink()
+    for i in range(4):
+        coarse = rng.uniform(0, 255, (h // 8, w // 8, c))
+        Image.fromarray(np.kron(coarse, np.ones((8, 8, 1))).astype(np.uint8)).save(f"photos/{i}.png")
+    Image.fromarray(rng.uniform(0, 255, (h // 4, w // 4, c)).astype(np.uint8)).save("small.png")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run(page, place, capsys):
+    lines = commands(page)
+    assert lines
+    if page == "prior-adm":
+        adm_file(place / "256x256_diffusion_uncond.pt")
+    for line in lines:
+        words = shlex.split(line)[1:]
+        more = next((v for k, v in SMALL.items() if k in words and (k != "inspect" or "--images" in words)), "")
+        code, out, err = run(capsys, *words, *shlex.split(more))
+        assert code == 0, f"{page}: {line}\n{out}\n{err}"
+
+
+def test_the_table_of_conventions_is_the_table_of_the_code():
+    from deft.denoise import OUTPUTS, TIMES
+    from deft.noise import SCHEDULES
+    from deft.prior import CONVENTIONS
+
+    text = (ROOT / "docs/priors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE)
+    assert set(CONVENTIONS) <= set(rows)
+    for name in (*OUTPUTS, *TIMES, *SCHEDULES):
+        assert f"`{name}`" in text, name
+
+
+def test_help_imports_nothing_heavy():
+    """deft --help: no adapter, no server, no plotting."""
+    heavy = ["diffusers", "transformers", "accelerate", "huggingface_hub", "starlette", "uvicorn", "httpx", "matplotlib", "scipy", "skimage", "odl", "galaxygrad"]
+    code = f"import sys; from deft.cli import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_galaxies(monkeypatch):
+    """The prior nobody here trained, where its package is installed: it denoises its own samples as a trained one does."""
+    import importlib.util
+
+    if importlib.util.find_spec("galaxygrad") is None:
+        pytest.skip("pip install --no-deps galaxygrad==0.1.9")
+    monkeypatch.syspath_prepend(str(ROOT / "examples/galaxies"))
+    import galaxies
+
+    import deft
+    from deft.prior.inspect import confirm, warning
+
+    prior = galaxies.hsc32()
+    assert prior.parameter_count() == 605_761
+    x = deft.sample(prior, 8, steps=50, spacing="log-snr")
+    assert warning(prior, x) is None
+    with torch.no_grad():  # the kernel the other way round, as torch stores it, is no galaxy's
+        prior.net.outlet.weight.copy_(prior.net.outlet.weight.flip(2, 3))
+    assert confirm(prior, x).worst > 10
