@@ -135,7 +135,7 @@ def test_pipelines_with_an_autoencoder(pipeline):
         z = vae.encode(x).latent_dist.mean * 0.7
         torch.testing.assert_close(prior.encode(x), z)
         torch.testing.assert_close(prior.decode(z), vae.decode(z / 0.7).sample)
-    assert prior.fingerprint() != load_prior(folder, gradient="decoder").fingerprint()
+    assert prior.fingerprint() != load_prior(folder, gradient="encoder").fingerprint()
     assert prior.parameter_count() == sum(p.numel() for p in prior.prior.parameters())
 
 
@@ -160,3 +160,13 @@ def test_latent_priors_at_the_command_line(capsys, pipeline, tmp_path):
     assert code == 0 and "data_shape: [1, 16, 16]" in text
     code, _, err = run(capsys, "evaluate", "--prior", folder, "--data", images, "--methods", "pigdm", "--out", tmp_path / "q")
     assert code == 2 and "needs a linear operator, got Decoded" in err
+
+
+def test_a_run_remembers_how_its_prior_was_read(capsys, pipeline, tmp_path):
+    folder, _ = pipeline
+    images = save_pictures(tmp_path / "images", pictures(12))
+    run(capsys, "fit", "--prior", folder, "--prior-option", "gradient=encoder", "--data", images, "--steps", 1, "--batch", 2, "--bank", 0, "--out", tmp_path / "run")
+    arguments = ("evaluate", tmp_path / "run", "--data", images, "--methods", "deft", "--samples", 1, "--steps", 2, "--out", tmp_path / "r")
+    assert run(capsys, *arguments)[0] == 0
+    code, _, err = run(capsys, *arguments, "--overwrite", "--prior", folder)
+    assert code == 2 and "gradient: fitted 'encoder', given 'decoder'" in err

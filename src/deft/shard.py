@@ -32,6 +32,19 @@ class Sharded(Denoiser):
     def parameter_count(self) -> int:
         return self._size
 
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        return self.prior.data_shape
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.prior.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.prior.decode(z)
+
+    def inside(self, obs: Any) -> Any:
+        return self.prior.inside(obs)
+
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         return self.prior(x_t, t)
 

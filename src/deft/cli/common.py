@@ -25,7 +25,7 @@ from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
 from deft.operator.image import Mask
 from deft.prior import load_prior
-from deft.prior.load import CONVENTION_OPTIONS, family_of, read_options
+from deft.prior.load import family_of, read_options
 from deft.random import BatchNoise
 from deft.shard import shard
 from deft.tasks import TASKS, ImageTask, Inpaint
@@ -232,8 +232,8 @@ def family_or_none(name: str) -> str | None:
 
 def recorded_options(card: dict[str, Any]) -> list[str]:
     """The --prior-option texts of a card, but those that a stranger's card must not decide."""
-    kept = {*CONVENTION_OPTIONS, "label", "variant", "event_shape"}
-    return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] in kept]
+    # functions, URLs and hub ids are not loaded on a card's word at all (`load_run`): what is left to forbid is running a pickle
+    return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] not in ("trust_pickle", "token")]
 
 
 def spread_out(prior: Denoiser, yes: bool) -> Denoiser:

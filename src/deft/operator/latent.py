@@ -38,7 +38,7 @@ class Decoded(Operator):
     `lift` shows a network each image-like part of A's own lift, encoded.
     """
 
-    def __init__(self, operator: Operator, autoencoder: Autoencoder, gradient: str = "encoder", gain: float = 1.0):
+    def __init__(self, operator: Operator, autoencoder: Autoencoder, gradient: str = "decoder", gain: float = 1.0):
         if gradient not in GRADIENTS:
             raise unknown("gradient", gradient, GRADIENTS)
         self.operator, self.autoencoder, self.gradient, self.gain = operator, autoencoder, gradient, gain

@@ -49,7 +49,7 @@ def load_diffusers(
     label: int | None = None,
     variant: str | None = None,
     event_shape: tuple[int, ...] | None = None,
-    gradient: str = "encoder",
+    gradient: str = "decoder",
     **changes: Any,
 ) -> Denoiser:
     """A diffusers model as a frozen prior.

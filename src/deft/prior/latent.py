@@ -60,7 +60,7 @@ class LatentPrior(Denoiser):
         gain: how many times larger a small deviation is in the data than in the latents; measured if not given.
     """
 
-    def __init__(self, prior: Denoiser, autoencoder: Any, data_shape: tuple[int, ...], gradient: str = "encoder", gain: float | None = None):
+    def __init__(self, prior: Denoiser, autoencoder: Any, data_shape: tuple[int, ...], gradient: str = "decoder", gain: float | None = None):
         super().__init__()
         if gradient not in GRADIENTS:
             raise unknown("gradient", gradient, GRADIENTS)
