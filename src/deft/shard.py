@@ -32,19 +32,6 @@ class Sharded(Denoiser):
     def parameter_count(self) -> int:
         return self._size
 
-    @property
-    def data_shape(self) -> tuple[int, ...]:
-        return self.prior.data_shape
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.prior.encode(x)
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.prior.decode(z)
-
-    def inside(self, obs: Any) -> Any:
-        return self.prior.inside(obs)
-
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         return self.prior(x_t, t)
 
@@ -66,6 +53,8 @@ def shard(prior: Denoiser, world: World | None = None, pieces: int = 16) -> Shar
     world = world or get_world()
     if world.size == 1:
         raise InputError("a prior is sharded over several processes, this is one: launch more, or leave --shard-prior out")
+    if prior.data_shape != prior.event_shape:
+        raise InputError("latent priors are not sharded: their autoencoder is called outside the forward pass; leave --shard-prior out")
     if any(p.requires_grad for p in prior.parameters()):
         raise InputError("only a frozen prior can be sharded: call freeze(prior) first")
     from torch.distributed.device_mesh import init_device_mesh
