@@ -84,10 +84,11 @@ def test_ddim_is_diffusers_ddim(tmp_path, prediction, betas, eta):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("betas", BETAS)
+@pytest.mark.parametrize("betas", [*BETAS, "sigmoid", "laplace"])
 def test_ancestral_is_diffusers_ddpm(tmp_path, prediction, betas, monkeypatch):
     """The ancestral sampler is DDPMScheduler with variance "fixed_small", from the same noise."""
-    options = {"num_train_timesteps": 1000, **BETAS[betas], "prediction_type": prediction, "clip_sample": False}
+    named = BETAS.get(betas, {"beta_schedule": betas})  # the last two are DDPMScheduler's alone
+    options = {"num_train_timesteps": 1000, **named, "prediction_type": prediction, "clip_sample": False}
     scheduler = diffusers.DDPMScheduler(**options)
     net = pipeline(tmp_path, scheduler)
     scheduler.set_timesteps(10)

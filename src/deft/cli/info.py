@@ -14,7 +14,7 @@ from deft.cli.common import Output, json_option
 from deft.errors import CheckpointError, unknown
 from deft.methods import METHODS
 from deft.noise import SCHEDULES
-from deft.prior import BUNDLED, load_own
+from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
 from deft.sample import SAMPLERS, SPACINGS
 from deft.tasks import TASKS
 from deft.train.checkpoint import load_weights
@@ -75,7 +75,9 @@ def list_all(as_json: bool) -> None:
     methods = [m.row() for m in METHODS.values()]
     everything = {
         "version": __version__, "tasks": tasks, "methods": methods, "samplers": samplers,
-        "priors": [{"name": k, "file": v} for k, v in BUNDLED.items()], "spacings": list(SPACINGS), "schedules": list(SCHEDULES),
+        "priors": [{"name": k, "file": v} for k, v in BUNDLED.items()],
+        "families": [{"name": k, "about": v.about} for k, v in FAMILIES.items()], "conventions": [{"name": k, "about": v.about} for k, v in CONVENTIONS.items()],
+        "spacings": list(SPACINGS), "schedules": list(SCHEDULES),
     }  # fmt: skip
     output.say("tasks")
     for t in tasks:
@@ -91,4 +93,10 @@ def list_all(as_json: bool) -> None:
     output.say("priors")
     for name in BUNDLED:
         output.say(f"  {name:<15} bundled; `deft info {name}` shows its card")
+    output.say("what --prior takes")
+    for name, family in FAMILIES.items():
+        output.say(f"  {name:<15} {family.about}")
+    output.say("conventions of networks (--prior-option convention=NAME)")
+    for name, convention in CONVENTIONS.items():
+        output.say(f"  {name:<19} {convention.about}")
     output.result(everything)
