@@ -195,3 +195,15 @@ def test_a_card_writes_nowhere(capsys, tmp_path):
     assert run(capsys, "evaluate", tmp_path / "run", "--data", images, "--samples", 1, "--steps", 1, "--methods", "deft", "--out", tmp_path / "report")[0] == 0
     assert all((tmp_path / "report") in (p, *p.parents) for p in set(tmp_path.rglob("*")) - here)
     assert json.loads((tmp_path / "report/report.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize("prior", ["subprocess:run", "os:system", "mine.py:make", "http://127.0.0.1:9/", "owner/model"])
+def test_a_card_runs_nothing_and_calls_nobody(capsys, tmp_path, monkeypatch, prior):
+    """A stranger's card that names a function, a URL or a hub id as its prior, with or without a slash in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def make(**options):\n    open('it ran', 'w')\n")
+    card = {"kind": "h-transform", "prior": prior, "prior_options": ["args=touch", "command=touch ran"], "prior_sha256": "0", "h": {}, "task": {"name": "denoise"}}
+    save_weights(tmp_path / "h.safetensors", {"w": torch.zeros(1)}, card)
+    says = refused(capsys, "evaluate", tmp_path / "h.safetensors", "--data", "fashion", "--out", tmp_path / "r")
+    assert "a card alone is not trusted to load: give it with --prior" in says
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["h.safetensors", "mine.py"]

@@ -215,8 +215,9 @@ def load_run(
     options = list(options)
     if prior is None:
         options = options or recorded_options(card)
-        if "/" in name and family_or_none(name) in (None, "python", "remote", "hub"):  # a card may not run code, nor call anybody
-            gone = "which is not there any more" if family_or_none(name) is None else "which a card alone is not trusted to load"
+        family = family_or_none(name)
+        if family in ("python", "remote", "hub") or (family is None and "/" in name):  # a card may not run code, nor call anybody
+            gone = "which is not there any more" if family is None else "which a card alone is not trusted to load"
             raise CheckpointError(f"{path} was fitted to the prior {name}, {gone}: give it with --prior")
     found = find_prior(name, device, options)
     h, task, card = load_h(path, found)

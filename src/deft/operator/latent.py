@@ -15,7 +15,7 @@ GRADIENTS = ("encoder", "decoder")
 """How a pull on the decoded data becomes one on the latents; see `Decoded`."""
 
 
-class Autoencoder(Protocol):
+class Codec(Protocol):
     """encode: data [B, C, H, W] -> latents [B, c, h, w]; decode: back."""
 
     def encode(self, x: Tensor) -> Tensor: ...
@@ -38,7 +38,7 @@ class Decoded(Operator):
     `lift` shows a network each image-like part of A's own lift, encoded.
     """
 
-    def __init__(self, operator: Operator, autoencoder: Autoencoder, gradient: str = "decoder", gain: float = 1.0):
+    def __init__(self, operator: Operator, autoencoder: Codec, gradient: str = "decoder", gain: float = 1.0):
         if gradient not in GRADIENTS:
             raise unknown("gradient", gradient, GRADIENTS)
         self.operator, self.autoencoder, self.gradient, self.gain = operator, autoencoder, gradient, gain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -68,11 +69,11 @@ class Wrapped(LinearOperator):
     norm2: float = 1.0
     """The largest eigenvalue of A^T A, estimated; sets the damping of `pinv`."""
 
-    def _there(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _there(self, x: Tensor) -> Tensor: ...
 
-    def _back(self, y: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _back(self, y: Tensor) -> Tensor: ...
 
     def __call__(self, x: Tensor) -> Tensor:
         return _Linear.apply(x, self._there, self._back)
