@@ -10,11 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
 from deft.htransform import DPS, HTransform, PiGDM, ReconstructionGuidance, Scaled, Zero
 from deft.kernel import Level
-from deft.sample import SAMPLERS, KernelSampler, Sampler, times
+from deft.likelihood import Gaussian, Likelihood, Observation
+from deft.operator import LinearOperator, Mask
+from deft.sample import SAMPLERS, KernelSampler, Sampler, sample_posterior, times
 
 
 class Making(NamedTuple):
@@ -33,6 +37,9 @@ class Method:
 
     title: for people. trained: whether it needs `deft fit` first. backward: whether a step differentiates through
     the prior. settings: its own settings and their defaults. eta, steps, spacing: of the sampler, by default.
+    needs: of the measurement, a key of `NEEDS`. sampler: makes the method's own rule for a step, for the few that are
+    no h-transform alone; the user's choice of sampler and eta then do not matter. draw: takes the place of
+    `sample_posterior` (and is given `settings`, too), for methods whose samples of one y see each other (particles).
     """
 
     name: str
@@ -45,12 +52,39 @@ class Method:
     steps: int = 50
     spacing: str = "angle"
     about: str = ""
+    needs: str = "gaussian"
+    sampler: Callable[[Mapping[str, float]], Sampler] | None = None
+    draw: Callable[..., Tensor] | None = None
 
     def row(self) -> dict[str, Any]:
         return {
             "name": self.name, "title": self.title, "trained": self.trained, "backward": self.backward,
             "settings": dict(self.settings), "eta": self.eta, "steps": self.steps, "spacing": self.spacing, "about": self.about,
+            "needs": self.needs, "own_sampler": self.sampler is not None,
         }  # fmt: skip
+
+    def misfit(self, likelihood: Likelihood) -> str | None:
+        """Why this method cannot be used with the likelihood, or None."""
+        words, has = NEEDS[self.needs]
+        return None if has(likelihood) else f"{self.title} needs {words}, got {_describe(likelihood)}"
+
+
+def _describe(likelihood: Likelihood) -> str:
+    inner = f" of {type(likelihood.operator).__name__}" if isinstance(likelihood, Gaussian) else ""
+    return type(likelihood).__name__ + inner
+
+
+def _operator_is(kind: type) -> Callable[[Likelihood], bool]:
+    return lambda like: isinstance(like, Gaussian) and isinstance(like.operator, kind)
+
+
+NEEDS: dict[str, tuple[str, Callable[[Likelihood], bool]]] = {
+    "likelihood": ("any likelihood", lambda like: True),
+    "gaussian": ("Gaussian noise", lambda like: isinstance(like, Gaussian)),
+    "linear": ("a linear measurement with Gaussian noise", _operator_is(LinearOperator)),
+    "mask": ("a mask (some of the sample's own numbers, with Gaussian noise)", _operator_is(Mask)),
+}
+"""name -> (in words, whether a likelihood has it)."""
 
 
 def _deft(m: Making) -> HTransform:
@@ -83,7 +117,7 @@ METHODS: dict[str, Method] = {
     m.name: m
     for m in (
         Method(
-            "deft", "DEFT", _deft, trained=True, settings={"scale": 1.0}, spacing="log-snr",
+            "deft", "DEFT", _deft, trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr",
             about="h learned by a small network next to the frozen prior (Denker et al. 2024)",
         ),
         Method(
@@ -91,7 +125,7 @@ METHODS: dict[str, Method] = {
             about="a gradient step on the norm of the residual (Chung et al. 2023, as published)",
         ),
         Method(
-            "pigdm", "ΠGDM", lambda m: PiGDM(m.settings["data_std"]), backward=True, settings={"data_std": 1.0},
+            "pigdm", "ΠGDM", lambda m: PiGDM(m.settings["data_std"]), backward=True, needs="linear", settings={"data_std": 1.0},
             about="pseudoinverse guidance for linear measurements (Song et al. 2023)",
         ),
         Method(
@@ -99,7 +133,7 @@ METHODS: dict[str, Method] = {
             settings={"scale": 1.0, "data_std": 1.0, "sigma_y": 0.05},
             about="the likelihood's gradient through the denoised mean (Ho et al. 2022)",
         ),
-        Method("prior", "prior alone", lambda m: Zero(), steps=20, about="the unconditional prior, which ignores the measurement"),
+        Method("prior", "prior alone", lambda m: Zero(), steps=20, needs="likelihood", about="the unconditional prior, which ignores the measurement"),
     )
 }  # fmt: skip
 
@@ -142,7 +176,8 @@ class Plan:
     spacing: str = "angle"
 
     def make_sampler(self) -> Sampler:
-        return make_sampler(self.sampler, self.eta)
+        own = self.method.sampler
+        return own(self.settings) if own is not None else make_sampler(self.sampler, self.eta)
 
     def grid(self, prior: Denoiser) -> list[Level]:
         return times(prior.schedule, self.steps, self.spacing)
@@ -151,6 +186,27 @@ class Plan:
         """The h-transform, the sampler and the grid."""
         sampler, grid = self.make_sampler(), self.grid(prior)
         return self.method.make(Making(prior, grid, sampler, self.settings, fitted)), sampler, grid
+
+    def draw(
+        self, prior: Denoiser, obs: Observation, samples: int, *, fitted: HTransform | None = None, scale: float = 1.0, **options: Any
+    ) -> Tensor:
+        """`samples` draws for each of B measurements, [B, samples, *data_shape].
+
+        fitted: a learned h, for methods that need one. scale: of h. options: of `sample_posterior` (seed, first, batch, progress).
+        """
+        reason = self.method.misfit(obs.likelihood)
+        if reason:
+            raise InputError(reason)
+        h, sampler, grid = self.make(prior, fitted)
+        h = h if scale == 1 else Scaled(h, scale)
+        if self.method.draw is not None:
+            return self.method.draw(prior, h, obs, samples, sampler=sampler, grid=grid, settings=self.settings, **options)
+        return sample_posterior(prior, h, obs, samples, sampler=sampler, grid=grid, **options)
+
+    def calls(self, samples: int = 1) -> float:
+        """Calls of the prior for each of `samples` samples of one measurement."""
+        per = self.make_sampler().calls(self.steps)
+        return per * self.settings.get("particles", samples) / samples
 
     def config(self) -> dict[str, Any]:
         return {

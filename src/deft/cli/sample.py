@@ -15,7 +15,6 @@ from deft.cli.common import Name, Output, json_option, out_option, overwrite_opt
 from deft.errors import InputError
 from deft.evaluate.metrics import residual_rms, spread
 from deft.evaluate.report import picture_of, spread_column
-from deft.htransform import Scaled
 from deft.images import (
     Column,
     Reading,
@@ -31,7 +30,7 @@ from deft.images import (
 )
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
-from deft.sample import SAMPLERS, SPACINGS, sample_posterior
+from deft.sample import SAMPLERS, SPACINGS
 from deft.tasks import TASKS
 from deft.train.checkpoint import write_text
 
@@ -100,7 +99,7 @@ def sample(
         which, chosen.name if tuned or which != "deft" else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
         steps=steps, spacing=spacing,
     )  # fmt: skip
-    h, the_sampler, grid = made.make(prior, fitted)
+    made.make(prior, fitted)  # what cannot be made is said before anything is read
     if samples < 1:
         raise InputError(f"-n must be at least 1, got {samples}")
     prior = common.spread_out(prior, shard_prior)
@@ -127,9 +126,8 @@ def sample(
 
     # samples
     started = time.perf_counter()
-    h = h if scale == 1 else Scaled(h, scale)
-    drawn = sample_posterior(
-        prior, h, obs.to(where), samples, seed=seed, batch=batch, progress=common.bars(), sampler=the_sampler, grid=grid
+    drawn = made.draw(
+        prior, obs.to(where), samples, fitted=fitted, scale=scale, seed=seed, batch=batch, progress=common.bars()
     ).cpu()
     seconds = time.perf_counter() - started
 
@@ -150,12 +148,12 @@ def sample(
     if samples > 1:
         column, footer = spread_column(drawn, f"of {samples}")
         columns.append(column)
-    title = f"{chosen.title}: {made.method.title}, {the_sampler.calls(made.steps)} calls of the prior"
+    title = f"{chosen.title}: {made.method.title}, {made.calls(samples):.0f} calls of the prior"
     cell = 128 if max(shape[1:]) <= 64 else max(shape[1:])
     save_image(out / "sheet.png", picture_grid(columns, title=title, footer=footer, cell=cell, gaps=(0, min(samples, 8))))
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
-        "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": the_sampler.calls(made.steps),
+        "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
         "residual": float(residual_rms(x, obs.repeat(samples)).mean()), "spread": float(deviation.mean()), "skipped": found.skipped,
     }  # fmt: skip
     write_text(out / "sample.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")

@@ -15,7 +15,6 @@ from deft.evaluate.metrics import pairwise_distance, psnr, residual_rms, root_me
 from deft.htransform.base import HTransform
 from deft.likelihood.base import Observation
 from deft.methods import Plan
-from deft.sample import sample_posterior
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,11 @@ def run_method(
     progress: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
     """`samples` draws for each measurement, [N, S, *E], and what they cost."""
-    h, sampler, grid = plan.make(prior, fitted)
     started = time.perf_counter()
-    out = sample_posterior(prior, h, obs, samples, seed=seed, batch=batch, progress=progress, sampler=sampler, grid=grid)
+    out = plan.draw(prior, obs, samples, fitted=fitted, seed=seed, batch=batch, progress=progress)
     seconds = (time.perf_counter() - started) / (out.shape[0] * out.shape[1])
-    parameters = sum(p.numel() for p in h.parameters()) if plan.method.trained else 0
-    return out, {"calls": float(sampler.calls(plan.steps)), "seconds": seconds, "parameters": float(parameters)}
+    parameters = sum(p.numel() for p in fitted.parameters()) if plan.method.trained and fitted is not None else 0
+    return out, {"calls": float(plan.calls(samples)), "seconds": seconds, "parameters": float(parameters)}
 
 
 def measure(

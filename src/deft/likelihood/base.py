@@ -58,13 +58,15 @@ class Observation:
     noise level together; nothing is ever set on a likelihood.
     """
 
-    __slots__ = ("likelihood", "y")
+    __slots__ = ("_lifted", "likelihood", "y")
     y: Tensor
     likelihood: Likelihood
+    _lifted: Tensor | None
 
-    def __init__(self, y: Tensor, likelihood: Likelihood):
+    def __init__(self, y: Tensor, likelihood: Likelihood, lifted: Tensor | None = None):
         object.__setattr__(self, "y", y)
         object.__setattr__(self, "likelihood", likelihood)
+        object.__setattr__(self, "_lifted", lifted)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("an Observation is immutable: make a new one")
@@ -75,13 +77,14 @@ class Observation:
     def __getitem__(self, index: Any) -> Observation:
         if isinstance(index, int):
             index = slice(index, index + 1 or None)
-        return Observation(self.y[index], self.likelihood[index])
+        return Observation(self.y[index], self.likelihood[index], None if self._lifted is None else self._lifted[index])
 
     def repeat(self, n: int) -> Observation:
-        return Observation(self.y.repeat_interleave(n, 0), self.likelihood.repeat(n))
+        lifted = None if self._lifted is None else self._lifted.repeat_interleave(n, 0)
+        return Observation(self.y.repeat_interleave(n, 0), self.likelihood.repeat(n), lifted)
 
     def to(self, device: torch.device | str) -> Observation:
-        return Observation(self.y.to(device), self.likelihood.to(device))
+        return Observation(self.y.to(device), self.likelihood.to(device), None if self._lifted is None else self._lifted.to(device))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x), [B]."""
@@ -92,5 +95,8 @@ class Observation:
         return self.likelihood.score(self.y, x)
 
     def lift(self) -> Tensor:
-        """The network's view of y, [B, lift_channels * E_0, ...]."""
-        return self.likelihood.lift(self.y)
+        """The network's view of y, [B, lift_channels * E_0, ...]; computed once, and it follows the rows."""
+        if self._lifted is None:
+            object.__setattr__(self, "_lifted", self.likelihood.lift(self.y))
+        assert self._lifted is not None
+        return self._lifted

@@ -1,6 +1,6 @@
 """Operators: the noiseless part of a measurement."""
 
-from deft.operator.base import Identity, Linear, LinearOperator, Matrix, Operator
+from deft.operator.base import Identity, Linear, LinearOperator, Matrix, Operator, Spectrum
 from deft.operator.foreign import from_deepinv, from_odl, from_scipy
 from deft.operator.image import BlockAverage, Mask
 
@@ -12,6 +12,7 @@ __all__ = [
     "Mask",
     "Matrix",
     "Operator",
+    "Spectrum",
     "from_deepinv",
     "from_odl",
     "from_scipy",

@@ -7,14 +7,15 @@ the batch as their first axis (or 1 to be shared), and follow the batch when an 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from deft.errors import ContractError
+from deft.errors import ContractError, InputError
 
 Self = TypeVar("Self", bound="Operator")
 
@@ -34,6 +35,13 @@ class Operator(ABC):
 
     lift_channels: int = 1
     """How many times the sample's own channels `lift` returns."""
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """Some x with A(x) near y, [B, *E]: what a person looks at, and where optimisers start.
+
+        For a linear A the pseudo-inverse; a non-linear one says in its docstring what it returns.
+        """
+        raise InputError(f"{type(self).__name__} has no (pseudo-)inverse: a method that needs one cannot use it")
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         """A'(x)^T r, [B, *E]: by automatic differentiation unless a subclass knows better."""
@@ -58,6 +66,7 @@ class Operator(ABC):
 
     def _map(self: Self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
         out = copy.copy(self)
+        out.__dict__.pop("_spectra", None)  # of other rows
         for name in names:
             setattr(out, name, change(getattr(self, name)))
         return out
@@ -71,6 +80,20 @@ class Operator(ABC):
     def to(self: Self, device: torch.device | str) -> Self:
         tensors = tuple(k for k, v in vars(self).items() if isinstance(v, Tensor))
         return self._map(lambda v: v.to(device), tensors)
+
+
+class Spectrum(NamedTuple):
+    """The singular value decomposition A = U S V^T, as functions; K indexes a whole orthonormal basis of sample space.
+
+    values: singular values, [B or 1, *K], 0 where A sees nothing.
+    analyse: V^T x, [B, *E] -> [B, *K]. synthesise: V c, the way back.
+    measured: S^+ U^T y, [B, *M] -> [B, *K], 0 where `values` is: its noise has deviation sigma_y / values.
+    """
+
+    values: Tensor
+    analyse: Callable[[Tensor], Tensor]
+    synthesise: Callable[[Tensor], Tensor]
+    measured: Callable[[Tensor], Tensor]
 
 
 class LinearOperator(Operator):
@@ -100,6 +123,49 @@ class LinearOperator(Operator):
 
     def lift(self, y: Tensor) -> Tensor:
         return self.pinv(y)
+
+    def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+        """The singular value decomposition on samples of this shape, in the dtype and on the device of `like`.
+
+        Here from the dense matrix, for at most `DENSE` numbers a sample; subclasses with a closed form do better.
+        """
+        d = math.prod(event_shape)
+        if d > DENSE:
+            raise InputError(f"{type(self).__name__} has no closed-form singular values, and samples of {d} numbers are too many for a dense matrix (at most {DENSE})")
+        key = (tuple(event_shape), like.dtype, like.device)
+        known = self.__dict__.setdefault("_spectra", {})
+        if key not in known:
+            known[key] = dense_spectrum(self, tuple(event_shape), like)
+        return known[key]
+
+
+DENSE = 4096
+"""Most numbers a sample may have for its operator to be written out as a matrix."""
+
+
+def dense_spectrum(op: LinearOperator, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+    """`Spectrum` by writing A out as a matrix, [B or 1, m, d]."""
+    d = math.prod(event_shape)
+    units = torch.eye(d, dtype=torch.float64, device=like.device).reshape(d, *event_shape)
+    rows = max((getattr(op, k).shape[0] for k in op.per_sample), default=1)
+    one = [op if rows == 1 else op[i : i + 1] for i in range(rows)]
+    matrix = torch.stack([torch.cat([o(u) for u in units.split(256)]).flatten(1).mT for o in one])
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=True)
+    s = torch.where(s > 1e-9 * s.amax(-1, keepdim=True), s, 0.0)
+    values = torch.cat([s, s.new_zeros(rows, d - s.shape[1])], 1) if s.shape[1] < d else s
+    inverse = torch.where(s > 0, 1 / s.clamp_min(1e-300), 0.0)
+    values, vh, back = values.to(like.dtype), vh.to(like.dtype), (inverse[..., None] * u[..., : s.shape[1]].mT).to(like.dtype)
+
+    def measured(y: Tensor) -> Tensor:
+        c = (back @ y.flatten(1)[..., None])[..., 0]
+        return torch.nn.functional.pad(c, (0, d - c.shape[1]))
+
+    return Spectrum(
+        values,
+        lambda x: (vh @ x.flatten(1)[..., None])[..., 0],
+        lambda c: (vh.mT @ c[..., None])[..., 0].reshape(-1, *event_shape),
+        measured,
+    )
 
 
 def conjugate_gradient(

@@ -28,11 +28,14 @@ class Sampler(ABC):
     """One step from level t to level s.
 
     stochastic: whether `step` wants noise.
+    needs_observation: whether it uses the observation or the unconditioned prior, and so takes a `Conditioned` alone (a few
+        methods are a rule for steps, not an h-transform).
     order: error of the final sample in the step size (weak order, for a stochastic sampler).
     calls(N): calls of the denoiser in N steps.
     """
 
     stochastic: bool = False
+    needs_observation: bool = False
     order: int = 1
 
     @abstractmethod
@@ -84,6 +87,8 @@ def sample(
             f"{len(noise)} samples asked for, but the denoiser is conditioned on {len(denoiser.obs)} measurements; "
             "use obs.repeat(n) for n samples of each"
         )
+    if sampler.needs_observation and not isinstance(denoiser, Conditioned):
+        raise InputError(f"{type(sampler).__name__} uses the measurement itself: give it condition(prior, h, obs), not a bare prior")
     where = denoiser.state_like()
     shape = denoiser.event_shape
     if x is None:
