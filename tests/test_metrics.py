@@ -1,4 +1,4 @@
-"""Metrics against scikit-image and against their definitions; the bootstrap against what it promises."""
+"""Metrics against scikit-image, against their definitions, and against what they promise for an exact posterior."""
 
 from __future__ import annotations
 
@@ -10,10 +10,23 @@ import torch
 
 from deft import Gaussian, Mask, Noise, Observation
 from deft.errors import InputError
-from deft.evaluate.classifier import accuracy, fashion_classifier, feature_distance, frechet_distance, in_batches
-from deft.evaluate.compare import measure
-from deft.evaluate.metrics import pairwise_distance, psnr, residual_rms, root_mean_square, spread, ssim
-from deft.evaluate.statistics import bootstrap, paired
+from deft.evaluate.classifier import fashion_classifier
+from deft.evaluate.compare import METRICS, measure
+from deft.evaluate.metrics import (
+    calibration_error,
+    coverage,
+    frechet_distance,
+    kernel_distance,
+    pairwise_distance,
+    perceptual_distance,
+    psnr,
+    rank_histogram,
+    residual_rms,
+    root_mean_square,
+    spread,
+    spread_skill,
+    ssim,
+)
 
 skimage = pytest.importorskip("skimage.metrics")
 
@@ -98,6 +111,9 @@ def test_measure_of_the_truth_itself():
     assert all(v.shape == (3,) for v in values.values())
     assert values["feature_distance"].max() < 1e-5 and values["ssim"].min() > 1 - 1e-6 and values["spread"].max() == 0
     assert {"psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "top1", "residual"} <= set(values)
+    assert values["perceptual_distance"].max() < 1e-9 and values["diversity"].max() < 1e-5
+    assert values["coverage"].tolist() == pytest.approx([0.9] * 3) and values["spread_skill"].tolist() == pytest.approx([1.0] * 3)
+    assert set(values) <= set(METRICS)
 
 
 def test_psnr_of_the_mean_is_higher_than_of_samples():
@@ -111,26 +127,119 @@ def test_psnr_of_the_mean_is_higher_than_of_samples():
     assert "psnr_hidden" not in values
 
 
-# features
+# posteriors: S + 1 draws of one distribution, the truth among them
 
 
-def test_classifier_is_as_good_as_its_card_says():
-    from deft.data import fashion
-
-    net, data = fashion_classifier(), fashion("test")
-    stated = net.card["test_accuracy"]
-    assert stated > 0.9
-    error = (stated * (1 - stated) / len(data.x)) ** 0.5
-    assert abs(accuracy(net, data.x, data.labels) - stated) < 4 * error
-    assert sum(p.numel() for p in net.parameters()) <= 200_000
+def draws(n, s, pixels, seed=0, scale=1.0, spread=1.0):
+    """Truth [n, pixels] and samples [n, s, pixels], each pixel of its own mean and deviation `scale`; the samples' is `spread` times it."""
+    g = torch.Generator().manual_seed(seed)
+    mean, deviation = torch.randn(n, 1, pixels, generator=g), scale * (0.2 + torch.rand(n, 1, pixels, generator=g))
+    x = mean + deviation * torch.randn(n, s + 1, pixels, generator=g) * torch.tensor([1.0] + s * [spread])[:, None]
+    return x[:, 1:], x[:, 0]
 
 
-def test_unit_of_the_feature_distance():
-    from deft.data import fashion
+@pytest.mark.parametrize("s", [1, 2, 5, 10, 20])
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_coverage_of_an_ideal_posterior_is_the_level(s, level):
+    """Within 4 standard errors of 160,000 pixels (0.3 % at most), for every S, also where no sample could hold 90 %."""
+    samples, truth = draws(400, s, 400)
+    value = coverage(samples, truth, level, step=0)
+    assert float(value.mean()) == pytest.approx(level, abs=4 * float(value.std()) / 20 + 1e-12)
+    assert 4 * float(value.std()) / 20 < 0.006
 
-    f = in_batches(fashion_classifier().features, fashion("test").x)
-    assert float(feature_distance(f, f.roll(1, 0)).mean()) == pytest.approx(1.0, abs=0.06)
-    assert float(feature_distance(f, f).max()) == 0.0
+
+@pytest.mark.parametrize("s", [2, 4, 10])
+def test_coverage_of_8_bit_images_is_the_level(s):
+    """As images are: truth whole grey levels, most pixels background that varies by nothing, by a hair, or clamped at the end."""
+    samples, truth = draws(600, s, 300, scale=0.2)
+    background = torch.zeros(300).index_fill(0, torch.arange(200), 1.0)
+    shift = torch.where(torch.arange(300) < 100, -3.0, 0.0)  # the first third is clamped to -1
+    hair = 1 - 0.99 * background
+    samples, truth = ((v * hair + shift) for v in (samples, truth))
+    truth = ((truth.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    value = coverage(samples, truth)
+    assert float(value.mean()) == pytest.approx(0.9, abs=4 * float(value.std()) / 600**0.5)
+    histogram = rank_histogram(samples, truth)
+    error = histogram.std(0) / 600**0.5
+    assert bool(((histogram.mean(0) - 1 / (s + 1)).abs() < 4 * error).all()), histogram.mean(0)
+
+
+def test_background_says_nothing():
+    """The same coverage with and without 90 % of background added, off by less than a grey level; and nothing but background is the level itself."""
+    samples, truth = draws(50, 4, 100, spread=0.4, scale=0.3)
+    samples, truth = samples * 0.3, truth * 0.3
+    flat = torch.full((50, 900), -1.0)
+    with_flat = coverage(torch.cat([samples, (flat + 0.005)[:, None].expand(-1, 4, -1)], 2), torch.cat([truth, flat], 1))
+    assert torch.equal(with_flat, coverage(samples, truth)) and float(with_flat.mean()) < 0.87
+    assert torch.allclose(coverage(flat[:, None].repeat(1, 4, 1), flat), torch.full((50,), 0.9, dtype=torch.float64))
+
+
+def test_coverage_is_the_mean_of_breaking_ties_and_ranks_at_random():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 4, (1, 7, 2000), generator=g).float()  # many ties
+    samples, truth = x[:, 1:], x[:, 0] * 0.5 + 1  # not of one distribution
+    truth = truth.round()
+    found = []
+    for _ in range(200):
+        order = torch.rand(x.shape, generator=g)
+        rank = ((samples < truth[:, None]) | ((samples == truth[:, None]) & (order[:, 1:] < order[:, :1]))).sum(1)
+        u = (rank + torch.rand(rank.shape, generator=g)) / 7
+        found.append(float(((u - 0.5).abs() <= 0.4).double().mean()))
+    mean, error = np.mean(found), np.std(found) / len(found) ** 0.5
+    assert float(coverage(samples, truth, 0.8, step=0)) == pytest.approx(mean, abs=4 * error)
+
+
+def test_coverage_sees_what_is_wrong():
+    for spread_, low, high in ((0.5, 0.0, 0.75), (2.0, 0.95, 1.0)):
+        value = float(coverage(*draws(100, 20, 100, spread=spread_), step=0).mean())
+        assert low < value < high, value
+    outside = coverage(torch.zeros(3, 4, 10) + torch.rand(3, 4, 10), torch.full((3, 10), 5.0), step=0)
+    assert outside.tolist() == pytest.approx([0.75] * 3)  # the least that four samples can show
+    with pytest.raises(InputError, match="between 0 and 1"):
+        coverage(*draws(2, 3, 4), level=1.0)
+
+
+def test_coverage_where():
+    samples, truth = draws(5, 6, 50)
+    where = (torch.arange(50) < 20).float()[None]
+    assert torch.allclose(coverage(samples, truth, where=where, step=0), coverage(samples[..., :20], truth[..., :20], step=0))
+
+
+def test_rank_histogram_by_hand():
+    samples = torch.tensor([[[0.0, 2.0, 1.0], [1.0, 2.0, 1.0]]])
+    truth = torch.tensor([[0.5, 2.0, 1.0]])  # rank 1; level with both, but the three are equal: left out twice
+    assert rank_histogram(samples, truth, step=0).tolist() == [[0.0, 1.0, 0.0]]
+    truth = torch.tensor([[1.0, 5.0, 1.0]])  # level with the higher of two; above both; left out
+    assert rank_histogram(samples, truth, step=0)[0].tolist() == pytest.approx([0.0, 0.25, 0.75])
+    assert calibration_error(torch.tensor([[0.0, 0.25, 0.75]])) == pytest.approx(5 / 12)
+    assert calibration_error(torch.full((4, 3), 1 / 3)) == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("s", [2, 5, 20])
+def test_spread_over_error_of_an_ideal_posterior_is_one(s):
+    """In the mean over images, within 4 of the standard errors their scatter gives, though each image has only ten pixels."""
+    samples, truth = draws(4000, s, 10, scale=0.05)
+    samples, truth = samples * 0.2, truth * 0.2
+    value = spread_skill(samples, truth)
+    error = float(value.std()) / len(value) ** 0.5
+    assert float(value.mean()) == pytest.approx(1.0, abs=4 * error) and error < 0.01
+    single = torch.cat([spread_skill(samples[i : i + 1], truth[i : i + 1]) for i in range(500)])
+    assert float(single.mean()) > 1.02  # what the mean of the images' own ratios would say
+
+
+def test_spread_over_error_is_a_ratio():
+    samples, truth = draws(2000, 5, 20, scale=0.05, spread=0.5)
+    samples, truth = samples * 0.2, truth * 0.2
+    expected = 0.5 * math.sqrt((1 + 1 / 5) / (1 + 0.25 / 5))  # the mean of narrower samples is also nearer
+    value = spread_skill(samples, truth)
+    assert float(value.mean()) == pytest.approx(expected, abs=4 * float(value.std()) / 2000**0.5)
+    assert float(spread_skill(truth[:, None].repeat(1, 3, 1), truth).mean()) == pytest.approx(1.0)  # sure, and right
+    assert float(spread_skill(truth[:, None].repeat(1, 3, 1), -truth).mean()) < 1e-3  # sure, and wrong
+    with pytest.raises(InputError, match="at least two"):
+        spread_skill(samples[:, :1], truth)
+
+
+# sets of images
 
 
 def test_frechet_distance_of_gaussians():
@@ -142,40 +251,47 @@ def test_frechet_distance_of_gaussians():
     assert frechet_distance(a, b) == pytest.approx(4.0, abs=0.3)
 
 
-# intervals
+def test_kernel_distance_by_hand():
+    """Against the sums of Bińkowski et al. written out, image by image."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(6, 2, generator=g), torch.randn(8, 2, generator=g) + 1
+
+    def k(u, v):
+        return (0.5 * float(u @ v) + 1) ** 3
+
+    values = []
+    for block in range(2):
+        x, y = a[3 * block : 3 * block + 3], b[4 * block : 4 * block + 4]
+        xx = sum(k(x[i], x[j]) for i in range(3) for j in range(3) if i != j) / 6
+        yy = sum(k(y[i], y[j]) for i in range(4) for j in range(4) if i != j) / 12
+        values.append(xx + yy - 2 * sum(k(u, v) for u in x for v in y) / 12)
+    found = kernel_distance(a, b, blocks=2, gamma=0.5)
+    assert found.value == pytest.approx(np.mean(values), rel=1e-5)
+    assert found.error == pytest.approx(np.std(values, ddof=1) / 2**0.5, rel=1e-5)
 
 
-def test_bootstrap_is_the_textbooks_for_normal_data():
-    x = np.random.default_rng(0).normal(3.0, 2.0, 400)
-    interval = bootstrap(x)
-    half = 1.96 * x.std() / 20
-    assert interval.value == pytest.approx(x.mean()) and interval.n == 400
-    assert interval.low == pytest.approx(x.mean() - half, abs=0.02) and interval.high == pytest.approx(x.mean() + half, abs=0.02)
-    assert bootstrap(x) == interval and bootstrap(x, seed=1) != interval
+def test_kernel_distance_is_unbiased_and_knows_its_error():
+    """In one dimension with gamma = 1 it is 3 (m1 - m1')^2 + 3 (m2 - m2')^2 + (m3 - m3')^2 of the raw moments."""
+    g = torch.Generator().manual_seed(0)
+    for shift, scale in ((0.0, 1.0), (0.3, 1.2)):
+        a, b = torch.randn(100, 200, 1, generator=g), scale * torch.randn(100, 200, 1, generator=g) + shift
+        found = [kernel_distance(u, v) for u, v in zip(a, b, strict=True)]
+        m1, m2, m3 = shift, scale**2 + shift**2, 3 * shift * scale**2 + shift**3
+        truth = 3 * m1**2 + 3 * (m2 - 1) ** 2 + m3**2
+        values = np.array([f.value for f in found])
+        assert values.mean() == pytest.approx(truth, abs=4 * values.std() / 10)
+        stated = np.sqrt(np.mean([f.error**2 for f in found]))
+        assert stated == pytest.approx(values.std(), rel=0.35)  # 100 values know their deviation to 7 %, heavy tails aside
+    with pytest.raises(InputError, match="two images"):
+        kernel_distance(a[0, :15], b[0])
 
 
-def test_bootstrap_covers():
-    rng = np.random.default_rng(1)
-    inside = [i.low < 0 < i.high for i in (bootstrap(rng.normal(size=60), resamples=1000, seed=k) for k in range(300))]
-    assert 0.95 - 4 * (0.95 * 0.05 / 300) ** 0.5 - 0.02 < np.mean(inside) < 0.99
-
-
-def test_paired_difference_sees_what_two_intervals_do_not():
-    rng = np.random.default_rng(0)
-    hard = rng.normal(0, 5, 100)
-    a, b = hard + 0.3 + rng.normal(0, 0.2, 100), hard + rng.normal(0, 0.2, 100)
-    assert bootstrap(a).low < bootstrap(b).high  # they overlap
-    difference = paired(a, b)
-    assert 0 < difference.low < 0.3 < difference.high < 0.5
-
-
-def test_bad_statistics():
-    with pytest.raises(InputError):
-        bootstrap([])
-    with pytest.raises(InputError):
-        bootstrap([1.0, float("nan")])
-    with pytest.raises(InputError, match="same images"):
-        paired([1.0], [1.0, 2.0])
+def test_perceptual_distance_by_hand():
+    a = [torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1), torch.ones(1, 1, 2, 2)]
+    b = [torch.tensor([8.0, 6.0]).reshape(1, 2, 1, 1), torch.tensor([[1.0, -1.0], [2.0, 3.0]]).reshape(1, 1, 2, 2)]
+    # (0.6, 0.8) and (0.8, 0.6): 0.08; four positions of which one is opposite: 4/4
+    assert float(perceptual_distance(a, b)) == pytest.approx((0.08 + 1.0) / 2)
+    assert float(perceptual_distance(a, a)) == 0.0
 
 
 def test_the_energy_score_is_least_for_the_right_spread():

@@ -1,7 +1,8 @@
-"""Bundled images: a subset of Fashion-MNIST (Zalando SE, MIT licence), so that the demo needs no network."""
+"""Bundled images, so that the demo and the comparisons need no network: clothes (MIT) and CT slices (CC BY-SA 4.0)."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
 from typing import NamedTuple
 
@@ -12,29 +13,59 @@ from torch import Tensor
 from deft.errors import unknown
 
 SPLITS: dict[str, str] = {
-    "fit": "1,000 images of the data set's train split: what an h is fitted to",
-    "validation": "200 images of its test split: for settings and early stopping",
-    "test": "500 others of its test split: for reported figures alone",
+    "fit": "1,000 images of what the prior was trained on: what an h is fitted to",
+    "validation": "200 images it has not seen: for settings and early stopping",
+    "test": "500 others it has not seen: for reported figures alone",
 }
 
 FASHION_LABELS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+CT_LABELS = ("abdomen", "head")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A bundled data set. labels: the names of its classes. event_shape: of one image."""
+
+    file: str
+    labels: tuple[str, ...]
+    event_shape: tuple[int, ...]
+    about: str
+    licence: str
+
+
+DATASETS: dict[str, DataSet] = {
+    "fashion": DataSet(
+        "fashion.npz", FASHION_LABELS, (1, 32, 32), "clothes of Fashion-MNIST (Zalando SE), padded to 32 x 32", "MIT"
+    ),
+    "ct": DataSet(
+        "ct.npz", CT_LABELS, (1, 64, 64), "abdomen and head CT slices of MedNIST (Dr. Bradley J. Erickson, Mayo Clinic)", "CC BY-SA 4.0"
+    ),
+}
+"""Their licences in full, and what was changed, are in LICENCE.txt beside the files."""
 
 
 class Labelled(NamedTuple):
-    """x: images [N, 1, 32, 32] in [-1, 1]; labels: [N], indices into `FASHION_LABELS`."""
+    """x: images [N, *event_shape] in [-1, 1]; labels: [N], indices into the data set's `labels`."""
 
     x: Tensor
     labels: Tensor
 
 
-def fashion(split: str) -> Labelled:
-    """A split of the bundled Fashion-MNIST images: fit (1,000), validation (200) or test (500).
+def dataset(name: str, split: str) -> Labelled:
+    """A split of a bundled data set of `DATASETS`: fit (1,000 images), validation (200) or test (500).
 
-    >>> fashion("test").x.shape
-    torch.Size([500, 1, 32, 32])
+    >>> dataset("ct", "test").x.shape
+    torch.Size([500, 1, 64, 64])
     """
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    with (resources.files("deft.data") / "fashion.npz").open("rb") as f, np.load(f) as data:
+    with (resources.files("deft.data") / DATASETS[name].file).open("rb") as f, np.load(f) as data:
         x, labels = data[split], data[f"{split}_labels"]
     return Labelled(torch.from_numpy(x).float()[:, None] / 127.5 - 1, torch.from_numpy(labels).long())
+
+
+def fashion(split: str) -> Labelled:
+    """`dataset("fashion", split)`."""
+    return dataset("fashion", split)

@@ -1,8 +1,7 @@
 """A small classifier of clothes. Its features measure how much two pictures look like the same thing.
 
-Pixel errors reward blur; a distance between features of a network that tells the classes apart does not (the idea
-of Heusel et al. 2017 and Zhang et al. 2018, at 32 x 32 and for Fashion-MNIST). It is trained on noisy, shifted and
-mirrored images, so that it looks at shapes rather than at single pixels.
+A `FeatureNetwork` for Fashion-MNIST at 32 x 32. It is trained on noisy, shifted and mirrored images, so that it looks
+at shapes rather than at single pixels.
 """
 
 from __future__ import annotations
@@ -19,55 +18,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft.errors import CheckpointError
+from deft.evaluate.features import Activations, FeatureNetwork, in_batches
+from deft.evaluate.features import calibrate as calibrate
+from deft.evaluate.metrics import feature_distance as feature_distance
+from deft.evaluate.metrics import frechet_distance as frechet_distance
 from deft.random import generator
 from deft.train.checkpoint import load_weights, save_weights
 
 
-class Classifier(nn.Module):
+class Classifier(FeatureNetwork):
     """Images [B, 1, 32, 32] in [-1, 1] -> 10 logits; three strided convolutions and two linear layers."""
 
-    unit: Tensor
+    name = "fashion-classifier"
+    title = "feature distance"
+    event_shape = (1, 32, 32)
 
     def __init__(self, widths: tuple[int, int, int] = (24, 48, 64), features: int = 128, classes: int = 10):
         super().__init__()
-        self.config = {"widths": list(widths), "features": features, "classes": classes}
+        self.config: dict[str, Any] = {"widths": list(widths), "features": features, "classes": classes}
         layers: list[nn.Module] = []
         for before, after in zip((1, *widths), widths, strict=False):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.SiLU()]
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, features), nn.SiLU())
         self.head = nn.Linear(features, classes)
-        self.register_buffer("unit", torch.ones(()))
-        self.card: dict[str, Any] = {}
 
-    def features(self, x: Tensor) -> Tensor:
-        """The penultimate layer, [B, features], in units of the mean distance between two random test images."""
-        return self.body(x) / self.unit
+    def look(self, x: Tensor) -> Activations:
+        maps = []
+        end = 3 * len(self.config["widths"])
+        for i in range(0, end, 3):
+            x = self.body[i : i + 3](x)
+            maps.append(x)
+        x = self.body[end:](x)
+        return Activations(x, tuple(maps), self.head(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
-
-
-def feature_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance between two sets of features, pair by pair: [B]. 1 is two random clothes, 0 the same."""
-    return (a - b).norm(dim=1)
-
-
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Squared Fréchet distance between Gaussians fitted to two sets of features (Heusel et al. 2017, eq. 6).
-
-    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)). It falls with the number of images; compare equal numbers.
-    """
-    x, y = a.double(), b.double()
-    c, d = torch.cov(x.T), torch.cov(y.T)
-    values, vectors = torch.linalg.eigh(c)
-    root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ d @ root).clamp_min(0).sqrt().sum()
-    return float((x.mean(0) - y.mean(0)).square().sum() + c.trace() + d.trace() - 2 * cross)
-
-
-@torch.no_grad()
-def in_batches(function: Any, x: Tensor, batch: int = 500) -> Tensor:
-    return torch.cat([function(x[i : i + batch]) for i in range(0, len(x), batch)])
 
 
 def augment(x: Tensor, g: torch.Generator, noise: float = 0.1, shift: int = 2) -> Tensor:
@@ -112,13 +97,6 @@ def train_classifier(
 def to_range(x: Tensor) -> Tensor:
     """uint8 [N, H, W] -> [N, 1, H, W] in [-1, 1]."""
     return x.float()[:, None] / 127.5 - 1
-
-
-def calibrate(net: Classifier, x: Tensor, seed: int = 0) -> None:
-    """Set the unit of its features: the mean distance between two random images of x."""
-    net.unit.fill_(1.0)
-    f = in_batches(net.features, x)
-    net.unit.fill_(float(feature_distance(f, f[torch.randperm(len(f), generator=generator(seed))]).mean()))
 
 
 def accuracy(net: Classifier, x: Tensor, labels: Tensor) -> float:

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from deft.denoise import Denoiser
-from deft.evaluate.classifier import Classifier, feature_distance, in_batches
+from deft.evaluate.features import FeatureNetwork, measure_features
 from deft.evaluate.levels import hidden_pixels
-from deft.evaluate.metrics import pairwise_distance, psnr, residual_rms, root_mean_square, spread, ssim
+from deft.evaluate.metrics import coverage, psnr, residual_rms, root_mean_square, spread, spread_skill, ssim
 from deft.htransform.base import HTransform
 from deft.likelihood.base import Observation
+from deft.likelihood.gaussian import Gaussian
 from deft.methods import Plan
 
 
@@ -31,11 +32,16 @@ class Metric:
 METRICS: dict[str, Metric] = {
     m.key: m
     for m in (
-        Metric("feature_distance", "feature distance", "low", 3, "to the truth, in the features of a small classifier; 1 is two random images"),
+        Metric("feature_distance", "feature distance", "low", 3, "to the truth, in the features of a network trained on such images; 1 is two random images"),
         Metric(
             "energy_score", "energy score", "low", 3,
             "feature distance to the truth less half of that between an image's samples: least for the true posterior, "
             "where the distance alone is least for samples that vary too little",
+        ),
+        Metric(
+            "perceptual_distance", "perceptual distance", "low", 4,
+            "to the truth, between the same network's feature maps, position by position; 0 is the same. Not LPIPS: "
+            "its formula without learned weights, in another network",
         ),
         Metric("top1", "top-1", "high", 3, "share of samples that the classifier puts into the true class"),
         Metric("psnr_mean", "PSNR of the mean (dB)", "high", 2, "of the mean of an image's samples"),
@@ -45,6 +51,16 @@ METRICS: dict[str, Metric] = {
         Metric("ssim", "SSIM", "high", 3, "of single samples; 7x7 uniform window"),
         Metric("residual", "residual", "", 4, "root mean square of y - A x over what was measured; sigma_y is right"),
         Metric("spread", "spread", "", 3, "standard deviation of a pixel over an image's samples (in the hole, if there is one)"),
+        Metric(
+            "coverage", "coverage at 90 %", "", 3,
+            "share of pixels whose central 90 % interval of the samples holds the truth (in the hole, if there is one; pixels that do not "
+            "vary by a grey level left out): 0.9 is right, and 1 - 0.05 (S + 1) the least that S samples can show",
+        ),
+        Metric(
+            "spread_skill", "spread over error", "", 3,
+            "spread of the samples over the error of their mean, over all images (in the hole, if there is one): 1 is right, less is too sure",
+        ),
+        Metric("diversity", "diversity", "", 3, "mean feature distance between two samples of an image"),
         Metric("calls", "network calls", "", 0, "of the prior, for one sample"),
         Metric("seconds", "seconds per sample", "low", 4, "wall clock of sampling, divided by the number of samples"),
         Metric("parameters", "parameters", "", 0, "that were trained for the task"),
@@ -83,9 +99,9 @@ def run_method(
 
 
 def measure(
-    samples: Tensor, truth: Tensor, obs: Observation, *, classifier: Classifier | None = None, labels: Tensor | None = None
+    samples: Tensor, truth: Tensor, obs: Observation, *, classifier: FeatureNetwork | None = None, labels: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Metric -> [N]: each averaged over an image's samples. samples: [N, S, *E]."""
+    """Metric -> [N]: each averaged over an image's samples. samples: [N, S, *E]. classifier: any feature network."""
     n, s = samples.shape[:2]
     flat, truths = samples.flatten(0, 1), truth.repeat_interleave(s, 0)
     mean = samples.mean(1)
@@ -97,8 +113,9 @@ def measure(
     out = {
         "psnr": average(psnr(flat, truths)),
         "psnr_mean": psnr(mean, truth),
-        "residual": average(residual_rms(flat, obs.repeat(s))),
     }
+    if isinstance(obs.likelihood, Gaussian):
+        out["residual"] = average(residual_rms(flat, obs.repeat(s)))
     if min(truth.shape[-2:]) >= 7:
         out["ssim"] = average(ssim(flat, truths))
     if hidden is not None:
@@ -106,15 +123,10 @@ def measure(
         out["psnr_mean_hidden"] = psnr(mean, truth, hidden)
     if s > 1:
         out["spread"] = root_mean_square(spread(samples), hidden)
+        out["coverage"] = coverage(samples, truth, where=hidden)
+        out["spread_skill"] = spread_skill(samples, truth, hidden)
     if classifier is not None:
-        features = in_batches(classifier.features, flat.clamp(-1, 1))
-        true_features = in_batches(classifier.features, truth).repeat_interleave(s, 0)
-        out["feature_distance"] = average(feature_distance(features, true_features))
-        if s > 1:
-            out["energy_score"] = out["feature_distance"] - pairwise_distance(features.reshape(n, s, -1)) / 2
-        if labels is not None:
-            right = in_batches(classifier, flat.clamp(-1, 1)).argmax(1) == labels.repeat_interleave(s)
-            out["top1"] = average(right.float())
+        out |= measure_features(classifier, samples, truth, labels)
     return out
 
 
@@ -128,7 +140,7 @@ def compare(
     samples: int = 4,
     seed: int = 0,
     batch: int = 64,
-    classifier: Classifier | None = None,
+    classifier: FeatureNetwork | None = None,
     labels: Tensor | None = None,
     progress: bool = False,
     say: Callable[[str], None] | None = None,

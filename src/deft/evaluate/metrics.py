@@ -7,6 +7,10 @@ blur first: it is given for both.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -90,3 +94,160 @@ def pairwise_distance(x: Tensor) -> Tensor:
     """
     s = x.shape[1]
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2)) / (s * (s - 1))
+
+
+# Distances between images, and between sets of images, in the features of a network (`deft.evaluate.features`).
+
+
+def feature_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance between two sets of features, pair by pair: [B]. 1 is two random images, 0 the same."""
+    return (a - b).norm(dim=1)
+
+
+def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Distance between two images by their feature maps, pair by pair, [B]: 0 the same, 2 at right angles everywhere, 4 at most.
+
+    With u, v the maps [B, C, h, w] of one layer, each position scaled to length 1 over the channels,
+
+        mean over layers of [ mean over positions of |u - v|^2 ].
+
+    It is the formula of Zhang et al. (2018, eq. 1) without the channel weights they learned, and in another network: name
+    that network beside it and do not call it LPIPS. Where an image is flat its maps are short, and noise turns them: two abdomens
+    are 0.5 apart in the bundled encoder of CT slices, and so are a slice and itself with noise of 0.3.
+    """
+    layers = [(F.normalize(u, dim=1) - F.normalize(v, dim=1)).square().sum(1).flatten(1).mean(1) for u, v in zip(a, b, strict=True)]
+    return torch.stack(layers).mean(0)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Squared Fréchet distance between Gaussians fitted to two sets of features (Heusel et al. 2017, eq. 6).
+
+    |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)). It falls with the number of images; compare equal numbers.
+    """
+    x, y = a.double(), b.double()
+    c, d = torch.cov(x.T), torch.cov(y.T)
+    values, vectors = torch.linalg.eigh(c)
+    root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ d @ root).clamp_min(0).sqrt().sum()
+    return float((x.mean(0) - y.mean(0)).square().sum() + c.trace() + d.trace() - 2 * cross)
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error."""
+
+    value: float
+    error: float
+
+
+def kernel_distance(a: Tensor, b: Tensor, *, blocks: int = 10, gamma: float = 1.0) -> Estimate:
+    """Squared maximum mean discrepancy of two sets of features [N, d], under the kernel k(x, y) = (gamma x.y + 1)^3.
+
+    The statistic of KID (Bińkowski et al. 2018, section 3.1; there gamma = 1/d on Inception's raw features, whose entries
+    are of order 1; here features are in units of a mean distance, so x.y is). Unbiased, thus sometimes negative, and its
+    expectation, unlike the Fréchet distance's, does not depend on the number of images:
+
+        mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j),
+
+    averaged over `blocks` disjoint blocks of images; the standard error is that of this average.
+    """
+    n, m = len(a) // blocks, len(b) // blocks
+    if blocks < 2 or min(n, m) < 2:
+        raise InputError(f"{blocks} blocks of at least two images are needed, got {len(a)} and {len(b)} images")
+    x, y = a[: n * blocks].double().reshape(blocks, n, -1), b[: m * blocks].double().reshape(blocks, m, -1)
+
+    def kernel(u: Tensor, v: Tensor) -> Tensor:
+        return (gamma * u @ v.mT + 1) ** 3
+
+    def within(u: Tensor) -> Tensor:
+        k, count = kernel(u, u), u.shape[1]
+        return (k.sum((1, 2)) - k.diagonal(dim1=1, dim2=2).sum(1)) / (count * (count - 1))
+
+    values = within(x) + within(y) - 2 * kernel(x, y).mean((1, 2))
+    return Estimate(float(values.mean()), float(values.std() / math.sqrt(blocks)))
+
+
+# Is the spread of the samples right? For samples [N, S, *E] of the posterior of each of N images, and the truth [N, *E].
+
+
+GREY_LEVEL = 2 / 255
+"""The step of 8-bit pixels in [-1, 1]."""
+
+
+def rank_histogram(samples: Tensor, truth: Tensor, where: Tensor | None = None, *, step: float = GREY_LEVEL) -> Tensor:
+    """How often the truth has rank 0, 1, ..., S among the S samples of a pixel: shares [N, S + 1].
+
+    The truth and the samples of the exact posterior are S + 1 draws of one distribution, so each rank has the expected
+    share 1/(S + 1) (Hamill 2001): a U is too little spread, a hill too much, a slope is bias. To keep this exact for pixels:
+
+    - values are clamped and rounded to grey levels, as the truth was; a truth level with m samples has each of the m + 1
+      ranks that leaves open with the same weight, the mean of breaking ties at random;
+    - pixels whose S + 1 values lie within one grey level (background) tell nothing and are left out. The rule treats
+      truth and samples alike, so that no rank is favoured by it. An image without other pixels has equal shares.
+
+    step: of the rounding; 0 for numbers that are no pixels: no clamping, no rounding, only exact ties are left out.
+    where: 1 at the pixels that count, [N or 1, *E] or broadcast.
+    """
+    s = samples.shape[1]
+    if step:
+        samples, truth = (((v.clamp(-1, 1) + 1) / step).round() for v in (samples, truth))
+    spread_out = torch.maximum(samples.amax(1), truth) - torch.minimum(samples.amin(1), truth) > (1 if step else 0)
+    counts = spread_out if where is None else spread_out & (where > 0)
+    below, level = ((f(samples, truth[:, None])).sum(1).flatten(1) for f in (torch.lt, torch.eq))
+    weight = counts.flatten(1).double() / (level + 1)
+    steps = weight.new_zeros(len(truth), s + 2)  # each pixel adds weight to the ranks below ... below + level
+    steps.scatter_add_(1, below, weight).scatter_add_(1, below + level + 1, -weight)
+    shares = steps.cumsum(1)[:, : s + 1]
+    total = counts.flatten(1).sum(1, keepdim=True)
+    return torch.where(total > 0, shares / total.clamp_min(1), 1 / (s + 1))
+
+
+def coverage_of(histogram: Tensor, level: float = 0.9) -> Tensor:
+    """How often the central interval of this level holds the truth, [N], from the shares [N, S + 1] of its ranks.
+
+    u = (rank + v) / (S + 1) with v uniform on [0, 1] is uniform for the exact posterior, whatever S; the truth is in if
+    |u - 1/2| <= level / 2. This is the mean over v, so its expectation is exactly `level`. A truth beyond all samples
+    counts as in with probability max(0, 1 - (S + 1)(1 - level) / 2), the least that can come out: 0.75 for S = 4 and a
+    level of 0.9. With few samples a lower level, (S - 1) / (S + 1) say, sees more.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"a level between 0 and 1 is needed, got {level:g}")
+    cells = histogram.shape[1]
+    edges = torch.arange(cells + 1, dtype=histogram.dtype, device=histogram.device) / cells
+    inside = edges.clamp((1 - level) / 2, (1 + level) / 2).diff() * cells
+    return histogram @ inside
+
+
+def coverage(samples: Tensor, truth: Tensor, level: float = 0.9, where: Tensor | None = None, *, step: float = GREY_LEVEL) -> Tensor:
+    """Share of pixels whose central credible interval of this level, from S samples, holds the truth: [N].
+
+    `level` in expectation for samples of the exact posterior, for every S; see `rank_histogram` for ties and for the
+    pixels left out, and `coverage_of` for the least value that S samples can give.
+    """
+    return coverage_of(rank_histogram(samples, truth, where, step=step), level)
+
+
+def calibration_error(histogram: Tensor) -> float:
+    """Share of the truths that have the wrong rank: half of sum |share - 1/(S + 1)|, of the mean histogram of all images."""
+    shares = histogram.mean(0)
+    return float((shares - 1 / len(shares)).abs().sum() / 2)
+
+
+def spread_skill(samples: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
+    """Spread of the samples over the error of their mean, [N]: its *mean over the images* is the ratio of all of them.
+
+    With s^2 the variance over an image's S samples and e the error of their mean (pixels clamped), E e^2 = (1 + 1/S) E s^2
+    for the exact posterior (Fortin et al. 2014), so with a = (1 + 1/S) mean s^2 and b = mean e^2 over an image's pixels,
+
+        R = sqrt(mean a / mean b)        is 1; below it samples vary too little, above too much.
+
+    The mean of single images' ratios is not (1/b is skewed). Image i is therefore given its share in R to first order,
+    R (1 + (a_i / mean a - b_i / mean b) / 2): these have mean R, and their scatter gives R's interval. Unlike other
+    metrics, an image's value depends on the others of the call.
+    """
+    x, truth = samples.clamp(-1, 1), truth.clamp(-1, 1)
+    s = x.shape[1]
+    if s < 2:
+        raise InputError("the spread of samples needs at least two of each image, got 1")
+    a = (1 + 1 / s) * root_mean_square(x.std(1), where).double().square() + LEAST_ERROR
+    b = root_mean_square(x.mean(1) - truth, where).double().square() + LEAST_ERROR
+    return (a.mean() / b.mean()).sqrt() * (1 + (a / a.mean() - b / b.mean()) / 2)

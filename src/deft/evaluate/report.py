@@ -23,9 +23,7 @@ from deft.evaluate.metrics import spread
 from deft.evaluate.statistics import bootstrap, paired
 from deft.images import Column, heat, picture_grid, save_arrays, save_image, to_pixels, with_hole
 from deft.likelihood.base import Observation
-from deft.likelihood.gaussian import Gaussian
 from deft.methods import METHODS
-from deft.operator.base import LinearOperator
 from deft.train.checkpoint import write_text
 
 Row = dict[str, Any]
@@ -163,11 +161,8 @@ def write_report(out: Path, title: str, rows: Sequence[Row], settings: Mapping[s
 
 def picture_of(obs: Observation, shape: Sequence[int]) -> np.ndarray:
     """Measurements [N] as pictures uint8 [N, H, W, 3]: enlarged if they are small, with the hole painted over."""
-    y = obs.y
-    if isinstance(obs.likelihood, Gaussian) and isinstance(obs.likelihood.operator, LinearOperator):
-        y = obs.likelihood.operator.pinv(obs.y)
     hidden = hidden_pixels(obs, (len(obs), *shape))
-    pixels = to_pixels(y)
+    pixels = to_pixels(obs.likelihood.picture(obs.y))
     return pixels if hidden is None else with_hole(pixels, hidden.expand(len(obs), *shape))
 
 

@@ -1,8 +1,12 @@
-"""Intervals for means over images: the bootstrap, plain and paired."""
+"""Intervals for means over images, and tests of whether methods differ.
+
+`bootstrap`, `paired` and `clustered` (several seeds) give intervals; `sign_flip` a p-value, `holm` corrects many of them,
+and `tied_for_best` says which methods of a table cannot be told from the best.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,3 +51,134 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, **o
     if x.shape != y.shape:
         raise InputError(f"a paired difference needs the same images on both sides, got {x.shape} and {y.shape} values")
     return bootstrap(x - y, **options)  # type: ignore[arg-type]
+
+
+def clustered(
+    values: Sequence[Sequence[float]] | np.ndarray,
+    *,
+    crossed: bool = False,
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval of the mean of values [K, N], K seeds of each of N images; n is N.
+
+    Images are resampled, and for each image drawn its own K seeds are (two stages: Davison & Hinkley 1997, section 3.8): for
+    seeds that are of one image alone, such as those of a sampler. crossed: one draw of seeds for all images (Owen 2007), for
+    seeds that all images share, such as those of a fit. Both count the scatter between seeds, which is in the image means
+    already, again, and so err on the wide side, unless images or seeds are few: percentiles of six seeds cover 81 % for 90 %.
+    With one seed both are `bootstrap`.
+
+    >>> clustered([[0.0, 1.0] * 50]) == bootstrap([0.0, 1.0] * 50)
+    True
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
+        raise InputError(f"values [seeds, images], all finite, are needed, got shape {x.shape} with {int(np.isfinite(x).sum())} finite")
+    k, n = x.shape
+    if k == 1:
+        return bootstrap(x[0], resamples=resamples, level=level, seed=seed)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    chunk = max(1, 2_000_000 // x.size)
+    for i in range(0, resamples, chunk):
+        m = min(chunk, resamples - i)
+        images = rng.integers(0, n, (m, 1, n))
+        seeds = rng.integers(0, k, (m, k, 1 if crossed else n))
+        means[i : i + m] = x[seeds, images].mean((1, 2))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(x.mean()), float(low), float(high), n)
+
+
+EXACT = 14
+"""Up to so many images all 2^N sign patterns are tried."""
+
+
+def _signs(n: int, resamples: int, seed: int) -> tuple[np.ndarray, int]:
+    """Patterns of +-1, [R, n], and how many patterns that were seen, but are not among them, are to be counted in."""
+    if n <= EXACT:
+        return 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), 0
+    return 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (resamples, n), dtype=np.int8), 1
+
+
+def _p_values(differences: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Two-sided p-values of rows [P, N], the same sign patterns for all."""
+    signs, unseen = _signs(differences.shape[1], resamples, seed)
+    least = np.abs(differences.sum(1)) * (1 - 1e-12) - 1e-300
+    more = (np.abs(signs @ differences.T) >= least).sum(0)
+    return (more + unseen) / (len(signs) + unseen)
+
+
+def sign_flip(differences: Sequence[float] | np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """p-value, two-sided, of paired differences [N] or [K, N] (K seeds of N images) having the mean 0.
+
+    If two methods are alike, each image's difference is as likely with the other sign. p is the share of sign patterns whose
+    mean is at least as far off 0 as the one seen: of all 2^N of them for N <= 14, else of `resamples` random ones and the one
+    seen, (1 + count) / (1 + resamples), so that it is never 0 (Phipson & Smyth 2010). The seeds of an image keep one sign.
+
+    >>> sign_flip([1.0, 2.0, 3.0, 4.0])
+    0.125
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    if d.ndim not in (1, 2) or not d.size or not np.isfinite(d).all():
+        raise InputError(f"differences [images] or [seeds, images], all finite, are needed, got shape {d.shape} with {int(np.isfinite(d).sum())} finite")
+    return float(_p_values(d.reshape(-1, d.shape[-1]).mean(0)[None], resamples, seed)[0])
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """p-values corrected for their number, [m] (Holm 1979): those below a level are wrong about any with at most that probability.
+
+    The i-th smallest of m is multiplied by m - i + 1; none is below a smaller one's, or above 1.
+
+    >>> holm([0.01, 0.04, 0.03]).round(4).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise InputError(f"a list of p-values between 0 and 1 is needed, got {p_values}")
+    order = np.argsort(p, kind="stable")
+    out = np.empty_like(p)
+    out[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return out
+
+
+class Best(NamedTuple):
+    """best: the method with the best mean. tied: it, and those not significantly worse, best first. p: corrected, against the best."""
+
+    best: str
+    tied: tuple[str, ...]
+    p: dict[str, float]
+
+
+def tied_for_best(
+    values: Mapping[str, Sequence[float] | np.ndarray],
+    better: str = "low",
+    *,
+    level: float = 0.05,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Best:
+    """Which methods cannot be told from the best one, by sign flips over the same images.
+
+    Which method is best is itself found in the data, and the luckiest of M equal methods is ahead of the unluckiest more often
+    than a test of two allows. Holm's correction is therefore over all M (M - 1) / 2 pairs, not over the M - 1 with the best:
+    then the probability that any of a set of equally good methods is called worse than another is at most `level`.
+
+    Args:
+        values: method -> [N] or [K, N] (K seeds), the same images for all.
+        better: "low" or "high".
+    """
+    if better not in ("low", "high"):
+        raise InputError(f"better is 'low' or 'high', got {better!r}")
+    names = list(values)
+    rows = [np.asarray(v, dtype=np.float64) for v in values.values()]
+    if not rows or len({r.shape for r in rows}) > 1 or rows[0].ndim not in (1, 2) or not all(np.isfinite(r).all() and r.size for r in rows):
+        raise InputError(f"finite values of the same images are needed for each method, got shapes {[r.shape for r in rows]}")
+    x = np.stack([r.reshape(-1, r.shape[-1]).mean(0) for r in rows])
+    means = x.mean(1) * (1 if better == "low" else -1)
+    order = np.argsort(means, kind="stable")
+    one, two = np.triu_indices(len(names), 1)
+    p = np.ones((len(names), len(names)))
+    p[one, two] = p[two, one] = holm(_p_values(x[one] - x[two], resamples, seed)) if len(names) > 1 else []
+    top = p[order[0]]
+    return Best(names[order[0]], tuple(names[i] for i in order if top[i] >= level), {names[i]: float(top[i]) for i in order})
