@@ -302,8 +302,8 @@ def test_unknown_setting_and_method_in_a_list(shop, tmp_path, capsys):
     assert "unknown setting of dps 'zetta': did you mean 'zeta'" in line
     line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zeta=much"))
     assert "KEY=NUMBER" in line
-    line = refused(capsys, "evaluate", shop / "run", "--data", shop / "good", "--methods", "deft,dsp", "--out", tmp_path / "out")
-    assert "unknown method 'dsp': did you mean 'dps'" in line
+    line = refused(capsys, "evaluate", shop / "run", "--data", shop / "good", "--methods", "deft,dpss", "--out", tmp_path / "out")
+    assert "unknown method 'dpss': did you mean 'dps'" in line
 
 
 def test_deft_without_a_fit(shop, tmp_path, capsys):
@@ -391,7 +391,7 @@ def test_bad_numbers(shop, tmp_path, capsys):
     assert "lr must be above 0" in refused(capsys, *fit_line(shop, tmp_path / "out", "--lr", 0))
     assert "eta must be between 0" in refused(capsys, *sample_line(shop, tmp_path / "out", "--eta", 3))
     assert "give a larger size" in refused(capsys, *fit_line(shop, tmp_path / "out", "--size", 0.001))
-    assert "--sigma-y must be 0 or more" in refused(capsys, *fit_line(shop, tmp_path / "out", "--sigma-y", -1))
+    assert "sigma_y must be 0 (noiseless) or more" in refused(capsys, *fit_line(shop, tmp_path / "out", "--sigma-y", -1))
     assert "there are 24, give 1 to 24" in refused(
         capsys, "evaluate", shop / "run", "--data", shop / "good", "--images", 99, "--out", tmp_path / "out"
     )
@@ -451,11 +451,9 @@ def test_interrupted_fit_is_saved_and_resumed_bit_for_bit(shop, tmp_path, capsys
 
 
 def test_interrupted_elsewhere(shop, tmp_path, capsys, monkeypatch):
-    import sys
-
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys.modules["deft.cli.sample"], "sample_posterior", stop)
+    monkeypatch.setattr("deft.methods.sample_posterior", stop)
     code, _, err = run(capsys, *sample_line(shop, tmp_path / "out"))
     assert code == 130 and err.strip().splitlines()[-1] == "stopped"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.demo import METHOD_NAMES, PRETRAINED, DemoConfig, demo, pretrained_path
+from deft.demo import PRETRAINED, DemoConfig, demo, pretrained_path
 from deft.errors import InputError
 from deft.evaluate.compare import METRICS
 from deft.prior import load_prior
@@ -31,7 +31,7 @@ def test_quick_demo(prior, tmp_path, capsys, task):
     assert stored["rows"] == report["rows"]
     found = {(r["method"], r["metric"]) for r in report["rows"] if "versus" not in r}
     expected = [m for m in METRICS if task == "inpaint" or "hidden" not in m]
-    assert found == {(name, metric) for name in METHOD_NAMES for metric in expected}
+    assert found == {(name, metric) for name in ("deft", "dps", "pigdm", "prior") for metric in expected}
     for row in report["rows"]:
         assert row["task"] == task and row["n"] == 8
         assert (row["low"] is None) == (row["metric"] in ("calls", "seconds", "parameters"))
@@ -96,4 +96,4 @@ def test_bad_settings():
 
 def test_prior_of_another_shape(tmp_path, capsys):
     small = toy_prior(tmp_path / "small.safetensors", side=16)
-    assert "restores 1x32x32 images" in refused(capsys, "demo", "--quick", "--prior", small, "--out", tmp_path / "demo")
+    assert "bundled images of 32x32 grey or 64x64 grey" in refused(capsys, "demo", "--quick", "--prior", small, "--out", tmp_path / "demo")

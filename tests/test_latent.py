@@ -69,14 +69,13 @@ def test_lift_is_encoded_once():
             calls.append(1)
             return super().encode(x)
 
-    latent = Decoded(hole(), Counting())
-    y = torch.randn(2, 1, 8, 8)
-    first = latent.lift(y)
+    obs = Observation(torch.randn(2, 1, 8, 8), Gaussian(Decoded(hole(), Counting()), 0.1))
+    first = obs.lift()
     assert first.shape == (2, 8, 4, 4) and len(calls) == 2  # values and mask
-    assert latent.lift(y) is first and len(calls) == 2
-    latent.lift(y + 1)
-    assert len(calls) == 4
-    torch.testing.assert_close(latent[:1].lift(y[:1]), first[:1])
+    assert obs.lift() is first and len(calls) == 2
+    torch.testing.assert_close(obs[1].lift(), first[1:])
+    torch.testing.assert_close(obs.repeat(2).lift(), first.repeat_interleave(2, 0))
+    assert len(calls) == 2
 
 
 def test_gain():

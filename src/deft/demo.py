@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from deft.data import FASHION_LABELS, fashion
+from deft.data import DATASETS, dataset
 from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
-from deft.evaluate.classifier import fashion_classifier
 from deft.evaluate.compare import compare
+from deft.evaluate.features import features_for, load_features
 from deft.evaluate.report import comparison_picture, machine, make_rows, write_report, write_samples
 from deft.htransform.learned import DEFT, count_parameters
-from deft.images import open_folder
-from deft.methods import Plan, plan
+from deft.images import open_folder, shape_text
+from deft.likelihood import Likelihood
+from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.random import Noise
 from deft.tasks import TASKS, ImageTask
@@ -28,11 +29,11 @@ from deft.train.data import Bank, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
 
-TASK_NAMES = ("inpaint", "sr4")
-METHOD_NAMES = ("deft", "dps", "pigdm", "prior")
+METHOD_NAMES = ("deft", "dps", "pigdm", "reconstruction", "prior")
+"""Those that the measurement does not allow are left out; reconstruction guidance stands in where DPS cannot be used."""
 FIT_SECONDS = 95.0
 BANK = 6_000
-PRETRAINED = {"inpaint": "h-inpaint.safetensors", "sr4": "h-sr4.safetensors"}
+PRETRAINED = {"inpaint": "h-inpaint.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,13 @@ class DemoConfig:
     samples: int = 2
     quick: bool = False
     pretrained: bool = False
-    prior: str = "fashion"
+    prior: str = ""
     size: float = 0.09
     seconds: float = FIT_SECONDS
 
     def __post_init__(self) -> None:
-        if self.task not in TASK_NAMES:
-            raise unknown("task", self.task, TASK_NAMES)
+        if self.task not in TASKS:
+            raise unknown("task", self.task, TASKS)
         if not 1 <= self.images <= 500:
             raise InputError(f"images is {self.images}: there are 500 bundled test images, give 1 to 500")
 
@@ -60,8 +61,15 @@ class DemoConfig:
             return FitConfig(steps=8, batch=16, warmup=2, evaluations=2, held_out_batches=1, seed=self.seed)
         return FitConfig(steps=100_000, batch=64, lr=5e-3, warmup=50, ema=0.998, max_seconds=seconds, evaluations=1, seed=self.seed)
 
-    def plans(self) -> list[Plan]:
-        return [plan(name, self.task, steps=5 if self.quick else None) for name in METHOD_NAMES]
+    def plans(self, likelihood: Likelihood) -> list[Plan]:
+        names = [n for n in METHOD_NAMES if METHODS[n].misfit(likelihood) is None]
+        if "dps" in names:
+            names.remove("reconstruction")
+        return [plan(name, self.task, steps=5 if self.quick else None) for name in names]
+
+    @property
+    def prior_name(self) -> str:
+        return self.prior or TASKS[self.task].prior
 
 
 def is_demo(folder: Path) -> bool:
@@ -71,24 +79,27 @@ def is_demo(folder: Path) -> bool:
 
 def pretrained_path(task: str) -> Path:
     """The bundled h of a task."""
-    path = Path(str(resources.files("deft.prior") / "weights" / PRETRAINED[task]))
+    path = Path(str(resources.files("deft.prior") / "weights" / PRETRAINED.get(task, f"h-{task}.safetensors")))
     if not path.exists():
         raise InputError(f"no h for {task} is bundled: run the demo without --pretrained")
     return path
 
 
-def fit_h(prior: Denoiser, task: ImageTask, config: DemoConfig, say: Callable[[str], None], progress: bool) -> tuple[DEFT, FitResult]:
-    """Stage 1: an h of at most `size` of the prior's parameters, on the 1,000 images."""
+def fit_h(
+    prior: Denoiser, task: ImageTask, data: str, config: DemoConfig, say: Callable[[str], None], progress: bool
+) -> tuple[DEFT, FitResult]:
+    """Stage 1: an h of at most `size` of the prior's parameters, on the 1,000 images of a bundled data set."""
+    x, x_out = dataset(data, "fit").x, dataset(data, "validation").x
     torch.manual_seed(config.seed)
     objective, started = DenoisingObjective(prior), time.monotonic()
-    h = DEFT.sized(prior, config.size, task.lift_channels, log=say).calibrate(prior, fashion("fit").x)
+    h = DEFT.sized(prior, config.size, task.lift_channels, log=say).calibrate(prior, x)
     bank = Bank.build(
-        prior, fashion("fit").x, task, 64 if config.quick else BANK, focus=objective.focus, even=objective.even,
-        seed=config.seed, progress=progress,
+        prior, x, task, 64 if config.quick else BANK, focus=objective.focus, even=objective.even,
+        seed=config.seed, progress=progress, fixed=task.fixed,
     )  # fmt: skip
     spent = time.monotonic() - started
     settings = config.fit_config(max(config.seconds - spent, config.seconds / 4))
-    result = fit(h, objective, bank, Clean(fashion("validation").x, task), config=settings, progress=progress)
+    result = fit(h, objective, bank, Clean(x_out, task, fixed=task.fixed), config=settings, progress=progress)
     return h, replace(result, seconds=result.seconds + spent)
 
 
@@ -107,10 +118,13 @@ def demo(
     config = config or DemoConfig()
     out = open_folder(out, overwrite=overwrite, ours=is_demo)
     started = time.monotonic()
-    prior = load_prior(config.prior)
-    if prior.event_shape != (1, 32, 32):
-        raise InputError(f"the demo restores 1x32x32 images, the prior {config.prior} makes {prior.event_shape}")
-    task = TASKS[config.task]()
+    name = config.prior_name
+    prior, task = load_prior(name), TASKS[config.task]()
+    data = name if name in DATASETS else next((k for k, d in DATASETS.items() if d.event_shape == tuple(prior.data_shape)), "")
+    if not data:
+        shapes = " or ".join(shape_text(d.event_shape) for d in DATASETS.values())
+        raise InputError(f"the demo restores bundled images of {shapes}, the prior {name} makes {shape_text(prior.data_shape)}")
+    likelihood = task.check(DATASETS[data].event_shape).likelihood
 
     # 1. an h, fitted here or bundled
     if config.pretrained:
@@ -119,20 +133,20 @@ def demo(
         about = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
     else:
         say(f"fitting h for {task.name} on 1,000 images (the prior stays frozen)")
-        h, result = fit_h(prior, task, config, say, progress)
+        h, result = fit_h(prior, task, data, config, say, progress)
         about = {"pretrained": False, "seconds": round(result.seconds, 1), "steps": result.steps, "held_out": result.held_out}
-        save_h(out / "h.safetensors", h, prior, task, prior=config.prior, data="fashion (bundled)", **about)
+        save_h(out / "h.safetensors", h, prior, task, prior=name, data=f"{data} (bundled)", **about)
         say(f"fitted in {result.seconds:.0f} s, {result.steps} steps")
 
     # 2. the same measurements, noise and seeds for every method
     images = 8 if config.quick else config.images
     samples = 2 if config.quick else config.samples
-    test = fashion("test")
+    test, network = dataset(data, "test"), load_features(features_for(data))
     x, labels = test.x[:images], test.labels[:images]
     obs = task.observe(x, Noise(config.seed, images))
-    plans = config.plans()
+    plans = config.plans(likelihood)
     outcomes = compare(
-        plans, prior, x, obs, fitted=h, samples=samples, seed=config.seed, classifier=fashion_classifier(), labels=labels,
+        plans, prior, x, obs, fitted=h, samples=samples, seed=config.seed, classifier=network, labels=labels,
         progress=progress, say=say,
     )  # fmt: skip
 
@@ -141,12 +155,12 @@ def demo(
     title = f"{task.title}: {images} held-out images, {samples} samples each"
     h_settings = {"size": config.size, "parameters": count_parameters(h), "prior_parameters": prior.parameter_count(), **about}
     settings = {
-        "task": task.config(), "prior": config.prior, "seed": config.seed, "images": images, "samples": samples,
+        "task": task.config(), "prior": name, "seed": config.seed, "images": images, "samples": samples,
         "quick": config.quick, "h": h_settings, "plans": [p.config() for p in plans], "machine": machine(),
     }  # fmt: skip
-    settings["classifier"] = {k: fashion_classifier().card.get(k) for k in ("name", "test_accuracy", "unit")}
+    settings["features"] = {"name": network.name} | {k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card}
     report = write_report(out, f"deft demo, {title}", rows, settings)
-    captions = [FASHION_LABELS[i] for i in labels.tolist()]
+    captions = [DATASETS[data].labels[i] for i in labels.tolist()]
     comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=f"{task.title}, held-out images")
     write_samples(out / "samples.npz", x, obs, outcomes)
     return report | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}

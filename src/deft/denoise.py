@@ -253,13 +253,18 @@ class NetworkDenoiser(Denoiser):
         now["time"] = self.time if isinstance(self.time, str) else getattr(self.time, "__name__", "a function")
         return about | {k: v for k, v in now.items() if v != usual[k]}
 
-    def raw(self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The network's own output, [B, *E], for x_t and sigma as the outside world sees them; t [B]."""
+    def raw(
+        self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, net: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """The network's own output, [B, *E], for x_t and sigma as the outside world sees them; t [B].
+
+        net: asked in the network's place, in the same convention (an adapted copy of it).
+        """
         x, s = self._inside(x_t, alpha, sigma)
         x_in = x * (self.sigma_data**2 * alpha**2 + s**2).rsqrt() if self.scale_input else x
         time = self._time(t, alpha.reshape(-1).expand(t.shape), s.reshape(-1).expand(t.shape))
         own = next(self.net.parameters(), x).dtype
-        out = self.net(x_in.to(own), time.to(own) if own == torch.float64 else time).to(x.dtype)
+        out = (net or self.net)(x_in.to(own), time.to(own) if own == torch.float64 else time).to(x.dtype)
         return out[:, : x.shape[1]] if self.learned_variance else out
 
     def _inside(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -283,7 +284,7 @@ class Processes(World):
 
 
 @cache
-def get_world() -> World:
+def launched_world() -> World:
     """This process's place among those that a launcher started; a `World` of one without a launcher.
 
     Raises:
@@ -291,6 +292,25 @@ def get_world() -> World:
         LostError: the processes did not find each other.
     """
     return Processes() if any(int(os.environ.get(name) or 1) > 1 for name in SIZES) else World()
+
+
+_alone: ContextVar[World | None] = ContextVar("alone", default=None)
+
+
+def get_world() -> World:
+    """The processes this one works with: those that were launched, or none within `alone()`."""
+    return _alone.get() or launched_world()
+
+
+@contextmanager
+def alone() -> Iterator[World]:
+    """A block in which this process works, and writes files, by itself, whatever a launcher started."""
+    world = World()
+    token = _alone.set(world)
+    try:
+        yield world
+    finally:
+        _alone.reset(token)
 
 
 def launch_note() -> str | None:

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deft.denoise import Denoiser
 from deft.errors import CheckpointError, InputError
-from deft.htransform.learned import DEFT, count_parameters
+from deft.htransform.learnable import Learned, count_parameters
 from deft.images import open_folder, save_image
 from deft.modelcard import HUB_ID, read_rows, readme
 from deft.prior import BUNDLED, load_prior
@@ -41,7 +41,7 @@ INSTALL = "the hub needs huggingface_hub: pip install 'deft-diffusion[hub]'"
 
 def save_pretrained(
     folder: str | Path,
-    h: DEFT,
+    h: Learned,
     prior: Denoiser,
     task: ImageTask,
     /,
@@ -108,7 +108,7 @@ def from_pretrained(
     token: str | None = None,
     cache_dir: str | Path | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[DEFT, ImageTask, dict[str, Any]]:
+) -> tuple[Learned, ImageTask, dict[str, Any]]:
     """(h, its task, its card) from a folder, or from a hub by OWNER/NAME.
 
     Args:

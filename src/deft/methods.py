@@ -14,11 +14,42 @@ from torch import Tensor
 
 from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
-from deft.htransform import DPS, HTransform, PiGDM, ReconstructionGuidance, Scaled, Zero
+from deft.htransform import (
+    DEFT,
+    DPS,
+    MCG,
+    MMPS,
+    TMPD,
+    DiffPIR,
+    GradientAtMean,
+    HTransform,
+    PiGDM,
+    Potential,
+    Predictive,
+    ReconstructionGuidance,
+    Replacement,
+    Scaled,
+    SeenNoisy,
+    Zero,
+)
 from deft.kernel import Level
 from deft.likelihood import Gaussian, Likelihood, Observation
 from deft.operator import LinearOperator, Mask
-from deft.sample import SAMPLERS, KernelSampler, Sampler, sample_posterior, times
+from deft.sample import (
+    DAPS,
+    DDIM,
+    DDRM,
+    SAMPLERS,
+    KernelSampler,
+    REDDiff,
+    Refresh,
+    Sampler,
+    TimeTravel,
+    adapted,
+    sample_posterior,
+    sample_smc,
+    times,
+)
 
 
 class Making(NamedTuple):
@@ -40,6 +71,8 @@ class Method:
     needs: of the measurement, a key of `NEEDS`. sampler: makes the method's own rule for a step, for the few that are
     no h-transform alone; the user's choice of sampler and eta then do not matter. draw: takes the place of
     `sample_posterior` (and is given `settings`, too), for methods whose samples of one y see each other (particles).
+    runs: of the prior's network at each step. learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the whole
+    prior. grid: values worth trying of its settings, `eta` and `spacing`, for `deft compare`.
     """
 
     name: str
@@ -55,6 +88,10 @@ class Method:
     needs: str = "gaussian"
     sampler: Callable[[Mapping[str, float]], Sampler] | None = None
     draw: Callable[..., Tensor] | None = None
+    runs: int = 1
+    learned: str = ""
+    retrains: bool = False
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         return {
@@ -87,10 +124,35 @@ NEEDS: dict[str, tuple[str, Callable[[Likelihood], bool]]] = {
 """name -> (in words, whether a likelihood has it)."""
 
 
-def _deft(m: Making) -> HTransform:
-    if m.fitted is None:
-        raise InputError("deft needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method")
-    return m.fitted if m.settings["scale"] == 1 else Scaled(m.fitted, m.settings["scale"])
+def _fitted(name: str) -> Callable[[Making], HTransform]:
+    def make(m: Making) -> HTransform:
+        if m.fitted is None:
+            raise InputError(f"{name} needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method")
+        return m.fitted if m.settings["scale"] == 1 else Scaled(m.fitted, m.settings["scale"])
+
+    return make
+
+
+def _particles(twist: Callable[[HTransform, Mapping[str, float]], Potential]) -> Callable[..., Tensor]:
+    """A `draw` by `sample_smc`: h proposes, the twist weighs."""
+
+    def draw(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
+        k, threshold = int(settings["particles"]), settings["threshold"]
+        return sample_smc(prior, h, obs, samples, twist=twist(h, settings), particles=k, threshold=threshold, **options).x
+
+    return draw
+
+
+def _by_deft(h: HTransform, settings: Mapping[str, float]) -> Potential:
+    """p(y | x̂) with the spread that DEFT measured when it was calibrated."""
+    return Predictive(rho2=next((part.rho2 for part in h.modules() if isinstance(part, DEFT)), None))
+
+
+def _mcgdiff(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
+    if isinstance(h, Scaled):
+        raise InputError("mcgdiff has no h to scale: its steps are those of the prior, given the mask")
+    k, threshold = int(settings["particles"]), settings["threshold"]
+    return sample_smc(prior, Zero(), obs, samples, twist=SeenNoisy(), move=adapted, particles=k, threshold=threshold, **options).x
 
 
 def _dps(m: Making) -> HTransform:
@@ -113,25 +175,112 @@ def _reconstruction(m: Making) -> HTransform:
     return ReconstructionGuidance(weight)
 
 
+STRENGTH: dict[str, Sequence[Any]] = {"scale": (1.0, 1.4, 1.8), "spacing": ("log-snr", "karras", "angle")}
+"""What is tried for every learned h."""
+
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
         Method(
-            "deft", "DEFT", _deft, trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr",
+            "deft", "DEFT", _fitted("deft"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr",
+            learned="deft", grid=STRENGTH,
             about="h learned by a small network next to the frozen prior (Denker et al. 2024)",
         ),
         Method(
+            "amortised", "amortised", _fitted("amortised"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr",
+            learned="amortised", grid=STRENGTH, about="a conditional denoiser from scratch, which never looks at the prior",
+        ),
+        Method(
+            "lora", "LoRA", _fitted("lora"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr", runs=2,
+            learned="lora", grid=STRENGTH, about="low-rank changes of the prior's weights (Hu et al. 2021)",
+        ),
+        Method(
+            "controlnet", "ControlNet", _fitted("controlnet"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr", runs=2,
+            learned="controlnet", grid=STRENGTH, about="a trained encoder beside the frozen prior (Zhang, Rao & Agrawala 2023)",
+        ),
+        Method(
+            "finetuned", "fine-tuned", _fitted("finetuned"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr", runs=2,
+            learned="finetuned", retrains=True, grid=STRENGTH, about="a copy of the prior, all of it trained for the task",
+        ),
+        Method(
+            "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, settings={"particles": 16, "threshold": 0.5, "scale": 1.0},
+            spacing="log-snr", learned="deft", draw=_particles(_by_deft), grid={"scale": (1.0, 1.4), "particles": (4, 8, 16)},
+            about="DEFT as the proposal of weighted particles, without a backward pass",
+        ),
+        Method(
             "dps", "DPS", _dps, backward=True, settings={"zeta": 0.5},
+            grid={"zeta": (0.3, 0.6, 1.0, 1.8, 3.0), "spacing": ("angle", "uniform")},
             about="a gradient step on the norm of the residual (Chung et al. 2023, as published)",
         ),
         Method(
-            "pigdm", "ΠGDM", lambda m: PiGDM(m.settings["data_std"]), backward=True, needs="linear", settings={"data_std": 1.0},
-            about="pseudoinverse guidance for linear measurements (Song et al. 2023)",
+            "pigdm", "ΠGDM", lambda m: PiGDM(m.settings["data_std"]), backward=True, settings={"data_std": 1.0},
+            grid={"data_std": (0.3, 0.5, 0.7, 1.0), "eta": (1.0, 0.5), "spacing": ("log-snr", "angle")},
+            about="pseudoinverse guidance, for linear measurements and others with a pseudo-inverse (Song et al. 2023)",
         ),
         Method(
-            "reconstruction", "reconstruction", _reconstruction, backward=True,
+            "reconstruction", "reconstruction", _reconstruction, backward=True, needs="likelihood",
             settings={"scale": 1.0, "data_std": 1.0, "sigma_y": 0.05},
+            grid={"scale": (0.3, 1.0, 3.0), "data_std": (0.5, 1.0), "sigma_y": (0.02, 0.05, 0.2)},
             about="the likelihood's gradient through the denoised mean (Ho et al. 2022)",
+        ),
+        Method(
+            "gradient", "gradient at x̂", lambda m: GradientAtMean(m.settings["data_std"], m.settings["scale"]), needs="likelihood",
+            settings={"scale": 1.0, "data_std": 1.0}, grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0), "spacing": ("angle", "log-snr")},
+            about="the preconditioned gradient of the likelihood at the denoised mean, without the prior's Jacobian",
+        ),
+        Method(
+            "tmpd", "TMPD", lambda m: TMPD(), backward=True, needs="linear", grid={"eta": (1.0, 0.5), "spacing": ("angle", "log-snr", "karras")},
+            about="ΠGDM with the diagonal of the prior's own covariance of x_0 given x_t (Boys et al. 2023)",
+        ),
+        Method(
+            "mmps", "MMPS", lambda m: MMPS(int(m.settings["iterations"])), backward=True, needs="linear", settings={"iterations": 3},
+            grid={"iterations": (1, 3), "spacing": ("angle", "log-snr", "karras")},
+            about="ΠGDM with all of that covariance, by conjugate gradients; iterations + 1 backward passes (Rozet et al. 2024)",
+        ),
+        Method(
+            "ddrm", "DDRM", lambda m: Zero(), needs="linear", settings={"eta_a": 0.85, "eta_b": 1.0}, steps=20, spacing="centre",
+            sampler=lambda s: DDRM(s["eta_a"], s["eta_b"]), grid={"eta_a": (0.5, 0.85, 1.0)},
+            about="diffusion in the basis of the measurement's singular vectors (Kawar et al. 2022)",
+        ),
+        Method(
+            "diffpir", "DiffPIR", lambda m: DiffPIR(m.settings["lambda"]), settings={"lambda": 1.0, "zeta": 0.3},
+            sampler=lambda s: Refresh(s["zeta"]), grid={"lambda": (1.0, 3.0, 7.0, 15.0), "zeta": (0.1, 0.3, 1.0)},
+            about="a proximal step on the measurement at each level (Zhu et al. 2023)",
+        ),
+        Method(
+            "mcg", "MCG", lambda m: MCG(_dps(m)), backward=True, needs="linear", settings={"zeta": 0.5},
+            grid={"zeta": (0.3, 0.6, 1.0, 1.8)}, about="DPS's gradient, then the measured part replaced by y (Chung et al. 2022)",
+        ),
+        Method(
+            "replacement", "replacement", lambda m: Replacement(), needs="linear", grid={"eta": (1.0, 0.5), "spacing": ("angle", "log-snr")},
+            about="the measured part of the denoised mean replaced by y (Song et al. 2021; DDNM, Wang et al. 2023)",
+        ),
+        Method(
+            "repaint", "RePaint", lambda m: Replacement(), needs="mask", settings={"repeats": 10, "jump": 1}, steps=25,
+            sampler=lambda s: TimeTravel(DDIM(1.0), int(s["repeats"]), int(s["jump"])), grid={"repeats": (5, 10, 20)},
+            about="replacement, each step taken several times over (Lugmayr et al. 2022)",
+        ),
+        Method(
+            "reddiff", "RED-diff", lambda m: Zero(), settings={"lr": 0.1, "lambda": 0.25}, steps=200, spacing="uniform",
+            sampler=lambda s: REDDiff(s["lr"], s["lambda"]), grid={"lr": (0.02, 0.1, 0.5), "lambda": (0.1, 0.25, 1.0)},
+            about="one point, found by gradient descent with the prior as regulariser (Mardani et al. 2023)",
+        ),
+        Method(
+            "daps", "DAPS", lambda m: Zero(), settings={"ode_steps": 5, "langevin_steps": 50, "lr": 0.2, "data_std": 1.0},
+            sampler=lambda s: DAPS(int(s["ode_steps"]), int(s["langevin_steps"]), s["lr"], s["data_std"]),
+            grid={"lr": (0.1, 0.2, 0.5), "data_std": (0.5, 1.0)},
+            about="Langevin steps on a whole x_0 at each level (Zhang et al. 2024)",
+        ),
+        Method(
+            "tds", "TDS", lambda m: Predictive(m.settings["data_std"]), backward=True, needs="likelihood",
+            settings={"particles": 16, "threshold": 0.5, "data_std": 1.0}, grid={"data_std": (0.5, 0.7, 1.0), "particles": (4, 8)},
+            draw=_particles(lambda h, s: Predictive(s["data_std"])),
+            about="weighted particles, moved and weighed by p(y | x̂) (Wu et al. 2023)",
+        ),
+        Method(
+            "mcgdiff", "MCGDiff", lambda m: SeenNoisy(), needs="mask", settings={"particles": 16, "threshold": 0.5}, draw=_mcgdiff,
+            grid={"particles": (8, 16, 32)},
+            about="weighted particles whose seen entries follow a noised y (after Cardoso et al. 2023)",
         ),
         Method("prior", "prior alone", lambda m: Zero(), steps=20, needs="likelihood", about="the unconditional prior, which ignores the measurement"),
     )
@@ -198,6 +347,8 @@ class Plan:
         if reason:
             raise InputError(reason)
         h, sampler, grid = self.make(prior, fitted)
+        if scale != 1 and self.method.sampler is not None and isinstance(h, Zero):
+            raise InputError(f"{self.method.title} has no h to scale (its own settings: {', '.join(self.method.settings)})")
         h = h if scale == 1 else Scaled(h, scale)
         if self.method.draw is not None:
             return self.method.draw(prior, h, obs, samples, sampler=sampler, grid=grid, settings=self.settings, **options)
@@ -206,7 +357,7 @@ class Plan:
     def calls(self, samples: int = 1) -> float:
         """Calls of the prior for each of `samples` samples of one measurement."""
         per = self.make_sampler().calls(self.steps)
-        return per * self.settings.get("particles", samples) / samples
+        return per * self.method.runs * self.settings.get("particles", samples) / samples
 
     def config(self) -> dict[str, Any]:
         return {

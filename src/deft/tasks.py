@@ -6,18 +6,35 @@ A task is what an amortised h is fitted to. `TASKS` is the table that the comman
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from deft.denoise import Denoiser
-from deft.errors import InputError, unknown
-from deft.likelihood.base import Observation
-from deft.likelihood.gaussian import Gaussian
-from deft.operator.base import Identity, Operator
-from deft.operator.image import BlockAverage, Mask
+from deft.errors import ContractError, InputError, unknown
+from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
+from deft.operator import (
+    HDR,
+    JPEG,
+    BlockAverage,
+    Camera,
+    Compressed,
+    Convolution,
+    Identity,
+    Mask,
+    MaskedFourier,
+    Operator,
+    PhaseRetrieval,
+    Radon,
+    bicubic,
+    gaussian_blur,
+    grey,
+    masks,
+    motion_kernels,
+)  # fmt: skip
 from deft.random import BatchNoise, Noise
 
 
@@ -25,65 +42,265 @@ from deft.random import BatchNoise, Noise
 class ImageTask(ABC):
     """y = A(x) + sigma_y n for images [B, C, H, W] in [-1, 1]; A may be drawn anew for each image.
 
-    sigma_y: in the same units, so 0.05 is 6.4 grey levels of 255.
+    sigma_y: in the units of y; where y is an image in [-1, 1] too, 0.05 is 6.4 grey levels of 255. 0 is a noiseless measurement:
+    methods that want a density are told `Gaussian.surrogate` (0.02).
+
+    Class variables: name, title and about for people; lift_channels as the operator's; prior: the bundled prior that `deft demo`
+    takes; pictures: y is a picture with values in [-1, 1], which may come as a PNG; drawn: what differs from image to image ("mask", "kernel"), so that a measurement has to come with it ("" if nothing does).
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    about: ClassVar[str]
     lift_channels: ClassVar[int] = 1
+    drawn: ClassVar[str] = ""
+    prior: ClassVar[str] = "fashion"
+    pictures: ClassVar[bool] = True
     sigma_y: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.sigma_y >= 0:
+            raise InputError(f"{self.name}: sigma_y must be 0 (noiseless) or more, got {self.sigma_y}")
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         """The operator of each image in x."""
 
+    def likelihood(self, operator: Operator) -> Likelihood:
+        """p(y | x) for the operator."""
+        return Gaussian(operator, self.sigma_y)
+
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        likelihood = Gaussian(self.operator(x, noise), self.sigma_y)
+        likelihood = self.likelihood(self.operator(x, noise))
         return Observation(likelihood.sample(x, noise), likelihood)
+
+    @property
+    def fixed(self) -> bool:
+        """Nothing is random: an image always gives the same y."""
+        return self.sigma_y == 0 and not self.drawn
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, **asdict(self)}
 
+    def check(self, event_shape: Sequence[int]) -> Observation:
+        """Try the task on one grey image of a shape, before anything is computed; returns that observation.
+
+        Raises `InputError` if images of this shape cannot be measured so.
+        """
+        try:
+            return self.observe(torch.zeros(1, *event_shape), BatchNoise(1, 0))
+        except (ContractError, InputError, RuntimeError) as error:
+            shape = "x".join(map(str, event_shape))
+            raise InputError(f"the task {self.name} does not fit images of {shape}: {error}") from error
+
 
 @dataclass(frozen=True)
-class Inpaint(ImageTask):
+class Drawn(ImageTask):
+    """A task whose operator is drawn anew for each image: by one tensor, which the operator keeps under the name `drawn`."""
+
+    @abstractmethod
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        """The tensor [B, ...] for images of a shape (C, H, W)."""
+
+    @abstractmethod
+    def build(self, drawn: Tensor) -> Operator:
+        """The operator it makes."""
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return self.build(self.draw(x.shape[1:], noise).to(x.device))
+
+
+@dataclass(frozen=True)
+class Masked(Drawn):
+    """Some of the image's own pixels are seen."""
+
+    lift_channels = 2
+    drawn = "mask"
+
+    def build(self, drawn: Tensor) -> Operator:
+        return Mask(drawn)
+
+
+@dataclass(frozen=True)
+class Inpaint(Masked):
     """A rectangular hole, each side between `smallest` and `largest` of the image's side, anywhere inside."""
 
     name = "inpaint"
     title = "fill a hole"
-    lift_channels = 2
+    about = "a rectangular hole, anywhere"
     smallest: float = 0.25
     largest: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.smallest <= self.largest < 1:
             raise InputError(f"inpaint needs 0 < smallest <= largest < 1, got {self.smallest} and {self.largest}")
 
-    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        height, width = x.shape[2:]
-        u = noise.uniform((4,)).to(x.device)
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        return masks.boxes(noise, shape[1], shape[2], self.smallest, self.largest)
 
-        def inside(extent: int, size: Tensor, place: Tensor) -> Tensor:
-            low, high = round(self.smallest * extent), round(self.largest * extent)
-            length = low + (size * (high - low + 1)).floor()
-            start = (place * (extent - length + 1)).floor()
-            i = torch.arange(extent, device=x.device)
-            return (i >= start[:, None]) & (i < (start + length)[:, None])
 
-        rows, columns = inside(height, u[:, 0], u[:, 1]), inside(width, u[:, 2], u[:, 3])
-        return Mask(~(rows[:, None, :, None] & columns[:, None, None, :]))
+@dataclass(frozen=True)
+class FreeForm(Masked):
+    """Brush strokes over `low` to `high` of the image; noiseless, as in the paper (section 4.1)."""
+
+    name = "inpaint-freeform"
+    title = "fill brush strokes"
+    about = "brush strokes over 20 to 30 % of the image (the paper's inpainting)"
+    sigma_y: float = 0.0
+    low: float = 0.2
+    high: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.low <= self.high < 1:
+            raise InputError(f"{self.name} needs 0 < low <= high < 1 (shares of the image), got {self.low} and {self.high}")
+
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        return masks.free_form(noise, shape[1], shape[2], self.low, self.high)
+
+
+@dataclass(frozen=True)
+class RandomPixels(Masked):
+    """A share `seen` of the pixels, at random places."""
+
+    name = "inpaint-random"
+    title = "fill random pixels"
+    about = "one pixel in five is seen, at random places"
+    seen: float = 0.2
+
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        return masks.random_pixels(noise, shape[1], shape[2], self.seen)
+
+
+@dataclass(frozen=True)
+class Outpaint(Masked):
+    """A window of `keep` of each side is seen, all around it is not."""
+
+    name = "outpaint"
+    title = "continue beyond a window"
+    about = "a window of half of each side is seen, what surrounds it is not"
+    keep: float = 0.5
+
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        return masks.outside(noise, shape[1], shape[2], self.keep)
 
 
 @dataclass(frozen=True)
 class SuperResolution(ImageTask):
-    """4x: each 4 x 4 block of pixels seen as its mean."""
+    """Each factor x factor block of pixels seen as its mean: what the paper's code does."""
 
     name = "sr4"
     title = "4x super-resolution"
+    about = "4x super-resolution of block averages (the paper's code)"
     factor: int = 4
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return BlockAverage(self.factor)
+
+
+@dataclass(frozen=True)
+class BicubicSuperResolution(ImageTask):
+    """Antialiased bicubic down-sampling, noiseless: what the paper's text says."""
+
+    name = "sr4-bicubic"
+    title = "4x super-resolution (bicubic)"
+    about = "4x super-resolution of antialiased bicubic down-sampling, noiseless (the paper's text)"
+    sigma_y: float = 0.0
+    factor: int = 4
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return bicubic((x.shape[2], x.shape[3]), self.factor)
+
+
+@dataclass(frozen=True)
+class HighDynamicRange(ImageTask):
+    """y = clip(gain x, -1, 1), noiseless: dark and bright parts are lost (paper, section 4.1)."""
+
+    name = "hdr"
+    title = "high dynamic range"
+    about = "over- and underexposed: y = clip(2 x, -1, 1)"
+    lift_channels = 2
+    sigma_y: float = 0.0
+    gain: float = 2.0
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return HDR(self.gain)
+
+
+@dataclass(frozen=True)
+class Phase(ImageTask):
+    """Magnitudes of the Fourier transform of the zero-padded image, noiseless (paper, section 4.1)."""
+
+    name = "phase"
+    lift_channels = 2
+    pictures = False
+    title = "phase retrieval"
+    about = "magnitudes of the Fourier transform, oversampled twice"
+    sigma_y: float = 0.0
+    oversample: int = 2
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return PhaseRetrieval(self.oversample)
+
+
+@dataclass(frozen=True)
+class CameraDeblur(ImageTask):
+    """A camera that moves, is out of focus towards the edges, bends the intensities and saturates; noiseless."""
+
+    name = "deblur-nonlinear"
+    lift_channels = 2
+    title = "non-linear deblurring"
+    about = "a camera with blurs that differ over the image, a response curve and saturation"
+    sigma_y: float = 0.0
+    seed: int = 42
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return Camera(seed=self.seed).to(x.device)
+
+
+@dataclass(frozen=True)
+class GaussianDeblur(ImageTask):
+    """A Gaussian blur of `deviation` pixels."""
+
+    name = "deblur-gaussian"
+    title = "Gaussian deblurring"
+    about = "a Gaussian blur, 1.5 pixels wide"
+    deviation: float = 1.5
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return gaussian_blur((x.shape[2], x.shape[3]), self.deviation)
+
+
+@dataclass(frozen=True)
+class MotionDeblur(Drawn):
+    """A random motion blur, another for each image."""
+
+    name = "deblur-motion"
+    title = "motion deblurring"
+    about = "a shaken camera: another motion blur for each image"
+    drawn = "kernel"
+    size: int = 9
+
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        return motion_kernels(noise, self.size)
+
+    def build(self, drawn: Tensor) -> Operator:
+        return Convolution(drawn)
+
+
+@dataclass(frozen=True)
+class Colourise(ImageTask):
+    """The brightness of each pixel alone."""
+
+    name = "colourise"
+    title = "colourisation"
+    about = "a grey version of a colour image"
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        if x.shape[1] < 2:
+            raise ContractError(f"colourisation needs images of several channels, got {x.shape[1]}")
+        return grey(x.shape[1])
 
 
 @dataclass(frozen=True)
@@ -92,10 +309,109 @@ class Denoise(ImageTask):
 
     name = "denoise"
     title = "remove noise"
+    about = "the image under noise of deviation 0.5"
     sigma_y: float = 0.5
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return Identity()
+
+
+@dataclass(frozen=True)
+class Decompress(ImageTask):
+    """A JPEG of low quality."""
+
+    name = "jpeg"
+    title = "JPEG restoration"
+    about = "a JPEG of quality 5"
+    sigma_y: float = 0.0
+    quality: int = 5
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return JPEG(self.quality)
+
+
+@dataclass(frozen=True)
+class CompressedSensing(ImageTask):
+    """A share `ratio` of random mixtures of all pixels."""
+
+    name = "compressed"
+    pictures = False
+    title = "compressed sensing"
+    about = "random mixtures of all pixels, one for every four"
+    ratio: float = 0.25
+    seed: int = 0
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return Compressed(tuple(x.shape[1:]), self.ratio, seed=self.seed).to(x.device)
+
+
+@dataclass(frozen=True)
+class MRI(Drawn):
+    """Single-coil k-space with an acceleration, another choice of lines for each image."""
+
+    name = "mri"
+    pictures = False
+    title = "accelerated MRI"
+    about = "one coil, every fourth line of k-space at random and the centre"
+    drawn = "mask"
+    acceleration: float = 4.0
+    centre: float = 0.08
+
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        return masks.columns(noise, shape[1], shape[2], self.acceleration, self.centre)
+
+    def build(self, drawn: Tensor) -> Operator:
+        return MaskedFourier(drawn)
+
+
+@dataclass(frozen=True)
+class CT(ImageTask):
+    """Line integrals along parallel beams from `angles` directions over `arc` degrees."""
+
+    name = "ct"
+    pictures = False
+    title = "sparse-view CT"
+    about = "parallel-beam CT from 60 angles, noise of about 3.5 % (the paper's)"
+    prior = "ct"
+    sigma_y: float = 0.02
+    angles: int = 60
+    arc: float = 180.0
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        if x.shape[2] != x.shape[3]:
+            raise ContractError(f"CT needs square images, got {x.shape[2]}x{x.shape[3]}")
+        return Radon(x.shape[2], self.angles, arc=self.arc).to(x.device)
+
+
+@dataclass(frozen=True)
+class LimitedAngle(CT):
+    """CT from directions that leave a wedge unseen."""
+
+    name = "ct-limited"
+    title = "limited-angle CT"
+    about = "parallel-beam CT from 60 angles within 90 degrees"
+    arc: float = 90.0
+
+
+@dataclass(frozen=True)
+class LowLight(ImageTask):
+    """Photon counts: y ~ Poisson(photons (x + 1)/2) / photons, on the scale of intensities."""
+
+    name = "poisson"
+    pictures = False
+    title = "low light"
+    about = "photon counts, 20 where the image is white"
+    photons: float = 20.0
+
+    @property
+    def fixed(self) -> bool:
+        return False
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return Identity()
+
+    def likelihood(self, operator: Operator) -> Likelihood:
+        return Poisson(operator, self.photons)
 
 
 class Through:
@@ -108,13 +424,35 @@ class Through:
         return self.prior.inside(self.task.observe(self.prior.decode(x), noise))
 
 
-TASKS: dict[str, type[ImageTask]] = {t.name: t for t in (Inpaint, SuperResolution, Denoise)}
+TASKS: dict[str, type[ImageTask]] = {
+    t.name: t
+    for t in (
+        Inpaint, FreeForm, RandomPixels, Outpaint, SuperResolution, BicubicSuperResolution, HighDynamicRange, Phase, CameraDeblur,
+        GaussianDeblur, MotionDeblur, Colourise, Denoise, Decompress, CompressedSensing, MRI, CT, LimitedAngle, LowLight,
+    )
+}  # fmt: skip
+"""Name -> class: read by the command line, the comparison and the conformance tests."""
+
+PAPER = ("inpaint-freeform", "sr4", "hdr", "phase", "deblur-nonlinear", "ct")
+"""The paper's image tasks."""
+
+
+def get_task(name: str, **options: Any) -> ImageTask:
+    """A task by name, with some of its settings changed.
+
+    >>> get_task("ct", angles=30).config()["angles"]
+    30
+    """
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    known = {f.name for f in fields(TASKS[name])}
+    for key in options:
+        if key not in known:
+            raise unknown(f"setting of the task {name}", key, known)
+    return TASKS[name](**options)
 
 
 def make_task(config: dict[str, Any]) -> ImageTask:
     """A task from its `config()`, as found in a card."""
     options = dict(config)
-    name = options.pop("name")
-    if name not in TASKS:
-        raise unknown("task", name, TASKS)
-    return TASKS[name](**options)
+    return get_task(options.pop("name"), **options)

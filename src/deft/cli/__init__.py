@@ -12,11 +12,13 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 import click
 
 from deft.cli.common import NearestGroup, memory_message, one_line
+from deft.cli.compare import compare
 from deft.cli.demo import demo
 from deft.cli.evaluate import evaluate
 from deft.cli.fit import fit
 from deft.cli.hub import hub
 from deft.cli.info import info, list_all
+from deft.cli.measure import measure
 from deft.cli.prior import prior
 from deft.cli.sample import sample
 from deft.cli.serve import serve
@@ -40,7 +42,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, fit, sample, evaluate, info, list_all, prior, hub, serve):
+for command in (demo, fit, sample, evaluate, compare, measure, info, list_all, prior, hub, serve):
     cli.add_command(command)
 
 

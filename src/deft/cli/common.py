@@ -15,20 +15,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.data import SPLITS, fashion
+from deft.data import DATASETS, SPLITS, dataset
 from deft.denoise import Denoiser
 from deft.distributed import get_world
 from deft.errors import CheckpointError, DeftError, InputError, unknown
-from deft.htransform.learned import DEFT
-from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_stack
+from deft.htransform.learnable import Learned
+from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_stack, shape_text
 from deft.likelihood.base import Observation
-from deft.likelihood.gaussian import Gaussian
-from deft.operator.image import Mask
+from deft.measurement import observation
 from deft.prior import load_prior
 from deft.prior.load import family_of, read_options
-from deft.random import BatchNoise
 from deft.shard import shard
-from deft.tasks import TASKS, ImageTask, Inpaint
+from deft.tasks import ImageTask, Inpaint, Masked, get_task
 from deft.train.adapter import load_h
 from deft.train.checkpoint import load_weights
 from deft.train.fit import pick_device
@@ -203,7 +201,7 @@ def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[
 
 def load_run(
     run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()
-) -> tuple[DEFT, ImageTask, dict[str, Any], Denoiser, str]:
+) -> tuple[Learned, ImageTask, dict[str, Any], Denoiser, str]:
     """(h, task, card, prior, prior's name) of a folder made by `deft fit`, or of its h.safetensors."""
     path = run / "h.safetensors" if run.is_dir() else run
     if not path.exists():
@@ -257,14 +255,19 @@ def prior_name(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
+def is_bundled(source: str) -> bool:
+    """Whether --data names a bundled data set rather than a file."""
+    return source.partition(":")[0] in DATASETS and not Path(source).exists()
+
+
 def load_images(source: str, split: str, reading: Reading, say: Callable[[str], None]) -> ImageSet:
     """Images from a folder, an npz or a file, or "fashion" for a split of the bundled ones ("fashion:test" for another)."""
     name, _, part = source.partition(":")
-    if name == "fashion" and not Path(source).exists():
-        data = fashion(part or split)
+    if is_bundled(source):
+        data = dataset(name, part or split)
         found = ImageSet(data.x, [f"{i:05d}" for i in range(len(data.x))], data.labels)
         if reading.event_shape not in (None, tuple(data.x.shape[1:])):
-            raise InputError(f"the bundled fashion images are 1x32x32, the prior makes {reading.event_shape}: give other --data")
+            raise InputError(f"the bundled {name} images are {shape_text(data.x.shape[1:])}, the prior makes {shape_text(reading.event_shape or ())}: give other --data")
         return found
     found = read_images(source, reading)
     if found.skipped:
@@ -273,69 +276,88 @@ def load_images(source: str, split: str, reading: Reading, say: Callable[[str], 
 
 
 DATA_HELP = (
-    f"A folder of PNG/JPEG files, an .npz (array x or images: uint8, or floating point with --range), or `fashion` for the "
+    f"A folder of PNG/JPEG files, an .npz (array x or images: uint8, or floating point with --range), or `{'`, `'.join(DATASETS)}` for "
     f"bundled images (`fashion:{'`, `fashion:'.join(SPLITS)}`)."
 )
 
 
-def make_task(name: str, sigma_y: float | None, hole: tuple[float, ...] | None) -> ImageTask:
-    task = TASKS[name]()
+task_option_option = click.option(
+    "--task-option", "task_options", multiple=True, metavar="KEY=VALUE",
+    help="A setting of the task: angles=30, low=0.1, quality=10, ... (`deft list` names them). May be repeated.",
+)  # fmt: skip
+
+
+def make_task(name: str, sigma_y: float | None, hole: tuple[float, ...] | None = None, options: Iterable[str] = ()) -> ImageTask:
+    """The task that --task, --sigma-y, --hole and --task-option ask for."""
+    changes: dict[str, Any] = {}
+    for pair in options:
+        key, sign, value = pair.partition("=")
+        if not sign:
+            raise InputError(f"--task-option takes KEY=VALUE, got {pair!r}")
+        changes[key] = value
     if sigma_y is not None:
-        if not sigma_y >= 0:
-            raise InputError(f"--sigma-y must be 0 or more, got {sigma_y}")
-        task = replace(task, sigma_y=sigma_y)
+        changes["sigma_y"] = sigma_y
     if hole is not None:
-        if not isinstance(task, Inpaint):
+        if name != Inpaint.name:
             raise InputError(f"--hole is for the task inpaint, not for {name}")
         if len(hole) not in (1, 2):
             raise InputError(f"--hole takes one or two fractions of the image's side, got {len(hole)}")
-        task = replace(task, smallest=hole[0], largest=hole[-1])
-    return task
+        changes |= {"smallest": hole[0], "largest": hole[-1]}
+    usual = get_task(name)
+    for key, value in changes.items():
+        kind = type(getattr(usual, key, value))
+        try:
+            changes[key] = kind(value)
+        except ValueError:
+            raise InputError(f"{key} of the task {name} is {'a whole number' if kind is int else 'a number'}, got {value!r}") from None
+    return get_task(name, **changes)
 
 
 def measurement_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """The shape of y for one image."""
-    x = torch.zeros(1, *event_shape)
-    c, h, w = task.operator(x, BatchNoise(1, 0))(x).shape[1:]
-    return c, h, w
+    a, b, c = task.check(event_shape).y.shape[1:]
+    return a, b, c
 
 
 def make_observation(task: ImageTask, y: Tensor, mask: Tensor | None, event_shape: tuple[int, int, int]) -> Observation:
     """y [N, *M] as the task's measurement; a mask [N or 1, 1, H, W] says where an image with a hole was seen."""
-    if isinstance(task, Inpaint):
+    arrays = {"y": y.numpy()}
+    if task.drawn == "mask":
         if mask is None:
-            raise InputError("filling a hole needs a mask: give --mask FILE (white is seen, black is the hole)")
-        operator: Any = Mask(mask)
-        return Observation(operator.restrict(y), Gaussian(operator, task.sigma_y))
-    if mask is not None:
-        raise InputError(f"a mask is for the task inpaint; this one is {task.name}: leave --mask out")
-    operator = task.operator(torch.zeros(1, *event_shape), BatchNoise(1, 0))
-    return Observation(y, Gaussian(operator, task.sigma_y))
+            raise InputError(f"{task.title} needs a mask: give --mask FILE (white is seen, black is the hole)")
+        arrays["mask"] = mask.numpy()
+    elif mask is not None:
+        raise InputError(f"a mask is for tasks that see some of the pixels, such as inpaint; this one is {task.name}: leave --mask out")
+    elif task.drawn:
+        raise InputError(f"the {task.drawn} of {task.name} differs from image to image and is needed with y: give a measurement file (`deft measure`, docs/tasks.md)")
+    return observation("the measurement", arrays, task, event_shape)
 
 
 def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], reading: Reading) -> tuple[Tensor, Observation]:
-    """The user's own pairs: an .npz with x, y and, for inpaint, mask."""
+    """The user's own pairs: an .npz with x, y and, where the task draws one for each image, mask or kernel."""
     if not path.exists():
         raise InputError(f"no such file: {path}")
     arrays = read_arrays(path)
-    wanted = {"x", "y"} | ({"mask"} if isinstance(task, Inpaint) else set())
+    wanted = {"x", "y"} | ({task.drawn} if task.drawn else set())
     if wanted - set(arrays):
         raise InputError(
             f"{path} lacks {', '.join(sorted(wanted - set(arrays)))}: pairs for {task.name} are the arrays {', '.join(sorted(wanted))}"
         )
     strict = replace(reading, skip_bad=False)
     x, _, _ = read_stack(arrays["x"], f"{path}[x]", strict)
-    about_y = replace(
-        strict, event_shape=measurement_shape(task, event_shape), constant=True, slack=6 * task.sigma_y + 1e-3,
-        whose="the measurement's",
-    )  # fmt: skip
-    y, _, _ = read_stack(arrays["y"], f"{path}[y]", about_y)
-    if len(x) != len(y):
-        raise InputError(f"{path} holds {len(x)} images x but {len(y)} measurements y: pairs must match one to one")
-    mask = None
-    if "mask" in wanted:
+    shape = measurement_shape(task, event_shape)
+    if task.pictures:
+        about_y = replace(
+            strict, event_shape=shape, constant=True, slack=6 * task.sigma_y + 1e-3, whose="the measurement's",
+        )  # fmt: skip
+        y, _, _ = read_stack(arrays["y"], f"{path}[y]", about_y)
+        arrays["y"] = y.numpy()
+    if len(x) != len(arrays["y"]):
+        raise InputError(f"{path} holds {len(x)} images x but {len(arrays['y'])} measurements y: pairs must match one to one")
+    if task.drawn == "mask" and isinstance(task, Masked):
         mask = check_masks(torch.from_numpy(arrays["mask"].astype("float32")), f"{path}[mask]", len(x), event_shape)
-    return x, make_observation(task, y, mask, event_shape)
+        arrays["mask"] = mask.numpy()
+    return x, observation(str(path), arrays, task, event_shape)
 
 
 def check_masks(mask: Tensor, name: str, n: int, event_shape: tuple[int, int, int]) -> Tensor:

@@ -9,16 +9,17 @@ import click
 from deft import demo as library
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
 from deft.evaluate.report import terminal
+from deft.tasks import TASKS
 
 
 @click.command()
-@click.option("--task", type=Name("task", library.TASK_NAMES), default="inpaint", show_default=True)
+@click.option("--task", type=Name("task", TASKS), default="inpaint", show_default=True)
 @out_option("demo")
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: shows that it works, nothing about quality.")
 @click.option("--pretrained", is_flag=True, help="Use the bundled h, fitted for longer, instead of fitting one now.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--images", default=64, show_default=True, help="Held-out images to restore (at most 500).")
-@click.option("--prior", default="fashion", show_default=True, help="A prior for 1x32x32 images.")
+@click.option("--prior", default="", help="A prior for 1x32x32 images (clothes) or 1x64x64 ones (CT slices).  [default: the task's]")
 @click.option("--seconds", default=library.FIT_SECONDS, show_default=True, help="How long h is fitted for.")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
 @overwrite_option

@@ -14,6 +14,7 @@ from deft.errors import InputError
 from deft.evaluate.classifier import fashion_classifier
 from deft.evaluate.compare import compare
 from deft.evaluate.report import comparison_picture, machine, make_rows, terminal, write_report, write_samples
+from deft.htransform import kind_of
 from deft.images import Reading, open_folder
 from deft.methods import plan
 from deft.random import Noise
@@ -28,6 +29,7 @@ from deft.tasks import TASKS
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run.  [default: inpaint]")
+@common.task_option_option
 @click.option("--images", type=int, help="Use the first so many images.  [default: all]")
 @click.option("--samples", default=4, show_default=True, help="Samples for each image.")
 @click.option("--steps", type=int, help="Calls of the prior for every method.  [default: each method's]")
@@ -41,7 +43,7 @@ from deft.tasks import TASKS
 @overwrite_option
 @json_option
 def evaluate(
-    run: Path | None, data: str, pairs: bool, methods: str | None, prior_option: str | None, prior_options: tuple[str, ...], task: str | None, images: int | None,
+    run: Path | None, data: str, pairs: bool, methods: str | None, prior_option: str | None, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], images: int | None,
     samples: int, steps: int | None, eta: float | None, seed: int, batch: int, out: Path, skip_bad: bool, resize: bool,
     convert: bool, value_range: str | None, shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -61,18 +63,24 @@ def evaluate(
     if run is not None:
         fitted, chosen, _, prior, name = common.load_run(run, prior_option, first, prior_options)
         fitted = fitted.to(where)
+        if task_options:
+            raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
     else:
         name = prior_option or "fashion"
         prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task or "inpaint", None, None)
-    names = methods.split(",") if methods else ["deft", "dps", "pigdm", "prior"][0 if run else 1 :]
+        chosen = common.make_task(task or "inpaint", None, None, task_options)
+    names = methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
     plans = [plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names]
     for p in plans:
         p.make(prior, fitted)
     prior = common.spread_out(prior, shard_prior)
     shape = common.image_shape(prior)
+    likelihood = chosen.check(shape).likelihood
+    for p in plans:
+        if reason := p.method.misfit(likelihood):
+            raise InputError(f"{reason} (the task {chosen.name}): leave {p.method.name} out of --methods")
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)

@@ -17,6 +17,7 @@ from deft.cli.info import card_lines
 from deft.denoise import Denoiser
 from deft.errors import InputError, NonFiniteError
 from deft.evaluate.levels import level_errors, level_table
+from deft.htransform import LEARNED, HTransform, Learned
 from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
 from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
@@ -50,6 +51,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
 @out_option("run")
+@click.option("--method", type=Name("method", LEARNED), default="deft", show_default=True, help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md).")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
 @click.option("--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is.")
 @click.option("--steps", default=DEFAULTS.steps, show_default=True)
@@ -67,6 +69,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--guide", type=Name("guide", GUIDES), default="pull", show_default=True, help="The likelihood's gradient, preconditioned (pull) or raw (score: the paper's).")
 @click.option("--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]")
 @click.option("--sigma-y", type=float, help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]")
+@common.task_option_option
 @click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint).")
 @click.option("--bank", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: 4000 if they fit in 4 GiB]")
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
@@ -79,9 +82,9 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @overwrite_option
 @json_option
 def fit(
-    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, size: float, width: int | None,
+    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, method: str, size: float, width: int | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
-    gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
+    gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
     accumulate: int, streams: bool, shard_prior: bool, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -105,7 +108,8 @@ def fit(
     prior = common.spread_out(common.find_prior(prior_option, "cpu" if shard_prior else where, prior_options), shard_prior)
     shape = common.image_shape(prior)
     common.check_batch(common.own_part(batch, accumulate), shape)
-    chosen = common.make_task(task, sigma_y, hole)
+    chosen = common.make_task(task, sigma_y, hole, task_options)
+    chosen.check(shape)
     reading = Reading(shape, skip_bad, resize, convert, value_range)
 
     # data
@@ -122,8 +126,8 @@ def fit(
         fitted, looked, n = Pairs(x[rows], obs[rows]), Pairs(x_out, obs_out), len(rows)
     else:
         x = common.load_images(str(data), "fit", reading, output.say).x
-        if held_out is None and str(data).partition(":")[0] == "fashion" and not Path(str(data)).exists():
-            held_out = "fashion:validation"
+        if held_out is None and common.is_bundled(str(data)):
+            held_out = f"{str(data).partition(':')[0]}:validation"
         if held_out:
             x_out = common.load_images(held_out, "validation", reading, output.say).x
         else:
@@ -131,7 +135,7 @@ def fit(
             x, x_out = x[rows], x[rest]
         obs_out = prior.inside(chosen.observe(x_out, Noise(seed, len(x_out))))
         x, x_out, measured = prior.encode(x), prior.encode(x_out), Through(chosen, prior)
-        fitted, looked, n = Clean(x, measured), Clean(x_out, measured), len(x)
+        fitted, looked, n = Clean(x, measured, fixed=chosen.fixed), Clean(x_out, measured, fixed=chosen.fixed), len(x)
     open_folder(out, overwrite=overwrite or resume)
     doubt = warning(prior, x) if len(x) > 1 else None
     if doubt:
@@ -141,7 +145,12 @@ def fit(
     torch.manual_seed(seed)
     extra = {} if n2_start is None else {"n2_start": n2_start}
     options: dict[str, Any] = {"units": units, "guide": guide, "gate": gate, **extra}
-    if width is None:
+    h: Learned
+    if method != "deft":
+        if width is not None:
+            raise InputError(f"--width is for deft; {method} takes --size")
+        h = LEARNED[method].sized(prior, size, chosen.lift_channels, log=output.say)
+    elif width is None:
         h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, **options)
     elif width < 2:
         raise InputError(f"--width must be at least 2, got {width}")
@@ -152,7 +161,7 @@ def fit(
     if pairs is None:
         bank = Bank.default_size(prior.event_shape) if bank is None else bank
         if bank:
-            fitted = Bank.build(prior, x, Through(chosen, prior), bank, focus=focus, even=even, seed=seed, progress=common.bars())
+            fitted = Bank.build(prior, x, Through(chosen, prior), bank, focus=focus, even=even, seed=seed, progress=common.bars(), fixed=chosen.fixed)
     output.say(f"fitting to {n} images, {len(x_out)} held out")
     try:
         result = fit_module(
@@ -184,7 +193,7 @@ def fit(
     output.result({"out": str(out), "card": card, "history": result.history})
 
 
-def held_out_levels(prior: Denoiser, h: DEFT, x: Tensor, obs: Observation, seed: int, most: int = 200) -> list[dict[str, float]]:
+def held_out_levels(prior: Denoiser, h: HTransform, x: Tensor, obs: Observation, seed: int, most: int = 200) -> list[dict[str, float]]:
     """Errors by noise level on at most `most` held-out images."""
     few = slice(0, most)
     return level_errors(prior, h, x[few], obs[few], seed=seed)

@@ -67,7 +67,7 @@ def info(name: str, as_json: bool) -> None:
 def list_all(as_json: bool) -> None:
     """List tasks, methods, samplers and priors."""
     output = Output(as_json)
-    tasks: list[dict[str, Any]] = [{"name": k, "title": t.title, "settings": {a: b for a, b in t().config().items() if a != "name"}} for k, t in TASKS.items()]
+    tasks: list[dict[str, Any]] = [{"name": k, "title": t.title, "about": t.about, "drawn": t.drawn, "prior": t.prior, "settings": {a: b for a, b in t().config().items() if a != "name"}} for k, t in TASKS.items()]
     samplers: list[dict[str, Any]] = [
         {"name": k, "stochastic": s.stochastic or "eta" in inspect.signature(s).parameters, "order": s.order, "about": (s.__doc__ or "").split("\n")[0]}
         for k, s in SAMPLERS.items()
@@ -81,7 +81,7 @@ def list_all(as_json: bool) -> None:
     }  # fmt: skip
     output.say("tasks")
     for t in tasks:
-        output.say(f"  {t['name']:<15} {t['title']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())})")
+        output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())})")
     output.say("methods")
     for m in methods:
         needs = "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"

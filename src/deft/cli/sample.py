@@ -15,6 +15,7 @@ from deft.cli.common import Name, Output, json_option, out_option, overwrite_opt
 from deft.errors import InputError
 from deft.evaluate.metrics import residual_rms, spread
 from deft.evaluate.report import picture_of, spread_column
+from deft.htransform import kind_of
 from deft.images import (
     Column,
     Reading,
@@ -28,6 +29,7 @@ from deft.images import (
     save_picture,
     to_pixels,
 )
+from deft.measurement import is_measurement, read_measurement
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
@@ -37,7 +39,8 @@ from deft.train.checkpoint import write_text
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--measurement", required=True, type=click.Path(path_type=Path), help="A PNG, JPEG, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one.")
+@click.option("--measurement", required=True, type=click.Path(path_type=Path), help="A PNG, JPEG, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one; or a measurement file (.npz with y, `deft measure`).")
+@click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file.")
 @click.option("--mask", type=click.Path(path_type=Path), help="As large as the picture: white is seen, black is the hole (inpaint).")
 @click.option("--mask-hole", type=Name("mask colour", ("black", "white")), default="black", show_default=True, help="The colour of the hole in --mask.")
 @click.option("-n", "--samples", default=8, show_default=True, help="How many samples to draw.")
@@ -46,6 +49,7 @@ from deft.train.checkpoint import write_text
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run: what the measurement is.  [default: inpaint]")
+@common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
 @click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's]")
@@ -64,8 +68,8 @@ from deft.train.checkpoint import write_text
 @overwrite_option
 @json_option
 def sample(
-    run: Path | None, measurement: Path, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
-    prior_option: str | None, prior_options: tuple[str, ...], task: str | None, sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
+    run: Path | None, measurement: Path, row: int, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
+    prior_option: str | None, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
     spacing: str | None, tuned: bool, scale: float, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
     shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -87,14 +91,16 @@ def sample(
         fitted = fitted.to(where)
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
+        if task_options:
+            raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
         if sigma_y is not None:
             output.say(f"note: h was fitted at sigma_y {chosen.sigma_y}; it is told the noise is {sigma_y}")
             chosen = type(chosen)(**{**{k: v for k, v in chosen.config().items() if k != "name"}, "sigma_y": sigma_y})
     else:
         name = prior_option or "fashion"
         prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task or "inpaint", sigma_y, None)
-    which = method or ("pigdm" if run is None else "deft")
+        chosen = common.make_task(task or "inpaint", sigma_y, None, task_options)
+    which = method or ("pigdm" if fitted is None else kind_of(fitted))
     made = plan(
         which, chosen.name if tuned or which != "deft" else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
         steps=steps, spacing=spacing,
@@ -110,15 +116,26 @@ def sample(
 
     # the measurement
     wanted = common.measurement_shape(chosen, shape)
-    reading = Reading(
-        wanted, False, resize, convert, value_range, slack=6 * chosen.sigma_y + 1e-3,
-        whose="the prior's" if wanted == shape else f"the {chosen.name} measurement's",
-    )  # fmt: skip
-    found = read_images(measurement, reading)
-    if len(found) != 1:
-        raise InputError(f"{measurement} holds {len(found)} pictures, expected one: give a single picture")
-    seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize)
-    obs = common.make_observation(chosen, found.x, seen, shape)
+    seen, skipped = None, []
+    if is_measurement(measurement):
+        if mask is not None:
+            raise InputError(f"{measurement} is a measurement file, which holds its own mask: leave --mask out")
+        all_obs = read_measurement(measurement, chosen, shape)
+        if not 0 <= row < len(all_obs):
+            raise InputError(f"--row {row}: {measurement} holds {len(all_obs)} measurements, give 0 to {len(all_obs) - 1}")
+        obs = all_obs[row]
+    elif not chosen.pictures:
+        raise InputError(f"a measurement of {chosen.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
+    else:
+        reading = Reading(
+            wanted, False, resize, convert, value_range, slack=6 * chosen.sigma_y + 1e-3,
+            whose="the prior's" if wanted == shape else f"the {chosen.name} measurement's",
+        )  # fmt: skip
+        found = read_images(measurement, reading)
+        if len(found) != 1:
+            raise InputError(f"{measurement} holds {len(found)} pictures, expected one: give a single picture")
+        seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize)
+        obs, skipped = common.make_observation(chosen, found.x, seen, shape), found.skipped
     open_folder(out, overwrite=overwrite)
     doubt = warning_from(prior, obs.to(where))
     if doubt:
@@ -154,7 +171,7 @@ def sample(
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
-        "residual": float(residual_rms(x, obs.repeat(samples)).mean()), "spread": float(deviation.mean()), "skipped": found.skipped,
+        "residual": float(residual_rms(x, obs.repeat(samples)).mean()), "spread": float(deviation.mean()), "skipped": skipped,
     }  # fmt: skip
     write_text(out / "sample.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     output.say(f"{samples} samples in {seconds:.1f} s; residual {about['residual']:.4f} (the measurement's noise is {chosen.sigma_y})")

@@ -17,7 +17,7 @@ from deft.htransform.base import HTransform, Potential
 from deft.kernel import Kernel, Level
 from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
-from deft.operator.base import LinearOperator
+from deft.operator.base import LinearOperator, Operator
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 
@@ -31,6 +31,24 @@ def gaussian(obs: Observation, method: str) -> Gaussian:
     if not isinstance(obs.likelihood, Gaussian):
         raise InputError(f"{method} needs a Gaussian likelihood, got {type(obs.likelihood).__name__}")
     return obs.likelihood
+
+
+def linear(obs: Observation, method: str) -> tuple[Gaussian, LinearOperator]:
+    """The observation's likelihood and operator, if they are Gaussian and linear; else an error that names the method."""
+    like = gaussian(obs, method)
+    if not isinstance(like.operator, LinearOperator):
+        raise InputError(f"{method} needs a linear operator, got {type(like.operator).__name__}")
+    return like, like.operator
+
+
+def remaining(alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
+    """rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2), the variance of x_0 given x_t in data of deviation d."""
+    return data_std**2 * sigma**2 / (data_std**2 * alpha**2 + sigma**2)
+
+
+def noise_variance(like: Gaussian, r: Tensor) -> Tensor:
+    """sigma_y^2 (or its surrogate) of each sample, to broadcast against r [B, *M]."""
+    return like.deviation.to(r).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
 
 
 class ReconstructionGuidance(HTransform):
@@ -47,7 +65,7 @@ class ReconstructionGuidance(HTransform):
         self.weight = weight
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
-        return self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(obs.log_prob(pred.mean).sum(), pred.x_t)[0]
+        return self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(obs.log_prob(pred.mean).sum(), pred.x_t, retain_graph=True)[0]
 
 
 class DPS(HTransform):
@@ -86,14 +104,22 @@ class DPS(HTransform):
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         r = gaussian(obs, "DPS").residual(obs.y, pred.mean)
         norm = (r.square().flatten(1).sum(1) + 1e-12).sqrt()
-        return -self.zeta * self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(norm.sum(), pred.x_t)[0]
+        return -self.zeta * self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(norm.sum(), pred.x_t, retain_graph=True)[0]
 
 
 class PiGDM(Potential):
-    """ΠGDM (Song et al. 2023, eq. 7): h = J^T A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r.
+    """ΠGDM (Song et al. 2023). For a linear A, eq. 7: h = J^T A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r.
 
     It takes p(x_0 | x_t) for N(x̂, rho^2 I), with rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2), the variance
     left in data of deviation d; for d = 1 and VP that is the paper's rho^2 = 1 - abar.
+
+    For any other A with a pseudo-inverse A^+ (`Operator.pinv`), section 3.3, which takes y for noiseless:
+
+        h = J^T (A^+(y) - A^+(A(x̂))) / rho^2,
+
+    without a derivative of A. That is the paper's estimate of the score, which every sampler here wants; its algorithm 1
+    also multiplies by an adaptive weight, rho^2, which is not ours (`Scaled`, `Interval`). There log_h is
+    -|A^+(y) - A^+(A(x̂))|^2 / (2 rho^2), and h is its gradient as far as A^+A is an orthogonal projection.
 
     Args:
         data_std: d.
@@ -105,11 +131,19 @@ class PiGDM(Potential):
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
         like = gaussian(obs, "ΠGDM")
+        rho2 = remaining(pred.alpha, pred.sigma, self.data_std)
         if not isinstance(like.operator, LinearOperator):
-            raise InputError(f"ΠGDM needs a linear operator, got {type(like.operator).__name__}")
-        rho2 = self.data_std**2 * pred.sigma**2 / (self.data_std**2 * pred.alpha**2 + pred.sigma**2)
+            gap = _pseudo_residual(like.operator, obs.y, pred.mean.detach())
+            return ((gap * (pred.mean - pred.mean.detach()) - 0.5 * gap.square()) / rho2).flatten(1).sum(1)
         r = like.residual(obs.y, pred.mean)
-        noise = like.deviation.to(r).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
-        u = like.operator.solve(r.detach(), noise, rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
+        u = like.operator.solve(r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
         # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
         return (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
+
+
+def _pseudo_residual(operator: Operator, y: Tensor, x: Tensor) -> Tensor:
+    """A^+(y) - A^+(A(x)), [B, *E]."""
+    try:
+        return operator.pinv(y) - operator.pinv(operator(x))
+    except InputError as error:
+        raise InputError(f"ΠGDM needs a linear operator, got {type(operator).__name__}, which has no pseudo-inverse either") from error

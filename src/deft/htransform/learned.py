@@ -16,7 +16,7 @@ a noise level: its own mean squared error where `calibrate` measured it, sigma^2
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from deft.denoise import Denoiser, Prediction
 from deft.errors import InputError, unknown
-from deft.htransform.base import HTransform
+from deft.htransform.learnable import Learned, report_size, widest
+from deft.htransform.learnable import count_parameters as count_parameters
 from deft.likelihood.base import Observation
 from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
@@ -36,10 +37,9 @@ KNOTS = torch.linspace(-5.0, 5.0, 21)
 LOWEST = -3.5
 """log(sigma/alpha) below which the networks are told this: fits hardly look there, and h fades with sigma anyway."""
 GUIDES = ("pull", "score")
-
-
-def count_parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+INPUTS = ("x_t", "x_hat", "g", "y")
+"""What N1 may be shown: the noisy state, the prior's mean, the guide, the lifted measurement."""
+STARTS = ("zeros", "random", "prior")
 
 
 class Multiplier(nn.Module):
@@ -56,7 +56,7 @@ class Multiplier(nn.Module):
         return self.last(self.layers(time))[:, 0]
 
 
-class DEFT(HTransform):
+class DEFT(Learned):
     """The learned h-transform; see the module's formulas. Call `calibrate(prior, x)` before a fit.
 
     Args:
@@ -68,6 +68,7 @@ class DEFT(HTransform):
         n2_start: n2 at the start; 0 makes the untrained h exactly 0.
         gate: N1 returns twice the channels; the second half is added to n2, pixel by pixel. False is the paper's.
         normalise: bring every input to order one at every noise level; False feeds them raw, as the paper does.
+        inputs: which of `INPUTS` N1 sees. residual: whether there is a branch n2 g at all. Both for ablations (paper, table 6).
         net: any network net(features, time) to use for N1 instead of the built-in ones; it returns C channels, or 2C
             with `gate`.
     """
@@ -83,6 +84,8 @@ class DEFT(HTransform):
         n2_start: float = 1.0,
         gate: bool = True,
         normalise: bool = True,
+        inputs: Sequence[str] = INPUTS,
+        residual: bool = True,
         net: nn.Module | None = None,
     ):
         super().__init__()
@@ -90,9 +93,14 @@ class DEFT(HTransform):
             raise unknown("units", units, UNITS)
         if guide not in GUIDES:
             raise unknown("guide", guide, GUIDES)
+        for name in inputs:
+            if name not in INPUTS:
+                raise unknown("input", name, INPUTS)
+        self.inputs, self.residual, gate = tuple(i for i in INPUTS if i in inputs), residual, gate and residual
         self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
         self.units, self.guide, self.n2_start, self.gate, self.normalise = units, guide, n2_start, gate, normalise
-        self.n1 = net if net is not None else build_network(self.event_shape, lift_channels, width, gate)
+        views = sum(lift_channels if i == "y" else 1 for i in self.inputs)
+        self.n1 = net if net is not None else build_network(self.event_shape, views, width, gate)
         self.n2 = Multiplier(n2_start)
         self.log_rho2: Tensor
         self.register_buffer("log_rho2", torch.nn.functional.logsigmoid(2 * KNOTS))
@@ -121,32 +129,46 @@ class DEFT(HTransform):
         i = place.floor().long()
         return torch.lerp(self.log_rho2[i], self.log_rho2[i + 1], (place - i).to(self.log_rho2.dtype)).exp()
 
+    @torch.no_grad()
+    def begin(self, start: str, prior: Denoiser) -> DEFT:
+        """Start N1 elsewhere than at zero (the paper's second open question); returns self.
+
+        zeros: as built, its last layer 0. random: that layer drawn as any other. prior: every weight that N1 shares by name with the
+        prior's network copied from it, as far as both are wide, and the last layer 0.
+        """
+        if start not in STARTS:
+            raise unknown("start", start, STARTS)
+        if start == "zeros":
+            return self
+        if not isinstance(self.n1, UNet):
+            raise InputError(f"start={start!r} is for N1 that is a UNet, got {type(self.n1).__name__}")
+        if start == "random":
+            self.n1.outlet.reset_parameters()
+            return self
+        source = dict(getattr(prior, "net", nn.Identity()).named_parameters())
+        shared = 0
+        for name, own in self.n1.named_parameters():
+            theirs = source.get(name)
+            if theirs is None or theirs.ndim != own.ndim or name.startswith(("inlet", "outlet")):
+                continue
+            part = tuple(slice(0, min(a, b)) for a, b in zip(own.shape, theirs.shape, strict=True))
+            own[part] = theirs[part].to(own)
+            shared += 1
+        if not shared:
+            raise InputError("start='prior' copies weights by name, and this prior's network has none of N1's names (our own UNet has)")
+        return self
+
     @classmethod
     def sized(
-        cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None, **options: Any
+        cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None, start: str = "zeros", **options: Any
     ) -> DEFT:
-        """The widest DEFT with at most `size` times the prior's parameters."""
-        budget = int(size * prior.parameter_count())
+        """The widest DEFT with at most `size` times the prior's parameters. start: see `begin`."""
 
-        def count(width: int) -> int:
-            with torch.device("meta"):
-                return count_parameters(cls(prior.event_shape, lift_channels, width, **options))
+        def make(width: int) -> DEFT:
+            return cls(prior.event_shape, lift_channels, width, **options)
 
-        if budget == 0:
-            raise InputError("this prior has no parameters to take a share of (a bare function): give a width instead (deft fit --width 16)")
-        width = step = 4 if len(prior.event_shape) == 1 else 2
-        if count(width) > budget:
-            raise InputError(
-                f"size={size} of this prior's {prior.parameter_count():,} parameters is {budget:,}; the smallest h "
-                f"has {count(width):,}: give a larger size, or a width"
-            )
-        while count(width + step) <= budget:
-            width += step
-        h = cls(prior.event_shape, lift_channels, width, **options)
-        if log:
-            n = count_parameters(h)
-            log(f"h: {n:,} parameters, {100 * n / prior.parameter_count():.2f} % of the prior's {prior.parameter_count():,}")
-        return h
+        step = 4 if len(prior.event_shape) == 1 else 2
+        return report_size(make(widest(prior, size, make, step)).begin(start, prior), prior, log)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for a checkpoint."""
@@ -159,7 +181,14 @@ class DEFT(HTransform):
             "n2_start": self.n2_start,
             "gate": self.gate,
             "normalise": self.normalise,
+            "inputs": list(self.inputs),
+            "residual": self.residual,
         }
+
+    @classmethod
+    def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> DEFT:
+        options = dict(config)
+        return cls(tuple(int(n) for n in options.pop("event_shape")), **options)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         a, s = pred.alpha, pred.sigma
@@ -169,13 +198,13 @@ class DEFT(HTransform):
             g = obs.likelihood.pull(obs.y, x_hat, self.rho2(level.float()).to(x_hat))
         else:
             g = obs.score(x_hat)
-        features = [pred.x_t, x_hat, g, obs.lift()]
+        views = {"x_t": pred.x_t, "x_hat": x_hat, "g": g}
         if self.normalise:
-            features[0] = features[0] * (a**2 + s**2).rsqrt()
-            features[1:3] = [_bounded(f) for f in features[1:3]]
+            views = {"x_t": pred.x_t * (a**2 + s**2).rsqrt(), "x_hat": _bounded(x_hat), "g": _bounded(g)}
+        features = [obs.lift() if i == "y" else views[i] for i in self.inputs]
         time = level.reshape(-1).expand(x_hat.shape[0]).clamp_min(LOWEST)
         n1 = self.n1(torch.cat([f.to(x_hat.dtype) for f in features], dim=1), time)
-        n2 = self.n2(time).reshape((-1,) + (1,) * (x_hat.ndim - 1))
+        n2 = self.n2(time).reshape((-1,) + (1,) * (x_hat.ndim - 1)) if self.residual else torch.zeros_like(s)
         if self.gate:
             n1, gate = n1.chunk(2, dim=1)
             n2 = n2 + gate
@@ -192,10 +221,10 @@ def _bounded(f: Tensor) -> Tensor:
     return f / (rms / 3).clamp_min(1.0)
 
 
-def build_network(event_shape: tuple[int, ...], lift_channels: int, width: int, gate: bool = True) -> nn.Module:
-    """N1 for the shape: a UNet for (C, H, W), an MLP for (d,). Inputs: x_t, x̂, g and the lifted y."""
+def build_network(event_shape: tuple[int, ...], views: int, width: int, gate: bool = True) -> nn.Module:
+    """N1 for the shape: a UNet for (C, H, W), an MLP for (d,). It is shown so many sample-sized views (x_t, x̂, g, lifted y)."""
     channels = event_shape[0]
-    inputs, outputs = channels * (3 + lift_channels), channels * (2 if gate else 1)
+    inputs, outputs = channels * views, channels * (2 if gate else 1)
     if len(event_shape) == 1:
         return MLP(inputs, outputs, width=width)
     if len(event_shape) != 3:

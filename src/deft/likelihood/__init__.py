@@ -4,5 +4,7 @@ from deft.likelihood.base import Likelihood, Observation
 from deft.likelihood.event import Inside
 from deft.likelihood.foreign import observation_from_deepinv
 from deft.likelihood.gaussian import Gaussian
+from deft.likelihood.poisson import Poisson
+from deft.likelihood.reward import Classifier, Reward
 
-__all__ = ["Gaussian", "Inside", "Likelihood", "Observation", "observation_from_deepinv"]
+__all__ = ["Classifier", "Gaussian", "Inside", "Likelihood", "Observation", "Poisson", "Reward", "observation_from_deepinv"]

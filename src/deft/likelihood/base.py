@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.errors import InputError
 from deft.random import BatchNoise, Noise
 
 
@@ -40,6 +41,10 @@ class Likelihood(ABC):
     @abstractmethod
     def lift(self, y: Tensor) -> Tensor:
         """What a network is shown of y, shaped like samples: [B, lift_channels * E_0, ...]."""
+
+    def picture(self, y: Tensor) -> Tensor:
+        """y for people to look at, shaped like a sample, [B, *E]."""
+        raise InputError(f"a measurement of {type(self).__name__} is nothing to look at")
 
     def __getitem__(self, index: Any) -> Likelihood:
         return self

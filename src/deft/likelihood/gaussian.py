@@ -67,6 +67,9 @@ class Gaussian(Likelihood):
     def lift(self, y: Tensor) -> Tensor:
         return self.operator.lift(y)
 
+    def picture(self, y: Tensor) -> Tensor:
+        return self.operator.picture(y)
+
     def _with(self, operator: Operator, sigma_y: Tensor) -> Gaussian:
         out = copy.copy(self)  # a subclass stays what it is
         out.operator, out.sigma_y = operator, sigma_y

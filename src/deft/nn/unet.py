@@ -127,14 +127,43 @@ class UNet(nn.Module):
         self.outlet = zero(nn.Conv2d(c, outputs * patch**2, 3, padding=1))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it on CPUs
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        e = self.embed(time)
+    def encode(self, x: Tensor, e: Tensor, seen: Tensor | None = None) -> list[Tensor]:
+        """The output of each stage on the way down, then of the middle. seen: added behind the inlet."""
         z = self.inlet(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
-        skips = []
+        if seen is not None:
+            z = z + seen
+        features = []
         for stage in self.down:
             z = stage(z, e)
-            skips.append(z)
-        z = self.middle(z, e)
+            features.append(z)
+        return [*features, self.middle(z, e)]
+
+    def forward(self, x: Tensor, time: Tensor, seen: Tensor | None = None, side: Sequence[Tensor] | None = None) -> Tensor:
+        """seen, side: what another network adds behind the inlet, and to each of `encode`'s features."""
+        e = self.embed(time)
+        features = self.encode(x, e, seen)
+        if side is not None:
+            features = [f + more for f, more in zip(features, side, strict=True)]
+        z = features.pop()
         for stage in reversed(self.up):
-            z = stage(z, e, skips.pop())
+            z = stage(z, e, features.pop())
         return F.pixel_shuffle(self.outlet(F.silu(self.norm(z))), self.patch).contiguous()
+
+
+class HalfUNet(nn.Module):
+    """net(x [B, inputs, H, W], time [B]) -> [B, outputs]: a UNet's way down, averaged over what is left of the image.
+
+    Args:
+        inputs: channels of the image. outputs: numbers that come out, 0 at first. widths, blocks, patch, time_dim: as in `UNet`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, widths: Sequence[int] = (48, 96, 128), blocks: int = 1, patch: int = 2, time_dim: int = 64):
+        super().__init__()
+        self.body = UNet(inputs, 1, widths, blocks, patch=patch, time_dim=time_dim)
+        del self.body.up, self.body.norm, self.body.outlet
+        self.norm = _norm(widths[-1])
+        self.outlet = zero(nn.Linear(widths[-1], outputs))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        z = self.body.encode(x, self.body.embed(time))[-1]
+        return self.outlet(F.silu(self.norm(z)).mean((2, 3)))

@@ -1,19 +1,40 @@
 """Operators: the noiseless part of a measurement."""
 
 from deft.operator.base import Identity, Linear, LinearOperator, Matrix, Operator, Spectrum
+from deft.operator.camera import Camera
+from deft.operator.compressed import Compressed
 from deft.operator.foreign import from_deepinv, from_odl, from_scipy
+from deft.operator.fourier import Convolution, MaskedFourier, motion_kernels
 from deft.operator.image import BlockAverage, Mask
+from deft.operator.jpeg import JPEG
+from deft.operator.phase import PhaseRetrieval
+from deft.operator.pointwise import HDR
+from deft.operator.radon import Radon
+from deft.operator.separable import Separable, bicubic, gaussian_blur, grey
 
 __all__ = [
+    "HDR",
+    "JPEG",
     "BlockAverage",
+    "Camera",
+    "Compressed",
+    "Convolution",
     "Identity",
     "Linear",
     "LinearOperator",
     "Mask",
+    "MaskedFourier",
     "Matrix",
     "Operator",
+    "PhaseRetrieval",
+    "Radon",
+    "Separable",
     "Spectrum",
+    "bicubic",
     "from_deepinv",
     "from_odl",
     "from_scipy",
+    "gaussian_blur",
+    "grey",
+    "motion_kernels",
 ]

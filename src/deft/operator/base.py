@@ -43,6 +43,11 @@ class Operator(ABC):
         """
         raise InputError(f"{type(self).__name__} has no (pseudo-)inverse: a method that needs one cannot use it")
 
+    def picture(self, y: Tensor) -> Tensor:
+        """y for people to look at, shaped like a sample, [B, *E]: y itself if it is, else what `pinv` makes of it."""
+        x = self.pinv(y)
+        return y if y.shape == x.shape else x
+
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         """A'(x)^T r, [B, *E]: by automatic differentiation unless a subclass knows better."""
         return torch.func.vjp(self, x)[1](r)[0]
@@ -169,15 +174,26 @@ def dense_spectrum(op: LinearOperator, event_shape: tuple[int, ...], like: Tenso
 
 
 def conjugate_gradient(
-    apply: Callable[[Tensor], Tensor], b: Tensor, *, tolerance: float = 1e-6, most: int = 500
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    tolerance: float = 1e-6,
+    most: int = 500,
+    precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Solve apply(x) = b for a symmetric positive definite map, each sample on its own (Hestenes & Stiefel 1952)."""
+    """Solve apply(x) = b for a symmetric positive definite map, each sample on its own (Hestenes & Stiefel 1952).
+
+    tolerance: of the residual, relative to b, at which a sample is left alone. most: steps. precondition: about the inverse
+    of `apply`, symmetric positive definite as well.
+    """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:
         return (u * v).flatten(1).sum(1).reshape(-1, *[1] * (b.ndim - 1))
 
+    tiny = torch.finfo(b.dtype).tiny
     x, r = torch.zeros_like(b), b
-    p, rr = r, dot(r, r)
+    z = r if precondition is None else precondition(r)
+    p, rr, rz = z, dot(r, r), dot(r, z)
     stop = tolerance**2 * rr
     for _ in range(most):
         active = rr > stop
@@ -185,11 +201,12 @@ def conjugate_gradient(
             break
         q = apply(p)
         curvature = dot(p, q)
-        step = torch.where(active & (curvature > 0), rr / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
+        step = torch.where(active & (curvature > 0), rz / curvature.clamp_min(tiny), 0.0)
         x, r = x + step * p, r - step * q
-        new = dot(r, r)
-        p = r + torch.where(active, new / rr.clamp_min(torch.finfo(b.dtype).tiny), 0.0) * p
-        rr = torch.where(active, new, rr)
+        z = r if precondition is None else precondition(r)
+        new = dot(r, z)
+        p = z + torch.where(active, new / rz.clamp_min(tiny), 0.0) * p
+        rr, rz = torch.where(active, dot(r, r), rr), torch.where(active, new, rz)
     return x
 
 
@@ -207,6 +224,9 @@ class Identity(LinearOperator):
 
     def pinv(self, y: Tensor) -> Tensor:
         return y
+
+    def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+        return Spectrum(like.new_ones(1, *event_shape), lambda x: x, lambda c: c, lambda y: y)
 
 
 class Matrix(LinearOperator):

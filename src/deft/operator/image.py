@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deft.errors import ContractError, InputError
-from deft.operator.base import LinearOperator
+from deft.operator.base import LinearOperator, Spectrum
+from deft.operator.separable import along, cosines
 
 
 class Mask(LinearOperator):
@@ -49,6 +50,10 @@ class Mask(LinearOperator):
         """The seen values with zeros in the hole, then the mask itself."""
         return torch.cat([self(y), self.mask.to(y.dtype).expand_as(y)], dim=1)
 
+    def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+        """The basis is that of single entries: K = E."""
+        return Spectrum(self.mask.to(like).expand(-1, *event_shape), lambda x: x, lambda c: c, self)
+
 
 class BlockAverage(LinearOperator):
     """Each factor x factor block of pixels replaced by its mean: super-resolution as the paper's code has it.
@@ -74,3 +79,25 @@ class BlockAverage(LinearOperator):
 
     def pinv(self, y: Tensor) -> Tensor:
         return F.interpolate(y, scale_factor=self.factor, mode="nearest")
+
+    def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+        """The basis is the cosine transform of each block, whose first vector is seen, with 1/factor: K = (C, H, W)."""
+        if event_shape[-1] % self.factor or event_shape[-2] % self.factor:
+            raise ContractError(f"image {event_shape[-2]}x{event_shape[-1]} is no multiple of the factor {self.factor}")
+        basis = cosines(self.factor, like)
+        values = like.new_zeros(1, *event_shape)
+        values[..., :: self.factor, :: self.factor] = 1 / self.factor
+
+        def measured(y: Tensor) -> Tensor:
+            c = y.new_zeros(len(y), *event_shape)
+            c[..., :: self.factor, :: self.factor] = self.factor * y
+            return c
+
+        return Spectrum(values, lambda x: _blockwise(basis, x), lambda c: _blockwise(basis.mT, c), measured)
+
+
+def _blockwise(matrix: Tensor, x: Tensor) -> Tensor:
+    """The matrix applied along both axes of every block of its size."""
+    n = len(matrix)
+    blocks = x.unflatten(-1, (-1, n)).unflatten(-3, (-1, n))  # [..., H/n, n, W/n, n]
+    return along(matrix, along(matrix, blocks, -1), -3).flatten(-2).flatten(-3, -2)

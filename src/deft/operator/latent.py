@@ -43,17 +43,14 @@ class Decoded(Operator):
             raise unknown("gradient", gradient, GRADIENTS)
         self.operator, self.autoencoder, self.gradient, self.gain = operator, autoencoder, gradient, gain
         self.lift_channels = operator.lift_channels
-        self._lifted: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.operator(self.autoencoder.decode(x))
 
     def lift(self, y: Tensor) -> Tensor:
-        if self._lifted is None or self._lifted[0] is not y:  # the same y at every step of a sampler
-            with torch.no_grad():
-                parts = self.operator.lift(y).chunk(self.lift_channels, dim=1)
-                self._lifted = (y, torch.cat([self.autoencoder.encode(p) for p in parts], dim=1))
-        return self._lifted[1]
+        with torch.no_grad():
+            parts = self.operator.lift(y).chunk(self.lift_channels, dim=1)
+            return torch.cat([self.autoencoder.encode(p) for p in parts], dim=1)
 
     def restrict(self, y: Tensor) -> Tensor:
         return self.operator.restrict(y)
@@ -82,7 +79,7 @@ class Decoded(Operator):
 
     def _with(self, operator: Operator) -> Decoded:
         out = copy.copy(self)
-        out.operator, out._lifted = operator, None
+        out.operator = operator
         return out
 
     def __getitem__(self, index: Any) -> Decoded:

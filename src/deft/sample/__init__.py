@@ -1,10 +1,16 @@
 """Samplers, time grids, and weights of paths."""
 
-from deft.sample.base import Sampler, sample, sample_posterior
+from deft.sample.base import ManyDraws, Sampler, sample, sample_posterior
+from deft.sample.daps import DAPS
 from deft.sample.ode import DDIM, DPMpp2M, Heun, KernelSampler
 from deft.sample.path import Paths, sample_paths
+from deft.sample.refresh import Refresh
 from deft.sample.sde import Ancestral, Ito
+from deft.sample.smc import Particles, adapted, sample_smc
+from deft.sample.spectral import DDRM
 from deft.sample.times import SPACINGS, levels, times
+from deft.sample.travel import TimeTravel
+from deft.sample.variational import REDDiff
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "ddim": DDIM,
@@ -16,6 +22,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 """Name -> class, read by the command line and by the conformance tests."""
 
 __all__ = [
-    "DDIM", "SAMPLERS", "SPACINGS", "Ancestral", "DPMpp2M", "Heun", "Ito", "KernelSampler", "Paths", "Sampler",
-    "levels", "sample", "sample_paths", "sample_posterior", "times",
+    "DAPS", "DDIM", "DDRM", "SAMPLERS", "SPACINGS", "Ancestral", "DPMpp2M", "Heun", "Ito", "KernelSampler", "ManyDraws",
+    "Particles", "Paths", "REDDiff", "Refresh", "Sampler", "TimeTravel", "adapted", "levels", "sample", "sample_paths",
+    "sample_posterior", "sample_smc", "times",
 ]

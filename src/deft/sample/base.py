@@ -22,12 +22,14 @@ from deft.random import Noise
 from deft.sample.times import times
 
 Carry = Any
+Draw = Callable[[], Tensor]
+"""`draw()`: fresh standard normal numbers [B, *E], each sample's own."""
 
 
 class Sampler(ABC):
     """One step from level t to level s.
 
-    stochastic: whether `step` wants noise.
+    stochastic: whether its samples depend on noise beside that of the start.
     needs_observation: whether it uses the observation or the unconditioned prior, and so takes a `Conditioned` alone (a few
         methods are a rule for steps, not an h-transform).
     order: error of the final sample in the step size (weak order, for a stochastic sampler).
@@ -44,8 +46,27 @@ class Sampler(ABC):
     ) -> tuple[Tensor, Carry]:
         """x_s [B, *E], and whatever the next step wants to know (None at the first)."""
 
+    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+        """`step` with the noise it wants: one draw if stochastic, none onto the clean end."""
+        return self.step(denoiser, x_t, t, s, draw() if self.stochastic and s.sigma > 0 else None, carry)
+
     def calls(self, steps: int) -> int:
         return steps
+
+
+class ManyDraws(Sampler):
+    """A sampler that takes another number of draws in a step than one: it implements `advance`."""
+
+    stochastic = True
+
+    @abstractmethod
+    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+        """x_s and what the next step wants to know, with as many `draw()` as it takes."""
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
+    ) -> tuple[Tensor, Carry]:
+        raise ContractError(f"a step of {type(self).__name__} does not take one draw of noise: call `advance` with a source of them")
 
 
 def evaluate(denoiser: Denoiser, x_t: Tensor, t: Level) -> Prediction:
@@ -95,12 +116,16 @@ def sample(
         x = noise.normal(shape, device=where.device).to(where.dtype) * grid[0].sigma
     elif x.shape != (len(noise), *shape):
         raise ContractError(f"x has shape {tuple(x.shape)}, expected {(len(noise), *shape)}")
+    device, dtype = x.device, x.dtype
+
+    def draw() -> Tensor:
+        return noise.normal(shape, device=device).to(dtype)
+
     carry: Carry = None
     pairs = list(pairwise(grid))
     for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
-        n = noise.normal(shape, device=x.device).to(x.dtype) if sampler.stochastic and s.sigma > 0 else None
         before = x
-        x, carry = sampler.step(denoiser, x, t, s, n, carry)
+        x, carry = sampler.advance(denoiser, x, t, s, draw, carry)
         if (x.device.type == "cpu" or i + 1 == len(pairs)) and not bool(torch.isfinite(x).all()):
             raise NonFiniteError(_blame(denoiser, before, t, i + 1, len(pairs)))
         if callback:

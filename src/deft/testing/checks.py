@@ -41,7 +41,13 @@ def schedules() -> dict[str, Schedule]:
 
 
 def check_operator(
-    op: Operator, event_shape: tuple[int, ...], batch: int = 3, dtype: torch.dtype = torch.float64, *, seed: int = 0
+    op: Operator,
+    event_shape: tuple[int, ...],
+    batch: int = 3,
+    dtype: torch.dtype = torch.float64,
+    *,
+    surrogate: bool = False,
+    seed: int = 0,
 ) -> None:
     """Everything the library takes for granted of an operator A: [B, *E] -> [B, *M].
 
@@ -53,6 +59,8 @@ def check_operator(
     Args:
         op: the operator; if its settings are per sample, for `batch` samples.
         event_shape: *E.
+        surrogate: True for an A that is constant almost everywhere (rounding), where automatic differentiation is given a
+            stand-in. `vjp` is still compared with that; of the moves, the whole `pull` alone must lower the misfit.
     """
     noise, close = Noise(seed, batch), _Close(dtype)
     x, z = (noise.normal(event_shape).to(dtype) for _ in range(2))
@@ -74,7 +82,7 @@ def check_operator(
     close(op.vjp(x, r), pulled, "vjp(x, r) is not the gradient of <A(x), r>")
     if isinstance(op, LinearOperator):
         _check_linear(op, x, z, y, r, close)
-    _check_descent(op, x, z, seed)
+    _check_descent(op, x, z, surrogate, seed)
 
 
 def _check_linear(op: LinearOperator, x: Tensor, z: Tensor, y: Tensor, r: Tensor, close: _Close) -> None:
@@ -95,7 +103,7 @@ def _check_linear(op: LinearOperator, x: Tensor, z: Tensor, y: Tensor, r: Tensor
         slow(op.solve(r, given, weight), exact, "solve is not (noise I + gram A A^T)^{-1} r")
 
 
-def _check_descent(op: Operator, x: Tensor, z: Tensor, seed: int) -> None:
+def _check_descent(op: Operator, x: Tensor, z: Tensor, surrogate: bool, seed: int) -> None:
     """Both initial likelihood branches of DEFT point towards the data (an inpainting code was published that
     starts by pushing away from it)."""
     like = Gaussian(op, 0.3)
@@ -105,13 +113,14 @@ def _check_descent(op: Operator, x: Tensor, z: Tensor, seed: int) -> None:
         return like.residual(y, v).square().flatten(1).sum(1)
 
     tail = (1,) * (x.ndim - 1)
-    moves = {"score": like.score(y, x)}
+    moves = {} if surrogate else {"score": like.score(y, x)}
     for rho2 in (0.01, 1.0):
         moves[f"pull at rho^2 = {rho2}"] = like.pull(y, x, torch.full((len(x), *tail), rho2, dtype=x.dtype))
     for name, move in moves.items():
         assert bool(torch.isfinite(move).all()), f"the likelihood's {name} is not finite"
-        after = misfit(x + _step(move, x, 1e-3))
-        assert bool((after < misfit(x)).all()), f"a small step along the {name} does not lower ||A x - y||: its sign?"
+        after = misfit(x + (move if surrogate else _step(move, x, 1e-3)))
+        step = "the whole" if surrogate else "a small step along the"
+        assert bool((after < misfit(x)).all()), f"{step} {name} does not lower ||A x - y||: its sign?"
 
 
 def check_likelihood(
@@ -120,8 +129,10 @@ def check_likelihood(
     batch: int = 3,
     dtype: torch.dtype = torch.float64,
     *,
+    y: Tensor | None = None,
     draws: int = 4000,
     statistics: bool = True,
+    surrogate: bool = False,
     seed: int = 0,
 ) -> None:
     """p(y | x): shapes, `score` = grad_x log_prob, and whether `sample` draws from the density `log_prob` names.
@@ -131,13 +142,19 @@ def check_likelihood(
     (5 % of slack is allowed to the second for the finite difference).
 
     Args:
+        y: [batch, *M], for a likelihood that draws none (a reward); then without statistics.
         statistics: False for a likelihood whose density is a stated surrogate (sigma_y = 0).
+        surrogate: True if automatic differentiation is given a stand-in (see `check_operator`): then `score` is compared
+            with that alone, and not with a finite difference.
     """
     noise, close = Noise(seed, batch), _Close(dtype)
     x = noise.normal(event_shape).to(dtype)
-    y = like.sample(x, Noise(seed + 1, batch))
+    if y is None:
+        y = like.sample(x, Noise(seed + 1, batch))
+        close(like.sample(x, Noise(seed + 1, batch)), y, "the same noise drew another y: use the `noise` given, alone")
+    else:
+        statistics = False
     obs = Observation(y, like)
-    close(like.sample(x, Noise(seed + 1, batch)), y, "the same noise drew another y: use the `noise` given, alone")
     value = obs.log_prob(x)
     assert value.shape == (batch,), f"log_prob has shape {tuple(value.shape)}, expected ({batch},)"
     assert bool(torch.isfinite(value).all()), "log_prob of a y drawn from p(y | x) is not finite"
@@ -149,7 +166,7 @@ def check_likelihood(
     score = obs.score(z)
     close(score, _autograd(lambda v: obs.log_prob(v).sum(), z), "score is not the gradient of log_prob")
     d = _unit(noise.normal(event_shape).to(dtype))
-    if dtype == torch.float64:
+    if dtype == torch.float64 and not surrogate:
         slope = (obs.log_prob(z + 1e-5 * d) - obs.log_prob(z - 1e-5 * d)) / 2e-5
         along = (score * d).flatten(1).sum(1)
         _Close(dtype, 1e-4)(along, slope, "score differs from a finite difference of log_prob")

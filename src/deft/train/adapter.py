@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from deft.denoise import Denoiser, NetworkDenoiser
-from deft.errors import CheckpointError, DeftError
-from deft.htransform.learned import DEFT
+from deft.errors import CheckpointError, DeftError, InputError
+from deft.htransform import LEARNED, Learned, kind_of
 from deft.tasks import ImageTask, make_task
 from deft.train.checkpoint import load_weights, save_weights
 
@@ -19,22 +19,23 @@ LONG = 8
 """Lists longer than this are summed up in messages."""
 
 
-def save_h(path: str | Path, h: DEFT, prior: Denoiser, task: ImageTask, /, **card: Any) -> dict[str, Any]:
+def save_h(path: str | Path, h: Learned, prior: Denoiser, task: ImageTask, /, **card: Any) -> dict[str, Any]:
     """Write h's weights and card; keywords are added to the card. Returns the card."""
     about = {
         "kind": "h-transform",
         "format": 1,
+        "class": kind_of(h),
         "h": h.config(),
         "task": task.config(),
         "prior_sha256": prior.fingerprint(),
         "prior_convention": convention_of(prior),
     }
-    about |= card
+    about |= {k: v for k, v in card.items() if k != "class"}
     save_weights(path, h.state_dict(), about)
     return about
 
 
-def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> tuple[DEFT, ImageTask, dict[str, Any]]:
+def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> tuple[Learned, ImageTask, dict[str, Any]]:
     """The h, its task and its card, from a file or a run folder.
 
     Args:
@@ -56,7 +57,7 @@ def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> 
         other = differences(found.config(), plain(task.config()))
         if other:
             raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
-    h = _build(path, card, tensors)
+    h = _build(path, card, tensors, prior)
     if h.event_shape != tuple(prior.event_shape) or h.lift_channels != found.lift_channels:
         raise CheckpointError(
             f"{path} holds an h for samples {h.event_shape} shown {h.lift_channels} views of y; the prior makes {tuple(prior.event_shape)}, "
@@ -83,18 +84,20 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, card
 
 
-def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> DEFT:
+def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: Denoiser) -> Learned:
     """The h a card describes; its shapes are compared with the file's before any memory is taken."""
-    options = dict(card["h"])
+    name = card.get("class", "deft")  # older files hold no other kind
+    if not isinstance(name, str) or name not in LEARNED:
+        raise CheckpointError(f"{path} holds an h of the kind {name!r}, which this version does not know: {', '.join(LEARNED)}")
+    kind = LEARNED[name]
     try:
-        shape = tuple(int(n) for n in options.pop("event_shape"))
         with torch.device("meta"):
-            described = {k: tuple(v.shape) for k, v in DEFT(shape, **options).state_dict().items()}
+            described = {k: tuple(v.shape) for k, v in kind.from_config(prior, card["h"]).state_dict().items()}
         held = {k: tuple(v.shape) for k, v in tensors.items()}
         if held != described:
             odd = sorted(k for k in held.keys() | described.keys() if held.get(k) != described.get(k))
             raise ValueError(f"{odd[0]} is {held.get(odd[0], 'missing')}, expected {described.get(odd[0], 'nothing of that name')}")
-        h = DEFT(shape, **options)
+        h = kind.from_config(prior, card["h"])
         h.load_state_dict(tensors)
     except (DeftError, RuntimeError, TypeError, ValueError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
@@ -105,7 +108,7 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> DEFT
 def _task(path: Path, card: dict[str, Any]) -> ImageTask:
     try:
         return make_task(card["task"])
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, InputError) as error:
         raise CheckpointError(f"the card in {path} describes no task of this version ({error}): use the version that wrote it") from error
 
 

@@ -80,18 +80,28 @@ class _Order:
         return out
 
 
-class Clean(Batches):
-    """Samples x [N, *E]; with a task, each draw is measured afresh."""
+def observe_fixed(task: Task, x: Tensor, chunk: int = 128) -> Observation:
+    """The observations of x under a task in which nothing is random, with their lifts, made once."""
+    parts = [task.observe(part, BatchNoise(len(part), 0)) for part in x.split(chunk)]
+    return Observation(torch.cat([p.y for p in parts]), parts[0].likelihood, torch.cat([p.lift() for p in parts]))
 
-    def __init__(self, x: Tensor, task: Task | None = None):
+
+class Clean(Batches):
+    """Samples x [N, *E]; with a task, each draw is measured afresh, unless nothing in the task is random (`fixed`): then once."""
+
+    def __init__(self, x: Tensor, task: Task | None = None, *, fixed: bool = False):
         self.x, self.task, self._order = x, task, _Order(len(x))
+        self._fixed = observe_fixed(task, x) if fixed and task is not None else None
 
     def draw(
         self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
     ) -> Batch:
-        x = self.x[self._order.rows(size, seed, step, rows)].to(device)
+        chosen = self._order.rows(size, seed, step, rows)
+        x = self.x[chosen].to(device)
         if self.task is None:
             return Batch(x)
+        if self._fixed is not None:
+            return Batch(x, self._fixed[chosen].to(device))
         return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)))
 
 
@@ -117,8 +127,8 @@ class Bank(Batches):
     noise draws. `docs/cache.md` has what both are worth.
     """
 
-    def __init__(self, x: Tensor, task: Task, prediction: Prediction):
-        self.x, self.task, self.prediction, self._order = x, task, prediction, _Order(len(x))
+    def __init__(self, x: Tensor, task: Task, prediction: Prediction, fixed: Observation | None = None):
+        self.x, self.task, self.prediction, self._order, self._fixed = x, task, prediction, _Order(len(x)), fixed
 
     @staticmethod
     def default_size(event_shape: tuple[int, ...], most_bytes: int = 2**32) -> int:
@@ -129,9 +139,12 @@ class Bank(Batches):
     @classmethod
     def build(
         cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
-        chunk: int = 128, progress: bool = False, world: World | None = None,
+        chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool = False,
     ) -> Bank:  # fmt: skip
-        """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the processes."""
+        """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the processes.
+
+        fixed: nothing in the task is random, so that images are measured once.
+        """
         from tqdm import tqdm
 
         from deft.train.denoising import draw_times
@@ -154,7 +167,7 @@ class Bank(Batches):
         done = world.share(starts, predict)
         parts = list(tqdm(done, desc="bank", unit="chunk", total=len(starts), disable=not (progress and world.main)))
         joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
-        return cls(x[rows], task, joined)
+        return cls(x[rows], task, joined, observe_fixed(task, x[:size])[rows] if fixed else None)
 
     def draw(
         self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
@@ -162,4 +175,6 @@ class Bank(Batches):
         chosen = self._order.rows(size, seed, step, rows)
         x, p = self.x[chosen].to(device), self.prediction[chosen]
         moved = Prediction(*(getattr(p, k).to(device) for k in Prediction.__annotations__))
+        if self._fixed is not None:
+            return Batch(x, self._fixed[chosen].to(device), moved)
         return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)), moved)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from deft.distributed import World, get_world
-from deft.errors import CheckpointError, InputError, LostError, NonFiniteError
+from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, unknown
 from deft.random import BatchNoise, RowNoise
 from deft.train.checkpoint import load_state, save_state
 from deft.train.data import Batch, Batches, Source
@@ -61,6 +61,7 @@ class FitConfig:
     ema: decay of the averaged weights (ramped up from 0 as (1+k)/(10+k), as is usual).
     clip: largest gradient norm. bf16: autocast the forward pass to bfloat16.
     held_out_batches: batches of held-out data looked at `evaluations` times in all.
+    weights: what the module ends with: "raw", "ema", or the "best" of the two on held-out data.
     """
 
     steps: int = 2000
@@ -78,11 +79,14 @@ class FitConfig:
     saves: int = 20
     accumulate: int = 1
     streams: bool = False
+    weights: str = "best"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "evaluations", "saves", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.weights not in ("best", "raw", "ema"):
+            raise unknown("weights", self.weights, ("best", "raw", "ema"))
         if not self.lr > 0:
             raise InputError(f"lr must be above 0, got {self.lr}")
         if self.max_seconds is not None and not self.max_seconds > 0:
@@ -251,6 +255,7 @@ def fit(
     if held_out is not None:
         scores = _held_out(objective, {"raw": module, "ema": average}, held_out, config, where, world)
         winner = min(scores, key=lambda k: scores[k])
+    winner = winner if config.weights == "best" else config.weights
     save()
     if winner == "ema":
         module.load_state_dict(average.state_dict())
@@ -338,7 +343,9 @@ def _held_out(
 
 def _settings(config: FitConfig) -> dict[str, Any]:
     """What must be the same to resume: not for how long, nor how a batch is split."""
-    return asdict(replace(config, max_seconds=None, accumulate=1))
+    kept = asdict(replace(config, max_seconds=None, accumulate=1))
+    kept.pop("weights")  # which weights are kept at the end changes no step
+    return kept
 
 
 def _read(path: Path | None, config: FitConfig) -> dict[str, Any]:

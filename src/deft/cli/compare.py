@@ -1,0 +1,62 @@
+"""deft compare"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from deft.cli.common import Output, bars, json_option, out_option
+from deft.distributed import get_world
+from deft.errors import InputError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@out_option("comparison")
+@click.option("--jobs", default=1, show_default=True, help="Processes of this machine that share the work.")
+@click.option("--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several.")
+@click.option("--report", "only_report", is_flag=True, help="Do nothing new: write the report from what is in --out.")
+@json_option
+def compare(file: Path, out: Path, jobs: int, part: str | None, only_report: bool, as_json: bool) -> None:
+    """Compare priors x tasks x methods x seeds as FILE (TOML) says: fit, tune, draw, measure, report.
+
+    \b
+    deft compare quick.toml --out comparison
+    deft compare benchmarks/fashion.toml --out comparison --jobs 2
+
+    Every piece is written to --out as soon as it is done: the same command goes on where it was stopped, and after a
+    change of the file does only what changed. Writes report.md, report.json, wall-*.png and curve-*.png.
+    `quick` is a file that comes with the library and takes two minutes.
+    """
+    from deft.comparison import read_study, run_study
+    from deft.comparison.report import write_report
+
+    output = Output(as_json)
+    bundled = Path(str(resources.files("deft.comparison") / f"{file}.toml"))
+    study = read_study(bundled if bundled.exists() and not file.exists() else file)
+    i, n = _part(part)
+    if jobs < 1:
+        raise InputError(f"--jobs must be at least 1, got {jobs}")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file, not a folder: give another --out")
+    plans = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), say=output.say, only_read=only_report)
+    if i == 0:
+        command = shlex.join(["deft", *sys.argv[1:]])
+        report = write_report(study, plans, out, command=command)
+        output.say(f"wrote {out}/report.md, {out}/report.json ({len(report['rows'])} rows)")
+        output.result({"out": str(out), "rows": len(report["rows"])})
+
+
+def _part(text: str | None) -> tuple[int, int]:
+    """(number from 0, of how many): from --part, or this process's among those that a launcher started."""
+    world = get_world()
+    if text is None:
+        return world.rank, world.size
+    first, _, second = text.partition("/")
+    if not (first.isdigit() and second.isdigit()) or not 1 <= int(first) <= int(second):
+        raise InputError(f"--part takes I/N with I from 1 to N, as in 2/4, got {text!r}")
+    return int(first) - 1, int(second)

@@ -1,0 +1,248 @@
+"""The file of a comparison, as dataclasses: what is compared, on what, and with how much work.
+
+    images = 48                      # test images
+    seeds = [0, 1]                   # of masks, measurement noise, starting noise, and of fits
+
+    [[on]]
+    prior = "fashion"
+    tasks = ["inpaint", "sr4"]
+    arms = ["deft", "pigdm", "deft-long"]
+
+    [arms.deft-long]                 # an arm is a method, perhaps with other settings or another fit
+    method = "deft"
+    fit = { seconds = 1200 }
+
+Every key is checked against the dataclass it is for; an unknown one is an error with the nearest offered.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from deft.errors import InputError, unknown
+from deft.methods import METHODS, Method, get_method, plan
+from deft.tasks import get_task
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How an h is fitted for the comparison.
+
+    seconds, steps: whichever is reached first. images: how many of the fit split, or "prior" for as many samples of the prior
+    itself (no data at all). bank: see `deft.train.data.Bank`; 0 for none. size: most parameters, as a share of the prior's.
+    seeds: fits of different seeds; a cell with a seed beyond them uses the first. options: of the h's class (`units`, `guide`,
+    `gate`, `inputs`, ...).
+    """
+
+    seconds: float | None = 100.0
+    steps: int = 100_000
+    images: int | str = 1000
+    size: float = 0.09
+    bank: int = 6000
+    batch: int = 64
+    lr: float = 5e-3
+    warmup: int = 50
+    ema: float = 0.998
+    weights: str = "best"
+    weighting: str = "between"
+    focus: float = 3.0
+    even: float = 0.5
+    calibrate: bool = True
+    seeds: tuple[int, ...] = (0,)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (self.images == "prior" or (isinstance(self.images, int) and self.images >= 1)):
+            raise InputError(f'fit.images must be a number of images, or "prior" for samples of the prior, got {self.images!r}')
+        if self.weights not in ("best", "raw", "ema"):
+            raise unknown("fit.weights", self.weights, ("best", "raw", "ema"))
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How every method's settings are found, on validation images: each spends `budget` calls of the prior an image and sample.
+
+    steps: numbers of steps to choose from. metric: what is made best. points: at most so many settings. calls: also tuned so
+    for a curve at these many calls (nearest in ratio is used).
+    """
+
+    images: int = 24
+    samples: int = 1
+    budget: int = 600
+    steps: tuple[int, ...] = (20, 50, 100)
+    metric: str = "feature_distance"
+    seed: int = 1000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Quality against calls of the prior: every method at each of `calls`, first tuned there with `points` settings."""
+
+    calls: tuple[int, ...] = ()
+    images: int = 24
+    samples: int = 1
+    points: int = 3
+    methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the tables: a method, by its name or with changes.
+
+    settings, steps, eta, spacing: fixed, not tuned. tune: False takes the method's defaults (with those). fit: how it is fitted.
+    tuned_as: use the settings found for this other arm, so that arms differ in one thing.
+    retrains: changes the whole prior (an upper reference, not a competitor).
+    """
+
+    name: str
+    method: str
+    settings: dict[str, float] = field(default_factory=dict)
+    steps: int | None = None
+    eta: float | None = None
+    spacing: str | None = None
+    tune: bool = True
+    tuned_as: str | None = None
+    title: str = ""
+    fit: FitSettings = field(default_factory=FitSettings)
+
+    @property
+    def about(self) -> Method:
+        return METHODS[self.method]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A prior, its data, and what is done with them. data: a bundled data set (default: the prior's own). curve: tasks with a curve."""
+
+    prior: str
+    tasks: tuple[str, ...]
+    arms: tuple[str, ...]
+    data: str = ""
+    features: str = ""
+    curve: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A whole comparison."""
+
+    title: str
+    on: tuple[Setting, ...]
+    arms: dict[str, Arm]
+    images: int = 48
+    samples: int = 4
+    seeds: tuple[int, ...] = (0,)
+    batch: int = 64
+    versus: str = "deft"
+    tune: Tuning = field(default_factory=Tuning)
+    curve: Curve = field(default_factory=Curve)
+    task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def _make(kind: type[T], values: Mapping[str, Any], where: str, **more: Any) -> T:
+    """`kind` from a table of the file; lists become tuples."""
+    known = {f.name for f in fields(kind)} - set(more)  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise unknown(f"key in {where}", key, known)
+    read = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    try:
+        return kind(**read, **more)
+    except TypeError as error:
+        raise InputError(f"{where}: {str(error).rpartition('__init__() ')[2]}") from error
+
+
+def _check_numbers(where: str, thing: Any, names: Sequence[str], least: int = 1) -> None:
+    for name in names:
+        value = getattr(thing, name)
+        for v in value if isinstance(value, tuple) else (value,):
+            if isinstance(v, bool) or not isinstance(v, int) or v < least:
+                raise InputError(f"{where}.{name} must be a whole number of at least {least}, got {v!r}")
+
+
+def read_study(path: str | Path) -> Study:
+    """Read and check a comparison's file. Every name in it is looked up before any work begins."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}; give a TOML file (docs/compare.md)") from error
+    try:
+        return make_study(tomllib.loads(text), path.stem)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is no TOML: {error}") from error
+
+
+def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
+    """A `Study` from the tables of its file."""
+    top = dict(table)
+    fits = _make(FitSettings, top.pop("fit", {}), "[fit]")
+    tune, curve = _make(Tuning, top.pop("tune", {}), "[tune]"), _make(Curve, top.pop("curve", {}), "[curve]")
+    _check_numbers("tune", tune, ("images", "samples", "budget", "steps"))
+    _check_numbers("curve", curve, ("images", "samples", "points", "calls"))
+    arms = {name: _arm(name, dict(values), fits) for name, values in top.pop("arms", {}).items()}
+    settings = []
+    for i, values in enumerate(top.pop("on", [])):
+        one = _make(Setting, values, f"[[on]] number {i + 1}")
+        for name in one.tasks:
+            get_task(name)
+        for name in one.curve:
+            if name not in one.tasks:
+                raise unknown(f"task (curve of [[on]] number {i + 1})", name, one.tasks)
+        for name in one.arms:
+            if name not in arms:
+                if name not in METHODS:
+                    raise unknown("arm or method", name, {*arms, *METHODS})
+                arms[name] = _arm(name, {}, fits)
+        settings.append(one)
+    if not settings:
+        raise InputError("the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = \"fashion\", tasks = [\"inpaint\"], arms = [\"pigdm\"]")
+    options = top.pop("tasks", {})
+    for task, values in options.items():
+        get_task(task, **values)
+    for arm in arms.values():
+        if arm.tuned_as and arm.tuned_as not in arms:
+            raise unknown(f"arm (tuned_as of {arm.name})", arm.tuned_as, arms)
+    study = _make(Study, {"title": title, **top}, "the file", on=tuple(settings), arms=arms, tune=tune, curve=curve, task_options=options)
+    _check_numbers("the file", study, ("images", "samples", "batch"))
+    _check_numbers("the file", study, ("seeds",), least=0)
+    if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
+        raise InputError(f"seeds must be different whole numbers, got {list(study.seeds)}")
+    return study
+
+
+def _arm(name: str, values: dict[str, Any], fits: FitSettings) -> Arm:
+    method = values.pop("method", name)
+    get_method(method)
+    changes = values.pop("fit", {})
+    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _known(changes, name).items()}
+    changed = replace(fits, **read)
+    arm = _make(Arm, values, f"[arms.{name}]", name=name, method=method, fit=changed)
+    plan(method, settings=arm.settings, steps=arm.steps, eta=arm.eta, spacing=arm.spacing)  # says what is wrong with them
+    return arm
+
+
+def _known(changes: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    known = {f.name for f in fields(FitSettings)}
+    for key in changes:
+        if key not in known:
+            raise unknown(f"key in [arms.{name}] fit", key, known)
+    return changes
+
+
+def title_of(arm: Arm) -> str:
+    return arm.title or (METHODS[arm.method].title if arm.name == arm.method else arm.name)
+
+
+__all__ = ["Arm", "Curve", "FitSettings", "Setting", "Study", "Tuning", "make_study", "read_study", "title_of"]

@@ -1,0 +1,48 @@
+"""Peak memory of a block of code: of the device where there is one, else of the process (Linux)."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """`with PeakMemory() as m: ...` then m.mib: how far memory rose above where it was, in MiB; None where it cannot be told.
+
+    On Linux the kernel keeps a process's peak (VmHWM) and lets it be reset; what torch's allocator had kept from before counts as
+    there already, so the same block should be run once before.
+    """
+
+    def __init__(self) -> None:
+        self.mib: float | None = None
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            self._before: float | None = torch.cuda.memory_allocated() / 2**20
+            return self
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+            self._before = _status("VmRSS")
+        except OSError:
+            self._before = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is None:
+            self.mib = None
+        elif torch.cuda.is_available():
+            self.mib = torch.cuda.max_memory_allocated() / 2**20 - self._before
+        else:
+            self.mib = max(0.0, _status("VmHWM") - self._before)
+
+
+def _status(key: str) -> float:
+    """A line of /proc/self/status, in MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return float(line.split()[1]) / 1024
+    raise OSError(f"/proc/self/status has no {key}")

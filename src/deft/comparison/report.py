@@ -1,0 +1,311 @@
+"""A comparison as tables: report.json (rows) and report.md, with the pictures of `figures`.
+
+A row is one figure, as in `deft demo`: task, method (here: the arm), metric, value, low, high, n, and further prior, calls, seed (null:
+all seeds together). A row with `versus` is a paired difference, with its p-value and Holm's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deft import __version__
+from deft.comparison import figures
+from deft.comparison.config import Study, title_of
+from deft.comparison.run import Cell, Plans
+from deft.comparison.store import Store
+from deft.errors import InputError
+from deft.evaluate.compare import METRICS
+from deft.evaluate.report import machine
+from deft.evaluate.statistics import Interval, clustered, holm, sign_flip, tied_for_best
+from deft.train.checkpoint import write_text
+
+Row = dict[str, Any]
+LEVEL = 0.05
+"""Of tests, after Holm's correction over the arms of a task."""
+
+SHOWN = (
+    "feature_distance", "energy_score", "top1", "psnr_mean", "psnr", "ssim", "perceptual_distance", "residual", "coverage", "spread_skill", "diversity",
+)  # fmt: skip
+"""Columns of a task's table, where they were measured."""
+
+
+@dataclass
+class Outcome:
+    """What an arm did on a task: metric -> values [seeds, images] (empty if it diverged), and what it costs."""
+
+    cell: Cell
+    values: dict[str, np.ndarray]
+    failed: str
+    cost: dict[str, Any]
+    fits: list[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.cell.arm.name
+
+    @property
+    def fit_seconds(self) -> float:
+        return float(np.mean([f["seconds"] for f in self.fits])) if self.fits else 0.0
+
+    def interval(self, values: np.ndarray) -> Interval:
+        """Of the mean of values [seeds, images]: fits of several seeds are drawn for all images alike."""
+        return clustered(values, crossed=len(self.fits) > 1)
+
+    @property
+    def seconds(self) -> float:
+        return float(self.cost.get("seconds", math.nan))
+
+
+def outcome(study: Study, store: Store, cell: Cell) -> Outcome:
+    results = [store.read(u) for u in cell.draws.values()]
+    failed = next((r["failed"] for r in results if "failed" in r), "")
+    values: dict[str, np.ndarray] = {}
+    if not failed:
+        values = {k: np.array([r["per_image"][k] for r in results]) for k in results[0]["per_image"]}
+    cost = store.read(cell.cost) if cell.cost and store.has(cell.cost) else {}
+    return Outcome(cell, values, failed, cost, [store.read(u) for u in cell.fits.values()])
+
+
+def groups(study: Study, store: Store, plans: Plans) -> dict[tuple[str, str], list[Outcome]]:
+    """(prior, task) -> the outcomes of its arms."""
+    out: dict[tuple[str, str], list[Outcome]] = {}
+    for cell in plans.cells:
+        out.setdefault((cell.on.prior, cell.task.name), []).append(outcome(study, store, cell))
+    return out
+
+
+def make_rows(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]]) -> list[Row]:
+    rows: list[Row] = []
+    for (prior, task), outcomes in found.items():
+        for o in outcomes:
+            base: Row = {"prior": prior, "task": task, "method": o.name, "calls": o.cell.plan.calls(study.samples)}
+            if o.failed:
+                rows.append(base | {"metric": "failed", "value": None, "low": None, "high": None, "n": 0, "seed": None, "why": o.failed})
+                continue
+            for metric, v in o.values.items():
+                rows.append(base | {"metric": metric, "seed": None, **o.interval(v)._asdict()})
+                if len(v) > 1:
+                    for seed, one in zip(o.cell.draws, v, strict=True):
+                        rows.append(base | {"metric": metric, "seed": seed, **clustered(one[None])._asdict()})
+            single = {"seconds": o.cost.get("seconds"), "memory_mib": o.cost.get("memory_mib")}
+            if o.fits:
+                single |= {"fit_seconds": o.fit_seconds, "parameters": o.fits[0]["parameters"], "share": o.fits[0]["share"]}
+            for metric, value in single.items():
+                if value is not None:
+                    rows.append(base | {"metric": metric, "value": value, "low": None, "high": None, "n": study.images, "seed": None})
+        rows += _differences(study, prior, task, outcomes)
+    return rows
+
+
+def _differences(study: Study, prior: str, task: str, outcomes: Sequence[Outcome]) -> list[Row]:
+    """Every arm minus `versus`, over the same images and seeds; p-values by sign flips of images, Holm-corrected over the arms."""
+    base = next((o for o in outcomes if o.name == study.versus and o.values), None)
+    rows: list[Row] = []
+    for metric in METRICS if base else ():
+        assert base is not None
+        others = [o for o in outcomes if o is not base and metric in o.values and metric in base.values]
+        differences = [o.values[metric] - base.values[metric] for o in others]
+        p = [sign_flip(d) for d in differences]
+        for o, d, one, corrected in zip(others, differences, p, holm(p), strict=True):
+            rows.append({
+                "prior": prior, "task": task, "method": o.name, "metric": metric, "versus": base.name, "seed": None,
+                "calls": o.cell.plan.calls(study.samples), **clustered(d, crossed=len(o.fits) > 1 or len(base.fits) > 1)._asdict(), "p": one, "p_holm": corrected,
+            })  # fmt: skip
+    return rows
+
+
+def best_of(outcomes: Sequence[Outcome], metric: str) -> tuple[str, ...]:
+    """The arm with the best mean, then those that cannot be told from it (`tied_for_best`)."""
+    has = {o.name: o.values[metric] for o in outcomes if metric in o.values}
+    return tied_for_best(has, METRICS[metric].better).tied if has and METRICS[metric].better else ()
+
+
+def break_even(learned: Outcome, other: Outcome) -> float:
+    """After how many samples a fit has paid for itself against another method; infinity if it never does."""
+    saved = (other.seconds - learned.seconds)
+    more = learned.fit_seconds - other.fit_seconds
+    return 0.0 if more <= 0 and saved >= 0 else math.inf if saved <= 0 else max(0.0, more / saved)
+
+
+def total_seconds(o: Outcome, images: int = 1000) -> float:
+    return o.fit_seconds + images * o.seconds
+
+
+# ---------------------------------------------------------------- text
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if digits == 0 else f"{value:.{digits}f}"
+
+
+def _cell(metric: str, i: Interval, bold: bool = False) -> str:
+    d = METRICS[metric].digits
+    value = f"**{_number(i.value, d)}**" if bold else _number(i.value, d)
+    return f"{value} [{_number(i.low, d)}, {_number(i.high, d)}]"
+
+
+def _count(value: float) -> str:
+    return "never" if math.isinf(value) else "at once" if value == 0 else f"{math.ceil(value):,}"
+
+
+def task_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
+    shown = [m for m in SHOWN if any(m in o.values for o in outcomes)]
+    arrow = {"high": " ↑", "low": " ↓", "": ""}
+    best = {m: best_of(outcomes, m) for m in shown}
+    lines = ["| | " + " | ".join(METRICS[m].title + arrow[METRICS[m].better] for m in shown) + " | calls | s a sample | MiB | fit (s) | parameters |"]
+    lines += ["|---" * (len(shown) + 6) + "|"]
+    order = sorted(outcomes, key=lambda o: o.values["feature_distance"].mean() if "feature_distance" in o.values else math.inf)
+    for o in order:
+        cells = [_cell(m, o.interval(o.values[m]), o.name in best[m]) if m in o.values else "–" for m in shown]
+        if o.failed:
+            cells[0] = "diverged"
+        memory = o.cost.get("memory_mib")
+        costs = [
+            _number(o.cell.plan.calls(study.samples), 0), f"{o.seconds:.3f}" if not math.isnan(o.seconds) else "–",
+            _number(memory, 0) if memory is not None else "–", _number(o.fit_seconds, 0) if o.fits else "–",
+            f"{100 * o.fits[0]['share']:.1f} %" if o.fits else "–",
+        ]  # fmt: skip
+        lines.append(f"| {title_of(o.cell.arm)} | " + " | ".join(cells + costs) + " |")
+    return lines
+
+
+def pays_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
+    learned = next((o for o in outcomes if o.name == study.versus and o.fits), None)
+    if learned is None or math.isnan(learned.seconds):
+        return []
+    lines = [
+        "", f"Seconds for 1,000 images, one sample each and the fit included, and after how many samples {title_of(learned.cell.arm)}'s fit has paid for itself:", "",
+        "| | 1,000 images (s) | ratio | break-even |", "|---|---|---|---|",
+    ]  # fmt: skip
+    mine = total_seconds(learned)
+    for o in sorted((o for o in outcomes if not math.isnan(o.seconds)), key=total_seconds):
+        even = "" if o is learned else _count(break_even(learned, o))
+        lines.append(f"| {title_of(o.cell.arm)} | {total_seconds(o):,.0f} | {total_seconds(o) / mine:.2f} | {even} |")
+    return lines
+
+
+def verdicts(study: Study, outcomes: Sequence[Outcome], metric: str = "feature_distance") -> list[str]:
+    """Paired differences to `versus` in words."""
+    rows = [r for r in _differences(study, "", "", outcomes) if r["metric"] == metric]
+    if not rows:
+        return []
+    m = METRICS[metric]
+    lines = ["", f"{m.title}, each arm minus {study.versus} over the same images and seeds (95 % interval, p after Holm):", "", "| | difference | p | |", "|---|---|---|---|"]
+    for r in sorted(rows, key=lambda r: r["value"]):
+        ahead = (r["value"] > 0) == (m.better == "low")
+        word = "level" if r["p_holm"] >= LEVEL else f"{study.versus} ahead" if ahead else f"{study.versus} behind"
+        lines.append(f"| {r['method']} | {r['value']:+.{m.digits}f} [{r['low']:+.{m.digits}f}, {r['high']:+.{m.digits}f}] | {r['p_holm']:.3g} | {word} |")
+    return lines
+
+
+def summary(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]], metric: str = "feature_distance") -> list[str]:
+    """One line a task: who is best, and where `versus` stands, among the arms that do not retrain the prior."""
+    lines = ["| prior | task | best or tied for best | " + study.versus + " | in total time for 1,000 images, the others over it |", "|---|---|---|---|---|"]
+    for (prior, task), outcomes in found.items():
+        free = [o for o in outcomes if not o.cell.arm.about.retrains]
+        names = best_of(free, metric)
+        mine = next((o for o in outcomes if o.name == study.versus), None)
+        place = "–" if mine is None else "best" if names[:1] == [mine.name] else "tied for best" if mine.name in names else "behind"
+        ratio = ""
+        if mine is not None and not math.isnan(mine.seconds):
+            ratio = ", ".join(f"{o.name} {total_seconds(o) / total_seconds(mine):.1f}" for o in outcomes if o is not mine and not math.isnan(o.seconds))
+        lines.append(f"| {prior} | {task} | {', '.join(names)} | {place} | {ratio} |")
+    return lines
+
+
+def tuning_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
+    lines = ["", "| | tried | found best | on validation images |", "|---|---|---|---|"]
+    for o in outcomes:
+        c = o.cell
+        own = ", ".join(f"{k} {v:g}" for k, v in c.plan.settings.items())
+        words = f"{own + '; ' if own else ''}{c.plan.steps} steps, η {c.plan.eta:g}, {c.plan.spacing}"
+        if c.plan.method.sampler is not None:
+            words = words.replace(f", η {c.plan.eta:g}", "")
+        score = next((s for p, s in c.tried if p.config() == c.plan.config()), None)
+        tried = str(len(c.tried)) if c.tried else f"as {c.arm.tuned_as}" if c.arm.tuned_as else "fixed"
+        lines.append(f"| {title_of(c.arm)} | {tried} | {words} | {'' if score is None else f'{score:.4f}'} |")
+    return lines
+
+
+def commit() -> str:
+    """The commit of the source tree this runs from, or the version."""
+    try:
+        here = Path(__file__).resolve().parent
+        text = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        text = ""
+    return text or f"version {__version__}"
+
+
+def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = "") -> dict[str, Any]:
+    """Write report.json, report.md and the pictures; returns what report.json holds."""
+    out = Path(out)
+    store = Store(out)
+    found = groups(study, store, plans)
+    rows = make_rows(study, found)
+    if not any("versus" not in r and r["metric"] != "failed" for r in rows):
+        raise InputError("nothing to report: every arm diverged on every task")
+    about: dict[str, Any] = {
+        "title": study.title, "command": command or " ".join(sys.argv), "commit": commit(), "version": __version__, "machine": machine() | {"system": platform.platform(terse=True)},
+        "images": study.images, "samples": study.samples, "seeds": list(study.seeds), "tuning": asdict(study.tune),
+    }  # fmt: skip
+    grids = [
+        {"prior": c.on.prior, "task": c.task.name, "method": c.arm.name, "chosen": c.plan.config(), "tried": [p.config() | {"score": None if math.isnan(s) else s} for p, s in c.tried]}
+        for c in plans.cells
+    ]
+    left_out = [{"prior": a, "task": b, "method": c, "why": d} for a, b, c, d in plans.left_out]
+    curves = curve_rows(store, plans)
+    report = {**about, "rows": rows, "curves": curves, "tuned": grids, "left_out": left_out}
+    write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+    lines = [f"# {study.title}", "", f"`{about['command']}`, commit {about['commit']}, {_machine_text(about['machine'])}.", ""]
+    lines += [
+        f"{study.images} test images, {study.samples} samples of each, seeds {', '.join(map(str, study.seeds))}: the same images, masks, measurement noise and starting noise for every arm. "
+        f"Every arm found its settings on {study.tune.images} validation images with {study.tune.budget} calls of the prior an image, by {METRICS[study.tune.metric].title}. "
+        "Intervals: 95 %, by resampling images and seeds. Bold: best, or not to be told from the best (sign flips of images, Holm's correction over all pairs of arms, 5 %).", "",
+    ]  # fmt: skip
+    lines += summary(study, found)
+    for (prior, task), outcomes in found.items():
+        lines += ["", f"## {prior}: {outcomes[0].cell.task.title} (`{task}`)", ""]
+        lines += task_table(study, outcomes) + verdicts(study, outcomes) + pays_table(study, outcomes)
+        wall = figures.wall(out / f"wall-{prior}-{task}.png", store, study, outcomes[0].cell.task.title, [o.cell for o in outcomes if not o.failed])
+        if wall:
+            lines += ["", f"![truth, measurement, and a sample of each arm]({wall.name})"]
+        picture = figures.curves(out / f"curve-{prior}-{task}.png", f"{prior}: {outcomes[0].cell.task.title}", [c for c in curves if (c["prior"], c["task"]) == (prior, task)])
+        if picture:
+            lines += ["", f"![quality against calls of the prior]({picture.name})"]
+        lines += ["", "Settings:", *tuning_table(study, outcomes)]
+    if left_out:
+        lines += ["", "## Left out", "", *(f"- {r['method']} on {r['prior']}, {r['task']}: {r['why']}" for r in left_out)]
+    lines += ["", "## What is measured", "", *(f"- {METRICS[m].title}: {METRICS[m].about}" for m in SHOWN if any(r["metric"] == m for r in rows)), ""]
+    write_text(out / "report.md", "\n".join(lines))
+    return report
+
+
+def curve_rows(store: Store, plans: Plans, metric: str = "feature_distance") -> list[Row]:
+    rows = []
+    for c in plans.cells:
+        for n, (p, u) in c.curve.items():
+            result = store.read(u)
+            for m in (metric, "psnr_mean", "psnr"):
+                if m in result.get("per_image", {}):
+                    i = clustered(np.array(result["per_image"][m])[None])
+                    rows.append({"prior": c.on.prior, "task": c.task.name, "method": c.arm.name, "title": title_of(c.arm), "metric": m, "calls": result["calls"], "at_most": n, **i._asdict(), "plan": p.config()})
+    return rows
+
+
+def _machine_text(m: Mapping[str, Any]) -> str:
+    return f"torch {m['torch']}, {m['device']}, {m['threads']} threads"
+
+
+__all__ = ["best_of", "break_even", "groups", "make_rows", "write_report"]

@@ -1,0 +1,208 @@
+"""One piece of a comparison: fit an h, draw samples and measure them, or measure what a draw costs.
+
+Everything a piece needs is in its `spec`, so that it can be done by any process: the prior by name, the task's and the plan's
+settings, the images by split and number, the seeds, and the fit it belongs to.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.comparison.config import Arm, FitSettings, Setting
+from deft.comparison.memory import PeakMemory
+from deft.comparison.store import Store, Unit, unit
+from deft.data import dataset
+from deft.denoise import Denoiser
+from deft.distributed import World, alone
+from deft.errors import NonFiniteError
+from deft.evaluate.compare import measure
+from deft.evaluate.features import FeatureNetwork, load_features
+from deft.evaluate.levels import level_errors
+from deft.evaluate.priors import draw as draw_prior
+from deft.evaluate.report import picture_of
+from deft.htransform import LEARNED
+from deft.htransform.base import HTransform
+from deft.images import save_arrays
+from deft.methods import METHODS, Plan, plan
+from deft.prior import load_prior
+from deft.random import Noise
+from deft.tasks import ImageTask, make_task
+from deft.train.adapter import load_h, save_h
+from deft.train.data import Bank, Batches, Clean
+from deft.train.denoising import DenoisingObjective
+from deft.train.fit import FitConfig, fit
+
+WARM_UP, COUNTED = 2, 8
+"""Steps of a cost measurement: thrown away, and timed."""
+LOOKED = 64
+"""Validation images on which a fit's errors by noise level are written down."""
+
+
+@cache
+def the_prior(name: str) -> Denoiser:
+    return load_prior(name)
+
+
+@cache
+def the_features(name: str) -> FeatureNetwork | None:
+    return load_features(name) if name and name != "none" else None
+
+
+@cache
+def _prior_samples(name: str, n: int, seed: int) -> Tensor:
+    """n samples of the prior itself, to fit to where there are no data."""
+    with alone():
+        return draw_prior(the_prior(name), n, steps=50, seed=10_000 + seed).clamp(-1, 1)
+
+
+# ---------------------------------------------------------------- what there is to do
+
+
+def fit_unit(on: Setting, task: dict[str, Any], arm: Arm, seed: int) -> Unit:
+    settings = asdict(arm.fit)
+    settings.pop("seeds")
+    spec = {"prior": on.prior, "data": on.data or on.prior, "task": task, "method": learned_as(arm), "fit": settings, "seed": seed}
+    return unit("fit", f"{on.prior}-{task['name']}-{learned_as(arm)}-s{seed}", spec)  # arms that want the same fit share it
+
+
+def learned_as(arm: Arm) -> str:
+    """Which kind of h an arm fits: several methods use one (a particle sampler of DEFT uses a DEFT)."""
+    return METHODS[arm.method].learned or arm.method
+
+
+def draw_unit(
+    on: Setting, task: dict[str, Any], arm: Arm, chosen: Plan, fitted: Unit | None, *, split: str, images: int, samples: int, seed: int,
+    batch: int, pictures: int = 0,
+) -> Unit:  # fmt: skip
+    spec = {
+        "prior": on.prior, "data": on.data or on.prior, "features": on.features, "task": task, "plan": chosen.config(),
+        "fit": None if fitted is None else fitted.key, "split": split, "images": images, "samples": samples, "seed": seed, "batch": batch,
+    }  # fmt: skip
+    return unit("draw", f"{on.prior}-{task['name']}-{arm.name}-{split[:4]}-s{seed}", spec, pictures)
+
+
+def cost_unit(on: Setting, task: dict[str, Any], arm: Arm, chosen: Plan, fitted: Unit | None, batch: int) -> Unit:
+    spec = {"prior": on.prior, "data": on.data or on.prior, "task": task, "plan": chosen.config(), "fit": None if fitted is None else fitted.key, "batch": batch}
+    return unit("cost", f"{on.prior}-{task['name']}-{arm.name}", spec)
+
+
+def plan_of(config: dict[str, Any]) -> Plan:
+    """A plan from its `config()`."""
+    c = dict(config)
+    return plan(c.pop("method"), **c)
+
+
+# ---------------------------------------------------------------- doing it
+
+
+def do(u: Unit, folder: str | Path) -> None:
+    """Do one piece and write it down. A method that diverges is a result, and is written down as one."""
+    store = Store(folder)
+    if store.has(u):
+        return
+    started = time.monotonic()
+    with alone():
+        try:
+            result = WORK[u.kind](u, store)
+        except NonFiniteError as error:
+            result = {"failed": str(error)}
+        result |= {"took": round(time.monotonic() - started, 2), "threads": torch.get_num_threads()}
+        store.write(u, result)
+
+
+def _fit(u: Unit, store: Store) -> dict[str, Any]:
+    s = u.settings
+    prior, task, settings, seed = the_prior(s["prior"]), make_task(s["task"]), FitSettings(**s["fit"]), s["seed"]
+    data = dataset(s["data"], "fit").x
+    torch.manual_seed(seed)
+    started = time.monotonic()
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    if settings.images == "prior":
+        x = _prior_samples(s["prior"], len(data), seed)
+    else:
+        x = data[rows[: int(settings.images)]]
+    h = LEARNED[s["method"]].sized(prior, settings.size, task.lift_channels, **settings.options)
+    if settings.calibrate:
+        h.calibrate(prior, x, seed=seed)
+    objective = DenoisingObjective(prior, settings.weighting, settings.focus, settings.even)
+    batches: Batches = (
+        Bank.build(prior, x, task, settings.bank, focus=objective.focus, even=objective.even, seed=seed, fixed=task.fixed)
+        if settings.bank
+        else Clean(x, task, fixed=task.fixed)
+    )
+    spent = time.monotonic() - started
+    config = FitConfig(
+        steps=settings.steps, batch=settings.batch, lr=settings.lr, warmup=settings.warmup, ema=settings.ema, seed=seed, evaluations=1,
+        weights=settings.weights,
+        max_seconds=None if settings.seconds is None else max(settings.seconds - spent, settings.seconds / 4),
+    )  # fmt: skip
+    held_out = Clean(dataset(s["data"], "validation").x, task, fixed=task.fixed)
+    state = store.path(u, "")
+    result = fit(h, objective, batches, held_out, config=config, folder=state, resume=(state / "state.pt").exists(), progress=False)
+    x_out = held_out.x[:LOOKED]
+    levels = level_errors(prior, h, x_out, task.observe(x_out, Noise(seed, len(x_out))))
+    trained = sum(p.numel() for p in h.parameters())
+    save_h(store.path(u, ".safetensors"), h, prior, task, prior=s["prior"], seconds=round(result.seconds + spent, 1), steps=result.steps)
+    for leftover in state.glob("*"):
+        leftover.unlink()
+    state.rmdir()
+    return {
+        "seconds": round(result.seconds + spent, 2), "steps": result.steps, "parameters": trained, "share": trained / prior.parameter_count(),
+        "held_out": result.held_out, "weights": result.weights, "levels": levels,
+    }  # fmt: skip
+
+
+def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: ImageTask) -> HTransform | None:
+    if spec["fit"] is None:
+        return None
+    h, _, _ = load_h(store.folder / "fit" / f"{spec['fit']}.safetensors", prior, task)
+    return h
+
+
+def _draw(u: Unit, store: Store) -> dict[str, Any]:
+    s = u.settings
+    prior, task, chosen = the_prior(s["prior"]), make_task(s["task"]), plan_of(s["plan"])
+    fitted = _fitted(s, store, prior, task)
+    data = dataset(s["data"], s["split"])
+    x, labels = data.x[: s["images"]], data.labels[: s["images"]]
+    obs = task.observe(x, Noise(s["seed"], len(x)))
+    started = time.perf_counter()
+    drawn = chosen.draw(prior, obs, s["samples"], fitted=fitted, seed=s["seed"], batch=s["batch"], world=World())
+    seconds = (time.perf_counter() - started) / (drawn.shape[0] * drawn.shape[1])
+    values = measure(drawn, x, obs, classifier=the_features(s["features"]), labels=labels)
+    if u.pictures:
+        n = u.pictures
+        kept = {"truth": x[:n], "y": obs.y[:n], "samples": drawn[:n, :2], "mean": drawn[:n].mean(1)}
+        save_arrays(store.path(u, ".npz"), seen=picture_of(obs[:n], x.shape[1:]), **{k: v.half() for k, v in kept.items()})
+    per_image = {k: [round(float(v), 6) for v in values[k]] for k in values}
+    return {"per_image": per_image, "calls": chosen.calls(s["samples"]), "seconds": seconds}
+
+
+def _cost(u: Unit, store: Store) -> dict[str, Any]:
+    """Seconds and memory of a sample, from a few steps of one batch: every step of a method costs the same."""
+    s = u.settings
+    prior, task, chosen = the_prior(s["prior"]), make_task(s["task"]), plan_of(s["plan"])
+    fitted = _fitted(s, store, prior, task)
+    x = dataset(s["data"], "validation").x[: s["batch"]]
+    obs = task.observe(x, Noise(0, len(x)))
+    plans = [plan_of({**s["plan"], "steps": min(n, chosen.steps)}) for n in (WARM_UP, WARM_UP + COUNTED)]
+    seconds, memory = [], PeakMemory()
+    for p in plans:
+        started = time.perf_counter()
+        with memory:
+            p.draw(prior, obs, 1, fitted=fitted, batch=s["batch"], world=World())
+        seconds.append(time.perf_counter() - started)
+    calls = plans[1].calls() - plans[0].calls()
+    per_call = (seconds[1] - seconds[0]) / calls if calls > 0 else seconds[1] / plans[1].calls()
+    per_sample = (seconds[0] + per_call * (chosen.calls() - plans[0].calls())) / len(x)
+    return {"seconds": per_sample, "seconds_per_call": per_call / len(x), "calls": chosen.calls(), "memory_mib": memory.mib}
+
+
+WORK = {"fit": _fit, "draw": _draw, "cost": _cost}

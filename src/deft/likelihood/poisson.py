@@ -1,0 +1,124 @@
+"""Counted light: y is a number of photons."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.errors import InputError
+from deft.likelihood.base import Likelihood
+from deft.operator.base import LinearOperator, Operator, conjugate_gradient
+from deft.random import BatchNoise, Noise, generator
+
+NEGLIGIBLE = 1e-4
+"""How far below 0, next to the largest, an operator may bring the intensity of an image in [-1, 1]: rounding, say."""
+
+
+def _per_sample(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like).reshape((-1,) + (1,) * (like.ndim - 1))
+
+
+class Poisson(Likelihood):
+    """peak y ~ Poisson(peak I), I = max(A(u), dark), u = (x + 1)/2: photon noise.
+
+    u is light from 0 (black, x = -1) to 1 (white, x = 1), and A maps light to light, so A >= 0. y stays on that scale: a
+    count divided by `peak`, of mean I and variance I / peak. With k = peak y and lambda = peak I
+
+        log p(y | x) = k log lambda - lambda - log k!          (Gamma(k + 1) for a k that is not whole)
+
+    over the entries that were measured.
+
+    Args:
+        operator: A.
+        peak: the mean count of a white pixel; a number, or a tensor [B] or [1]. 10 is dim, 1000 is bright.
+        dark: the least intensity, of the sensor itself. It keeps log lambda finite where x̂ leaves [-1, 1].
+
+    Raises (when sampling): InputError if A makes an intensity below 0 of an image in [-1, 1].
+    """
+
+    def __init__(self, operator: Operator, peak: float | Tensor = 100.0, *, dark: float = 1e-3):
+        self.peak = torch.as_tensor(peak, dtype=torch.get_default_dtype()).reshape(-1)
+        if not bool(((self.peak > 0) & self.peak.isfinite()).all()) or not 0 < dark < 1:
+            raise InputError(f"Poisson needs a finite peak above 0 and 0 < dark < 1, got {peak} and {dark}")
+        self.operator, self.dark = operator, dark
+        self.lift_channels = operator.lift_channels
+
+    def _light(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A(u), and I."""
+        light = self.operator((x + 1) / 2)
+        return light, light.clamp_min(self.dark)
+
+    def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
+        """Draws by `torch.poisson` (exact for every mean), with a generator for each row that is seeded from `noise`."""
+        light, intensity = self._light(x)
+        if bool((light < 0).any()):
+            self._refuse_negative(x)
+        peak = _per_sample(self.peak, light)
+        rates = (peak * intensity).double().cpu()
+        seeds = (noise.uniform((3,)).double() * 2**24).long().tolist()
+        counts = torch.stack([torch.poisson(rate, generator(*seed)) for rate, seed in zip(rates, seeds, strict=True)])
+        return self.operator.restrict(counts.to(light) / peak)
+
+    def _refuse_negative(self, x: Tensor) -> None:
+        light = self.operator((x.clamp(-1, 1) + 1) / 2)
+        lowest = float(light.min())
+        if lowest < -NEGLIGIBLE * float(light.abs().max()):
+            raise InputError(
+                f"{type(self.operator).__name__} makes an intensity of {lowest:.3g} of an image in [-1, 1], and light cannot be negative: "
+                "Poisson needs an operator with A(u) >= 0 for u >= 0"
+            )
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        _, intensity = self._light(x)
+        peak = _per_sample(self.peak, intensity)
+        rate, count = peak * intensity, peak * y
+        terms = count * rate.log() - rate - torch.lgamma(count + 1)
+        return self.operator.restrict(terms).flatten(1).sum(1)
+
+    def score(self, y: Tensor, x: Tensor) -> Tensor:
+        """A'^T [peak (y - I) / I] / 2, without the entries that are darker than `dark`."""
+        light, intensity = self._light(x)
+        slope = _per_sample(self.peak, y) * (y - intensity) / intensity
+        r = self.operator.restrict(torch.where(light >= self.dark, slope, 0.0))
+        return self.operator.vjp((x + 1) / 2, r) / 2
+
+    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        """The Gaussian update with the Fisher information at x: noise of variance I / peak in each pixel.
+
+        For a linear A, rho2/2 A^T (I/peak + rho2/4 A A^T)^{-1} (y - I) by conjugate gradients, each row scaled by its share
+        of A A^T 1 (one step for a mask or for block averages); for any other A, its own `pull`. Entries darker than `dark`
+        are pulled like the rest.
+        """
+        _, intensity = self._light(x)
+        r = self.operator.restrict(y - intensity)
+        noise, gram = intensity / _per_sample(self.peak, y), rho2 / 4
+        if not isinstance(self.operator, LinearOperator):
+            return 2 * self.operator.pull((x + 1) / 2, r, noise, gram)
+        op, g = self.operator, gram.reshape((-1,) + (1,) * (r.ndim - 1))
+        scale = (noise + g * op(op.adjoint(torch.ones_like(r))).abs()).rsqrt()
+        z = conjugate_gradient(lambda v: scale * (noise * scale * v + g * op(op.adjoint(scale * v))), scale * r, tolerance=1e-3, most=20)
+        return 2 * gram * op.adjoint(scale * z)
+
+    def lift(self, y: Tensor) -> Tensor:
+        """The operator's view of y, which stays on the scale of light: 0 black, 1 white."""
+        return self.operator.lift(y)
+
+    def _with(self, operator: Operator, peak: Tensor) -> Poisson:
+        out = copy.copy(self)
+        out.operator, out.peak = operator, peak
+        return out
+
+    def picture(self, y: Tensor) -> Tensor:
+        return 2 * self.operator.picture(y) - 1
+
+    def __getitem__(self, index: Any) -> Poisson:
+        return self._with(self.operator[index], self.peak if len(self.peak) == 1 else self.peak[index])
+
+    def repeat(self, n: int) -> Poisson:
+        return self._with(self.operator.repeat(n), self.peak if len(self.peak) == 1 else self.peak.repeat_interleave(n))
+
+    def to(self, device: torch.device | str) -> Poisson:
+        return self._with(self.operator.to(device), self.peak.to(device))
