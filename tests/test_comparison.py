@@ -74,7 +74,7 @@ def test_rows(done):
         assert {"prior", "task", "method", "metric", "value", "low", "high", "n", "seed", "calls"} <= set(row)
         assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
     pooled = {(r["task"], r["method"], r["metric"]): r for r in rows if r["seed"] is None and "versus" not in r}
-    for task, arms in {"inpaint": study.arms, "hdr": [a for a in study.arms]}.items():
+    for task, arms in {"inpaint": study.arms, "hdr": list(study.arms)}.items():
         for arm in arms:
             if (task, arm) == ("hdr", "pigdm") and (task, arm, "psnr") not in pooled:
                 continue  # left out, if ΠGDM is for linear measurements alone
@@ -85,7 +85,7 @@ def test_rows(done):
 
 
 def test_the_report_can_be_read(done):
-    study, out, _, report = done
+    _study, out, _, report = done
     text = (out / "report.md").read_text()
     for piece in ("ΠGDM", "inpaint", "Settings", "break-even", "wall-fashion-inpaint.png", "curve-fashion-inpaint.png", "deft compare tiny.toml"):
         assert piece in text, piece

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_pulls_lower_the_misfit_of_images(name):
         r = y - op(x)
         misfits.append(r.square().flatten(1).sum(1))
         x = x + op.pull(x, r, torch.tensor(1e-4, dtype=x.dtype), rho2)
-    for before, after in zip(misfits, misfits[1:], strict=False):
+    for before, after in itertools.pairwise(misfits):
         assert bool((after <= before * (1 + 1e-3) + 1e-9).all())
     assert bool((misfits[-1] < (0.8 if "phase" in name else 0.5) * misfits[0]).all())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,8 +13,8 @@ import torch
 class PeakMemory:
     """`with PeakMemory() as m: ...` then m.mib: how far memory rose above where it was, in MiB; None where it cannot be told.
 
-    On Linux the kernel keeps a process's peak (VmHWM) and lets it be reset; what torch's allocator had kept from before counts as
-    there already, so the same block should be run once before.
+    On Linux the kernel keeps a process's peak (VmHWM) and lets it be reset. What the C library had kept of memory that was freed
+    before is given back first (malloc_trim), or it would hide what is used again.
     """
 
     def __init__(self) -> None:
@@ -25,6 +27,8 @@ class PeakMemory:
             self._before: float | None = torch.cuda.memory_allocated() / 2**20
             return self
         try:
+            with suppress(OSError, AttributeError):
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
             self._before = _status("VmRSS")
         except OSError:

@@ -14,7 +14,7 @@ from deft.nn import UNet
 from deft.noise import Schedule, make_schedule
 from deft.train.checkpoint import load_weights, save_weights
 
-BUNDLED: dict[str, str] = {"fashion": "fashion.safetensors"}
+BUNDLED: dict[str, str] = {"fashion": "fashion.safetensors", "ct": "ct.safetensors"}
 """Name -> file in `deft/prior/weights`."""
 
 
