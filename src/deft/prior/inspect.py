@@ -20,6 +20,7 @@ from torch import Tensor
 from deft.denoise import OUTPUTS, Denoiser, NetworkDenoiser
 from deft.errors import InputError
 from deft.likelihood.base import Observation
+from deft.likelihood.gaussian import Gaussian
 from deft.noise import Schedule
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.latent import LatentPrior
@@ -165,17 +166,23 @@ def warning(prior: Denoiser, x: Tensor, *, images: int = 16) -> str | None:
     )
 
 
-ROUGH = 2.0
+ROUGH = 8.0
 """The same for one rough image: with the bundled prior and tasks right readings stayed below 1.8 of it."""
 
 
 def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None:
-    """The same before sampling, when there is no image but what the first measurement shows of one (`lift`)."""
+    """The same before sampling, when there is no image but what the first measurement shows of one (`lift`).
+
+    No judgement where most of the image is hidden.
+    """
     if isinstance(prior, LatentPrior):
         return warning_from(prior.prior, prior.inside(obs[0]), seed)
     c = prior.event_shape[0]
     x = obs[0].lift()[:, :c].to(prior.state_like())
     if tuple(x.shape[1:]) != tuple(prior.event_shape):
+        return None
+    like, y = obs[0].likelihood, obs[0].y
+    if isinstance(like, Gaussian) and y.shape == x.shape and float(like.operator.restrict(torch.ones_like(y)).mean()) < 0.5:
         return None
     variance, worst = float(x.var()), 0.0
     for i, r in enumerate(LEVELS[1:]):
