@@ -13,7 +13,6 @@ from deft import VPCosine, condition, sample
 from deft.data import SPLITS, fashion
 from deft.denoise import MeanDenoiser
 from deft.errors import InputError
-from deft.evaluate import tune
 from deft.evaluate.compare import METRICS, Outcome, compare
 from deft.evaluate.levels import LEVELS, hidden_pixels, level_errors, level_table
 from deft.evaluate.priors import denoising_errors, draw, feature_report
@@ -258,19 +257,3 @@ def test_feature_report_of_real_images():
     assert found["images"] == 100 and found["samples_to_real"] < 3 * found["real_to_real"]
     noise = feature_report(fashion_classifier(), torch.randn(100, 1, 32, 32), data[100:300])
     assert noise["samples_to_real"] > 5 * found["samples_to_real"]
-
-
-def test_tune(tmp_path, capsys):
-    prior = toy_prior(tmp_path / "p.safetensors", side=32)
-    line = ["--prior", str(prior), "--quick", "--images", "3", "--steps", "2", "--methods", "dps,pigdm", "--out", str(tmp_path / "grid.json")]
-    assert tune.main(line) == 0
-    found = json.loads((tmp_path / "grid.json").read_text())
-    assert set(found["best"]) == {"dps", "pigdm"} and {"zeta", "eta", "steps", "spacing"} == set(found["best"]["dps"])
-    assert "best by feature distance" in capsys.readouterr().out
-    assert tune.main(["--prior", str(tmp_path / "none.safetensors")]) == 2
-
-
-def test_grids_name_real_settings():
-    for method, grid in tune.GRIDS.items():
-        plans = tune.plans_of(method, grid, 50)
-        assert len(plans) == len(tune.SPACED) * math.prod(len(v) for v in grid.values())

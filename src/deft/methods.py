@@ -301,7 +301,7 @@ TUNED: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """task -> method -> settings (its own, `eta`, `steps`, `spacing`) found best on the bundled validation images on
-grids smaller than those of `python -m deft.evaluate.tune`; what is not here has the method's defaults.
+grids made by hand; what is not here has the method's defaults.
 
 A distance of single samples to the truth is least for samples that vary less than the posterior: DEFT's settings here
 buy it with about half of the spread (docs/design-notes.md). `deft sample` keeps to scale 1 unless told `--tuned`."""

@@ -37,11 +37,15 @@ class Operator(ABC):
     """How many times the sample's own channels `lift` returns."""
 
     def pinv(self, y: Tensor) -> Tensor:
-        """Some x with A(x) near y, [B, *E]: what a person looks at, and where optimisers start.
+        """Some x with A(x) near y, [B, *E].
 
         For a linear A the pseudo-inverse; a non-linear one says in its docstring what it returns.
         """
         raise InputError(f"{type(self).__name__} has no (pseudo-)inverse: a method that needs one cannot use it")
+
+    def start(self, y: Tensor) -> Tensor:
+        """Where an optimiser starts, [B, *E]: `pinv`, unless that makes noise of the noise in y."""
+        return self.pinv(y)
 
     def picture(self, y: Tensor) -> Tensor:
         """y for people to look at, shaped like a sample, [B, *E]: y itself if it is, else what `pinv` makes of it."""
@@ -71,7 +75,8 @@ class Operator(ABC):
 
     def _map(self: Self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
         out = copy.copy(self)
-        out.__dict__.pop("_spectra", None)  # of other rows
+        if names:
+            out.__dict__.pop("_spectra", None)  # of other rows
         for name in names:
             setattr(out, name, change(getattr(self, name)))
         return out

@@ -75,6 +75,9 @@ class Convolution(LinearOperator):
     def lift(self, y: Tensor) -> Tensor:
         return y
 
+    def start(self, y: Tensor) -> Tensor:
+        return y
+
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
         """K = (C, H, W) in the order of `torch.fft.fft2`. Values below SEEN times the largest are 0."""
         channels, height, width = event_shape

@@ -83,6 +83,9 @@ class Radon(Wrapped):
             raise ContractError(f"this Radon transform makes sinograms [B, C, {g.angles}, {g.detectors}], got shape {tuple(y.shape)}")
         return y
 
+    def start(self, y: Tensor) -> Tensor:
+        return self.fbp(y, "hann")
+
     def picture(self, y: Tensor) -> Tensor:
         return self.fbp(y, "hann")
 

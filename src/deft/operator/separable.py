@@ -100,6 +100,9 @@ class Separable(LinearOperator):
             return self._lift(y)
         return self._along("v", self._measured(y, lambda s: s / (s.square() + (DAMPING * s.amax()).square())), transpose=True)
 
+    def start(self, y: Tensor) -> Tensor:
+        return self.lift(y)
+
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
         """K = (c, h, w). Values below SEEN times the largest are 0."""
         values = seen(self._values(like, out=False)).expand(1, *event_shape)

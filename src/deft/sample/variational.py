@@ -58,7 +58,7 @@ class REDDiff(ManyDraws):
         obs = denoiser.obs
         like = gaussian(obs, "RED-diff")
         if carry is None:
-            start = like.operator.pinv(obs.y).to(x_t)
+            start = like.operator.start(obs.y).to(x_t)
             carry = Descent(start, torch.zeros_like(start), torch.zeros_like(start), 0)
         mu, first, second, k = carry
         mean = evaluate(denoiser.prior, t.alpha * mu + t.sigma * draw(), t).mean
