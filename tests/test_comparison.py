@@ -128,7 +128,9 @@ def test_the_same_piece_gives_the_same_numbers(done, tmp_path):
     u = cell.draws[1]
     work.do(u, tmp_path)
     again, before = Store(tmp_path).read(u), Store(out).read(u)
-    assert again["per_image"] == before["per_image"]
+    assert set(again["per_image"]) == set(before["per_image"])
+    for metric, values in before["per_image"].items():  # threads may add in another order
+        np.testing.assert_allclose(again["per_image"][metric], values, rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_measurements_for_every_arm(done):
