@@ -224,7 +224,7 @@ METHODS: dict[str, Method] = {
             about="the likelihood's gradient through the denoised mean (Ho et al. 2022)",
         ),
         Method(
-            "gradient", "gradient at x̂", lambda m: GradientAtMean(m.settings["data_std"], m.settings["scale"]), needs="likelihood",
+            "gradient", "gradient at mean", lambda m: GradientAtMean(m.settings["data_std"], m.settings["scale"]), needs="likelihood",
             settings={"scale": 1.0, "data_std": 1.0}, grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0), "spacing": ("angle", "log-snr")},
             about="the preconditioned gradient of the likelihood at the denoised mean, without the prior's Jacobian",
         ),

@@ -29,6 +29,7 @@ from deft.images import (
     save_picture,
     to_pixels,
 )
+from deft.likelihood import Gaussian
 from deft.measurement import is_measurement, read_measurement
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
@@ -168,13 +169,15 @@ def sample(
     title = f"{chosen.title}: {made.method.title}, {made.calls(samples):.0f} calls of the prior"
     cell = 128 if max(shape[1:]) <= 64 else max(shape[1:])
     save_image(out / "sheet.png", picture_grid(columns, title=title, footer=footer, cell=cell, gaps=(0, min(samples, 8))))
+    residual = float(residual_rms(x, obs.repeat(samples)).mean()) if isinstance(obs.likelihood, Gaussian) else None
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
-        "residual": float(residual_rms(x, obs.repeat(samples)).mean()), "spread": float(deviation.mean()), "skipped": skipped,
+        "residual": residual, "spread": float(deviation.mean()), "skipped": skipped,
     }  # fmt: skip
     write_text(out / "sample.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    output.say(f"{samples} samples in {seconds:.1f} s; residual {about['residual']:.4f} (the measurement's noise is {chosen.sigma_y})")
+    obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
+    output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")
     output.say(f"wrote {out}/sheet.png, {out}/sample-000.png ..., {out}/mean.png, {out}/spread.png, {out}/samples.npz")
     output.result(about)
 
