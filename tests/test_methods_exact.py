@@ -185,7 +185,7 @@ def test_mmps_is_exact_for_gaussian_data():
 
 def test_weights_of_paths_rank_the_covariances():
     """Var(log w) over 128 Itô steps, known to 9 % from 256 paths: MMPS's is that of the exact h, 0.26; those of TMPD (0.59), of the
-    gradient at x̂ (0.58), of MMPS with too few iterations (0.74) and of ΠGDM (1.3) are above 1.8 times it."""
+    gradient at the mean (0.58), of MMPS with too few iterations (0.74) and of ΠGDM (1.3) are above 1.8 times it."""
     grid = times(VP, 128, "log-snr")
 
     def variance(h):
