@@ -267,7 +267,7 @@ def test_command_line(capsys, tmp_path):
 
 def test_an_unknown_setting_size_is_said_before_any_work(tmp_path):
     (tmp_path / "s.toml").write_text('[[on]]\nprior = "fashion"\ndata = "ct"\ntasks = ["sr4"]\narms = ["prior"]\n')
-    with pytest.raises(InputError, match="fashion makes"):
+    with pytest.raises(InputError, match="the prior makes 32x32 grey, the images of ct are 64x64"):
         run_study(read_study(tmp_path / "s.toml"), tmp_path / "o", progress=False)
     assert not list((tmp_path / "o").glob("draw/*"))
 

@@ -17,13 +17,18 @@ Every key is checked against the dataclass it is for; an unknown one is an error
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from deft.comparison.images import Data, check_data
+from deft.data import DATASETS
 from deft.errors import InputError, unknown
+from deft.evaluate.compare import METRICS
+from deft.evaluate.features import FEATURES, features_for
 from deft.methods import METHODS, Method, get_method, plan
 from deft.tasks import get_task
 
@@ -33,6 +38,8 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+OF_FEATURES = ("feature_distance", "energy_score", "perceptual_distance", "top1", "diversity")
+"""Metrics that need a feature network."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +130,35 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setting:
-    """A prior, its data, and what is done with them. data: a bundled data set (default: the prior's own). curve: tasks with a curve."""
+    """A prior, its data, and what is done with them.
+
+    prior: whatever `load_prior` takes, with prior_options. data: see `deft.comparison.images` (default: the bundled set of the prior's name).
+    features: a network of `FEATURES` ("NAME:PATH" for one that needs a file; default: the data's own, or none). curve: tasks with a curve.
+    """
 
     prior: str
     tasks: tuple[str, ...]
     arms: tuple[str, ...]
-    data: str = ""
+    data: Data = ""
     features: str = ""
     curve: tuple[str, ...] = ()
+    prior_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def source(self) -> Data:
+        return self.data or self.prior
+
+    @property
+    def title(self) -> str:
+        """For people: the prior, and the images it is tested on where they are not its own."""
+        data = self.source if isinstance(self.source, str) else self.source.get("test", "")
+        return short(self.prior) + ("" if data in ("", self.prior) else f" on {short(data)}")
+
+    @property
+    def looked_at(self) -> str:
+        """The feature network: what the file says, or that of the images which are tested on; "" if there is none."""
+        test = self.source if isinstance(self.source, str) else self.source.get("test", "")
+        return self.features or features_for(test.partition(":")[0])
 
 
 @dataclass(frozen=True)
@@ -148,6 +176,11 @@ class Study:
     tune: Tuning = field(default_factory=Tuning)
     curve: Curve = field(default_factory=Curve)
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def short(name: str) -> str:
+    """The name of a prior, a folder or a file, as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name if "/" in name else name)[-40:]
 
 
 def _make(kind: type[T], values: Mapping[str, Any], where: str, **more: Any) -> T:
@@ -205,6 +238,7 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
                 if name not in METHODS:
                     raise unknown("arm or method", name, {*arms, *METHODS})
                 arms[name] = _arm(name, {}, fits)
+        _check_setting(one, i + 1, tune.metric)
         settings.append(one)
     if not settings:
         raise InputError("the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = \"fashion\", tasks = [\"inpaint\"], arms = [\"pigdm\"]")
@@ -220,6 +254,23 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
     if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
         raise InputError(f"seeds must be different whole numbers, got {list(study.seeds)}")
     return study
+
+
+def _check_setting(one: Setting, number: int, metric: str) -> None:
+    where = f"[[on]] number {number}"
+    if isinstance(one.source, str) and not one.data and one.prior not in DATASETS:
+        raise InputError(f'{where}: the prior {one.prior} has no images of its own: add data = "FOLDER", or data = {{ fit = ..., validation = ..., test = ... }}')
+    check_data(one.source, where)
+    name = one.features.partition(":")[0]
+    if name and name not in (*FEATURES, "none"):
+        raise unknown(f"feature network in {where}", name, FEATURES)
+    if metric not in METRICS or not METRICS[metric].better:
+        raise unknown("tune.metric", metric, [k for k, m in METRICS.items() if m.better])
+    if metric in OF_FEATURES and one.looked_at in ("", "none"):
+        raise InputError(
+            f"{where}: {metric} needs a feature network, and none belongs to these images: add features = \"efficientnet-lite0\" "
+            f"(or another of {', '.join(FEATURES)}), or metric = \"psnr_mean\" to [tune]"
+        )
 
 
 def _arm(name: str, values: dict[str, Any], fits: FitSettings) -> Arm:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from deft.comparison.config import title_of
 from deft.comparison.store import Store
+from deft.evaluate.compare import METRICS
 from deft.images import Column, picture_grid, save_image, to_pixels
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _pixels(x: np.ndarray) -> np.ndarray:
     return to_pixels(torch.from_numpy(np.asarray(x, np.float32)))
 
 
-def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: str = "feature_distance") -> Path | None:
+def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: str) -> Path | None:
     """The metric against calls of the prior, one line an arm, with its 95 % interval. Needs matplotlib (an extra)."""
     rows = [r for r in rows if r["metric"] == metric]
     if not rows:
@@ -62,11 +63,12 @@ def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: st
         strong = name.startswith("deft")
         axes.plot(x, y, style, color=colour, marker="o", markersize=4 if strong else 3, linewidth=2.4 if strong else 1.2, label=mine[0]["title"])
         axes.fill_between(x, [r["low"] for r in mine], [r["high"] for r in mine], color=colour, alpha=0.12 if strong else 0.05, linewidth=0)
-    axes.set(xscale="log", xlabel="calls of the prior for one sample", ylabel="feature distance to the truth (lower is better)", title=title)
+    axes.set(xscale="log", xlabel="calls of the prior for one sample", ylabel=f"{METRICS[metric].title} ({METRICS[metric].better}er is better)", title=title)
     ticks = sorted({r["at_most"] for r in rows})
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
-    low, high = min(r["value"] for r in rows), np.quantile([r["value"] for r in rows], 0.9)
+    values = [r["value"] for r in rows]
+    low, high = np.quantile(values, (0.0, 0.9) if METRICS[metric].better == "low" else (0.1, 1.0))
     axes.set_ylim(max(0.0, low - 0.2 * (high - low)), high + 0.3 * (high - low))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)

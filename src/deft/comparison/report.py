@@ -77,10 +77,10 @@ def outcome(study: Study, store: Store, cell: Cell) -> Outcome:
 
 
 def groups(study: Study, store: Store, plans: Plans) -> dict[tuple[str, str], list[Outcome]]:
-    """(prior, task) -> the outcomes of its arms."""
+    """(title of the setting, task) -> the outcomes of its arms."""
     out: dict[tuple[str, str], list[Outcome]] = {}
     for cell in plans.cells:
-        out.setdefault((cell.on.prior, cell.task.name), []).append(outcome(study, store, cell))
+        out.setdefault((cell.on.title, cell.task.name), []).append(outcome(study, store, cell))
     return out
 
 
@@ -124,6 +124,11 @@ def _differences(study: Study, prior: str, task: str, outcomes: Sequence[Outcome
     return rows
 
 
+def leading(study: Study, outcomes: Sequence[Outcome]) -> str:
+    """The metric that ranks arms: feature distance where there is a network for it, else what was tuned by."""
+    return "feature_distance" if any("feature_distance" in o.values for o in outcomes) else study.tune.metric
+
+
 def best_of(outcomes: Sequence[Outcome], metric: str) -> tuple[str, ...]:
     """The arm with the best mean, then those that cannot be told from it (`tied_for_best`)."""
     has = {o.name: o.values[metric] for o in outcomes if metric in o.values}
@@ -132,8 +137,11 @@ def best_of(outcomes: Sequence[Outcome], metric: str) -> tuple[str, ...]:
 
 def break_even(learned: Outcome, other: Outcome) -> float:
     """After how many samples a fit has paid for itself against another method; infinity if it never does."""
-    saved = (other.seconds - learned.seconds)
-    more = learned.fit_seconds - other.fit_seconds
+    return pays_after(learned.fit_seconds - other.fit_seconds, other.seconds - learned.seconds)
+
+
+def pays_after(more: float, saved: float) -> float:
+    """After how many samples, each of which saves `saved` seconds, `more` seconds of fitting are paid for."""
     return 0.0 if more <= 0 and saved >= 0 else math.inf if saved <= 0 else max(0.0, more / saved)
 
 
@@ -164,7 +172,9 @@ def task_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
     best = {m: best_of(outcomes, m) for m in shown}
     lines = ["| | " + " | ".join(METRICS[m].title + arrow[METRICS[m].better] for m in shown) + " | calls | s a sample | MiB | fit (s) | parameters |"]
     lines += ["|---" * (len(shown) + 6) + "|"]
-    order = sorted(outcomes, key=lambda o: o.values["feature_distance"].mean() if "feature_distance" in o.values else math.inf)
+    lead = leading(study, outcomes)
+    sign = -1 if METRICS[lead].better == "high" else 1
+    order = sorted(outcomes, key=lambda o: sign * o.values[lead].mean() if lead in o.values else math.inf)
     for o in order:
         cells = [_cell(m, o.interval(o.values[m]), o.name in best[m]) if m in o.values else "–" for m in shown]
         if o.failed:
@@ -194,8 +204,36 @@ def pays_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
     return lines
 
 
-def verdicts(study: Study, outcomes: Sequence[Outcome], metric: str = "feature_distance") -> list[str]:
+def own_best_table(study: Study, outcomes: Sequence[Outcome], curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each arm at the number of calls that is best for it on its curve, however many, and what 1,000 images cost it there."""
+    metric = leading(study, outcomes)
+    sign = -1 if METRICS[metric].better == "high" else 1
+    found: dict[str, tuple[Mapping[str, Any], float]] = {}
+    fits = {o.name: o.fit_seconds for o in outcomes}
+    for o in outcomes:
+        points = [r for r in curves if r["method"] == o.name and r["metric"] == metric]
+        if points and "seconds_per_call" in o.cost:
+            at = min(points, key=lambda r: sign * r["value"])
+            found[o.name] = at, at["calls"] * o.cost["seconds_per_call"]
+    if study.versus not in found or len(found) < 2:
+        return []
+    _, mine = found[study.versus]
+    mine_total = fits[study.versus] + 1000 * mine
+    lines = [
+        "", "Each at the number of calls that is best for it on its curve, whatever it costs:", "",
+        f"| | calls | {METRICS[metric].title} | 1,000 images (s) | ratio | break-even of {study.versus} |", "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, (at, seconds) in sorted(found.items(), key=lambda f: sign * f[1][0]["value"]):
+        total = fits[name] + 1000 * seconds
+        even = "" if name == study.versus else _count(pays_after(fits[study.versus] - fits[name], seconds - mine))
+        value = _cell(metric, Interval(at["value"], at["low"], at["high"], at["n"]))
+        lines.append(f"| {at['title']} | {at['calls']:,.0f} | {value} | {total:,.0f} | {total / mine_total:.2f} | {even} |")
+    return lines
+
+
+def verdicts(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
     """Paired differences to `versus` in words."""
+    metric = leading(study, outcomes)
     rows = [r for r in _differences(study, "", "", outcomes) if r["metric"] == metric]
     if not rows:
         return []
@@ -208,12 +246,12 @@ def verdicts(study: Study, outcomes: Sequence[Outcome], metric: str = "feature_d
     return lines
 
 
-def summary(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]], metric: str = "feature_distance") -> list[str]:
+def summary(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]]) -> list[str]:
     """One line a task: who is best, and where `versus` stands, among the arms that do not retrain the prior."""
     lines = ["| prior | task | best or tied for best | " + study.versus + " | in total time for 1,000 images, the others over it |", "|---|---|---|---|---|"]
     for (prior, task), outcomes in found.items():
         free = [o for o in outcomes if not o.cell.arm.about.retrains]
-        names = best_of(free, metric)
+        names = best_of(free, leading(study, outcomes))
         mine = next((o for o in outcomes if o.name == study.versus), None)
         place = "–" if mine is None else "best" if names[:1] == [mine.name] else "tied for best" if mine.name in names else "behind"
         ratio = ""
@@ -260,7 +298,7 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
         "images": study.images, "samples": study.samples, "seeds": list(study.seeds), "tuning": asdict(study.tune),
     }  # fmt: skip
     grids = [
-        {"prior": c.on.prior, "task": c.task.name, "method": c.arm.name, "chosen": c.plan.config(), "tried": [p.config() | {"score": None if math.isnan(s) else s} for p, s in c.tried]}
+        {"prior": c.on.title, "task": c.task.name, "method": c.arm.name, "chosen": c.plan.config(), "tried": [p.config() | {"score": None if math.isnan(s) else s} for p, s in c.tried]}
         for c in plans.cells
     ]
     left_out = [{"prior": a, "task": b, "method": c, "why": d} for a, b, c, d in plans.left_out]
@@ -277,11 +315,13 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
     lines += summary(study, found)
     for (prior, task), outcomes in found.items():
         lines += ["", f"## {prior}: {outcomes[0].cell.task.title} (`{task}`)", ""]
-        lines += task_table(study, outcomes) + verdicts(study, outcomes) + pays_table(study, outcomes)
-        wall = figures.wall(out / f"wall-{prior}-{task}.png", store, study, outcomes[0].cell.task.title, [o.cell for o in outcomes if not o.failed])
+        name = f"{prior.replace(' ', '-')}-{task}"
+        here = [c for c in curves if (c["prior"], c["task"]) == (prior, task)]
+        lines += task_table(study, outcomes) + verdicts(study, outcomes) + pays_table(study, outcomes) + own_best_table(study, outcomes, here)
+        wall = figures.wall(out / f"wall-{name}.png", store, study, outcomes[0].cell.task.title, [o.cell for o in outcomes if not o.failed])
         if wall:
             lines += ["", f"![truth, measurement, and a sample of each arm]({wall.name})"]
-        picture = figures.curves(out / f"curve-{prior}-{task}.png", f"{prior}: {outcomes[0].cell.task.title}", [c for c in curves if (c["prior"], c["task"]) == (prior, task)])
+        picture = figures.curves(out / f"curve-{name}.png", f"{prior}: {outcomes[0].cell.task.title}", here, leading(study, outcomes))
         if picture:
             lines += ["", f"![quality against calls of the prior]({picture.name})"]
         lines += ["", "Settings:", *tuning_table(study, outcomes)]
@@ -292,15 +332,15 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
     return report
 
 
-def curve_rows(store: Store, plans: Plans, metric: str = "feature_distance") -> list[Row]:
+def curve_rows(store: Store, plans: Plans) -> list[Row]:
     rows = []
     for c in plans.cells:
         for n, (p, u) in c.curve.items():
             result = store.read(u)
-            for m in (metric, "psnr_mean", "psnr"):
+            for m in SHOWN:
                 if m in result.get("per_image", {}):
                     i = clustered(np.array(result["per_image"][m])[None])
-                    rows.append({"prior": c.on.prior, "task": c.task.name, "method": c.arm.name, "title": title_of(c.arm), "metric": m, "calls": result["calls"], "at_most": n, **i._asdict(), "plan": p.config()})
+                    rows.append({"prior": c.on.title, "task": c.task.name, "method": c.arm.name, "title": title_of(c.arm), "metric": m, "calls": result["calls"], "at_most": n, **i._asdict(), "plan": p.config()})
     return rows
 
 

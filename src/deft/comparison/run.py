@@ -21,14 +21,13 @@ import torch
 from tqdm import tqdm
 
 from deft.comparison.config import Arm, Setting, Study
+from deft.comparison.images import describe, images_of
 from deft.comparison.store import Store, Unit
 from deft.comparison.tuning import arm_plan, points
 from deft.comparison.work import cost_unit, do, draw_unit, fit_unit, the_prior
-from deft.data import DATASETS
+from deft.denoise import Denoiser
 from deft.errors import InputError, LostError
 from deft.evaluate.compare import METRICS
-from deft.evaluate.features import features_for
-from deft.images import shape_text
 from deft.likelihood import Likelihood
 from deft.methods import METHODS, Plan
 from deft.random import BatchNoise
@@ -172,18 +171,15 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
     cells: list[Cell] = []
     left_out = []
     for on in study.on:
-        data = on.data or on.prior
-        if data not in DATASETS:
-            raise InputError(f"the comparison uses bundled images ({', '.join(DATASETS)}), and the prior {on.prior} has none of its own: add data = \"...\" to its [[on]]")
-        if not on.features:
-            on = Setting(**{**on.__dict__, "features": features_for(data)})
-        shape = tuple(the_prior(on.prior).data_shape)
-        if shape != DATASETS[data].event_shape:
-            raise InputError(f"{on.prior} makes {shape_text(shape)}, the images of {data} are {shape_text(DATASETS[data].event_shape)}")
+        shape = image_shape(the_prior(on), on.prior)
+        for split, wanted in {"test": max(study.images, study.curve.images if on.curve else 0), "validation": study.tune.images}.items():
+            have = len(images_of(describe(on.source, (split,), shape), split, shape).x)
+            if have < wanted:
+                raise InputError(f"{on.prior}: the file asks for {wanted} {split} images, and there are {have}: give more, or lower images in the file or its [tune] or [curve]")
         for name in on.tasks:
             task = get_task(name, **study.task_options.get(name, {}))
-            task.check(DATASETS[data].event_shape)
-            likelihood = likelihood_of(task, DATASETS[data].event_shape)
+            task.check(shape)
+            likelihood = likelihood_of(task, shape)
             for arm_name in on.arms:
                 arm = study.arms[arm_name]
                 reason = METHODS[arm.method].misfit(likelihood)
@@ -192,6 +188,13 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
                     continue
                 cells.append(Cell(on, task, arm, arm_plan(arm)))
     return cells, left_out
+
+
+def image_shape(prior: Denoiser, name: str) -> tuple[int, int, int]:
+    if len(prior.data_shape) != 3:
+        raise InputError(f"a comparison is of images, and {name} makes samples of shape {tuple(prior.data_shape)}")
+    c, h, w = prior.data_shape
+    return c, h, w
 
 
 def _is_tuned(c: Cell) -> bool:

@@ -6,7 +6,9 @@ settings, the images by split and number, the seeds, and the fit it belongs to.
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -15,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.comparison.config import Arm, FitSettings, Setting
+from deft.comparison.config import Arm, FitSettings, Setting, short
+from deft.comparison.images import describe, images_of
 from deft.comparison.memory import PeakMemory
 from deft.comparison.store import Store, Unit, unit
-from deft.data import dataset
 from deft.denoise import Denoiser
 from deft.distributed import World, alone
 from deft.errors import NonFiniteError
 from deft.evaluate.compare import measure
-from deft.evaluate.features import FeatureNetwork, load_features
+from deft.evaluate.features import FEATURES, FeatureNetwork, calibrate, load_features
 from deft.evaluate.levels import level_errors
 from deft.evaluate.priors import draw as draw_prior
 from deft.evaluate.report import picture_of
@@ -33,7 +35,7 @@ from deft.images import save_arrays
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.random import Noise
-from deft.tasks import ImageTask, make_task
+from deft.tasks import ImageTask, Through, make_task
 from deft.train.adapter import load_h, save_h
 from deft.train.data import Bank, Batches, Clean
 from deft.train.denoising import DenoisingObjective
@@ -46,30 +48,52 @@ LOOKED = 64
 
 
 @cache
-def the_prior(name: str) -> Denoiser:
-    return load_prior(name)
+def _prior(name: str, options: str) -> Denoiser:
+    return load_prior(name, **json.loads(options))
+
+
+def the_prior(on: Setting | Mapping[str, Any]) -> Denoiser:
+    """The prior of a setting, or of a piece's `spec`; loaded once."""
+    name, options = (on.prior, on.prior_options) if isinstance(on, Setting) else (on["prior"], on.get("prior_options", {}))
+    return _prior(name, json.dumps(dict(options), sort_keys=True))
 
 
 @cache
 def the_features(name: str) -> FeatureNetwork | None:
-    return load_features(name) if name and name != "none" else None
+    """A network by its name, or NAME:PATH; None for "" and "none"."""
+    name, _, path = name.partition(":")
+    return load_features(name, path or None) if name and name != "none" else None
+
+
+def _looking(name: str, x: Tensor) -> FeatureNetwork | None:
+    """The network, its unit set by the true images x if it does not bring one."""
+    network = the_features(name)
+    if network is not None and not FEATURES[network.name].data:
+        calibrate(network, x)
+    return network
 
 
 @cache
-def _prior_samples(name: str, n: int, seed: int) -> Tensor:
+def _prior_samples(name: str, options: str, n: int, seed: int) -> Tensor:
     """n samples of the prior itself, to fit to where there are no data."""
     with alone():
-        return draw_prior(the_prior(name), n, steps=50, seed=10_000 + seed).clamp(-1, 1)
+        return draw_prior(_prior(name, options), n, steps=50, seed=10_000 + seed).clamp(-1, 1)
 
 
 # ---------------------------------------------------------------- what there is to do
 
 
+def base_of(on: Setting, *splits: str) -> dict[str, Any]:
+    """The prior and the images of these splits, as every piece's `spec` names them."""
+    options = {"prior_options": dict(on.prior_options)} if on.prior_options else {}
+    return {"prior": on.prior, "data": describe(on.source, splits, the_prior(on).data_shape), **options}
+
+
 def fit_unit(on: Setting, task: dict[str, Any], arm: Arm, seed: int) -> Unit:
     settings = asdict(arm.fit)
     settings.pop("seeds")
-    spec = {"prior": on.prior, "data": on.data or on.prior, "task": task, "method": learned_as(arm), "fit": settings, "seed": seed}
-    return unit("fit", f"{on.prior}-{task['name']}-{learned_as(arm)}-s{seed}", spec)  # arms that want the same fit share it
+    spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(arm), "fit": settings, "seed": seed}
+    return unit("fit", f"{short(on.prior)}-{task['name']}-{learned_as(arm)}-s{seed}", spec)  # arms that want the same fit share it
 
 
 def learned_as(arm: Arm) -> str:
@@ -81,16 +105,16 @@ def draw_unit(
     on: Setting, task: dict[str, Any], arm: Arm, chosen: Plan, fitted: Unit | None, *, split: str, images: int, samples: int, seed: int,
     batch: int, pictures: int = 0,
 ) -> Unit:  # fmt: skip
-    spec = {
-        "prior": on.prior, "data": on.data or on.prior, "features": on.features, "task": task, "plan": chosen.config(),
+    spec = base_of(on, split) | {
+        "features": on.looked_at, "task": task, "plan": chosen.config(),
         "fit": None if fitted is None else fitted.key, "split": split, "images": images, "samples": samples, "seed": seed, "batch": batch,
     }  # fmt: skip
-    return unit("draw", f"{on.prior}-{task['name']}-{arm.name}-{split[:4]}-s{seed}", spec, pictures)
+    return unit("draw", f"{short(on.prior)}-{task['name']}-{arm.name}-{split[:4]}-s{seed}", spec, pictures)
 
 
 def cost_unit(on: Setting, task: dict[str, Any], arm: Arm, chosen: Plan, fitted: Unit | None, batch: int) -> Unit:
-    spec = {"prior": on.prior, "data": on.data or on.prior, "task": task, "plan": chosen.config(), "fit": None if fitted is None else fitted.key, "batch": batch}
-    return unit("cost", f"{on.prior}-{task['name']}-{arm.name}", spec)
+    spec = base_of(on, "validation") | {"task": task, "plan": chosen.config(), "fit": None if fitted is None else fitted.key, "batch": batch}
+    return unit("cost", f"{short(on.prior)}-{task['name']}-{arm.name}", spec)
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -119,13 +143,14 @@ def do(u: Unit, folder: str | Path) -> None:
 
 def _fit(u: Unit, store: Store) -> dict[str, Any]:
     s = u.settings
-    prior, task, settings, seed = the_prior(s["prior"]), make_task(s["task"]), FitSettings(**s["fit"]), s["seed"]
-    data = dataset(s["data"], "fit").x
+    prior, task, settings, seed = the_prior(s), make_task(s["task"]), FitSettings(**s["fit"]), s["seed"]
+    measured = Through(task, prior)
+    data = prior.encode(images_of(s["data"], "fit", prior.data_shape).x)
     torch.manual_seed(seed)
     started = time.monotonic()
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
     if settings.images == "prior":
-        x = _prior_samples(s["prior"], len(data), seed)
+        x = prior.encode(_prior_samples(s["prior"], json.dumps(s.get("prior_options", {}), sort_keys=True), len(data), seed))
     else:
         x = data[rows[: int(settings.images)]]
     h = LEARNED[s["method"]].sized(prior, settings.size, task.lift_channels, **settings.options)
@@ -133,9 +158,9 @@ def _fit(u: Unit, store: Store) -> dict[str, Any]:
         h.calibrate(prior, x, seed=seed)
     objective = DenoisingObjective(prior, settings.weighting, settings.focus, settings.even)
     batches: Batches = (
-        Bank.build(prior, x, task, settings.bank, focus=objective.focus, even=objective.even, seed=seed, fixed=task.fixed)
+        Bank.build(prior, x, measured, settings.bank, focus=objective.focus, even=objective.even, seed=seed, fixed=task.fixed)
         if settings.bank
-        else Clean(x, task, fixed=task.fixed)
+        else Clean(x, measured, fixed=task.fixed)
     )
     spent = time.monotonic() - started
     config = FitConfig(
@@ -143,11 +168,11 @@ def _fit(u: Unit, store: Store) -> dict[str, Any]:
         weights=settings.weights,
         max_seconds=None if settings.seconds is None else max(settings.seconds - spent, settings.seconds / 4),
     )  # fmt: skip
-    held_out = Clean(dataset(s["data"], "validation").x, task, fixed=task.fixed)
+    held_out = Clean(prior.encode(images_of(s["data"], "validation", prior.data_shape).x), measured, fixed=task.fixed)
     state = store.path(u, "")
     result = fit(h, objective, batches, held_out, config=config, folder=state, resume=(state / "state.pt").exists(), progress=False)
     x_out = held_out.x[:LOOKED]
-    levels = level_errors(prior, h, x_out, task.observe(x_out, Noise(seed, len(x_out))))
+    levels = level_errors(prior, h, x_out, measured.observe(x_out, Noise(seed, len(x_out))))
     trained = sum(p.numel() for p in h.parameters())
     save_h(store.path(u, ".safetensors"), h, prior, task, prior=s["prior"], seconds=round(result.seconds + spent, 1), steps=result.steps)
     for leftover in state.glob("*"):
@@ -168,15 +193,15 @@ def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: ImageTask
 
 def _draw(u: Unit, store: Store) -> dict[str, Any]:
     s = u.settings
-    prior, task, chosen = the_prior(s["prior"]), make_task(s["task"]), plan_of(s["plan"])
+    prior, task, chosen = the_prior(s), make_task(s["task"]), plan_of(s["plan"])
     fitted = _fitted(s, store, prior, task)
-    data = dataset(s["data"], s["split"])
+    data = images_of(s["data"], s["split"], prior.data_shape)
     x, labels = data.x[: s["images"]], data.labels[: s["images"]]
     obs = task.observe(x, Noise(s["seed"], len(x)))
     started = time.perf_counter()
     drawn = chosen.draw(prior, obs, s["samples"], fitted=fitted, seed=s["seed"], batch=s["batch"], world=World())
     seconds = (time.perf_counter() - started) / (drawn.shape[0] * drawn.shape[1])
-    values = measure(drawn, x, obs, classifier=the_features(s["features"]), labels=labels)
+    values = measure(drawn, x, obs, classifier=_looking(s["features"], x), labels=labels if bool((labels >= 0).all()) else None)
     if u.pictures:
         n = u.pictures
         kept = {"truth": x[:n], "y": obs.y[:n], "samples": drawn[:n, :2], "mean": drawn[:n].mean(1)}
@@ -188,9 +213,9 @@ def _draw(u: Unit, store: Store) -> dict[str, Any]:
 def _cost(u: Unit, store: Store) -> dict[str, Any]:
     """Seconds and memory of a sample, from a few steps of one batch: every step of a method costs the same."""
     s = u.settings
-    prior, task, chosen = the_prior(s["prior"]), make_task(s["task"]), plan_of(s["plan"])
+    prior, task, chosen = the_prior(s), make_task(s["task"]), plan_of(s["plan"])
     fitted = _fitted(s, store, prior, task)
-    x = dataset(s["data"], "validation").x[: s["batch"]]
+    x = images_of(s["data"], "validation", prior.data_shape).x[: s["batch"]]
     obs = task.observe(x, Noise(0, len(x)))
     plans = [plan_of({**s["plan"], "steps": min(n, chosen.steps)}) for n in (WARM_UP, WARM_UP + COUNTED)]
     seconds, memory = [], PeakMemory()

@@ -1,0 +1,114 @@
+"""The images of a comparison: a bundled data set, or your own in a folder or file.
+
+    data = "ct"                                                       # bundled: its own three splits
+    data = "photos/"                                                  # yours: shared out, three fifths to fit, a fifth each to validate and test
+    data = { fit = "train/", validation = "held-out/", test = "scans.npz" }   # from three places; "ct:test" is a split of a bundled one
+
+A piece of work names its images by plain JSON: the name of a bundled set, or for each split where it comes from and a hash of its pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deft.data import DATASETS, SPLITS, Labelled, dataset
+from deft.errors import InputError, unknown
+from deft.images import Reading, read_images, shape_text
+from deft.random import generator
+
+SHARES = {"test": 0.2, "validation": 0.2, "fit": 0.6}
+"""Of images that come from one place; at least one image each."""
+
+Data = str | Mapping[str, str]
+
+
+def is_bundled(source: str) -> bool:
+    return source.partition(":")[0] in DATASETS and not Path(source).exists()
+
+
+def check_data(data: Data, where: str) -> None:
+    """Complain of a `data` that says nothing usable, before any work."""
+    if isinstance(data, str):
+        if data and not is_bundled(data) and not Path(data).exists():
+            raise InputError(f"{where}: data = {data!r} is neither bundled ({', '.join(DATASETS)}) nor a folder or file that exists")
+        return
+    for split in data:
+        if split not in SPLITS:
+            raise unknown(f"split in data of {where}", split, SPLITS)
+    for split in SPLITS:
+        if split not in data:
+            raise InputError(f"{where}: data says where {', '.join(data)} come from, but not {split}: give {', '.join(SPLITS)}")
+        source = data[split]
+        if is_bundled(source):
+            part = source.partition(":")[2]
+            if part and part not in SPLITS:
+                raise unknown(f"split of {source.partition(':')[0]}", part, SPLITS)
+        elif not Path(source).exists():
+            raise InputError(f"{where}: data.{split} = {source!r} is neither bundled ({', '.join(DATASETS)}) nor a folder or file that exists")
+
+
+def describe(data: Data, splits: Sequence[str], event_shape: Sequence[int]) -> Any:
+    """What a piece that uses these splits writes into its `spec`: a bundled set's name, or split -> {source, part, digest}."""
+    found = {split: _place(data, split) for split in splits}
+    names = {source for source, part in found.values() if is_bundled(source) and part == ""}
+    if len(names) == 1 and len({source for source, _ in found.values()}) == 1:
+        return names.pop()
+    shape = tuple(event_shape)
+    return {s: {"source": source, "part": part, "digest": _digest(source, part or s, shape)} for s, (source, part) in found.items()}
+
+
+def images_of(spec: Any, split: str, event_shape: Sequence[int]) -> Labelled:
+    """The images that `describe` described."""
+    if isinstance(spec, str):
+        return _read(spec, split, tuple(event_shape))
+    at = spec[split]
+    return _read(at["source"], at["part"] or split, tuple(event_shape))
+
+
+def _place(data: Data, split: str) -> tuple[str, str]:
+    """(source, part): a bundled name and its split ("" for the same), or a path and the share of it ("all", or a split's)."""
+    source = data if isinstance(data, str) else data[split]
+    if is_bundled(source):
+        name, _, part = source.partition(":")
+        return name, "" if part == split else part
+    return source, split if isinstance(data, str) else "all"
+
+
+@cache
+def _read(source: str, part: str, event_shape: tuple[int, ...]) -> Labelled:
+    if is_bundled(source):
+        if DATASETS[source].event_shape != event_shape:
+            raise InputError(f"the prior makes {shape_text(event_shape)}, the images of {source} are {shape_text(DATASETS[source].event_shape)}")
+        return dataset(source, part)
+    c, h, w = event_shape
+    found = read_images(source, Reading((c, h, w)))
+    rows = torch.arange(len(found)) if part == "all" else _share(len(found), part, source)
+    labels = torch.full((len(found),), -1) if found.labels is None else found.labels
+    return Labelled(found.x[rows], labels[rows])
+
+
+def _share(n: int, part: str, source: str) -> torch.Tensor:
+    """Row numbers of a split of n images, drawn once and for all."""
+    if n < len(SHARES):
+        raise InputError(f"{source} has {n} images: a comparison needs at least {len(SHARES)}, to fit, to validate and to test")
+    order, start = torch.randperm(n, generator=generator(0, n)), 0
+    for name, share in SHARES.items():
+        count = n - start if name == "fit" else max(1, int(share * n))
+        if name == part:
+            return order[start : start + count]
+        start += count
+    raise unknown("split", part, SPLITS)
+
+
+@cache
+def _digest(source: str, part: str, event_shape: tuple[int, ...]) -> str:
+    return hashlib.sha256(_read(source, part, event_shape).x.numpy().tobytes()).hexdigest()[:12]
+
+
+__all__ = ["Data", "check_data", "describe", "images_of", "is_bundled"]

@@ -1,0 +1,144 @@
+"""deft compare on images of one's own: where they come from, how they are shared out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deft.comparison import read_study, run_study
+from deft.comparison.images import SHARES, describe, images_of
+from deft.comparison.report import write_report
+from deft.comparison.work import fit_unit
+from deft.data import dataset
+from deft.errors import InputError
+from deft.tasks import get_task
+
+SHAPE = (1, 32, 32)
+
+HEAD = """
+images = 2
+samples = 1
+batch = 8
+[fit]
+steps = 3
+bank = 0
+batch = 4
+images = 8
+calibrate = false
+[tune]
+images = 2
+budget = 8
+steps = [2, 3]
+metric = "{metric}"
+[[on]]
+prior = "fashion"
+tasks = ["sr4"]
+arms = ["deft", "pigdm"]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten pictures of clothes as PNG files."""
+    out = tmp_path_factory.mktemp("photos")
+    for i, x in enumerate(dataset("fashion", "test").x[:10]):
+        Image.fromarray(((x[0] + 1) * 127.5).round().byte().numpy()).save(out / f"{i:02d}.png")
+    return out
+
+
+def study_of(tmp_path, text, metric="feature_distance"):
+    (tmp_path / "s.toml").write_text(HEAD.format(metric=metric) + text)
+    return read_study(tmp_path / "s.toml")
+
+
+def test_one_folder_is_shared_out(folder):
+    spec = describe(str(folder), ("fit", "validation", "test"), SHAPE)
+    parts = {split: images_of(spec, split, SHAPE).x for split in SHARES}
+    assert {k: len(v) for k, v in parts.items()} == {"test": 2, "validation": 2, "fit": 6}
+    everything = torch.cat(list(parts.values())).flatten(1)
+    assert len({tuple(row.tolist()) for row in everything}) == 10  # no image is in two splits
+    again = describe(str(folder), ("test",), SHAPE)["test"]
+    assert again == spec["test"]
+
+
+def test_bundled_images_are_named_by_name_alone():
+    """So that pieces of a comparison of bundled images are kept when its tested images change."""
+    assert describe("fashion", ("fit", "validation"), SHAPE) == "fashion"
+    mixed = {"fit": "fashion", "validation": "fashion", "test": "fashion:validation"}
+    assert describe(mixed, ("fit", "validation"), SHAPE) == "fashion"
+    other = describe(mixed, ("test",), SHAPE)
+    torch.testing.assert_close(images_of(other, "test", SHAPE).x, dataset("fashion", "validation").x)
+
+
+def test_changed_pixels_are_another_piece(folder, tmp_path):
+    stack = dataset("fashion", "test").x[:6].numpy()
+    before, after = tmp_path / "a.npz", tmp_path / "b.npz"
+    np.savez(before, x=stack)
+    stack[0, 0, 5, 5] += 0.5 if stack[0, 0, 5, 5] < 0 else -0.5
+    np.savez(after, x=stack)
+    one, two = (describe({"fit": str(p), "validation": "fashion", "test": "fashion"}, ("fit",), SHAPE)["fit"]["digest"] for p in (before, after))
+    assert one != two
+
+
+def test_out_of_distribution_shares_fits_and_settings(folder, tmp_path):
+    """Only the tested images differ, so the fit is the same piece of work."""
+    plain, other = study_of(tmp_path, ""), study_of(tmp_path, f'data = {{ fit = "fashion", validation = "fashion", test = "{folder}" }}\nfeatures = "fashion-classifier"\n')
+    task = get_task("sr4").config()
+    assert fit_unit(plain.on[0], task, plain.arms["deft"], 0).key == fit_unit(other.on[0], task, other.arms["deft"], 0).key
+    assert other.on[0].title == f"fashion on {folder.name}" and plain.on[0].title == "fashion"
+
+
+def test_a_folder_without_a_feature_network(folder, tmp_path):
+    study = study_of(tmp_path, f'data = "{folder}"\n', metric="psnr_mean")
+    report = write_report(study, run_study(study, tmp_path / "out", progress=False), tmp_path / "out")
+    metrics = {r["metric"] for r in report["rows"]}
+    assert "psnr_mean" in metrics and not metrics & {"feature_distance", "top1"}
+    assert {r["prior"] for r in report["rows"]} == {f"fashion on {folder.name}"}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "PSNR of the mean (dB), each arm minus deft" in text
+    spec = json.loads(next((tmp_path / "out" / "fit").glob("*.json")).read_text())["spec"]
+    assert spec["data"]["fit"]["source"] == str(folder) and len(spec["data"]["fit"]["digest"]) == 12
+
+
+def test_the_whole_prior_can_be_a_function(folder, tmp_path):
+    """A prior of one's own with options, as `load_prior` takes it."""
+    (tmp_path / "mine.py").write_text("from deft.prior import load_prior\n\ndef make(which):\n    return load_prior(which)\n")
+    text = HEAD.format(metric="psnr").replace('prior = "fashion"', f'prior = "{tmp_path}/mine.py:make"\nprior_options = {{ which = "fashion" }}\ndata = "{folder}"')
+    (tmp_path / "s.toml").write_text(text.replace('arms = ["deft", "pigdm"]', 'arms = ["pigdm", "prior"]'))
+    study = read_study(tmp_path / "s.toml")
+    plans = run_study(study, tmp_path / "out", progress=False)
+    assert len(plans.cells) == 2 and all((tmp_path / "out" / "draw" / f"{u.key}.json").exists() for c in plans.cells for u in c.draws.values())
+
+
+REFUSED = {
+    'data = "nowhere"\n': "neither bundled",
+    'data = { fit = "fashion", validation = "fashion" }\n': "but not test",
+    'data = { fit = "fashion", validation = "fashion", tset = "fashion" }\n': "did you mean 'test'",
+    'data = { fit = "fashion", validation = "fashion", test = "fashion:tets" }\n': "did you mean 'test'",
+    'features = "fashion-clasifier"\n': "did you mean 'fashion-classifier'",
+    'features = "none"\n': "needs a feature network",
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refused_before_any_work(text, tmp_path):
+    with pytest.raises(InputError, match=REFUSED[text]) as error:
+        study_of(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
+def test_too_few_images(folder, tmp_path):
+    study = study_of(tmp_path, f'data = {{ fit = "fashion", validation = "fashion", test = "{folder}" }}\nfeatures = "fashion-classifier"\n')
+    with pytest.raises(InputError, match="asks for 11 test images, and there are 10"):
+        run_study(type(study)(**{**study.__dict__, "images": 11}), tmp_path / "o", progress=False)
+
+
+def test_an_unknown_metric_is_named(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'psnr_mean'"):
+        study_of(tmp_path, "", metric="psnr_maen")
+    with pytest.raises(InputError, match="residual"):  # a description: neither more nor less of it is better
+        study_of(tmp_path, "", metric="residual")
