@@ -109,12 +109,12 @@ def draw_unit(
         "features": on.looked_at, "task": task, "plan": chosen.config(),
         "fit": None if fitted is None else fitted.key, "split": split, "images": images, "samples": samples, "seed": seed, "batch": batch,
     }  # fmt: skip
-    return unit("draw", f"{short(on.prior)}-{task['name']}-{arm.name}-{split[:4]}-s{seed}", spec, pictures)
+    return unit("draw", f"{short(on.prior)}-{task['name']}-{short(arm.name)}-{split[:4]}-s{seed}", spec, pictures)
 
 
 def cost_unit(on: Setting, task: dict[str, Any], arm: Arm, chosen: Plan, fitted: Unit | None, batch: int) -> Unit:
     spec = base_of(on, "validation") | {"task": task, "plan": chosen.config(), "fit": None if fitted is None else fitted.key, "batch": batch}
-    return unit("cost", f"{short(on.prior)}-{task['name']}-{arm.name}", spec)
+    return unit("cost", f"{short(on.prior)}-{task['name']}-{short(arm.name)}", spec)
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
