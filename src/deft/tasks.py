@@ -20,6 +20,7 @@ from deft.operator import (
     HDR,
     JPEG,
     BlockAverage,
+    BlurSpace,
     Camera,
     Compressed,
     Convolution,
@@ -246,7 +247,10 @@ class Phase(ImageTask):
 
 @dataclass(frozen=True)
 class CameraDeblur(ImageTask):
-    """A camera that moves, is out of focus towards the edges, bends the intensities and saturates; noiseless."""
+    """A camera that moves, is out of focus towards the edges, bends the intensities and saturates; noiseless.
+
+    weights: a file of the published blur-kernel-space network, whose blur takes the camera's place (`deft.operator.BlurSpace`; RGB images).
+    """
 
     name = "deblur-nonlinear"
     lift_channels = 2
@@ -254,9 +258,14 @@ class CameraDeblur(ImageTask):
     about = "a camera with blurs that differ over the image, a response curve and saturation"
     sigma_y: float = 0.0
     seed: int = 42
+    weights: str = ""
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return Camera(seed=self.seed).to(x.device)
+        return BlurSpace.load(self.weights, self.seed).to(x.device) if self.weights else Camera(seed=self.seed).to(x.device)
+
+    def config(self) -> dict[str, Any]:
+        c = super().config()
+        return c if self.weights else {k: v for k, v in c.items() if k != "weights"}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Operators: the noiseless part of a measurement."""
 
 from deft.operator.base import Identity, Linear, LinearOperator, Matrix, Operator, Spectrum
+from deft.operator.blurspace import BlurSpace
 from deft.operator.camera import Camera
 from deft.operator.compressed import Compressed
 from deft.operator.foreign import from_deepinv, from_odl, from_scipy
@@ -16,6 +17,7 @@ __all__ = [
     "HDR",
     "JPEG",
     "BlockAverage",
+    "BlurSpace",
     "Camera",
     "Compressed",
     "Convolution",
