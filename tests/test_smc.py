@@ -266,3 +266,20 @@ def test_refusals():
     world = InsideWorld(9.0, math.inf)
     with pytest.raises(InputError, match="no particle agrees with measurement 4"):
         sample_smc(world.prior(VPCosine()), Scaled(Zero(), 1.0), world.observation(1), twist=Predictive(), grid=GRID, first=4)
+
+
+def test_the_mean_of_deft_and_pigdm():
+    """deft-pigdm: its ends are the two methods themselves, and its middle is their mean."""
+    prior, h = freeze(NetworkDenoiser(Counted(), VPCosine(), (3,), "x0")), DEFT((3,), 2, width=8)
+    prior.net.forward = lambda x, t: torch.tanh(prior.net.net(torch.cat([x, t.to(x.dtype)[:, None]], 1)))  # uncounted, with a gradient
+    obs = Observation(MASKED.y.float(), Gaussian(Mask(torch.tensor([[1.0, 0.0, 1.0]])), 0.3))
+
+    def draw(name, fitted=h, **settings):
+        return plan(name, steps=6, spacing="log-snr", settings=settings).draw(prior, obs, 2, fitted=fitted)
+
+    torch.testing.assert_close(draw("deft-pigdm", weight=1.0), draw("deft"))
+    torch.testing.assert_close(draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm", fitted=None, data_std=0.4))
+    assert not torch.allclose(draw("deft-pigdm"), draw("deft"), atol=1e-3)
+    for words, changes in {"between 0": {"weight": 1.5}, "needs a fitted": {"fitted": None}}.items():
+        with pytest.raises(InputError, match=words):
+            draw("deft-pigdm", **changes)

@@ -30,6 +30,7 @@ from deft.htransform import (
     Replacement,
     Scaled,
     SeenNoisy,
+    Sum,
     Zero,
 )
 from deft.kernel import Level
@@ -155,6 +156,15 @@ def _mcgdiff(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, 
     return sample_smc(prior, Zero(), obs, samples, twist=SeenNoisy(), move=adapted, particles=k, threshold=threshold, **options).x
 
 
+def _mixed(m: Making) -> HTransform:
+    w, scale = m.settings["weight"], m.settings["scale"]
+    if not 0 <= w <= 1:
+        raise InputError(f"deft-pigdm: weight must be between 0 (ΠGDM alone) and 1 (DEFT alone), got {w:g}")
+    if m.fitted is None:
+        raise InputError("deft-pigdm needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method")
+    return Sum(Scaled(m.fitted, scale * w), Scaled(PiGDM(m.settings["data_std"]), scale * (1 - w)))
+
+
 def _dps(m: Making) -> HTransform:
     if not isinstance(m.sampler, KernelSampler):
         return DPS(m.settings["zeta"])
@@ -206,6 +216,11 @@ METHODS: dict[str, Method] = {
             "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, settings={"particles": 16, "threshold": 0.5, "scale": 1.0},
             spacing="log-snr", learned="deft", draw=_particles(_by_deft), grid={"scale": (1.0, 1.4), "particles": (4, 8, 16)},
             about="DEFT as the proposal of weighted particles, without a backward pass",
+        ),
+        Method(
+            "deft-pigdm", "DEFT + ΠGDM", _mixed, trained=True, backward=True, settings={"weight": 0.5, "data_std": 0.7, "scale": 1.0},
+            spacing="log-snr", learned="deft", grid={"weight": (0.3, 0.5, 0.8), "data_std": (0.5, 1.0), "scale": (1.0, 1.4)},
+            about="a weighted mean of the two: scale (weight DEFT + (1 - weight) ΠGDM)",
         ),
         Method(
             "dps", "DPS", _dps, backward=True, settings={"zeta": 0.5},
