@@ -12,7 +12,7 @@ import torch
 
 from deft.comparison import config, read_study, run_study, work
 from deft.comparison.report import Outcome, best_of, break_even, write_report
-from deft.comparison.run import best, score, steps_for
+from deft.comparison.run import Crew, best, score, steps_for
 from deft.comparison.store import Store, unit
 from deft.comparison.tuning import points
 from deft.errors import InputError
@@ -169,6 +169,18 @@ def test_parts_wait_for_each_other(done, tmp_path):
     for t in threads:
         t.join(timeout=120)
     assert len(parts) == 2 and all(len(p.cells) == 2 for p in parts)
+
+
+def test_costs_are_measured_by_one_process(tmp_path, monkeypatch):
+    """Parts share draws; what a sample costs is measured by the first alone, or they would slow each other down."""
+    from deft.comparison import run as running
+
+    units, did = [unit("cost", f"c{i}", {"i": i}) for i in range(4)], []
+    monkeypatch.setattr(running, "do", lambda u, folder: (did.append(u), Store(folder).write(u, {})))
+    Crew(tmp_path, part=0, parts=2, progress=False)("costs", units, by_one=True)
+    assert did == units
+    Crew(tmp_path, part=1, parts=2, progress=False)("costs", units, by_one=True)  # all there: nothing to wait for
+    assert did == units
 
 
 def test_diverging_is_a_result(tmp_path):

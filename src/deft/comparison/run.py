@@ -69,15 +69,16 @@ class Crew:
     def has(self, units: Iterable[Unit]) -> bool:
         return all(self.store.has(u) for u in units)
 
-    def __call__(self, stage: str, units: Sequence[Unit]) -> None:
-        """Do those of the units that are missing; returns when all are there."""
+    def __call__(self, stage: str, units: Sequence[Unit], *, by_one: bool = False) -> None:
+        """Do those of the units that are missing; returns when all are there. by_one: one process does them while all others wait."""
         units = list(dict.fromkeys(units))
         missing = self.store.missing(units)
         if self.only_read:
             return
-        mine = [u for i, u in enumerate(units) if i % self.parts == self.part and u in set(missing)]
+        parts, jobs = (1, 1) if by_one else (self.parts, self.jobs)
+        mine = [u for i, u in enumerate(units) if i % parts == self.part and u in set(missing)]
         with tqdm(total=len(units), initial=len(units) - len(missing), desc=stage, unit="piece", disable=not self.progress) as bar:
-            if self.jobs == 1 or len(mine) < 2:
+            if jobs == 1 or len(mine) < 2:
                 for u in mine:
                     bar.set_postfix_str(u.name[-40:])
                     do(u, self.folder)
@@ -163,7 +164,7 @@ def run_study(
     # 5. what it costs: one piece after the other, on the whole machine, so that ratios mean something
     for c in cells:
         c.cost = cost_unit(c.on, c.task.config(), c.arm, c.plan, _first(c.fits), study.batch)
-    Crew(crew.folder, 1, part, parts, progress, only_read)("costs", [c.cost for c in cells if c.cost])
+    crew("costs", [c.cost for c in cells if c.cost], by_one=True)
     return Plans(cells, left_out)
 
 
