@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.demo import PRETRAINED, DemoConfig, demo, pretrained_path
+from deft.demo import DemoConfig, demo
 from deft.errors import InputError
 from deft.evaluate.compare import METRICS
 from deft.prior import load_prior
@@ -68,7 +68,7 @@ def test_pretrained(prior, tmp_path, monkeypatch):
     import deft.demo as library
 
     first = demo(tmp_path / "fit", DemoConfig(quick=True, prior=str(prior), size=0.4), progress=False)
-    monkeypatch.setattr(library, "pretrained_path", lambda task: tmp_path / "fit" / "h.safetensors")
+    monkeypatch.setattr(library, "bundled_h", lambda task: tmp_path / "fit" / "h.safetensors")
     second = demo(tmp_path / "again", DemoConfig(quick=True, pretrained=True, prior=str(prior)), progress=False)
     assert not (tmp_path / "again" / "h.safetensors").exists() and second["settings"]["h"]["pretrained"]
     values = [{(r["method"], r["metric"]): r["value"] for r in x["rows"] if "versus" not in r} for x in (first, second)]
@@ -81,10 +81,8 @@ def test_pretrained(prior, tmp_path, monkeypatch):
         demo(tmp_path / "third", DemoConfig(quick=True, pretrained=True, prior=str(prior)), progress=False)
 
 
-def test_no_bundled_h(monkeypatch):
-    monkeypatch.setitem(PRETRAINED, "sr4", "no-such-file.safetensors")
-    with pytest.raises(InputError, match="without --pretrained"):
-        pretrained_path("sr4")
+def test_no_bundled_h(capsys, tmp_path):
+    assert "only for inpaint: fit one" in refused(capsys, "demo", "--task", "sr4", "--pretrained", "--out", tmp_path / "demo")
 
 
 def test_bad_settings():

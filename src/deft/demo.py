@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.random import Noise
 from deft.tasks import TASKS, ImageTask
-from deft.train.adapter import load_h, save_h
+from deft.train.adapter import bundled_h, load_h, save_h
 from deft.train.data import Bank, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
@@ -33,7 +32,6 @@ METHOD_NAMES = ("deft", "dps", "pigdm", "reconstruction", "prior")
 """Those that the measurement does not allow are left out; reconstruction guidance stands in where DPS cannot be used."""
 FIT_SECONDS = 95.0
 BANK = 6_000
-PRETRAINED = {"inpaint": "h-inpaint.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -75,14 +73,6 @@ class DemoConfig:
 def is_demo(folder: Path) -> bool:
     """Whether an earlier demo left this folder."""
     return (folder / "report.json").exists()
-
-
-def pretrained_path(task: str) -> Path:
-    """The bundled h of a task."""
-    path = Path(str(resources.files("deft.prior") / "weights" / PRETRAINED.get(task, f"h-{task}.safetensors")))
-    if not path.exists():
-        raise InputError(f"no h for {task} is bundled: run the demo without --pretrained")
-    return path
 
 
 def fit_h(
@@ -128,7 +118,7 @@ def demo(
 
     # 1. an h, fitted here or bundled
     if config.pretrained:
-        h, task, card = load_h(pretrained_path(config.task), prior)
+        h, task, card = load_h(bundled_h(config.task), prior)
         say(f"h: bundled, {count_parameters(h):,} parameters")
         about = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
     else:

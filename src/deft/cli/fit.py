@@ -24,7 +24,7 @@ from deft.likelihood.base import Observation
 from deft.prior.inspect import warning
 from deft.random import Noise, generator
 from deft.tasks import TASKS, Through
-from deft.train.adapter import save_h
+from deft.train.adapter import save_h, start_from
 from deft.train.checkpoint import write_text
 from deft.train.data import Bank, Batches, Clean, Pairs
 from deft.train.denoising import WEIGHTINGS, DenoisingObjective
@@ -54,6 +54,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--method", type=Name("method", LEARNED), default="deft", show_default=True, help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md).")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
 @click.option("--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is.")
+@click.option("--start-from", "start", help="Begin with the weights of another h of this prior, of the same task or another: a run folder, or `inpaint` for the bundled one. Its size and form are kept.")
 @click.option("--steps", default=DEFAULTS.steps, show_default=True)
 @click.option("--batch", default=DEFAULTS.batch, show_default=True)
 @click.option("--lr", default=DEFAULTS.lr, show_default=True)
@@ -82,7 +83,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @overwrite_option
 @json_option
 def fit(
-    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, method: str, size: float, width: int | None,
+    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
     gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
     accumulate: int, streams: bool, shard_prior: bool, resume: bool,
@@ -146,7 +147,12 @@ def fit(
     extra = {} if n2_start is None else {"n2_start": n2_start}
     options: dict[str, Any] = {"units": units, "guide": guide, "gate": gate, **extra}
     h: Learned
-    if method != "deft":
+    if start is not None:
+        if method != "deft" or width is not None:
+            raise InputError("--start-from is for deft, and takes the width of the h it starts from: leave --method and --width out")
+        h = start_from(start, prior, chosen.lift_channels)
+        output.say(f"h: {count_parameters(h):,} parameters, starting from {start}")
+    elif method != "deft":
         if width is not None:
             raise InputError(f"--width is for deft; {method} takes --size")
         h = LEARNED[method].sized(prior, size, chosen.lift_channels, log=output.say)
@@ -178,7 +184,7 @@ def fit(
     about: dict[str, Any] = {
         "prior": common.prior_name(prior_option), "prior_options": [o for o in prior_options if not o.startswith("token=")], "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
         "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
-        "parameters": count_parameters(h), "share": None if width is not None else round(count_parameters(h) / prior.parameter_count(), 5),
+        "parameters": count_parameters(h), **({"started_from": start} if start else {}), "share": None if width is not None else round(count_parameters(h) / prior.parameter_count(), 5),
         "torch": torch.__version__, "levels": levels,
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, chosen, **about)

@@ -48,7 +48,7 @@ class FitSettings:
 
     seconds, steps: whichever is reached first. images: how many of the fit split, or "prior" for as many samples of the prior
     itself (no data at all). bank: see `deft.train.data.Bank`; 0 for none. size: most parameters, as a share of the prior's.
-    seeds: fits of different seeds; a cell with a seed beyond them uses the first. options: of the h's class (`units`, `guide`,
+    start_from: another h to begin with, as in `deft fit --start-from` (its fit is not counted). seeds: fits of different seeds; a cell with a seed beyond them uses the first. options: of the h's class (`units`, `guide`,
     `gate`, `inputs`, ...).
     """
 
@@ -66,6 +66,7 @@ class FitSettings:
     focus: float = 3.0
     even: float = 0.5
     calibrate: bool = True
+    start_from: str = ""
     seeds: tuple[int, ...] = (0,)
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -29,14 +29,14 @@ from deft.evaluate.features import FEATURES, FeatureNetwork, calibrate, load_fea
 from deft.evaluate.levels import level_errors
 from deft.evaluate.priors import draw as draw_prior
 from deft.evaluate.report import picture_of
-from deft.htransform import LEARNED
+from deft.htransform import LEARNED, Learned
 from deft.htransform.base import HTransform
 from deft.images import save_arrays
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.random import Noise
 from deft.tasks import ImageTask, Through, make_task
-from deft.train.adapter import load_h, save_h
+from deft.train.adapter import load_h, save_h, start_from
 from deft.train.data import Bank, Batches, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, fit
@@ -92,6 +92,8 @@ def base_of(on: Setting, *splits: str) -> dict[str, Any]:
 def fit_unit(on: Setting, task: dict[str, Any], arm: Arm, seed: int) -> Unit:
     settings = asdict(arm.fit)
     settings.pop("seeds")
+    if not settings["start_from"]:
+        settings.pop("start_from")
     spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(arm), "fit": settings, "seed": seed}
     return unit("fit", f"{short(on.prior)}-{task['name']}-{learned_as(arm)}-s{seed}", spec)  # arms that want the same fit share it
 
@@ -153,7 +155,11 @@ def _fit(u: Unit, store: Store) -> dict[str, Any]:
         x = prior.encode(_prior_samples(s["prior"], json.dumps(s.get("prior_options", {}), sort_keys=True), len(data), seed))
     else:
         x = data[rows[: int(settings.images)]]
-    h = LEARNED[s["method"]].sized(prior, settings.size, task.lift_channels, **settings.options)
+    h: Learned
+    if settings.start_from:
+        h = start_from(settings.start_from, prior, task.lift_channels)
+    else:
+        h = LEARNED[s["method"]].sized(prior, settings.size, task.lift_channels, **settings.options)
     if settings.calibrate:
         h.calibrate(prior, x, seed=seed)
     objective = DenoisingObjective(prior, settings.weighting, settings.focus, settings.even)

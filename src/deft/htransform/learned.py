@@ -158,6 +158,38 @@ class DEFT(Learned):
             raise InputError("start='prior' copies weights by name, and this prior's network has none of N1's names (our own UNet has)")
         return self
 
+    @torch.no_grad()
+    def adopt(self, other: DEFT) -> DEFT:
+        """Start from what another h of the same form learned, of another task perhaps; returns self.
+
+        Every weight is copied. In the first layer, which sees as many channels as there are views of y, those of the views that both have are;
+        a further view's start at 0.
+
+        Raises:
+            InputError: an h of another form (its width, units, inputs, ...).
+        """
+        mine, theirs = ({k: v for k, v in h.config().items() if k not in ("lift_channels", "n2_start")} for h in (self, other))
+        odd = [f"{k} {theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
+        if odd:
+            raise InputError(f"this h cannot start from one of another form: {'; '.join(odd)}")
+        given = dict(other.named_parameters())
+        for name, own in self.named_parameters():
+            found = given[name]
+            if own.shape == found.shape:
+                own.copy_(found)
+            else:
+                n = min(own.shape[1], found.shape[1])
+                own.zero_()
+                own[:, :n] = found[:, :n]
+        self.log_rho2.copy_(other.log_rho2)
+        return self
+
+    @classmethod
+    def like(cls, other: DEFT, lift_channels: int) -> DEFT:
+        """A DEFT of the same form for measurements of `lift_channels` views, which starts from it (`adopt`)."""
+        options = other.config() | {"lift_channels": lift_channels}
+        return cls(tuple(options.pop("event_shape")), **options).adopt(other)
+
     @classmethod
     def sized(
         cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None, start: str = "zeros", **options: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,35 @@ from torch import Tensor
 
 from deft.denoise import Denoiser, NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
-from deft.htransform import LEARNED, Learned, kind_of
+from deft.htransform import DEFT, LEARNED, Learned, kind_of
 from deft.tasks import ImageTask, make_task
 from deft.train.checkpoint import load_weights, save_weights
 
 LONG = 8
 """Lists longer than this are summed up in messages."""
+
+
+def bundled_h(task: str) -> Path:
+    """The file of the h that comes with the library for a task.
+
+    >>> bundled_h("inpaint").name
+    'h-inpaint.safetensors'
+    """
+    folder = Path(str(resources.files("deft.prior") / "weights"))
+    path = folder / f"h-{task}.safetensors"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem.removeprefix("h-") for p in folder.glob("h-*.safetensors")))
+        raise InputError(f"no h for {task} is bundled, only for {known}: fit one (deft fit, or deft demo without --pretrained)")
+    return path
+
+
+def start_from(source: str | Path, prior: Denoiser, lift_channels: int) -> DEFT:
+    """A DEFT to fit that begins with the weights of another: a run folder, an h.safetensors, or a task whose h is bundled."""
+    path = Path(source)
+    other, _, _ = load_h(path if path.exists() else bundled_h(str(source)), prior)
+    if not isinstance(other, DEFT):
+        raise InputError(f"{source} holds an h of the kind {kind_of(other)}: only DEFT can start from another")
+    return DEFT.like(other, lift_channels)
 
 
 def save_h(path: str | Path, h: Learned, prior: Denoiser, task: ImageTask, /, **card: Any) -> dict[str, Any]:
