@@ -42,17 +42,6 @@ class Reflected(nn.Module):
         return x + self.conv_block(x)
 
 
-class Wide(nn.Module):
-    """Two 5x5 convolutions, each followed by a ReLU."""
-
-    def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.double_conv = nn.Sequential(nn.Conv2d(inputs, outputs, 5, padding=2), nn.ReLU(), nn.Conv2d(outputs, outputs, 5, padding=2), nn.ReLU())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.double_conv(x)
-
-
 class Level(nn.Module):
     """A level of the adapter: down, what lies below (or, at the bottom, the code beside it), and up again.
 
@@ -67,8 +56,8 @@ class Level(nn.Module):
         self.down = nn.Sequential(down) if top else nn.Sequential(nn.LeakyReLU(0.2), down)
         if below is not None:
             self.submodule = below
-        rise = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-        self.up = nn.Sequential(nn.ReLU(), Wide(2 * inner, outer), rise, nn.Tanh() if top else nn.Identity())
+        rise = nn.ConvTranspose2d(2 * inner, outer, 4, stride=2, padding=1, bias=top)
+        self.up = nn.Sequential(nn.ReLU(), rise, nn.Tanh() if top else nn.Identity())
         self.bottom = below is None
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
