@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from deft.comparison import config, read_study, run_study, work
-from deft.comparison.report import Outcome, best_of, break_even, write_report
+from deft.comparison.report import Outcome, best_of, break_even, total_seconds, write_report
 from deft.comparison.run import Crew, best, score, steps_for
 from deft.comparison.store import Store, unit
 from deft.comparison.tuning import points
 from deft.errors import InputError
 from deft.methods import METHODS, plan
+from deft.tasks import get_task
 from toys import refused, result, run
 
 SMALL = """
@@ -221,6 +222,24 @@ def test_break_even():
     assert break_even(learned, outcome("dps", [[1.0]], 0.52)) == pytest.approx(200)
     assert math.isinf(break_even(learned, outcome("fast", [[1.0]], 0.01)))
     assert break_even(learned, outcome("long", [[1.0]], 0.02, fit=200)) == 0.0
+
+
+def test_what_is_done_once_is_paid_once():
+    other = outcome("ddrm", [[1.0]], 0.02)
+    other.cost["once"] = 30.0
+    assert total_seconds(other) == pytest.approx(30 + 20)
+    assert break_even(outcome("deft", [[1.0]], 0.01, fit=100), other) == pytest.approx((100 - 30) / 0.01)
+
+
+def test_costs_are_of_samples_not_of_singular_vectors(tmp_path, monkeypatch):
+    """A method whose first draw does slow work once: its samples do not cost less for it (they came out negative)."""
+    arm, on = config.make_study({"on": [{"prior": "fashion", "tasks": ["sr4"], "arms": ["ddrm"]}]}).arms["ddrm"], config.Setting("fashion", ("sr4",), ("ddrm",))
+    ticks = iter([0.0, 30.0, 30.0, 31.0, 31.0, 36.0])  # the first draw takes 30 s, then 1 s, then 5 s
+    monkeypatch.setattr(work.time, "perf_counter", lambda: next(ticks))
+    found = work._cost(work.cost_unit(on, get_task("sr4").config(), arm, plan("ddrm", steps=20), None, 4), Store(tmp_path))
+    assert found["once"] == pytest.approx(29)
+    assert found["seconds_per_call"] == pytest.approx((5 - 1) / 8 / 4)
+    assert found["seconds"] == pytest.approx((1 + 18 * (5 - 1) / 8) / 4)
 
 
 def test_best_of():

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def read(source: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     if packed.exists():
         with np.load(packed) as z:
             data, offset, labels = z["data"], z["offset"], z["label"]
-        pictures = [Image.open(io.BytesIO(data[a:b].tobytes())) for a, b in zip(offset[:-1], offset[1:], strict=True)]
+        pictures = [Image.open(io.BytesIO(data[a:b].tobytes())) for a, b in itertools.pairwise(offset)]
         return np.stack([np.asarray(p.convert("RGB")) for p in pictures]), labels
     files = [(f, k) for k, name in enumerate(CLASSES) for f in sorted((source / part / name).glob("*.jpg"))]
     if not files:

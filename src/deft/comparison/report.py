@@ -57,6 +57,11 @@ class Outcome:
     def fit_seconds(self) -> float:
         return float(np.mean([f["seconds"] for f in self.fits])) if self.fits else 0.0
 
+    @property
+    def before(self) -> float:
+        """Seconds before the first sample: the fit, and what is done once for an operator."""
+        return self.fit_seconds + float(self.cost.get("once", 0.0))
+
     def interval(self, values: np.ndarray) -> Interval:
         """Of the mean of values [seeds, images]: fits of several seeds are drawn for all images alike."""
         return clustered(values, crossed=len(self.fits) > 1)
@@ -97,7 +102,7 @@ def make_rows(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]]) 
                 if len(v) > 1:
                     for seed, one in zip(o.cell.draws, v, strict=True):
                         rows.append(base | {"metric": metric, "seed": seed, **clustered(one[None])._asdict()})
-            single = {"seconds": o.cost.get("seconds"), "memory_mib": o.cost.get("memory_mib")}
+            single = {"seconds": o.cost.get("seconds"), "once_seconds": o.cost.get("once"), "memory_mib": o.cost.get("memory_mib")}
             if o.fits:
                 single |= {"fit_seconds": o.fit_seconds, "parameters": o.fits[0]["parameters"], "share": o.fits[0]["share"]}
             for metric, value in single.items():
@@ -137,7 +142,7 @@ def best_of(outcomes: Sequence[Outcome], metric: str) -> tuple[str, ...]:
 
 def break_even(learned: Outcome, other: Outcome) -> float:
     """After how many samples a fit has paid for itself against another method; infinity if it never does."""
-    return pays_after(learned.fit_seconds - other.fit_seconds, other.seconds - learned.seconds)
+    return pays_after(learned.before - other.before, other.seconds - learned.seconds)
 
 
 def pays_after(more: float, saved: float) -> float:
@@ -146,7 +151,7 @@ def pays_after(more: float, saved: float) -> float:
 
 
 def total_seconds(o: Outcome, images: int = 1000) -> float:
-    return o.fit_seconds + images * o.seconds
+    return o.before + images * o.seconds
 
 
 # ---------------------------------------------------------------- text
@@ -194,7 +199,7 @@ def pays_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
     if learned is None or math.isnan(learned.seconds):
         return []
     lines = [
-        "", f"Seconds for 1,000 images, one sample each and the fit included, and after how many samples {title_of(learned.cell.arm)}'s fit has paid for itself:", "",
+        "", f"Seconds for 1,000 images, one sample each, with the fit and what is done once for an operator, and after how many samples {title_of(learned.cell.arm)}'s fit has paid for itself:", "",
         "| | 1,000 images (s) | ratio | break-even |", "|---|---|---|---|",
     ]  # fmt: skip
     mine = total_seconds(learned)
@@ -209,7 +214,7 @@ def own_best_table(study: Study, outcomes: Sequence[Outcome], curves: Sequence[M
     metric = leading(study, outcomes)
     sign = -1 if METRICS[metric].better == "high" else 1
     found: dict[str, tuple[Mapping[str, Any], float]] = {}
-    fits = {o.name: o.fit_seconds for o in outcomes}
+    before = {o.name: o.before for o in outcomes}
     for o in outcomes:
         points = [r for r in curves if r["method"] == o.name and r["metric"] == metric]
         if points and "seconds_per_call" in o.cost:
@@ -218,14 +223,14 @@ def own_best_table(study: Study, outcomes: Sequence[Outcome], curves: Sequence[M
     if study.versus not in found or len(found) < 2:
         return []
     _, mine = found[study.versus]
-    mine_total = fits[study.versus] + 1000 * mine
+    mine_total = before[study.versus] + 1000 * mine
     lines = [
         "", "Each at the number of calls that is best for it on its curve, whatever it costs:", "",
         f"| | calls | {METRICS[metric].title} | 1,000 images (s) | ratio | break-even of {study.versus} |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, (at, seconds) in sorted(found.items(), key=lambda f: sign * f[1][0]["value"]):
-        total = fits[name] + 1000 * seconds
-        even = "" if name == study.versus else _count(pays_after(fits[study.versus] - fits[name], seconds - mine))
+        total = before[name] + 1000 * seconds
+        even = "" if name == study.versus else _count(pays_after(before[study.versus] - before[name], seconds - mine))
         value = _cell(metric, Interval(at["value"], at["low"], at["high"], at["n"]))
         lines.append(f"| {at['title']} | {at['calls']:,.0f} | {value} | {total:,.0f} | {total / mine_total:.2f} | {even} |")
     return lines
