@@ -6,8 +6,10 @@ reports and by the conformance tests: a row added here is offered everywhere.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -139,7 +141,7 @@ def _particles(twist: Callable[[HTransform, Mapping[str, float]], Potential]) ->
 
     def draw(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
         k, threshold = int(settings["particles"]), settings["threshold"]
-        return sample_smc(prior, h, obs, samples, twist=twist(h, settings), particles=k, threshold=threshold, **options).x
+        return sample_smc(prior, h, obs, samples, twist=twist(h, settings), particles=k, threshold=threshold, apart=bool(settings["apart"]), **options).x
 
     return draw
 
@@ -213,7 +215,7 @@ METHODS: dict[str, Method] = {
             learned="finetuned", retrains=True, grid=STRENGTH, about="a copy of the prior, all of it trained for the task",
         ),
         Method(
-            "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, settings={"particles": 16, "threshold": 0.5, "scale": 1.0},
+            "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, settings={"particles": 16, "threshold": 0.5, "apart": 0.0, "scale": 1.0},
             spacing="log-snr", learned="deft", draw=_particles(_by_deft), grid={"scale": (1.0, 1.4), "particles": (4, 8, 16)},
             about="DEFT as the proposal of weighted particles, without a backward pass",
         ),
@@ -288,7 +290,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "tds", "TDS", lambda m: Predictive(m.settings["data_std"]), backward=True, needs="likelihood",
-            settings={"particles": 16, "threshold": 0.5, "data_std": 1.0}, grid={"data_std": (0.5, 0.7, 1.0), "particles": (4, 8)},
+            settings={"particles": 16, "threshold": 0.5, "apart": 0.0, "data_std": 1.0}, grid={"data_std": (0.5, 0.7, 1.0), "particles": (4, 8)},
             draw=_particles(lambda h, s: Predictive(s["data_std"])),
             about="weighted particles, moved and weighed by p(y | x̂) (Wu et al. 2023)",
         ),
@@ -301,22 +303,9 @@ METHODS: dict[str, Method] = {
     )
 }  # fmt: skip
 
-TUNED: dict[str, dict[str, dict[str, Any]]] = {
-    "inpaint": {
-        "deft": {"scale": 1.8, "steps": 16, "spacing": "karras"},
-        "dps": {"zeta": 1.8, "steps": 50, "spacing": "angle"},
-        "pigdm": {"data_std": 0.7, "steps": 50, "spacing": "log-snr"},
-        "prior": {"steps": 30},
-    },
-    "sr4": {
-        "deft": {"scale": 1.8, "steps": 20, "spacing": "log-snr"},
-        "dps": {"zeta": 3.0, "steps": 50, "spacing": "angle"},
-        "pigdm": {"data_std": 1.0, "steps": 50, "spacing": "log-snr"},
-        "prior": {"steps": 30},
-    },
-}
-"""task -> method -> settings (its own, `eta`, `steps`, `spacing`) found best on the bundled validation images on
-grids made by hand; what is not here has the method's defaults.
+TUNED: dict[str, dict[str, dict[str, Any]]] = json.loads(resources.files("deft").joinpath("tuned.json").read_text(encoding="utf-8"))
+"""task -> method -> settings (its own, `eta`, `steps`, `spacing`) found best on bundled validation images, mostly by `deft compare`
+(benchmarks/tuned.py writes the file); what is not here has the method's defaults.
 
 A distance of single samples to the truth is least for samples that vary less than the posterior: DEFT's settings here
 buy it with about half of the spread (docs/design-notes.md). `deft sample` keeps to scale 1 unless told `--tuned`."""
@@ -372,7 +361,8 @@ class Plan:
     def calls(self, samples: int = 1) -> float:
         """Calls of the prior for each of `samples` samples of one measurement."""
         per = self.make_sampler().calls(self.steps)
-        return per * self.method.runs * self.settings.get("particles", samples) / samples
+        shared = 1 if self.settings.get("apart") else samples
+        return per * self.method.runs * self.settings.get("particles", shared) / shared
 
     def config(self) -> dict[str, Any]:
         return {

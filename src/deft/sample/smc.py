@@ -93,6 +93,7 @@ def sample_smc(
     twist: Potential,
     particles: int = 16,
     threshold: float = 0.5,
+    apart: bool = False,
     sampler: KernelSampler | None = None,
     grid: Sequence[Level] | None = None,
     move: Move = shifted,
@@ -111,6 +112,8 @@ def sample_smc(
         twist: the potential whose `log_h` weighs particles on the way; asked for its value, never for a gradient.
         particles: K of each measurement; they share a batch.
         threshold: resample below this effective share; 0 never does (importance sampling of whole paths).
+        apart: every sample from K particles of its own, so that samples are independent, for `samples` times the work. Samples of one
+            population come from the few particles that were left after resampling, and are alike where K is small for the dimension.
         sampler: one with noise; default `Ancestral()`. grid: levels, the last of them clean; default 50 steps.
         move: how a particle steps: `shifted` by h, or `adapted` to a mask (with twist `SeenNoisy`; h is not used).
         seed, first: particle k of measurement i uses stream (first + i) * particles + k, whatever the batch.
@@ -125,6 +128,12 @@ def sample_smc(
         raise InputError(f"samples, particles and batch must be at least 1, got {samples}, {particles} and {batch}")
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold is a share of the particles, between 0 (never resample) and 1, got {threshold}")
+    if apart:
+        each = sample_smc(
+            prior, h, obs.repeat(samples), twist=twist, particles=particles, threshold=threshold, sampler=sampler, grid=grid, move=move,
+            seed=seed, first=first * samples, batch=batch, progress=progress, world=world,
+        )  # fmt: skip
+        return _together(each, samples)
     sampler = sampler or Ancestral()
     if not isinstance(sampler, KernelSampler) or not sampler.stochastic:
         raise InputError("particles have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
@@ -149,6 +158,12 @@ def sample_smc(
             bar.update(len(out.x))
     where = prior.state_like(obs.y).device
     return Particles(*(torch.cat(column).to(where) for column in zip(*parts, strict=True)))
+
+
+def _together(each: Particles, samples: int) -> Particles:
+    """One of B measurements from the populations of its samples, B samples of them; the mean of evidences is unbiased as each is."""
+    rows = Particles(*(v.reshape(-1, samples, *v.shape[1:]) for v in each))
+    return Particles(rows.x.flatten(1, 2), _log_mean(rows.log_evidence), rows.effective.mean(1), rows.resampled.mean(1), rows.moved.mean(1))
 
 
 def _run(

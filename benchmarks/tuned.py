@@ -1,0 +1,53 @@
+"""The settings that `deft compare` found on validation images -> src/deft/tuned.json, which `deft demo` and `--tuned` read.
+
+    python benchmarks/tuned.py benchmarks/results/fashion/report.json benchmarks/results/ct/report.json
+
+What the file has already stays, unless --replace. Only arms that were tuned and bear their method's name are taken: an arm with another
+fit or with fixed settings is not the method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from deft.methods import METHODS
+from deft.train.checkpoint import write_text
+
+OUT = Path(__file__).resolve().parents[1] / "src" / "deft" / "tuned.json"
+
+
+def found(report: Path) -> dict[str, dict[str, dict[str, object]]]:
+    """task -> method -> settings, of one report."""
+    out: dict[str, dict[str, dict[str, object]]] = {}
+    for row in json.loads(report.read_text())["tuned"]:
+        plan = row["chosen"]
+        if row["method"] != plan["method"] or not row["tried"]:
+            continue
+        settings = {**plan["settings"], "steps": plan["steps"], "spacing": plan["spacing"]}
+        if METHODS[row["method"]].sampler is None and plan["eta"] != METHODS[row["method"]].eta:
+            settings["eta"] = plan["eta"]
+        out.setdefault(row["task"], {})[row["method"]] = settings
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reports", type=Path, nargs="+")
+    parser.add_argument("--replace", action="store_true", help="also where the file has settings already")
+    args = parser.parse_args()
+    tuned = json.loads(OUT.read_text()) if OUT.exists() else {}
+    for report in args.reports:
+        for task, methods in found(report).items():
+            mine = tuned.setdefault(task, {})
+            tuned[task] = {**mine, **methods} if args.replace else {**methods, **mine}
+    lines = []
+    for task, methods in sorted(tuned.items()):
+        rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(methods[name])}" for name in sorted(methods))
+        lines.append(f" {json.dumps(task)}: {{\n{rows}\n }}")
+    write_text(OUT, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
