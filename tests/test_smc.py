@@ -185,7 +185,7 @@ def test_measurements_do_not_see_each_other():
 def test_populations_apart_are_populations():
     """Sample j of measurement i is what its own particles give, whatever the others; the evidence is the mean of theirs."""
     two = OBS.repeat(2)
-    options = dict(twist=Predictive(0.5), particles=4, grid=GRID, batch=10**5)
+    options = {"twist": Predictive(0.5), "particles": 4, "grid": GRID, "batch": 10**5}
     both = sample_smc(PRIOR, PiGDM(0.5), two, 3, apart=True, first=5, **options)
     assert both.x.shape == (2, 3, 3) and both.effective.shape == (2, len(GRID)) and both.log_evidence.shape == (2,)
     for i in range(2):

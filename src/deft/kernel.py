@@ -77,11 +77,15 @@ def shift(kernel: Kernel, t: Level, h: Tensor) -> Tensor:
     return kernel.c_mean * (t.sigma**2 / t.alpha) * h
 
 
-def log_ratio(kernel: Kernel, moved: Tensor, n: Tensor) -> Tensor:
+def log_ratio(kernel: Kernel, moved: Tensor, n: Tensor, taken: Tensor | None = None) -> Tensor:
     """log N(x_s; uncorrected mean, std^2) - log N(x_s; corrected mean, std^2), [B].
 
     moved: the shift of the mean; n: the very noise that made x_s from the corrected mean. With both,
     -(moved . n) / std - |moved|^2 / (2 std^2), summed over everything but the batch.
+    taken: the shift with which x_s was made, if another's: then -moved . (taken + std n) / std^2 + |moved|^2 / (2 std^2).
     """
-    cross = (moved * n).flatten(1).sum(1)
-    return -cross / kernel.std - moved.square().flatten(1).sum(1) / (2 * kernel.std**2)
+    if taken is None:
+        cross = (moved * n).flatten(1).sum(1)
+        return -cross / kernel.std - moved.square().flatten(1).sum(1) / (2 * kernel.std**2)
+    cross = (moved * (taken + kernel.std * n)).flatten(1).sum(1)
+    return (-cross + moved.square().flatten(1).sum(1) / 2) / kernel.std**2

@@ -72,11 +72,19 @@ class BatchNoise:
     """
 
     def __init__(self, n: int, *key: int, rows: range | None = None):
-        self.total, self.rows = n, range(n) if rows is None else rows
+        self.total, self.rows, self.key = n, range(n) if rows is None else rows, key
         self._generator = generator(*key)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def spawn(self, i: int) -> BatchNoise:
+        """Another source for the same rows, the i-th of this one's: always the same, whatever was drawn before."""
+        return type(self)(self.total, *self.key, i, rows=self.rows)
+
+    def shared(self, i: int) -> torch.Generator:
+        """The i-th generator for what the whole batch has in common: the same for every part of it."""
+        return generator(*self.key, i)
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
         return self._part(torch.randn((self.total, *shape), generator=self._generator)).to(device)
@@ -95,7 +103,7 @@ class RowNoise(BatchNoise):
     """
 
     def __init__(self, n: int, *key: int, rows: range | None = None):
-        self.total, self.rows = n, range(n) if rows is None else rows
+        self.total, self.rows, self.key = n, range(n) if rows is None else rows, key
         self._generators = [generator(*key, i) for i in self.rows]
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:

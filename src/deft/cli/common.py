@@ -20,9 +20,9 @@ from deft.denoise import Denoiser
 from deft.distributed import get_world
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.htransform.learnable import Learned
-from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_stack, shape_text
+from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_mask, read_stack, shape_text
 from deft.likelihood.base import Observation
-from deft.measurement import observation
+from deft.measurement import is_measurement, observation, read_measurement
 from deft.prior import load_prior
 from deft.prior.load import family_of, read_options
 from deft.shard import shard
@@ -331,6 +331,32 @@ def make_observation(task: ImageTask, y: Tensor, mask: Tensor | None, event_shap
     elif task.drawn:
         raise InputError(f"the {task.drawn} of {task.name} differs from image to image and is needed with y: give a measurement file (`deft measure`, docs/tasks.md)")
     return observation("the measurement", arrays, task, event_shape)
+
+
+def read_measured(
+    path: Path, task: ImageTask, event_shape: tuple[int, int, int], *, row: int = 0, mask: Path | None = None, mask_hole: str = "black",
+    resize: bool = False, convert: bool = False, value_range: str | None = None,
+) -> tuple[Observation, Tensor | None, list[str]]:  # fmt: skip
+    """(one measurement, the mask that was given with it, what was skipped) of a picture or a measurement file."""
+    wanted = measurement_shape(task, event_shape)
+    if is_measurement(path):
+        if mask is not None:
+            raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
+        every = read_measurement(path, task, event_shape)
+        if not 0 <= row < len(every):
+            raise InputError(f"--row {row}: {path} holds {len(every)} measurements, give 0 to {len(every) - 1}")
+        return every[row], None, []
+    if not task.pictures:
+        raise InputError(f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
+    reading = Reading(
+        wanted, False, resize, convert, value_range, slack=6 * task.sigma_y + 1e-3,
+        whose="the prior's" if wanted == event_shape else f"the {task.name} measurement's",
+    )  # fmt: skip
+    found = read_images(path, reading)
+    if len(found) != 1:
+        raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
+    seen = None if mask is None else read_mask(mask, event_shape, hole=mask_hole, resize=resize)
+    return make_observation(task, found.x, seen, event_shape), seen, found.skipped
 
 
 def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], reading: Reading) -> tuple[Tensor, Observation]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
+from deft.cli.control import fit_on_paths, make_objective
 from deft.cli.info import card_lines
 from deft.denoise import Denoiser
 from deft.errors import InputError, NonFiniteError
@@ -21,15 +22,18 @@ from deft.htransform import LEARNED, HTransform, Learned
 from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
 from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
+from deft.methods import METHODS
 from deft.prior.inspect import warning
 from deft.random import Noise, generator
-from deft.tasks import TASKS, Through
+from deft.sample import sample as draw_samples
+from deft.tasks import TASKS, ImageTask, Through
 from deft.train.adapter import save_h, start_from
 from deft.train.checkpoint import write_text
 from deft.train.data import Bank, Batches, Clean, Pairs
 from deft.train.denoising import WEIGHTINGS, DenoisingObjective
 from deft.train.fit import FitConfig, launched_config
 from deft.train.fit import fit as fit_module
+from deft.train.path import OBJECTIVES
 
 DEFAULTS = FitConfig()
 
@@ -49,6 +53,16 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--task", type=Name("task", TASKS), default="inpaint", show_default=True)
 @click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
+@click.option("--objective", type=Name("objective", OBJECTIVES), help="Learn h from one --measurement and its likelihood, without data (docs/control.md): vargrad, tb, kl or adjoint.")
+@click.option("--measurement", type=click.Path(path_type=Path), help="With --objective, instead of --data: the measurement, as in `deft sample`.")
+@click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file.")
+@click.option("--mask", type=click.Path(path_type=Path), help="With --measurement: white is seen, black is the hole (inpaint).")
+@click.option("--mask-hole", type=Name("mask colour", ("black", "white")), default="black", show_default=True, help="The colour of the hole in --mask.")
+@click.option("--chain", default=50, show_default=True, help="With --objective: steps of a path.")
+@click.option("--subset", type=int, help="With --objective: differentiate so many steps of a path, drawn at random and weighed, instead of all.")
+@click.option("--drawn-by", type=Name("method", METHODS), help="With vargrad or tb: the method that draws the paths, instead of h.")
+@click.option("--warm", default=0, show_default=True, help="With --objective: the likelihood comes on over so many steps, from a thousandth.")
+@click.option("--log-z-rate", default=0.05, show_default=True, help="With tb: step size of log Z.")
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
 @out_option("run")
 @click.option("--method", type=Name("method", LEARNED), default="deft", show_default=True, help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md).")
@@ -83,7 +97,8 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @overwrite_option
 @json_option
 def fit(
-    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
+    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, objective: str | None, measurement: Path | None, row: int,
+    mask: Path | None, mask_hole: str, chain: int, subset: int | None, drawn_by: str | None, warm: int, log_z_rate: float, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
     gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
     accumulate: int, streams: bool, shard_prior: bool, resume: bool,
@@ -94,13 +109,18 @@ def fit(
     \b
     deft fit --data fashion --task inpaint --out run
     deft fit --prior my-prior --data photos/ --task sr4 --seconds 300 --out run
+    deft fit --objective vargrad --measurement small.png --task sr4 --out run
 
     Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder --out. Ctrl-C saves.
     """
     output = Output(as_json)
     if (bank or 0) < 0 or (bank and pairs is not None):
         raise InputError(f"--bank takes a number of draws (at least 1, or 0 for none) and --data, not --pairs; got {bank}")
-    if (data is None) == (pairs is None):
+    if (objective is None) != (measurement is None):
+        raise InputError("--objective and --measurement go together: an h for one measurement, learned on paths without data")
+    if objective is not None and (data or pairs or held_out or method != "deft" or bank):
+        raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --bank and --method out")
+    if objective is None and (data is None) == (pairs is None):
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
     config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,
@@ -112,6 +132,21 @@ def fit(
     chosen = common.make_task(task, sigma_y, hole, task_options)
     chosen.check(shape)
     reading = Reading(shape, skip_bad, resize, convert, value_range)
+
+    if objective is not None and measurement is not None:
+        obs, _, _ = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+        make_objective(objective, prior, chain, subset, drawn_by)  # what cannot be made is said before anything is written
+        open_folder(out, overwrite=overwrite or resume)
+        torch.manual_seed(seed)
+        one = build(prior, chosen, method, size, width, start, {"units": units, "guide": guide, "gate": gate, **({} if n2_start is None else {"n2_start": n2_start})}, output)
+        with torch.no_grad():
+            drawn = draw_samples(prior, Noise(seed, 128), steps=20, progress=common.bars())
+        one.calibrate(prior, drawn)
+        fit_on_paths(
+            output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, str(measurement), out, objective, config, chain=chain,
+            subset=subset, drawn_by=drawn_by, warm=warm, rate=log_z_rate, resume=resume, device=where,
+        )  # fmt: skip
+        return
 
     # data
     fitted: Batches
@@ -146,23 +181,7 @@ def fit(
     torch.manual_seed(seed)
     extra = {} if n2_start is None else {"n2_start": n2_start}
     options: dict[str, Any] = {"units": units, "guide": guide, "gate": gate, **extra}
-    h: Learned
-    if start is not None:
-        if method != "deft" or width is not None:
-            raise InputError("--start-from is for deft, and takes the width of the h it starts from: leave --method and --width out")
-        h = start_from(start, prior, chosen.lift_channels)
-        output.say(f"h: {count_parameters(h):,} parameters, starting from {start}")
-    elif method != "deft":
-        if width is not None:
-            raise InputError(f"--width is for deft; {method} takes --size")
-        h = LEARNED[method].sized(prior, size, chosen.lift_channels, log=output.say)
-    elif width is None:
-        h = DEFT.sized(prior, size, chosen.lift_channels, log=output.say, **options)
-    elif width < 2:
-        raise InputError(f"--width must be at least 2, got {width}")
-    else:
-        h = DEFT(prior.event_shape, chosen.lift_channels, width, **options)
-        output.say(f"h: {count_parameters(h):,} parameters")
+    h = build(prior, chosen, method, size, width, start, options, output)
     h.calibrate(prior, x)
     if pairs is None:
         bank = Bank.default_size(prior.event_shape) if bank is None else bank
@@ -197,6 +216,29 @@ def fit(
     output.say("\nmean squared error of E[x_0 | x_t, y] on held-out images:\n" + level_table(levels))
     output.say(f"\nwrote {out}/h.safetensors; next: deft sample {out} --help, or deft evaluate {out} --help")
     output.result({"out": str(out), "card": card, "history": result.history})
+
+
+def build(
+    prior: Denoiser, task: ImageTask, method: str, size: float, width: int | None, start: str | None, options: dict[str, Any], output: Output
+) -> Learned:
+    """The h that is fitted, as --method, --size, --width and --start-from ask for it."""
+    if start is not None:
+        if method != "deft" or width is not None:
+            raise InputError("--start-from is for deft, and takes the width of the h it starts from: leave --method and --width out")
+        begun = start_from(start, prior, task.lift_channels)
+        output.say(f"h: {count_parameters(begun):,} parameters, starting from {start}")
+        return begun
+    if method != "deft":
+        if width is not None:
+            raise InputError(f"--width is for deft; {method} takes --size")
+        return LEARNED[method].sized(prior, size, task.lift_channels, log=output.say)
+    if width is None:
+        return DEFT.sized(prior, size, task.lift_channels, log=output.say, **options)
+    if width < 2:
+        raise InputError(f"--width must be at least 2, got {width}")
+    h = DEFT(prior.event_shape, task.lift_channels, width, **options)
+    output.say(f"h: {count_parameters(h):,} parameters")
+    return h
 
 
 def held_out_levels(prior: Denoiser, h: HTransform, x: Tensor, obs: Observation, seed: int, most: int = 200) -> list[dict[str, float]]:

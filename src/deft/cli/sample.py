@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -18,19 +19,16 @@ from deft.evaluate.report import picture_of, spread_column
 from deft.htransform import kind_of
 from deft.images import (
     Column,
-    Reading,
     heat,
     open_folder,
     picture_grid,
-    read_images,
-    read_mask,
     save_arrays,
     save_image,
     save_picture,
     to_pixels,
 )
 from deft.likelihood import Gaussian
-from deft.measurement import is_measurement, read_measurement
+from deft.measurement import fingerprint_of
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
@@ -87,8 +85,9 @@ def sample(
     where = common.get_device(device)
     first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
     fitted = None
+    card: dict[str, Any] = {}
     if run is not None:
-        fitted, chosen, _, prior, name = common.load_run(run, prior_option, first, prior_options)
+        fitted, chosen, card, prior, name = common.load_run(run, prior_option, first, prior_options)
         fitted = fitted.to(where)
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
@@ -115,28 +114,10 @@ def sample(
     if not scale >= 0:
         raise InputError(f"--scale must be 0 or more, got {scale}")
 
-    # the measurement
-    wanted = common.measurement_shape(chosen, shape)
-    seen, skipped = None, []
-    if is_measurement(measurement):
-        if mask is not None:
-            raise InputError(f"{measurement} is a measurement file, which holds its own mask: leave --mask out")
-        all_obs = read_measurement(measurement, chosen, shape)
-        if not 0 <= row < len(all_obs):
-            raise InputError(f"--row {row}: {measurement} holds {len(all_obs)} measurements, give 0 to {len(all_obs) - 1}")
-        obs = all_obs[row]
-    elif not chosen.pictures:
-        raise InputError(f"a measurement of {chosen.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
-    else:
-        reading = Reading(
-            wanted, False, resize, convert, value_range, slack=6 * chosen.sigma_y + 1e-3,
-            whose="the prior's" if wanted == shape else f"the {chosen.name} measurement's",
-        )  # fmt: skip
-        found = read_images(measurement, reading)
-        if len(found) != 1:
-            raise InputError(f"{measurement} holds {len(found)} pictures, expected one: give a single picture")
-        seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize)
-        obs, skipped = common.make_observation(chosen, found.x, seen, shape), found.skipped
+    obs, seen, skipped = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+    theirs = card.get("measurement")
+    if isinstance(theirs, dict) and theirs.get("sha256") != fingerprint_of(obs):
+        output.say(f"warning: {run} was fitted to one measurement ({theirs.get('file')}), and this is another: its h knows nothing of it. Fit one to this measurement, or to pairs")
     open_folder(out, overwrite=overwrite)
     doubt = warning_from(prior, obs.to(where))
     if doubt:

@@ -1,0 +1,94 @@
+"""Batches of one measurement, for objectives that need no data, and likelihoods that come on slowly."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.errors import InputError
+from deft.likelihood.base import Likelihood, Observation
+from deft.likelihood.gaussian import Gaussian
+from deft.random import BatchNoise, Noise
+from deft.train.data import Batch, Batches, Source
+
+
+class Tempered(Likelihood):
+    """p(y | x)^beta, up to a constant: all of its gradients times beta."""
+
+    def __init__(self, likelihood: Likelihood, beta: float):
+        self.likelihood, self.beta, self.lift_channels = likelihood, beta, likelihood.lift_channels
+
+    def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
+        raise InputError("a tempered likelihood is no measurement: sample from the likelihood itself")
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.beta * self.likelihood.log_prob(y, x)
+
+    def score(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.beta * self.likelihood.score(y, x)
+
+    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        return self.likelihood.pull(y, x, self.beta * rho2)
+
+    def lift(self, y: Tensor) -> Tensor:
+        return self.likelihood.lift(y)
+
+    def _with(self, likelihood: Likelihood) -> Tempered:
+        out = copy.copy(self)
+        out.likelihood = likelihood
+        return out
+
+    def __getitem__(self, index: Any) -> Tempered:
+        return self._with(self.likelihood[index])
+
+    def repeat(self, n: int) -> Tempered:
+        return self._with(self.likelihood.repeat(n))
+
+    def to(self, device: torch.device | str) -> Tempered:
+        return self._with(self.likelihood.to(device))
+
+
+def temper(obs: Observation, beta: float) -> Observation:
+    """The observation with p(y | x)^beta for its likelihood, 0 < beta <= 1; a Gaussian one stays Gaussian, of deviation sigma_y / sqrt(beta)."""
+    if not 0 < beta <= 1:
+        raise InputError(f"beta must be above 0 and at most 1, got {beta}")
+    like = obs.likelihood
+    if beta == 1:
+        return obs
+    if isinstance(like, Gaussian):
+        return Observation(obs.y, like._with(like.operator, like.deviation / beta**0.5), obs.lift())
+    return Observation(obs.y, Tempered(like, beta), obs.lift())
+
+
+class Measured(Batches):
+    """Batches in which every row is the same measurement: paths of one y, which `deft.train.path` compares with each other.
+
+    Args:
+        obs: one measurement, or several that take turns, a batch each.
+        warm: the likelihood is tempered, log p(y | x) times beta, for this many steps: beta rises from `cold` to 1 in equal ratios.
+            A sharp likelihood (sigma_y small for what the prior leaves open) gives the first paths weights that differ by thousands, and the
+            batch's variance is one path's.
+    """
+
+    def __init__(self, obs: Observation, *, warm: int = 0, cold: float = 1e-3):
+        if len(obs) < 1:
+            raise InputError("no measurement to learn from: 0 rows")
+        if warm < 0 or not 0 < cold <= 1:
+            raise InputError(f"warm is a number of steps and cold a share above 0, got {warm} and {cold}")
+        self.obs, self.warm, self.cold = obs, warm, cold
+
+    def beta(self, step: int) -> float:
+        """The likelihood's power at a step; 1 for held-out looks."""
+        return 1.0 if step < 0 or step >= self.warm else self.cold ** (1 - step / self.warm)
+
+    def draw(
+        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+    ) -> Batch:
+        n = size if rows is None else len(rows)
+        which = (-1 - step if step < 0 else step) % len(self.obs)
+        one = temper(self.obs[which].to(device), self.beta(step))
+        one.lift()  # once for all rows
+        return Batch(one.y.new_empty(n, 0), one.repeat(n))
