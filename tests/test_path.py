@@ -21,7 +21,16 @@ from deft.testing import MixtureWorld, moments
 from deft.train import path
 from deft.train.data import Batch
 from deft.train.measured import Measured, Tempered, temper
-from deft.train.path import AdjointMatching, Balanced, LogVariance, RelativeEntropy, TrajectoryBalance, walk
+from deft.train.path import (
+    AdjointMatching,
+    Control,
+    LogVariance,
+    RelativeEntropy,
+    Replay,
+    TrajectoryBalance,
+    walk,
+    walk_back,
+)
 
 F64 = torch.float64
 STEPS = 8
@@ -57,7 +66,7 @@ def batch(n, obs=OBS):
 
 def gradients(objective, module, batches=50, rows=128, seed=0):
     """Gradient of each of many batches, [batches, 4]."""
-    theta = module.h.theta if isinstance(module, Balanced) else module.theta
+    theta = module.h.theta if isinstance(module, Control) else module.theta
     out = []
     for i in range(batches):
         loss = objective(module, batch(rows), BatchNoise(rows, seed, i))
@@ -95,7 +104,7 @@ OBJECTIVES = {
 
 
 def started(h, log_z):
-    module = Balanced(h, rate=1e-12)
+    module = Control(h, rate=1e-12)
     module.log_z.fill_(log_z)
     module.started.fill_(True)
     return module
@@ -242,7 +251,7 @@ def test_a_part_of_a_batch_has_the_paths_it_has_in_the_whole():
     kl = RelativeEntropy(PRIOR, 6)
     whole = kl(Small(), batch(6), BatchNoise(6, 0, 1)).value
     parts = [kl(Small(), batch(3), BatchNoise(6, 0, 1, rows=r)).value for r in (range(3), range(3, 6))]
-    assert float(whole) == pytest.approx(float(sum(parts)) / 2, rel=1e-12)
+    assert float(whole.detach()) == pytest.approx(float(sum(parts).detach()) / 2, rel=1e-12)
 
 
 def test_segments_are_what_the_chain_is():
@@ -313,7 +322,7 @@ class Tiny(HTransform):
 def learned(objective, world, prior, obs, *, steps, rows=64, chain=16, lr=1e-2, seed=0, dim=2, **options):
     torch.manual_seed(seed)
     h = Tiny(dim)
-    module = Balanced(h) if objective is TrajectoryBalance else h
+    module = Control(h) if objective is TrajectoryBalance else h
     config = FitConfig(steps=steps, batch=rows, lr=lr, warmup=20, ema=0.98, clip=1.0, seed=seed, evaluations=1, held_out_batches=1)
     fit(module, objective(prior, chain, **options), Measured(obs), Measured(obs), config=config, progress=False)
     return h, module
@@ -338,6 +347,84 @@ def test_each_objective_learns_the_posterior(objective):
         assert float(module.log_z) == pytest.approx(float(chain.log_weight.mean()), abs=0.1)  # of the chain it was learned on
 
 
+# ---------------------------------------------------------------- replay
+
+
+def test_paths_back_from_an_end_are_the_posteriors():
+    """Ends from the exact posterior, noised, are paths of its measure: under the exact h their weights are log p(y), as its own paths' are."""
+    n = 800
+    ends = WORLD.posterior(OBS).sample(n, 3)
+    for steps, most in ((20, 1.0), (80, 0.15)):
+        grid = times(PRIOR.schedule, steps, "log-snr")
+        w = walk_back(PRIOR, _Detached(WORLD.h), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), ends)
+        assert float(w.log_weight.var()) < most
+    assert float(w.log_weight.mean()) == pytest.approx(WORLD.posterior(OBS).log_evidence, abs=0.1)
+    assert torch.allclose(w.x.mean(0), ends.mean(0), atol=0.05)
+
+
+def test_a_step_back_is_weighed_as_what_it_is():
+    """log(prior's step / corrected step) of the states themselves, by the two normal laws."""
+    n, grid = 5, times(PRIOR.schedule, 6, "log-snr")
+    w = walk_back(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), torch.zeros(n, 2, dtype=F64), keep={2})
+    (step,) = w.steps
+    h = Small()(step.pred, OBS.repeat(n)).detach()
+    x_s = step.kernel.step(step.pred.x_t, step.pred.mean, step.n)
+    centre = step.kernel.step(step.pred.x_t, step.pred.mean, None)
+    moved = path.shift(step.kernel, step.t, h)
+    laws = [torch.distributions.Normal(m, step.kernel.std).log_prob(x_s).sum(1) for m in (centre, centre + moved)]
+    assert torch.allclose(step.ratio(h), laws[0] - laws[1])
+
+
+def test_replay_keeps_the_best_and_draws_them_more_often():
+    kept = Replay(4, (2,), dtype=F64)
+    kept.add(torch.arange(12, dtype=F64).reshape(6, 2), tensor(0.0, 5.0, 1.0, 4.0, 3.0, -math.inf))
+    assert kept.filled == 4 and torch.equal(kept.log_weight, tensor(5.0, 4.0, 3.0, 1.0)) and torch.equal(kept.x[0], tensor(2.0, 3.0))
+    drawn = kept.draw(4000, BatchNoise(4000, 0))[:, 0]
+    shares = torch.tensor([float((drawn == v).double().mean()) for v in kept.x[:, 0]])
+    expected = torch.arange(1, 5) ** -0.7
+    assert torch.allclose(shares, expected / expected.sum(), atol=4 * 0.5 / math.sqrt(4000))
+
+
+def test_a_replay_is_used_and_resumes(tmp_path):
+    """Half of the rows come from it, and a fit that was broken off goes on bit for bit."""
+
+    def make():
+        torch.manual_seed(0)
+        return Control(Tiny(width=8), replay=Replay(32, (2,), dtype=F64))
+
+    def go(steps, folder=None, resume=False, module=None):
+        config = FitConfig(steps=12, batch=8, lr=1e-2, warmup=1, evaluations=1, held_out_batches=1, saves=12)
+        module = module or make()
+        if steps < 12:
+            with pytest.raises(_Stop):
+                fit(module, _Stopping(LogVariance(PRIOR, 6), steps), Measured(OBS), config=config, folder=folder, progress=False)
+            return module
+        fit(module, LogVariance(PRIOR, 6), Measured(OBS), config=config, folder=folder, resume=resume, progress=False)
+        return module
+
+    whole = go(12)
+    assert whole.replay.filled == 32
+    go(7, tmp_path)
+    again = go(12, tmp_path, resume=True)
+    for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
+class _Stop(Exception):
+    pass
+
+
+class _Stopping:
+    def __init__(self, objective, after):
+        self.objective, self.left = objective, after
+
+    def __call__(self, module, drawn, noise):
+        if self.left == 0:
+            raise _Stop
+        self.left -= 1
+        return self.objective(module, drawn, noise)
+
+
 def test_refusals():
     with pytest.raises(InputError, match="at least 2 paths"):
         LogVariance(PRIOR, 5)(Small(), batch(1), BatchNoise(1, 0))
@@ -347,7 +434,7 @@ def test_refusals():
         LogVariance(PRIOR, 5, sampler=DDIM(eta=0.0))
     with pytest.raises(InputError, match="subset is for the other objectives"):
         RelativeEntropy(PRIOR, 5, subset=2)
-    with pytest.raises(ContractError, match=r"Balanced\(h\)"):
+    with pytest.raises(ContractError, match=r"Control\(h\)"):
         TrajectoryBalance(PRIOR, 5)(Small(), batch(2), BatchNoise(2, 0))
     with pytest.raises(ContractError, match="cannot be learned on paths"):
         LogVariance(PRIOR, 5)(PiGDM(), batch(2), BatchNoise(2, 0))

@@ -50,6 +50,13 @@ class Prediction:
         """Add h (score units) to the score: mean += (sigma^2 / alpha) h. The only unit conversion there is."""
         return replace(self, mean=self.mean + (self.sigma**2 / self.alpha) * h)
 
+    def joined(self, other: Prediction) -> Prediction:
+        """The rows of this, then those of another at the same level."""
+        x, t, mean = (torch.cat([getattr(self, k), getattr(other, k)]) for k in ("x_t", "t", "mean"))
+        shared = self.alpha.shape[0] == 1
+        alpha, sigma = ((getattr(self, k) if shared else torch.cat([getattr(self, k), getattr(other, k)])) for k in ("alpha", "sigma"))
+        return Prediction(x, t, alpha, sigma, mean)
+
     def detach(self) -> Prediction:
         return replace(self, x_t=self.x_t.detach(), mean=self.mean.detach())
 

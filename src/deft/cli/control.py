@@ -24,7 +24,7 @@ from deft.train.checkpoint import write_text
 from deft.train.diagnosis import COLLAPSED, diagnose, in_words
 from deft.train.fit import FitConfig, FitResult, fit
 from deft.train.measured import Measured
-from deft.train.path import OBJECTIVES, Balanced, LogVariance, OffPolicy, PathObjective, TrajectoryBalance
+from deft.train.path import OBJECTIVES, Control, LogVariance, OffPolicy, PathObjective, TrajectoryBalance
 
 SHARP = 2000.0
 """Nats by which the weights of the first paths may differ before a warm-up is advised."""
@@ -54,7 +54,7 @@ def learn(
     say: Callable[[str], None] = print, chain: int = 100,
 ) -> tuple[FitResult, list[dict[str, float]], dict[str, float]]:  # fmt: skip
     """Fit h to one measurement. Returns (result, diagnoses on the way, the last one); h ends as the better of raw and averaged weights."""
-    module = Balanced(h, rate) if isinstance(objective, TrajectoryBalance) else h
+    module = Control(h, rate=rate) if isinstance(objective, TrajectoryBalance) else h
     h.to(device).train()
     start = diagnose(prior, h, obs, paths=LOOK, steps=chain, seed=config.seed)
     say("at the start: " + in_words(start))

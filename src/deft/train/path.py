@@ -22,7 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +41,8 @@ from deft.sample.times import times
 from deft.train.data import Batch
 from deft.train.fit import Loss
 
-NUMBER, SUBSET, SEGMENT = 11, 12, 1000
-"""Which of a batch's shared generators draws the number of steps, and which steps are differentiated; the first of a segment's sources."""
+NUMBER, SUBSET, REPLAYED, BACK, SEGMENT = 11, 12, 13, 14, 1000
+"""Which of a batch's own sources draws the number of steps, which are differentiated, what is replayed, its noise, and (the first) a segment's."""
 
 
 class Step(NamedTuple):
@@ -71,16 +71,16 @@ class Walk(NamedTuple):
 @torch.no_grad()
 def walk(
     prior: Denoiser, control: HTransform, obs: Observation, noise: BatchNoise, grid: Sequence[Level], sampler: KernelSampler,
-    *, keep: Collection[int] = (), behaviour: HTransform | None = None,
+    *, keep: Collection[int] = (), behaviour: HTransform | None = None, rows: slice = slice(None),
 ) -> Walk:  # fmt: skip
     """Draw paths and weigh them under `control`.
 
-    keep: the steps (by number) that are returned. behaviour: the control that draws the paths, if another.
+    keep: the steps (by number) that are returned. behaviour: the control that draws the paths, if another. rows: of `noise` that are used.
     The last step, onto the clean end, is the prior's own mean: there a control has nothing left to do.
     """
     drawn = Conditioned(prior, behaviour or control, obs)
     like = drawn.state_like(obs.y)
-    x = noise.normal(drawn.event_shape, device=like.device).to(like.dtype) * grid[0].sigma
+    x = noise.normal(drawn.event_shape, device=like.device)[rows].to(like.dtype) * grid[0].sigma
     log_w, cost = (torch.zeros(len(obs), dtype=torch.float64, device=like.device) for _ in range(2))
     steps = []
     for i, (t, s) in enumerate(pairwise(grid)):
@@ -89,7 +89,7 @@ def walk(
         if s.sigma == 0:
             x = kernel.step(x, pred.mean, None)
             break
-        n = noise.normal(drawn.event_shape, device=like.device).to(like.dtype)
+        n = noise.normal(drawn.event_shape, device=like.device)[rows].to(like.dtype)
         step = Step(t, kernel, pred, shift(kernel, t, h), n)
         mine = h if behaviour is None else control(pred, obs)
         log_w += step.ratio(mine)
@@ -98,6 +98,49 @@ def walk(
             steps.append(step)
         x = kernel.step(x, pred.mean, n) + step.taken
     return Walk(x, log_w + obs.log_prob(x).double(), cost, steps)
+
+
+@torch.no_grad()
+def walk_back(
+    prior: Denoiser, control: HTransform, obs: Observation, noise: BatchNoise, grid: Sequence[Level], sampler: KernelSampler, x: Tensor,
+    *, keep: Collection[int] = (), rows: slice = slice(None),
+) -> Walk:  # fmt: skip
+    """Paths that end near given x_0, weighed under `control`: x_0 is noised level by level, and each step is read as one of the chain.
+
+    The forward process of x_0 from the posterior is the posterior's path measure, so that good ends make good paths. The clean end is the prior's mean at
+    the last noisy level, as in `walk`.
+    """
+    like = prior.state_like(obs.y)
+    levels = [v for v in grid if v.sigma > 0]
+    states, alpha, sigma, at = [], 1.0, 0.0, x.to(like)
+    for v in reversed(levels):
+        r = v.alpha / alpha
+        n = noise.normal(prior.event_shape, device=like.device)[rows].to(like.dtype)
+        at = r * at + math.sqrt(max(v.sigma**2 - (r * sigma) ** 2, 0.0)) * n
+        states.append(at)
+        alpha, sigma = v.alpha, v.sigma
+    states.reverse()
+    log_w, cost = (torch.zeros(len(obs), dtype=torch.float64, device=like.device) for _ in range(2))
+    steps = []
+    for i, (t, s) in enumerate(pairwise(grid)):
+        kernel = sampler.kernel(t, s)
+        pred = prior(states[i], torch.tensor(t.t, dtype=torch.float64))
+        if s.sigma == 0:
+            x = kernel.step(states[i], pred.mean, None)
+            break
+        step = Step(t, kernel, pred, torch.zeros_like(states[i]), (states[i + 1] - kernel.step(states[i], pred.mean, None)) / kernel.std)
+        mine = control(pred, obs)
+        log_w += step.ratio(mine)
+        cost += _effort(kernel, shift(kernel, t, mine))
+        if i in keep:
+            steps.append(step)
+    return Walk(x, log_w + obs.log_prob(x).double(), cost, steps)
+
+
+def joined(a: Walk, b: Walk) -> Walk:
+    """The rows of one, then those of the other, over the same grid."""
+    steps = [Step(p.t, p.kernel, p.pred.joined(q.pred), torch.cat([p.taken, q.taken]), torch.cat([p.n, q.n])) for p, q in zip(a.steps, b.steps, strict=True)]
+    return Walk(torch.cat([a.x, b.x]), torch.cat([a.log_weight, b.log_weight]), torch.cat([a.cost, b.cost]), steps)
 
 
 def _effort(kernel: Kernel, moved: Tensor) -> Tensor:
@@ -122,6 +165,44 @@ def gathered(module: nn.Module, terms: Iterable[Callable[[], Tensor]], value: Te
     for p, g in zip(parameters, total, strict=True):
         out = out + ((p - p.detach()) * g).sum().to(out)
     return out
+
+
+class Replay(nn.Module):
+    """Clean ends of earlier paths with their weights, the better ones drawn more often: by rank, 1 / (rank + 1)^`sharpness` (Schaul et al. 2016).
+
+    A new end takes the place of the worst one where the replay is full. size: how many are kept. event_shape: *E of the prior.
+    """
+
+    x: Tensor
+    log_weight: Tensor
+    count: Tensor
+
+    def __init__(self, size: int, event_shape: Sequence[int], *, sharpness: float = 0.7, dtype: torch.dtype = torch.float32):
+        super().__init__()
+        if size < 1 or not sharpness >= 0:
+            raise InputError(f"a replay needs a size of at least 1 and a sharpness of at least 0, got {size} and {sharpness}")
+        self.size, self.sharpness = size, sharpness
+        self.register_buffer("x", torch.zeros(size, *event_shape, dtype=dtype))
+        self.register_buffer("log_weight", torch.full((size,), -math.inf, dtype=torch.float64))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    @property
+    def filled(self) -> int:
+        return int(self.count)
+
+    @torch.no_grad()
+    def add(self, x: Tensor, log_weight: Tensor) -> None:
+        every = torch.cat([self.log_weight, log_weight.to(self.log_weight)])
+        best = every.argsort(descending=True, stable=True)[: self.size]
+        self.x.copy_(torch.cat([self.x, x.to(self.x)])[best])
+        self.log_weight.copy_(every[best])
+        self.count.fill_(min(self.filled + len(x), self.size))
+
+    def draw(self, n: int, noise: BatchNoise) -> Tensor:
+        """n of them, with replacement."""
+        share = (torch.arange(self.filled, device=self.x.device, dtype=torch.float64) + 1) ** -self.sharpness
+        u = noise.uniform(device=self.x.device)[:n].double()
+        return self.x[torch.searchsorted(share.cumsum(0) / share.sum(), u).clamp_max(self.filled - 1)]
 
 
 class PathObjective(ABC):
@@ -192,10 +273,20 @@ class OffPolicy(PathObjective):
         super().__init__(prior, steps, **options)  # type: ignore[arg-type]
         self.behaviour = behaviour
 
-    def weights(self, h: HTransform, obs: Observation, noise: BatchNoise) -> tuple[Walk, float]:
-        grid = self.grid(noise)
+    def weights(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> tuple[Walk, float]:
+        """(the batch's paths, the weight of each step that was kept): half of them from the replay, where a `Control` in training has one."""
+        h, grid = control_of(module), self.grid(noise)
         chosen, weight = self.chosen(noise, grid)
-        return walk(self.prior, h, obs, noise, grid, self.sampler, keep=set(chosen), behaviour=self.behaviour), weight
+        options: dict[str, Any] = {"keep": set(chosen)}
+        replay = module.replay if isinstance(module, Control) and module.training else None
+        old = len(obs) // 2 if replay is not None and replay.filled else 0
+        walked = walk(self.prior, h, obs[old:], noise, grid, self.sampler, behaviour=self.behaviour, rows=slice(old, None), **options)
+        if replay is not None:
+            if old:
+                x = replay.draw(old, noise.spawn(REPLAYED))
+                walked = joined(walk_back(self.prior, h, obs[:old], noise.spawn(BACK), grid, self.sampler, x, rows=slice(0, old), **options), walked)
+            replay.add(walked.x[old:], walked.log_weight[old:])
+        return walked, weight
 
     @staticmethod
     def differentiated(module: nn.Module, h: HTransform, obs: Observation, walked: Walk, by: Tensor, value: Tensor) -> Tensor:
@@ -218,45 +309,46 @@ class LogVariance(OffPolicy):
 
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         h = control_of(module)
-        walked, weight = self.weights(h, obs, noise)
+        walked, weight = self.weights(module, obs, noise)
         log_w = walked.log_weight
         by = weight * (log_w - log_w.mean()) / (len(log_w) - 1)
         value = 0.5 * log_w.var()
         return Loss(self.differentiated(module, h, obs, walked, by, value), watched(walked))
 
 
-class Balanced(nn.Module):
-    """An h and log Z, which trajectory balance learns together.
+class Control(nn.Module):
+    """An h with what is learned or kept beside it: log Z for trajectory balance, and a replay of clean ends.
 
     log_z takes gradient steps of its own on (log w - log_z)^2 / 2, of size `rate`: log_z += rate (mean log w - log_z). It starts at the
-    first batch's mean, for from 0 it would take as long to find its place as h.
+    first batch's mean, for from 0 it would take as long to find its place as h. All of it is in the state that `fit` saves, so that a fit resumes.
     """
 
     log_z: Tensor
     started: Tensor
 
-    def __init__(self, h: HTransform, rate: float = 0.05):
+    def __init__(self, h: HTransform, *, rate: float = 0.05, replay: Replay | None = None):
         super().__init__()
         if not 0 < rate <= 1:
             raise InputError(f"rate is a share of the way to the batch's mean, above 0 and at most 1, got {rate}")
-        self.h, self.rate = h, rate
+        self.h, self.rate, self.replay = h, rate, replay
         self.register_buffer("log_z", torch.zeros((), dtype=torch.float64))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     @torch.no_grad()
     def move(self, log_weight: Tensor) -> None:
+        """A step of log Z towards a batch's mean."""
         mean = log_weight.mean().to(self.log_z)
         self.log_z.copy_(torch.where(self.started, self.log_z + self.rate * (mean - self.log_z), mean))
         self.started.fill_(True)
 
 
 class TrajectoryBalance(OffPolicy):
-    """E (log w - log Z)^2 / 2 (Malkin et al. 2022, with the prior's chain as backward policy: Venkatraman et al. 2024). Fit a `Balanced`."""
+    """E (log w - log Z)^2 / 2 (Malkin et al. 2022, with the prior's chain as backward policy: Venkatraman et al. 2024). Fit a `Control`."""
 
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
-        if not isinstance(module, Balanced):
-            raise ContractError(f"TrajectoryBalance learns log Z beside h: fit Balanced(h), got {type(module).__name__}")
-        walked, weight = self.weights(module.h, obs, noise)
+        if not isinstance(module, Control):
+            raise ContractError(f"TrajectoryBalance learns log Z beside h: fit Control(h), got {type(module).__name__}")
+        walked, weight = self.weights(module, obs, noise)
         centre = module.log_z if bool(module.started) else walked.log_weight.mean()
         gap = walked.log_weight - centre
         value = 0.5 * gap.square().mean()
@@ -361,7 +453,7 @@ def _arrival(step: Step) -> Tensor:
 
 
 def control_of(module: nn.Module) -> HTransform:
-    """The h in what is fitted: the module itself, or that of a wrapper (`Balanced`)."""
+    """The h in what is fitted: the module itself, or that of a `Control`."""
     h = module if isinstance(module, HTransform) else getattr(module, "h", None)
     if not isinstance(h, HTransform):
         raise ContractError(f"a path objective fits an h-transform, got {type(module).__name__}")
