@@ -13,10 +13,12 @@ from PIL import Image
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
+from deft.cli.control import learn
+from deft.denoise import Denoiser
 from deft.errors import InputError
 from deft.evaluate.metrics import residual_rms, spread
 from deft.evaluate.report import picture_of, spread_column
-from deft.htransform import kind_of
+from deft.htransform import DEFT, Learned, kind_of
 from deft.images import (
     Column,
     heat,
@@ -27,13 +29,19 @@ from deft.images import (
     save_picture,
     to_pixels,
 )
-from deft.likelihood import Gaussian
+from deft.likelihood import Gaussian, Observation
 from deft.measurement import fingerprint_of
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
-from deft.tasks import TASKS
+from deft.tasks import TASKS, ImageTask
+from deft.train.adapter import save_h
 from deft.train.checkpoint import write_text
+from deft.train.fit import FitConfig
+from deft.train.path import LogVariance
+
+CHAIN = 50
+"""Steps of the paths on which --refine learns."""
 
 
 @click.command()
@@ -56,6 +64,7 @@ from deft.train.checkpoint import write_text
 @click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's]")
 @click.option("--tuned", is_flag=True, help="DEFT with the settings of the reports: closer to the truth one by one, with too little spread.")
 @click.option("--scale", default=1.0, show_default=True, help="Multiply h by this, on top of the method's own settings.")
+@click.option("--refine", default=0, show_default=True, help="With a run: fit its h on for so many steps to this very measurement, on paths (docs/control.md), and keep it as h.safetensors beside the samples.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
 @out_option("samples")
@@ -69,7 +78,7 @@ from deft.train.checkpoint import write_text
 def sample(
     run: Path | None, measurement: Path, row: int, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
     prior_option: str | None, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
-    spacing: str | None, tuned: bool, scale: float, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
+    spacing: str | None, tuned: bool, scale: float, refine: int, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
     shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw samples of what a measurement leaves open.
@@ -105,6 +114,8 @@ def sample(
         which, chosen.name if tuned or which != "deft" else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
         steps=steps, spacing=spacing,
     )  # fmt: skip
+    if refine < 0 or (refine and not isinstance(fitted, DEFT)):
+        raise InputError(f"--refine takes a number of steps and a RUN whose h is a DEFT, got {refine}" + ("" if fitted is None else f" and a {kind_of(fitted)}"))
     made.make(prior, fitted)  # what cannot be made is said before anything is read
     if samples < 1:
         raise InputError(f"-n must be at least 1, got {samples}")
@@ -122,6 +133,9 @@ def sample(
     doubt = warning_from(prior, obs.to(where))
     if doubt:
         output.say(doubt)
+
+    if refine and fitted is not None:
+        refined(fitted, prior, chosen, obs, refine, seed, name, str(measurement), out, where, output)
 
     # samples
     started = time.perf_counter()
@@ -162,3 +176,17 @@ def sample(
     output.say(f"wrote {out}/sheet.png, {out}/sample-000.png ..., {out}/mean.png, {out}/spread.png, {out}/samples.npz")
     output.result(about)
 
+
+
+def refined(
+    h: Learned, prior: Denoiser, task: ImageTask, obs: Observation, steps: int, seed: int, prior_name: str, source: str, out: Path, device: torch.device, output: Output
+) -> None:  # fmt: skip
+    """Fit h on to one measurement, in place, and write it into the folder of the samples."""
+    config = FitConfig(steps=steps, batch=16, lr=3e-4, warmup=min(20, steps), ema=0.95, evaluations=min(4, steps), held_out_batches=1, seed=seed)
+    h.requires_grad_(True)
+    _, _, end = learn(
+        h, prior, prior.inside(obs).to(device), LogVariance(prior, CHAIN, subset=min(10, CHAIN)), config, device=device, progress=common.bars(), say=output.say, chain=CHAIN
+    )
+    h.eval().requires_grad_(False)
+    about = {"prior": prior_name, "measurement": {"file": source, "sha256": fingerprint_of(obs)}, "refined": steps, "diagnosis": end}
+    save_h(out / "h.safetensors", h, prior, task, **about)

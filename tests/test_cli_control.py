@@ -1,0 +1,109 @@
+"""deft fit --objective, and deft sample --refine."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from deft.cli import control, main
+from deft.cli.sample import refined
+from deft.images import read_arrays
+from deft.likelihood import Gaussian
+from deft.prior import load_prior
+from deft.train.adapter import load_h
+from deft.train.checkpoint import load_weights
+from deft.train.path import OBJECTIVES
+from toys import pictures, refused, result, run, save_pictures, toy_prior
+
+sample_command = sys.modules[refined.__module__]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny prior, two measurements of the task sr4, and a fast fit's arguments."""
+    here = tmp_path_factory.mktemp("control")
+    prior = toy_prior(here / "prior.safetensors")
+    save_pictures(here / "photos", pictures(2))
+    assert main(["measure", "--task", "sr4", "--data", str(here / "photos"), "--out", str(here / "y.npz")]) == 0
+    few = ["--prior", prior, "--task", "sr4", "--measurement", here / "y.npz", "--steps", 2, "--batch", 4, "--chain", 4, "--width", 8, "--warmup", 1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(control, "LOOK", 2)
+        patch.setattr(sample_command, "CHAIN", 4)
+        yield here, prior, few
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_fits_and_samples(place, tmp_path, capsys, objective):
+    here, _, few = place
+    made = result(capsys, "fit", "--objective", objective, *few, "--out", tmp_path / "run", "--json")
+    assert {"cost", "variance", "log_z", "log_z_low", "log_z_high", "effective", "residual"} <= set(made["diagnosis"])
+    _, card = load_weights(tmp_path / "run" / "h.safetensors")
+    assert card["recipe"]["objective"] == objective and card["measurement"]["file"].endswith("y.npz")
+    code, _, err = run(capsys, "sample", tmp_path / "run", "--measurement", here / "y.npz", "--prior", place[1], "-n", 2, "--steps", 3, "--out", tmp_path / "s")
+    assert code == 0 and "another" not in err
+    code, out, _ = run(capsys, "sample", tmp_path / "run", "--measurement", here / "y.npz", "--row", 1, "--prior", place[1], "-n", 2, "--steps", 3, "--out", tmp_path / "s", "--overwrite")
+    assert code == 0 and "was fitted to one measurement" in out
+
+
+def test_options_reach_the_fit(place, tmp_path, capsys):
+    _, _, few = place
+    made = result(capsys, "fit", "--objective", "vargrad", *few, "--subset", 2, "--drawn-by", "pigdm", "--warm", 2, "--out", tmp_path / "run", "--json")
+    recipe = made["card"]["recipe"]
+    assert (recipe["subset"], recipe["drawn_by"], recipe["warm"], recipe["chain"]) == (2, "pigdm", 2, 4)
+
+
+def test_it_resumes_bit_for_bit(place, tmp_path, capsys):
+    _, prior, few = place
+    result(capsys, "fit", "--objective", "tb", *few, "--out", tmp_path / "whole", "--json")
+    result(capsys, "fit", "--objective", "tb", *few, "--seconds", 1e-9, "--out", tmp_path / "parts", "--json")  # stops before the first step
+    result(capsys, "fit", "--objective", "tb", *few, "--resume", "--out", tmp_path / "parts", "--json")
+    one, two = (load_h(tmp_path / name, load_prior(str(prior)))[0].state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_refine(place, tmp_path, capsys):
+    here, prior, _ = place
+    run(capsys, "fit", "--prior", prior, "--task", "sr4", "--data", here / "photos", "--steps", 2, "--batch", 2, "--width", 8, "--bank", 0, "--out", tmp_path / "run")
+    before = load_weights(tmp_path / "run" / "h.safetensors")[0]
+    made = result(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "--refine", 2, "-n", 2, "--steps", 3, "--out", tmp_path / "s", "--json")
+    after, card = load_weights(tmp_path / "s" / "h.safetensors")
+    assert any(not torch.equal(before[k], after[k]) for k in before) and card["refined"] == 2 and made["samples"] == 2
+    plain = result(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "-n", 2, "--steps", 3, "--out", tmp_path / "p", "--json")
+    assert plain["calls"] == made["calls"]
+    a, b = (read_arrays(tmp_path / f / "samples.npz")["samples"] for f in ("s", "p"))
+    assert not np.array_equal(a, b)
+
+
+def test_refusals(place, tmp_path, capsys):
+    here, prior, few = place
+    fit = ("fit", "--prior", prior, "--task", "sr4", "--out", tmp_path / "run")
+    assert "go together" in refused(capsys, *fit, "--objective", "kl")
+    assert "go together" in refused(capsys, *fit, "--measurement", here / "y.npz")
+    assert "leave --data" in refused(capsys, *fit, "--objective", "kl", "--measurement", here / "y.npz", "--data", here / "photos")
+    assert "did you mean 'vargrad'" in refused(capsys, *fit, "--objective", "vargard", "--measurement", here / "y.npz")
+    assert "draws its own" in refused(capsys, "fit", "--objective", "kl", *few, "--drawn-by", "pigdm", "--out", tmp_path / "run")
+    assert "training-free" in refused(capsys, "fit", "--objective", "tb", *few, "--drawn-by", "tds", "--out", tmp_path / "run")
+    assert "every step" in refused(capsys, "fit", "--objective", "kl", *few, "--subset", 2, "--out", tmp_path / "run")
+    assert "at least 2 paths" in refused(capsys, "fit", "--objective", "vargrad", *few, "--batch", 1, "--out", tmp_path / "run")
+    assert "steps must be at least 2" in refused(capsys, "fit", "--objective", "vargrad", *few, "--chain", 1, "--out", tmp_path / "run")
+    assert "--row 7" in refused(capsys, "fit", "--objective", "vargrad", *few, "--row", 7, "--out", tmp_path / "run")
+    assert not (tmp_path / "run" / "h.safetensors").exists()
+    assert "--refine takes" in refused(capsys, "sample", "--prior", prior, "--task", "sr4", "--measurement", here / "y.npz", "--refine", 2, "--out", tmp_path / "s")
+
+
+def test_an_exploding_fit_says_what_to_do(place, tmp_path, capsys, monkeypatch):
+    _, _, few = place
+    kept = Gaussian.log_prob
+    calls = {"n": 0}
+
+    def broken(self, y, x):
+        calls["n"] += 1
+        return kept(self, y, x) * (float("nan") if calls["n"] > 3 else 1.0)
+
+    monkeypatch.setattr(Gaussian, "log_prob", broken)
+    line = refused(capsys, "fit", "--objective", "vargrad", *few, "--out", tmp_path / "run")
+    assert "--warm" in line and json.dumps(line)
