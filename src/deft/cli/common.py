@@ -334,18 +334,22 @@ def make_observation(task: ImageTask, y: Tensor, mask: Tensor | None, event_shap
 
 
 def read_measured(
-    path: Path, task: ImageTask, event_shape: tuple[int, int, int], *, row: int = 0, mask: Path | None = None, mask_hole: str = "black",
+    path: Path, task: ImageTask, event_shape: tuple[int, int, int], *, row: int | None = 0, mask: Path | None = None, mask_hole: str = "black",
     resize: bool = False, convert: bool = False, value_range: str | None = None,
 ) -> tuple[Observation, Tensor | None, list[str]]:  # fmt: skip
-    """(one measurement, the mask that was given with it, what was skipped) of a picture or a measurement file."""
+    """(one measurement, the mask that was given with it, what was skipped) of a picture or a measurement file; row None: all of the file's."""
     wanted = measurement_shape(task, event_shape)
     if is_measurement(path):
         if mask is not None:
             raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
         every = read_measurement(path, task, event_shape)
+        if row is None:
+            return every, None, []
         if not 0 <= row < len(every):
             raise InputError(f"--row {row}: {path} holds {len(every)} measurements, give 0 to {len(every) - 1}")
         return every[row], None, []
+    if row is None:
+        raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
     if not task.pictures:
         raise InputError(f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
     reading = Reading(

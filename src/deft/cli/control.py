@@ -23,8 +23,10 @@ from deft.train.adapter import save_h
 from deft.train.checkpoint import write_text
 from deft.train.diagnosis import COLLAPSED, diagnose, in_words
 from deft.train.fit import FitConfig, FitResult, fit
+from deft.train.importance import importance_fit
+from deft.train.importance import in_words as importance_words
 from deft.train.measured import Measured
-from deft.train.path import OBJECTIVES, Control, LogVariance, OffPolicy, PathObjective, TrajectoryBalance
+from deft.train.path import OBJECTIVES, Control, OffPolicy, PathObjective, TrajectoryBalance
 
 SHARP = 2000.0
 """Nats by which the weights of the first paths may differ before a warm-up is advised."""
@@ -109,4 +111,24 @@ def fit_on_paths(
     output.result({"out": str(out), "card": card, "history": result.history, "diagnosis": end})
 
 
-__all__ = ["LogVariance", "fit_on_paths", "learn", "make_objective"]
+def fit_by_importance(
+    output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: ImageTask, obs: Observation, source: str, out: Path,
+    config: FitConfig, *, rounds: int, paths: int, chain: int, device: torch.device,
+) -> None:  # fmt: skip
+    """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like."""
+    rows = importance_fit(
+        h.to(device), prior, prior.inside(obs).to(device), rounds=rounds, paths=paths, steps=chain, config=config, device=device, progress=common.bars(),
+        on_round=lambda row: output.say(importance_words(row)),
+    )  # fmt: skip
+    about: dict[str, Any] = {
+        "prior": prior_name, "prior_options": [o for o in prior_options if not o.startswith("token=")], "measurement": {"file": source, "count": len(obs)},
+        "recipe": {"objective": "importance", "rounds": rounds, "paths": paths, "chain": chain, **asdict(config)}, "parameters": count_parameters(h),
+        "share": round(count_parameters(h) / max(prior.parameter_count(), 1), 5), "torch": torch.__version__, "rounds": rows,
+    }  # fmt: skip
+    card = save_h(out / "h.safetensors", h, prior, task, **about)
+    write_text(out / "log.json", json.dumps({"rounds": rows, "card": card}, indent=1) + "\n")
+    output.say(f"\nwrote {out}/h.safetensors, for measurements like these; next: deft sample {out} --measurement {source}")
+    output.result({"out": str(out), "card": card, "rounds": rows})
+
+
+__all__ = ["fit_by_importance", "fit_on_paths", "learn", "make_objective"]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
-from deft.cli.control import fit_on_paths, make_objective
+from deft.cli.control import fit_by_importance, fit_on_paths, make_objective
 from deft.cli.info import card_lines
 from deft.denoise import Denoiser
 from deft.errors import InputError, NonFiniteError
@@ -53,7 +53,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--task", type=Name("task", TASKS), default="inpaint", show_default=True)
 @click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
-@click.option("--objective", type=Name("objective", OBJECTIVES), help="Learn h from one --measurement and its likelihood, without data (docs/control.md): vargrad, tb, kl or adjoint.")
+@click.option("--objective", type=Name("objective", [*OBJECTIVES, "importance"]), help="Learn h without data (docs/control.md): vargrad, tb, kl or adjoint from one --measurement and its likelihood; importance from all those of a file, for their like.")
 @click.option("--measurement", type=click.Path(path_type=Path), help="With --objective, instead of --data: the measurement, as in `deft sample`.")
 @click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file.")
 @click.option("--mask", type=click.Path(path_type=Path), help="With --measurement: white is seen, black is the hole (inpaint).")
@@ -61,6 +61,8 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--chain", default=50, show_default=True, help="With --objective: steps of a path.")
 @click.option("--subset", type=int, help="With --objective: differentiate so many steps of a path, drawn at random and weighed, instead of all.")
 @click.option("--drawn-by", type=Name("method", METHODS), help="With vargrad or tb: the method that draws the paths, instead of h.")
+@click.option("--rounds", default=4, show_default=True, help="With importance: rounds of drawing paths and fitting to the weighed ones; --steps are each round's.")
+@click.option("--paths", default=8, show_default=True, help="With importance: paths of each measurement.")
 @click.option("--warm", default=0, show_default=True, help="With --objective: the likelihood comes on over so many steps, from a thousandth.")
 @click.option("--log-z-rate", default=0.05, show_default=True, help="With tb: step size of log Z.")
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
@@ -98,7 +100,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @json_option
 def fit(
     prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, objective: str | None, measurement: Path | None, row: int,
-    mask: Path | None, mask_hole: str, chain: int, subset: int | None, drawn_by: str | None, warm: int, log_z_rate: float, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
+    mask: Path | None, mask_hole: str, chain: int, subset: int | None, drawn_by: str | None, rounds: int, paths: int, warm: int, log_z_rate: float, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
     gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
     accumulate: int, streams: bool, shard_prior: bool, resume: bool,
@@ -134,14 +136,22 @@ def fit(
     reading = Reading(shape, skip_bad, resize, convert, value_range)
 
     if objective is not None and measurement is not None:
-        obs, _, _ = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
-        make_objective(objective, prior, chain, subset, drawn_by)  # what cannot be made is said before anything is written
+        many = objective == "importance"
+        obs, _, _ = common.read_measured(measurement, chosen, shape, row=None if many else row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+        if not many:
+            make_objective(objective, prior, chain, subset, drawn_by)  # what cannot be made is said before anything is written
         open_folder(out, overwrite=overwrite or resume)
         torch.manual_seed(seed)
         one = build(prior, chosen, method, size, width, start, {"units": units, "guide": guide, "gate": gate, **({} if n2_start is None else {"n2_start": n2_start})}, output)
         with torch.no_grad():
             drawn = draw_samples(prior, Noise(seed, 128), steps=20, progress=common.bars())
         one.calibrate(prior, drawn)
+        if many:
+            fit_by_importance(
+                output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, str(measurement), out, config, rounds=rounds, paths=paths,
+                chain=chain, device=where,
+            )  # fmt: skip
+            return
         fit_on_paths(
             output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, str(measurement), out, objective, config, chain=chain,
             subset=subset, drawn_by=drawn_by, warm=warm, rate=log_z_rate, resume=resume, device=where,

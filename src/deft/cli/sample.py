@@ -127,7 +127,7 @@ def sample(
 
     obs, seen, skipped = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
     theirs = card.get("measurement")
-    if isinstance(theirs, dict) and theirs.get("sha256") != fingerprint_of(obs):
+    if isinstance(theirs, dict) and "sha256" in theirs and theirs["sha256"] != fingerprint_of(obs):
         output.say(f"warning: {run} was fitted to one measurement ({theirs.get('file')}), and this is another: its h knows nothing of it. Fit one to this measurement, or to pairs")
     open_folder(out, overwrite=overwrite)
     doubt = warning_from(prior, obs.to(where))

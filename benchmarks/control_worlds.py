@@ -1,0 +1,149 @@
+"""Objectives on paths where the answer is known: two far modes, and Gaussian worlds of growing dimension.
+
+    python benchmarks/control_worlds.py modes        # share of samples in the left mode, Var(log w), log Z: about five minutes of one core
+    python benchmarks/control_worlds.py dimension    # Var(log w) after a number of calls of the prior, d = 2 ... 128
+    python benchmarks/control_worlds.py memory       # peak memory of a batch against the steps of its paths
+
+Prints Markdown. h is a small network that starts at 0 and is shown x_t and the noise level alone, so that nothing is known beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+
+import torch
+from torch import Tensor, nn
+
+from deft import DEFT, FitConfig, Gaussian, Mask, Observation, VPCosine, fit
+from deft.comparison.memory import PeakMemory
+from deft.denoise import Denoiser, Prediction
+from deft.htransform import DPS, PiGDM
+from deft.htransform.base import HTransform
+from deft.prior import load_prior
+from deft.random import BatchNoise, Noise
+from deft.sample import Ancestral, Ito, sample_posterior, times
+from deft.tasks import get_task
+from deft.testing import MixtureWorld, two_modes
+from deft.testing.worlds import gaussian_field
+from deft.train.data import Batch
+from deft.train.measured import Measured
+from deft.train.path import (
+    AdjointMatching,
+    Control,
+    LogVariance,
+    PathObjective,
+    RelativeEntropy,
+    TrajectoryBalance,
+    walk,
+)
+
+OBJECTIVES: dict[str, type[PathObjective]] = {
+    "VarGrad": LogVariance, "trajectory balance": TrajectoryBalance, "relative entropy": RelativeEntropy, "adjoint matching": AdjointMatching,
+}  # fmt: skip
+CHAIN, ROWS = 16, 64
+
+
+class Blank(HTransform):
+    """A network from (x_t, log(sigma/alpha)) to h, in units in which h is of order one; 0 at first."""
+
+    def __init__(self, dim: int, width: int = 32):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(dim + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, dim)).double()
+        nn.init.zeros_(self.net[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.net[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        a, s = pred.alpha, pred.sigma
+        level = torch.log(s / a).expand(len(pred.x_t), 1)
+        return self.net(torch.cat([pred.x_t, level], 1)) * a / (s**2 + 0.1 * a**2)
+
+
+def learned(kind: type[PathObjective], prior: Denoiser, obs: Observation, steps: int, width: int = 32) -> tuple[HTransform, float]:
+    """(h after `steps` batches, seconds)."""
+    torch.manual_seed(0)
+    h = Blank(prior.event_shape[0], width)
+    module = Control(h) if kind is TrajectoryBalance else h
+    started = time.monotonic()
+    config = FitConfig(steps=steps, batch=ROWS, lr=1e-2, warmup=20, ema=0.98, evaluations=1, held_out_batches=1)
+    fit(module, kind(prior, CHAIN), Measured(obs), Measured(obs), config=config, progress=False)
+    return h, time.monotonic() - started
+
+
+def modes() -> None:
+    print("| distance | | share in the left mode | Var(log w) | log Z | s |\n|---|---|---|---|---|---|")
+    n = 2000
+    for distance, sigma in ((4.0, 0.7), (8.0, 2.0)):
+        world = two_modes(distance=distance)
+        prior = world.prior(VPCosine())
+        obs = Observation(torch.tensor([[-0.25, 0.0]]).double(), Gaussian(Mask(torch.tensor([[1.0, 0.0]]).double()), torch.tensor(sigma).double()))
+        exact, grid = world.posterior(obs), times(VPCosine(), 60, "log-snr")
+
+        def share(x: Tensor) -> float:
+            return float((x.sum(1) < 0).double().mean())
+
+        print(f"| {distance:g} | exact | {float(exact.mixture.weights[0]):.3f} | 0 | {exact.log_evidence:.3f} | |")
+        for name, h in (("ΠGDM, d = 0.5", PiGDM(0.5)), ("ΠGDM, d = 1", PiGDM(1.0)), ("DPS, ζ = 1", DPS(1.0))):
+            x = sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n)[0]
+            print(f"| | {name} | {share(x):.3f} | | | |")
+        for name, kind in OBJECTIVES.items():
+            h, seconds = learned(kind, prior, obs, 200)
+            w = walk(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito())
+            z = float(torch.logsumexp(w.log_weight, 0)) - math.log(n)
+            print(f"| | {name} | {share(w.x):.3f} | {float(w.log_weight.var()):.3f} | {z:.3f} | {seconds:.0f} |", flush=True)
+
+
+def dimension() -> None:
+    print("| d | | Var(log w) at the start | after 100 batches | after 300 | log Z - exact | s |\n|---|---|---|---|---|---|---|")
+    n, grid = 1000, times(VPCosine(), 60, "log-snr")
+    for side in (2, 4, 8):
+        world = gaussian_field(side)
+        flat = MixtureWorld(world.mixture)
+        prior, d = flat.prior(VPCosine()), side * side
+        seen = (torch.arange(d) % 2 == 0).double()[None]
+        x = flat.sample(1, 1)
+        obs = Observation(x * seen, Gaussian(Mask(seen), torch.tensor(0.3).double()))
+        exact = flat.posterior(obs).log_evidence
+        before = walk(prior, Blank(d), obs.repeat(n), BatchNoise(n, 9), grid, Ito()).log_weight.var()
+        for name, kind in OBJECTIVES.items():
+            found, z, seconds = [], 0.0, 0.0
+            for steps in (100, 300):
+                h, seconds = learned(kind, prior, obs, steps, width=64)
+                w = walk(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito()).log_weight
+                found.append(float(w.var()))
+                z = float(torch.logsumexp(w, 0)) - math.log(n)
+            print(f"| {d} | {name} | {float(before):.1f} | {found[0]:.2f} | {found[1]:.2f} | {z - exact:+.2f} | {seconds:.0f} |", flush=True)
+
+
+def memory() -> None:
+    print("| | 50 steps | 200 steps | 800 steps |\n|---|---|---|---|")
+    prior, task = load_prior("fashion"), get_task("sr4")
+    from deft.data import fashion
+
+    obs = task.observe(fashion("test").x[:1], Noise(0, 1))
+    torch.manual_seed(0)
+    rows = {
+        "VarGrad, 10 steps differentiated": lambda n: LogVariance(prior, n, subset=10), "VarGrad, all": lambda n: LogVariance(prior, n),
+        "relative entropy": lambda n: RelativeEntropy(prior, n), "adjoint matching, 10 steps": lambda n: AdjointMatching(prior, n, subset=10),
+    }  # fmt: skip
+    for name, make in rows.items():
+        cells = []
+        for n in (50, 200, 800):
+            h = DEFT.sized(prior, 0.02, task.lift_channels)
+            peak = PeakMemory()
+            with peak:
+                loss = make(n)(h, Batch(torch.empty(4, 0), obs.repeat(4)), BatchNoise(4, 0))
+                loss.value.backward()
+            cells.append(f"{peak.mib:.0f} MiB")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("modes", "dimension", "memory"))
+    {"modes": modes, "dimension": dimension, "memory": memory}[parser.parse_args().what]()
+
+
+if __name__ == "__main__":
+    main()

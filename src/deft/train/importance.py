@@ -1,0 +1,112 @@
+"""DEFT for all y of a kind without a single clean image: importance fine-tuning (Denker et al. 2025, arXiv 2502.04468).
+
+A round draws paths of many measurements under the h that there is, weighs each by its exact log w (`deft.train.path.walk`), draws anew
+by weight, and fits h to what is left by DEFT's own denoising objective, as if it were pairs. With all the weight used, the pairs are
+samples of the posterior, and the exact h is a fixed point. On images a few paths cannot carry the whole weight: each measurement's weights are
+flattened, w^gamma, by the largest gamma <= 1 that leaves `least` of them effective, and rounds follow one another instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deft.denoise import Denoiser
+from deft.errors import InputError
+from deft.htransform.learnable import Learned
+from deft.likelihood.base import Observation
+from deft.random import BatchNoise, generator
+from deft.sample.ode import KernelSampler
+from deft.sample.sde import Ito
+from deft.sample.smc import effective_share, systematic
+from deft.sample.times import times
+from deft.train.data import Pairs
+from deft.train.denoising import DenoisingObjective
+from deft.train.fit import FitConfig, fit
+from deft.train.path import walk
+
+
+class Round(NamedTuple):
+    """x: [N, paths, *E], by weight. effective: share of each measurement's paths under their full weights, [N]. gamma: the power that was used, [N]."""
+
+    x: Tensor
+    log_weight: Tensor
+    effective: Tensor
+    gamma: Tensor
+
+
+def flattened(log_w: Tensor, least: float) -> Tensor:
+    """The largest power gamma <= 1 of the weights of each row that leaves this share effective, [N], by bisection."""
+    low, high = torch.zeros(len(log_w), dtype=log_w.dtype, device=log_w.device), torch.ones(len(log_w), dtype=log_w.dtype, device=log_w.device)
+    for _ in range(30):
+        middle = (low + high) / 2
+        enough = effective_share(middle[:, None] * log_w) >= least
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return torch.where(effective_share(log_w) >= least, 1.0, low)
+
+
+@torch.no_grad()
+def draw_round(
+    prior: Denoiser, h: Learned, obs: Observation, *, paths: int = 8, steps: int = 50, least: float = 0.3, seed: int = 0, number: int = 0,
+    spacing: str = "log-snr", sampler: KernelSampler | None = None, batch: int = 64, progress: bool = False,
+) -> Round:  # fmt: skip
+    """Paths of each of N measurements, resampled by their weights to the power gamma."""
+    if paths < 2 or not 0 < least <= 1:
+        raise InputError(f"a round needs at least 2 paths of each measurement and a share above 0 and at most 1, got {paths} and {least}")
+    grid, sampler = times(prior.schedule, steps, spacing), sampler or Ito()
+    at_once = max(1, batch // paths)
+    found = []
+    for i in tqdm(range(0, len(obs), at_once), desc=f"round {number + 1}", unit="batch", disable=not progress):
+        few = obs[i : i + at_once].repeat(paths)
+        w = walk(prior, h, few, BatchNoise(len(few), seed, number, i), grid, sampler)
+        log_w = w.log_weight.reshape(-1, paths)
+        gamma = flattened(log_w, least)
+        u = torch.rand(len(log_w), generator=generator(seed, number, i, 1), dtype=torch.float64).to(log_w.device)
+        pick = systematic(gamma[:, None] * log_w, u, paths)
+        x = w.x.reshape(-1, paths, *w.x.shape[1:])
+        found.append(Round(x[torch.arange(len(x), device=x.device)[:, None], pick], log_w, effective_share(log_w), gamma))
+    return Round(*(torch.cat(part) for part in zip(*found, strict=True)))
+
+
+def importance_fit(
+    h: Learned, prior: Denoiser, obs: Observation, *, rounds: int = 4, paths: int = 8, steps: int = 50, least: float = 0.3,
+    config: FitConfig | None = None, folder: Path | None = None, device: torch.device | None = None, progress: bool = False,
+    on_round: Callable[[dict[str, float]], None] | None = None, **objective: Any,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Fit h to N measurements without data, round by round; `config` is that of each round's fit.
+
+    Returns one row a round: mean `effective` share, mean `gamma`, mean `variance` of log w and `bound` = mean log w, which rises to the mean log p(y).
+    """
+    if rounds < 1 or len(obs) < 2:
+        raise InputError(f"importance fine-tuning needs at least 1 round and 2 measurements, got {rounds} and {len(obs)}: for one, take an objective on paths")
+    config = config or FitConfig(steps=300)
+    rows: list[dict[str, float]] = []
+    few = max(1, len(obs) // 10)  # measurements whose pairs are held out
+    for k in range(rounds):
+        h.eval()
+        drawn = draw_round(prior, h, obs, paths=paths, steps=steps, least=least, seed=config.seed, number=k, progress=progress)
+        rows.append({
+            "round": k + 1, "effective": float(drawn.effective.mean()), "gamma": float(drawn.gamma.mean()),
+            "variance": float(drawn.log_weight.var(1).mean()), "bound": float(drawn.log_weight.mean()),
+        })  # fmt: skip
+        if on_round is not None:
+            on_round(rows[-1])
+        fitted, held_out = (Pairs(drawn.x[part].flatten(0, 1), obs[part].repeat(paths)) for part in (slice(few, None), slice(0, few)))
+        fit(
+            h, DenoisingObjective(prior, **objective), fitted, held_out, config=replace(config, seed=config.seed + k), folder=folder, device=device,
+            progress=progress,
+        )  # fmt: skip
+    return rows
+
+
+def in_words(row: dict[str, float]) -> str:
+    return f"round {row['round']:.0f}: Var(log w) {row['variance']:.3g}, effective {100 * row['effective']:.0f} % of the paths, mean log w {row['bound']:.1f}, weights to the power {row['gamma']:.2f}"
+
+
+__all__: Sequence[str] = ["Round", "draw_round", "flattened", "importance_fit", "in_words"]
