@@ -31,6 +31,7 @@ from deft.train.path import (
     walk,
     walk_back,
 )
+from deft.train.value import SubTrajectoryBalance, Value
 
 F64 = torch.float64
 STEPS = 8
@@ -425,6 +426,69 @@ class _Stopping:
         return self.objective(module, drawn, noise)
 
 
+# ---------------------------------------------------------------- parts of paths
+
+
+def part_control():
+    return Control(Tiny(), replay=Replay(256, (2,), dtype=F64), value=Value((2,), data_std=0.5).double())
+
+
+def test_parts_are_balanced_at_the_exact_h_and_value():
+    """log F - log F - ratios is 0 for every part, up to the steps: with the closed-form p(y | x_t) for F."""
+
+    class Exact(nn.Module):
+        def forward(self, pred, obs):
+            a, s = pred.alpha.reshape(-1)[0], pred.sigma.reshape(-1)[0]
+            left = VARIANCE * s**2 / (VARIANCE * a**2 + s**2)  # variance of x_0 given x_t
+            spread = DIRECTION.square() @ left + 0.3**2
+            r = obs.y - pred.mean @ DIRECTION[:, None]
+            return -0.5 * (r.square()[:, 0] / spread + torch.log(2 * math.pi * spread))
+
+    values = []
+    for steps in (20, 80):
+        module = Control(_Detached(WORLD.h), replay=Replay(64, (2,), dtype=F64), value=Exact()).eval()
+        objective = SubTrajectoryBalance(PRIOR, steps, length=steps // 4)
+        with torch.no_grad():
+            values.append(sum(float(objective(module, batch(64), BatchNoise(64, 1, i)).value) for i in range(12)) / 12)
+    assert values[0] < 0.2 and values[1] < 0.5 * values[0]
+
+
+def test_the_gradient_of_a_part_is_that_of_its_value():
+    """A central difference of the value in F's own parameters, with the part's paths held fixed by a control that has none of them."""
+    module = part_control()
+    module.eval()
+    module.replay.add(torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.zeros(64, dtype=F64))
+    objective = SubTrajectoryBalance(PRIOR, 12, length=3)
+    bias = module.value.extra.bias
+    for i in range(4):
+        loss = objective(module, batch(8), BatchNoise(8, 0, i)).value
+        slope = float(torch.autograd.grad(loss, bias)[0][0])
+        ends = []
+        for d in (1e-5, -1e-5):
+            with torch.no_grad():
+                bias += d
+            ends.append(float(objective(module, batch(8), BatchNoise(8, 0, i)).value.detach()))
+            with torch.no_grad():
+                bias -= d
+        assert slope == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-8)
+
+
+def test_parts_teach_the_whole():
+    """250 batches of 4 steps each: h samples the posterior, and F at the noisy end is log p(y)."""
+    torch.manual_seed(0)
+    module = part_control()
+    config = FitConfig(steps=250, batch=64, lr=1e-2, warmup=20, ema=0.98, clip=100.0, evaluations=1, held_out_batches=1)
+    fit(module, SubTrajectoryBalance(PRIOR, 16, length=4), Measured(OBS), config=config, progress=False)
+    exact, n = WORLD.posterior(OBS), 4000
+    w = walk(PRIOR, module.h, OBS.repeat(n), BatchNoise(n, 99), times(PRIOR.schedule, 60, "log-snr"), Ito())
+    assert float(w.log_weight.var()) < 1.0  # 29 at the start
+    assert float((w.x.mean(0) - exact.mixture.means[0]).abs().max()) < 0.1
+    top = times(PRIOR.schedule, 16, "log-snr")[0]
+    x = top.sigma * torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+    at_top = module.value(PRIOR(x, torch.tensor(top.t, dtype=F64)), OBS.repeat(64))
+    assert float(at_top.mean().detach()) == pytest.approx(exact.log_evidence, abs=0.4)
+
+
 def test_refusals():
     with pytest.raises(InputError, match="at least 2 paths"):
         LogVariance(PRIOR, 5)(Small(), batch(1), BatchNoise(1, 0))
@@ -440,6 +504,8 @@ def test_refusals():
         LogVariance(PRIOR, 5)(PiGDM(), batch(2), BatchNoise(2, 0))
     with pytest.raises(ContractError, match="a batch of `Measured`"):
         LogVariance(PRIOR, 5)(Small(), Batch(torch.zeros(2, 2)), BatchNoise(2, 0))
+    with pytest.raises(ContractError, match="ends to start from and a value"):
+        SubTrajectoryBalance(PRIOR, 5)(Control(Small()), batch(2), BatchNoise(2, 0))
     with pytest.raises(InputError, match="beta must be above 0"):
         temper(OBS, 0.0)
 

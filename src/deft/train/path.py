@@ -317,7 +317,7 @@ class LogVariance(OffPolicy):
 
 
 class Control(nn.Module):
-    """An h with what is learned or kept beside it: log Z for trajectory balance, and a replay of clean ends.
+    """An h with what is learned or kept beside it: log Z for trajectory balance, a replay of clean ends, a `Value` for parts of paths.
 
     log_z takes gradient steps of its own on (log w - log_z)^2 / 2, of size `rate`: log_z += rate (mean log w - log_z). It starts at the
     first batch's mean, for from 0 it would take as long to find its place as h. All of it is in the state that `fit` saves, so that a fit resumes.
@@ -326,11 +326,11 @@ class Control(nn.Module):
     log_z: Tensor
     started: Tensor
 
-    def __init__(self, h: HTransform, *, rate: float = 0.05, replay: Replay | None = None):
+    def __init__(self, h: HTransform, *, rate: float = 0.05, replay: Replay | None = None, value: nn.Module | None = None):
         super().__init__()
         if not 0 < rate <= 1:
             raise InputError(f"rate is a share of the way to the batch's mean, above 0 and at most 1, got {rate}")
-        self.h, self.rate, self.replay = h, rate, replay
+        self.h, self.rate, self.replay, self.value = h, rate, replay, value
         self.register_buffer("log_z", torch.zeros((), dtype=torch.float64))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
