@@ -56,6 +56,16 @@ def test_options_reach_the_fit(place, tmp_path, capsys):
     assert (recipe["subset"], recipe["drawn_by"], recipe["warm"], recipe["chain"]) == (2, "pigdm", 2, 4)
 
 
+def test_its_defaults_are_its_own(place, tmp_path, capsys):
+    here, prior, _ = place
+    made = result(
+        capsys, "fit", "--objective", "vargrad", "--prior", prior, "--task", "sr4", "--measurement", here / "y.npz", "--chain", 3, "--width", 8, "--seconds", 1e-9,
+        "--out", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert {k: made["card"]["recipe"][k] for k in ("steps", "batch", "warmup", "ema")} == {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98}
+    assert "with --objective 16 paths" in run(capsys, "fit", "--help")[1]
+
+
 def test_it_resumes_bit_for_bit(place, tmp_path, capsys):
     _, prior, few = place
     result(capsys, "fit", "--objective", "tb", *few, "--out", tmp_path / "whole", "--json")

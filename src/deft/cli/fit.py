@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 from torch import Tensor
 
 from deft.cli import common
@@ -36,6 +37,8 @@ from deft.train.fit import fit as fit_module
 from deft.train.path import OBJECTIVES
 
 DEFAULTS = FitConfig()
+PATHS: dict[str, Any] = {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98}
+"""Defaults for objectives on paths, where a batch costs batch x chain calls of the prior."""
 
 
 def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -71,11 +74,11 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
 @click.option("--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is.")
 @click.option("--start-from", "start", help="Begin with the weights of another h of this prior, of the same task or another: a run folder, or `inpaint` for the bundled one. Its size and form are kept.")
-@click.option("--steps", default=DEFAULTS.steps, show_default=True)
-@click.option("--batch", default=DEFAULTS.batch, show_default=True)
+@click.option("--steps", default=DEFAULTS.steps, show_default=f"{DEFAULTS.steps}; with --objective {PATHS['steps']}")
+@click.option("--batch", default=DEFAULTS.batch, show_default=f"{DEFAULTS.batch}; with --objective {PATHS['batch']} paths")
 @click.option("--lr", default=DEFAULTS.lr, show_default=True)
-@click.option("--warmup", default=DEFAULTS.warmup, show_default=True, help="Steps in which the learning rate rises.")
-@click.option("--ema", default=DEFAULTS.ema, show_default=True, help="Decay of the averaged weights.")
+@click.option("--warmup", default=DEFAULTS.warmup, show_default=f"{DEFAULTS.warmup}; with --objective {PATHS['warmup']}", help="Steps in which the learning rate rises.")
+@click.option("--ema", default=DEFAULTS.ema, show_default=f"{DEFAULTS.ema}; with --objective {PATHS['ema']}", help="Decay of the averaged weights.")
 @click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--units", type=Name("units", UNITS), default="v", show_default=True, help="What the network's output means (eps: the paper's).")
@@ -124,6 +127,10 @@ def fit(
         raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --bank and --method out")
     if objective is None and (data is None) == (pairs is None):
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
+    if objective is not None and objective != "importance":
+        own: dict[str, Any] = {"steps": steps, "batch": batch, "warmup": warmup, "ema": ema}
+        own |= {k: v for k, v in PATHS.items() if _by_default(k)}
+        steps, batch, warmup, ema = own["steps"], own["batch"], own["warmup"], own["ema"]
     config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,
     ))  # fmt: skip
@@ -226,6 +233,11 @@ def fit(
     output.say("\nmean squared error of E[x_0 | x_t, y] on held-out images:\n" + level_table(levels))
     output.say(f"\nwrote {out}/h.safetensors; next: deft sample {out} --help, or deft evaluate {out} --help")
     output.result({"out": str(out), "card": card, "history": result.history})
+
+
+def _by_default(name: str) -> bool:
+    """Whether an option of this command was left to its default."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.DEFAULT
 
 
 def build(

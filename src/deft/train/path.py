@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from deft.condition import Conditioned
 from deft.denoise import Denoiser, Prediction
+from deft.distributed import get_world
 from deft.errors import ContractError, InputError
 from deft.htransform.base import HTransform
 from deft.kernel import Kernel, Level, log_ratio, shift
@@ -275,6 +276,8 @@ class OffPolicy(PathObjective):
 
     def weights(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> tuple[Walk, float]:
         """(the batch's paths, the weight of each step that was kept): half of them from the replay, where a `Control` in training has one."""
+        if isinstance(module, Control):
+            module.check()
         h, grid = control_of(module), self.grid(noise)
         chosen, weight = self.chosen(noise, grid)
         options: dict[str, Any] = {"keep": set(chosen)}
@@ -333,6 +336,11 @@ class Control(nn.Module):
         self.h, self.rate, self.replay, self.value = h, rate, replay, value
         self.register_buffer("log_z", torch.zeros((), dtype=torch.float64))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def check(self) -> None:
+        """log Z, replay and value follow the paths of one process."""
+        if get_world().size > 1:
+            raise InputError("a Control (log Z, a replay, a value) is for one process: use vargrad without a replay on several, or launch one")
 
     @torch.no_grad()
     def move(self, log_weight: Tensor) -> None:

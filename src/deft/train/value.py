@@ -90,6 +90,7 @@ class SubTrajectoryBalance(PathObjective):
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         if not isinstance(module, Control) or module.replay is None or module.value is None:
             raise ContractError(f"SubTrajectoryBalance needs ends to start from and a value: fit Control(h, replay=Replay(...), value=Value(...)), got {type(module).__name__}")
+        module.check()
         h, value, replay, grid = module.h, module.value, module.replay, self.grid(noise)
         if not replay.filled or (module.training and float(torch.rand((), generator=noise.shared(FRESH))) < self.fresh):
             whole = walk(self.prior, h, obs, noise.spawn(FRESH), grid, self.sampler)
