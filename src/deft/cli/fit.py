@@ -127,9 +127,9 @@ def fit(
         raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --bank and --method out")
     if objective is None and (data is None) == (pairs is None):
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
-    if objective is not None and objective != "importance":
+    if objective is not None:
         own: dict[str, Any] = {"steps": steps, "batch": batch, "warmup": warmup, "ema": ema}
-        own |= {k: v for k, v in PATHS.items() if _by_default(k)}
+        own |= {k: v for k, v in PATHS.items() if _by_default(k) and (k == "steps" or objective != "importance")}
         steps, batch, warmup, ema = own["steps"], own["batch"], own["warmup"], own["ema"]
     config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,
