@@ -14,7 +14,7 @@ from deft.comparison import config, read_study, run_study, work
 from deft.comparison.report import Outcome, best_of, break_even, total_seconds, write_report
 from deft.comparison.run import Crew, best, score, steps_for
 from deft.comparison.store import Store, unit
-from deft.comparison.tuning import points
+from deft.comparison.tuning import arm_plan, points
 from deft.errors import InputError
 from deft.methods import METHODS, plan
 from deft.tasks import get_task
@@ -215,6 +215,15 @@ def outcome(name: str, values, seconds: float, fit: float = 0.0) -> Outcome:
     cell = type("Cell", (), {"arm": config.Arm(name, "dps")})()
     fits = [{"seconds": fit, "parameters": 1, "share": 0.1}] if fit else []
     return Outcome(cell, {"feature_distance": np.asarray(values)}, "", {"seconds": seconds}, fits)
+
+
+def test_an_arm_may_name_its_sampler():
+    table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "arms": ["deft", "second"]}], "arms": {"second": {"method": "deft", "sampler": "dpmpp-2m"}}}
+    study = config.make_study(table)
+    assert [arm_plan(study.arms[k]).sampler for k in ("deft", "second")] == ["ddim", "dpmpp-2m"]
+    table["arms"]["second"]["sampler"] = "dpmpp-3m"
+    with pytest.raises(InputError, match="did you mean 'dpmpp-2m'"):
+        config.make_study(table)
 
 
 def test_break_even():

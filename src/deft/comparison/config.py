@@ -108,7 +108,7 @@ class Curve:
 class Arm:
     """A row of the tables: a method, by its name or with changes.
 
-    settings, steps, eta, spacing: fixed, not tuned. tune: False takes the method's defaults (with those). fit: how it is fitted.
+    settings, steps, eta, spacing: fixed, not tuned. sampler: a key of `SAMPLERS`, for methods that leave it open (default ddim). tune: False takes the method's defaults (with those). fit: how it is fitted.
     tuned_as: use the settings found for this other arm, so that arms differ in one thing.
     retrains: changes the whole prior (an upper reference, not a competitor).
     """
@@ -119,6 +119,7 @@ class Arm:
     steps: int | None = None
     eta: float | None = None
     spacing: str | None = None
+    sampler: str = "ddim"
     tune: bool = True
     tuned_as: str | None = None
     title: str = ""
@@ -281,7 +282,7 @@ def _arm(name: str, values: dict[str, Any], fits: FitSettings) -> Arm:
     read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _known(changes, name).items()}
     changed = replace(fits, **read)
     arm = _make(Arm, values, f"[arms.{name}]", name=name, method=method, fit=changed)
-    plan(method, settings=arm.settings, steps=arm.steps, eta=arm.eta, spacing=arm.spacing)  # says what is wrong with them
+    plan(method, settings=arm.settings, steps=arm.steps, eta=arm.eta, spacing=arm.spacing, sampler=arm.sampler)  # says what is wrong with them
     return arm
 
 

@@ -271,7 +271,8 @@ def tuning_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
     for o in outcomes:
         c = o.cell
         own = ", ".join(f"{k} {v:g}" for k, v in c.plan.settings.items())
-        words = f"{own + '; ' if own else ''}{c.plan.steps} steps, η {c.plan.eta:g}, {c.plan.spacing}"
+        how = f"η {c.plan.eta:g}" if c.plan.sampler == "ddim" else c.plan.sampler
+        words = f"{own + '; ' if own else ''}{c.plan.steps} steps, {how}, {c.plan.spacing}"
         if c.plan.method.sampler is not None:
             words = words.replace(f", η {c.plan.eta:g}", "")
         score = next((s for p, s in c.tried if p.config() == c.plan.config()), None)

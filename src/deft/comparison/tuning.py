@@ -22,7 +22,7 @@ def arm_plan(arm: Arm, changes: Mapping[str, object] | None = None, steps: int |
     chosen = {k: getattr(arm, k) if getattr(arm, k) is not None else c.get(k) for k in SAMPLER_KEYS}
     if steps is not None and arm.steps is None:
         chosen["steps"] = steps
-    return plan(arm.method, settings=own, **chosen)  # type: ignore[arg-type]
+    return plan(arm.method, settings=own, sampler=arm.sampler, **chosen)  # type: ignore[arg-type]
 
 
 def points(arm: Arm, tuning: Tuning, *, steps: Sequence[int] | None = None, most: int | None = None) -> list[Plan]:
