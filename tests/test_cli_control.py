@@ -110,6 +110,8 @@ def test_refusals(place, tmp_path, capsys):
     assert "at least 2 paths" in refused(capsys, "fit", "--objective", "vargrad", *few, "--batch", 1, "--out", tmp_path / "run")
     assert "steps must be at least 2" in refused(capsys, "fit", "--objective", "vargrad", *few, "--chain", 1, "--out", tmp_path / "run")
     assert "--row 7" in refused(capsys, "fit", "--objective", "vargrad", *few, "--row", 7, "--out", tmp_path / "run")
+    assert "does not resume" in refused(capsys, "fit", "--objective", "importance", *few, "--resume", "--out", tmp_path / "run")
+    assert "are for a fit to one" in refused(capsys, *fit, "--data", here / "photos", "--warm", 3)
     assert not (tmp_path / "run" / "h.safetensors").exists()
     assert "--refine takes" in refused(capsys, "sample", "--prior", prior, "--task", "sr4", "--measurement", here / "y.npz", "--refine", 2, "--out", tmp_path / "s")
 

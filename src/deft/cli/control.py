@@ -88,6 +88,15 @@ def learn(
     return result, history, end
 
 
+def _about(h: Learned, prior: Denoiser, name: str, options: tuple[str, ...]) -> dict[str, Any]:
+    """What every card of a fit without data says."""
+    n = count_parameters(h)
+    return {
+        "prior": name, "prior_options": [o for o in options if not o.startswith("token=")], "parameters": n,
+        "share": round(n / max(prior.parameter_count(), 1), 5), "torch": torch.__version__,
+    }  # fmt: skip
+
+
 def fit_on_paths(
     output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: ImageTask, obs: Observation, source: str, out: Path,
     objective: str, config: FitConfig, *, chain: int, subset: int | None, drawn_by: str | None, warm: int, rate: float, resume: bool, device: torch.device,
@@ -99,10 +108,9 @@ def fit_on_paths(
         progress=common.bars(), say=output.say, chain=chain,
     )  # fmt: skip
     recipe = {"objective": objective, "chain": chain, "subset": subset, "drawn_by": drawn_by, "warm": warm, **asdict(config)}
-    about: dict[str, Any] = {
-        "prior": prior_name, "prior_options": [o for o in prior_options if not o.startswith("token=")], "measurement": {"file": source, "sha256": fingerprint_of(obs)},
-        "recipe": recipe, "steps": result.steps, "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
-        "parameters": count_parameters(h), "share": round(count_parameters(h) / max(prior.parameter_count(), 1), 5), "torch": torch.__version__, "diagnosis": end,
+    about = _about(h, prior, prior_name, prior_options) | {
+        "measurement": {"file": source, "sha256": fingerprint_of(obs)}, "recipe": recipe, "steps": result.steps, "seconds": round(result.seconds, 1),
+        "weights": result.weights, "held_out_loss": result.held_out, "diagnosis": end,
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, task, **about)
     write_text(out / "log.json", json.dumps({"history": result.history, "diagnoses": history, "end": end, "card": card}, indent=1) + "\n")
@@ -120,10 +128,9 @@ def fit_by_importance(
         h.to(device), prior, prior.inside(obs).to(device), rounds=rounds, paths=paths, steps=chain, config=config, device=device, progress=common.bars(),
         on_round=lambda row: output.say(importance_words(row)),
     )  # fmt: skip
-    about: dict[str, Any] = {
-        "prior": prior_name, "prior_options": [o for o in prior_options if not o.startswith("token=")], "measurement": {"file": source, "count": len(obs)},
-        "recipe": {"objective": "importance", "rounds": rounds, "paths": paths, "chain": chain, **asdict(config)}, "parameters": count_parameters(h),
-        "share": round(count_parameters(h) / max(prior.parameter_count(), 1), 5), "torch": torch.__version__, "rounds": rows,
+    about = _about(h, prior, prior_name, prior_options) | {
+        "measurement": {"file": source, "count": len(obs)}, "rounds": rows,
+        "recipe": {"objective": "importance", "rounds": rounds, "paths": paths, "chain": chain, **asdict(config)},
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, task, **about)
     write_text(out / "log.json", json.dumps({"rounds": rows, "card": card}, indent=1) + "\n")

@@ -125,6 +125,10 @@ def fit(
         raise InputError("--objective and --measurement go together: an h for one measurement, learned on paths without data")
     if objective is not None and (data or pairs or held_out or method != "deft" or bank):
         raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --bank and --method out")
+    if objective == "importance" and (resume or subset is not None or drawn_by is not None or warm):
+        raise InputError("importance draws its own paths, round by round, and does not resume: leave --resume, --subset, --drawn-by and --warm out")
+    if objective is None and (mask is not None or subset is not None or drawn_by is not None or warm):
+        raise InputError("--mask, --subset, --drawn-by and --warm are for a fit to one --measurement with --objective")
     if objective is None and (data is None) == (pairs is None):
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
     if objective is not None:
