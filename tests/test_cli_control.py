@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from deft.cli import control, main
+from deft.cli import main
 from deft.cli.sample import refined
 from deft.images import read_arrays
 from deft.likelihood import Gaussian
 from deft.prior import load_prior
+from deft.train import control
 from deft.train.adapter import load_h
 from deft.train.checkpoint import load_weights
 from deft.train.path import OBJECTIVES
@@ -100,8 +101,8 @@ def test_refine(place, tmp_path, capsys):
 def test_refusals(place, tmp_path, capsys):
     here, prior, few = place
     fit = ("fit", "--prior", prior, "--task", "sr4", "--out", tmp_path / "run")
-    assert "go together" in refused(capsys, *fit, "--objective", "kl")
-    assert "go together" in refused(capsys, *fit, "--measurement", here / "y.npz")
+    assert "goes together" in refused(capsys, *fit, "--objective", "kl")
+    assert "goes together" in refused(capsys, *fit, "--measurement", here / "y.npz")
     assert "leave --data" in refused(capsys, *fit, "--objective", "kl", "--measurement", here / "y.npz", "--data", here / "photos")
     assert "did you mean 'vargrad'" in refused(capsys, *fit, "--objective", "vargard", "--measurement", here / "y.npz")
     assert "draws its own" in refused(capsys, "fit", "--objective", "kl", *few, "--drawn-by", "pigdm", "--out", tmp_path / "run")
@@ -128,3 +129,58 @@ def test_an_exploding_fit_says_what_to_do(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Gaussian, "log_prob", broken)
     line = refused(capsys, "fit", "--objective", "vargrad", *few, "--out", tmp_path / "run")
     assert "--warm" in line and json.dumps(line)
+
+
+@pytest.fixture
+def liked(tmp_path):
+    """A file with rewards: brightness, one that fails, and logits of three classes."""
+    path = tmp_path / "taste.py"
+    path.write_text(
+        "def brightness(x):\n    return x.mean((1, 2, 3))\n\n\ndef broken(x):\n    return x.nothing\n\n\n"
+        "def logits(x):\n    return x.flatten(1)[:, :3]\n\n\ndef dark(x):\n    return -x.mean((1, 2, 3))\n"
+    )
+    return path
+
+
+def test_a_reward_fits_and_samples(place, liked, tmp_path, capsys):
+    _, prior, _ = place
+    short = ["--prior", prior, "--steps", 2, "--batch", 4, "--chain", 4, "--width", 8, "--warmup", 1]
+    made = result(capsys, "fit", "--objective", "vargrad", "--reward", f"{liked}:brightness", "--beta", 0.1, *short, "--out", tmp_path / "run", "--json")
+    assert made["card"]["task"] == {"name": "reward", "source": f"{liked}:brightness", "beta": 0.1, "label": -1} and "measurement" not in made["card"]
+    again = ("sample", tmp_path / "run", "--prior", prior, "-n", 3, "--steps", 3, "--overwrite", "--out", tmp_path / "s")
+    drawn = result(capsys, *again, "--reward", f"{liked}:brightness", "--json")
+    x = read_arrays(tmp_path / "s" / "samples.npz")["samples"]
+    assert drawn["reward"] == pytest.approx(x.mean(), abs=1e-5) and drawn["residual"] is None
+    assert "another reward" in run(capsys, *again, "--reward", f"{liked}:dark")[1]
+    assert "give --reward" in refused(capsys, *again, "--measurement", place[0] / "y.npz")
+    assert "give it with --reward" in refused(capsys, "evaluate", tmp_path / "run", "--prior", prior, "--data", place[0] / "photos", "--images", 2, "--out", tmp_path / "e")
+
+
+def test_a_reward_pulls_samples_its_way(place, liked, tmp_path, capsys):
+    """Without any fit: h starts as the reward's own gradient, and the particles of tds follow it."""
+    means = {}
+    for name in ("brightness", "dark"):
+        drawn = result(capsys, "sample", "--prior", place[1], "--reward", f"{liked}:{name}", "--beta", 0.002, "-n", 4, "--steps", 10, "--out", tmp_path / name, "--json")
+        means[name] = drawn["reward"]
+    assert means["brightness"] + means["dark"] > 0.02  # brightness is minus dark: both above the prior's own
+
+
+def test_rewards_that_are_refused(place, liked, tmp_path, capsys):
+    _, prior, _ = place
+    fit = ("fit", "--prior", prior, "--out", tmp_path / "r")
+    kl = (*fit, "--objective", "kl")
+    assert "AttributeError" in refused(capsys, *kl, "--reward", f"{liked}:broken")
+    assert "one number for each sample" in refused(capsys, *kl, "--reward", f"{liked}:logits")
+    assert "for the class 5" in refused(capsys, *kl, "--reward", f"{liked}:logits", "--label", 5)
+    assert "no function 'nope'" in refused(capsys, *kl, "--reward", f"{liked}:nope")
+    assert "no such file" in refused(capsys, *kl, "--reward", f"{tmp_path}/gone.py:f")
+    assert "say which with --label" in refused(capsys, *kl, "--reward", "fashion-classifier")
+    assert "FILE.py:FUNCTION" in refused(capsys, *kl, "--reward", "beauty")
+    assert "--beta must be" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--beta", -1)
+    assert "goes together" in refused(capsys, *fit, "--reward", f"{liked}:dark")
+    assert "are for --reward" in refused(capsys, *fit, "--data", place[0] / "photos", "--beta", 1)
+    assert "one of the two" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--measurement", place[0] / "y.npz")
+    assert "a --reward is no task" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--task", "sr4")
+    assert "a --reward is no task" in refused(capsys, *fit, "--objective", "importance", "--reward", f"{liked}:dark")
+    assert "one of the two" in refused(capsys, "sample", "--prior", prior, "--out", tmp_path / "s")
+    assert "no measurement" in refused(capsys, "sample", "--prior", prior, "--reward", f"{liked}:dark", "--refine", 2, "--out", tmp_path / "s")

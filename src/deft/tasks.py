@@ -6,16 +6,16 @@ A task is what an amortised h is fitted to. `TASKS` is the table that the comman
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deft.denoise import Denoiser
 from deft.errors import ContractError, InputError, unknown
-from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
+from deft.likelihood import Gaussian, Likelihood, Observation, Poisson, Reward
 from deft.operator import (
     HDR,
     JPEG,
@@ -423,6 +423,67 @@ class LowLight(ImageTask):
         return Poisson(operator, self.photons)
 
 
+class LogProbability(nn.Module):
+    """x -> log p(label | x) of a classifier that returns logits [B, classes]."""
+
+    def __init__(self, net: Callable[[Tensor], Tensor], label: int):
+        super().__init__()
+        self.net, self.label = net, label
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x)
+        if logits.ndim != 2 or not self.label < logits.shape[1]:
+            raise ContractError(f"for the class {self.label} the reward must return logits [B, classes], classes above {self.label}; got shape {tuple(logits.shape)}")
+        return logits.log_softmax(1)[:, self.label]
+
+
+@dataclass(frozen=True)
+class Tilt(ImageTask):
+    """No measurement at all but a reward r: samples of p(x) exp(r(x) / beta). Not in `TASKS`: it needs a function.
+
+    source: where the function is from, for people; a card names it and does not hold it. label: the function returns logits [B, classes],
+    and r is log p(label | x); -1: it returns r itself, [B].
+    """
+
+    name = "reward"
+    title = "a reward"
+    about = "samples that a function likes"
+    lift_channels = 0
+    pictures = False
+    sigma_y: float = 0.0
+    source: str = ""
+    beta: float = 1.0
+    label: int = -1
+    function: Callable[[Tensor], Tensor] | None = field(default=None, compare=False, repr=False)
+
+    def config(self) -> dict[str, Any]:
+        return {"name": self.name, "source": self.source, "beta": self.beta, "label": self.label}
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        raise InputError("a reward measures nothing: there is no operator")
+
+    def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
+        if self.function is None:
+            raise InputError(f"this h was fitted to the reward {self.source}, which its card names and does not hold: give it with --reward (deft sample)")
+        reward = self.function if self.label < 0 else LogProbability(self.function, self.label)
+        return Reward(reward, self.beta, tuple(x.shape[1:])).observe(len(x)).to(x.device)
+
+    def check(self, event_shape: Sequence[int]) -> Observation:
+        """Try the function, and its derivative, on two grey images."""
+        x = torch.zeros(2, *event_shape)
+        obs = self.observe(x, BatchNoise(2, 0))
+        try:
+            slope = obs.score(x)
+        except (InputError, ContractError):
+            raise
+        except Exception as error:  # whatever somebody's function raises
+            shape = ", ".join(map(str, x.shape))
+            raise InputError(f"the reward {self.source} fails on images [{shape}] in [-1, 1]: {type(error).__name__}: {error}") from error
+        if not bool(torch.isfinite(slope).all()):
+            raise InputError(f"the reward {self.source} has a derivative that is not finite at a grey image")
+        return obs[:1]
+
+
 class Through:
     """A task as the prior sees it: its own, or, for a latent prior, that of measuring what latents decode to."""
 
@@ -464,4 +525,5 @@ def get_task(name: str, **options: Any) -> ImageTask:
 def make_task(config: dict[str, Any]) -> ImageTask:
     """A task from its `config()`, as found in a card."""
     options = dict(config)
-    return get_task(options.pop("name"), **options)
+    name = options.pop("name")
+    return Tilt(**options) if name == Tilt.name else get_task(name, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -19,14 +20,15 @@ from deft.data import DATASETS, SPLITS, dataset
 from deft.denoise import Denoiser
 from deft.distributed import get_world
 from deft.errors import CheckpointError, DeftError, InputError, unknown
+from deft.evaluate.classifier import fashion_classifier
 from deft.htransform.learnable import Learned
 from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_mask, read_stack, shape_text
 from deft.likelihood.base import Observation
 from deft.measurement import is_measurement, observation, read_measurement
 from deft.prior import load_prior
-from deft.prior.load import family_of, read_options
+from deft.prior.load import family_of, find_function, read_options
 from deft.shard import shard
-from deft.tasks import ImageTask, Inpaint, Masked, get_task
+from deft.tasks import ImageTask, Inpaint, Masked, Tilt, get_task
 from deft.train.adapter import load_h
 from deft.train.checkpoint import load_weights
 from deft.train.fit import pick_device
@@ -311,6 +313,32 @@ def make_task(name: str, sigma_y: float | None, hole: tuple[float, ...] | None =
         except ValueError:
             raise InputError(f"{key} of the task {name} is {'a whole number' if kind is int else 'a number'}, got {value!r}") from None
     return get_task(name, **changes)
+
+
+reward_options = options(
+    click.option("--reward", help="Instead of a measurement: FILE.py:FUNCTION, images [B, C, H, W] in [-1, 1] -> their reward [B], differentiable; or fashion-classifier, with --label."),
+    click.option("--beta", type=float, help="With --reward: samples are of p(x) exp(reward / beta); small is greedy.  [default: 1]"),
+    click.option("--label", type=int, help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x)."),
+)  # fmt: skip
+BUNDLED_REWARD = "fashion-classifier"
+
+
+def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
+    """What --reward, --beta and --label ask for."""
+    beta = 1.0 if beta is None else beta
+    if not 0 < beta < math.inf:
+        raise InputError(f"--beta must be a number above 0, got {beta}")
+    if label is not None and label < 0:
+        raise InputError(f"--label is a class from 0, got {label}")
+    if source == BUNDLED_REWARD:
+        if label is None:
+            raise InputError(f"{BUNDLED_REWARD} knows ten classes (0 t-shirt ... 9 boot): say which with --label")
+        function: Callable[[Tensor], Tensor] = fashion_classifier()
+    elif ":" not in source:
+        raise InputError(f"--reward takes FILE.py:FUNCTION, or {BUNDLED_REWARD}; got {source}")
+    else:
+        function, source = find_function(source, "a function of images [B, C, H, W] that returns [B]"), prior_name(source)
+    return Tilt(source=source, beta=beta, label=-1 if label is None else label, function=function)
 
 
 def measurement_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, int, int]:

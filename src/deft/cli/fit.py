@@ -61,6 +61,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file.")
 @click.option("--mask", type=click.Path(path_type=Path), help="With --measurement: white is seen, black is the hole (inpaint).")
 @click.option("--mask-hole", type=Name("mask colour", ("black", "white")), default="black", show_default=True, help="The colour of the hole in --mask.")
+@common.reward_options
 @click.option("--chain", default=50, show_default=True, help="With --objective: steps of a path.")
 @click.option("--subset", type=int, help="With --objective: differentiate so many steps of a path, drawn at random and weighed, instead of all.")
 @click.option("--drawn-by", type=Name("method", METHODS), help="With vargrad or tb: the method that draws the paths, instead of h.")
@@ -103,6 +104,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @json_option
 def fit(
     prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, objective: str | None, measurement: Path | None, row: int,
+    reward: str | None, beta: float | None, label: int | None,
     mask: Path | None, mask_hole: str, chain: int, subset: int | None, drawn_by: str | None, rounds: int, paths: int, warm: int, log_z_rate: float, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
     gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
@@ -115,14 +117,21 @@ def fit(
     deft fit --data fashion --task inpaint --out run
     deft fit --prior my-prior --data photos/ --task sr4 --seconds 300 --out run
     deft fit --objective vargrad --measurement small.png --task sr4 --out run
+    deft fit --objective vargrad --reward taste.py:brightness --beta 0.1 --out run
 
     Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder --out. Ctrl-C saves.
     """
     output = Output(as_json)
     if (bank or 0) < 0 or (bank and pairs is not None):
         raise InputError(f"--bank takes a number of draws (at least 1, or 0 for none) and --data, not --pairs; got {bank}")
-    if (objective is None) != (measurement is None):
-        raise InputError("--objective and --measurement go together: an h for one measurement, learned on paths without data")
+    if measurement is not None and reward is not None:
+        raise InputError("give --measurement or --reward, one of the two")
+    if (objective is None) != (measurement is None and reward is None):
+        raise InputError("--objective goes together with --measurement or --reward: an h for one condition, learned on paths without data")
+    if reward is None and (beta is not None or label is not None):
+        raise InputError("--beta and --label are for --reward")
+    if reward is not None and (objective == "importance" or mask is not None or not _by_default("task") or task_options or sigma_y is not None or hole is not None):
+        raise InputError("a --reward is no task and measures nothing: leave --task, --task-option, --sigma-y, --hole and --mask out, and take vargrad, tb, kl or adjoint")
     if objective is not None and (data or pairs or held_out or method != "deft" or bank):
         raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --bank and --method out")
     if objective == "importance" and (resume or subset is not None or drawn_by is not None or warm):
@@ -142,13 +151,16 @@ def fit(
     prior = common.spread_out(common.find_prior(prior_option, "cpu" if shard_prior else where, prior_options), shard_prior)
     shape = common.image_shape(prior)
     common.check_batch(common.own_part(batch, accumulate), shape)
-    chosen = common.make_task(task, sigma_y, hole, task_options)
-    chosen.check(shape)
+    chosen = common.make_task(task, sigma_y, hole, task_options) if reward is None else common.make_tilt(reward, beta, label)
+    tried = chosen.check(shape)
     reading = Reading(shape, skip_bad, resize, convert, value_range)
 
-    if objective is not None and measurement is not None:
+    if objective is not None:
         many = objective == "importance"
-        obs, _, _ = common.read_measured(measurement, chosen, shape, row=None if many else row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+        if measurement is None:
+            obs = tried
+        else:
+            obs, _, _ = common.read_measured(measurement, chosen, shape, row=None if many else row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
         if not many:
             make_objective(objective, prior, chain, subset, drawn_by)  # what cannot be made is said before anything is written
         open_folder(out, overwrite=overwrite or resume)
@@ -164,7 +176,7 @@ def fit(
             )  # fmt: skip
             return
         fit_on_paths(
-            output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, str(measurement), out, objective, config, chain=chain,
+            output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, None if measurement is None else str(measurement), out, objective, config, chain=chain,
             subset=subset, drawn_by=drawn_by, warm=warm, rate=log_z_rate, resume=resume, device=where,
         )  # fmt: skip
         return

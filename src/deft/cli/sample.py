@@ -13,7 +13,6 @@ from PIL import Image
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.cli.control import learn
 from deft.denoise import Denoiser
 from deft.errors import InputError
 from deft.evaluate.metrics import residual_rms, spread
@@ -34,9 +33,10 @@ from deft.measurement import fingerprint_of
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
-from deft.tasks import TASKS, ImageTask
+from deft.tasks import TASKS, ImageTask, Tilt
 from deft.train.adapter import save_h
 from deft.train.checkpoint import write_text
+from deft.train.control import learn
 from deft.train.fit import FitConfig
 from deft.train.path import LogVariance
 
@@ -46,12 +46,13 @@ CHAIN = 50
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--measurement", required=True, type=click.Path(path_type=Path), help="A PNG, JPEG, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one; or a measurement file (.npz with y, `deft measure`).")
+@click.option("--measurement", type=click.Path(path_type=Path), help="A PNG, JPEG, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one; or a measurement file (.npz with y, `deft measure`).")
+@common.reward_options
 @click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file.")
 @click.option("--mask", type=click.Path(path_type=Path), help="As large as the picture: white is seen, black is the hole (inpaint).")
 @click.option("--mask-hole", type=Name("mask colour", ("black", "white")), default="black", show_default=True, help="The colour of the hole in --mask.")
 @click.option("-n", "--samples", default=8, show_default=True, help="How many samples to draw.")
-@click.option("--method", type=Name("method", METHODS), help="[default: deft with a run, pigdm without]")
+@click.option("--method", type=Name("method", METHODS), help="[default: deft with a run, pigdm without, tds for a reward without]")
 @click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method (`deft list` shows them); may be repeated.")
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
@@ -76,7 +77,7 @@ CHAIN = 50
 @overwrite_option
 @json_option
 def sample(
-    run: Path | None, measurement: Path, row: int, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
+    run: Path | None, measurement: Path | None, reward: str | None, beta: float | None, label: int | None, row: int, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
     prior_option: str | None, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
     spacing: str | None, tuned: bool, scale: float, refine: int, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
     shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
@@ -86,6 +87,7 @@ def sample(
     \b
     deft sample run --measurement photo.png --mask mask.png -n 8 --out filled
     deft sample --prior fashion --task sr4 --method pigdm --measurement small.png --out large
+    deft sample --reward fashion-classifier --label 7 --out sneakers
 
     RUN is a folder made by `deft fit`; without one, a training-free method is used. Writes sample-000.png, ...,
     mean.png, spread.png, sheet.png (all of them side by side), samples.npz and sample.json.
@@ -95,11 +97,25 @@ def sample(
     first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
     fitted = None
     card: dict[str, Any] = {}
+    if (measurement is None) == (reward is None):
+        raise InputError("give --measurement, what was seen, or --reward, what is liked: one of the two")
+    if reward is None and (beta is not None or label is not None):
+        raise InputError("--beta and --label are for --reward")
+    if reward is not None and (refine or mask is not None or task is not None or sigma_y is not None):
+        raise InputError("a --reward is no measurement: leave --task, --sigma-y, --mask and --refine out (deft fit --start-from fits an h on)")
     if run is not None:
         fitted, chosen, card, prior, name = common.load_run(run, prior_option, first, prior_options)
         fitted = fitted.to(where)
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
+        if isinstance(chosen, Tilt) != (reward is not None):
+            want = f"--reward {chosen.source}" if isinstance(chosen, Tilt) else "--measurement"
+            raise InputError(f"{run} was fitted to the task {chosen.name}: give {want}")
+        if isinstance(chosen, Tilt) and reward is not None:
+            made_of = common.make_tilt(reward, chosen.beta if beta is None else beta, label if label is not None or chosen.label < 0 else chosen.label)
+            if made_of != chosen:
+                output.say(f"warning: {run} was fitted to another reward ({described(chosen)}; this is {described(made_of)}): its h knows nothing of this one")
+            chosen = made_of
         if task_options:
             raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
         if sigma_y is not None:
@@ -108,8 +124,8 @@ def sample(
     else:
         name = prior_option or "fashion"
         prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task or "inpaint", sigma_y, None, task_options)
-    which = method or ("pigdm" if fitted is None else kind_of(fitted))
+        chosen = common.make_task(task or "inpaint", sigma_y, None, task_options) if reward is None else common.make_tilt(reward, beta, label)
+    which = method or (("pigdm" if reward is None else "tds") if fitted is None else kind_of(fitted))
     made = plan(
         which, chosen.name if tuned or which != "deft" else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
         steps=steps, spacing=spacing,
@@ -125,12 +141,16 @@ def sample(
     if not scale >= 0:
         raise InputError(f"--scale must be 0 or more, got {scale}")
 
-    obs, seen, skipped = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+    if measurement is None:
+        obs, seen = chosen.check(shape), None
+        skipped: Any = []
+    else:
+        obs, seen, skipped = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
     theirs = card.get("measurement")
     if isinstance(theirs, dict) and "sha256" in theirs and theirs["sha256"] != fingerprint_of(obs):
         output.say(f"warning: {run} was fitted to one measurement ({theirs.get('file')}), and this is another: its h knows nothing of it. Fit one to this measurement, or to pairs")
     open_folder(out, overwrite=overwrite)
-    doubt = warning_from(prior, obs.to(where))
+    doubt = None if measurement is None else warning_from(prior, obs.to(where))
     if doubt:
         output.say(doubt)
 
@@ -154,7 +174,7 @@ def sample(
     save_image(out / "spread.png", Image.fromarray(heat(deviation, top)))
     extra = {} if seen is None else {"mask": seen[0]}
     save_arrays(out / "samples.npz", samples=x, mean=mean, spread=spread(drawn)[0], y=obs.y[0], **extra)
-    columns = [Column("measurement", picture_of(obs, shape))]
+    columns = [] if measurement is None else [Column("measurement", picture_of(obs, shape))]
     columns += [Column(f"sample {i + 1}", to_pixels(one[None])) for i, one in enumerate(x[:8])]
     columns.append(Column("mean", to_pixels(mean[None]), f"of {samples}"))
     footer = ""
@@ -163,19 +183,24 @@ def sample(
         columns.append(column)
     title = f"{chosen.title}: {made.method.title}, {made.calls(samples):.0f} calls of the prior"
     cell = 128 if max(shape[1:]) <= 64 else max(shape[1:])
-    save_image(out / "sheet.png", picture_grid(columns, title=title, footer=footer, cell=cell, gaps=(0, min(samples, 8))))
+    save_image(out / "sheet.png", picture_grid(columns, title=title, footer=footer, cell=cell, gaps=(0, min(samples, 8)) if columns[0].title == "measurement" else (min(samples, 8) - 1,)))
     residual = float(residual_rms(x, obs.repeat(samples)).mean()) if isinstance(obs.likelihood, Gaussian) else None
+    liked = float(obs.repeat(samples).log_prob(x).mean()) * chosen.beta if isinstance(chosen, Tilt) else None
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
-        "residual": residual, "spread": float(deviation.mean()), "skipped": skipped,
+        "residual": residual, "reward": liked, "spread": float(deviation.mean()), "skipped": skipped,
     }  # fmt: skip
     write_text(out / "sample.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
+    obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
     output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")
     output.say(f"wrote {out}/sheet.png, {out}/sample-000.png ..., {out}/mean.png, {out}/spread.png, {out}/samples.npz")
     output.result(about)
 
+
+def described(tilt: Tilt) -> str:
+    return f"{tilt.source}, beta {tilt.beta:g}" + (f", label {tilt.label}" if tilt.label >= 0 else "")
 
 
 def refined(

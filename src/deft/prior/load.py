@@ -70,8 +70,8 @@ def _is_function(name: str) -> bool:
     return bool(module) and function.isidentifier() and not name.startswith(("http:", "https:"))
 
 
-def load_function(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
-    """'package.module:function' or 'file.py:function': call it, with the options, for a denoiser. It is your code that runs."""
+def find_function(name: str, gives: str) -> Callable[..., Any]:
+    """What 'package.module:function' or 'file.py:function' names; importing it runs the code. gives: what it should be, for messages."""
     module, _, function = name.rpartition(":")
     try:
         if module.endswith(".py"):
@@ -87,9 +87,15 @@ def load_function(name: str, device: torch.device | str = "cpu", **options: Any)
             loaded = importlib.import_module(module)
     except ImportError as error:
         raise InputError(f"{name}: cannot import {module} ({error})") from error
-    make = getattr(loaded, function, None)
-    if not callable(make):
-        raise InputError(f"{module} has no function {function!r}: give FILE.py:FUNCTION, a function that returns a deft.Denoiser")
+    found = getattr(loaded, function, None)
+    if not callable(found):
+        raise InputError(f"{module} has no function {function!r}: give FILE.py:FUNCTION, {gives}")
+    return found
+
+
+def load_function(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    """'package.module:function' or 'file.py:function': call it, with the options, for a denoiser. It is your code that runs."""
+    make = find_function(name, "a function that returns a deft.Denoiser")
     try:
         made = make(**options)
     except TypeError as error:
