@@ -19,6 +19,9 @@ class Conditioned(Denoiser):
         self.prior, self.h, self.obs = prior, h, obs
         self.schedule, self.event_shape = prior.schedule, prior.event_shape
 
+    def project(self, noise: Tensor, like: Tensor) -> Tensor:
+        return self.prior.project(noise, like)
+
     def both(self, x_t: Tensor, t: Tensor) -> tuple[Prediction, Tensor]:
         """The prior's own prediction and h, both detached."""
         if not self.h.needs_graph:

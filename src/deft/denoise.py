@@ -128,6 +128,14 @@ class Denoiser(nn.Module, ABC):
         like = next(self.parameters(), next(self.buffers(), torch.empty(()) if otherwise is None else otherwise))
         return torch.empty(0, device=like.device, dtype=like.dtype if like.dtype == torch.float64 else torch.float32)
 
+    def project(self, noise: Tensor, like: Tensor) -> Tensor:
+        """Standard normal `noise` on the subspace that samples live in: the noise itself, where that is all of space.
+
+        like: a tensor of the same shape, [B, *E], that shows which entries a sample has (those that are zero on purpose
+        are not noise's either).
+        """
+        return noise
+
     def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(t [B], alpha [B, 1, ...], sigma [B, 1, ...]) in the dtype and on the device of x."""
         same = t.ndim == 0

@@ -195,22 +195,30 @@ class VE(Schedule):
 
 
 class EDM(Schedule):
-    """alpha = 1 and t = sigma itself, from sigma_min to sigma_max (Karras et al. 2022, table 1)."""
+    """alpha = 1 and t = sigma itself, from sigma_min to sigma_max (Karras et al. 2022, table 1).
+
+    mean, deviation: of log sigma in training.
+    """
 
     name = "edm"
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0):
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, mean: float = -1.2, deviation: float = 1.2):
         if not 0 < sigma_min < sigma_max:
             raise InputError(f"EDM needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
-        self.t_min, self.t_max = sigma_min, sigma_max
+        if not deviation > 0:
+            raise InputError(f"EDM needs deviation > 0, got {deviation}")
+        self.t_min, self.t_max, self.mean, self.deviation = sigma_min, sigma_max, mean, deviation
 
     def config(self) -> dict[str, Any]:
-        return {"sigma_min": self.t_min, "sigma_max": self.t_max}
+        """mean and deviation are named only if they are not the paper's: a prior's fingerprint has what is here."""
+        usual = self.mean == -1.2 and self.deviation == 1.2
+        about = {"sigma_min": self.t_min, "sigma_max": self.t_max}
+        return about if usual else about | {"mean": self.mean, "deviation": self.deviation}
 
     def training_time(self, u: Tensor) -> Tensor:
-        """log sigma normal with mean -1.2 and deviation 1.2 (Karras et al. 2022, table 1), cut to the range."""
+        """log sigma normal, with mean -1.2 and deviation 1.2 in Karras et al. 2022 (table 1), cut to the range."""
         normal = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-1 + 1e-9, 1 - 1e-9))
-        return torch.exp(-1.2 + 1.2 * normal).clamp(self.t_min, self.t_max)
+        return torch.exp(self.mean + self.deviation * normal).clamp(self.t_min, self.t_max)
 
     def log_alpha(self, t: Tensor) -> Tensor:
         return torch.zeros_like(t)

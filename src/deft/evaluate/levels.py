@@ -63,6 +63,7 @@ def level_errors(
         part = slice(low, min(low + batch, len(x)))
         clean = x[part].to(where)
         n = Noise(seed, range(part.start, part.stop)).normal(x.shape[1:], device=where).to(clean.dtype)
+        n = prior.project(n, clean)
         conditioned = condition(prior, h, obs[part].to(where))
         for i, t in enumerate(times):
             _, alpha, sigma = prior.coefficients(t, clean)

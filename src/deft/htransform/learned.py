@@ -17,7 +17,7 @@ a noise level: its own mean squared error where `calibrate` measured it, sigma^2
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
 from deft.random import Noise
 
+C = TypeVar("C", bound="Calibrated")
 UNITS = ("v", "eps")
 KNOTS = torch.linspace(-5.0, 5.0, 21)
 """log(sigma/alpha) at which rho^2 is kept; linear in its logarithm between them, constant outside."""
@@ -56,7 +57,42 @@ class Multiplier(nn.Module):
         return self.last(self.layers(time))[:, 0]
 
 
-class DEFT(Learned):
+class Calibrated(Learned):
+    """A learned h that knows rho^2, what the prior leaves open at each noise level: sigma^2/(alpha^2 + sigma^2) until it is measured."""
+
+    log_rho2: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("log_rho2", torch.nn.functional.logsigmoid(2 * KNOTS))
+
+    @torch.no_grad()
+    def calibrate(self: C, prior: Denoiser, x: Tensor, most: int = 128, seed: int = 0) -> C:
+        """Set rho^2 at each knot to the prior's mean squared error on (at most `most` of) clean samples x.
+
+        sigma^2/(alpha^2 + sigma^2), the error of a prior that knows nothing but a unit variance, is several times too
+        much at low noise: g~ would copy the measurement's noise into the sample. Returns self.
+        """
+        where = prior.state_like().device
+        x = x[:most].to(where)
+        n = prior.project(Noise(seed, len(x)).normal(x.shape[1:], device=where).to(x.dtype), x)
+        entries = (n != 0).sum()  # rows behind the end of a chain are none
+        ends = torch.tensor([prior.schedule.t_min, prior.schedule.t_max], dtype=torch.float64)
+        low, high = sorted((-prior.schedule.log_snr(ends) / 2).tolist())
+        for i, level in enumerate(KNOTS.clamp(low, high).double()):
+            t = prior.schedule.time_of(-2 * level)
+            _, alpha, sigma = prior.coefficients(t, x)
+            self.log_rho2[i] = (prior(alpha * x + sigma * n, t).mean - x).square().sum().div(entries).clamp_min(1e-8).log()
+        return self
+
+    def rho2(self, level: Tensor) -> Tensor:
+        """rho^2 at log(sigma/alpha), any shape."""
+        place = ((level - KNOTS[0]) / (KNOTS[1] - KNOTS[0])).clamp(0, len(KNOTS) - 1.001)
+        i = place.floor().long()
+        return torch.lerp(self.log_rho2[i], self.log_rho2[i + 1], (place - i).to(self.log_rho2.dtype)).exp()
+
+
+class DEFT(Calibrated):
     """The learned h-transform; see the module's formulas. Call `calibrate(prior, x)` before a fit.
 
     Args:
@@ -102,32 +138,6 @@ class DEFT(Learned):
         views = sum(lift_channels if i == "y" else 1 for i in self.inputs)
         self.n1 = net if net is not None else build_network(self.event_shape, views, width, gate)
         self.n2 = Multiplier(n2_start)
-        self.log_rho2: Tensor
-        self.register_buffer("log_rho2", torch.nn.functional.logsigmoid(2 * KNOTS))
-
-    @torch.no_grad()
-    def calibrate(self, prior: Denoiser, x: Tensor, most: int = 128, seed: int = 0) -> DEFT:
-        """Set rho^2 at each knot to the prior's mean squared error on (at most `most` of) clean samples x.
-
-        sigma^2/(alpha^2 + sigma^2), the error of a prior that knows nothing but a unit variance, is several times too
-        much at low noise: g~ would copy the measurement's noise into the sample. Returns self.
-        """
-        where = prior.state_like().device
-        x = x[:most].to(where)
-        n = Noise(seed, len(x)).normal(x.shape[1:], device=where).to(x.dtype)
-        ends = torch.tensor([prior.schedule.t_min, prior.schedule.t_max], dtype=torch.float64)
-        low, high = sorted((-prior.schedule.log_snr(ends) / 2).tolist())
-        for i, level in enumerate(KNOTS.clamp(low, high).double()):
-            t = prior.schedule.time_of(-2 * level)
-            _, alpha, sigma = prior.coefficients(t, x)
-            self.log_rho2[i] = (prior(alpha * x + sigma * n, t).mean - x).square().mean().clamp_min(1e-8).log()
-        return self
-
-    def rho2(self, level: Tensor) -> Tensor:
-        """rho^2 at log(sigma/alpha), any shape."""
-        place = ((level - KNOTS[0]) / (KNOTS[1] - KNOTS[0])).clamp(0, len(KNOTS) - 1.001)
-        i = place.floor().long()
-        return torch.lerp(self.log_rho2[i], self.log_rho2[i + 1], (place - i).to(self.log_rho2.dtype)).exp()
 
     @torch.no_grad()
     def begin(self, start: str, prior: Denoiser) -> DEFT:

@@ -84,6 +84,7 @@ def sample(
     spacing: str = "angle",
     grid: Sequence[Level] | None = None,
     x: Tensor | None = None,
+    like: Tensor | None = None,
     progress: bool = False,
     callback: Callable[[int, Level, Tensor], None] | None = None,
 ) -> Tensor:
@@ -93,6 +94,9 @@ def sample(
         sampler: default `DDIM(eta=1)`.
         steps, spacing: see `times`; or give the `grid` itself (its last level must be clean).
         x: the state to start from, instead of noise of the first level's deviation.
+        like: [B, *E], a template of the samples, for a prior whose samples have entries that are zero on purpose (see
+            `Denoiser.project`): chains of several lengths, say. Its shape may be another than `event_shape`, its other
+            entries do not matter. By default x, or else samples without such entries.
         callback: called with (step, level reached, x) after each step.
 
     Raises:
@@ -111,16 +115,19 @@ def sample(
     if sampler.needs_observation and not isinstance(denoiser, Conditioned):
         raise InputError(f"{type(sampler).__name__} uses the measurement itself: give it condition(prior, h, obs), not a bare prior")
     where = denoiser.state_like()
-    shape = denoiser.event_shape
-    if x is None:
-        x = noise.normal(shape, device=where.device).to(where.dtype) * grid[0].sigma
-    elif x.shape != (len(noise), *shape):
-        raise ContractError(f"x has shape {tuple(x.shape)}, expected {(len(noise), *shape)}")
-    device, dtype = x.device, x.dtype
+    shape = denoiser.event_shape if like is None else tuple(like.shape[1:])
+    for name, given in (("x", x), ("like", like)):
+        if given is not None and given.shape != (len(noise), *shape):
+            raise ContractError(f"{name} has shape {tuple(given.shape)}, expected {(len(noise), *shape)}")
+    given = x if x is not None else where
+    device, dtype = given.device, given.dtype
+    like = x if like is None else like.to(device, dtype)
+    like = torch.ones((1, *shape), device=device, dtype=dtype).expand(len(noise), *shape) if like is None else like
 
     def draw() -> Tensor:
-        return noise.normal(shape, device=device).to(dtype)
+        return denoiser.project(noise.normal(shape, device=device).to(dtype), like)
 
+    x = draw() * grid[0].sigma if x is None else x
     carry: Carry = None
     pairs = list(pairwise(grid))
     for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):

@@ -62,7 +62,8 @@ def sample_paths(
         raise InputError("paths have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
     levels = list(grid) if grid is not None else times(conditioned.schedule, steps, spacing)
     shape = conditioned.event_shape
-    x = noise.normal(shape) * levels[0].sigma
+    like = torch.ones((1, *shape)).expand(len(noise), *shape)
+    x = conditioned.project(noise.normal(shape), like) * levels[0].sigma
     log_w = torch.zeros(len(noise), dtype=torch.float64)
     for t, s in pairwise(levels):
         kernel = sampler.kernel(t, s)
@@ -70,7 +71,7 @@ def sample_paths(
         if s.sigma == 0:
             x = kernel.step(x, pred.mean, None)
             break
-        n = noise.normal(shape)
+        n = conditioned.project(noise.normal(shape), like)
         moved = shift(kernel, t, h)
         x = kernel.step(x, pred.mean, n) + moved
         log_w += log_ratio(kernel, moved, n).double()

@@ -179,7 +179,8 @@ def _run(
     first_of = k * torch.arange(b, device=like.device)[:, None]
 
     def normal() -> Tensor:
-        return noise.normal(shape, device=like.device).to(like.dtype)
+        n = noise.normal(shape, device=like.device).to(like.dtype)
+        return prior.project(n, torch.ones_like(n))
 
     n = normal()
     zero = torch.zeros_like(n)

@@ -6,6 +6,7 @@ from deft.testing.worlds import (
     InsideWorld,
     MixtureWorld,
     Posterior,
+    gaussian_chain,
     gaussian_field,
     half_seen,
     sample_mixture,
@@ -14,6 +15,6 @@ from deft.testing.worlds import (
 
 __all__ = [
     "InsideWorld", "MixtureWorld", "Posterior", "check_htransform", "check_likelihood", "check_operator",
-    "check_sampler", "flow", "gaussian_field", "half_seen", "moments", "sample_mixture", "schedules",
+    "check_sampler", "flow", "gaussian_chain", "gaussian_field", "half_seen", "moments", "sample_mixture", "schedules",
     "two_modes",
 ]

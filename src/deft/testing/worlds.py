@@ -155,3 +155,19 @@ def two_modes(dim: int = 2, distance: float = 4.0, std: float = 0.5) -> MixtureW
     eye = std**2 * torch.eye(dim, dtype=torch.float64)
     weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
     return MixtureWorld(Mixture(weights, torch.stack([-m, m]), torch.stack([eye, eye])))
+
+
+def gaussian_chain(length: int = 24, *, bond: float = 0.475, stiffness: float = 0.02, nugget: float = 1e-5) -> MixtureWorld:
+    """A chain of beads on springs, centred: samples [L, 3], each axis N(0, C).
+
+    C = (bond^2/3) (Laplacian of the path + stiffness I)^-1 without its mean (Rouse 1953, with a weak spring to the middle, so that the chain is
+    compact), and a nugget. bond: root mean square of neighbours' distance, nearly; 0.475 is that of C-alphas in units of 8 angstrom.
+    """
+    eye = torch.eye(length, dtype=torch.float64)
+    path = torch.diag(torch.ones(length - 1, dtype=torch.float64), 1)
+    links = path + path.mT
+    laplacian = torch.diag(links.sum(1)) - links
+    centre = eye - 1 / length
+    c = bond**2 / 3 * centre @ torch.linalg.inv(laplacian + stiffness * eye) @ centre + nugget * eye
+    whole = torch.kron(c, torch.eye(3, dtype=torch.float64))
+    return MixtureWorld(Mixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, 3 * length, dtype=torch.float64), whole[None]), (length, 3))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,12 +44,21 @@ def start_from(source: str | Path, prior: Denoiser, lift_channels: int) -> DEFT:
     return DEFT.like(other, lift_channels)
 
 
-def save_h(path: str | Path, h: Learned, prior: Denoiser, task: ImageTask, /, **card: Any) -> dict[str, Any]:
-    """Write h's weights and card; keywords are added to the card. Returns the card."""
+class Described(Protocol):
+    """What a card says of a task: an `ImageTask`'s part, or another domain's."""
+
+    name: ClassVar[str]
+    lift_channels: ClassVar[int]
+
+    def config(self) -> dict[str, Any]: ...
+
+
+def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind: str = "", /, **card: Any) -> dict[str, Any]:
+    """Write h's weights and card; keywords are added to the card. kind: h's name, if it is none of `LEARNED`. Returns the card."""
     about = {
         "kind": "h-transform",
         "format": 1,
-        "class": kind_of(h),
+        "class": kind or kind_of(h),
         "h": h.config(),
         "task": task.config(),
         "prior_sha256": prior.fingerprint(),
@@ -60,13 +70,28 @@ def save_h(path: str | Path, h: Learned, prior: Denoiser, task: ImageTask, /, **
 
 
 def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> tuple[Learned, ImageTask, dict[str, Any]]:
+    """The h, its task and its card, from a file or a run folder, of an h for images; see `load_any_h`."""
+    h, found, card = load_any_h(path, prior, LEARNED, make_task)
+    if task is not None:
+        other = differences(found.config(), plain(task.config()))
+        if other:
+            raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
+    return h, found, card
+
+
+T = TypeVar("T", bound=Described)
+
+
+def load_any_h(
+    path: str | Path, prior: Denoiser, kinds: Mapping[str, type[Learned]], tasks: Callable[[dict[str, Any]], T]
+) -> tuple[Learned, T, dict[str, Any]]:
     """The h, its task and its card, from a file or a run folder.
 
     Args:
         path: h.safetensors, or the folder that holds it.
         prior: the prior it was fitted to; compared by convention (schedule, output kind, value range, ...), then by the
             SHA-256 of both convention and weights. Files without a convention in their card are compared by the latter.
-        task: if given, the task it must have been fitted to, setting by setting.
+        kinds: the classes of h a card may name. tasks: makes a task from its `config()`.
 
     Raises:
         CheckpointError: the file is no h-transform, is damaged, or was fitted to another prior or task; the message lists each
@@ -76,12 +101,8 @@ def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> 
     path = path / "h.safetensors" if path.is_dir() else path
     tensors, card = read_h(path)
     _check_prior(path, card, prior)
-    found = _task(path, card)
-    if task is not None:
-        other = differences(found.config(), plain(task.config()))
-        if other:
-            raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
-    h = _build(path, card, tensors, prior)
+    found = _task(path, card, tasks)
+    h = _build(path, card, tensors, prior, kinds)
     if h.event_shape != tuple(prior.event_shape) or h.lift_channels != found.lift_channels:
         raise CheckpointError(
             f"{path} holds an h for samples {h.event_shape} shown {h.lift_channels} views of y; the prior makes {tuple(prior.event_shape)}, "
@@ -108,12 +129,12 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, card
 
 
-def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: Denoiser) -> Learned:
+def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: Denoiser, kinds: Mapping[str, type[Learned]]) -> Learned:
     """The h a card describes; its shapes are compared with the file's before any memory is taken."""
     name = card.get("class", "deft")  # older files hold no other kind
-    if not isinstance(name, str) or name not in LEARNED:
-        raise CheckpointError(f"{path} holds an h of the kind {name!r}, which this version does not know: {', '.join(LEARNED)}")
-    kind = LEARNED[name]
+    if not isinstance(name, str) or name not in kinds:
+        raise CheckpointError(f"{path} holds an h of the kind {name!r}, which is none of those known here: {', '.join(kinds)}")
+    kind = kinds[name]
     try:
         with torch.device("meta"):
             described = {k: tuple(v.shape) for k, v in kind.from_config(prior, card["h"]).state_dict().items()}
@@ -129,9 +150,9 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: 
     return h
 
 
-def _task(path: Path, card: dict[str, Any]) -> ImageTask:
+def _task(path: Path, card: dict[str, Any], tasks: Callable[[dict[str, Any]], T]) -> T:
     try:
-        return make_task(card["task"])
+        return tasks(card["task"])
     except (TypeError, KeyError, InputError) as error:
         raise CheckpointError(f"the card in {path} describes no task of this version ({error}): use the version that wrote it") from error
 

@@ -160,7 +160,7 @@ class Bank(Batches):
             x_0, n = x[rows[part]].to(device), BatchNoise(part.stop - part.start, seed, 6, i).normal(x.shape[1:])
             _, alpha, sigma = prior.coefficients(t[part], x_0)
             with torch.no_grad():
-                p = prior(alpha * x_0 + sigma * n.to(device), t[part].to(device))
+                p = prior(alpha * x_0 + sigma * prior.project(n.to(device), x_0), t[part].to(device))
             return Prediction(*(getattr(p, k).cpu() for k in Prediction.__annotations__))
 
         world, starts = world or get_world(), range(0, size, chunk)

@@ -48,6 +48,8 @@ def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0, even: 
         raise InputError(f"focus must be above 0 and even between 0 and 1, got {focus} and {even}")
     n, rows = noise.total, noise.rows  # a part of a batch has the slices it has in the whole
     u = (torch.arange(rows.start, rows.stop) + noise.uniform()).double() / n
+    if not even:
+        return schedule.training_time(u ** (1 / focus))
     ends = -schedule.log_snr(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)) / 2
     low, high = (min(max(e, float(ends.min())), float(ends.max())) for e in EVEN)
     level = low + (u / max(even, 1e-9)).clamp(max=1) * (high - low)
@@ -56,13 +58,17 @@ def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0, even: 
 
 
 def diffuse(
-    schedule: Schedule, x: Tensor, noise: BatchNoise, focus: float = 1.0, even: float = 0.0
+    schedule: Schedule, x: Tensor, noise: BatchNoise, focus: float = 1.0, even: float = 0.0, prior: Denoiser | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(x_t, t [B], alpha, sigma) with x_t = alpha x + sigma n at times drawn by `draw_times`."""
+    """(x_t, t [B], alpha, sigma) with x_t = alpha x + sigma n at times drawn by `draw_times`.
+
+    prior: whose samples x are; n is then on the subspace they live in.
+    """
     t = draw_times(schedule, noise, focus, even).to(x.device)
     shape = (-1,) + (1,) * (x.ndim - 1)
     alpha, sigma = (f(t).to(x.dtype).reshape(shape) for f in (schedule.alpha, schedule.sigma))
-    return alpha * x + sigma * noise.normal(x.shape[1:], device=x.device).to(x.dtype), t, alpha, sigma
+    n = noise.normal(x.shape[1:], device=x.device).to(x.dtype)
+    return alpha * x + sigma * (n if prior is None else prior.project(n, x)), t, alpha, sigma
 
 
 class PriorObjective:
@@ -70,7 +76,7 @@ class PriorObjective:
 
     def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss:
         assert isinstance(module, NetworkDenoiser)
-        x_t, t, alpha, sigma = diffuse(module.schedule, batch.x, noise)
+        x_t, t, alpha, sigma = diffuse(module.schedule, batch.x, noise, prior=module)
         target = to_output(module.output, x_t, batch.x, alpha, sigma)
         out = module.raw(x_t, t.to(x_t.dtype), alpha, sigma)
         error = (out.float() - target).square().mean()
@@ -94,7 +100,7 @@ class DenoisingObjective:
         self._weight = WEIGHTINGS[weighting]
 
     def predict(self, x: Tensor, noise: BatchNoise) -> Prediction:
-        x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus, self.even)
+        x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus, self.even, self.prior)
         with torch.no_grad():
             return self.prior(x_t, t)
 
