@@ -213,5 +213,5 @@ def refined(
         h, prior, prior.inside(obs).to(device), LogVariance(prior, CHAIN, subset=min(10, CHAIN)), config, device=device, progress=common.bars(), say=output.say, chain=CHAIN
     )
     h.eval().requires_grad_(False)
-    about = {"prior": prior_name, "measurement": {"file": source, "sha256": fingerprint_of(obs)}, "refined": steps, "diagnosis": end}
+    about: dict[str, Any] = {"prior": prior_name, "measurement": {"file": source, "sha256": fingerprint_of(obs)}, "refined": steps, "diagnosis": end}
     save_h(out / "h.safetensors", h, prior, task, **about)

@@ -14,8 +14,8 @@ from deft.nn import UNet
 from deft.noise import Schedule, make_schedule
 from deft.train.checkpoint import load_weights, save_weights
 
-BUNDLED: dict[str, str] = {"fashion": "fashion.safetensors", "ct": "ct.safetensors"}
-"""Name -> file in `deft/prior/weights`."""
+BUNDLED: dict[str, str] = {"fashion": "prior/weights/fashion.safetensors", "ct": "prior/weights/ct.safetensors", "backbone": "protein/weights/backbone.safetensors"}
+"""Name -> file in the package."""
 
 
 class ImagePrior(NetworkDenoiser):
@@ -44,7 +44,7 @@ class ImagePrior(NetworkDenoiser):
         save_weights(path, self.net.state_dict(), self.card)
 
 
-def load_own(name: str | Path, device: torch.device | str = "cpu") -> ImagePrior:
+def load_own(name: str | Path, device: torch.device | str = "cpu") -> NetworkDenoiser:
     """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train`, frozen.
 
     Raises:
@@ -53,7 +53,7 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> ImagePrior
     """
     path = Path(name)
     if str(name) in BUNDLED:
-        path = Path(str(resources.files("deft.prior") / "weights" / BUNDLED[str(name)]))
+        path = Path(str(resources.files("deft"))) / BUNDLED[str(name)]
     elif path.is_dir():
         path = path / "prior.safetensors"
     elif not path.exists() and path.suffix == "":
@@ -62,6 +62,10 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> ImagePrior
     if card.get("kind") != "prior":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a prior")
     network = {k: v for k, v in card["network"].items() if k != "class"}
+    if card["network"].get("class") == "ChainNet":
+        from deft.protein.prior import load_backbone
+
+        return load_backbone(path, device)
     prior = ImagePrior(UNet(**network), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"])
     try:
         prior.net.load_state_dict(tensors)

@@ -1,0 +1,1 @@
+"""Protein backbones: a prior of C-alpha traces, and motif scaffolding with it."""

@@ -1,0 +1,298 @@
+"""Contigs: in one line, which residues of a structure are kept as a motif and how much new scaffold goes between them.
+
+`10-40/A163-181/10-40` is 10 to 40 new residues, residues 163 to 181 of chain A, 10 to 40 new residues. The parts, separated by
+`/` (or `,`, as some benchmark tables have it), are
+
+    10-40       scaffold of 10 to 40 residues          A163-181    motif: residues 163 to 181 of chain A (all of them)
+    20          scaffold of 20 residues                A95         motif: one residue
+                                                       A100B       motif: one residue with an insertion code
+
+Segments may come in any order and directly after one another. A chain is one or more letters; other names are set off by a
+colon (`1:163-181`). A number may be negative (`A-3-5`). A range has only residues without insertion code, so that its length
+can be read off: if the structure has A100B between A100 and A101, a range across it is an error that says how to write it
+(`A95-100/A100B/A101-105`), or how to leave it out (`A95-100/A101-105`).
+
+Several motifs whose pose relative to one another is free are told apart by a group, `A16-35@a/10-25/A52-71@a/10-30/A89-108@b`:
+segments of one group keep their relative pose. Without groups all segments are one rigid motif.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deft.errors import InputError
+from deft.protein.structure import Residue, Structure, named
+from deft.random import generator
+
+MAX_LENGTH = 128
+"""Longest chain that the bundled prior makes."""
+
+_SEGMENT = re.compile(r"(?:([A-Za-z]+)|([^\s:/,@]+):)(-?\d{1,5})([A-Za-z]?)(?:-(?:\1)?(-?\d{1,5})([A-Za-z]?))?(?:@(\w+))?")
+_SCAFFOLD = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
+
+
+@dataclass(frozen=True)
+class Scaffold:
+    """From `low` to `high` new residues."""
+
+    low: int
+    high: int
+
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}-{self.high}"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Residues first ... last of a chain; one with an insertion code stands alone. group: "" if the contig has none."""
+
+    chain: str
+    first: int
+    last: int
+    insertion: str = ""
+    group: str = ""
+
+    @property
+    def residues(self) -> list[Residue]:
+        return [Residue(self.chain, n, self.insertion) for n in range(self.first, self.last + 1)]
+
+    def __str__(self) -> str:
+        chain = self.chain if self.chain.isalpha() else f"{self.chain}:"
+        tail = f"-{self.last}" if self.last > self.first else self.insertion
+        return f"{chain}{self.first}{tail}" + (f"@{self.group}" if self.group else "")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A contig with its scaffold lengths drawn.
+
+    positions: [m] places of the motif residues in the new chain, from 0, in the order of `Contig.residues`.
+    groups: [m] the number of each one's group. length: of the new chain. scaffolds: the lengths drawn.
+    """
+
+    positions: np.ndarray
+    groups: np.ndarray
+    length: int
+    scaffolds: tuple[int, ...]
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool [length], true on the motif."""
+        mask = np.zeros(self.length, bool)
+        mask[self.positions] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class Motif:
+    """Motif residues of a structure: x float32 [m, 3] in angstrom, groups [m], sequence of m letters."""
+
+    x: np.ndarray
+    groups: np.ndarray
+    sequence: str
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Contig:
+    """parts: scaffolds and segments in order. lengths: the total length must lie in this range; None for any.
+
+    >>> contig = Contig.parse("10-40/A163-181/10-40", "50-75")
+    >>> print(contig, contig.lengths, contig.motif_length)
+    10-40/A163-181/10-40 (50, 75) 19
+    >>> placement = contig.draw(0)
+    >>> 50 <= placement.length <= 75 and placement.length == sum(placement.scaffolds) + 19
+    True
+    """
+
+    parts: tuple[Scaffold | Segment, ...]
+    lengths: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return "/".join(str(p) for p in self.parts)
+
+    @classmethod
+    def parse(cls, text: str, lengths: str | int | tuple[int, int] | None = None) -> Contig:
+        """Read a contig, and perhaps the range of its total length ("50-75", 60 or (50, 75)).
+
+        Raises:
+            InputError: a part that is neither scaffold nor motif, no motif, a residue twice, groups for some segments
+                only, or no choice of scaffold lengths that gives a total length in the range.
+        """
+        parts = tuple(_part(p.strip(), text) for p in re.split("[/,]", text.strip()))
+        contig = cls(parts, None if lengths is None else _range(lengths))
+        contig._check(text)
+        return contig
+
+    @property
+    def scaffolds(self) -> list[Scaffold]:
+        return [p for p in self.parts if isinstance(p, Scaffold)]
+
+    @property
+    def segments(self) -> list[Segment]:
+        return [p for p in self.parts if isinstance(p, Segment)]
+
+    @property
+    def residues(self) -> list[Residue]:
+        """The motif's residues, in the order of the contig."""
+        return [r for s in self.segments for r in s.residues]
+
+    @property
+    def motif_length(self) -> int:
+        return sum(s.last - s.first + 1 for s in self.segments)
+
+    @property
+    def groups(self) -> np.ndarray:
+        """[m], the group of each motif residue, numbered in order of appearance."""
+        names = list(dict.fromkeys(s.group for s in self.segments))
+        return np.array([names.index(s.group) for s in self.segments for _ in s.residues], np.int64)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Least and greatest total length that the scaffolds allow, whatever `lengths` says."""
+        return self.motif_length + sum(s.low for s in self.scaffolds), self.motif_length + sum(s.high for s in self.scaffolds)
+
+    def _check(self, text: str) -> None:
+        segments, (least, most) = self.segments, self.reach
+        if not segments:
+            raise InputError(f"contig {text!r} has no motif: give a chain and residues, such as A163-181")
+        seen: set[Residue] = set()
+        for segment in segments:
+            again = [r for r in segment.residues if r in seen]
+            if again:
+                raise InputError(f"contig {text!r} has residue {again[0]} twice ({segment} overlaps an earlier segment): name each residue once")
+            seen.update(segment.residues)
+        if len({bool(s.group) for s in segments}) > 1:
+            bare = next(s for s in segments if not s.group)
+            raise InputError(f"contig {text!r} names groups, but {bare} has none: give every segment one ({bare}@a), or none")
+        if self.lengths is not None and (self.lengths[0] > most or self.lengths[1] < least):
+            raise InputError(
+                f"contig {text!r} does not add up: with {self.motif_length} motif residues its scaffolds make chains of {least} to {most}, "
+                f"the total length is to be {self.lengths[0]} to {self.lengths[1]}"
+            )
+
+    def allowed(self, max_length: int = MAX_LENGTH) -> tuple[int, int]:
+        """The total lengths that can be drawn, or an `InputError` if some of those asked for are longer than the prior's longest chain."""
+        (least, most), (low, high) = self.reach, self.lengths or self.reach
+        least, most = max(least, low), min(most, high)
+        if most > max_length:
+            mend = f"give a total length of {least}-{max_length}" if least <= max_length else "shorten it, or use a prior for longer chains"
+            raise InputError(f"contig {str(self)!r} makes chains of {least} to {most} residues, the prior at most {max_length}: {mend}")
+        return least, most
+
+    def draw(self, seed: int | torch.Generator, *, max_length: int = MAX_LENGTH) -> Placement:
+        """Draw the scaffold lengths: every combination with an allowed total length is equally likely.
+
+        That is what drawing each scaffold uniformly and trying again until the total fits would give. The same seed gives
+        the same placement.
+        """
+        low, high = self.allowed(max_length)
+        g = seed if isinstance(seed, torch.Generator) else generator(seed)
+        room, drawn = (low - self.motif_length, high - self.motif_length), []
+        ways = _ways(self.scaffolds, room)
+        total = 0
+        for scaffold, rest in zip(self.scaffolds, ways, strict=True):
+            options = range(scaffold.low, scaffold.high + 1)
+            weight = np.array([rest.get(total + n, 0) for n in options], np.float64).cumsum()
+            u = float(torch.rand((), generator=g, dtype=torch.float64)) * weight[-1]
+            drawn.append(options[int(np.searchsorted(weight, u, side="right"))])
+            total += drawn[-1]
+        return self._place(drawn)
+
+    def _place(self, scaffolds: list[int]) -> Placement:
+        lengths, start = iter(scaffolds), 0
+        positions: list[int] = []
+        for part in self.parts:
+            if isinstance(part, Scaffold):
+                start += next(lengths)
+            else:
+                size = part.last - part.first + 1
+                positions += range(start, start + size)
+                start += size
+        return Placement(np.array(positions, np.int64), self.groups, start, tuple(scaffolds))
+
+    def motif(self, structure: Structure) -> Motif:
+        """The motif's C-alphas in this structure.
+
+        Raises:
+            InputError: a chain or residue is not there, a residue has no C-alpha, or a range skips residues with insertion codes.
+        """
+        for segment in self.segments:
+            _check_segment(segment, structure)
+        rows = [structure.place[r] for r in self.residues]
+        return Motif(structure.x[rows], self.groups, "".join(structure.sequence[i] for i in rows))
+
+
+def _ways(scaffolds: list[Scaffold], room: tuple[int, int]) -> Iterator[dict[int, int]]:
+    """For each scaffold in turn: total so far (with it) -> number of choices of the later ones that end within `room`."""
+    rest = [dict.fromkeys(range(room[0], room[1] + 1), 1)]
+    for scaffold in reversed(scaffolds[1:]):
+        after, before = rest[-1], {}
+        for start in range(room[1] + 1):
+            count = sum(after.get(start + n, 0) for n in range(scaffold.low, scaffold.high + 1))
+            if count:
+                before[start] = count
+        rest.append(before)
+    return iter(rest[::-1][: len(scaffolds)])
+
+
+def _part(text: str, whole: str) -> Scaffold | Segment:
+    if not text:
+        raise InputError(f"contig {whole!r} has an empty part: give lengths and segments such as 10-40/A163-181/10-40")
+    found = _SCAFFOLD.fullmatch(text)
+    if found:
+        low = int(found[1])
+        high = int(found[2] or low)
+        if high < low:
+            raise InputError(f"scaffold {text!r} of contig {whole!r} runs backwards: write {high}-{low}")
+        return Scaffold(low, high)
+    found = _SEGMENT.fullmatch(text)
+    if not found:
+        hint = "chain breaks are not supported" if " " in text else "a scaffold is 10-40 or 20, a motif A163-181 or A95"
+        raise InputError(f"cannot read {text!r} in contig {whole!r}: {hint}")
+    chain, first, code, last, last_code, group = found[1] or found[2], int(found[3]), found[4], found[5], found[6], found[7]
+    if last is not None and (code or last_code):
+        raise InputError(f"{text!r} in contig {whole!r} is a range with an insertion code: name such residues one by one, {chain}{first}{code or 'A'}")
+    end = first if last is None else int(last)
+    if end < first:
+        raise InputError(f"motif {text!r} of contig {whole!r} is empty: it ends ({end}) before it begins ({first})")
+    return Segment(chain, first, end, code or "", group or "")
+
+
+def _range(lengths: str | int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(lengths, str):
+        found = _SCAFFOLD.fullmatch(lengths.strip())
+        if not found:
+            raise InputError(f"cannot read the total length {lengths!r}: give a range such as 50-75, or one number")
+        lengths = (int(found[1]), int(found[2] or found[1]))
+    low, high = (lengths, lengths) if isinstance(lengths, int) else lengths
+    if not 0 < low <= high:
+        raise InputError(f"a total length of {low} to {high} is not a range: give the smaller number first, such as 50-75")
+    return low, high
+
+
+def _check_segment(segment: Segment, structure: Structure) -> None:
+    if segment.chain not in structure.chains:
+        raise InputError(f"motif {segment} needs chain {segment.chain!r}, {structure.source} has {named(structure.chains)}")
+    without = [r for r in segment.residues if r in structure.missing]
+    if without:
+        raise InputError(f"motif {segment}: no C-alpha for {named(without)} in {structure.source}; choose a segment without a gap")
+    absent = [r for r in segment.residues if r not in structure.place]
+    if absent:
+        here = [r.number for r in structure.residues if r.chain == segment.chain]
+        about = f"its chain {segment.chain} runs from {min(here)} to {max(here)}" if here else f"its chain {segment.chain} has none"
+        raise InputError(f"motif {segment}: no residue {named(absent)} in {structure.source} ({about}, perhaps with gaps)")
+    inside = [r for r in structure.residues if r.chain == segment.chain and r.insertion and segment.first <= r.number < segment.last]
+    if inside and segment.last > segment.first:
+        at = inside[0]
+        raise InputError(
+            f"motif {segment} skips inserted residues of {structure.source} ({named(inside)}): name them, "
+            f"{Segment(at.chain, segment.first, at.number)}/{at}/{Segment(at.chain, at.number + 1, segment.last)}, or leave them out by splitting the range there"
+        )

@@ -1,0 +1,73 @@
+"""Draw scaffolds for motifs: many chains of several lengths at once, conditioned by any h-transform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deft.condition import condition
+from deft.denoise import Denoiser
+from deft.errors import InputError
+from deft.htransform.base import HTransform
+from deft.htransform.learnable import Learned
+from deft.likelihood import Observation
+from deft.protein.chains import UNIT, template
+from deft.protein.htransform import ChainDEFT
+from deft.protein.motif import MotifTask
+from deft.protein.prior import BackbonePrior
+from deft.random import Noise
+from deft.sample.base import sample
+from deft.train.adapter import load_any_h, save_h
+
+KINDS: Mapping[str, type[Learned]] = {"chain-deft": ChainDEFT}
+"""Kinds of learned h for backbones, as cards name them."""
+
+
+def draw_scaffolds(
+    prior: BackbonePrior, h: HTransform, obs: Observation, lengths: list[int], *, seed: int = 0, first: int = 0, batch: int = 64, progress: bool = False, **options: Any,
+) -> list[Tensor]:  # fmt: skip
+    """One chain for each row of the observation: C-alphas [L_i, 3] in angstrom, on the CPU.
+
+    Args:
+        obs: N rows, padded to the longest (`deft.protein.motif`). lengths: N.
+        seed, first: row i uses the stream first + i, whatever the batch. batch: rows at once; rows of like lengths share one.
+        options: of `sample` (sampler, steps, spacing).
+    """
+    if len(lengths) != len(obs):
+        raise InputError(f"{len(obs)} motifs but {len(lengths)} lengths")
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    out: dict[int, Tensor] = {}
+    with tqdm(total=len(order), desc="scaffolds", unit="chain", disable=not progress) as bar:
+        for low in range(0, len(order), batch):
+            rows = order[low : low + batch]
+            long = max(lengths[i] for i in rows)
+            part = shortened(obs[torch.tensor(rows)], long)
+            x = sample(
+                condition(prior.of_length(long), h, part), Noise(seed, [first + i for i in rows]), like=template([lengths[i] for i in rows], long), **options
+            )
+            for i, one in zip(rows, UNIT * x.cpu(), strict=True):
+                out[i] = one[: lengths[i]]
+            bar.update(len(rows))
+    return [out[i] for i in range(len(lengths))]
+
+
+def shortened(obs: Observation, length: int) -> Observation:
+    """Rows padded to another length: what is cut off must be padding."""
+    like: Any = obs.likelihood
+    return Observation(obs.y[:, :length], like._with(like.operator.cut(length), like.sigma_y))
+
+
+def save_scaffolder(path: str | Path, h: Learned, prior: Denoiser, task: MotifTask, /, **card: Any) -> dict[str, Any]:
+    """Write an h for motifs, with its card."""
+    kind = next(name for name, k in KINDS.items() if type(h) is k)
+    return save_h(path, h, prior, task, kind, **card)
+
+
+def load_scaffolder(path: str | Path, prior: Denoiser) -> tuple[Learned, MotifTask, dict[str, Any]]:
+    """(h, the task it was fitted to, its card); errors as those of `load_any_h`."""
+    return load_any_h(path, prior, KINDS, MotifTask.from_config)

@@ -1,0 +1,162 @@
+"""Pictures of C-alpha traces: a sheet (matplotlib), and a page to turn them with the mouse that needs nothing but itself."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from deft.images import save_image
+from deft.protein.geometry import superposed
+from deft.protein.metrics import Goal
+from deft.train.checkpoint import write_text
+
+SCAFFOLD, MOTIF, GIVEN = "#7d8a97", "#d1495b", "#1d5fa8"
+"""Colours: of new residues, of the motif as it was drawn, of the motif as it was given."""
+
+ROW = 4
+"""Panels of a row."""
+
+
+class Panel(NamedTuple):
+    """x: a trace [L, 3], angstrom. goal: its motif. title: a short line. good: whether it passed."""
+
+    x: np.ndarray
+    goal: Goal
+    title: str
+    good: bool
+
+
+class Drawing(NamedTuple):
+    """A panel in the pose in which it is shown: trace [L, 3], the motif given laid on it [m, 3], the runs of residues to join, of both."""
+
+    x: np.ndarray
+    given: np.ndarray
+    motif_runs: list[np.ndarray]
+    given_runs: list[np.ndarray]
+
+
+def arrange(panel: Panel) -> Drawing:
+    """Centre the trace, lay each group of the given motif on its residues (no reflection), and turn the trace's longest axes into the page."""
+    x, goal = np.asarray(panel.x, np.float64), panel.goal
+    groups = np.zeros(len(goal.positions), int) if goal.groups is None else np.asarray(goal.groups)
+    given = np.zeros((len(goal.positions), 3))
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        onto = torch.from_numpy(x[goal.positions[rows]])
+        given[rows] = superposed(torch.from_numpy(np.asarray(goal.x, np.float64)[rows]), onto).numpy()
+    middle = x.mean(0)
+    axes = np.linalg.svd(x - middle)[2]
+    axes[2] *= np.sign(np.linalg.det(axes))  # a proper rotation: a fold must not be shown as its mirror image
+    # residues are joined where they are neighbours in the chain and of one group
+    order = np.argsort(goal.positions)
+    cuts = np.flatnonzero((np.diff(goal.positions[order]) != 1) | (np.diff(groups[order]) != 0)) + 1
+    runs = [part for part in np.split(order, cuts) if len(part)]
+    return Drawing((x - middle) @ axes.T, (given - middle) @ axes.T, [goal.positions[r] for r in runs], runs)
+
+
+def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str = "") -> bool:
+    """A panel for each trace, the motif in colour and the given one beside it. False, and no file, without matplotlib (the extra `compare`)."""
+    try:
+        import matplotlib
+    except ImportError:
+        return False
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
+
+    columns = min(ROW, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = plt.figure(figsize=(3.0 * max(columns, 3), 3.2 * rows + 0.9), dpi=110)
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, i + 1, projection="3d")
+        drawing = arrange(panel)
+        _draw(axes, drawing)
+        half = float(np.abs(drawing.x).max())
+        axes.set(xlim=(-half, half), ylim=(-half, half), zlim=(-half, half))
+        axes.set_box_aspect((1, 1, 1), zoom=1.7)
+        axes.view_init(elev=90, azim=-90)  # x to the right, y up
+        axes.set_axis_off()
+        axes.set_title(panel.title, fontsize=9, y=0.97, color="#1a7f37" if panel.good else "#57606a")
+    height = figure.get_figheight()
+    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
+    marks = [Line2D([], [], color=c, linewidth=w, label=t) for c, w, t in ((SCAFFOLD, 2, "new residues"), (MOTIF, 4, "motif as drawn"), (GIVEN, 1.6, "motif as given"))]
+    figure.legend(handles=marks, loc="lower center", ncols=3, fontsize=8, frameon=False, bbox_to_anchor=(0.5, 0.20 / height))
+    if footer:
+        figure.text(0.5, 0.08 / height, footer, ha="center", va="bottom", fontsize=7.5, color="#57606a")
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.5 / height, top=1 - 0.62 / height, wspace=0.02, hspace=0.12)
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    plt.close(figure)
+    save_image(Path(path), Image.open(data).convert("RGB"))
+    return True
+
+
+def _draw(axes: object, drawing: Drawing) -> None:
+    """Short pieces, the far ones paler: without depth a trace is a tangle."""
+    from matplotlib.colors import to_rgb
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection
+
+    x = smooth(drawing.x)
+    pieces = np.stack([x[:-1], x[1:]], 1)
+    depth = pieces[:, :, 2].mean(1)
+    near = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-9)
+    motif = np.zeros(len(drawing.x), bool)
+    for run in drawing.motif_runs:
+        motif[run] = True
+    inside = _pieces(motif)
+    base = np.where(inside[:, None], to_rgb(MOTIF), to_rgb(SCAFFOLD))
+    fade = (0.55 * (1 - near))[:, None] * np.where(inside, 0.4, 1.0)[:, None]
+    colours = base * (1 - fade) + fade
+    widths = np.where(inside, 4.0, 1.4 + 1.4 * near)
+    axes.add_collection3d(Line3DCollection(pieces, colors=colours, linewidths=widths, capstyle="round"))  # type: ignore[attr-defined]
+    for run in drawing.given_runs:
+        line = smooth(drawing.given[run])
+        line[:, 2] += 0.6  # in front of the motif it lies on
+        axes.plot(*line.T, color=GIVEN, linewidth=1.3)  # type: ignore[attr-defined]
+
+
+def _pieces(motif: np.ndarray) -> np.ndarray:
+    """Which pieces of the smoothed trace lie between two motif residues."""
+    return np.repeat(motif[:-1] & motif[1:], FINE)
+
+
+FINE = 5
+"""Pieces between two residues."""
+
+
+def smooth(x: np.ndarray) -> np.ndarray:
+    """A curve through the residues (Catmull-Rom), [(L - 1) FINE + 1, 3]."""
+    if len(x) < 3:
+        return np.asarray(x, np.float64) if len(x) < 2 else x[0] + np.linspace(0, 1, FINE + 1)[:, None] * (x[1] - x[0])
+    p = np.concatenate([2 * x[:1] - x[1:2], x, 2 * x[-1:] - x[-2:-1]])
+    a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
+    u = (np.arange(FINE) / FINE)[None, :, None]
+    curve = 0.5 * (2 * b + (c - a) * u + (2 * a - 5 * b + 4 * c - d) * u**2 + (3 * b - a - 3 * c + d) * u**3)
+    return np.concatenate([curve.reshape(-1, 3), x[-1:]])
+
+
+def page(path: str | Path, panels: Sequence[Panel], *, title: str, notes: Sequence[str] = ()) -> None:
+    """An HTML file with every trace, to be turned with the mouse. It loads nothing and calls nobody."""
+    data = []
+    for panel in panels:
+        drawing = arrange(panel)
+        data.append({
+            "title": panel.title, "good": bool(panel.good), "x": drawing.x.round(2).tolist(), "motif": [r.tolist() for r in drawing.motif_runs],
+            "given": [drawing.given[r].round(2).tolist() for r in drawing.given_runs],
+        })  # fmt: skip
+    text = TEMPLATE
+    inside = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")  # a title cannot end the script
+    for key, value in (("TITLE", html.escape(title)), ("NOTES", "".join(f"<p>{html.escape(n)}</p>" for n in notes)), ("SCAFFOLD", SCAFFOLD), ("MOTIF", MOTIF), ("GIVEN", GIVEN), ("DATA", inside)):
+        text = text.replace(f"@{key}@", value)
+    write_text(path, text)
+
+
+TEMPLATE = Path(__file__).with_name("data").joinpath("view.html").read_text(encoding="utf-8")
