@@ -92,6 +92,10 @@ def test_refine(place, tmp_path, capsys):
     made = result(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "--refine", 2, "-n", 2, "--steps", 3, "--out", tmp_path / "s", "--json")
     after, card = load_weights(tmp_path / "s" / "h.safetensors")
     assert any(not torch.equal(before[k], after[k]) for k in before) and card["refined"] == 2 and made["samples"] == 2
+    assert made["plan"]["method"] == "deft"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_command, "has_derivative", lambda prior: False)
+        assert "cannot be differentiated" in run(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "--refine", 1, "-n", 1, "--steps", 2, "--out", tmp_path / "v")[1]
     plain = result(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "-n", 2, "--steps", 3, "--out", tmp_path / "p", "--json")
     assert plain["calls"] == made["calls"]
     a, b = (read_arrays(tmp_path / f / "samples.npz")["samples"] for f in ("s", "p"))

@@ -509,3 +509,12 @@ def test_refusals():
     with pytest.raises(InputError, match="beta must be above 0"):
         temper(OBS, 0.0)
 
+
+
+def test_a_prior_that_is_cut_off_is_refused_where_its_derivative_is_wanted():
+    cut = MeanDenoiser(lambda x, a, s: PRIOR.mean(x, a, s).detach(), VPCosine(), PRIOR.event_shape)
+    assert path.has_derivative(PRIOR) and not path.has_derivative(cut)
+    for objective in (RelativeEntropy, AdjointMatching):
+        with pytest.raises(ContractError, match="cut off"):
+            objective(cut, 4)(Small(), batch(4), BatchNoise(4, 0))
+    RelativeEntropy(cut, 4, through_prior=False)(Small(), batch(4), BatchNoise(4, 0))

@@ -1,4 +1,4 @@
-"""Pictures of C-alpha traces: a sheet (matplotlib), and a page to turn them with the mouse that needs nothing but itself."""
+"""Pictures of C-alpha traces: a sheet (matplotlib), and a page that needs nothing but itself, to turn them with the mouse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ def arrange(panel: Panel) -> Drawing:
 
 
 def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str = "") -> bool:
-    """A panel for each trace, the motif in colour and the given one beside it. False, and no file, without matplotlib (the extra `compare`)."""
+    """A panel for each trace, all on one scale, the motif in colour and the given one on it. False, and no file, without matplotlib (the extra `compare`)."""
     try:
         import matplotlib
     except ImportError:
@@ -74,24 +74,24 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
 
     columns = min(ROW, len(panels))
     rows = -(-len(panels) // columns)
-    figure = plt.figure(figsize=(3.0 * max(columns, 3), 3.2 * rows + 0.9), dpi=110)
-    for i, panel in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, i + 1, projection="3d")
-        drawing = arrange(panel)
-        _draw(axes, drawing)
-        half = float(np.abs(drawing.x).max())
-        axes.set(xlim=(-half, half), ylim=(-half, half), zlim=(-half, half))
-        axes.set_box_aspect((1, 1, 1), zoom=1.7)
-        axes.view_init(elev=90, azim=-90)  # x to the right, y up
-        axes.set_axis_off()
-        axes.set_title(panel.title, fontsize=9, y=0.97, color="#1a7f37" if panel.good else "#57606a")
+    drawings = [arrange(panel) for panel in panels]
+    wide, high = (1.06 * max(float(np.abs(d.x[:, k]).max()) for d in drawings) for k in (0, 1))
+    high = max(high, 0.6 * wide)
+    side = 3.1
+    figure = plt.figure(figsize=(side * max(columns, 2), (side * high / wide + 0.35) * rows + 1.0), dpi=110)
     height = figure.get_figheight()
-    figure.suptitle(title, fontsize=11, y=1 - 0.12 / height, va="top")
-    marks = [Line2D([], [], color=c, linewidth=w, label=t) for c, w, t in ((SCAFFOLD, 2, "new residues"), (MOTIF, 4, "motif as drawn"), (GIVEN, 1.6, "motif as given"))]
+    for i, (panel, drawing) in enumerate(zip(panels, drawings, strict=True)):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        _draw(axes, drawing)
+        axes.set(xlim=(-wide, wide), ylim=(-high, high), aspect="equal")
+        axes.set_axis_off()
+        axes.set_title(panel.title, fontsize=8.5, pad=3, color="#1a7f37" if panel.good else "#57606a", fontweight="bold" if panel.good else "normal")
+    figure.suptitle(title, fontsize=11, y=1 - 0.10 / height, va="top")
+    marks = [Line2D([], [], color=c, linewidth=w, label=t) for c, w, t in ((SCAFFOLD, 2.4, "new residues"), (MOTIF, 4.5, "motif as drawn"), (GIVEN, 1.4, "motif as given"))]
     figure.legend(handles=marks, loc="lower center", ncols=3, fontsize=8, frameon=False, bbox_to_anchor=(0.5, 0.20 / height))
     if footer:
         figure.text(0.5, 0.08 / height, footer, ha="center", va="bottom", fontsize=7.5, color="#57606a")
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.5 / height, top=1 - 0.62 / height, wspace=0.02, hspace=0.12)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.5 / height, top=1 - 0.62 / height, wspace=0.03, hspace=0.14)
     data = io.BytesIO()
     figure.savefig(data, format="png")
     plt.close(figure)
@@ -99,28 +99,38 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
     return True
 
 
-def _draw(axes: object, drawing: Drawing) -> None:
-    """Short pieces, the far ones paler: without depth a trace is a tangle."""
+def _draw(axes: Any, drawing: Drawing) -> None:
+    """Short pieces from back to front, each with a white rim, so that one sees which strand passes over which; the far ones paler."""
+    from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
-    from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
-    x = smooth(drawing.x)
-    pieces = np.stack([x[:-1], x[1:]], 1)
-    depth = pieces[:, :, 2].mean(1)
-    near = (depth - depth.min()) / max(float(np.ptp(depth)), 1e-9)
     motif = np.zeros(len(drawing.x), bool)
     for run in drawing.motif_runs:
         motif[run] = True
+    x = smooth(drawing.x)
+    low, high = float(x[:, 2].min()), float(x[:, 2].max())
+    lines, colours, widths, depths = [], [], [], []
+
+    def add(points: np.ndarray, colour: np.ndarray, width: np.ndarray, rim: float, lift: float) -> None:
+        pieces = np.stack([points[:-1], points[1:]], 1)
+        near = ((pieces[:, :, 2].mean(1) - low) / max(high - low, 1e-9)).clip(0, 1)
+        fade = 0.5 * (1 - near)[:, None]
+        size = width * (0.75 + 0.5 * near)
+        layers = ((np.ones_like(colour), size + rim, lift - 0.01), (colour * (1 - fade) + fade, size, lift)) if rim else ((colour * (1 - fade) + fade, size, lift),)
+        for shade, thick, above in layers:
+            lines.append(pieces[:, :, :2])
+            colours.append(shade)
+            widths.append(thick)
+            depths.append(pieces[:, :, 2].mean(1) + above)
+
     inside = _pieces(motif)
-    base = np.where(inside[:, None], to_rgb(MOTIF), to_rgb(SCAFFOLD))
-    fade = (0.55 * (1 - near))[:, None] * np.where(inside, 0.4, 1.0)[:, None]
-    colours = base * (1 - fade) + fade
-    widths = np.where(inside, 4.0, 1.4 + 1.4 * near)
-    axes.add_collection3d(Line3DCollection(pieces, colors=colours, linewidths=widths, capstyle="round"))  # type: ignore[attr-defined]
+    add(x, np.where(inside[:, None], to_rgb(MOTIF), to_rgb(SCAFFOLD)), np.where(inside, 4.6, 2.6), 1.8, 0.0)
     for run in drawing.given_runs:
         line = smooth(drawing.given[run])
-        line[:, 2] += 0.6  # in front of the motif it lies on
-        axes.plot(*line.T, color=GIVEN, linewidth=1.3)  # type: ignore[attr-defined]
+        add(line, np.tile(to_rgb(GIVEN), (len(line) - 1, 1)), np.full(len(line) - 1, 1.4), 0.0, 1.0)
+    order = np.argsort(np.concatenate(depths), kind="stable")
+    collection = LineCollection(np.concatenate(lines)[order], colors=np.concatenate(colours)[order], linewidths=np.concatenate(widths)[order], capstyle="butt")  # type: ignore[arg-type]
+    axes.add_collection(collection)
 
 
 def _pieces(motif: np.ndarray) -> np.ndarray:

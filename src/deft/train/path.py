@@ -402,6 +402,11 @@ class RelativeEntropy(PathObjective):
                 pred = self.prior(x, torch.tensor(t.t, dtype=torch.float64))
             if s.sigma == 0:
                 return kernel.step(x, pred.mean, None), cost
+            if self.through_prior and x.requires_grad and not pred.mean.requires_grad:
+                raise ContractError(
+                    f"RelativeEntropy differentiates the prior, but {type(self.prior).__name__} returns a mean that is cut off from x_t: the gradient would lack "
+                    "terms. Use vargrad or tb, or say through_prior=False"
+                )
             moved = shift(kernel, t, h(pred, obs))
             n = source.normal(x.shape[1:], device=x.device).to(x.dtype)
             x, cost = kernel.step(x, pred.mean, n) + moved, cost + _effort(kernel, moved)
@@ -458,6 +463,15 @@ class AdjointMatching(PathObjective):
 def _arrival(step: Step) -> Tensor:
     """x_s of a kept step."""
     return step.kernel.step(step.pred.x_t, step.pred.mean, step.n) + step.taken
+
+
+def has_derivative(prior: Denoiser) -> bool:
+    """Whether the prior's mean can be differentiated in x_t (that of a service or of a detached function cannot)."""
+    like = prior.state_like()
+    x = torch.zeros(1, *prior.event_shape, dtype=like.dtype, device=like.device, requires_grad=True)
+    t = torch.tensor(prior.schedule.t_max, dtype=torch.float64)
+    with torch.enable_grad():
+        return prior(x, t).mean.requires_grad
 
 
 def control_of(module: nn.Module) -> HTransform:

@@ -1,0 +1,189 @@
+"""Learning h for one image without data, and what it is worth beside everything else that could be done with the same y.
+
+    python benchmarks/control_images.py fit --task sr4 --objective vargrad --out DIR     # also tb, kl, adjoint; an hour for all, on two cores
+    python benchmarks/control_images.py amortised --task sr4 --out DIR                    # the library's fit to pairs, of the same size
+    python benchmarks/control_images.py refine --task sr4 --out DIR                       # from there, for this y
+    python benchmarks/control_images.py compare --task sr4 --out DIR                      # every method on the same y
+    python benchmarks/control_images.py report DIR                                        # Markdown, and a picture for each task
+
+The image is one of `fashion`'s test images (32 x 32), the prior the bundled one, h 2 % of it at most. Tasks: sr4 and inpaint-random as the library has them,
+and radon5, five directions with noise of 10 % of the sinogram's mean absolute value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft import DEFT, FitConfig, Observation, fit
+from deft.data import fashion
+from deft.denoise import Denoiser
+from deft.htransform.learnable import count_parameters
+from deft.methods import plan
+from deft.prior import load_prior
+from deft.random import Noise
+from deft.sample import sample
+from deft.tasks import ImageTask, get_task
+from deft.train.adapter import load_h, save_h
+from deft.train.checkpoint import write_text
+from deft.train.data import Bank, Clean
+from deft.train.denoising import DenoisingObjective
+from deft.train.diagnosis import diagnose, in_words
+from deft.train.measured import Measured
+from deft.train.path import OBJECTIVES, Control
+
+IMAGE, CHAIN, SUBSET, BATCH, LR, SIZE = 3, 50, 10, 16, 1e-2, 0.02
+TASKS: dict[str, ImageTask] = {
+    "sr4": get_task("sr4"), "inpaint-random": get_task("inpaint-random"), "radon5": dataclasses.replace(get_task("ct"), angles=5, sigma_y=0.04),  # type: ignore[call-arg]
+}  # fmt: skip
+STEPS = {"vargrad": 70, "tb": 70, "kl": 25, "adjoint": 25}
+"""Batches of each: about five minutes of one slow core."""
+SAMPLES = 64
+
+
+def setting(name: str, image: int = IMAGE) -> tuple[Denoiser, ImageTask, Tensor, Observation]:
+    prior, task = load_prior("fashion"), TASKS[name]
+    x = fashion("test").x[image : image + 1]
+    return prior, task, x, task.observe(x, Noise(0, 1))
+
+
+def begin(prior: Denoiser, task: ImageTask) -> DEFT:
+    """h as `deft fit --objective` begins: the calibrated gradient, N1 at 0; calibrated on the prior's own samples."""
+    torch.manual_seed(0)
+    return DEFT.sized(prior, SIZE, task.lift_channels).calibrate(prior, sample(prior, Noise(0, 64), steps=20))
+
+
+def on_paths(h: DEFT, prior: Denoiser, obs: Observation, name: str, steps: int, lr: float, chain: int) -> dict[str, Any]:
+    """Fit, with a look at the start, on the way and at the end."""
+    options: dict[str, Any] = {} if name == "kl" else {"subset": SUBSET}
+    objective = OBJECTIVES[name](prior, chain, **options)
+    module = Control(h, rate=0.3) if name == "tb" else h
+    rows = [{"step": 0, "seconds": 0.0, **diagnose(prior, h, obs, paths=32)}]
+    print(name, "start:", in_words(rows[0]), flush=True)
+    looked = 0.0
+
+    def look(row: dict[str, float]) -> None:
+        nonlocal looked
+        begun = time.monotonic()
+        rows.append({"step": row["step"], "seconds": row["seconds"] - looked, **diagnose(prior, h, obs, paths=32)})
+        looked += time.monotonic() - begun
+        print(f"{name} {int(row['step'])}: {rows[-1]['seconds']:.0f} s, {in_words(rows[-1])}", flush=True)
+
+    config = FitConfig(steps=steps, batch=BATCH, lr=lr, warmup=min(20, steps // 4), ema=0.9, evaluations=3, held_out_batches=1)
+    result = fit(module, objective, Measured(obs), Measured(obs), config=config, progress=False, on_evaluation=look)
+    h.eval()
+    return {"rows": rows, "end": diagnose(prior, h, obs, paths=128), "steps": result.steps, "seconds": result.seconds - looked, "weights": result.weights}
+
+
+def keep(folder: Path, name: str, h: Any, prior: Denoiser, task: ImageTask, about: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_h(folder / f"{name}.safetensors", h, prior, task, parameters=count_parameters(h))
+    write_text(folder / f"{name}.json", json.dumps({"parameters": count_parameters(h), "torch": torch.__version__, **about}, indent=1) + "\n")
+
+
+def do_fit(args: argparse.Namespace) -> None:
+    prior, task, _, obs = setting(args.task, args.image)
+    h = begin(prior, task)
+    about = on_paths(h, prior, obs, args.objective, args.steps or STEPS[args.objective], args.lr, args.chain)
+    keep(args.out / f"{args.task}-{args.image}", args.objective, h, prior, task, {"lr": args.lr, "chain": args.chain, **about})
+
+
+def do_amortised(args: argparse.Namespace) -> None:
+    prior, task, _, obs = setting(args.task, args.image)
+    x, held = fashion("fit").x, Clean(fashion("validation").x[:64], task)
+    torch.manual_seed(0)
+    h = DEFT.sized(prior, SIZE, task.lift_channels).calibrate(prior, x)
+    begun = time.monotonic()
+    bank = Bank.build(prior, x, task, 2000)
+    config = FitConfig(steps=args.steps or 500, batch=32, max_seconds=args.seconds, evaluations=2)
+    result = fit(h, DenoisingObjective(prior), bank, held, config=config, progress=False)
+    seconds = time.monotonic() - begun
+    h.eval()
+    end = diagnose(prior, h, obs, paths=64)
+    print("amortised", f"{result.steps} steps, {seconds:.0f} s,", in_words(end), flush=True)
+    keep(args.out / f"{args.task}-{args.image}", "amortised", h, prior, task, {"steps": result.steps, "seconds": seconds, "end": end, "images": len(x)})
+
+
+def do_refine(args: argparse.Namespace) -> None:
+    prior, task, _, obs = setting(args.task, args.image)
+    h = load_h(args.out / f"{args.task}-{args.image}" / "amortised.safetensors", prior)[0]
+    assert isinstance(h, DEFT)
+    about = on_paths(h.train().requires_grad_(True), prior, obs, args.objective, args.steps or STEPS[args.objective] // 2, args.lr, args.chain)
+    keep(args.out / f"{args.task}-{args.image}", "refined", h, prior, task, {"lr": args.lr, "chain": args.chain, **about})
+
+
+def scores(x: Tensor, truth: Tensor, obs: Observation) -> dict[str, float]:
+    """x [n, *E]: PSNR of samples and of their mean, the residual over sigma_y, mean deviation over pixels, and the share of the truth's pixels that vary
+    which lie within the samples' central 90 %."""
+
+    def psnr(a: Tensor) -> float:
+        return float((10 * torch.log10(4 / (a.clamp(-1, 1) - truth).square().flatten(1).mean(1))).mean())
+
+    like: Any = obs.likelihood
+    r = like.residual(obs.y.expand(len(x), *obs.y.shape[1:]), x)
+    low, high = x.quantile(0.05, 0), x.quantile(0.95, 0)
+    on = x.std(0) > 0.02
+    return {
+        "psnr": psnr(x), "psnr_mean": psnr(x.mean(0, keepdim=True)), "spread": float(x.std(0).mean()),
+        "residual": float((r.square().flatten(1).sum(1) / like.operator.repeat(len(x)).count(r)).mean().sqrt() / like.deviation.reshape(-1)[0]),
+        "inside": float(((truth[0] >= low) & (truth[0] <= high))[on].float().mean()),
+    }  # fmt: skip
+
+
+def do_compare(args: argparse.Namespace) -> None:
+    prior, _, truth, obs = setting(args.task, args.image)
+    folder = args.out / f"{args.task}-{args.image}"
+    fitted = {p.stem: load_h(p, prior)[0].eval() for p in sorted(folder.glob("*.safetensors"))}
+    rows: list[dict[str, Any]] = []
+    pictures = {"truth": truth[0], "y": obs.likelihood.picture(obs.y)[0]}
+    like_task = {"radon5": "ct"}.get(args.task, args.task)
+
+    def add(name: str, method: str, h: Any = None, **options: Any) -> None:
+        made = plan(method, like_task if h is None else None, **options)
+        begun = time.monotonic()
+        x = made.draw(prior, obs, SAMPLES, fitted=h, seed=5)[0]
+        row = {"name": name, **scores(x, truth, obs), "calls": made.calls(SAMPLES), "seconds": (time.monotonic() - begun) / SAMPLES, "plan": made.config()}
+        if method in ("deft", "dps", "pigdm"):  # any h weighs paths
+            row["diagnosis"] = diagnose(prior, made.make(prior, h)[0] if h is None else h, obs, paths=64)
+        rows.append(row)
+        pictures[name] = x[0]
+        pictures[f"{name}, mean"] = x.mean(0)
+        print({k: v for k, v in row.items() if k not in ("plan", "diagnosis")}, flush=True)
+        write_text(folder / "compare.json", json.dumps(rows, indent=1) + "\n")
+        torch.save(pictures, folder / "pictures.pt")
+
+    for name, h in fitted.items():
+        add(name, "deft", h, sampler="ancestral", steps=100, spacing="log-snr")
+    for name in ("dps", "pigdm", "mmps"):
+        add(name, name)
+    add("tds", "tds")
+    add("amortised + particles", "deft-smc", fitted["amortised"], settings={"particles": 16, "apart": 0.0}, steps=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, do in (("fit", do_fit), ("amortised", do_amortised), ("refine", do_refine), ("compare", do_compare)):
+        p = commands.add_parser(name)
+        p.add_argument("--task", choices=TASKS, required=True)
+        p.add_argument("--out", type=Path, required=True)
+        p.add_argument("--image", type=int, default=IMAGE)
+        p.add_argument("--steps", type=int)
+        p.add_argument("--lr", type=float, default=LR)
+        p.add_argument("--chain", type=int, default=CHAIN)
+        p.add_argument("--seconds", type=float)
+        p.add_argument("--objective", choices=OBJECTIVES, default="vargrad")
+        p.set_defaults(do=do)
+    args = parser.parse_args()
+    args.do(args)
+
+
+if __name__ == "__main__":
+    main()
