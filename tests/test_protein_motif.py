@@ -15,7 +15,7 @@ from deft.protein.htransform import ChainDEFT
 from deft.protein.motif import SIGMA_Y, Motif, MotifTask, given_motif, observe_motif
 from deft.protein.prior import backbone_prior
 from deft.random import BatchNoise, Noise
-from deft.sample import SAMPLERS, sample_posterior
+from deft.sample import SAMPLERS, Cooled, sample_posterior, times
 from deft.testing import check_operator, gaussian_chain
 from deft.train.denoising import DenoisingObjective
 
@@ -118,6 +118,20 @@ def test_pigdm_keeps_to_the_motif(chain):
     like = obs.likelihood
     rms = float((like.residual(obs.y.expand(200, -1, -1), x).square().flatten(1).sum(1) / like.operator.count(obs.y)).mean().sqrt())
     assert 0.03 < rms < 0.08
+
+
+def test_cooled_samples_vary_less(chain):
+    world, prior, obs, posterior = chain
+    cool = Cooled(DDIM(1.0), 0.6)
+    a, b = times(VPCosine(), 10)[3:5]
+    assert cool.kernel(a, b).std == pytest.approx(0.6 * DDIM(1.0).kernel(a, b).std) and cool.kernel(a, b)[:2] == DDIM(1.0).kernel(a, b)[:2]
+    x = sample_posterior(prior, world.h, obs, 200, sampler=cool, steps=60, spacing="log-snr", batch=200)[0]
+    values, axes = torch.linalg.eigh(posterior.covariance)
+    z = ((x.double().flatten(1) - posterior.mean) @ axes)[:, values > 1e-4] / values[values > 1e-4].sqrt()
+    assert 0.3 < float(z.std(0).mean()) < 0.8 and float(z.mean(0).abs().max()) * 200**0.5 < 4.5
+    for inner, temperature in ((DDIM(0.0), 0.5), (DDIM(1.0), 0.0), (DDIM(1.0), 1.5)):
+        with pytest.raises(InputError, match="temperature"):
+            Cooled(inner, temperature)
 
 
 # the learned h

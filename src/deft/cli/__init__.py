@@ -20,6 +20,7 @@ from deft.cli.hub import hub
 from deft.cli.info import info, list_all
 from deft.cli.measure import measure
 from deft.cli.prior import prior
+from deft.cli.protein import protein
 from deft.cli.sample import sample
 from deft.cli.serve import serve
 from deft.distributed import World, get_world, launch_note
@@ -42,7 +43,7 @@ def cli() -> None:
     """
 
 
-for command in (demo, fit, sample, evaluate, compare, measure, info, list_all, prior, hub, serve):
+for command in (demo, fit, sample, evaluate, compare, measure, info, list_all, prior, protein, hub, serve):
     cli.add_command(command)
 
 

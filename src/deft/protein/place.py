@@ -1,14 +1,15 @@
-"""Placements of a motif as observations of several chains at once, and drawn chains back in the pose of the file the motif is from."""
+"""Placements of a motif as observations of several chains at once, the bundled h for them, and drawn chains back in the pose of the motif given."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deft.errors import InputError
+from deft.errors import InputError, unknown
 from deft.likelihood import Gaussian, Observation
 from deft.protein.contig import Contig, Placement
 from deft.protein.contig import Motif as Given
@@ -16,6 +17,17 @@ from deft.protein.geometry import superposed
 from deft.protein.metrics import Goal
 from deft.protein.motif import SIGMA_Y, Motif, given_motif
 from deft.random import generator
+
+
+def bundled_h(size: int = 9) -> Path:
+    """The file of a bundled h: 9 or 4 % of the prior's parameters.
+
+    >>> bundled_h(4).name
+    'motif-4.safetensors'
+    """
+    if size not in (9, 4):
+        raise unknown("size", str(size), ("9", "4"))
+    return Path(__file__).with_name("weights") / f"motif-{size}.safetensors"
 
 
 def draw_placements(contig: Contig, n: int, seed: int = 0, *, max_length: int = 128, first: int = 0) -> list[Placement]:

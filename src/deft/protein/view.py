@@ -24,6 +24,9 @@ SCAFFOLD, MOTIF, GIVEN = "#7d8a97", "#d1495b", "#1d5fa8"
 ROW = 4
 """Panels of a row."""
 
+BEHIND = 2.0
+"""How far behind a piece its white rim is drawn, angstrom."""
+
 
 class Panel(NamedTuple):
     """x: a trace [L, 3], angstrom. goal: its motif. title: a short line. good: whether it passed."""
@@ -62,6 +65,12 @@ def arrange(panel: Panel) -> Drawing:
     return Drawing((x - middle) @ axes.T, (given - middle) @ axes.T, [goal.positions[r] for r in runs], runs)
 
 
+def in_the_middle(drawing: Drawing) -> Drawing:
+    """Moved so that as much of the trace is to the left as to the right, and above as below."""
+    middle = (drawing.x.min(0) + drawing.x.max(0)) / 2
+    return drawing._replace(x=drawing.x - middle, given=drawing.given - middle)
+
+
 def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str = "") -> bool:
     """A panel for each trace, all on one scale, the motif in colour and the given one on it. False, and no file, without matplotlib (the extra `compare`)."""
     try:
@@ -74,9 +83,9 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
 
     columns = min(ROW, len(panels))
     rows = -(-len(panels) // columns)
-    drawings = [arrange(panel) for panel in panels]
+    drawings = [in_the_middle(arrange(panel)) for panel in panels]
     wide, high = (1.06 * max(float(np.abs(d.x[:, k]).max()) for d in drawings) for k in (0, 1))
-    high = max(high, 0.6 * wide)
+    high = max(high, 0.5 * wide)
     side = 3.1
     figure = plt.figure(figsize=(side * max(columns, 2), (side * high / wide + 0.35) * rows + 1.0), dpi=110)
     height = figure.get_figheight()
@@ -111,12 +120,13 @@ def _draw(axes: Any, drawing: Drawing) -> None:
     low, high = float(x[:, 2].min()), float(x[:, 2].max())
     lines, colours, widths, depths = [], [], [], []
 
-    def add(points: np.ndarray, colour: np.ndarray, width: np.ndarray, rim: float, lift: float) -> None:
+    def add(points: np.ndarray, colour: np.ndarray, width: np.ndarray, pale: np.ndarray | float, rim: float, lift: float) -> None:
         pieces = np.stack([points[:-1], points[1:]], 1)
         near = ((pieces[:, :, 2].mean(1) - low) / max(high - low, 1e-9)).clip(0, 1)
-        fade = 0.5 * (1 - near)[:, None]
+        fade = (pale * (1 - near))[:, None]
         size = width * (0.75 + 0.5 * near)
-        layers = ((np.ones_like(colour), size + rim, lift - 0.01), (colour * (1 - fade) + fade, size, lift)) if rim else ((colour * (1 - fade) + fade, size, lift),)
+        # a rim lies behind its own piece and the neighbours of that, and before strands that pass farther back
+        layers = [(colour * (1 - fade) + fade, size, lift)] + ([(np.ones_like(colour), size + rim, lift - BEHIND)] if rim else [])
         for shade, thick, above in layers:
             lines.append(pieces[:, :, :2])
             colours.append(shade)
@@ -124,12 +134,12 @@ def _draw(axes: Any, drawing: Drawing) -> None:
             depths.append(pieces[:, :, 2].mean(1) + above)
 
     inside = _pieces(motif)
-    add(x, np.where(inside[:, None], to_rgb(MOTIF), to_rgb(SCAFFOLD)), np.where(inside, 4.6, 2.6), 1.8, 0.0)
+    add(x, np.where(inside[:, None], to_rgb(MOTIF), to_rgb(SCAFFOLD)), np.where(inside, 4.6, 2.6), np.where(inside, 0.25, 0.55), 1.8, 0.0)
     for run in drawing.given_runs:
         line = smooth(drawing.given[run])
-        add(line, np.tile(to_rgb(GIVEN), (len(line) - 1, 1)), np.full(len(line) - 1, 1.4), 0.0, 1.0)
+        add(line, np.tile(to_rgb(GIVEN), (len(line) - 1, 1)), np.full(len(line) - 1, 1.4), 0.2, 0.0, 1.0)
     order = np.argsort(np.concatenate(depths), kind="stable")
-    collection = LineCollection(np.concatenate(lines)[order], colors=np.concatenate(colours)[order], linewidths=np.concatenate(widths)[order], capstyle="butt")  # type: ignore[arg-type]
+    collection = LineCollection(np.concatenate(lines)[order], colors=np.concatenate(colours)[order], linewidths=np.concatenate(widths)[order], capstyle="round")  # type: ignore[arg-type]
     axes.add_collection(collection)
 
 

@@ -2,7 +2,7 @@
 
 from deft.sample.base import ManyDraws, Sampler, sample, sample_posterior
 from deft.sample.daps import DAPS
-from deft.sample.ode import DDIM, DPMpp2M, Heun, KernelSampler
+from deft.sample.ode import DDIM, Cooled, DPMpp2M, Heun, KernelSampler
 from deft.sample.path import Paths, sample_paths
 from deft.sample.refresh import Refresh
 from deft.sample.sde import Ancestral, Ito
@@ -22,7 +22,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 """Name -> class, read by the command line and by the conformance tests."""
 
 __all__ = [
-    "DAPS", "DDIM", "DDRM", "SAMPLERS", "SPACINGS", "Ancestral", "DPMpp2M", "Heun", "Ito", "KernelSampler", "ManyDraws",
+    "DAPS", "DDIM", "DDRM", "SAMPLERS", "SPACINGS", "Ancestral", "Cooled", "DPMpp2M", "Heun", "Ito", "KernelSampler", "ManyDraws",
     "Particles", "Paths", "REDDiff", "Refresh", "Sampler", "TimeTravel", "adapted", "levels", "sample", "sample_paths",
     "sample_posterior", "sample_smc", "times",
 ]

@@ -1,0 +1,284 @@
+"""deft protein"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+from tqdm import tqdm
+
+from deft.cli import common
+from deft.cli.common import Name, NearestGroup, Output, json_option, out_option, overwrite_option
+from deft.errors import CheckpointError, InputError
+from deft.images import open_folder
+from deft.methods import plan
+from deft.sample import SPACINGS, Cooled, KernelSampler
+from deft.train.checkpoint import write_text
+
+if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
+    from deft.htransform import Learned
+    from deft.protein.benchmark import Problem
+    from deft.protein.prior import BackbonePrior
+
+METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
+TEMPERATURE = 0.8
+"""Default of --temperature (docs/protein.md)."""
+SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
+"""Settings of a method that are not its own defaults: coordinates are no images."""
+
+SHORTEST = 40
+"""Residues of the shortest chains the bundled prior was trained on."""
+
+PANELS = 24
+"""Most scaffolds in sheet.png."""
+
+
+@click.group(cls=NearestGroup)
+def protein() -> None:
+    """Protein backbones: new chains around a motif (the extra `protein`)."""
+
+
+@protein.command(name="problems")
+@json_option
+def list_problems(as_json: bool) -> None:
+    """List the bundled motif-scaffolding problems."""
+    from deft.protein.benchmark import problems
+
+    output = Output(as_json)
+    found = problems()
+    rows = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.motif), "family": p.family} for p in found]
+    output.say(f"{'problem':<11} {'contig':<23} {'length':>8}  motif")
+    for p in found:
+        low, high = p.contig.lengths or p.contig.reach
+        output.say(f"{p.name:<11} {p.contig!s:<23} {f'{low}-{high}' if low < high else low:>8}  {len(p.motif):>5}")
+    output.say("\nnext: deft protein scaffold --problem 5TPN --out scaffolds")
+    output.result({"problems": rows})
+
+
+@protein.command()
+@click.option("--motif", "source", type=click.Path(path_type=Path), help="A PDB or mmCIF file (.gz too) that holds the motif.")
+@click.option("--contig", help="Which residues are kept, and how much goes between: 10-40/A163-181/10-40 (docs/protein.md).")
+@click.option("--length", help="Total length, with --contig: 60-80 or 70.  [default: what the contig allows]")
+@click.option("--problem", help="Instead of --motif and --contig: a bundled problem, such as 5TPN (`deft protein problems`), or a file in that format.")
+@click.option("-n", "--samples", default=8, show_default=True, help="How many scaffolds to draw; each has lengths of its own.")
+@click.option("--run", type=click.Path(path_type=Path), help="Your own h: h.safetensors, or its folder (benchmarks/train_scaffold.py).")
+@click.option("--size", type=Name("size", ("9", "4")), help="Which bundled h: 9 or 4 % of the prior's parameters.  [default: 9]")
+@click.option("--prior", "prior_name", default="backbone", show_default=True, help="The bundled prior, or a file of your own (benchmarks/train_backbone.py).")
+@click.option("--method", type=Name("method", METHODS), default="deft", show_default=True)
+@click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method: zeta (dps, .3), data_std (pigdm, 1), scale (deft, 1). May be repeated.")
+@click.option("--steps", default=100, show_default=True, help="Calls of the prior for each scaffold.")
+@click.option("--eta", default=1.0, show_default=True, help="Noise of the ddim sampler: 0 none, 1 ancestral.")
+@click.option("--temperature", default=TEMPERATURE, show_default=True, help="Times the sampler's noise: 1 samples the posterior, less trades variety for chains of which the prior is sure.")
+@click.option("--spacing", type=Name("spacing", SPACINGS), default="log-snr", show_default=True, help="Of the time grid.")
+@click.option("--sigma-y", type=float, help="Deviation of the motif's coordinates in angstrom.  [default: the fit's, 0.1]")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--batch", default=16, show_default=True, help="Scaffolds drawn at once.")
+@out_option("scaffolds")
+@common.device_option
+@overwrite_option
+@json_option
+def scaffold(
+    source: Path | None, contig: str | None, length: str | None, problem: str | None, samples: int, run: Path | None, size: str | None, prior_name: str, method: str,
+    pairs: tuple[str, ...], steps: int, eta: float, temperature: float, spacing: str, sigma_y: float | None, seed: int, batch: int, out: Path, device: str | None, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Draw chains of C-alphas that hold a motif.
+
+    \b
+    deft protein scaffold --problem 5TPN -n 8 --out scaffolds
+    deft protein scaffold --motif 5tpn.pdb --contig "10-40/A163-181/10-40" --length 60-80 --out scaffolds
+
+    Writes scaffold-000.pdb, ... (B-factor 1 on the motif, which lies where it does in the file given), table.csv,
+    scaffold.json, sheet.png and view.html, in which the chains can be turned with the mouse.
+    """
+    output = Output(as_json)
+    where = common.get_device(device)
+    if samples < 1:
+        raise InputError(f"-n must be at least 1, got {samples}")
+    if sigma_y is not None and not 0 < sigma_y < math.inf:
+        raise InputError(f"--sigma-y is a deviation in angstrom above 0, got {sigma_y}")
+    if method != "deft" and (run is not None or size is not None):
+        raise InputError(f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft")
+    if run is not None and size is not None:
+        raise InputError("--run is your own h and --size a bundled one: give one of the two")
+    made = plan(method, settings=SETTINGS.get(method, {}) | common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing)
+    chosen = find_problem(source, contig, length, problem, output)
+    from deft.protein.chains import UNIT
+    from deft.protein.motif import SIGMA_Y
+    from deft.protein.place import check_groups, draw_placements, observe_placements
+
+    check_groups(chosen.contig)
+    prior = load_backbone_prior(prior_name, where)
+    longest = prior.event_shape[0]
+    common.check_batch(min(batch, samples) if batch > 0 else batch, prior.event_shape)
+    placements = draw_placements(chosen.contig, samples, seed, max_length=longest)
+    shortest = min(p.length for p in placements)
+    if shortest < 6:
+        raise InputError(f"contig {str(chosen.contig)!r} makes chains of {shortest} residues: 6 at least can be measured, {SHORTEST} and more are what the prior knows")
+    if shortest < SHORTEST:
+        output.say(f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on ({SHORTEST} to {longest})")
+    fitted, usual, h_name = load_motif_h(run, size, prior, prior_name) if method == "deft" else (None, SIGMA_Y, None)
+    sigma = usual if sigma_y is None else sigma_y / UNIT
+    if fitted is not None and abs(sigma - usual) > 1e-9:
+        output.say(f"note: h was fitted at {UNIT * usual:g} Å; it is told that the motif's coordinates deviate by {sigma_y:g} Å")
+    fitted = None if fitted is None else fitted.to(where)
+    h, sampler, grid = made.make(prior, fitted)  # what cannot be made is said before anything is drawn
+    if not 0 < temperature <= 1:
+        raise InputError(f"--temperature is above 0 and at most 1, got {temperature}")
+    if temperature < 1 and isinstance(sampler, KernelSampler) and sampler.stochastic:
+        sampler = Cooled(sampler, temperature)
+    obs = observe_placements(chosen.motif, placements, sigma).to(where)
+    open_folder(out, overwrite=overwrite)
+
+    work = Work(output, out, chosen, placements, {
+        "problem": chosen.name, "motif": None if source is None else str(source), "contig": str(chosen.contig),
+        "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": h_name, "plan": made.config(), "samples": samples, "seed": seed,
+        "sigma_y_angstrom": UNIT * sigma, "temperature": temperature, "batch": batch,
+    }, made.calls(1))  # fmt: skip
+    try:
+        work.draw(prior, (h, sampler, grid), obs, seed, batch)
+    except BaseException:  # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
+        if work.drawn:
+            output.say(f"stopped after {len(work.drawn)} of {samples} scaffolds; these are kept")
+            work.finish(whole=False)
+        raise
+    output.result(work.finish())
+
+
+def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, output: Output) -> Problem:
+    """What --motif and --contig, or --problem, ask for."""
+    from deft.protein.benchmark import Problem, problems, read_problem
+    from deft.protein.contig import Contig
+    from deft.protein.structure import read_structure
+
+    if problem is not None:
+        if source is not None or contig is not None or length is not None:
+            raise InputError("--problem brings its own motif, contig and length: leave --motif, --contig and --length out, or leave --problem out")
+        return read_problem(problem) if Path(problem).suffix else problems([problem])[0]
+    if source is None or contig is None:
+        raise InputError('give --motif FILE.pdb with --contig "10-40/A163-181/10-40", or --problem NAME (`deft protein problems` lists them)')
+    wanted = Contig.parse(contig, length)
+    structure = read_structure(source)
+    motif = wanted.motif(structure)
+    for note in structure.notes:
+        output.say(f"note: {note}")
+    return Problem(source.name.split(".")[0], wanted, motif, source.stem)
+
+
+def load_backbone_prior(name: str, device: torch.device) -> BackbonePrior:
+    """--prior, if it is one of backbones."""
+    from deft.protein.prior import BackbonePrior
+
+    prior = common.find_prior(name, device)
+    if not isinstance(prior, BackbonePrior):
+        raise InputError(f"the prior {name} makes samples of shape {tuple(prior.event_shape)}, not protein backbones: give --prior backbone, or a file made by benchmarks/train_backbone.py")
+    return prior
+
+
+def load_motif_h(run: Path | None, size: str | None, prior: BackbonePrior, prior_name: str) -> tuple[Learned, float, str]:
+    """(h, the sigma_y it was fitted at in model space, what to call it) of --run, or a bundled one."""
+    from deft.protein.place import bundled_h
+    from deft.protein.scaffold import load_scaffolder
+
+    path = run or bundled_h(int(size or 9))
+    if run is None and prior_name != "backbone":
+        bundled = common.find_prior("backbone")
+        if bundled.fingerprint() != prior.fingerprint():
+            raise CheckpointError(f"the bundled h belongs to the prior backbone, and {prior_name} is another: give your own h with --run (benchmarks/train_scaffold.py), or --method pigdm")
+    h, task, _ = load_scaffolder(path, prior)
+    return h.eval(), task.sigma_y, path.stem if run is None else str(run)
+
+
+class Work:
+    """Scaffolds as they are drawn, and what is written of them. drawn: traces in angstrom, in the pose of the motif given."""
+
+    def __init__(self, output: Output, out: Path, problem: Problem, placements: list[Any], about: dict[str, Any], calls: float):
+        self.output, self.out, self.problem, self.placements, self.about, self.calls = output, out, problem, placements, about, calls
+        self.goals = [problem.goal(p) for p in placements]
+        self.drawn: list[Any] = []
+        self.seconds = 0.0
+
+    def name(self, i: int) -> str:
+        return f"scaffold-{i:03d}"
+
+    def draw(self, prior: BackbonePrior, made: tuple[Any, Any, Any], obs: Any, seed: int, batch: int) -> None:
+        """Draw batch by batch, and write each batch's chains at once."""
+        from deft.protein.place import posed
+        from deft.protein.scaffold import draw_scaffolds, shortened
+
+        h, sampler, grid = made
+        n = len(self.placements)
+        with tqdm(total=n * (len(grid) - 1), desc=f"{n} scaffolds", unit="step", disable=not common.bars()) as bar:
+            for low in range(0, n, batch):
+                rows = range(low, min(low + batch, n))
+                lengths = [self.placements[i].length for i in rows]
+                part = shortened(obs[torch.tensor(rows)], max(lengths))
+                started = time.perf_counter()
+                traces = draw_scaffolds(
+                    prior, h, part, lengths, seed=seed, first=low, batch=batch, sampler=sampler, grid=grid, callback=lambda step, level, x: bar.update(len(x)),
+                )  # fmt: skip
+                self.seconds += time.perf_counter() - started
+                for i, x in zip(rows, traces, strict=True):
+                    one = posed(x, self.goals[i])
+                    self.write(i, one)
+                    self.drawn.append(one)
+
+    def write(self, i: int, x: Any) -> None:
+        from deft.protein.structure import write_pdb
+
+        placement, motif = self.placements[i], self.problem.motif
+        letters = ["X"] * placement.length
+        for at, letter in zip(placement.positions, motif.sequence, strict=True):
+            letters[at] = letter
+        write_pdb(
+            self.out / f"{self.name(i)}.pdb", x, sequence="".join(letters), marks=placement.mask.astype(float),
+            remarks=[f"{self.about['problem']} {realised(self.problem, placement)}", "C-alphas drawn by deft; B-factor 1 on the motif, the motif's letters alone are native"],
+        )  # fmt: skip
+
+    def finish(self, whole: bool = True) -> dict[str, Any]:
+        """Measure what was drawn, write table, pictures and scaffold.json, and say it in words."""
+        from deft.protein.metrics import measure
+        from deft.protein.outcome import failures, in_words, rows_of, short, write_table
+        from deft.protein.report import NOTE, summary
+        from deft.protein.view import Panel, page, sheet
+
+        n = len(self.drawn)
+        goals, names = self.goals[:n], [self.name(i) for i in range(n)]
+        columns = measure(self.drawn, goals)
+        against = failures(columns)
+        rows = rows_of([f"{name}.pdb" for name in names], columns, {"contig": [realised(self.problem, p) for p in self.placements[:n]]})
+        write_table(self.out / "table.csv", rows)
+        about = self.about | {
+            "out": str(self.out), "drawn": n, "whole": whole, "seconds": round(self.seconds, 2), "calls": self.calls, "summary": summary(columns),
+            "scaffolds": [{k: r[k] for k in ("file", "contig", "length", "motif_rmsd", "proxy_success")} | {"against": f} for r, f in zip(rows, against, strict=True)],
+            "note": NOTE,
+        }  # fmt: skip
+        write_text(self.out / "scaffold.json", json.dumps(about, indent=1, ensure_ascii=False, default=float) + "\n")
+        good = sum(not f for f in against)
+        panels = [Panel(x, g, f"{name[-3:]}: {short(r, f)}", not f) for x, g, name, r, f in zip(self.drawn, goals, names, rows, against, strict=True)]
+        title = f"{self.about['problem']}, {self.about['plan']['method']}: {good} of {n} pass every check"
+        page(self.out / "view.html", panels, title=title, notes=[NOTE])
+        pictured = sheet(self.out / "sheet.png", panels[:PANELS], title=title, footer=NOTE)
+
+        say = self.output.say
+        say(f"{n} scaffolds of {min(columns['length'])} to {max(columns['length'])} residues in {self.seconds:.1f} s, {self.calls:.0f} calls of the prior each; motif RMSD {about['summary']['motif_rmsd_median']:.2f} Å (median)")
+        for line in in_words(names, columns):
+            say(line)
+        say(f"note: {NOTE}")
+        say(f"wrote {self.out}/view.html, {self.out}/sheet.png, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv, {self.out}/scaffold.json" if pictured else (
+            f"wrote {self.out}/view.html, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv, {self.out}/scaffold.json; no sheet.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"
+        ))  # fmt: skip
+        return about
+
+
+def realised(problem: Problem, placement: Any) -> str:
+    """The contig with the scaffold lengths that were drawn."""
+    from deft.protein.contig import Contig, Scaffold
+
+    lengths = iter(placement.scaffolds)
+    parts = tuple(Scaffold(n, n) if isinstance(p, Scaffold) else p for p in problem.contig.parts for n in ([next(lengths)] if isinstance(p, Scaffold) else [0]))
+    return str(Contig(parts))
