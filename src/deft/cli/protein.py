@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for 
     from deft.protein.prior import BackbonePrior
 
 METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
-TEMPERATURE = 0.8
+TEMPERATURE = 0.6
 """Default of --temperature (docs/protein.md)."""
 SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
 """Settings of a method that are not its own defaults: coordinates are no images."""
