@@ -27,8 +27,8 @@ from deft.nn import MLP
 from deft.random import BatchNoise
 from deft.testing import half_seen
 from deft.train.data import Bank, Clean, Pairs
-from deft.train.denoising import WEIGHTINGS, draw_times
-from deft.train.fit import Interrupted, Loss
+from deft.train.denoising import WEIGHTINGS, PriorObjective, draw_times
+from deft.train.fit import Interrupted, Loss, pick_device, place_of
 
 D, CPU = 6, torch.device("cpu")
 X = torch.randn(50, D, generator=torch.Generator().manual_seed(0))
@@ -283,3 +283,13 @@ def test_even_draws_are_even_in_the_logarithm_of_the_noise():
     level = -schedule.log_snr(half[:500]) / 2
     assert float(level.mean()) == pytest.approx(-0.25, abs=0.01)
     assert float(half[500:].mean()) == pytest.approx(float(draw_times(schedule, BatchNoise(n, 0), 3.0).mean()), abs=0.002)
+
+
+def test_a_fit_goes_where_the_prior_is():
+    """On a machine with a GPU a prior on the CPU must not meet an h on the GPU."""
+
+    class With:
+        prior = torch.nn.Linear(1, 1, device="meta")
+
+    assert place_of(With()).type == "meta"
+    assert place_of(PriorObjective()) == pick_device()

@@ -127,6 +127,15 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def place_of(objective: Objective) -> torch.device:
+    """Where a fit happens if nobody says: where the objective's prior is, or, without one, `pick_device()`."""
+    prior = getattr(objective, "prior", None)
+    if isinstance(prior, nn.Module):
+        for tensor in (*prior.parameters(), *prior.buffers()):
+            return tensor.device
+    return pick_device()
+
+
 def fit(
     module: nn.Module,
     objective: Objective,
@@ -149,6 +158,8 @@ def fit(
         batches: where (x_0, observation) come from.
         held_out: the same for data not trained on; decides between raw and averaged weights.
         folder: where `state.pt` is kept for `resume`; None keeps nothing.
+        device: where the module and the batches go; by default where the objective's frozen prior is (`load_prior(name, "cuda")`), and for a prior in
+            training the best there is.
         on_evaluation: called with each row of the history, on the main process.
         world: the processes that share the work, by default all that were launched; each must call this.
 
@@ -160,7 +171,7 @@ def fit(
     """
     world = world or get_world()
     config = launched_config(config or FitConfig(), world)
-    where = torch.device(device) if device is not None else pick_device()
+    where = torch.device(device) if device is not None else place_of(objective)
     path = Path(folder) / "state.pt" if folder is not None else None
 
     # 1. prepare
