@@ -15,9 +15,11 @@ from deft.protein.htransform import ChainDEFT
 from deft.protein.motif import SIGMA_Y, Motif, MotifTask, given_motif, observe_motif
 from deft.protein.prior import backbone_prior
 from deft.random import BatchNoise, Noise
-from deft.sample import SAMPLERS, Cooled, sample_posterior, times
+from deft.sample import SAMPLERS, Cooled, Ito, sample_posterior, times
 from deft.testing import check_operator, gaussian_chain
+from deft.train.data import Batch
 from deft.train.denoising import DenoisingObjective
+from deft.train.path import AdjointMatching, LogVariance, RelativeEntropy, walk
 
 GROUP = torch.tensor([[0, 1, 1, 1, 0, 0, 2, 2, 0, 2, 2, 0]])
 
@@ -199,3 +201,18 @@ def test_learning_lowers_the_loss_and_leaves_the_prior_alone():
     before = loss()
     fit(h, objective, batches, batches, config=FitConfig(steps=30, batch=16, lr=5e-3, warmup=5, ema=0.9, evaluations=1, held_out_batches=1), progress=False)
     assert loss() < 0.97 * before and all(p.grad is None for p in prior.parameters())
+
+
+@pytest.mark.parametrize("kind", [LogVariance, RelativeEntropy, AdjointMatching])
+def test_paths_of_chains_stay_centred_and_teach(stirred, kind):
+    """The objectives that need no data, on one motif: states in the subspace, gradients in h alone."""
+    torch.manual_seed(1)
+    prior = backbone_prior("tiny").of_length(40).requires_grad_(False)
+    h = ChainDEFT(32, length=40)
+    obs = given_motif([torch.randn(9, 3) * 4], [list(range(12, 21))], 40)
+    walked = walk(prior, h, obs.repeat(3), BatchNoise(3, 0), times(prior.schedule, 4, "log-snr"), Ito(), keep={0, 1})
+    for x in (walked.x, *(s.pred.x_t for s in walked.steps)):
+        assert float(x.sum(1).abs().max()) < 1e-3 * float(x.abs().max())
+    loss = kind(prior, 4)(h, Batch(torch.empty(3, 0), obs.repeat(3)), BatchNoise(3, 0))
+    loss.value.backward()
+    assert float(h.n2.last.bias.grad.abs()) > 0 and all(p.grad is None for p in prior.parameters())

@@ -69,6 +69,12 @@ class Walk(NamedTuple):
     steps: list[Step]
 
 
+def normal_of(prior: Denoiser, noise: BatchNoise, like: Tensor, rows: slice = slice(None)) -> Tensor:
+    """Standard normal numbers [B, *E] where the prior's samples live, in the dtype and on the device of `like`."""
+    n = noise.normal(prior.event_shape, device=like.device)[rows].to(like.dtype)
+    return prior.project(n, torch.ones_like(n))
+
+
 @torch.no_grad()
 def walk(
     prior: Denoiser, control: HTransform, obs: Observation, noise: BatchNoise, grid: Sequence[Level], sampler: KernelSampler,
@@ -81,7 +87,7 @@ def walk(
     """
     drawn = Conditioned(prior, behaviour or control, obs)
     like = drawn.state_like(obs.y)
-    x = noise.normal(drawn.event_shape, device=like.device)[rows].to(like.dtype) * grid[0].sigma
+    x = normal_of(drawn, noise, like, rows) * grid[0].sigma
     log_w, cost = (torch.zeros(len(obs), dtype=torch.float64, device=like.device) for _ in range(2))
     steps = []
     for i, (t, s) in enumerate(pairwise(grid)):
@@ -90,7 +96,7 @@ def walk(
         if s.sigma == 0:
             x = kernel.step(x, pred.mean, None)
             break
-        n = noise.normal(drawn.event_shape, device=like.device)[rows].to(like.dtype)
+        n = normal_of(drawn, noise, like, rows)
         step = Step(t, kernel, pred, shift(kernel, t, h), n)
         mine = h if behaviour is None else control(pred, obs)
         log_w += step.ratio(mine)
@@ -116,7 +122,7 @@ def walk_back(
     states, alpha, sigma, at = [], 1.0, 0.0, x.to(like)
     for v in reversed(levels):
         r = v.alpha / alpha
-        n = noise.normal(prior.event_shape, device=like.device)[rows].to(like.dtype)
+        n = normal_of(prior, noise, like, rows)
         at = r * at + math.sqrt(max(v.sigma**2 - (r * sigma) ** 2, 0.0)) * n
         states.append(at)
         alpha, sigma = v.alpha, v.sigma
@@ -383,7 +389,7 @@ class RelativeEntropy(PathObjective):
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         h, grid = control_of(module), self.grid(noise)
         like = self.prior.state_like(obs.y)
-        x = noise.normal(self.prior.event_shape, device=like.device).to(like.dtype) * grid[0].sigma
+        x = normal_of(self.prior, noise, like) * grid[0].sigma
         cost = torch.zeros(len(obs), dtype=torch.float64, device=like.device)
         pairs = list(pairwise(grid))
         size = max(1, math.isqrt(len(pairs)))
@@ -408,7 +414,7 @@ class RelativeEntropy(PathObjective):
                     "terms. Use vargrad or tb, or say through_prior=False"
                 )
             moved = shift(kernel, t, h(pred, obs))
-            n = source.normal(x.shape[1:], device=x.device).to(x.dtype)
+            n = normal_of(self.prior, source, x)
             x, cost = kernel.step(x, pred.mean, n) + moved, cost + _effort(kernel, moved)
         return x, cost
 

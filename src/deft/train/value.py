@@ -25,7 +25,7 @@ from deft.kernel import shift
 from deft.likelihood.base import Observation
 from deft.random import BatchNoise
 from deft.train.fit import Loss
-from deft.train.path import REPLAYED, Control, PathObjective, Step, gathered, walk
+from deft.train.path import REPLAYED, Control, PathObjective, Step, gathered, normal_of, walk
 
 PLACE, FRESH = 15, 16
 """Sources of a batch: where its part begins, and whether whole paths are drawn first."""
@@ -102,7 +102,7 @@ class SubTrajectoryBalance(PathObjective):
         with torch.no_grad():
             like = self.prior.state_like(obs.y)
             x_0 = replay.draw(len(obs), noise.spawn(REPLAYED)).to(like)
-            n_t = noise.normal(x_0.shape[1:], device=like.device).to(like.dtype)
+            n_t = normal_of(self.prior, noise, like)
             first = grid[begin]
             x = first.sigma * n_t + (first.alpha * x_0 if begin else 0.0)
             steps: list[Step] = []
@@ -115,7 +115,7 @@ class SubTrajectoryBalance(PathObjective):
                     x = kernel.step(x, pred.mean, None)
                     break
                 mine = h(pred, obs)
-                m = noise.normal(x.shape[1:], device=like.device).to(like.dtype)
+                m = normal_of(self.prior, noise, like)
                 step = Step(t, kernel, pred, shift(kernel, t, mine), m)
                 total += step.ratio(mine)
                 steps.append(step)
