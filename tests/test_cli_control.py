@@ -50,6 +50,25 @@ def test_every_objective_fits_and_samples(place, tmp_path, capsys, objective):
     assert code == 0 and "was fitted to one measurement" in out
 
 
+def test_importance_keeps_a_round_and_its_weighting(place, tmp_path, capsys, monkeypatch):
+    _, _, few = place
+    from deft.train import importance
+
+    rounds = []
+    real = importance.draw_round
+
+    def stopped(*args, **options):
+        rounds.append(1)
+        if len(rounds) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(importance, "draw_round", stopped)
+    code, _, _ = run(capsys, "fit", "--objective", "importance", *few, "--rounds", 3, "--paths", 3, "--weighting", "eps", "--focus", 1, "--out", tmp_path / "run")
+    _, card = load_weights(tmp_path / "run" / "h.safetensors")
+    assert code != 0 and len(card["rounds"]) == 1 and card["recipe"]["weighting"] == "eps" and card["recipe"]["focus"] == 1
+
+
 def test_options_reach_the_fit(place, tmp_path, capsys):
     _, _, few = place
     made = result(capsys, "fit", "--objective", "vargrad", *few, "--subset", 2, "--drawn-by", "pigdm", "--warm", 2, "--out", tmp_path / "run", "--json")

@@ -84,14 +84,18 @@ def test_a_scaffold_does_not_depend_on_its_batch(place, short, tmp_path, capsys)
         code, out, err = run(capsys, *short, *more, "-n", 3, "--batch", batch, "--out", tmp_path / f"b{batch}")
         assert code == 0, err
         assert "of 3 pass every check" in out and "no folding network" in out and "designable" not in (out + err).lower()
-    one, three = (read_structure(tmp_path / f"b{b}" / "scaffold-001.pdb").x for b in (1, 3))
-    assert np.abs(one - three).max() < 0.01
+    lengths = set()
+    for i in range(3):
+        one, three = (read_structure(tmp_path / f"b{b}" / f"scaffold-{i:03d}.pdb").x for b in (1, 3))
+        assert np.abs(one - three).max() < 0.01
+        lengths.add(len(one))
+    assert len(lengths) > 1  # a shorter chain must not take other numbers because a longer one is in its batch
 
 
 @pytest.mark.parametrize("method", ["pigdm", "dps", "replacement", "prior"])
 def test_every_method(place, tmp_path, capsys, method):
     made = result(capsys, "protein", "scaffold", "--prior", place / "prior.safetensors", "--method", method, "--steps", 3, "-n", 1, "--problem", "4ZYP", "--out", tmp_path / "o")
-    assert made["plan"]["method"] == method and made["h"] is None and made["plan"]["settings"].get("zeta", 10) == 10
+    assert made["plan"]["method"] == method and made["h"] is None and made["plan"]["settings"].get("zeta", 0.3) == 0.3
 
 
 def test_groups_settings_and_noise_reach_the_work(place, short, tmp_path, capsys):
@@ -175,6 +179,7 @@ def test_bad_options(place, short, tmp_path, capsys):
     assert "batch must be" in refused(capsys, *ok, "--batch", 0, *out)
     assert "steps" in refused(capsys, *ok, "--steps", 0, *out)
     assert "eta must be" in refused(capsys, *ok, "--eta", 2, *out)
+    assert "is for samplers with noise" in refused(capsys, *ok, "--eta", 0, "--temperature", 0.5, *out)
     assert "temperature is above 0" in refused(capsys, *ok, "--temperature", 0, *out)
     assert "above 0" in refused(capsys, *ok, "--sigma-y", -1, *out)
     assert not (tmp_path / "o").exists()

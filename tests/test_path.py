@@ -128,6 +128,17 @@ def test_without_the_priors_derivative_the_gradient_is_another(brute):
     assert float(((mean - brute[0]).abs() / (se**2 + brute[1] ** 2).sqrt()).max()) > 10
 
 
+def test_without_the_priors_derivative_the_likelihood_still_pulls():
+    """The clean end is the prior's mean alone: cut off, log p(y | x_0) had no gradient at all."""
+    sharper = Observation(OBS.y, Gaussian(OBS.likelihood.operator, torch.tensor(0.1, dtype=F64)))
+    seen = []
+    for obs in (OBS, sharper):
+        h = Small()
+        RelativeEntropy(PRIOR, STEPS, through_prior=False)(h, batch(64, obs), BatchNoise(64, 0)).value.backward()
+        seen.append(torch.cat([p.grad.flatten() for p in h.parameters()]))
+    assert float((seen[1] - seen[0]).norm()) > 1
+
+
 def mutations():
     """Each is a mistake that has been published or is near at hand; the gradient check must see it."""
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
 from deft.htransform import (
-    DEFT,
     DPS,
     MCG,
     MMPS,
@@ -35,6 +34,7 @@ from deft.htransform import (
     Sum,
     Zero,
 )
+from deft.htransform.learned import Calibrated
 from deft.kernel import Level
 from deft.likelihood import Gaussian, Likelihood, Observation
 from deft.operator import LinearOperator, Mask
@@ -148,7 +148,7 @@ def _particles(twist: Callable[[HTransform, Mapping[str, float]], Potential]) ->
 
 def _by_deft(h: HTransform, settings: Mapping[str, float]) -> Potential:
     """p(y | x̂) with the spread that DEFT measured when it was calibrated."""
-    return Predictive(rho2=next((part.rho2 for part in h.modules() if isinstance(part, DEFT)), None))
+    return Predictive(rho2=next((part.rho2 for part in h.modules() if isinstance(part, Calibrated)), None))
 
 
 def _mcgdiff(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:

@@ -25,7 +25,7 @@ from deft.train.diagnosis import in_words
 from deft.train.fit import FitConfig
 from deft.train.importance import importance_fit
 from deft.train.importance import in_words as importance_words
-from deft.train.path import OBJECTIVES, OffPolicy, PathObjective
+from deft.train.path import OBJECTIVES, AdjointMatching, OffPolicy, PathObjective, RelativeEntropy, has_derivative
 
 
 def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, drawn_by: str | None) -> PathObjective:
@@ -41,6 +41,8 @@ def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, d
         options["behaviour"] = made.make(prior)[0]
     if subset is not None:
         options["subset"] = subset
+    if kind in (RelativeEntropy, AdjointMatching) and not has_derivative(prior):
+        raise InputError(f"{name} differentiates the prior, and this one's mean is cut off from x_t (a service, or a detached function): take vargrad or tb")
     return kind(prior, chain, **options)
 
 
@@ -79,18 +81,29 @@ def fit_on_paths(
 
 def fit_by_importance(
     output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: ImageTask, obs: Observation, source: str, out: Path,
-    config: FitConfig, *, rounds: int, paths: int, chain: int, device: torch.device,
+    config: FitConfig, *, rounds: int, paths: int, chain: int, device: torch.device, objective: dict[str, Any],
 ) -> None:  # fmt: skip
-    """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like."""
+    """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like, kept after each round."""
+    done: list[dict[str, float]] = []
+
+    def keep() -> dict[str, Any]:
+        about = _about(h, prior, prior_name, prior_options) | {
+            "measurement": {"file": source, "count": len(obs)}, "rounds": done,
+            "recipe": {"objective": "importance", "rounds": rounds, "paths": paths, "chain": chain, **objective, **asdict(config)},
+        }  # fmt: skip
+        return save_h(out / "h.safetensors", h, prior, task, **about)
+
+    def on_round(row: dict[str, float]) -> None:
+        if done:  # what the round before left
+            keep()
+        done.append(row)
+        output.say(importance_words(row))
+
     rows = importance_fit(
         h.to(device), prior, prior.inside(obs).to(device), rounds=rounds, paths=paths, steps=chain, config=config, device=device, progress=common.bars(),
-        on_round=lambda row: output.say(importance_words(row)),
+        on_round=on_round, **objective,
     )  # fmt: skip
-    about = _about(h, prior, prior_name, prior_options) | {
-        "measurement": {"file": source, "count": len(obs)}, "rounds": rows,
-        "recipe": {"objective": "importance", "rounds": rounds, "paths": paths, "chain": chain, **asdict(config)},
-    }  # fmt: skip
-    card = save_h(out / "h.safetensors", h, prior, task, **about)
+    card = keep()
     write_text(out / "log.json", json.dumps({"rounds": rows, "card": card}, indent=1) + "\n")
     output.say(f"\nwrote {out}/h.safetensors, for measurements like these; next: deft sample {out} --measurement {source}")
     output.result({"out": str(out), "card": card, "rounds": rows})

@@ -172,7 +172,7 @@ def fit(
         if many:
             fit_by_importance(
                 output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, str(measurement), out, config, rounds=rounds, paths=paths,
-                chain=chain, device=where,
+                chain=chain, device=where, objective={"weighting": weighting, "focus": focus, "even": even},
             )  # fmt: skip
             return
         fit_on_paths(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import torch
+from click.core import ParameterSource
 from tqdm import tqdm
 
 from deft.cli import common
@@ -129,7 +130,11 @@ def scaffold(
     h, sampler, grid = made.make(prior, fitted)  # what cannot be made is said before anything is drawn
     if not 0 < temperature <= 1:
         raise InputError(f"--temperature is above 0 and at most 1, got {temperature}")
-    if temperature < 1 and isinstance(sampler, KernelSampler) and sampler.stochastic:
+    if not (isinstance(sampler, KernelSampler) and sampler.stochastic):
+        if temperature < 1 and click.get_current_context().get_parameter_source("temperature") is not ParameterSource.DEFAULT:
+            raise InputError(f"--temperature {temperature:g} is for samplers with noise: leave it out, or take an --eta above 0")
+        temperature = 1.0
+    elif temperature < 1:
         sampler = Cooled(sampler, temperature)
     obs = observe_placements(chosen.motif, placements, sigma).to(where)
     open_folder(out, overwrite=overwrite)

@@ -13,7 +13,7 @@ can be read off: if the structure has A100B between A100 and A101, a range acros
 (`A95-100/A100B/A101-105`), or how to leave it out (`A95-100/A101-105`).
 
 Several motifs whose pose relative to one another is free are told apart by a group, `A16-35@a/10-25/A52-71@a/10-30/A89-108@b`:
-segments of one group keep their relative pose. Without groups all segments are one rigid motif.
+segments of one group keep their relative pose; groups may shift against each other, but keep their orientation. Without groups all segments are one rigid motif.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     y = A x_0 + sigma_y n,    A = (remove each group's centroid) (keep the motif's rows)
 
-A motif is a set of residues whose positions relative to each other are given; several with free relative pose are several groups. The centroid is
+A motif is a set of residues whose positions relative to each other are given; several that may shift against each other are several groups (shift, not turn: the
+y of all groups is in one pose, and only a turn of all together is a choice of gauge). The centroid is
 removed because a designer does not know where a motif lies from the middle of the protein, which centred coordinates would tell. The rotation need
 not be: the law of backbones is the same for every pose, so the pose in which y is given is a choice of gauge. A is an orthogonal projection
 (A = A^T = A A^T), of rank 3 (residues - groups), and everything that guidance wants is closed form.
@@ -110,7 +111,7 @@ class MotifTask:
     """Chains -> motifs of them, drawn anew each time: what a scaffolding h is fitted to.
 
     single: share with one stretch of 9 to 24 residues, as most published problems have. The others have one to four stretches that make up 5 to
-    50 % of the chain (Lin et al. 2024, Genie 2), each with its own group in a `free` share of them.
+    50 % of the chain (Lin et al. 2024, Genie 2), each with its own group in a `free` share of them (free to shift; they keep their orientation).
     """
 
     name: ClassVar[str] = "motif"

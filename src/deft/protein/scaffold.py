@@ -1,8 +1,12 @@
-"""Draw scaffolds for motifs: many chains of several lengths at once, conditioned by any h-transform."""
+"""Draw scaffolds for motifs: many chains of several lengths at once, conditioned by any h-transform.
+
+Chains of several lengths are this module's business alone: particles, weights of paths and `sample_posterior` take an observation's length for that of
+its chains, so give them one length at a time (`prior.of_length(L)`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +52,23 @@ def draw_scaffolds(
             long = max(lengths[i] for i in rows)
             part = shortened(obs[torch.tensor(rows)], long)
             x = sample(
-                condition(prior.of_length(long), h, part), Noise(seed, [first + i for i in rows]), like=template([lengths[i] for i in rows], long), **options
+                condition(prior.of_length(long), h, part), FixedWidth(prior.event_shape[0], seed, [first + i for i in rows]), like=template([lengths[i] for i in rows], long), **options
             )
             for i, one in zip(rows, UNIT * x.cpu(), strict=True):
                 out[i] = one[: lengths[i]]
             bar.update(len(rows))
     return [out[i] for i in range(len(lengths))]
+
+
+class FixedWidth(Noise):
+    """`Noise` for traces [L, 3] that draws the same numbers for a row whatever L its batch has: those of `width` residues, cut to L."""
+
+    def __init__(self, width: int, seed: int, indices: Iterable[int]):
+        super().__init__(seed, indices)
+        self.width = width
+
+    def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
+        return super().normal((max(self.width, shape[0]), *shape[1:]), device=device)[:, : shape[0]]
 
 
 def shortened(obs: Observation, length: int) -> Observation:

@@ -62,16 +62,21 @@ def sample_paths(
         raise InputError("paths have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
     levels = list(grid) if grid is not None else times(conditioned.schedule, steps, spacing)
     shape = conditioned.event_shape
-    like = torch.ones((1, *shape)).expand(len(noise), *shape)
-    x = conditioned.project(noise.normal(shape), like) * levels[0].sigma
-    log_w = torch.zeros(len(noise), dtype=torch.float64)
+    where = conditioned.state_like(conditioned.obs.y)
+
+    def normal() -> Tensor:
+        n = noise.normal(shape, device=where.device).to(where.dtype)
+        return conditioned.project(n, torch.ones_like(n))
+
+    x = normal() * levels[0].sigma
+    log_w = torch.zeros(len(noise), dtype=torch.float64, device=where.device)
     for t, s in pairwise(levels):
         kernel = sampler.kernel(t, s)
         pred, h = conditioned.both(x, torch.tensor(t.t, dtype=torch.float64))
         if s.sigma == 0:
             x = kernel.step(x, pred.mean, None)
             break
-        n = conditioned.project(noise.normal(shape), like)
+        n = normal()
         moved = shift(kernel, t, h)
         x = kernel.step(x, pred.mean, n) + moved
         log_w += log_ratio(kernel, moved, n).double()

@@ -101,7 +101,7 @@ def load_any_h(
     path = path / "h.safetensors" if path.is_dir() else path
     tensors, card = read_h(path)
     _check_prior(path, card, prior)
-    if card.get("class") not in kinds and card["task"].get("name") == "motif":
+    if card["task"].get("name") == "motif" and card.get("class") not in [*kinds]:
         raise CheckpointError(f"{path} holds an h for motifs of proteins: use it with deft protein scaffold --run {path}")
     found = _task(path, card, tasks)
     h = _build(path, card, tensors, prior, kinds)

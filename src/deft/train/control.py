@@ -17,7 +17,7 @@ from deft.errors import NonFiniteError
 from deft.htransform.learnable import Learned
 from deft.likelihood.base import Observation
 from deft.train.diagnosis import COLLAPSED, diagnose, in_words
-from deft.train.fit import FitConfig, FitResult, fit
+from deft.train.fit import FitConfig, FitResult, fit, place_of
 from deft.train.measured import Measured
 from deft.train.path import Control, PathObjective, TrajectoryBalance
 
@@ -49,6 +49,8 @@ def learn(
     Raises:
         NonFiniteError: with the term that broke, and where the last good state is.
     """
+    device = place_of(objective) if device is None else device
+    obs = obs.to(device)
     module = Control(h, rate=rate) if isinstance(objective, TrajectoryBalance) else h
     h.to(device).train()
     start = diagnose(prior, h, obs, paths=LOOK, steps=chain, seed=config.seed)

@@ -28,7 +28,7 @@ from deft.sample.smc import effective_share, systematic
 from deft.sample.times import times
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
-from deft.train.fit import FitConfig, fit
+from deft.train.fit import FitConfig, fit, place_of
 from deft.train.path import walk
 
 
@@ -86,6 +86,8 @@ def importance_fit(
     if rounds < 1 or len(obs) < 2:
         raise InputError(f"importance fine-tuning needs at least 1 round and 2 measurements, got {rounds} and {len(obs)}: for one, take an objective on paths")
     config = config or FitConfig(steps=300)
+    device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
+    h, obs = h.to(device), obs.to(device)
     rows: list[dict[str, float]] = []
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
     for k in range(rounds):

@@ -377,7 +377,8 @@ class RelativeEntropy(PathObjective):
     Its minimum is -log p(y), the relative entropy to the posterior's paths being 0 there. It looks for modes: of two far apart it may keep one.
 
     through_prior: keep the prior's derivative. Without it a step costs no backward pass of the prior, and the gradient lacks what a
-        change of x_t does to all further denoised means: it is that of no objective, and is biased (tests/test_path.py shows how much).
+        change of x_t does to all further denoised means, but for the last, which is taken to follow x_t / alpha: it is that of no objective, and is biased
+        (tests/test_path.py shows how much).
     """
 
     def __init__(self, prior: Denoiser, steps: int | tuple[int, int] = 100, *, through_prior: bool = True, **options: object):
@@ -407,7 +408,9 @@ class RelativeEntropy(PathObjective):
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.through_prior):
                 pred = self.prior(x, torch.tensor(t.t, dtype=torch.float64))
             if s.sigma == 0:
-                return kernel.step(x, pred.mean, None), cost
+                # without the prior's derivative the end would know nothing of x: here the mean is taken to follow x / alpha
+                mean = pred.mean if self.through_prior else pred.mean.detach() + (x - x.detach()) / t.alpha
+                return kernel.step(x, mean, None), cost
             if self.through_prior and x.requires_grad and not pred.mean.requires_grad:
                 raise ContractError(
                     f"RelativeEntropy differentiates the prior, but {type(self.prior).__name__} returns a mean that is cut off from x_t: the gradient would lack "
