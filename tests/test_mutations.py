@@ -299,7 +299,7 @@ def noise_everywhere(self, x, noise):
     return y + self.sigma_y.to(y.dtype) * noise.normal(y.shape[1:]).to(y.dtype)
 
 
-def swapped(schedule, x, noise, focus=1.0, even=0.0):
+def swapped(schedule, x, noise, focus=1.0, even=0.0, prior=None):
     t = denoising.draw_times(schedule, noise)
     a, s = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
     return s * x + a * noise.normal(x.shape[1:]).to(x.dtype), t, a, s
