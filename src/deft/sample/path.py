@@ -62,7 +62,7 @@ def sample_paths(
         raise InputError("paths have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
     levels = list(grid) if grid is not None else times(conditioned.schedule, steps, spacing)
     shape = conditioned.event_shape
-    where = conditioned.state_like(conditioned.obs.y)
+    where = conditioned.state_like()
 
     def normal() -> Tensor:
         n = noise.normal(shape, device=where.device).to(where.dtype)
