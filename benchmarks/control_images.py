@@ -1,11 +1,11 @@
 """Learning h for one image without data, and what it is worth beside everything else that could be done with the same y.
 
-    python benchmarks/control_images.py fit --task sr4 --objective vargrad --out DIR     # also tb, kl, adjoint; an hour for all, on two cores
+    python benchmarks/control_images.py fit --task sr4 --objective vargrad --out DIR      # also tb, kl, adjoint: five to six minutes each, of a slow core
     python benchmarks/control_images.py amortised --task sr4 --out DIR                    # the library's fit to pairs, of the same size
     python benchmarks/control_images.py refine --task sr4 --out DIR                       # from there, for this y
     python benchmarks/control_images.py compare --task sr4 --out DIR                      # every method on the same y
-    python benchmarks/control_images.py report DIR                                        # Markdown, and a picture for each task
 
+Each leaves its h and JSON in DIR/TASK-IMAGE; compare writes compare.json and pictures.pt there.
 The image is one of `fashion`'s test images (32 x 32), the prior the bundled one, h 2 % of it at most. Tasks: sr4 and inpaint-random as the library has them,
 and radon5, five directions with noise of 10 % of the sinogram's mean absolute value.
 """

@@ -1,7 +1,6 @@
-"""Objectives on paths where the answer is known: two far modes, and Gaussian worlds of growing dimension.
+"""Objectives on paths: two far modes, where the answer is known, and memory. (Growing dimension: control_scaling.py.)
 
     python benchmarks/control_worlds.py modes        # share of samples in the left mode, Var(log w), log Z: about five minutes of one core
-    python benchmarks/control_worlds.py dimension    # Var(log w) after a number of calls of the prior, d = 2 ... 128
     python benchmarks/control_worlds.py memory       # peak memory of a batch against the steps of its paths
 
 Prints Markdown. h is a small network that starts at 0 and is shown x_t and the noise level alone, so that nothing is known beforehand.
@@ -25,8 +24,7 @@ from deft.prior import load_prior
 from deft.random import BatchNoise, Noise
 from deft.sample import Ancestral, Ito, sample_posterior, times
 from deft.tasks import get_task
-from deft.testing import MixtureWorld, two_modes
-from deft.testing.worlds import gaussian_field
+from deft.testing import two_modes
 from deft.train.data import Batch
 from deft.train.measured import Measured
 from deft.train.path import (
@@ -94,28 +92,6 @@ def modes() -> None:
             print(f"| | {name} | {share(w.x):.3f} | {float(w.log_weight.var()):.3f} | {z:.3f} | {seconds:.0f} |", flush=True)
 
 
-def dimension() -> None:
-    print("| d | | Var(log w) at the start | after 100 batches | after 300 | log Z - exact | s |\n|---|---|---|---|---|---|---|")
-    n, grid = 1000, times(VPCosine(), 60, "log-snr")
-    for side in (2, 4, 8):
-        world = gaussian_field(side)
-        flat = MixtureWorld(world.mixture)
-        prior, d = flat.prior(VPCosine()), side * side
-        seen = (torch.arange(d) % 2 == 0).double()[None]
-        x = flat.sample(1, 1)
-        obs = Observation(x * seen, Gaussian(Mask(seen), torch.tensor(0.3).double()))
-        exact = flat.posterior(obs).log_evidence
-        before = walk(prior, Blank(d), obs.repeat(n), BatchNoise(n, 9), grid, Ito()).log_weight.var()
-        for name, kind in OBJECTIVES.items():
-            found, z, seconds = [], 0.0, 0.0
-            for steps in (100, 300):
-                h, seconds = learned(kind, prior, obs, steps, width=64)
-                w = walk(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito()).log_weight
-                found.append(float(w.var()))
-                z = float(torch.logsumexp(w, 0)) - math.log(n)
-            print(f"| {d} | {name} | {float(before):.1f} | {found[0]:.2f} | {found[1]:.2f} | {z - exact:+.2f} | {seconds:.0f} |", flush=True)
-
-
 def memory() -> None:
     print("| | 50 steps | 200 steps | 800 steps |\n|---|---|---|---|")
     prior, task = load_prior("fashion"), get_task("sr4")
@@ -141,8 +117,8 @@ def memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("modes", "dimension", "memory"))
-    {"modes": modes, "dimension": dimension, "memory": memory}[parser.parse_args().what]()
+    parser.add_argument("what", choices=("modes", "memory"))
+    {"modes": modes, "memory": memory}[parser.parse_args().what]()
 
 
 if __name__ == "__main__":

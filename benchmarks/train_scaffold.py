@@ -76,7 +76,6 @@ def main() -> None:
     held = [c.x for c in chains("validation", longest=args.longest)]
     torch.manual_seed(args.seed)
     h = ChainDEFT.sized(prior, args.share, log=print).to(device).calibrate(prior, pad(train[: args.few or 128], 128), most=args.few or 128)
-    # a first look at how fast it goes, so that the learning rate comes down in time
     batches, objective = Bucketed(train, task), DenoisingObjective(prior, focus=1.0, even=0.5)
     shared: dict[str, Any] = {"batch": args.batch, "lr": args.lr, "ema": 0.999, "seed": args.seed, "bf16": device.type == "cuda"}
     begun = time.monotonic()

@@ -143,6 +143,8 @@ def fit(
     if objective is not None:
         own: dict[str, Any] = {"steps": steps, "batch": batch, "warmup": warmup, "ema": ema}
         own |= {k: v for k, v in PATHS.items() if _by_default(k) and (k == "steps" or objective != "importance")}
+        if _by_default("warmup"):
+            own["warmup"] = min(own["warmup"], max(1, own["steps"] // 4))  # a few batches of kl are a whole fit
         steps, batch, warmup, ema = own["steps"], own["batch"], own["warmup"], own["ema"]
     config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -14,34 +14,51 @@ from deft.nn import UNet
 from deft.noise import Schedule, make_schedule
 from deft.train.checkpoint import load_weights, save_weights
 
+if TYPE_CHECKING:
+    from deft.protein.network import ChainNet
+
 BUNDLED: dict[str, str] = {"fashion": "prior/weights/fashion.safetensors", "ct": "prior/weights/ct.safetensors", "backbone": "protein/weights/backbone.safetensors"}
 """Name -> file in the package."""
 
 
-class ImagePrior(NetworkDenoiser):
-    """Our own UNet as a prior for images in [-1, 1], with a card that says what it was trained on."""
+class OwnPrior(NetworkDenoiser):
+    """One of our own networks as a prior, and the file it is kept in: its weights, and a card that says how to build it and what it was trained on.
 
-    def __init__(self, net: UNet, schedule: Schedule, event_shape: tuple[int, ...], output: str = "v"):
+    units: what a card says of a sample's numbers.
+    """
+
+    units: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, net: UNet | ChainNet, schedule: Schedule, event_shape: tuple[int, ...], output: str):
         super().__init__(net, schedule, event_shape, output, time="log-sigma", scale_input=True)
 
     def describe(self) -> dict[str, Any]:
         """Time and scaling are the same for every file of this format, and no part of the fingerprint."""
         return {"schedule": self.schedule.name, "settings": self.schedule.config(), "output": self.output}
 
-    def save(self, path: str | Path, **card: Any) -> None:
-        """Write weights and card; keywords are added to the card (name, data, licence, recipe, ...)."""
-        assert isinstance(self.net, UNet)
+    def save(self, path: str | Path, dtype: torch.dtype | None = None, **card: Any) -> None:
+        """Write weights (rounded to `dtype`, if given) and card; keywords are added to the card (name, data, licence, recipe, ...)."""
+        config: Any = self.net.config
         about = {
             "kind": "prior",
             "format": 1,
-            "network": {"class": "UNet", **self.net.config},
+            "network": {"class": type(self.net).__name__, **config},
             "schedule": {"name": self.schedule.name, **self.schedule.config()},
             "output": self.output,
             "event_shape": list(self.event_shape),
-            "range": [-1, 1],
+            **self.units,
         }
         self.card = about | card
-        save_weights(path, self.net.state_dict(), self.card)
+        save_weights(path, {k: v if dtype is None else v.to(dtype) for k, v in self.net.state_dict().items()}, self.card)
+
+
+class ImagePrior(OwnPrior):
+    """Our UNet as a prior for images in [-1, 1]."""
+
+    units: ClassVar[dict[str, Any]] = {"range": [-1, 1]}
+
+    def __init__(self, net: UNet, schedule: Schedule, event_shape: tuple[int, ...], output: str = "v"):
+        super().__init__(net, schedule, event_shape, output)
 
 
 def load_own(name: str | Path, device: torch.device | str = "cpu") -> NetworkDenoiser:

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from deft.denoise import NetworkDenoiser, freeze
+from deft.denoise import freeze
 from deft.errors import CheckpointError
 from deft.noise import EDM, Schedule, make_schedule
+from deft.prior.store import OwnPrior
 from deft.protein.chains import BOUNDS, UNIT
 from deft.protein.geometry import centred, residues
 from deft.protein.network import ChainNet, chain_net
-from deft.train.checkpoint import load_weights, save_weights
+from deft.train.checkpoint import load_weights
 
 
-class BackbonePrior(NetworkDenoiser):
+class BackbonePrior(OwnPrior):
     """Traces [B, L, 3] of any length L up to that of the longest chain trained on, in units of 8 angstrom.
 
     Samples live in the subspace of centred traces whose rows behind the end are zero (`project`). `event_shape` says
     how long a sample is where nothing else does.
     """
 
+    units: ClassVar[dict[str, Any]] = {"unit": f"{UNIT:g} angstrom"}
+
     def __init__(self, net: ChainNet, schedule: Schedule, length: int = max(BOUNDS)):
-        super().__init__(net, schedule, (length, 3), "edm", time="log-sigma", scale_input=True)
+        super().__init__(net, schedule, (length, 3), "edm")
 
     def project(self, noise: Tensor, like: Tensor) -> Tensor:
         """noise with the rows that are zero in `like` set to zero, and centred over the others."""
@@ -37,25 +40,6 @@ class BackbonePrior(NetworkDenoiser):
         out = copy.copy(self)
         out.event_shape = (length, 3)
         return out
-
-    def describe(self) -> dict[str, Any]:
-        """Time and scaling are the same for every file of this format, and no part of the fingerprint; nor is the length."""
-        return {"schedule": self.schedule.name, "settings": self.schedule.config(), "output": self.output}
-
-    def save(self, path: str | Path, dtype: torch.dtype = torch.float32, **card: Any) -> None:
-        """Write weights, rounded to `dtype`, and card; keywords are added to the card (name, data, licence, recipe, ...)."""
-        assert isinstance(self.net, ChainNet)
-        about = {
-            "kind": "prior",
-            "format": 1,
-            "network": {"class": "ChainNet", **self.net.config},
-            "schedule": {"name": self.schedule.name, **self.schedule.config()},
-            "output": self.output,
-            "event_shape": list(self.event_shape),
-            "unit": f"{UNIT:g} angstrom",
-        }
-        self.card = about | card
-        save_weights(path, {k: v.to(dtype) for k, v in self.net.state_dict().items()}, self.card)
 
 
 def backbone_prior(size: str = "small") -> BackbonePrior:
