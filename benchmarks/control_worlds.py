@@ -1,6 +1,7 @@
 """Objectives on paths: two far modes, where the answer is known, and memory. (Growing dimension: control_scaling.py.)
 
     python benchmarks/control_worlds.py modes        # share of samples in the left mode, Var(log w), log Z: about five minutes of one core
+    python benchmarks/control_worlds.py rare         # the same where a mode is rare under the prior and likely under the posterior: twenty minutes
     python benchmarks/control_worlds.py memory       # peak memory of a batch against the steps of its paths
 
 Prints Markdown. h is a small network that starts at 0 and is shown x_t and the noise level alone, so that nothing is known beforehand.
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from deft import DEFT, FitConfig, Gaussian, Mask, Observation, VPCosine, fit
 from deft.comparison.memory import PeakMemory
 from deft.denoise import Denoiser, Prediction
-from deft.htransform import DPS, PiGDM
+from deft.htransform import DPS, PiGDM, Zero
 from deft.htransform.base import HTransform
 from deft.prior import load_prior
 from deft.random import BatchNoise, Noise
@@ -58,15 +59,24 @@ class Blank(HTransform):
         return self.net(torch.cat([pred.x_t, level], 1)) * a / (s**2 + 0.1 * a**2)
 
 
-def learned(kind: type[PathObjective], prior: Denoiser, obs: Observation, steps: int, width: int = 32) -> tuple[HTransform, float]:
+def learned(
+    kind: type[PathObjective], prior: Denoiser, obs: Observation, steps: int, *, chain: int = CHAIN, rows: int = ROWS, subset: int | None = None, rate: float = 0.05,
+) -> tuple[HTransform, float]:  # fmt: skip
     """(h after `steps` batches, seconds)."""
     torch.manual_seed(0)
-    h = Blank(prior.event_shape[0], width)
-    module = Control(h) if kind is TrajectoryBalance else h
+    h = Blank(prior.event_shape[0])
+    objective = kind(prior, chain) if kind is RelativeEntropy else kind(prior, chain, subset=subset)
+    module = Control(h, rate=rate) if kind is TrajectoryBalance else h
     started = time.monotonic()
-    config = FitConfig(steps=steps, batch=ROWS, lr=1e-2, warmup=20, ema=0.98, evaluations=1, held_out_batches=1)
-    fit(module, kind(prior, CHAIN), Measured(obs), Measured(obs), config=config, progress=False)
+    config = FitConfig(steps=steps, batch=rows, lr=1e-2, warmup=20, ema=0.98, evaluations=1, held_out_batches=1)
+    fit(module, objective, Measured(obs), Measured(obs), config=config, progress=False)
+    h.eval()
     return h, time.monotonic() - started
+
+
+def share(x: Tensor) -> float:
+    """Of samples, in the left mode."""
+    return float((x.sum(1) < 0).double().mean())
 
 
 def modes() -> None:
@@ -78,9 +88,6 @@ def modes() -> None:
         obs = Observation(torch.tensor([[-0.25, 0.0]]).double(), Gaussian(Mask(torch.tensor([[1.0, 0.0]]).double()), torch.tensor(sigma).double()))
         exact, grid = world.posterior(obs), times(VPCosine(), 60, "log-snr")
 
-        def share(x: Tensor) -> float:
-            return float((x.sum(1) < 0).double().mean())
-
         print(f"| {distance:g} | exact | {float(exact.mixture.weights[0]):.3f} | 0 | {exact.log_evidence:.3f} | |")
         for name, h in (("ΠGDM, d = 0.5", PiGDM(0.5)), ("ΠGDM, d = 1", PiGDM(1.0)), ("DPS, ζ = 1", DPS(1.0))):
             x = sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n)[0]
@@ -90,6 +97,38 @@ def modes() -> None:
             w = walk(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito())
             z = float(torch.logsumexp(w.log_weight, 0)) - math.log(n)
             print(f"| | {name} | {share(w.x):.3f} | {float(w.log_weight.var()):.3f} | {z:.3f} | {seconds:.0f} |", flush=True)
+
+
+def rare() -> None:
+    """A mode that 1 % of the prior's samples are in, and 40 % of the posterior's.
+
+    A chain of finitely many steps has other weights than the prior: what an objective on it learns is the chain's own posterior, found here by weighing 200,000 of
+    its paths without control.
+    """
+    world = two_modes(distance=8.0, weight=0.01)
+    prior = world.prior(VPCosine())
+    obs = Observation(torch.tensor([[-1.8531, 0.0]]).double(), Gaussian(Mask(torch.tensor([[1.0, 0.0]]).double()), torch.tensor(1.5).double()))
+    exact, n = world.posterior(obs), 4000
+    grids = [times(VPCosine(), k, "log-snr") for k in (100, 200)]
+
+    def cells(h: HTransform, n: int) -> str:
+        out = []
+        for grid in grids:
+            w = walk(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito())
+            z = float(torch.logsumexp(w.log_weight, 0)) - math.log(n)
+            by_weight = float(w.log_weight.softmax(0)[w.x.sum(1) < 0].sum())
+            out.append(f"{share(w.x):.3f} | {by_weight:.3f} | {float(w.log_weight.var()):.3f} | {z:.3f}")
+        return " | ".join(out)
+
+    print("| | left, 100 steps | by weight | Var(log w) | log Z | left, 200 steps | by weight | Var(log w) | log Z | s |\n|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| exact, of the prior itself | {float(exact.mixture.weights[0]):.3f} | | 0 | {exact.log_evidence:.3f} |")
+    print(f"| no control, 200,000 paths | {cells(Zero(), 200_000)} |", flush=True)
+    for name, h in (("ΠGDM, d = 0.5", PiGDM(0.5)), ("ΠGDM, d = 1", PiGDM(1.0)), ("DPS, ζ = 1", DPS(1.0))):
+        shares = [share(sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n)[0]) for grid in grids]
+        print(f"| {name} | {shares[0]:.3f} | | | | {shares[1]:.3f} |", flush=True)
+    for name, kind in OBJECTIVES.items():
+        h, seconds = learned(kind, prior, obs, 400, chain=100, rows=256, subset=25, rate=0.3)
+        print(f"| {name} | {cells(h, n)} | {seconds:.0f} |", flush=True)
 
 
 def memory() -> None:
@@ -117,8 +156,8 @@ def memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("modes", "memory"))
-    {"modes": modes, "memory": memory}[parser.parse_args().what]()
+    parser.add_argument("what", choices=("modes", "rare", "memory"))
+    {"modes": modes, "rare": rare, "memory": memory}[parser.parse_args().what]()
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from deft import Gaussian, Mask, Observation, VPCosine
 from deft.denoise import MeanDenoiser
-from deft.errors import InputError
+from deft.errors import CheckpointError, InputError
 from deft.htransform import DEFT
 from deft.htransform.exact import Mixture
 from deft.random import Noise
@@ -66,6 +67,41 @@ def test_rounds_bring_h_to_the_posterior():
     assert rows[2]["variance"] < 0.6 * rows[1]["variance"] < 0.36 * rows[0]["variance"]
     assert rows[2]["bound"] > rows[0]["bound"] and rows[2]["effective"] > 1.4 * rows[0]["effective"]
     assert blind[2]["variance"] > 0.5 * blind[0]["variance"]
+
+
+@pytest.mark.parametrize("where", ["a draw", "a fit"])
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, where):
+    from deft.train import importance
+
+    obs, config = measurements(12), FitConfig(steps=6, batch=16, evaluations=1, saves=6)
+
+    def go(folder, **options):
+        torch.manual_seed(0)
+        h = DEFT((2,), 2, 8, n2_start=0.0)
+        return h, importance_fit(h, PRIOR, obs, rounds=3, paths=4, steps=5, config=config, folder=folder, **options)
+
+    whole, rows = go(tmp_path / "whole")
+    name, count = ("draw_round", 3) if where == "a draw" else ("fit", 2)
+    real, calls = getattr(importance, name), []
+
+    def stopped(*args, **options):
+        calls.append(1)
+        if len(calls) < count:
+            return real(*args, **options)
+        if name == "fit":  # in the middle of it
+            real(*args, **options | {"config": replace(options["config"], max_seconds=1e-9)})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importance, name, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "parts")
+    monkeypatch.setattr(importance, name, real)
+    seen = []
+    again, others = go(tmp_path / "parts", resume=True, on_round=lambda r: seen.append(len(r)))
+    assert others == rows and seen == ([3])  # two rounds were drawn before
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+    with pytest.raises(CheckpointError, match="other y"):
+        importance_fit(DEFT((2,), 2, 8), PRIOR, measurements(12, 5), rounds=3, paths=4, steps=5, config=config, folder=tmp_path / "parts", resume=True)
 
 
 def test_refusals():

@@ -81,7 +81,7 @@ def fit_on_paths(
 
 def fit_by_importance(
     output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: ImageTask, obs: Observation, source: str, out: Path,
-    config: FitConfig, *, rounds: int, paths: int, chain: int, device: torch.device, objective: dict[str, Any],
+    config: FitConfig, *, rounds: int, paths: int, chain: int, resume: bool, device: torch.device, objective: dict[str, Any],
 ) -> None:  # fmt: skip
     """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like, kept after each round."""
     done: list[dict[str, float]] = []
@@ -93,16 +93,17 @@ def fit_by_importance(
         }  # fmt: skip
         return save_h(out / "h.safetensors", h, prior, task, **about)
 
-    def on_round(row: dict[str, float]) -> None:
+    def on_round(rows: list[dict[str, float]]) -> None:
+        done[:] = rows[:-1]
         if done:  # what the round before left
             keep()
-        done.append(row)
-        output.say(importance_words(row))
+        output.say(importance_words(rows[-1]))
 
     rows = importance_fit(
         h.to(device), prior, prior.inside(obs).to(device), rounds=rounds, paths=paths, steps=chain, config=config, device=device, progress=common.bars(),
-        on_round=on_round, **objective,
+        folder=out, resume=resume, on_round=on_round, **objective,
     )  # fmt: skip
+    done[:] = rows
     card = keep()
     write_text(out / "log.json", json.dumps({"rounds": rows, "card": card}, indent=1) + "\n")
     output.say(f"\nwrote {out}/h.safetensors, for measurements like these; next: deft sample {out} --measurement {source}")

@@ -134,8 +134,8 @@ def fit(
         raise InputError("a --reward is no task and measures nothing: leave --task, --task-option, --sigma-y, --hole and --mask out, and take vargrad, tb, kl or adjoint")
     if objective is not None and (data or pairs or held_out or method != "deft" or bank):
         raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --bank and --method out")
-    if objective == "importance" and (resume or subset is not None or drawn_by is not None or warm):
-        raise InputError("importance draws its own paths, round by round, and does not resume: leave --resume, --subset, --drawn-by and --warm out")
+    if objective == "importance" and (subset is not None or drawn_by is not None or warm):
+        raise InputError("importance draws its own paths, round by round: leave --subset, --drawn-by and --warm out")
     if objective is None and (mask is not None or subset is not None or drawn_by is not None or warm):
         raise InputError("--mask, --subset, --drawn-by and --warm are for a fit to one --measurement with --objective")
     if objective is None and (data is None) == (pairs is None):
@@ -174,7 +174,7 @@ def fit(
         if many:
             fit_by_importance(
                 output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, str(measurement), out, config, rounds=rounds, paths=paths,
-                chain=chain, device=where, objective={"weighting": weighting, "focus": focus, "even": even},
+                chain=chain, resume=resume, device=where, objective={"weighting": weighting, "focus": focus, "even": even},
             )  # fmt: skip
             return
         fit_on_paths(

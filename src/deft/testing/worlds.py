@@ -149,11 +149,11 @@ def half_seen(side: int = 8, sigma_y: float = 0.1, seed: int = 0) -> tuple[Mixtu
     return world, Observation(like.sample(world.sample(1, seed + 1).float(), Noise(seed + 2, 1)), like)
 
 
-def two_modes(dim: int = 2, distance: float = 4.0, std: float = 0.5) -> MixtureWorld:
-    """Two round Gaussians, weights 0.3 and 0.7, at -distance/2 and +distance/2 along every axis' diagonal."""
+def two_modes(dim: int = 2, distance: float = 4.0, std: float = 0.5, weight: float = 0.3) -> MixtureWorld:
+    """Two round Gaussians, at -distance/2 (of this weight) and +distance/2 along every axis' diagonal."""
     m = torch.full((dim,), distance / 2 / math.sqrt(dim), dtype=torch.float64)
     eye = std**2 * torch.eye(dim, dtype=torch.float64)
-    weights = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    weights = torch.tensor([weight, 1 - weight], dtype=torch.float64)
     return MixtureWorld(Mixture(weights, torch.stack([-m, m]), torch.stack([eye, eye])))
 
 

@@ -60,10 +60,14 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     write_atomic(path, lambda p: torch.save(state, p))
 
 
-def load_state(path: Path, device: torch.device) -> dict[str, Any]:
+STATE = frozenset({"config", "step", "raw", "ema", "optimiser"})
+"""What `state.pt` holds."""
+
+
+def load_state(path: Path, device: torch.device, needs: frozenset[str] = STATE) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        if not {"config", "step", "raw", "ema", "optimiser"} <= set(state):
+        if not needs <= set(state):
             raise KeyError("not the state of a fit")
         return state
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:

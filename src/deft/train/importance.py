@@ -4,10 +4,13 @@ A round draws paths of many measurements under the h that there is, weighs each 
 by weight, and fits h to what is left by DEFT's own denoising objective, as if it were pairs. With all the weight used, the pairs are
 samples of the posterior, and the exact h is a fixed point. On images a few paths cannot carry the whole weight: each measurement's weights are
 flattened, w^gamma, by the largest gamma <= 1 that leaves `least` of them effective, and rounds follow one another instead.
+
+With a folder a stopped run resumes: `round.pt` holds the round's paths and the h they were drawn with, `round-K/state.pt` its fit.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +21,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.denoise import Denoiser
-from deft.errors import InputError
+from deft.errors import CheckpointError, InputError
 from deft.htransform.learnable import Learned
 from deft.likelihood.base import Observation
+from deft.measurement import fingerprint_of
 from deft.random import BatchNoise, generator
 from deft.sample.ode import KernelSampler
 from deft.sample.sde import Ito
 from deft.sample.smc import effective_share, systematic
 from deft.sample.times import times
+from deft.train.checkpoint import load_state, save_state
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, fit, place_of
@@ -76,35 +81,66 @@ def draw_round(
 
 def importance_fit(
     h: Learned, prior: Denoiser, obs: Observation, *, rounds: int = 4, paths: int = 8, steps: int = 50, least: float = 0.3,
-    config: FitConfig | None = None, folder: Path | None = None, device: torch.device | None = None, progress: bool = False,
-    on_round: Callable[[dict[str, float]], None] | None = None, **objective: Any,
+    config: FitConfig | None = None, folder: Path | None = None, resume: bool = False, device: torch.device | None = None, progress: bool = False,
+    on_round: Callable[[list[dict[str, float]]], None] | None = None, **objective: Any,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Fit h to N measurements without data, round by round; `config` is that of each round's fit.
 
+    Args:
+        folder: where the state is kept for `resume`, which goes on where a run with the same settings was stopped; bit for bit on the CPU.
+        on_round: called with the rows so far, once a round's paths are drawn and before its fit.
+
     Returns one row a round: mean `effective` share, mean `gamma`, mean `variance` of log w and `bound` = mean log w, which rises to the mean log p(y).
+
+    Raises:
+        CheckpointError: `resume` without a usable state, or with other settings or measurements.
     """
     if rounds < 1 or len(obs) < 2:
         raise InputError(f"importance fine-tuning needs at least 1 round and 2 measurements, got {rounds} and {len(obs)}: for one, take an objective on paths")
     config = config or FitConfig(steps=300)
     device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
     h, obs = h.to(device), obs.to(device)
-    rows: list[dict[str, float]] = []
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
-    for k in range(rounds):
-        h.eval()
-        drawn = draw_round(prior, h, obs, paths=paths, steps=steps, least=least, seed=config.seed, number=k, progress=progress)
-        rows.append({
-            "round": k + 1, "effective": float(drawn.effective.mean()), "gamma": float(drawn.gamma.mean()),
-            "variance": float(drawn.log_weight.var(1).mean()), "bound": float(drawn.log_weight.mean()),
-        })  # fmt: skip
-        if on_round is not None:
-            on_round(rows[-1])
-        fitted, held_out = (Pairs(drawn.x[part].flatten(0, 1), obs[part].repeat(paths)) for part in (slice(few, None), slice(0, few)))
+    own = {"rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": fingerprint_of(obs), "objective": repr(sorted(objective.items()))}
+    rows, x = _resumed(folder, own, h, device) if resume else ([], None)
+    for k in range(max(len(rows) - 1, 0), rounds):
+        part = None if folder is None else folder / f"round-{k + 1}"
+        if x is None:
+            h.eval()
+            drawn = draw_round(prior, h, obs, paths=paths, steps=steps, least=least, seed=config.seed, number=k, progress=progress)
+            x = drawn.x
+            rows.append({
+                "round": k + 1, "effective": float(drawn.effective.mean()), "gamma": float(drawn.gamma.mean()),
+                "variance": float(drawn.log_weight.var(1).mean()), "bound": float(drawn.log_weight.mean()),
+            })  # fmt: skip
+            if folder is not None:
+                save_state(folder / STATE, {"own": own, "rows": rows, "x": x, "h": h.state_dict()})
+                shutil.rmtree(folder / f"round-{k}", ignore_errors=True)  # the fit before this round's
+            if on_round is not None:
+                on_round(rows)
+        fitted, held_out = (Pairs(x[these].flatten(0, 1), obs[these].repeat(paths)) for these in (slice(few, None), slice(0, few)))
+        begun = resume and part is not None and (part / "state.pt").exists()
         fit(
-            h, DenoisingObjective(prior, **objective), fitted, held_out, config=replace(config, seed=config.seed + k), folder=folder, device=device,
-            progress=progress,
+            h, DenoisingObjective(prior, **objective), fitted, held_out, config=replace(config, seed=config.seed + k), folder=part, resume=begun,
+            device=device, progress=progress,
         )  # fmt: skip
+        x = None
     return rows
+
+
+STATE = "round.pt"
+
+
+def _resumed(folder: Path | None, own: dict[str, Any], h: Learned, device: torch.device) -> tuple[list[dict[str, float]], Tensor | None]:
+    """(the rows so far, the last round's paths); h as it was when they were drawn."""
+    if folder is None or not (folder / STATE).exists():
+        raise CheckpointError(f"nothing to resume: {'no folder was given' if folder is None else f'{folder / STATE} does not exist'}")
+    state = load_state(folder / STATE, device, frozenset({"own", "rows", "x", "h"}))
+    if state["own"] != own:
+        other = [k for k in own if state["own"].get(k) != own[k]]
+        raise CheckpointError(f"{folder / STATE} was made with other {', '.join(other)}: give the same to resume")
+    h.load_state_dict(state["h"])
+    return state["rows"], state["x"]
 
 
 def in_words(row: dict[str, float]) -> str:
