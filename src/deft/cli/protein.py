@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from deft.cli import common
 from deft.cli.common import Name, NearestGroup, Output, json_option, out_option, overwrite_option
-from deft.errors import CheckpointError, InputError
+from deft.errors import CheckpointError, InputError, unknown
+from deft.htransform import Zero
 from deft.images import open_folder
 from deft.methods import plan
 from deft.sample import SPACINGS, Cooled, KernelSampler
@@ -27,10 +28,10 @@ if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for 
     from deft.protein.prior import BackbonePrior
 
 METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
-TEMPERATURE = 0.6
-"""Default of --temperature (docs/protein.md)."""
-SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
-"""Settings of a method that are not its own defaults: coordinates are no images."""
+TEMPERATURE, CLEARANCE = 0.6, 4.0
+"""Defaults of --temperature and --clearance (docs/protein.md)."""
+BENCHED = ("deft", "deft-4", "pigdm", "dps", "replacement", "prior")
+"""Arms of a benchmark by default."""
 
 SHORTEST = 40
 """Residues of the shortest chains the bundled prior was trained on."""
@@ -75,6 +76,7 @@ def list_problems(as_json: bool) -> None:
 @click.option("--steps", default=100, show_default=True, help="Calls of the prior for each scaffold.")
 @click.option("--eta", default=1.0, show_default=True, help="Noise of the ddim sampler: 0 none, 1 ancestral.")
 @click.option("--temperature", default=TEMPERATURE, show_default=True, help="Times the sampler's noise: 1 samples the posterior, less trades variety for chains of which the prior is sure.")
+@click.option("--clearance", default=CLEARANCE, show_default=True, help="Keep residues that are no neighbours at least so many angstrom apart; 0 leaves them to the prior.")
 @click.option("--spacing", type=Name("spacing", SPACINGS), default="log-snr", show_default=True, help="Of the time grid.")
 @click.option("--sigma-y", type=float, help="Deviation of the motif's coordinates in angstrom.  [default: the fit's, 0.1]")
 @click.option("--seed", default=0, show_default=True)
@@ -85,7 +87,7 @@ def list_problems(as_json: bool) -> None:
 @json_option
 def scaffold(
     source: Path | None, contig: str | None, length: str | None, problem: str | None, samples: int, run: Path | None, size: str | None, prior_name: str, method: str,
-    pairs: tuple[str, ...], steps: int, eta: float, temperature: float, spacing: str, sigma_y: float | None, seed: int, batch: int, out: Path, device: str | None, overwrite: bool, as_json: bool,
+    pairs: tuple[str, ...], steps: int, eta: float, temperature: float, clearance: float, spacing: str, sigma_y: float | None, seed: int, batch: int, out: Path, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw chains of C-alphas that hold a motif.
 
@@ -106,9 +108,12 @@ def scaffold(
         raise InputError(f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft")
     if run is not None and size is not None:
         raise InputError("--run is your own h and --size a bundled one: give one of the two")
+    from deft.protein.trial import SETTINGS
+
     made = plan(method, settings=SETTINGS.get(method, {}) | common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing)
     chosen = find_problem(source, contig, length, problem, output)
     from deft.protein.chains import UNIT
+    from deft.protein.clearance import Clearance
     from deft.protein.motif import SIGMA_Y
     from deft.protein.place import check_groups, draw_placements, observe_placements
 
@@ -128,6 +133,8 @@ def scaffold(
         output.say(f"note: h was fitted at {UNIT * usual:g} Å; it is told that the motif's coordinates deviate by {sigma_y:g} Å")
     fitted = None if fitted is None else fitted.to(where)
     h, sampler, grid = made.make(prior, fitted)  # what cannot be made is said before anything is drawn
+    if clearance:
+        h = Clearance(h, clearance)
     if not 0 < temperature <= 1:
         raise InputError(f"--temperature is above 0 and at most 1, got {temperature}")
     if not (isinstance(sampler, KernelSampler) and sampler.stochastic):
@@ -142,7 +149,7 @@ def scaffold(
     work = Work(output, out, chosen, placements, {
         "problem": chosen.name, "motif": None if source is None else str(source), "contig": str(chosen.contig),
         "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": h_name, "plan": made.config(), "samples": samples, "seed": seed,
-        "sigma_y_angstrom": UNIT * sigma, "temperature": temperature, "batch": batch,
+        "sigma_y_angstrom": UNIT * sigma, "temperature": temperature, "clearance_angstrom": clearance, "batch": batch,
     }, made.calls(1))  # fmt: skip
     try:
         work.draw(prior, (h, sampler, grid), obs, seed, batch)
@@ -152,6 +159,113 @@ def scaffold(
             work.finish(whole=False)
         raise
     output.result(work.finish())
+
+
+@protein.command()
+@click.option("--set", "which", type=Name("set", ("a", "b", "validation")), default="b", show_default=True, help="b: the 17 bundled problems; a: motifs cut from held-out chains (test split); validation: the same from another split, to try settings on.")
+@click.option("--arm", "arms", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
+@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more arm with your own h; several seeds of a fit are several runs. May be repeated.")
+@click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
+@click.option("--count", default=200, show_default=True, help="Problems of set a or validation.")
+@click.option("--free", is_flag=True, help="Set a, validation: place and length are drawn anew, as a designer has it, instead of the native's.")
+@click.option("--prior", "prior_name", default="backbone", show_default=True)
+@click.option("--steps", default=100, show_default=True)
+@click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every arm alike.")
+@click.option("--clearance", default=0.0, show_default=True, help="Angstrom, for every arm alike; 0 for none.")
+@click.option("--sigma-y", default=0.1, show_default=True, help="Deviation of the motif's coordinates in angstrom.")
+@click.option("--novelty", is_flag=True, help="Compare successes with the chains trained on (TM-score; a minute or more for each arm).")
+@click.option("--natives", "native_count", default=100, show_default=True, help="Native chains in the first row.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--batch", default=16, show_default=True)
+@out_option("protein-benchmark")
+@common.device_option
+@json_option
+def benchmark(
+    which: str, arms: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
+    novelty: bool, native_count: int, seed: int, batch: int, out: Path, device: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare methods on motif problems: the same placements and noise for all.
+
+    \b
+    deft protein benchmark -n 4 --out bench
+    deft protein benchmark --set validation --count 40 -n 1 --arm dps:zeta=0.3 --arm dps:zeta=1 --out tuning
+
+    Writes report.md, report.json and success.png. Chains are kept in the folder as they are drawn: the same command goes
+    on where it was stopped, and draws nothing twice.
+    """
+    from deft.protein.chains import UNIT, chains
+    from deft.protein.clearance import Clearance
+    from deft.protein.table import HEAD, by_problem, line, picture, row
+    from deft.protein.trial import NOTE, Trial, measured, named_set
+    from deft.protein.trial import natives as native_columns
+
+    output = Output(as_json)
+    where = common.get_device(device)
+    if samples < 1 or count < 1 or native_count < 1 or not 0 < temperature <= 1 or not clearance >= 0 or not 0 < sigma_y < math.inf:
+        raise InputError(f"-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and --sigma-y above 0; got {samples}, {count}, {native_count}, {temperature:g}, {clearance:g} and {sigma_y:g}")
+    if clearance:
+        Clearance(Zero(), clearance)  # refuses what it cannot be
+    prior = load_backbone_prior(prior_name, where)
+    common.check_batch(batch, prior.event_shape)
+    chosen = [make_arm(text, prior, prior_name, where, steps, temperature, clearance) for text in arms or (() if runs else BENCHED)]
+    chosen += [make_arm("deft", prior, prior_name, where, steps, temperature, clearance, run) for run in runs]
+    for i, a in enumerate(chosen):
+        if a.name in [b.name for b in chosen[:i]]:
+            raise InputError(f"two arms are called {a.name}: give each once")
+    trial = Trial(named_set(which, count, "free" if free else "native"), samples, seed, max_length=prior.event_shape[0], sigma_y=sigma_y / UNIT)
+    known = [UNIT * c.x.numpy() for c in chains("train")] if novelty else None
+
+    title = f"{len(trial.problems)} problems of set {which}, {samples} of each"
+    output.say(f"{title}: {len(trial)} chains for each of {len(chosen)} arms; chains are kept in {out}/chains")
+    rows = {"natives": row(native_columns(native_count))}
+    found: dict[str, Any] = {}
+    say_row(output, "natives", rows["natives"])
+    for arm in chosen:
+        with tqdm(total=len(trial), desc=arm.name, unit="chain", disable=not common.bars()) as bar:
+            drawn = trial.draw(prior, arm, out / "chains", batch=batch, device=where, on_batch=lambda n, bar=bar: bar.update(n - bar.n))  # type: ignore[misc]
+        found[arm.name] = measured(trial, drawn)
+        cost = {"calls": arm.plan().calls(1), "seconds": drawn.seconds / len(drawn.x), "mib": drawn.mib}
+        rows[arm.name] = row(found[arm.name], samples, x=drawn.x, known=known, cost=cost)
+        say_row(output, arm.name, rows[arm.name])
+        settings = f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
+        text = [f"# {title}", "", f"{settings}. {NOTE[0].upper()}{NOTE[1:]}.", "", HEAD, *(line(k, r) for k, r in rows.items()), ""]
+        text += ["Intervals: 95 %, bootstrap over problems, then chains. Seconds and MiB: of this machine, in batches of " f"{batch}.", ""]
+        if which == "b":
+            text += ["Chains that pass, by problem:", "", *by_problem(trial.problems, found), ""]
+        write_text(out / "report.md", "\n".join(text))
+        about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {a.name: a.config() for a in chosen}, "rows": rows, "note": NOTE}
+        write_text(out / "report.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    pictured = picture(out / "success.png", title, rows)
+    output.say(f"note: {NOTE}")
+    output.say(f"wrote {out}/report.md, {out}/report.json" + (f", {out}/success.png" if pictured else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"))
+    output.result({"out": str(out), "rows": rows})
+
+
+def say_row(output: Output, name: str, r: dict[str, Any]) -> None:
+    p, low, high = (100 * v for v in r["proxy_success"])
+    solved = f", {r['solved']} of {r['problems']} problems" if "solved" in r else ""
+    output.say(f"{name:<18} proxy success {p:5.1f} % [{low:.1f}, {high:.1f}]{solved}; geometry {100 * r['geometry_valid']:.0f} %, junctions {100 * r['junctions_valid']:.0f} %, NLL {100 * r['nll_valid']:.0f} %")
+
+
+def make_arm(text: str, prior: BackbonePrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> Any:
+    """An arm from METHOD[:KEY=NUMBER,...]; deft-4 is DEFT with the smaller bundled h."""
+    from deft.protein.trial import ARMS, Arm
+
+    method, _, rest = text.partition(":")
+    if method not in (*ARMS, "deft-4"):
+        raise unknown("arm", method, (*ARMS, "deft-4"))
+    settings = common.parse_settings(tuple(p for p in rest.split(",") if p))
+    h, h_name = None, None
+    if method in ("deft", "deft-4", "deft-smc"):
+        h, _, h_name = load_motif_h(run, "4" if method == "deft-4" else None, prior, prior_name)
+        h = h.to(where)
+    particles = method in ("tds", "deft-smc")  # their weights are for the posterior itself
+    arm = Arm(
+        str(run) if run is not None else text, "deft" if method == "deft-4" else method, settings, h, h_name, steps=steps,
+        temperature=1.0 if particles else temperature, clearance=0.0 if particles else clearance,
+    )  # fmt: skip
+    arm.plan()  # what is wrong with its settings is said before anything is drawn
+    return arm
 
 
 def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, output: Output) -> Problem:

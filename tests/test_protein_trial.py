@@ -1,0 +1,210 @@
+"""Clearance, and methods side by side on motif problems."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from deft.denoise import Prediction
+from deft.errors import InputError
+from deft.htransform import Zero
+from deft.htransform.base import HTransform
+from deft.likelihood import Gaussian, Observation
+from deft.prior import load_prior
+from deft.protein import scaffold as protein_scaffold
+from deft.protein import trial as trials
+from deft.protein.benchmark import problems
+from deft.protein.chains import UNIT, chains, pad
+from deft.protein.clearance import Clearance, apart
+from deft.protein.geometry import centred, residues
+from deft.protein.htransform import ChainDEFT
+from deft.protein.metrics import clashes
+from deft.protein.motif import Motif, MotifTask
+from deft.protein.prior import backbone_prior
+from deft.protein.scaffold import draw_scaffolds
+from deft.protein.table import line, row
+from deft.protein.trial import Arm, Trial, measured, named_set
+from toys import refused, result, run
+
+
+class Towards(HTransform):
+    """The h that makes the denoised mean `goal`."""
+
+    def __init__(self, goal):
+        super().__init__()
+        self.goal = goal
+
+    def forward(self, pred, obs):
+        return (self.goal - pred.mean) * pred.alpha / pred.sigma**2
+
+
+def clashing(length=30, seed=0):
+    """A native with its residue 20 moved to within 2 angstrom of residue 5."""
+    x = next(c.x for c in chains("validation") if len(c.x) >= length)[:length].double()
+    x[20] = x[5] + torch.tensor([2.0, 0, 0]).double() / UNIT
+    return centred(x[None], torch.ones(1, length, dtype=torch.bool))
+
+
+def expected(x_hat, h, sigma, **options):
+    """(x̂ after h and clearance, h's own)."""
+    b = len(x_hat)
+    a, s = torch.ones(1, 1, 1).double(), torch.tensor(sigma).double().reshape(1, 1, 1)
+    noise = torch.randn(x_hat.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * residues(x_hat)[..., None]
+    pred = Prediction(x_hat + s * noise, torch.zeros(b), a, s, x_hat)
+    obs = Observation(torch.zeros_like(x_hat), Gaussian(Motif(torch.zeros(b, x_hat.shape[1], dtype=torch.long)), 0.1))
+    return x_hat + s**2 / a * Clearance(h, **options)(pred, obs)
+
+
+def test_a_pair_is_moved_exactly_apart_and_the_rest_stays():
+    x = torch.zeros(1, 6, 3).double()
+    x[0, :, 0] = torch.arange(6) * 1.0
+    x[0, 5] = x[0, 0] + torch.tensor([0.0, 0.25, 0])  # 2 angstrom from residue 0
+    y = x + 0.5 * apart(x, torch.ones(1, 6, dtype=torch.bool), 4.0 / UNIT)
+    assert torch.allclose((y[0, 5] - y[0, 0]).norm() * UNIT, torch.tensor(4.0).double())
+    assert torch.equal(y[0, 1:5], x[0, 1:5]) and torch.allclose(y.mean(1), x.mean(1))
+
+
+def test_it_acts_on_what_h_leads_to_and_below_its_level_alone():
+    x, goal = clashing(), next(c.x for c in chains("validation") if len(c.x) >= 30)[:30].double()[None]
+    goal = centred(goal, torch.ones(1, 30, dtype=torch.bool))
+    distance = 0.9 * float(torch.pdist(goal[0]).min()) * UNIT
+    out = expected(x, Zero(), 0.1)
+    assert float((out[0, 20] - out[0, 5]).norm()) > 1.8 * float((x[0, 20] - x[0, 5]).norm())
+    assert torch.allclose(expected(x, Towards(goal), 0.1, distance=distance), goal)  # h takes the clash away itself: nothing is added
+    assert torch.equal(expected(x, Zero(), 0.6), x) and not torch.equal(expected(x, Zero(), 0.4), x)
+
+
+def test_it_turns_with_the_chain_and_does_not_see_padding():
+    x = clashing()
+    q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64))[0]
+    there = expected(x, Zero(), 0.1)
+    assert torch.allclose(expected(x @ q, Zero(), 0.1), there @ q)
+    padded = torch.cat([x, torch.zeros(1, 7, 3).double()], 1)
+    out = expected(padded, Zero(), 0.1)
+    assert torch.allclose(out[:, :30], there) and torch.equal(out[:, 30:], padded[:, 30:]) and torch.allclose(out.sum(1), torch.zeros(1, 3).double(), atol=1e-12)
+
+
+def test_it_takes_clashes_from_the_bundled_prior():
+    prior = load_prior("backbone")
+    n, length = 8, 48
+    obs = Observation(torch.zeros(n, length, 3), Gaussian(Motif(torch.zeros(n, length, dtype=torch.long)), 0.0125))
+    counts = [sum(clashes(x.numpy()) for x in draw_scaffolds(prior, h, obs, [length] * n, steps=20, spacing="log-snr")) for h in (Zero(), Clearance(Zero()))]
+    assert counts[0] >= 4 and counts[1] <= counts[0] / 4
+
+
+@pytest.mark.parametrize("options", [{"distance": 0.0}, {"distance": 42.0}, {"gain": 0.0}, {"top": 0.0}])
+def test_clearance_refuses(options):
+    with pytest.raises(InputError, match="a clearance needs"):
+        Clearance(Zero(), **options)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    here = tmp_path_factory.mktemp("trial")
+    torch.manual_seed(0)
+    prior = backbone_prior("tiny")
+    prior.save(here / "prior.safetensors", name="")
+    prior.requires_grad_(False)
+    h = ChainDEFT(32).calibrate(prior, pad([c.x for c in chains("validation", longest=48)[:4]], 48))
+    (here / "run").mkdir()
+    protein_scaffold.save_scaffolder(here / "run" / "h.safetensors", h, prior, MotifTask())
+    return here
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """Three short problems for any set."""
+    found = problems(["1YCR", "4ZYP", "5WN9"])
+    monkeypatch.setattr(trials, "named_set", lambda *_, **__: found)
+    return found
+
+
+def test_sets():
+    assert len(named_set("b")) == 17 and len(named_set("a", 30)) == 30
+    a, v = ({p.name for p in named_set(k, 1000)} for k in ("a", "validation"))
+    assert a and v and not a & v
+    with pytest.raises(InputError, match="unknown set"):
+        named_set("c")
+
+
+def test_arms_share_placements_and_noise_and_goals_fit(place, three):
+    prior = load_prior(str(place / "prior.safetensors"))
+    trial = Trial(three, 2, seed=3)
+    assert trial.of == [0, 1, 2, 0, 1, 2] and len({p.length for p in trial.placements}) > 1
+    one = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c1", batch=4)
+    other = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c2", batch=1)
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(one.x, other.x, strict=True))  # whatever the batch
+    columns = measured(trial, one)
+    assert columns["length"].tolist() == [p.length for p in trial.placements] and columns["problem"].tolist() == trial.of
+
+
+@pytest.mark.parametrize("method", ["tds", "deft-smc"])
+def test_particles_draw_chains_of_several_lengths(place, three, method):
+    prior = load_prior(str(place / "prior.safetensors"))
+    h = protein_scaffold.load_scaffolder(place / "run" / "h.safetensors", prior)[0].eval()
+    trial = Trial(three, 1)
+    arm = Arm(method, method, {"particles": 2}, h if method == "deft-smc" else None, steps=3)
+    x = trial.draw(prior, arm, place / "p").x
+    assert [len(v) for v in x] == [p.length for p in trial.placements] and all(np.isfinite(v).all() and np.abs(v.mean(0)).max() < 1e-2 for v in x)
+    with pytest.raises(InputError, match="temperature 1 and no clearance"):
+        trial.draw(prior, Arm(method, method, {"particles": 2}, h, steps=3, clearance=4.2), place / "p")
+
+
+def test_a_row_is_what_its_columns_say():
+    n, each = 12, 3
+    rng = np.random.default_rng(0)
+    columns = {k: rng.random(n) < 0.5 for k in ("bonds_valid", "clashes_valid", "gyration_valid", "geometry_valid", "junctions_valid", "nll_valid")}
+    columns |= {k: rng.random(n) for k in ("motif_rmsd", "nll", "helix", "strand")} | {"length": np.full(n, 50), "problem": np.tile(np.arange(4), each)}
+    columns["proxy_success"] = np.array([1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0], bool)
+    r = row(columns, each)
+    assert r["proxy_success"][0] == pytest.approx(0.25) and 0 <= r["proxy_success"][1] < 0.25 < r["proxy_success"][2]
+    assert (r["solved"], r["problems"]) == (2, 4) and "2 of 4" in line("x", r) and "25.0 %" in line("x", r)
+    columns["proxy_success"][:] = False
+    assert row(columns, each)["proxy_success"] == [0, 0, 0]
+
+
+def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, monkeypatch):
+    args = ("protein", "benchmark", "--prior", place / "prior.safetensors", "--run", place / "run", "--arm", "pigdm", "-n", 1, "--steps", 3, "--natives", 2, "--batch", 2, "--clearance", 4)
+    whole = result(capsys, *args, "--out", tmp_path / "whole")
+    real, calls = trials.draw_scaffolds, []
+
+    def counted(*a, **k):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*a, **k)
+
+    monkeypatch.setattr(trials, "draw_scaffolds", counted)
+    assert run(capsys, *args, "--out", tmp_path / "parts")[0] != 0
+    again = result(capsys, *args, "--out", tmp_path / "parts")
+    assert len(calls) == 4 + 1  # two batches of each of two arms in all, and the one that was stopped
+    for name in ("pigdm", str(place / "run")):
+        one, two = ({k: v for k, v in r["rows"][name].items() if k != "cost"} for r in (whole, again))
+        assert one == two
+    text = (tmp_path / "parts" / "report.md").read_text()
+    assert "no folding network was run" in text and "| natives | 2 |" in text and "1YCR" in text and "clearance 4 Å" in text
+    assert list(json.loads((tmp_path / "parts" / "report.json").read_text())["rows"]) == ["natives", "pigdm", str(place / "run")]
+    assert {p.name for p in (tmp_path / "parts").iterdir()} == {"chains", "report.md", "report.json", "success.png"}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--arm", "redif"), "unknown arm"), (("--arm", "dps:zetta=1"), "zetta"), (("--arm", "dps:zeta"), "KEY=NUMBER"), (("--set", "c"), "'c'"), (("-n", 0), "at least 1"),
+        (("--temperature", 0), "above 0"), (("--arm", "pigdm", "--arm", "pigdm"), "two arms"), (("--run", "nowhere"), "nowhere"), (("--prior", "fashion"), "not protein backbones"),
+        (("--sigma-y", -1), "above 0"), (("--clearance", 20, "--arm", "prior"), "a clearance needs"),
+    ],
+)  # fmt: skip
+def test_benchmark_refuses(tmp_path, capsys, args, said):
+    assert said in refused(capsys, "protein", "benchmark", *args, "--out", tmp_path / "b")
+
+
+def test_scaffold_knows_clearance(place, tmp_path, capsys):
+    short = ("protein", "scaffold", "--prior", place / "prior.safetensors", "--method", "prior", "--problem", "4ZYP", "--steps", 3, "-n", 2)
+    free, clear = (result(capsys, *short, "--clearance", d, "--out", tmp_path / str(d)) for d in (0, 6))
+    assert free["clearance_angstrom"] == 0 and clear["clearance_angstrom"] == 6 
+    assert (tmp_path / "0" / "scaffold-000.pdb").read_text() != (tmp_path / "6" / "scaffold-000.pdb").read_text()
+    assert "a clearance needs" in refused(capsys, *short, "--clearance", -1, "--out", tmp_path / "x")
