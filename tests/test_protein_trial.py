@@ -77,8 +77,17 @@ def test_it_acts_on_what_h_leads_to_and_below_its_level_alone():
     assert torch.equal(expected(x, Zero(), 0.6), x) and not torch.equal(expected(x, Zero(), 0.4), x)
 
 
+def test_neighbours_are_no_clash():
+    """Bonds are 3.8 angstrom: a native without near pairs stays as it is."""
+    x = next(c.x for c in chains("validation") if float(apart(c.x[None], torch.ones(1, len(c.x), dtype=torch.bool), 4.0 / UNIT).abs().max()) == 0)[None].double()
+    assert float(x.diff(dim=1).norm(dim=-1).min()) * UNIT < 4.0
+    assert torch.allclose(expected(x, Zero(), 0.1), x, atol=1e-12)
+
+
 def test_it_turns_with_the_chain_and_does_not_see_padding():
     x = clashing()
+    x[0, 10] = torch.tensor([0.1, 0, 0])  # where padding is, too
+    x = centred(x, torch.ones(1, 30, dtype=torch.bool))
     q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64))[0]
     there = expected(x, Zero(), 0.1)
     assert torch.allclose(expected(x @ q, Zero(), 0.1), there @ q)
