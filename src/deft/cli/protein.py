@@ -25,7 +25,7 @@ from deft.train.checkpoint import write_text
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
     from deft.htransform import Learned
     from deft.protein.benchmark import Problem
-    from deft.protein.prior import BackbonePrior
+    from deft.protein.prior import ChainPrior
 
 METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
 TEMPERATURE, CLEARANCE = 0.6, 4.0
@@ -247,7 +247,7 @@ def say_row(output: Output, name: str, r: dict[str, Any]) -> None:
     output.say(f"{name:<18} proxy success {p:5.1f} % [{low:.1f}, {high:.1f}]{solved}; geometry {100 * r['geometry_valid']:.0f} %, junctions {100 * r['junctions_valid']:.0f} %, NLL {100 * r['nll_valid']:.0f} %")
 
 
-def make_arm(text: str, prior: BackbonePrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> Any:
+def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> Any:
     """An arm from METHOD[:KEY=NUMBER,...]; deft-4 is DEFT with the smaller bundled h."""
     from deft.protein.trial import ARMS, Arm
 
@@ -288,17 +288,17 @@ def find_problem(source: Path | None, contig: str | None, length: str | None, pr
     return Problem(source.name.split(".")[0], wanted, motif, source.stem)
 
 
-def load_backbone_prior(name: str, device: torch.device) -> BackbonePrior:
+def load_backbone_prior(name: str, device: torch.device) -> ChainPrior:
     """--prior, if it is one of backbones."""
-    from deft.protein.prior import BackbonePrior
+    from deft.protein.prior import ChainPrior
 
     prior = common.find_prior(name, device)
-    if not isinstance(prior, BackbonePrior):
-        raise InputError(f"the prior {name} makes samples of shape {tuple(prior.event_shape)}, not protein backbones: give --prior backbone, or a file made by benchmarks/train_backbone.py")
+    if not isinstance(prior, ChainPrior):
+        raise InputError(f"the prior {name} makes samples of shape {tuple(prior.event_shape)}, not protein backbones: give --prior backbone, a file made by benchmarks/train_backbone.py, or a checkpoint of Genie v1")
     return prior
 
 
-def load_motif_h(run: Path | None, size: str | None, prior: BackbonePrior, prior_name: str) -> tuple[Learned, float, str]:
+def load_motif_h(run: Path | None, size: str | None, prior: ChainPrior, prior_name: str) -> tuple[Learned, float, str]:
     """(h, the sigma_y it was fitted at in model space, what to call it) of --run, or a bundled one."""
     from deft.protein.place import bundled_h
     from deft.protein.scaffold import load_scaffolder
@@ -324,7 +324,7 @@ class Work:
     def name(self, i: int) -> str:
         return f"scaffold-{i:03d}"
 
-    def draw(self, prior: BackbonePrior, made: tuple[Any, Any, Any], obs: Any, seed: int, batch: int) -> None:
+    def draw(self, prior: ChainPrior, made: tuple[Any, Any, Any], obs: Any, seed: int, batch: int) -> None:
         """Draw batch by batch, and write each batch's chains at once."""
         from deft.protein.place import posed
         from deft.protein.scaffold import draw_scaffolds, shortened

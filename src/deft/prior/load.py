@@ -55,6 +55,21 @@ def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> 
     return load_adm(name, device=device, **options)
 
 
+def _is_genie(name: str) -> bool:
+    path = Path(name)
+    if not path.is_file() or path.suffix not in (".pt", ".pth", ".ckpt"):
+        return False
+    from deft.protein.genie import recognise
+
+    return recognise(path)
+
+
+def _load_genie(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    from deft.protein.genie import load_genie
+
+    return load_genie(name, device=device, **options)
+
+
 def _keys(path: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
@@ -120,6 +135,7 @@ FAMILIES: dict[str, Family] = {
     "remote": Family("a prior behind `deft serve`, by its URL", lambda n: n.startswith(("http://", "https://")), load_remote),
     "deft": Family("bundled, or made by `deft prior train`", _own, load_own),
     "diffusers": Family("a folder written by diffusers", lambda n: Path(n).is_dir() and diffusers.recognise(Path(n)), diffusers.load_diffusers),
+    "genie": Family("a Lightning checkpoint of Genie v1 (protein backbones)", _is_genie, _load_genie),
     "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm),
     "python": Family("FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function),
     "hub": Family("a model on the hub, by its id OWNER/NAME", lambda n: n.count("/") == 1 and not Path(n).exists() and not n.startswith((".", "/", "~")), diffusers.load_diffusers),

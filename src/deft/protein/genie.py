@@ -13,14 +13,13 @@ The network here is written from the paper, from Jumper et al. 2021 (algorithms 
 
 from __future__ import annotations
 
-import copy
 import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,10 @@ from deft.errors import CheckpointError, InputError, unknown
 from deft.noise import VPTable
 from deft.protein.chains import UNIT
 from deft.protein.geometry import centred, coordinates, full_precision, neighbours, residues
+from deft.protein.prior import ChainPrior
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SCHEDULES = ("cosine", "linear")
 BESIDE = "configuration"
@@ -139,7 +142,8 @@ def read_config(path: str | Path) -> GenieConfig:
 def noise_schedule(config: GenieConfig) -> VPTable:
     """The table of betas for coordinates in angstrom; N = steps.
 
-    cosine: abar_i = cos^2(pi/2 (i + 1)/(N + 1)), betas at most 0.999; unlike that of Nichol & Dhariwal (2021) it starts at no noise, and ends a step before no signal.
+    cosine: abar_i = cos^2(pi/2 (i + 1)/(N + 1)), betas at most 0.999: unlike that of Nichol & Dhariwal (2021) it has no offset at its start, and
+    ends a step before no signal. It is computed in float64; the original's float32 table has sigma off by up to 1.3e-5, at its first steps.
     linear: betas from 1e-4 to 2e-2.
     """
     if config.schedule == "linear":
@@ -164,8 +168,8 @@ def waves(v: Tensor, longest: int, width: int) -> Tensor:
 def frenet(x: Tensor, real: Tensor) -> Tensor:
     """The frame at each residue, [B, L, 3, 3]; its columns are tangent, binormal and normal. x: [B, L, 3] in angstrom.
 
-    Tangent of the bond to the next residue, b = bond before x bond behind, n = b x t: a left-handed frame (its determinant is -1), as the weights know it. An end residue has that
-    of its neighbour.
+    t is the direction of the bond to the next residue, b that of (bond before) x t, and n = b x t. So frames are left-handed (their determinant is -1): the weights
+    were fitted to these. An end residue has the frame of its neighbour.
     """
     before, here, after = neighbours(x, (-1, 0, 1), real, margin=1).unbind(2)
     first, tangent = (v * (v.square().sum(-1, keepdim=True) + 1e-10).rsqrt() for v in (here - before, after - here))
@@ -215,7 +219,7 @@ class Pairs(nn.Module):
 
 
 class Triangle(nn.Module):
-    """Triangle multiplication (Jumper et al. 2021, algorithms 11 and 12): sum_k a_ik b_jk of a pair's two outgoing edges, or sum_k a_ki b_kj of its incoming ones."""
+    """Triangle multiplication (Jumper et al. 2021, algorithms 11 and 12): sum_k a_ik b_jk, of outgoing edges, or sum_k a_ki b_kj, of incoming ones."""
 
     def __init__(self, c: GenieConfig, edges: str):
         super().__init__()
@@ -281,8 +285,8 @@ class PointAttention(nn.Module):
         k, v = self.linear_kv(s).reshape(*real.shape, c.heads, 2 * c.hidden).chunk(2, -1)
         q_points = self.placed(self.linear_q_points(s), frame, x)
         k_points, v_points = self.placed(self.linear_kv_points(s), frame, x).split([c.query_points, c.value_points], -1)
-        each = F.softplus(self.head_weights) * math.sqrt(2 / (27 * c.query_points))  # the distance's share, as that of the others, has a deviation of about one
-        apart = (q_points[:, :, None] - k_points[:, None]).square().sum(3).sum(-1)  # [B, L, L, heads]; a difference, as 4 |q||k| is a thousand times what counts
+        each = F.softplus(self.head_weights) * math.sqrt(2 / (27 * c.query_points))
+        apart = (q_points[:, :, None] - k_points[:, None]).square().sum((3, -1))  # [B, L, L, heads]; |q|^2 + |k|^2 - 2 qk would lose what counts to rounding
         logits = torch.einsum("bihc,bjhc->bhij", q, k) / math.sqrt(3 * c.hidden) + (self.linear_b(p) / math.sqrt(3) - apart * each / 2).permute(0, 3, 1, 2)
         weights = logits.masked_fill(~real[:, None, None], torch.finfo(own).min).softmax(-1)  # finite: a sample without residues is no NaN
         seen = torch.einsum("bhij,bjxhp->bixhp", weights.to(x.dtype), v_points) - x[..., None, None]
@@ -392,11 +396,11 @@ class Eps(nn.Module):
 # The prior.
 
 
-class GeniePrior(NetworkDenoiser):
+class GeniePrior(ChainPrior, NetworkDenoiser):
     """Traces [B, L, 3] of any length L up to the longest of training, in units of 8 angstrom, as those of `BackbonePrior`.
 
-    t is the index into Genie's table of betas; between two the network hears the nearest, since the first numbers that code a step change sign from one step to the next.
-    The schedule is that of coordinates in angstrom: seen in units of 8, its noise has an eighth of the deviation.
+    t is the index into Genie's table of betas. Between two the network hears the nearest, since the first numbers that code a step change sign from one
+    step to the next. The table is that of coordinates in angstrom: seen in units of 8, its noise has an eighth of the deviation.
     """
 
     def __init__(self, net: GenieNet, length: int | None = None):
@@ -404,17 +408,10 @@ class GeniePrior(NetworkDenoiser):
         super().__init__(Eps(net), noise_schedule(net.config), (longest if length is None else length, 3), "eps", time="index", value_range=(-UNIT, UNIT))
         self.config = net.config
 
-    def project(self, noise: Tensor, like: Tensor) -> Tensor:
-        """noise with the rows that are zero in `like` set to zero, and centred over the others."""
-        return centred(noise, residues(like))
-
-    def of_length(self, length: int) -> GeniePrior:
-        """The same prior (its network is shared) for samples of another length."""
+    def of_length(self, length: int) -> Self:
         if not 1 <= length <= self.config.longest:
             raise InputError(f"a chain of {length} residues: this Genie network knows 1 to {self.config.longest}; give another length")
-        out = copy.copy(self)
-        out.event_shape = (length, 3)
-        return out
+        return super().of_length(length)
 
     def describe(self) -> dict[str, Any]:
         """With the settings that change what the network computes, but none of its weights."""
@@ -458,8 +455,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         if "truncated" in str(error) or "invalid load key" in str(error):
             raise CheckpointError(f"{cut}; fetch it again") from error
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and loading the rest would run code from the file; where you trust it, load it with the library it is "
-            "from and save its state dict alone: torch.save(model.state_dict(), path)"
+            f"{path} holds more than tensors and plain values, and loading the rest would run code from the file; where you trust it, load it with the "
+            "library it is from and save its state dict alone: torch.save(model.state_dict(), path)"
         ) from error
     except Exception as error:  # what a broken file raises is anything
         raise CheckpointError(f"{cut} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch it again") from error

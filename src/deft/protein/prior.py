@@ -1,15 +1,15 @@
-"""The backbone prior: a denoiser of C-alpha traces, and the file it is kept in."""
+"""Priors of C-alpha traces: what they share, our own, and the file it is kept in."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from deft.denoise import freeze
+from deft.denoise import Denoiser, freeze
 from deft.errors import CheckpointError
 from deft.noise import EDM, Schedule, make_schedule
 from deft.prior.store import OwnPrior
@@ -18,28 +18,35 @@ from deft.protein.geometry import centred, residues
 from deft.protein.network import ChainNet, chain_net
 from deft.train.checkpoint import load_weights
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
-class BackbonePrior(OwnPrior):
-    """Traces [B, L, 3] of any length L up to that of the longest chain trained on, in units of 8 angstrom.
+
+class ChainPrior(Denoiser):
+    """A prior of traces [B, L, 3] of any length L up to that of the longest chain trained on, in units of 8 angstrom.
 
     Samples live in the subspace of centred traces whose rows behind the end are zero (`project`). `event_shape` says
     how long a sample is where nothing else does.
     """
 
-    units: ClassVar[dict[str, Any]] = {"unit": f"{UNIT:g} angstrom"}
-
-    def __init__(self, net: ChainNet, schedule: Schedule, length: int = max(BOUNDS)):
-        super().__init__(net, schedule, (length, 3), "edm")
-
     def project(self, noise: Tensor, like: Tensor) -> Tensor:
         """noise with the rows that are zero in `like` set to zero, and centred over the others."""
         return centred(noise, residues(like))
 
-    def of_length(self, length: int) -> BackbonePrior:
+    def of_length(self, length: int) -> Self:
         """The same prior (its network is shared) for samples of another length."""
         out = copy.copy(self)
         out.event_shape = (length, 3)
         return out
+
+
+class BackbonePrior(ChainPrior, OwnPrior):
+    """Our own (`ChainNet`)."""
+
+    units: ClassVar[dict[str, Any]] = {"unit": f"{UNIT:g} angstrom"}
+
+    def __init__(self, net: ChainNet, schedule: Schedule, length: int = max(BOUNDS)):
+        super().__init__(net, schedule, (length, 3), "edm")
 
 
 def backbone_prior(size: str = "small") -> BackbonePrior:

@@ -23,7 +23,7 @@ from deft.likelihood import Observation
 from deft.protein.chains import UNIT, template
 from deft.protein.htransform import ChainDEFT
 from deft.protein.motif import MotifTask
-from deft.protein.prior import BackbonePrior
+from deft.protein.prior import ChainPrior
 from deft.random import Noise
 from deft.sample.base import sample
 from deft.train.adapter import load_any_h, save_h
@@ -33,7 +33,7 @@ KINDS: Mapping[str, type[Learned]] = {"chain-deft": ChainDEFT}
 
 
 def draw_scaffolds(
-    prior: BackbonePrior, h: HTransform, obs: Observation, lengths: list[int], *, seed: int = 0, first: int = 0, batch: int = 64, progress: bool = False, **options: Any,
+    prior: ChainPrior, h: HTransform, obs: Observation, lengths: list[int], *, seed: int = 0, first: int = 0, batch: int = 64, progress: bool = False, **options: Any,
 ) -> list[Tensor]:  # fmt: skip
     """One chain for each row of the observation: C-alphas [L_i, 3] in angstrom, on the CPU.
 

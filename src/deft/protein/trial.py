@@ -34,7 +34,7 @@ from deft.protein.clearance import Clearance
 from deft.protein.contig import Placement
 from deft.protein.metrics import measure
 from deft.protein.place import draw_placements, observe_placements
-from deft.protein.prior import BackbonePrior
+from deft.protein.prior import ChainPrior
 from deft.protein.report import NOTE
 from deft.protein.scaffold import draw_scaffolds, shortened
 from deft.sample import Cooled, KernelSampler
@@ -80,7 +80,7 @@ class Arm:
     def particles(self) -> bool:
         return self.plan().method.draw is not None
 
-    def made(self, prior: BackbonePrior) -> tuple[HTransform, Any, Any]:
+    def made(self, prior: ChainPrior) -> tuple[HTransform, Any, Any]:
         """(h, sampler, grid): of chains drawn one by one."""
         h, sampler, grid = self.plan().make(prior, self.h)
         if self.clearance:
@@ -125,7 +125,7 @@ class Trial:
         return len(self.of)
 
     def draw(
-        self, prior: BackbonePrior, arm: Arm, folder: Path, *, batch: int = 16, device: torch.device | str = "cpu", on_batch: Callable[[int], None] | None = None,
+        self, prior: ChainPrior, arm: Arm, folder: Path, *, batch: int = 16, device: torch.device | str = "cpu", on_batch: Callable[[int], None] | None = None,
     ) -> Drawn:  # fmt: skip
         """The arm's chains, from the folder as far as they are there. What other settings made has another file's name, and is left alone.
 
@@ -153,13 +153,13 @@ class Trial:
                 on_batch(len(done.x))
         return done
 
-    def _batch(self, prior: BackbonePrior, made: tuple[HTransform, Any, Any], rows: range, batch: int, device: torch.device | str) -> list[Tensor]:
+    def _batch(self, prior: ChainPrior, made: tuple[HTransform, Any, Any], rows: range, batch: int, device: torch.device | str) -> list[Tensor]:
         h, sampler, grid = made
         obs = self._observe(rows).to(device)
         lengths = [self.placements[i].length for i in rows]
         return draw_scaffolds(prior, h, obs, lengths, seed=self.seed, first=rows.start, batch=batch, sampler=sampler, grid=grid)
 
-    def _one(self, prior: BackbonePrior, arm: Arm, i: int, device: torch.device | str) -> list[Tensor]:
+    def _one(self, prior: ChainPrior, arm: Arm, i: int, device: torch.device | str) -> list[Tensor]:
         """A chain of its own particles."""
         if arm.temperature < 1 or arm.clearance:
             raise InputError(f"{arm.method} weighs particles for the posterior: temperature 1 and no clearance")
