@@ -146,6 +146,11 @@ def test_arms_share_placements_and_noise_and_goals_fit(place, three):
     one = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c1", batch=4)
     other = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c2", batch=1)
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(one.x, other.x, strict=True))  # whatever the batch
+    fewer = Trial(three, 1, seed=3).draw(prior, Arm("prior", "prior", steps=3), place / "c3")
+    more = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c3")  # goes on from the fewer
+    assert len(fewer.x) == 3 and all(np.array_equal(a, b) for a, b in zip(fewer.x, more.x[:3], strict=True)) and len(list((place / "c3").iterdir())) == 1
+    again = Trial(three, 1, seed=3).draw(prior, Arm("prior", "prior", steps=3), place / "c3")
+    assert len(again.x) == 3 and again.seconds == pytest.approx(more.seconds / 2)
     columns = measured(trial, one)
     assert columns["length"].tolist() == [p.length for p in trial.placements] and columns["problem"].tolist() == trial.of
 

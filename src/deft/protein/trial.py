@@ -127,12 +127,13 @@ class Trial:
     def draw(
         self, prior: ChainPrior, arm: Arm, folder: Path, *, batch: int = 16, device: torch.device | str = "cpu", on_batch: Callable[[int], None] | None = None,
     ) -> Drawn:  # fmt: skip
-        """The arm's chains, from the folder as far as they are there. What other settings made has another file's name, and is left alone.
+        """The arm's chains, from the folder as far as they are there: those of fewer of each problem are the first of more. What other settings made has another
+        file's name, and is left alone.
 
         on_batch: called with the number of chains that are there, after each batch.
         """
         key = json.dumps({
-            **arm.config(), "prior": prior.fingerprint(), "seed": self.seed, "each": self.each, "problems": [p.name for p in self.problems], "sigma_y": self.sigma_y,
+            **arm.config(), "prior": prior.fingerprint(), "seed": self.seed, "problems": [p.name for p in self.problems], "sigma_y": self.sigma_y,
         }, sort_keys=True)  # fmt: skip
         file = folder / f"{arm.method}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
         done = _read(file, key)
@@ -151,7 +152,8 @@ class Trial:
             _write(file, key, done)
             if on_batch is not None:
                 on_batch(len(done.x))
-        return done
+        n = len(self)
+        return Drawn(done.x[:n], done.seconds * n / len(done.x), done.mib)
 
     def _batch(self, prior: ChainPrior, made: tuple[HTransform, Any, Any], rows: range, batch: int, device: torch.device | str) -> list[Tensor]:
         h, sampler, grid = made
