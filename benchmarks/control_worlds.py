@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -131,8 +133,18 @@ def rare() -> None:
         print(f"| {name} | {cells(h, n)} | {seconds:.0f} |", flush=True)
 
 
+def allocated(run: Callable[[], object]) -> float:
+    """Most that tensors had at once while it ran, MiB. What the system shows as the process's memory is more: the C library keeps fragments of what was freed."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p:
+        run()
+    events = [e for e in p.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    return max(accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))) / 2**20
+
+
 def memory() -> None:
-    print("| | 50 steps | 200 steps | 800 steps |\n|---|---|---|---|")
+    """The first number is of tensors, the second of the process."""
+    lengths = (50, 200, 800)
+    print("| | " + " | ".join(f"{n} steps" for n in lengths) + " |\n|---|---|---|---|")
     prior, task = load_prior("fashion"), get_task("sr4")
     from deft.data import fashion
 
@@ -144,13 +156,17 @@ def memory() -> None:
     }  # fmt: skip
     for name, make in rows.items():
         cells = []
-        for n in (50, 200, 800):
+        for n in lengths:
             h = DEFT.sized(prior, 0.02, task.lift_channels)
+
+            def run(n: int = n, make: Callable[[int], PathObjective] = make, h: DEFT = h) -> None:
+                make(n)(h, Batch(torch.empty(4, 0), obs.repeat(4)), BatchNoise(4, 0)).value.backward()
+
             peak = PeakMemory()
             with peak:
-                loss = make(n)(h, Batch(torch.empty(4, 0), obs.repeat(4)), BatchNoise(4, 0))
-                loss.value.backward()
-            cells.append(f"{peak.mib:.0f} MiB")
+                run()
+            tensors = f"{allocated(run):.0f}" if n < 800 else "–"  # the profile itself would not fit
+            cells.append(f"{tensors}, {peak.mib:.0f} MiB")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 

@@ -9,6 +9,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -23,7 +24,6 @@ from deft.protein.place import bundled_h
 from deft.protein.prior import BackbonePrior
 from deft.protein.scaffold import load_scaffolder
 from deft.random import Noise
-
 
 LEVEL = 0.5
 """sigma / alpha of the step."""
@@ -50,7 +50,7 @@ def main() -> None:
         prior = whole.of_length(length)
         x_t = x + LEVEL * torch.randn_like(x)
         t = prior.schedule.time_of(torch.tensor(2 * math.log(1 / LEVEL), dtype=torch.float64))
-        calls: dict[str, Callable[[], object]] = {name: (lambda c=condition(prior, h, obs): c(x_t, t)) for name, h in arms.items()}  # type: ignore[misc]
+        calls: dict[str, Callable[[], object]] = {name: partial(condition(prior, h, obs), x_t, t) for name, h in arms.items()}
         least = dict.fromkeys(arms, float("inf"))
         with torch.no_grad():
             for _ in range(args.turns):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for 
     from deft.protein.prior import ChainPrior
 
 METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
-TEMPERATURE, CLEARANCE = 0.6, 4.0
-"""Defaults of --temperature and --clearance (docs/protein.md)."""
+TEMPERATURE, CLEARANCE, TIGHT = 0.6, 4.0, 0.3
+"""Defaults of --temperature, --clearance and --sigma-y (docs/protein.md)."""
 BENCHED = ("deft", "deft-4", "pigdm", "dps", "replacement", "prior")
 """Arms of a benchmark by default."""
 
@@ -78,7 +78,7 @@ def list_problems(as_json: bool) -> None:
 @click.option("--temperature", default=TEMPERATURE, show_default=True, help="Times the sampler's noise: 1 samples the posterior, less trades variety for chains of which the prior is sure.")
 @click.option("--clearance", default=CLEARANCE, show_default=True, help="Keep residues that are no neighbours at least so many angstrom apart; 0 leaves them to the prior.")
 @click.option("--spacing", type=Name("spacing", SPACINGS), default="log-snr", show_default=True, help="Of the time grid.")
-@click.option("--sigma-y", type=float, help="Deviation of the motif's coordinates in angstrom.  [default: the fit's, 0.1]")
+@click.option("--sigma-y", default=TIGHT, show_default=True, help="How tightly the motif is held: deviation of its coordinates in angstrom. .1 holds it to .12, .3 to .4 angstrom RMSD, and leaves more room where motif and scaffold meet.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=16, show_default=True, help="Scaffolds drawn at once.")
 @out_option("scaffolds")
@@ -87,7 +87,7 @@ def list_problems(as_json: bool) -> None:
 @json_option
 def scaffold(
     source: Path | None, contig: str | None, length: str | None, problem: str | None, samples: int, run: Path | None, size: str | None, prior_name: str, method: str,
-    pairs: tuple[str, ...], steps: int, eta: float, temperature: float, clearance: float, spacing: str, sigma_y: float | None, seed: int, batch: int, out: Path, device: str | None, overwrite: bool, as_json: bool,
+    pairs: tuple[str, ...], steps: int, eta: float, temperature: float, clearance: float, spacing: str, sigma_y: float, seed: int, batch: int, out: Path, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw chains of C-alphas that hold a motif.
 
@@ -102,7 +102,7 @@ def scaffold(
     where = common.get_device(device)
     if samples < 1:
         raise InputError(f"-n must be at least 1, got {samples}")
-    if sigma_y is not None and not 0 < sigma_y < math.inf:
+    if not 0 < sigma_y < math.inf:
         raise InputError(f"--sigma-y is a deviation in angstrom above 0, got {sigma_y}")
     if method != "deft" and (run is not None or size is not None):
         raise InputError(f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft")
@@ -114,7 +114,6 @@ def scaffold(
     chosen = find_problem(source, contig, length, problem, output)
     from deft.protein.chains import UNIT
     from deft.protein.clearance import Clearance
-    from deft.protein.motif import SIGMA_Y
     from deft.protein.place import check_groups, draw_placements, observe_placements
 
     check_groups(chosen.contig)
@@ -127,10 +126,8 @@ def scaffold(
         raise InputError(f"contig {str(chosen.contig)!r} makes chains of {shortest} residues: 6 at least can be measured, {SHORTEST} and more are what the prior knows")
     if shortest < SHORTEST:
         output.say(f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on ({SHORTEST} to {longest})")
-    fitted, usual, h_name = load_motif_h(run, size, prior, prior_name) if method == "deft" else (None, SIGMA_Y, None)
-    sigma = usual if sigma_y is None else sigma_y / UNIT
-    if fitted is not None and abs(sigma - usual) > 1e-9:
-        output.say(f"note: h was fitted at {UNIT * usual:g} Å; it is told that the motif's coordinates deviate by {sigma_y:g} Å")
+    fitted, _, h_name = load_motif_h(run, size, prior, prior_name) if method == "deft" else (None, None, None)
+    sigma = sigma_y / UNIT
     fitted = None if fitted is None else fitted.to(where)
     h, sampler, grid = made.make(prior, fitted)  # what cannot be made is said before anything is drawn
     if clearance:
