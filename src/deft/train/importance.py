@@ -10,6 +10,7 @@ With a folder a stopped run resumes: `round.pt` holds the round's paths and the 
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +25,6 @@ from deft.denoise import Denoiser
 from deft.errors import CheckpointError, InputError
 from deft.htransform.learnable import Learned
 from deft.likelihood.base import Observation
-from deft.measurement import fingerprint_of
 from deft.random import BatchNoise, generator
 from deft.sample.ode import KernelSampler
 from deft.sample.sde import Ito
@@ -101,7 +101,7 @@ def importance_fit(
     device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
     h, obs = h.to(device), obs.to(device)
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
-    own = {"rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": fingerprint_of(obs), "objective": repr(sorted(objective.items()))}
+    own = {"rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": hashlib.sha256(obs.y.cpu().contiguous().numpy().tobytes()).hexdigest(), "objective": repr(sorted(objective.items()))}
     rows, x = _resumed(folder, own, h, device) if resume else ([], None)
     for k in range(max(len(rows) - 1, 0), rounds):
         part = None if folder is None else folder / f"round-{k + 1}"
