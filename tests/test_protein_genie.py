@@ -15,6 +15,7 @@ from deft.errors import CheckpointError, DeftError, InputError
 from deft.htransform.field import Replacement
 from deft.prior import load_prior
 from deft.prior.load import family_of
+from deft.protein.arm import Arm
 from deft.protein.benchmark import problems
 from deft.protein.chains import UNIT
 from deft.protein.genie import (
@@ -31,7 +32,7 @@ from deft.protein.geometry import centred, residues
 from deft.protein.motif import SIGMA_Y, given_motif
 from deft.protein.prior import ChainPrior
 from deft.protein.scaffold import draw_scaffolds
-from deft.protein.trial import Arm, Trial
+from deft.protein.trial import Trial
 from toys import refused as refused_line
 
 SMALL = GenieConfig(
@@ -322,7 +323,7 @@ def test_its_name_is_enough(tmp_path, capsys):
     prior = load_prior(name)
     assert isinstance(prior, GeniePrior) and isinstance(prior, ChainPrior) and prior.event_shape == (64, 3)
     trial = Trial(problems(["4ZYP"]), 2, max_length=64)
-    x = trial.draw(prior, Arm("pigdm", "pigdm", steps=3), tmp_path / "chains").x
+    x = trial.draw(prior, Arm("pigdm", steps=3), tmp_path / "chains").x
     assert [len(v) for v in x] == [p.length for p in trial.placements] and all(np.isfinite(v).all() for v in x)
     assert "belongs to the prior backbone" in refused_line(capsys, "protein", "scaffold", "--prior", name, "--problem", "4ZYP", "--out", tmp_path / "s")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.ckpt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,11 @@ from deft.likelihood import Gaussian, Observation
 from deft.prior import load_prior
 from deft.protein import scaffold as protein_scaffold
 from deft.protein import trial as trials
+from deft.protein.arm import Arm
 from deft.protein.benchmark import problems
 from deft.protein.chains import UNIT, chains, pad
 from deft.protein.clearance import Clearance, apart
+from deft.protein.contig import Contig, Scaffold
 from deft.protein.geometry import centred, residues
 from deft.protein.htransform import ChainDEFT
 from deft.protein.metrics import clashes
@@ -26,7 +29,7 @@ from deft.protein.motif import Motif, MotifTask
 from deft.protein.prior import backbone_prior
 from deft.protein.scaffold import draw_scaffolds
 from deft.protein.table import line, row
-from deft.protein.trial import Arm, Trial, measured, named_set
+from deft.protein.trial import Trial, measured, named_set
 from toys import refused, result, run
 
 
@@ -131,6 +134,22 @@ def three(monkeypatch):
     return found
 
 
+def named_problems(found, ends):
+    """The same motifs and names with other contigs."""
+    segments = [next(str(q) for q in p.contig.parts if not isinstance(q, Scaffold)) for p in found]
+    return [replace(p, contig=Contig.parse(f"{ends}/{s}/{ends}")) for p, s in zip(found, segments, strict=True)]
+
+
+def test_an_h_that_was_fitted_anew_is_another_arm(place):
+    prior = load_prior(str(place / "prior.safetensors"))
+    h = protein_scaffold.load_scaffolder(place / "run" / "h.safetensors", prior)[0].eval()
+    before = Arm("deft", h=h, h_name="run").config()
+    with torch.no_grad():
+        next(h.parameters()).add_(0.1)
+    after = Arm("deft", h=h, h_name="run").config()
+    assert before["h_sha256"] != after["h_sha256"] and {**before, "h_sha256": 0} == {**after, "h_sha256": 0}
+
+
 def test_sets():
     assert len(named_set("b")) == 17 and len(named_set("a", 30)) == 30
     a, v = ({p.name for p in named_set(k, 1000)} for k in ("a", "validation"))
@@ -143,14 +162,16 @@ def test_arms_share_placements_and_noise_and_goals_fit(place, three):
     prior = load_prior(str(place / "prior.safetensors"))
     trial = Trial(three, 2, seed=3)
     assert trial.of == [0, 1, 2, 0, 1, 2] and len({p.length for p in trial.placements}) > 1
-    one = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c1", batch=4)
-    other = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c2", batch=1)
+    one = trial.draw(prior, Arm("prior", steps=3), place / "c1", batch=4)
+    other = trial.draw(prior, Arm("prior", steps=3), place / "c2", batch=1)
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(one.x, other.x, strict=True))  # whatever the batch
-    fewer = Trial(three, 1, seed=3).draw(prior, Arm("prior", "prior", steps=3), place / "c3")
-    more = trial.draw(prior, Arm("prior", "prior", steps=3), place / "c3")  # goes on from the fewer
+    fewer = Trial(three, 1, seed=3).draw(prior, Arm("prior", steps=3), place / "c3")
+    more = trial.draw(prior, Arm("prior", steps=3), place / "c3")  # goes on from the fewer
     assert len(fewer.x) == 3 and all(np.array_equal(a, b) for a, b in zip(fewer.x, more.x[:3], strict=True)) and len(list((place / "c3").iterdir())) == 1
-    again = Trial(three, 1, seed=3).draw(prior, Arm("prior", "prior", steps=3), place / "c3")
+    again = Trial(three, 1, seed=3).draw(prior, Arm("prior", steps=3), place / "c3")
     assert len(again.x) == 3 and again.seconds == pytest.approx(more.seconds / 2)
+    other = Trial(named_problems(three, "20-30"), 2, seed=3)  # the same names, other contigs: the same folder has none of its chains
+    assert [len(v) for v in other.draw(prior, Arm("prior", steps=3), place / "c3").x] == [p.length for p in other.placements]
     columns = measured(trial, one)
     assert columns["length"].tolist() == [p.length for p in trial.placements] and columns["problem"].tolist() == trial.of
 
@@ -160,11 +181,11 @@ def test_particles_draw_chains_of_several_lengths(place, three, method):
     prior = load_prior(str(place / "prior.safetensors"))
     h = protein_scaffold.load_scaffolder(place / "run" / "h.safetensors", prior)[0].eval()
     trial = Trial(three, 1)
-    arm = Arm(method, method, {"particles": 2}, h if method == "deft-smc" else None, steps=3)
+    arm = Arm(method, {"particles": 2}, h if method == "deft-smc" else None, steps=3)
     x = trial.draw(prior, arm, place / "p").x
     assert [len(v) for v in x] == [p.length for p in trial.placements] and all(np.isfinite(v).all() and np.abs(v.mean(0)).max() < 1e-2 for v in x)
     with pytest.raises(InputError, match="temperature 1 and no clearance"):
-        trial.draw(prior, Arm(method, method, {"particles": 2}, h, steps=3, clearance=4.2), place / "p")
+        Arm(method, {"particles": 2}, h, steps=3, clearance=4.2)
 
 
 def test_a_row_is_what_its_columns_say():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,13 @@ from tqdm import tqdm
 from deft.cli import common
 from deft.cli.common import Name, NearestGroup, Output, json_option, out_option, overwrite_option
 from deft.errors import CheckpointError, InputError, unknown
-from deft.htransform import Zero
 from deft.images import open_folder
-from deft.methods import plan
-from deft.sample import SPACINGS, Cooled, KernelSampler
+from deft.sample import SPACINGS
 from deft.train.checkpoint import write_text
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
     from deft.htransform import Learned
+    from deft.protein.arm import Arm
     from deft.protein.benchmark import Problem
     from deft.protein.prior import ChainPrior
 
@@ -108,12 +108,13 @@ def scaffold(
         raise InputError(f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft")
     if run is not None and size is not None:
         raise InputError("--run is your own h and --size a bundled one: give one of the two")
-    from deft.protein.trial import SETTINGS
+    from deft.protein.arm import Arm
 
-    made = plan(method, settings=SETTINGS.get(method, {}) | common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing)
+    if eta == 0 and click.get_current_context().get_parameter_source("temperature") is ParameterSource.DEFAULT:
+        temperature = 1.0  # there is no noise to cool
+    arm = Arm(method, common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing, temperature=temperature, clearance=clearance)
     chosen = find_problem(source, contig, length, problem, output)
     from deft.protein.chains import UNIT
-    from deft.protein.clearance import Clearance
     from deft.protein.place import check_groups, draw_placements, observe_placements
 
     check_groups(chosen.contig)
@@ -126,30 +127,21 @@ def scaffold(
         raise InputError(f"contig {str(chosen.contig)!r} makes chains of {shortest} residues: 6 at least can be measured, {SHORTEST} and more are what the prior knows")
     if shortest < SHORTEST:
         output.say(f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on ({SHORTEST} to {longest})")
-    fitted, _, h_name = load_motif_h(run, size, prior, prior_name) if method == "deft" else (None, None, None)
+    if method == "deft":
+        fitted, h_name = load_motif_h(run, size, prior, prior_name)
+        arm = replace(arm, h=fitted.to(where), h_name=h_name)
     sigma = sigma_y / UNIT
-    fitted = None if fitted is None else fitted.to(where)
-    h, sampler, grid = made.make(prior, fitted)  # what cannot be made is said before anything is drawn
-    if clearance:
-        h = Clearance(h, clearance)
-    if not 0 < temperature <= 1:
-        raise InputError(f"--temperature is above 0 and at most 1, got {temperature}")
-    if not (isinstance(sampler, KernelSampler) and sampler.stochastic):
-        if temperature < 1 and click.get_current_context().get_parameter_source("temperature") is not ParameterSource.DEFAULT:
-            raise InputError(f"--temperature {temperature:g} is for samplers with noise: leave it out, or take an --eta above 0")
-        temperature = 1.0
-    elif temperature < 1:
-        sampler = Cooled(sampler, temperature)
+    made = arm.make(prior)  # what cannot be made is said before anything is drawn
     obs = observe_placements(chosen.motif, placements, sigma).to(where)
     open_folder(out, overwrite=overwrite)
 
     work = Work(output, out, chosen, placements, {
         "problem": chosen.name, "motif": None if source is None else str(source), "contig": str(chosen.contig),
-        "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": h_name, "plan": made.config(), "samples": samples, "seed": seed,
-        "sigma_y_angstrom": UNIT * sigma, "temperature": temperature, "clearance_angstrom": clearance, "batch": batch,
-    }, made.calls(1))  # fmt: skip
+        "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": arm.h_name, "plan": arm.plan().config(), "samples": samples, "seed": seed,
+        "sigma_y_angstrom": sigma_y, "temperature": temperature, "clearance_angstrom": clearance, "batch": batch,
+    }, arm.plan().calls(1))  # fmt: skip
     try:
-        work.draw(prior, (h, sampler, grid), obs, seed, batch)
+        work.draw(prior, made, obs, seed, batch)
     except BaseException:  # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
         if work.drawn:
             output.say(f"stopped after {len(work.drawn)} of {samples} scaffolds; these are kept")
@@ -191,24 +183,23 @@ def benchmark(
     on where it was stopped, and draws nothing twice.
     """
     from deft.protein.chains import UNIT, chains
-    from deft.protein.clearance import Clearance
+    from deft.protein.report import NOTE
     from deft.protein.table import HEAD, by_problem, line, picture, row
-    from deft.protein.trial import NOTE, Trial, measured, named_set
+    from deft.protein.trial import Trial, measured, named_set
     from deft.protein.trial import natives as native_columns
 
     output = Output(as_json)
     where = common.get_device(device)
     if samples < 1 or count < 1 or native_count < 1 or not 0 < temperature <= 1 or not clearance >= 0 or not 0 < sigma_y < math.inf:
         raise InputError(f"-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and --sigma-y above 0; got {samples}, {count}, {native_count}, {temperature:g}, {clearance:g} and {sigma_y:g}")
-    if clearance:
-        Clearance(Zero(), clearance)  # refuses what it cannot be
     prior = load_backbone_prior(prior_name, where)
     common.check_batch(batch, prior.event_shape)
-    chosen = [make_arm(text, prior, prior_name, where, steps, temperature, clearance) for text in arms or (() if runs else BENCHED)]
-    chosen += [make_arm("deft", prior, prior_name, where, steps, temperature, clearance, run) for run in runs]
-    for i, a in enumerate(chosen):
-        if a.name in [b.name for b in chosen[:i]]:
-            raise InputError(f"two arms are called {a.name}: give each once")
+    chosen: dict[str, Arm] = {}
+    for method, run in [*((a, None) for a in arms or (() if runs else BENCHED)), *(("deft", r) for r in runs)]:
+        name = method if run is None else str(run)
+        if name in chosen:
+            raise InputError(f"two arms are called {name}: give each once")
+        chosen[name] = make_arm(method, prior, prior_name, where, steps, temperature, clearance, run)
     trial = Trial(named_set(which, count, "free" if free else "native"), samples, seed, max_length=prior.event_shape[0], sigma_y=sigma_y / UNIT)
     known = [UNIT * c.x.numpy() for c in chains("train")] if novelty else None
 
@@ -217,20 +208,20 @@ def benchmark(
     rows = {"natives": row(native_columns(native_count))}
     found: dict[str, Any] = {}
     say_row(output, "natives", rows["natives"])
-    for arm in chosen:
-        with tqdm(total=len(trial), desc=arm.name, unit="chain", disable=not common.bars()) as bar:
+    for name, arm in chosen.items():
+        with tqdm(total=len(trial), desc=name, unit="chain", disable=not common.bars()) as bar:
             drawn = trial.draw(prior, arm, out / "chains", batch=batch, device=where, on_batch=lambda n, bar=bar: bar.update(n - bar.n))  # type: ignore[misc]
-        found[arm.name] = measured(trial, drawn)
+        found[name] = measured(trial, drawn)
         cost = {"calls": arm.plan().calls(1), "seconds": drawn.seconds / len(drawn.x), "mib": drawn.mib}
-        rows[arm.name] = row(found[arm.name], samples, x=drawn.x, known=known, cost=cost)
-        say_row(output, arm.name, rows[arm.name])
+        rows[name] = row(found[name], samples, x=drawn.x, known=known, cost=cost)
+        say_row(output, name, rows[name])
         settings = f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
         text = [f"# {title}", "", f"{settings}. {NOTE[0].upper()}{NOTE[1:]}.", "", HEAD, *(line(k, r) for k, r in rows.items()), ""]
         text += ["Intervals: 95 %, bootstrap over problems, then chains. Seconds and MiB: of this machine, in batches of " f"{batch}.", ""]
         if which == "b":
             text += ["Chains that pass, by problem:", "", *by_problem(trial.problems, found), ""]
         write_text(out / "report.md", "\n".join(text))
-        about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {a.name: a.config() for a in chosen}, "rows": rows, "note": NOTE}
+        about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {k: a.config() for k, a in chosen.items()}, "rows": rows, "note": NOTE}
         write_text(out / "report.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     pictured = picture(out / "success.png", title, rows)
     output.say(f"note: {NOTE}")
@@ -244,25 +235,21 @@ def say_row(output: Output, name: str, r: dict[str, Any]) -> None:
     output.say(f"{name:<18} proxy success {p:5.1f} % [{low:.1f}, {high:.1f}]{solved}; geometry {100 * r['geometry_valid']:.0f} %, junctions {100 * r['junctions_valid']:.0f} %, NLL {100 * r['nll_valid']:.0f} %")
 
 
-def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> Any:
+def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> Arm:
     """An arm from METHOD[:KEY=NUMBER,...]; deft-4 is DEFT with the smaller bundled h."""
-    from deft.protein.trial import ARMS, Arm
+    from deft.protein.arm import ARMS, Arm
 
     method, _, rest = text.partition(":")
     if method not in (*ARMS, "deft-4"):
         raise unknown("arm", method, (*ARMS, "deft-4"))
+    if method in ("tds", "deft-smc"):  # their weights are for the posterior itself
+        temperature, clearance = 1.0, 0.0
     settings = common.parse_settings(tuple(p for p in rest.split(",") if p))
-    h, h_name = None, None
-    if method in ("deft", "deft-4", "deft-smc"):
-        h, _, h_name = load_motif_h(run, "4" if method == "deft-4" else None, prior, prior_name)
-        h = h.to(where)
-    particles = method in ("tds", "deft-smc")  # their weights are for the posterior itself
-    arm = Arm(
-        str(run) if run is not None else text, "deft" if method == "deft-4" else method, settings, h, h_name, steps=steps,
-        temperature=1.0 if particles else temperature, clearance=0.0 if particles else clearance,
-    )  # fmt: skip
-    arm.plan()  # what is wrong with its settings is said before anything is drawn
-    return arm
+    arm = Arm("deft" if method == "deft-4" else method, settings, steps=steps, temperature=temperature, clearance=clearance)
+    if not arm.plan().method.trained:
+        return arm
+    h, h_name = load_motif_h(run, "4" if method == "deft-4" else None, prior, prior_name)
+    return replace(arm, h=h.to(where), h_name=h_name)
 
 
 def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, output: Output) -> Problem:
@@ -295,8 +282,8 @@ def load_backbone_prior(name: str, device: torch.device) -> ChainPrior:
     return prior
 
 
-def load_motif_h(run: Path | None, size: str | None, prior: ChainPrior, prior_name: str) -> tuple[Learned, float, str]:
-    """(h, the sigma_y it was fitted at in model space, what to call it) of --run, or a bundled one."""
+def load_motif_h(run: Path | None, size: str | None, prior: ChainPrior, prior_name: str) -> tuple[Learned, str]:
+    """(h, what to call it) of --run, or a bundled one."""
     from deft.protein.place import bundled_h
     from deft.protein.scaffold import load_scaffolder
 
@@ -305,8 +292,8 @@ def load_motif_h(run: Path | None, size: str | None, prior: ChainPrior, prior_na
         bundled = common.find_prior("backbone")
         if bundled.fingerprint() != prior.fingerprint():
             raise CheckpointError(f"the bundled h belongs to the prior backbone, and {prior_name} is another: give your own h with --run (benchmarks/train_scaffold.py), or --method pigdm")
-    h, task, _ = load_scaffolder(path, prior)
-    return h.eval(), task.sigma_y, path.stem if run is None else str(run)
+    h = load_scaffolder(path, prior)[0]
+    return h.eval(), path.stem if run is None else str(run)
 
 
 class Work:

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from deft.denoise import NetworkDenoiser, freeze
 from deft.errors import CheckpointError, InputError, unknown
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.noise import VPTable
+from deft.prior.torchfile import read_torch_file
 
 
 def _published(image_size: int, **flags: Any) -> ADMConfig:
@@ -125,26 +124,7 @@ def _read(path: Path, trust_pickle: bool) -> Any:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); fetch it again") from error
-    cut = f"{path} is truncated or not a PyTorch file"
-    try:
-        archive = zipfile.is_zipfile(path)
-        with path.open("rb") as f:
-            start = f.read(2)
-        if not archive and start[:1] != b"\x80":  # neither a zip nor a pickle; a zip that was cut off starts with PK
-            raise CheckpointError(f"{cut}; fetch it again")
-        return torch.load(str(path), map_location="cpu", weights_only=not trust_pickle, mmap=archive)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:
-        if trust_pickle or "truncated" in str(error) or "invalid load key" in str(error):
-            raise CheckpointError(f"{cut}; fetch it again") from error
-        raise CheckpointError(
-            f"{path} holds more than tensors, and loading the rest would run code from the file; "
-            "give --trust-pickle (in Python: trust_pickle=True) only for a file from someone you trust"
-        ) from error
-    except Exception as error:  # what a broken pickle raises is anything
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{cut} ({type(error).__name__}: {reason}); fetch it again") from error
+    return read_torch_file(path, "give --trust-pickle (in Python: trust_pickle=True) only for a file from someone you trust", trust_pickle=trust_pickle)
 
 
 def _without_prefix(state: Mapping[Any, Any]) -> dict[str, Any]:

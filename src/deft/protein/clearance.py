@@ -26,6 +26,7 @@ from deft.protein.chains import UNIT
 from deft.protein.geometry import centred, coordinates, residues
 
 DISTANCE = 4.0
+"""Angstrom."""
 APART = 3
 """Residues nearer than this along the chain are neighbours, and no clash."""
 

@@ -14,11 +14,9 @@ The network here is written from the paper, from Jumper et al. 2021 (algorithms 
 from __future__ import annotations
 
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +26,7 @@ from torch.nn import functional as F
 from deft.denoise import NetworkDenoiser, freeze
 from deft.errors import CheckpointError, InputError, unknown
 from deft.noise import VPTable
+from deft.prior.torchfile import read_torch_file
 from deft.protein.chains import UNIT
 from deft.protein.geometry import centred, coordinates, full_precision, neighbours, residues
 from deft.protein.prior import ChainPrior
@@ -442,24 +441,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
-    cut = f"{path} is truncated or not a PyTorch file"
-    try:
-        archive = zipfile.is_zipfile(path)
-        with path.open("rb") as f:
-            if not archive and f.read(1) != b"\x80":  # neither a zip nor a pickle; a zip that was cut off is none
-                raise CheckpointError(f"{cut}; fetch it again")
-        found: Any = torch.load(str(path), map_location="cpu", weights_only=True, mmap=archive)
-    except CheckpointError:
-        raise
-    except UnpicklingError as error:
-        if "truncated" in str(error) or "invalid load key" in str(error):
-            raise CheckpointError(f"{cut}; fetch it again") from error
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, and loading the rest would run code from the file; where you trust it, load it with the "
-            "library it is from and save its state dict alone: torch.save(model.state_dict(), path)"
-        ) from error
-    except Exception as error:  # what a broken file raises is anything
-        raise CheckpointError(f"{cut} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch it again") from error
+    found = read_torch_file(path, "where you trust it, load it with the library it is from and save its state dict alone: torch.save(model.state_dict(), path)")
     inner = found.get("state_dict", found) if isinstance(found, Mapping) else {}
     state = {str(k).removeprefix(PREFIX): v for k, v in inner.items()} if isinstance(inner, Mapping) else {}
     if LANDMARK not in state:

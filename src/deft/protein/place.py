@@ -35,17 +35,18 @@ def draw_placements(contig: Contig, n: int, seed: int = 0, *, max_length: int = 
     return [contig.draw(generator(seed, first + i, 1), max_length=max_length) for i in range(n)]
 
 
-def observe_placements(motif: Given, placements: Sequence[Placement], sigma_y: float = SIGMA_Y) -> Observation:
+def observe_placements(motif: Given | Sequence[Given], placements: Sequence[Placement], sigma_y: float = SIGMA_Y) -> Observation:
     """One row for each placement, padded to the longest: y [N, L, 3] in model space, groups of the motif each without its centroid.
 
     Args:
-        motif: C-alphas in angstrom, with the group of each. sigma_y: deviation of a coordinate, in model space (0.1 angstrom is 0.0125).
+        motif: C-alphas in angstrom, with the group of each; one for all placements, or one for each.
+        sigma_y: deviation of a coordinate, in model space (0.1 angstrom is 0.0125).
     """
     long = max(p.length for p in placements)
     rows = []
-    for p in placements:
+    for p, given in zip(placements, [motif] * len(placements) if isinstance(motif, Given) else motif, strict=True):
         parts = [np.flatnonzero(p.groups == g) for g in np.unique(p.groups)]
-        rows.append(given_motif([torch.from_numpy(motif.x[i]) for i in parts], [p.positions[i].tolist() for i in parts], long, sigma_y))
+        rows.append(given_motif([torch.from_numpy(given.x[i]) for i in parts], [p.positions[i].tolist() for i in parts], long, sigma_y))
     operator = Motif(torch.cat([r.likelihood.operator.group for r in rows]))  # type: ignore[attr-defined]
     return Observation(torch.cat([r.y for r in rows]), Gaussian(operator, sigma_y))
 

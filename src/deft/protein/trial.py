@@ -1,9 +1,8 @@
 """Methods side by side on motif problems: the same placements and the same noise for each, everything measured, natives first.
 
-    problems = named_set("b")
-    trial = Trial(problems, each=10, seed=0)
-    for arm in (Arm("deft"), Arm("pigdm")):
-        columns = measured(trial, arm, trial.draw(prior, arm, folder))
+    trial = Trial(named_set("b"), each=10, seed=0)
+    for arm in (Arm("pigdm"), Arm("deft", h=h)):
+        columns = measured(trial, trial.draw(prior, arm, folder))
 
 Chains are kept in the folder as they are drawn, so that what was stopped goes on, and what is there is not drawn again.
 """
@@ -14,8 +13,8 @@ import hashlib
 import json
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,19 @@ from torch import Tensor
 from deft.comparison.memory import PeakMemory
 from deft.errors import InputError, unknown
 from deft.htransform import HTransform
-from deft.htransform.learnable import Learned
-from deft.methods import Plan, plan
+from deft.likelihood import Observation
+from deft.protein.arm import Arm
 from deft.protein.benchmark import Problem, problems, set_a
 from deft.protein.chains import UNIT, chains
-from deft.protein.clearance import Clearance
-from deft.protein.contig import Placement
+from deft.protein.contig import MAX_LENGTH, Placement
 from deft.protein.metrics import measure
+from deft.protein.motif import SIGMA_Y
 from deft.protein.place import draw_placements, observe_placements
 from deft.protein.prior import ChainPrior
-from deft.protein.report import NOTE
-from deft.protein.scaffold import draw_scaffolds, shortened
-from deft.sample import Cooled, KernelSampler
+from deft.protein.scaffold import draw_scaffolds
 from deft.train.checkpoint import write_atomic
 
-SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
-"""Settings of a method that are not its own defaults: coordinates are no images."""
 SETS = ("a", "b", "validation")
-ARMS = ("deft", "pigdm", "dps", "replacement", "tds", "deft-smc", "prior")
-"""Methods that take motifs."""
 
 
 def named_set(name: str, count: int = 200, placement: str = "native") -> list[Problem]:
@@ -57,47 +50,9 @@ def named_set(name: str, count: int = 200, placement: str = "native") -> list[Pr
     return set_a([UNIT * c.x.numpy() for c in found], names=[c.name for c in found], count=min(count, len(found)), placement=placement)
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A method and what decides its chains. h: a fitted one, for those that need it. temperature, clearance (angstrom, 0 for none): as in `deft protein scaffold`."""
-
-    name: str
-    method: str = "deft"
-    settings: Mapping[str, float] = field(default_factory=dict)
-    h: Learned | None = None
-    h_name: str | None = None
-    steps: int = 100
-    eta: float = 1.0
-    temperature: float = 1.0
-    clearance: float = 0.0
-
-    def plan(self) -> Plan:
-        if self.method not in ARMS:
-            raise unknown("method", self.method, ARMS)
-        return plan(self.method, settings={**SETTINGS.get(self.method, {}), **self.settings}, steps=self.steps, eta=self.eta, spacing="log-snr")
-
-    @property
-    def particles(self) -> bool:
-        return self.plan().method.draw is not None
-
-    def made(self, prior: ChainPrior) -> tuple[HTransform, Any, Any]:
-        """(h, sampler, grid): of chains drawn one by one."""
-        h, sampler, grid = self.plan().make(prior, self.h)
-        if self.clearance:
-            h = Clearance(h, self.clearance)
-        if self.temperature < 1:
-            if not (isinstance(sampler, KernelSampler) and sampler.stochastic):
-                raise InputError(f"a temperature of {self.temperature:g} is for samplers with noise (eta above 0)")
-            sampler = Cooled(sampler, self.temperature)
-        return h, sampler, grid
-
-    def config(self) -> dict[str, Any]:
-        return {"plan": self.plan().config(), "h": self.h_name, "temperature": self.temperature, "clearance": self.clearance}
-
-
 @dataclass
 class Drawn:
-    """Chains of an arm, angstrom, in the order of `Trial.rows`; seconds and peak memory (MiB, above what was there; None on a GPU) of drawing them."""
+    """Chains of an arm, angstrom, in the order of `Trial.of`; seconds and peak memory (MiB, above what was there; None on a GPU) of drawing them."""
 
     x: list[np.ndarray]
     seconds: float
@@ -110,12 +65,10 @@ class Trial:
     seed: of placements and noise, the same for every arm.
     """
 
-    def __init__(self, found: Sequence[Problem], each: int, seed: int = 0, *, max_length: int = 128, sigma_y: float | None = None):
+    def __init__(self, found: Sequence[Problem], each: int, seed: int = 0, *, max_length: int = MAX_LENGTH, sigma_y: float = SIGMA_Y):
         if each < 1 or not found:
             raise InputError(f"a trial needs problems and at least one chain of each, got {len(found)} and {each}")
-        from deft.protein.motif import SIGMA_Y
-
-        self.problems, self.each, self.seed, self.sigma_y = list(found), each, seed, SIGMA_Y if sigma_y is None else sigma_y
+        self.problems, self.each, self.seed, self.sigma_y, self.max_length = list(found), each, seed, sigma_y, max_length
         per = [draw_placements(p.contig, each, seed + 1000 * i, max_length=max_length) for i, p in enumerate(self.problems)]
         self.of = [i for _ in range(each) for i in range(len(self.problems))]
         self.placements: list[Placement] = [per[i][k] for k in range(each) for i in range(len(self.problems))]
@@ -133,13 +86,14 @@ class Trial:
         on_batch: called with the number of chains that are there, after each batch.
         """
         key = json.dumps({
-            **arm.config(), "prior": prior.fingerprint(), "seed": self.seed, "problems": [p.name for p in self.problems], "sigma_y": self.sigma_y,
+            **arm.config(), "prior": prior.fingerprint(), "seed": self.seed, "sigma_y": self.sigma_y, "max_length": self.max_length,
+            "problems": [(p.name, str(p.contig), p.contig.lengths, hashlib.sha256(p.motif.x.tobytes()).hexdigest()) for p in self.problems],
         }, sort_keys=True)  # fmt: skip
         file = folder / f"{arm.method}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
         done = _read(file, key)
         if on_batch is not None:
             on_batch(len(done.x))
-        made = arm.made(prior) if not arm.particles else None
+        made = None if arm.particles else arm.make(prior)
         while len(done.x) < len(self):
             low = len(done.x)
             rows = range(low, min(low + (1 if made is None else batch), len(self)))
@@ -163,27 +117,11 @@ class Trial:
 
     def _one(self, prior: ChainPrior, arm: Arm, i: int, device: torch.device | str) -> list[Tensor]:
         """A chain of its own particles."""
-        if arm.temperature < 1 or arm.clearance:
-            raise InputError(f"{arm.method} weighs particles for the posterior: temperature 1 and no clearance")
-        long = self.placements[i].length
-        obs = shortened(self._observe(range(i, i + 1)), long).to(device)
-        return [UNIT * arm.plan().draw(prior.of_length(long), obs, 1, fitted=arm.h, seed=self.seed, first=i)[0, 0].cpu()]
+        obs = self._observe(range(i, i + 1)).to(device)
+        return [UNIT * arm.plan().draw(prior.of_length(self.placements[i].length), obs, 1, fitted=arm.h, seed=self.seed, first=i)[0, 0].cpu()]
 
-    def _observe(self, rows: range) -> Any:
-        parts = [observe_placements(self.problems[self.of[i]].motif, [self.placements[i]], self.sigma_y) for i in rows]
-        return joined(parts, max(self.placements[i].length for i in rows))
-
-
-def joined(parts: Sequence[Any], length: int) -> Any:
-    """Observations of one row each as one, padded to a length."""
-    from torch.nn.functional import pad
-
-    from deft.likelihood import Gaussian, Observation
-    from deft.protein.motif import Motif
-
-    y = torch.cat([pad(p.y, (0, 0, 0, length - p.y.shape[1])) for p in parts])
-    group = torch.cat([pad(p.likelihood.operator.group, (0, length - p.y.shape[1])) for p in parts])
-    return Observation(y, Gaussian(Motif(group), parts[0].likelihood.sigma_y))
+    def _observe(self, rows: range) -> Observation:
+        return observe_placements([self.problems[self.of[i]].motif for i in rows], [self.placements[i] for i in rows], self.sigma_y)
 
 
 def measured(trial: Trial, drawn: Drawn, **options: Any) -> dict[str, np.ndarray]:
@@ -219,6 +157,3 @@ def _read(file: Path, key: str) -> Drawn:
             return Drawn(list(x), float(d["seconds"]), None if np.isnan(d["mib"]) else float(d["mib"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # missing, truncated, no such field: it is drawn again
         return Drawn([], 0.0, None)
-
-
-__all__ = ["ARMS", "NOTE", "SETS", "Arm", "Drawn", "Trial", "joined", "measured", "named_set", "natives"]

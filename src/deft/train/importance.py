@@ -101,7 +101,7 @@ def importance_fit(
     device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
     h, obs = h.to(device), obs.to(device)
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
-    own = {"rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": hashlib.sha256(obs.y.cpu().contiguous().numpy().tobytes()).hexdigest(), "objective": repr(sorted(objective.items()))}
+    own = {"rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": hashlib.sha256(obs.y.cpu().contiguous().numpy().tobytes()).hexdigest(), "objective": repr(sorted(objective.items())), "seed": config.seed}
     rows, x = _resumed(folder, own, h, device) if resume else ([], None)
     for k in range(max(len(rows) - 1, 0), rounds):
         part = None if folder is None else folder / f"round-{k + 1}"
