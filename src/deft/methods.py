@@ -49,6 +49,7 @@ from deft.sample import (
     Sampler,
     TimeTravel,
     adapted,
+    sample_hmc,
     sample_posterior,
     sample_smc,
     times,
@@ -73,8 +74,8 @@ class Method:
     the prior. settings: its own settings and their defaults. eta, steps, spacing: of the sampler, by default.
     needs: of the measurement, a key of `NEEDS`. sampler: makes the method's own rule for a step, for the few that are
     no h-transform alone; the user's choice of sampler and eta then do not matter. draw: takes the place of
-    `sample_posterior` (and is given `settings`, too), for methods whose samples of one y see each other (particles).
-    runs: of the prior's network at each step. learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the whole
+    `sample_posterior` (and is given `settings`, too), for methods whose samples of one y see each other (particles), or that go over a path many times.
+    runs: of the prior's network at each step. passes: how often a sample's path is walked, from the settings. learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the whole
     prior. grid: values worth trying of its settings, `eta` and `spacing`, for `deft compare`.
     """
 
@@ -92,6 +93,7 @@ class Method:
     sampler: Callable[[Mapping[str, float]], Sampler] | None = None
     draw: Callable[..., Tensor] | None = None
     runs: int = 1
+    passes: Callable[[Mapping[str, float]], float] = lambda settings: 1
     learned: str = ""
     retrains: bool = False
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -158,6 +160,15 @@ def _mcgdiff(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, 
     return sample_smc(prior, Zero(), obs, samples, twist=SeenNoisy(), move=adapted, particles=k, threshold=threshold, **options).x
 
 
+def _hmc(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
+    iterations, leapfrogs = int(settings["iterations"]), int(settings["leapfrogs"])
+    return sample_hmc(prior, h, obs, samples, iterations=iterations, leapfrogs=leapfrogs, **options).x[:, :, -1]
+
+
+def _hmc_passes(settings: Mapping[str, float]) -> float:
+    return 2 * (1 + settings["iterations"] * settings["leapfrogs"])  # forward, and once more for the derivative
+
+
 def _mixed(m: Making) -> HTransform:
     w, scale = m.settings["weight"], m.settings["scale"]
     if not 0 <= w <= 1:
@@ -218,6 +229,11 @@ METHODS: dict[str, Method] = {
             "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, settings={"particles": 16, "threshold": 0.5, "apart": 0.0, "scale": 1.0},
             spacing="log-snr", learned="deft", draw=_particles(_by_deft), grid={"scale": (1.0, 1.4), "particles": (4, 8, 16)},
             about="DEFT as the proposal of weighted particles, without a backward pass",
+        ),
+        Method(
+            "deft-hmc", "DEFT + HMC", _fitted("deft-hmc"), trained=True, backward=True, needs="likelihood", steps=25, spacing="log-snr",
+            settings={"iterations": 40, "leapfrogs": 4, "scale": 1.0}, learned="deft", draw=_hmc, passes=_hmc_passes,
+            about="DEFT's paths, made exact by Hamiltonian Monte Carlo on their noise: a reference, hundreds of times the work",
         ),
         Method(
             "deft-pigdm", "DEFT + ΠGDM", _mixed, trained=True, backward=True, settings={"weight": 0.5, "data_std": 0.7, "scale": 1.0},
@@ -295,6 +311,11 @@ METHODS: dict[str, Method] = {
             about="weighted particles, moved and weighed by p(y | x̂) (Wu et al. 2023)",
         ),
         Method(
+            "hmc", "HMC", lambda m: GradientAtMean(m.settings["data_std"]), backward=True, needs="likelihood", steps=25, spacing="log-snr",
+            settings={"iterations": 100, "leapfrogs": 4, "data_std": 0.5}, draw=_hmc, passes=_hmc_passes,
+            about="Hamiltonian Monte Carlo on the noise of paths, guided by the gradient at x̂: exact as iterations grow, thousands of times the work",
+        ),
+        Method(
             "mcgdiff", "MCGDiff", lambda m: SeenNoisy(), needs="mask", settings={"particles": 16, "threshold": 0.5}, draw=_mcgdiff,
             grid={"particles": (8, 16, 32)},
             about="weighted particles whose seen entries follow a noised y (after Cardoso et al. 2023)",
@@ -362,7 +383,7 @@ class Plan:
         """Calls of the prior for each of `samples` samples of one measurement."""
         per = self.make_sampler().calls(self.steps)
         shared = 1 if self.settings.get("apart") else samples
-        return per * self.method.runs * self.settings.get("particles", shared) / shared
+        return per * self.method.runs * self.method.passes(self.settings) * self.settings.get("particles", shared) / shared
 
     def config(self) -> dict[str, Any]:
         return {

@@ -80,11 +80,13 @@ def log_normal(r: Tensor, covariance: Tensor) -> Tensor:
 
 
 class _ClosedForm(Potential):
-    """A log_h that is a function of x_t alone: it needs no graph through the prior, only its own."""
+    """A log_h that is a function of x_t alone: it needs no graph through the prior, only its own. Where x_t has a graph, h is differentiable in it."""
 
     needs_graph = False
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        if torch.is_grad_enabled() and pred.x_t.requires_grad:
+            return torch.autograd.grad(self.log_h(pred, obs).sum(), pred.x_t, create_graph=True)[0]
         with torch.enable_grad():
             own = Prediction(pred.x_t.detach().requires_grad_(), pred.t, pred.alpha, pred.sigma, pred.mean)
             return super().forward(own, obs).detach()

@@ -1,0 +1,247 @@
+"""Hamiltonian Monte Carlo on the noise of paths: samples of p(x_0 | y) of the prior's chain itself, from any h that comes near.
+
+A path under a correction h is a function of the normal numbers z = (n_T, ..., n_1) that made it, and has the weight w (`deft.sample.path`), so that
+the posterior's paths are those whose noise has the density
+
+    pi(z) ~ N(z; 0, I) w(z),        constant w for the exact h.
+
+So h is a map under which the posterior is nearly normal, and Hamiltonian Monte Carlo on z needs few steps where importance weights have long collapsed: its
+steps grow with how far h is from exact in a direction, and not with the number of directions. (Maps under which a chain mixes better: Parno & Marzouk
+2018; learned: Hoffman et al. 2019. The noise of a diffusion's paths under a Doob transform as such a map is this library's use of it.)
+
+The Gaussian part is rotated exactly and log w kicks (Beskos et al. 2011, a leapfrog that stays stable however many numbers z has):
+
+    p += e/2 grad log w(z);   (z, p) <- (z cos e + p sin e, p cos e - z sin e);   p += e/2 grad log w(z)
+
+and the end of a few of these is accepted by Metropolis' rule.
+
+The gradient goes back along the path a step at a time: memory for the states and for one call of the prior, two calls and one backward pass a step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deft.condition import condition
+from deft.denoise import Denoiser
+from deft.distributed import World, get_world
+from deft.errors import ContractError, InputError, NonFiniteError
+from deft.htransform.base import HTransform
+from deft.kernel import Level, log_ratio, shift
+from deft.likelihood.base import Observation
+from deft.random import Noise
+from deft.sample.ode import KernelSampler
+from deft.sample.sde import Ancestral
+from deft.sample.times import times
+
+TARGET = 0.8
+"""Acceptance that step sizes are tuned for (Beskos et al. 2013: optimal between .6 and .9)."""
+
+
+class Chains(NamedTuple):
+    """`samples` independent chains for each of B measurements.
+
+    x: their last `keep` states, [B, samples, keep, *data_shape]: those of one chain resemble each other.
+    log_weight: log w after each iteration, burn-in included, [B, samples, iterations]; it rises while a chain finds the posterior, and must have stopped.
+    accepted: mean probability of acceptance after burn-in, [B, samples]. step: angle of a leapfrog, [B, samples].
+    """
+
+    x: Tensor
+    log_weight: Tensor
+    accepted: Tensor
+    step: Tensor
+
+
+@torch.no_grad()
+def sample_hmc(
+    prior: Denoiser,
+    h: HTransform,
+    obs: Observation,
+    samples: int = 1,
+    *,
+    iterations: int = 60,
+    burn_in: int | None = None,
+    leapfrogs: int = 4,
+    keep: int = 1,
+    every: int = 1,
+    sampler: KernelSampler | None = None,
+    grid: Sequence[Level] | None = None,
+    seed: int = 0,
+    first: int = 0,
+    batch: int = 64,
+    progress: bool = False,
+    world: World | None = None,
+) -> Chains:
+    """Draw `samples` for each of B measurements, each by a Markov chain of its own that starts at a path of h.
+
+    Args:
+        h: any h-transform that does not itself differentiate through the prior; the nearer to exact, the fewer iterations.
+        iterations: of each chain; costs `leapfrogs` gradients each, a gradient 2 calls and one backward pass of the prior for each step of the grid.
+        burn_in: iterations that tune the step and are not kept (default: half). In their first half log w comes on from a hundredth.
+        keep, every: the states of the last `keep` of every `every` iterations are returned.
+        sampler: one with noise; default `Ancestral()`, whose few steps draw better samples than those of `Ito`. The result is the posterior of the prior as this sampler draws it. grid: levels, the last of them clean; default 50 steps.
+        seed, first: chain j of measurement i uses stream (first + i) * samples + j, whatever the batch.
+        batch: chains moved at once.
+        world: the processes that share the batches between them, as in `sample_posterior`.
+
+    Raises:
+        InputError: a sampler without noise, an h that differentiates through the prior, or no chain that moves.
+        ContractError: a prior whose mean is cut off from x_t.
+        NonFiniteError: a path of h whose weight is not a number.
+    """
+    burn_in = iterations // 2 if burn_in is None else burn_in
+    if samples < 1 or batch < 1 or leapfrogs < 1 or keep < 1 or every < 1:
+        raise InputError(f"samples, batch, leapfrogs, keep and every must be at least 1, got {samples}, {batch}, {leapfrogs}, {keep} and {every}")
+    if not 0 <= burn_in <= iterations - (keep - 1) * every - 1:
+        raise InputError(f"{iterations} iterations with {burn_in} of burn-in do not leave {keep} states, {every} apart: give more iterations")
+    sampler = sampler or Ancestral()
+    if not isinstance(sampler, KernelSampler) or not sampler.stochastic:
+        raise InputError("paths have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
+    if h.needs_graph:
+        raise InputError(f"{type(h).__name__} differentiates through the prior, and cannot be differentiated once more: use a learned h, or one without (gradient, 0)")
+    levels = list(grid) if grid is not None else times(prior.schedule, 50, "log-snr")
+    world = world or get_world()
+    rows = prior.inside(obs).repeat(samples)
+    chunks = [slice(low, min(low + batch, len(rows))) for low in range(0, len(rows), batch)]
+
+    with tqdm(total=len(rows) * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)) as bar:
+
+        def draw(part: slice) -> list[Tensor]:
+            noise = Noise(seed, range(first * samples + part.start, first * samples + part.stop))
+            target = _Paths(prior, h, rows[part], sampler, levels)
+            try:
+                states, *numbers = _run(target, noise, iterations, burn_in, leapfrogs, keep, every, bar)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                raise InputError(f"a batch of {batch} does not fit in memory: lower batch (--batch)") from error
+            out = [torch.stack([prior.decode(x) for x in states], 1), *numbers]
+            return out if world.size == 1 else [v.cpu() for v in out]
+
+        parts = world.share(chunks, draw)
+    where = prior.state_like(obs.y).device
+    found = Chains(*(torch.cat(column).to(where).unflatten(0, (len(obs), samples)) for column in zip(*parts, strict=True)))
+    if float(found.accepted.max()) < 0.01:
+        raise InputError("no chain moved: the paths of h are too far from the measurement. Start from a better h, or give more burn-in")
+    return found
+
+
+class _Paths:
+    """Paths from their noise z [N, B, *E]: clean ends, log w, and its gradient in z."""
+
+    def __init__(self, prior: Denoiser, h: HTransform, obs: Observation, sampler: KernelSampler, levels: list[Level]):
+        condition(prior, h, obs)  # refuses what does not fit
+        self.prior, self.h, self.obs = prior, h, obs
+        self.start = levels[0].sigma
+        self.steps = [(t, s, sampler.kernel(t, s)) for t, s in pairwise(levels)]
+        self.like = prior.state_like(obs.y)
+
+    def normal(self, noise: Noise) -> Tensor:
+        """Standard normal z, where the prior's samples live."""
+        n = noise.normal((len(self.steps), *self.prior.event_shape), device=self.like.device).to(self.like.dtype).transpose(0, 1)
+        return torch.stack([self.prior.project(v, torch.ones_like(v)) for v in n])
+
+    def step(self, i: int, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+        """(x_s, log of prior's step over this one [B])."""
+        t, s, kernel = self.steps[i]
+        pred = self.prior(x, torch.tensor(t.t, dtype=torch.float64))
+        if x.requires_grad and not pred.mean.requires_grad:
+            raise ContractError(f"the chains differentiate the prior, but {type(self.prior).__name__} returns a mean that is cut off from x_t: use particles (deft-smc, tds)")
+        if s.sigma == 0:
+            return kernel.step(x, pred.mean, None), x.new_zeros(len(x))
+        moved = shift(kernel, t, self.h(pred, self.obs))
+        return kernel.step(x, pred.mean, n) + moved, log_ratio(kernel, moved.double(), n.double())
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(x_0 [B, *E], log w [B], its gradient [N, B, *E])."""
+        x, states, log_w = self.start * z[0], [], torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
+        noise = [*z[1:], z[0]]  # step i is made by z[i + 1]; the last step, onto the clean end, by none
+        for i, n in enumerate(noise):
+            states.append(x)
+            x, ratio = self.step(i, x, n)
+            log_w = log_w + ratio
+        log_w = log_w + self.obs.log_prob(x).double()
+
+        adjoint, grads = self.obs.score(x).detach(), []
+        for i in reversed(range(len(noise))):
+            with torch.enable_grad():
+                before, n = states[i].detach().requires_grad_(), noise[i].detach().requires_grad_()
+                after, ratio = self.step(i, before, n)
+                adjoint, by_noise = torch.autograd.grad((adjoint * after).sum() + ratio.sum(), [before, n], allow_unused=True)
+            grads.append(by_noise)
+        gradient = torch.stack([self.start * adjoint, *reversed(grads[1:])])
+        return x, log_w, gradient
+
+
+def _run(target: _Paths, noise: Noise, iterations: int, burn_in: int, leapfrogs: int, keep: int, every: int, bar: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """(states that are kept, log w [B, iterations], acceptance [B], step [B]) of B chains."""
+    z = target.normal(noise)
+    x, log_w, gradient = target(z)
+    if not bool(torch.isfinite(log_w).all() and torch.isfinite(gradient).all()):
+        raise NonFiniteError("the weight of a path under h, or its derivative, is not a number: the prior, h or the likelihood is not finite on it")
+    most = math.pi / (2 * leapfrogs)
+    step = StepSize(len(log_w), most, z.device)
+    anneal = burn_in // 2
+    kept, trace, accepted = [], [], torch.zeros_like(log_w)
+    for k in range(iterations):
+        tempered = 0.01 ** (1 - k / anneal) if k < anneal else 1.0
+        if k == anneal:
+            step.restart()
+        angle = step.size(tuning=k < burn_in) * (0.8 + 0.2 * noise.uniform(device=z.device).double())
+        p = target.normal(noise)
+        new = (z, x, log_w, gradient)
+        start = tempered * log_w - _half_square(z) - _half_square(p)
+        cos, sin, half = (f.to(z.dtype).reshape(1, -1, *[1] * (z.ndim - 2)) for f in (angle.cos(), angle.sin(), tempered * angle / 2))
+        for _ in range(leapfrogs):
+            p = p + half * new[3]
+            turned = cos * new[0] + sin * p
+            p = cos * p - sin * new[0]
+            new = (turned, *target(turned))
+            p = p + half * new[3]
+            bar.update(len(log_w))
+        chance = (tempered * new[2] - _half_square(new[0]) - _half_square(p) - start).clamp_max(0).exp().nan_to_num(0.0)
+        take = noise.uniform(device=z.device).double() < chance
+        z, gradient = (torch.where(take.reshape(1, -1, *[1] * (z.ndim - 2)), a, b) for a, b in ((new[0], z), (new[3], gradient)))
+        x = torch.where(take.reshape(-1, *[1] * (x.ndim - 1)), new[1], x)
+        log_w = torch.where(take, new[2], log_w)
+        trace.append(log_w)
+        if k < burn_in:
+            step.learn(chance)
+        else:
+            accepted = accepted + chance / (iterations - burn_in)
+        left = iterations - 1 - k
+        if left % every == 0 and left // every < keep:
+            kept.append(x)
+    return kept, torch.stack(trace, 1), accepted, step.size(tuning=False)
+
+
+def _half_square(v: Tensor) -> Tensor:
+    """|v|^2 / 2 of each chain, v [N, B, *E]."""
+    return 0.5 * v.double().square().transpose(0, 1).flatten(1).sum(1)
+
+
+class StepSize:
+    """Dual averaging of log step, for each chain by itself (Hoffman & Gelman 2014, algorithm 5), at most `most`: further is round again."""
+
+    def __init__(self, n: int, most: float, device: torch.device):
+        self.most = math.log(most)
+        self.now = torch.full((n,), self.most - math.log(4), dtype=torch.float64, device=device)
+        self.restart()
+
+    def restart(self) -> None:
+        self.count, self.error, self.mean, self.centre = 0, torch.zeros_like(self.now), self.now.clone(), self.now + math.log(2)
+
+    def learn(self, chance: Tensor) -> None:
+        self.count += 1
+        k = self.count
+        self.error = self.error + (TARGET - chance - self.error) / (k + 10)
+        self.now = (self.centre - math.sqrt(k) / 0.05 * self.error).clamp_max(self.most)
+        self.mean = self.mean + k**-0.75 * (self.now - self.mean)
+
+    def size(self, *, tuning: bool) -> Tensor:
+        return (self.now if tuning else self.mean).exp()

@@ -1,0 +1,193 @@
+"""Hamiltonian Monte Carlo on the noise of paths ends in the posterior of the prior as the sampler draws it, whatever h it starts from.
+
+Targets are exact (`moments`), so no error of the steps has to be allowed for. Tolerances are standard errors of independent chains.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from deft import DEFT, DPS, Gaussian, Mask, Matrix, Noise, Observation, VPCosine, condition
+from deft.denoise import MeanDenoiser
+from deft.errors import ContractError, InputError, NonFiniteError
+from deft.htransform import GradientAtMean, HTransform, Scaled, Zero
+from deft.htransform.exact import Mixture
+from deft.methods import plan
+from deft.sample import DDIM, Ancestral, Heun, Ito, hamiltonian, sample_hmc, sample_paths, times
+from deft.sample.hamiltonian import StepSize, _Paths
+from deft.testing import MixtureWorld, half_seen, moments, two_modes
+
+F64 = torch.float64
+GRID = times(VPCosine(), 10, "log-snr")
+
+
+def tensor(*rows):
+    return torch.tensor(rows, dtype=F64)
+
+
+MEAN, COVARIANCE = tensor(0.3, -0.2, 0.1), 0.25 * tensor([1.0, 0.5, 0.2], [0.5, 0.8, 0.3], [0.2, 0.3, 0.6])
+WORLD = MixtureWorld(Mixture(tensor(1.0), MEAN[None], COVARIANCE[None]))
+PRIOR = WORLD.prior(VPCosine())
+OBS = Observation(tensor([0.9, -0.6]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(0.2, dtype=F64)))
+
+
+class Net(HTransform):
+    """Any smooth function of the mean, y and time."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(6, 16, dtype=F64), nn.Tanh(), nn.Linear(16, 3, dtype=F64))
+
+    def forward(self, pred, obs):
+        t = pred.t[:, None].to(pred.mean)
+        return self.net(torch.cat([pred.mean, obs.y.expand(len(t), -1), t], 1))
+
+
+CONTROLS = {"zero": Zero(), "gradient": GradientAtMean(0.5), "half": Scaled(WORLD.h, 0.5), "too much": Scaled(WORLD.h, 1.7), "net": Net()}
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("sampler", [Ancestral(), Ito(), DDIM(0.6)], ids=lambda s: type(s).__name__)
+def test_the_gradient_is_that_of_the_weight(name, sampler):
+    """Differences of log w along three random directions in the noise; and log w is that of `sample_paths`."""
+    paths = _Paths(PRIOR, CONTROLS[name], OBS.repeat(3), sampler, GRID)
+    z = paths.normal(Noise(0, 3)).double()
+    x, log_w, gradient = paths(z)
+    for k in range(3):
+        d = torch.randn(z.shape, generator=torch.Generator().manual_seed(k), dtype=F64)
+        slope = (paths(z + 1e-5 * d)[1] - paths(z - 1e-5 * d)[1]) / 2e-5
+        torch.testing.assert_close((gradient * d).transpose(0, 1).flatten(1).sum(1), slope, rtol=1e-5, atol=1e-6)
+
+    class Given:
+        """The same numbers, in the order of the path."""
+
+        def __init__(self):
+            self.left = list(z)
+
+        def __len__(self):
+            return 3
+
+        def normal(self, shape, device="cpu"):
+            return self.left.pop(0)
+
+    want = sample_paths(condition(PRIOR, CONTROLS[name], OBS.repeat(3)), Given(), sampler, grid=GRID)
+    torch.testing.assert_close(x, want.x, check_dtype=False, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(log_w, want.log_weight, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "iterations"), [("zero", Ancestral(), 80), ("half", DDIM(0.6), 24), ("gradient", Ito(), 24), ("too much", Ancestral(), 50), ("net", Ancestral(), 80)]
+)
+def test_chains_end_in_the_posterior(name, sampler, iterations):
+    """Mean, variance and covariance of 500 chains' ends within 4 standard errors of the exact ones, and chains moved."""
+    n = 500
+    mean, cov = moments(PRIOR, sampler, GRID)
+    exact = MixtureWorld(Mixture(tensor(1.0), mean[None], cov[None])).posterior(OBS)
+    out = sample_hmc(PRIOR, CONTROLS[name], OBS.repeat(n), iterations=iterations, sampler=sampler, grid=GRID, batch=n)
+    x = (out.x[:, 0, 0].double() - exact.mean) / exact.std
+    assert bool((x.mean(0).abs() < 4 / math.sqrt(n)).all()), x.mean(0)
+    assert bool(((x.var(0) - 1).abs() < 4 * math.sqrt(2 / n)).all()), x.var(0)
+    r = exact.mixture.covariances[0] / (exact.std[:, None] * exact.std)
+    gap = torch.corrcoef(x.mT) - r
+    assert bool((gap.abs() <= 4 * (1 - r**2) / math.sqrt(n) + 1e-9).all()), gap
+    assert 0.6 < float(out.accepted.mean()) <= 1
+
+
+def test_metropolis_is_what_makes_it_right(monkeypatch):
+    """With steps so long that six in ten are refused the law is still the posterior's; taking all of them is not (this test goes red)."""
+    monkeypatch.setattr(hamiltonian, "TARGET", 0.4)
+    n = 500
+    mean, cov = moments(PRIOR, Ancestral(), GRID)
+    obs = Observation(OBS.y, Gaussian(OBS.likelihood.operator, torch.tensor(0.07, dtype=F64)))
+    exact = MixtureWorld(Mixture(tensor(1.0), mean[None], cov[None])).posterior(obs)
+    out = sample_hmc(PRIOR, Zero(), obs.repeat(n), iterations=120, leapfrogs=2, grid=GRID, batch=n)
+    x = (out.x[:, 0, 0].double() - exact.mean) / exact.std
+    assert bool((x.mean(0).abs() < 4 / math.sqrt(n)).all()) and bool(((x.var(0) - 1).abs() < 4 * math.sqrt(2 / n)).all()), (x.mean(0), x.var(0))
+    assert 0.2 < float(out.accepted.mean()) < 0.6
+
+
+def test_two_modes_keep_their_weights():
+    """Half of the exact h draws the wrong weights, its chains the right ones (4 standard errors of 400)."""
+    world, n = two_modes(), 400
+    prior = world.prior(VPCosine())
+    obs = Observation(torch.tensor([[-0.25, 0.0]]), Gaussian(Mask(torch.tensor([[1.0, 0.0]])), 0.7))
+    grid = times(VPCosine(), 20, "log-snr")
+    free = sample_paths(condition(prior, Zero(), obs.repeat(100_000)), Noise(1, 100_000), Ancestral(), grid=grid)
+    weight = torch.softmax(free.log_weight, 0)
+    right = float(weight[free.x[:, 0] < 0].sum())  # of the chain of 20 steps, by its own weights
+    x = sample_hmc(prior, Scaled(world.h, 0.5), obs, n, iterations=10, grid=grid, batch=n).x[0, :, 0]
+    assert abs(float((x[:, 0] < 0).float().mean()) - right) < 4 * math.sqrt(right * (1 - right) / n) + 0.005
+
+
+def test_many_dimensions():
+    """64 numbers, half of them seen: the step stays long under a control that comes near, and the mean of 64 chains is right to their error."""
+    world, obs = half_seen(8)
+    prior, exact = world.prior(VPCosine()), world.posterior(obs)
+    out = sample_hmc(prior, GradientAtMean(0.5), obs, 64, iterations=24, grid=times(prior.schedule, 16, "log-snr"))
+    d = (out.x[0, :, 0].double().flatten(1) - exact.mean.flatten()) / exact.std.flatten()
+    assert float(d.mean(0).square().mean().sqrt()) < 1.6 / 8 and 0.85 < float(d.square().mean().sqrt()) < 1.1  # 1/8: the error of a mean of 64
+    assert float(out.step.mean()) > 0.25
+
+
+def test_an_exact_control_is_accepted_and_its_weights_stay():
+    out = sample_hmc(PRIOR, WORLD.h, OBS, 8, iterations=6, burn_in=2, sampler=Ito(), grid=times(VPCosine(), 60, "log-snr"))
+    assert float(out.accepted.min()) > 0.9 and float(out.log_weight.var()) < 0.4
+    assert torch.allclose(out.step, torch.full_like(out.step, math.pi / 8).minimum(out.step))
+
+
+def test_a_chain_is_its_own():
+    """The same whatever the batch, and found again by `first`; `keep` returns states of the same chain."""
+    obs = Observation(tensor([0.9, -0.6], [0.1, 0.2], [-0.4, 0.3]), OBS.likelihood)
+    options = {"iterations": 6, "grid": GRID}
+    whole = sample_hmc(PRIOR, Zero(), obs, 4, **options)
+    assert whole.x.shape == (3, 4, 1, 3) and whole.log_weight.shape == (3, 4, 6)
+    torch.testing.assert_close(sample_hmc(PRIOR, Zero(), obs, 4, batch=5, **options).x, whole.x)
+    torch.testing.assert_close(sample_hmc(PRIOR, Zero(), obs[1], 4, first=1, **options).x[0], whole.x[1])
+    kept = sample_hmc(PRIOR, Zero(), obs, 4, keep=2, every=2, **options).x
+    torch.testing.assert_close(kept[:, :, -1:], whole.x)
+    torch.testing.assert_close(kept[:, :, 0], sample_hmc(PRIOR, Zero(), obs, 4, iterations=4, burn_in=3, grid=GRID).x[:, :, 0])
+
+
+def test_step_sizes_find_their_acceptance():
+    """Dual averaging on a made-up law, acceptance exp(-step / c): it ends where that is the target, for each chain."""
+    c = tensor(0.1, 0.5, 100.0)
+    step = StepSize(3, 0.4, torch.device("cpu"))
+    for _ in range(400):
+        step.learn(torch.exp(-step.size(tuning=True) / c))
+    got = step.size(tuning=False)
+    torch.testing.assert_close(torch.exp(-got[:2] / c[:2]), tensor(0.8, 0.8), atol=0.02, rtol=0)
+    assert abs(float(got[2]) - 0.4) < 0.01
+
+
+def test_methods_of_the_table():
+    world, obs = half_seen(3)
+    made = plan("hmc", steps=5, settings={"iterations": 10, "leapfrogs": 2})
+    assert made.calls(4) == 5 * 2 * 21
+    assert made.draw(world.prior(VPCosine()), obs, 2).shape == (1, 2, 9)
+    h = DEFT((9,), lift_channels=2, width=8)
+    assert plan("deft-hmc", steps=5, settings={"iterations": 10}).draw(world.prior(VPCosine()), obs, 2, fitted=h).shape == (1, 2, 9)
+
+
+def test_what_is_refused():
+    with pytest.raises(InputError, match="with noise"):
+        sample_hmc(PRIOR, Zero(), OBS, sampler=Heun())
+    with pytest.raises(InputError, match="DPS differentiates through the prior"):
+        sample_hmc(PRIOR, DPS(0.5), OBS)
+    with pytest.raises(InputError, match="do not leave 5 states"):
+        sample_hmc(PRIOR, Zero(), OBS, iterations=8, keep=5)
+    with pytest.raises(InputError, match="at least 1, got 1, 64, 0"):
+        sample_hmc(PRIOR, Zero(), OBS, leapfrogs=0)
+    cut = MeanDenoiser(lambda x, a, s: (x * a / (a**2 + s**2)).detach(), VPCosine(), (3,))
+    with pytest.raises(ContractError, match="cut off"):
+        sample_hmc(cut, Zero(), OBS, grid=GRID)
+    sharp = Observation(tensor([90.0, -60.0]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(1e-7, dtype=F64)))
+    with pytest.raises(InputError, match="no chain moved"):
+        sample_hmc(PRIOR, Zero(), sharp, iterations=6, grid=GRID)
+    broken = MeanDenoiser(lambda x, a, s: x * math.nan, VPCosine(), (3,))
+    with pytest.raises(NonFiniteError, match="not a number"):
+        sample_hmc(broken, Zero(), OBS, grid=GRID)
