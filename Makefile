@@ -4,6 +4,8 @@ PYTHON ?= python3
 PIP_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+# Tests run in one thread each, a file at a time in each of these processes.
+TEST_ARGS ?= -n logical --maxprocesses 8 --dist loadfile
 
 PIP = .venv/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
@@ -16,7 +18,7 @@ demo: .venv/.installed
 test: .venv/.installed-test
 	.venv/bin/ruff check src tests benchmarks
 	.venv/bin/mypy
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(TEST_ARGS)
 
 bench: .venv/.installed
 	.venv/bin/python benchmarks/step_cost.py $(BENCH_ARGS)

@@ -4,8 +4,10 @@
     python benchmarks/control_images.py amortised --task sr4 --out DIR                    # the library's fit to pairs, of the same size
     python benchmarks/control_images.py refine --task sr4 --out DIR                       # from there, for this y
     python benchmarks/control_images.py compare --task sr4 --out DIR                      # every method on the same y
+    python benchmarks/control_images.py reference --task sr4 --out DIR                    # the posterior itself, by long chains (half an hour and more)
+    python benchmarks/control_images.py coverage --task sr4 --out DIR                     # every method beside it
 
-Each leaves its h and JSON in DIR/TASK-IMAGE; compare writes compare.json and pictures.pt there.
+Each leaves its h and JSON in DIR/TASK-IMAGE; compare writes compare.json and pictures.pt there, reference and coverage reference.pt and coverage.json.
 The image is one of `fashion`'s test images (32 x 32), the prior the bundled one, h 2 % of it at most. Tasks: sr4 and inpaint-random as the library has them,
 and radon5, five directions with noise of 10 % of the sinogram's mean absolute value.
 """
@@ -14,8 +16,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,10 @@ from deft.htransform.learnable import count_parameters
 from deft.methods import plan
 from deft.prior import load_prior
 from deft.random import Noise
-from deft.sample import sample
+from deft.sample import sample, sample_hmc, times
 from deft.tasks import ImageTask, get_task
 from deft.train.adapter import load_h, save_h
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json
 from deft.train.data import Bank, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.diagnosis import diagnose, in_words
@@ -46,6 +48,7 @@ TASKS: dict[str, ImageTask] = {
 STEPS = {"vargrad": 70, "tb": 70, "kl": 25, "adjoint": 25}
 """Batches of each: about five minutes of one slow core."""
 SAMPLES = 64
+REFERENCE: dict[str, Any] = {"chains": 6, "steps": 40, "iterations": 100, "burn_in": 40, "leapfrogs": 4, "keep": 20, "every": 3}
 
 
 def setting(name: str, image: int = IMAGE) -> tuple[Denoiser, ImageTask, Tensor, Observation]:
@@ -85,7 +88,7 @@ def on_paths(h: DEFT, prior: Denoiser, obs: Observation, name: str, steps: int, 
 def keep(folder: Path, name: str, h: Any, prior: Denoiser, task: ImageTask, about: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_h(folder / f"{name}.safetensors", h, prior, task, parameters=count_parameters(h))
-    write_text(folder / f"{name}.json", json.dumps({"parameters": count_parameters(h), "torch": torch.__version__, **about}, indent=1) + "\n")
+    write_json(folder / f"{name}.json", {"parameters": count_parameters(h), "torch": torch.__version__, **about})
 
 
 def do_fit(args: argparse.Namespace) -> None:
@@ -156,21 +159,87 @@ def do_compare(args: argparse.Namespace) -> None:
         pictures[name] = x[0]
         pictures[f"{name}, mean"] = x.mean(0)
         print({k: v for k, v in row.items() if k not in ("plan", "diagnosis")}, flush=True)
-        write_text(folder / "compare.json", json.dumps(rows, indent=1) + "\n")
+        write_json(folder / "compare.json", rows)
         torch.save(pictures, folder / "pictures.pt")
 
+    for arm, method, h, options in arms(fitted):
+        add(arm, method, h, **options)
+
+
+def arms(fitted: dict[str, Any]) -> Iterator[tuple[str, str, Any, dict[str, Any]]]:
+    """(name, method, h, options of its plan)."""
     for name, h in fitted.items():
-        add(name, "deft", h, sampler="ancestral", steps=100, spacing="log-snr")
-    for name in ("dps", "pigdm", "mmps"):
-        add(name, name)
-    add("tds", "tds")
-    add("amortised + particles", "deft-smc", fitted["amortised"], settings={"particles": 16, "apart": 0.0}, steps=100)
+        yield name, "deft", h, {"sampler": "ancestral", "steps": 100, "spacing": "log-snr"}
+    for name in ("dps", "pigdm", "mmps", "tds"):
+        yield name, name, None, {}
+    yield "amortised + particles", "deft-smc", fitted["amortised"], {"settings": {"particles": 16, "apart": 0.0}, "steps": 100}
+
+
+def do_reference(args: argparse.Namespace) -> None:
+    """Long chains of Hamiltonian Monte Carlo, through the refined h: the posterior itself."""
+    prior, _, _, obs = setting(args.task, args.image)
+    folder = args.out / f"{args.task}-{args.image}"
+    h = load_h(folder / "refined.safetensors", prior)[0].eval().requires_grad_(False)
+    begun = time.monotonic()
+    grid = times(prior.schedule, REFERENCE["steps"], "log-snr")
+    chains = {k: v for k, v in REFERENCE.items() if k not in ("chains", "steps")}
+    found = sample_hmc(prior, h, obs, REFERENCE["chains"], grid=grid, batch=REFERENCE["chains"], progress=True, **chains)
+    about = {
+        **REFERENCE, "seconds": time.monotonic() - begun, "accepted": found.accepted[0].tolist(), "step": found.step[0].tolist(),
+        "log_weight": found.log_weight[0].tolist(),
+    }  # fmt: skip
+    torch.save({"x": found.x[0], "about": about}, folder / "reference.pt")
+    print({k: v for k, v in about.items() if k != "log_weight"}, flush=True)
+
+
+def against(x: Tensor, reference: Tensor) -> dict[str, float]:
+    """Samples x [n, *E] beside draws of the posterior [m, *E], over pixels whose posterior deviation is above .02 (of a range of 2).
+
+    off: root mean square of the difference of means, in posterior deviations. spread: mean deviation over the posterior's. inside: share of posterior draws within the
+    samples' central 90 %, .9 if both are alike. energy: the energy distance of whole images, as a share of two posterior draws' mean distance.
+    """
+    on = reference.std(0) > 0.02
+    a, b = x[:, on].double(), reference[:, on].double()
+    low, high = a.quantile(0.05, 0), a.quantile(0.95, 0)
+    between = torch.cdist(a, b).mean()
+
+    def within(v: Tensor) -> Tensor:
+        return torch.cdist(v, v).sum() / (len(v) * (len(v) - 1))
+
+    return {
+        "off": float(((a.mean(0) - b.mean(0)) / b.std(0)).square().mean().sqrt()), "spread": float(a.std(0).mean() / b.std(0).mean()),
+        "inside": float(((b >= low) & (b <= high)).double().mean()), "energy": float((2 * between - within(a) - within(b)) / within(b)),
+    }  # fmt: skip
+
+
+def do_coverage(args: argparse.Namespace) -> None:
+    prior, _, truth, obs = setting(args.task, args.image)
+    folder = args.out / f"{args.task}-{args.image}"
+    kept = torch.load(folder / "reference.pt", weights_only=True)
+    chains = kept["x"]  # [chains, kept, *E]
+    whole, half = chains.flatten(0, 1), len(chains) // 2
+    between, within = chains.mean(1).var(0), chains.var(1).mean(0)
+    ratio = (1 + between / within.clamp_min(1e-12)).sqrt()[whole.std(0) > 0.02]
+    rows: list[dict[str, Any]] = [
+        {"name": "reference", **scores(whole, truth, obs)},
+        {"name": "half of its chains against the others", **against(chains[:half].flatten(0, 1), chains[half:].flatten(0, 1))},
+    ]
+    fitted = {p.stem: load_h(p, prior)[0].eval() for p in sorted(folder.glob("*.safetensors"))}
+    steps = REFERENCE["steps"]
+    extra = ("refined, steps of the reference", "deft", fitted["refined"], {"sampler": "ancestral", "steps": steps, "spacing": "log-snr"})
+    for name, method, h, options in (*arms(fitted), extra):
+        made = plan(method, {"radon5": "ct"}.get(args.task, args.task) if h is None else None, **options)
+        x = made.draw(prior, obs, SAMPLES, fitted=h, seed=5)[0]
+        rows.append({"name": name, **against(x, whole), "truth inside": scores(x, truth, obs)["inside"]})
+        print(rows[-1], flush=True)
+    about = kept["about"] | {"chains_apart": [float(v) for v in ratio.quantile(torch.tensor([0.5, 0.9, 1.0]))]}
+    write_json(folder / "coverage.json", {"reference": about, "rows": rows})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for name, do in (("fit", do_fit), ("amortised", do_amortised), ("refine", do_refine), ("compare", do_compare)):
+    for name, do in (("fit", do_fit), ("amortised", do_amortised), ("refine", do_refine), ("compare", do_compare), ("reference", do_reference), ("coverage", do_coverage)):
         p = commands.add_parser(name)
         p.add_argument("--task", choices=TASKS, required=True)
         p.add_argument("--out", type=Path, required=True)

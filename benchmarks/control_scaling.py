@@ -28,7 +28,7 @@ from deft.htransform.base import HTransform
 from deft.htransform.learnable import count_parameters
 from deft.random import BatchNoise, Noise, generator
 from deft.sample import Ito, times
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json
 from deft.train.data import Batches, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.measured import Measured
@@ -205,7 +205,7 @@ def run(args: argparse.Namespace) -> None:
         for kind in args.objectives:
             for lr in args.lr or [RATES.get(kind, 1e-2)]:
                 done.append(one_fit(side, kind, args.steps, lr, device, args.seconds))
-                write_text(args.out, json.dumps(done, indent=1) + "\n")
+                write_json(args.out, done)
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -234,7 +234,7 @@ def cost(args: argparse.Namespace) -> None:
                 mib.append(peak.mib)
             done.append({"side": side, "objective": kind, "seconds": min(times_), "mib": mib[0]})
             print(done[-1], flush=True)
-    write_text(args.out, json.dumps(done, indent=1) + "\n")
+    write_json(args.out, done)
 
 
 def report(args: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ angstrom, of the prior and with h, on motif and scaffold residues.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from deft.protein.motif import MotifTask
 from deft.protein.prior import load_backbone
 from deft.protein.scaffold import save_scaffolder
 from deft.random import BatchNoise
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import pick_device
 
@@ -92,7 +91,7 @@ def main() -> None:
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
     save_scaffolder(args.out / "h.safetensors", h.cpu(), prior.cpu(), task, **about)
-    write_text(args.out / "levels.json", json.dumps({**about, "levels": table}, indent=1) + "\n")
+    write_json(args.out / "levels.json", {**about, "levels": table})
     print(f"{result.steps} steps, {result.steps * args.batch:,} samples in {time.monotonic() - begun:.0f} s; wrote {args.out}")
 
 

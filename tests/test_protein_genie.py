@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deft import PiGDM
+from deft.cli import main
 from deft.denoise import freeze
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.htransform.field import Replacement
@@ -322,6 +323,9 @@ def test_its_name_is_enough(tmp_path, capsys):
     assert family_of(name) == "genie"
     prior = load_prior(name)
     assert isinstance(prior, GeniePrior) and isinstance(prior, ChainPrior) and prior.event_shape == (64, 3)
+    assert main(["info", name]) == 0
+    shown = capsys.readouterr().out
+    assert f"{prior.parameter_count():,} parameters" in shown and "unsure" in shown
     trial = Trial(problems(["4ZYP"]), 2, max_length=64)
     x = trial.draw(prior, Arm("pigdm", steps=3), tmp_path / "chains").x
     assert [len(v) for v in x] == [p.length for p in trial.placements] and all(np.isfinite(v).all() for v in x)

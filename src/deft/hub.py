@@ -28,7 +28,7 @@ from deft.prior import BUNDLED, load_prior
 from deft.prior.load import CONVENTION_OPTIONS
 from deft.tasks import ImageTask
 from deft.train.adapter import differences, listed, load_h, plain, read_h, save_h
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json, write_text
 
 WEIGHTS, CARD, README, PICTURE = "h.safetensors", "card.json", "README.md", "sample.png"
 FILES = (WEIGHTS, CARD, README, PICTURE)
@@ -90,7 +90,7 @@ def save_pretrained(
     if image is None and (folder / CARD).exists():
         (folder / PICTURE).unlink(missing_ok=True)  # of an older export
     whole = plain(save_h(folder / WEIGHTS, h, prior, task, **about))
-    write_text(folder / CARD, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / CARD, whole)
     if image is not None:
         save_image(folder / PICTURE, image)
     write_text(folder / README, readme(whole, None if image is None else PICTURE))

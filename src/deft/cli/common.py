@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -30,7 +29,7 @@ from deft.prior.load import family_of, find_function, read_options
 from deft.shard import shard
 from deft.tasks import ImageTask, Inpaint, Masked, Tilt, get_task
 from deft.train.adapter import load_h
-from deft.train.checkpoint import load_weights
+from deft.train.checkpoint import json_text, load_weights
 from deft.train.fit import pick_device
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,7 +94,7 @@ class Output:
 
     def result(self, value: dict[str, Any]) -> None:
         if self.as_json:
-            click.echo(json.dumps(value, ensure_ascii=False, default=str))
+            click.echo(json_text(value))
 
 
 def bars() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from deft.measurement import fingerprint_of
 from deft.methods import plan
 from deft.tasks import ImageTask
 from deft.train.adapter import save_h
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json
 from deft.train.control import learn
 from deft.train.diagnosis import in_words
 from deft.train.fit import FitConfig
@@ -72,7 +71,7 @@ def fit_on_paths(
         "weights": result.weights, "held_out_loss": result.held_out, "diagnosis": end,
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, task, **about)
-    write_text(out / "log.json", json.dumps({"history": result.history, "diagnoses": history, "end": end, "card": card}, indent=1) + "\n")
+    write_json(out / "log.json", {"history": result.history, "diagnoses": history, "end": end, "card": card})
     output.say(f"{result.steps} steps in {result.seconds:.0f} s; {in_words(end)}")
     how = f"--reward {getattr(task, 'source', '')}" if source is None else f"--measurement {source}"
     output.say(f"\nwrote {out}/h.safetensors, for this {'reward' if source is None else 'measurement'} alone; next: deft sample {out} {how}")
@@ -105,6 +104,6 @@ def fit_by_importance(
     )  # fmt: skip
     done[:] = rows
     card = keep()
-    write_text(out / "log.json", json.dumps({"rounds": rows, "card": card}, indent=1) + "\n")
+    write_json(out / "log.json", {"rounds": rows, "card": card})
     output.say(f"\nwrote {out}/h.safetensors, for measurements like these; next: deft sample {out} --measurement {source}")
     output.result({"out": str(out), "card": card, "rounds": rows})

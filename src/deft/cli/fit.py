@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from deft.random import Noise, generator
 from deft.sample import sample as draw_samples
 from deft.tasks import TASKS, ImageTask, Through
 from deft.train.adapter import save_h, start_from
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json, write_text
 from deft.train.data import Bank, Batches, Clean, Pairs
 from deft.train.denoising import WEIGHTINGS, DenoisingObjective
 from deft.train.fit import FitConfig, launched_config
@@ -242,7 +241,7 @@ def fit(
         "torch": torch.__version__, "levels": levels,
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, chosen, **about)
-    write_text(out / "log.json", json.dumps({"history": result.history, "held_out": result.held_out, "levels": levels, "card": card}, indent=1) + "\n")
+    write_json(out / "log.json", {"history": result.history, "held_out": result.held_out, "levels": levels, "card": card})
     write_text(out / "card.md", card_text(card))
     output.say(
         f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} "

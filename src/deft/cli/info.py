@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from deft import __version__
+from deft.cli import common
 from deft.cli.common import Output, json_option
 from deft.errors import CheckpointError, unknown
 from deft.methods import METHODS
@@ -33,8 +34,11 @@ def card_lines(card: dict[str, Any], indent: str = "") -> list[str]:
 
 
 def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
-    """(file, card, parameters) of a bundled prior, a file, or a folder with a prior or an h in it."""
+    """(file, card, parameters) of a bundled prior, a file, a folder with a prior or an h in it, or another library's model that `--prior` takes."""
     path = Path(name)
+    if path.exists() and common.family_or_none(name) not in (None, "deft"):  # another library's model: what was read from it
+        other = common.find_prior(name)
+        return path, other.card, other.parameter_count()
     if name in BUNDLED:
         prior = load_own(name)
         return Path(BUNDLED[name]), prior.card, sum(p.numel() for p in prior.parameters())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from deft.images import Column, Reading, open_folder, picture_grid, save_image, 
 from deft.nn import UNet
 from deft.noise import SCHEDULES, Schedule
 from deft.prior import ImagePrior
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json, write_text
 from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
 from deft.train.fit import FitConfig, fit, launched_config
@@ -135,7 +134,7 @@ def train(
         "seconds": round(result.seconds), "weights": result.weights, "held_out_loss": result.held_out,
     }  # fmt: skip
     card = finish_prior(made, x_out, out, about, features=features, seed=seed)
-    write_text(out / "log.json", json.dumps({"history": result.history, "card": card}, indent=1) + "\n")
+    write_json(out / "log.json", {"history": result.history, "card": card})
     output.say(f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} ({result.weights} weights)")
     output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
     output.say(f"\nwrote {out}/prior.safetensors, {out}/card.md, {out}/samples.png; next: deft fit --prior {out} --help")

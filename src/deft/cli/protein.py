@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import replace
@@ -19,7 +18,7 @@ from deft.cli.common import Name, NearestGroup, Output, json_option, out_option,
 from deft.errors import CheckpointError, InputError, unknown
 from deft.images import open_folder
 from deft.sample import SPACINGS
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json, write_text
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
     from deft.htransform import Learned
@@ -222,7 +221,7 @@ def benchmark(
             text += ["Chains that pass, by problem:", "", *by_problem(trial.problems, found), ""]
         write_text(out / "report.md", "\n".join(text))
         about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {k: a.config() for k, a in chosen.items()}, "rows": rows, "note": NOTE}
-        write_text(out / "report.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+        write_json(out / "report.json", about)
     pictured = picture(out / "success.png", title, rows)
     output.say(f"note: {NOTE}")
     output.say(f"wrote {out}/report.md, {out}/report.json" + (f", {out}/success.png" if pictured else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"))
@@ -360,7 +359,7 @@ class Work:
             "scaffolds": [{k: r[k] for k in ("file", "contig", "length", "motif_rmsd", "proxy_success")} | {"against": f} for r, f in zip(rows, against, strict=True)],
             "note": NOTE,
         }  # fmt: skip
-        write_text(self.out / "scaffold.json", json.dumps(about, indent=1, ensure_ascii=False, default=float) + "\n")
+        write_json(self.out / "scaffold.json", about)
         good = sum(not f for f in against)
         panels = [Panel(x, g, f"{name[-3:]}: {short(r, f)}", not f) for x, g, name, r, f in zip(self.drawn, goals, names, rows, against, strict=True)]
         title = f"{self.about['problem']}, {self.about['plan']['method']}: {good} of {n} pass every check"

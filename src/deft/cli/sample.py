@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
 from deft.tasks import TASKS, ImageTask, Tilt
 from deft.train.adapter import save_h
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json
 from deft.train.control import learn
 from deft.train.fit import FitConfig
 from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
@@ -191,7 +190,7 @@ def sample(
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
         "residual": residual, "reward": liked, "spread": float(deviation.mean()), "skipped": skipped,
     }  # fmt: skip
-    write_text(out / "sample.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "sample.json", about)
     obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
     obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
     output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")

@@ -6,7 +6,6 @@ all seeds together). A row with `versus` is a paired difference, with its p-valu
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import subprocess
@@ -27,7 +26,7 @@ from deft.errors import InputError
 from deft.evaluate.compare import METRICS
 from deft.evaluate.report import machine
 from deft.evaluate.statistics import Interval, clustered, holm, sign_flip, tied_for_best
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json, write_text
 
 Row = dict[str, Any]
 LEVEL = 0.05
@@ -310,7 +309,7 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
     left_out = [{"prior": a, "task": b, "method": c, "why": d} for a, b, c, d in plans.left_out]
     curves = curve_rows(store, plans)
     report = {**about, "rows": rows, "curves": curves, "tuned": grids, "left_out": left_out}
-    write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "report.json", report)
 
     lines = [f"# {study.title}", "", f"`{about['command']}`, commit {about['commit']}, {_machine_text(about['machine'])}.", ""]
     lines += [

@@ -24,7 +24,7 @@ from deft.evaluate.statistics import bootstrap, paired
 from deft.images import Column, heat, picture_grid, save_arrays, save_image, to_pixels, with_hole
 from deft.likelihood.base import Observation
 from deft.methods import METHODS
-from deft.train.checkpoint import write_text
+from deft.train.checkpoint import write_json, write_text
 
 Row = dict[str, Any]
 
@@ -154,7 +154,7 @@ def write_report(out: Path, title: str, rows: Sequence[Row], settings: Mapping[s
     if not all(math.isfinite(r["value"]) for r in rows):
         bad = next(r for r in rows if not math.isfinite(r["value"]))
         raise FloatingPointError(f"{bad['metric']} of {bad['method']} is {bad['value']}")
-    write_text(out / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_json(out / "report.json", report)
     write_text(out / "report.md", markdown(title, rows, settings))
     return report
 

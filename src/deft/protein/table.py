@@ -14,8 +14,8 @@ from deft.protein.report import NOTE
 from deft.protein.similarity import clusters, novelty
 
 HEAD = (
-    "| | chains | motif RMSD, Å | bonds, clashes, size pass | geometry | junctions | CA-MPNN NLL, passes | proxy success | problems with one | clusters of successes "
-    "| nearest known, TM | calls, s a chain, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "| | chains | motif RMSD, Å | bonds, clashes, size pass | geometry | junctions | CA-MPNN NLL, passes | helix, strand | proxy success | problems with one | clusters of successes "
+    "| nearest known, TM | calls, s a chain, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 MOST = 40
 """Successes of an arm that are compared with each other and with known chains."""
@@ -63,7 +63,7 @@ def line(title: str, r: Mapping[str, Any]) -> str:
     paid = "" if c is None else f"{c['calls']:.0f}, {c['seconds']:.1f}, " + ("–" if c["mib"] is None else f"{c['mib']:.0f}")
     return (
         f"| {title} | {r['chains']} | {rmsd} | {share('bonds_valid', 'clashes_valid', 'gyration_valid')} | {share('geometry_valid')} | {share('junctions_valid')} "
-        f"| {r['nll']:.2f}, {share('nll_valid')} | {p:.1f} % [{low:.1f}, {high:.1f}] | {solved} | {alike} | {nearest} | {paid} |"
+        f"| {r['nll']:.2f}, {share('nll_valid')} | {share('helix', 'strand')} | {p:.1f} % [{low:.1f}, {high:.1f}] | {solved} | {alike} | {nearest} | {paid} |"
     )
 
 

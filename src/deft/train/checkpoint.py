@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import pickle
 import tempfile
@@ -54,6 +55,30 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """JSON as the standard has it: NaN and infinities, which it does not know, are null; what it does not know either is a number, or else text.
+
+    >>> json_text({"a": [1.5, float("nan")], "b": torch.tensor(2.0)})
+    '{"a": [1.5, null], "b": 2.0}'
+    """
+
+    def plain(v: Any) -> Any:
+        if isinstance(v, dict):
+            return {k: plain(x) for k, x in v.items()}
+        if isinstance(v, list | tuple):
+            return [plain(x) for x in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    def other(v: Any) -> Any:
+        return plain(v.item()) if hasattr(v, "item") else str(v)
+
+    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, default=other, **options)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json_text(value, indent=1) + "\n")
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

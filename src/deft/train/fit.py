@@ -196,7 +196,7 @@ def fit(
     def save() -> None:
         """Write the state as it is now."""
         if path is not None:
-            now = {"config": _settings(config), "step": step, "elapsed": time.monotonic() - started, "history": history}
+            now = {"config": lasting(config), "step": step, "elapsed": time.monotonic() - started, "history": history}
             now |= {"raw": module.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(path, now)
 
@@ -352,7 +352,7 @@ def _held_out(
     return out
 
 
-def _settings(config: FitConfig) -> dict[str, Any]:
+def lasting(config: FitConfig) -> dict[str, Any]:
     """What must be the same to resume: not for how long, nor how a batch is split."""
     kept = asdict(replace(config, max_seconds=None, accumulate=1))
     kept.pop("weights")  # which weights are kept at the end changes no step
@@ -364,8 +364,8 @@ def _read(path: Path | None, config: FitConfig) -> dict[str, Any]:
     if path is None or not path.exists():
         raise CheckpointError(f"nothing to resume: {path} does not exist")
     state = load_state(path, torch.device("cpu"))
-    mine = _settings(config)
-    theirs = _settings(FitConfig()) | state["config"]  # an older file lacks the newer settings
+    mine = lasting(config)
+    theirs = lasting(FitConfig()) | state["config"]  # an older file lacks the newer settings
     if theirs != mine:
         other = {k: v for k, v in theirs.items() if k not in mine or mine[k] != v}
         raise CheckpointError(f"{path} was made with other settings: {other}; give the same ones to resume")

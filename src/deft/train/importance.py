@@ -33,7 +33,7 @@ from deft.sample.times import times
 from deft.train.checkpoint import load_state, save_state
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
-from deft.train.fit import FitConfig, fit, place_of
+from deft.train.fit import FitConfig, fit, lasting, place_of
 from deft.train.path import walk
 
 
@@ -101,7 +101,10 @@ def importance_fit(
     device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
     h, obs = h.to(device), obs.to(device)
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
-    own = {"rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": hashlib.sha256(obs.y.cpu().contiguous().numpy().tobytes()).hexdigest(), "objective": repr(sorted(objective.items())), "seed": config.seed}
+    own = {
+        "rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": hashlib.sha256(obs.y.cpu().contiguous().numpy().tobytes()).hexdigest(),
+        "objective": repr(sorted(objective.items())), **{f"{k} of the fit": v for k, v in lasting(config).items()},
+    }  # fmt: skip
     rows, x = _resumed(folder, own, h, device) if resume else ([], None)
     for k in range(max(len(rows) - 1, 0), rounds):
         part = None if folder is None else folder / f"round-{k + 1}"
