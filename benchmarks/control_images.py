@@ -48,7 +48,7 @@ TASKS: dict[str, ImageTask] = {
 STEPS = {"vargrad": 70, "tb": 70, "kl": 25, "adjoint": 25}
 """Batches of each: about five minutes of one slow core."""
 SAMPLES = 64
-REFERENCE: dict[str, Any] = {"chains": 6, "steps": 40, "iterations": 100, "burn_in": 40, "leapfrogs": 4, "keep": 20, "every": 3}
+REFERENCE: dict[str, Any] = {"chains": 6, "steps": 25, "iterations": 100, "burn_in": 40, "leapfrogs": 4, "keep": 20, "every": 3}
 
 
 def setting(name: str, image: int = IMAGE) -> tuple[Denoiser, ImageTask, Tensor, Observation]:

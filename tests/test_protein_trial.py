@@ -28,7 +28,7 @@ from deft.protein.metrics import clashes
 from deft.protein.motif import Motif, MotifTask
 from deft.protein.prior import backbone_prior
 from deft.protein.scaffold import draw_scaffolds
-from deft.protein.table import line, row
+from deft.protein.table import differences, line, row
 from deft.protein.trial import Trial, measured, named_set
 from toys import refused, result, run
 
@@ -197,6 +197,11 @@ def test_a_row_is_what_its_columns_say():
     r = row(columns, each)
     assert r["proxy_success"][0] == pytest.approx(0.25) and 0 <= r["proxy_success"][1] < 0.25 < r["proxy_success"][2]
     assert (r["solved"], r["problems"]) == (2, 4) and "2 of 4" in line("x", r) and "25.0 %" in line("x", r)
+    other = columns | {"proxy_success": columns["proxy_success"].copy()}
+    other["proxy_success"][0] = False  # one chain of twelve
+    words, gaps = differences({"x": columns, "y": other, "z": columns}, each)
+    assert gaps["z"] == [0, 0, 0] and gaps["y"][0] == pytest.approx(1 / 12) and 0 <= gaps["y"][1] < 1 / 12 < gaps["y"][2] < 0.5
+    assert "y +8.3 [" in words and differences({"x": columns}, each) == ("", {})
     columns["proxy_success"][:] = False
     assert row(columns, each)["proxy_success"] == [0, 0, 0]
 
@@ -222,6 +227,7 @@ def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, 
     text = (tmp_path / "parts" / "report.md").read_text()
     assert "no folding network was run" in text and "| natives | 2 |" in text and "1YCR" in text and "clearance 4 Å" in text
     assert list(json.loads((tmp_path / "parts" / "report.json").read_text())["rows"]) == ["natives", "pigdm", str(place / "run")]
+    assert f"pigdm less that of the others, in points, paired: {place / 'run'}" in text
     assert {p.name for p in (tmp_path / "parts").iterdir()} == {"chains", "report.md", "report.json", "success.png"}
 
 

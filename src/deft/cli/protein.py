@@ -183,7 +183,7 @@ def benchmark(
     """
     from deft.protein.chains import UNIT, chains
     from deft.protein.report import NOTE
-    from deft.protein.table import HEAD, by_problem, line, picture, row
+    from deft.protein.table import HEAD, by_problem, differences, line, picture, row
     from deft.protein.trial import Trial, measured, named_set
     from deft.protein.trial import natives as native_columns
 
@@ -217,11 +217,15 @@ def benchmark(
         settings = f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
         text = [f"# {title}", "", f"{settings}. {NOTE[0].upper()}{NOTE[1:]}.", "", HEAD, *(line(k, r) for k, r in rows.items()), ""]
         text += ["Intervals: 95 %, bootstrap over problems, then chains. Seconds and MiB: of this machine, in batches of " f"{batch}.", ""]
+        gaps, gap_rows = differences(found, samples)
+        text += [gaps, ""] if gaps else []
         if which == "b":
             text += ["Chains that pass, by problem:", "", *by_problem(trial.problems, found), ""]
         write_text(out / "report.md", "\n".join(text))
-        about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {k: a.config() for k, a in chosen.items()}, "rows": rows, "note": NOTE}
+        about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {k: a.config() for k, a in chosen.items()}, "rows": rows, "first_less_others": gap_rows, "note": NOTE}
         write_json(out / "report.json", about)
+    if gaps:
+        output.say(gaps)
     pictured = picture(out / "success.png", title, rows)
     output.say(f"note: {NOTE}")
     output.say(f"wrote {out}/report.md, {out}/report.json" + (f", {out}/success.png" if pictured else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"))

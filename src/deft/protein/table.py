@@ -29,6 +29,20 @@ def success(columns: Mapping[str, np.ndarray], each: int) -> Interval:
     return clustered(values.reshape(each, -1))
 
 
+def difference(columns: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], each: int) -> Interval:
+    """Proxy success less another arm's: same placements and noise, so that problems are resampled with both."""
+    gap = np.asarray(columns["proxy_success"], float) - np.asarray(other["proxy_success"], float)
+    return clustered(gap.reshape(each, -1))
+
+
+def differences(arms: Mapping[str, Mapping[str, np.ndarray]], each: int) -> tuple[str, dict[str, list[float]]]:
+    """(a line of Markdown, {arm: [difference, low, high]}): the first arm's proxy success less each other's."""
+    first, *others = arms
+    found = {name: list(difference(arms[first], arms[name], each)[:3]) for name in others}
+    words = ", ".join(f"{name} {100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for name, (d, low, high) in found.items())
+    return (f"Proxy success of {first} less that of the others, in points, paired: {words}." if found else ""), found
+
+
 def row(
     columns: Mapping[str, np.ndarray], each: int = 1, *, x: Sequence[np.ndarray] = (), known: Sequence[np.ndarray] | None = None, cost: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip

@@ -46,11 +46,11 @@ TARGET = 0.8
 
 
 class Chains(NamedTuple):
-    """`samples` independent chains for each of B measurements.
+    """`samples` chains for each of B measurements.
 
     x: their last `keep` states, [B, samples, keep, *data_shape]: those of one chain resemble each other.
     log_weight: log w after each iteration, burn-in included, [B, samples, iterations]; it rises while a chain finds the posterior, and must have stopped.
-    accepted: mean probability of acceptance after burn-in, [B, samples]. step: angle of a leapfrog, [B, samples].
+    accepted: mean probability of acceptance after burn-in, [B, samples]. step: angle of a leapfrog, [B].
     """
 
     x: Tensor
@@ -89,7 +89,10 @@ def sample_hmc(
         sampler: one with noise; default `Ancestral()`, whose few steps draw better samples than those of `Ito`. The result is the posterior of the prior as this sampler draws it. grid: levels, the last of them clean; default 50 steps.
         seed, first: chain j of measurement i uses stream (first + i) * samples + j, whatever the batch.
         batch: chains moved at once.
-        world: the processes that share the batches between them, as in `sample_posterior`.
+        world: the processes that share the measurements, as in `sample_smc`.
+
+    The chains of one measurement share the length of their steps, and nothing else. Were it tuned for each chain by itself, those in a narrow mode would learn short steps
+    and leave it more slowly than others come in.
 
     Raises:
         InputError: a sampler without noise, an h that differentiates through the prior, or no chain that moves.
@@ -108,24 +111,26 @@ def sample_hmc(
         raise InputError(f"{type(h).__name__} differentiates through the prior, and cannot be differentiated once more: use a learned h, or one without (gradient, 0)")
     levels = list(grid) if grid is not None else times(prior.schedule, 50, "log-snr")
     world = world or get_world()
-    rows = prior.inside(obs).repeat(samples)
-    chunks = [slice(low, min(low + batch, len(rows))) for low in range(0, len(rows), batch)]
+    rows = prior.inside(obs)
+    at_once = max(1, batch // samples)
+    chunks = [slice(low, min(low + at_once, len(rows))) for low in range(0, len(rows), at_once)]
 
-    with tqdm(total=len(rows) * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)) as bar:
+    with tqdm(total=len(rows) * samples * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)) as bar:
 
         def draw(part: slice) -> list[Tensor]:
-            noise = Noise(seed, range(first * samples + part.start, first * samples + part.stop))
-            target = _Paths(prior, h, rows[part], sampler, levels)
+            noise = Noise(seed, range((first + part.start) * samples, (first + part.stop) * samples))
+            target = _Paths(prior, h, rows[part].repeat(samples), sampler, levels, batch)
             try:
-                states, *numbers = _run(target, noise, iterations, burn_in, leapfrogs, keep, every, bar)
+                states, log_w, accepted, step = _run(target, noise, samples, iterations, burn_in, leapfrogs, keep, every, bar)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 raise InputError(f"a batch of {batch} does not fit in memory: lower batch (--batch)") from error
-            out = [torch.stack([prior.decode(x) for x in states], 1), *numbers]
+            out = [torch.stack([prior.decode(x) for x in states], 1), log_w, accepted]
+            out = [v.unflatten(0, (-1, samples)) for v in out] + [step]
             return out if world.size == 1 else [v.cpu() for v in out]
 
-        parts = world.share(chunks, draw)
+        parts = list(world.share(chunks, draw))  # now, while the bar is there
     where = prior.state_like(obs.y).device
-    found = Chains(*(torch.cat(column).to(where).unflatten(0, (len(obs), samples)) for column in zip(*parts, strict=True)))
+    found = Chains(*(torch.cat(column).to(where) for column in zip(*parts, strict=True)))
     if float(found.accepted.max()) < 0.01:
         raise InputError("no chain moved: the paths of h are too far from the measurement. Start from a better h, or give more burn-in")
     return found
@@ -134,8 +139,9 @@ def sample_hmc(
 class _Paths:
     """Paths from their noise z [N, B, *E]: clean ends, log w, and its gradient in z."""
 
-    def __init__(self, prior: Denoiser, h: HTransform, obs: Observation, sampler: KernelSampler, levels: list[Level]):
-        condition(prior, h, obs)  # refuses what does not fit
+    def __init__(self, prior: Denoiser, h: HTransform, obs: Observation, sampler: KernelSampler, levels: list[Level], batch: int = 64):
+        condition(prior, h, obs[:1])  # refuses what does not fit
+        self.batch = batch
         self.prior, self.h, self.obs = prior, h, obs
         self.start = levels[0].sigma
         self.steps = [(t, s, sampler.kernel(t, s)) for t, s in pairwise(levels)]
@@ -146,7 +152,7 @@ class _Paths:
         n = noise.normal((len(self.steps), *self.prior.event_shape), device=self.like.device).to(self.like.dtype).transpose(0, 1)
         return torch.stack([self.prior.project(v, torch.ones_like(v)) for v in n])
 
-    def step(self, i: int, x: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, i: int, x: Tensor, n: Tensor, obs: Observation) -> tuple[Tensor, Tensor]:
         """(x_s, log of prior's step over this one [B])."""
         t, s, kernel = self.steps[i]
         pred = self.prior(x, torch.tensor(t.t, dtype=torch.float64))
@@ -154,45 +160,50 @@ class _Paths:
             raise ContractError(f"the chains differentiate the prior, but {type(self.prior).__name__} returns a mean that is cut off from x_t: use particles (deft-smc, tds)")
         if s.sigma == 0:
             return kernel.step(x, pred.mean, None), x.new_zeros(len(x))
-        moved = shift(kernel, t, self.h(pred, self.obs))
+        moved = shift(kernel, t, self.h(pred, obs))
         return kernel.step(x, pred.mean, n) + moved, log_ratio(kernel, moved.double(), n.double())
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(x_0 [B, *E], log w [B], its gradient [N, B, *E])."""
+        parts = [slice(low, low + self.batch) for low in range(0, z.shape[1], self.batch)]
+        x, log_w, gradient = zip(*(self._part(z[:, part], self.obs[part]) for part in parts), strict=True)
+        return torch.cat(x), torch.cat(log_w), torch.cat(gradient, 1)
+
+    def _part(self, z: Tensor, obs: Observation) -> tuple[Tensor, Tensor, Tensor]:
         x, states, log_w = self.start * z[0], [], torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
         noise = [*z[1:], z[0]]  # step i is made by z[i + 1]; the last step, onto the clean end, by none
         for i, n in enumerate(noise):
             states.append(x)
-            x, ratio = self.step(i, x, n)
+            x, ratio = self.step(i, x, n, obs)
             log_w = log_w + ratio
-        log_w = log_w + self.obs.log_prob(x).double()
+        log_w = log_w + obs.log_prob(x).double()
 
-        adjoint, grads = self.obs.score(x).detach(), []
+        adjoint, grads = obs.score(x).detach(), []
         for i in reversed(range(len(noise))):
             with torch.enable_grad():
                 before, n = states[i].detach().requires_grad_(), noise[i].detach().requires_grad_()
-                after, ratio = self.step(i, before, n)
+                after, ratio = self.step(i, before, n, obs)
                 adjoint, by_noise = torch.autograd.grad((adjoint * after).sum() + ratio.sum(), [before, n], allow_unused=True)
             grads.append(by_noise)
         gradient = torch.stack([self.start * adjoint, *reversed(grads[1:])])
         return x, log_w, gradient
 
 
-def _run(target: _Paths, noise: Noise, iterations: int, burn_in: int, leapfrogs: int, keep: int, every: int, bar: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """(states that are kept, log w [B, iterations], acceptance [B], step [B]) of B chains."""
+def _run(target: _Paths, noise: Noise, samples: int, iterations: int, burn_in: int, leapfrogs: int, keep: int, every: int, bar: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """(states that are kept, log w [n, iterations], acceptance [n], step of each measurement) of n chains, `samples` for each measurement."""
     z = target.normal(noise)
     x, log_w, gradient = target(z)
     if not bool(torch.isfinite(log_w).all() and torch.isfinite(gradient).all()):
         raise NonFiniteError("the weight of a path under h, or its derivative, is not a number: the prior, h or the likelihood is not finite on it")
     most = math.pi / (2 * leapfrogs)
-    step = StepSize(len(log_w), most, z.device)
+    step = StepSize(len(log_w) // samples, most, z.device)
     anneal = burn_in // 2
     kept, trace, accepted = [], [], torch.zeros_like(log_w)
     for k in range(iterations):
         tempered = 0.01 ** (1 - k / anneal) if k < anneal else 1.0
         if k == anneal:
             step.restart()
-        angle = step.size(tuning=k < burn_in) * (0.8 + 0.2 * noise.uniform(device=z.device).double())
+        angle = step.size(tuning=k < burn_in).repeat_interleave(samples) * (0.6 + 0.4 * noise.uniform(device=z.device).double())
         p = target.normal(noise)
         new = (z, x, log_w, gradient)
         start = tempered * log_w - _half_square(z) - _half_square(p)
@@ -211,7 +222,7 @@ def _run(target: _Paths, noise: Noise, iterations: int, burn_in: int, leapfrogs:
         log_w = torch.where(take, new[2], log_w)
         trace.append(log_w)
         if k < burn_in:
-            step.learn(chance)
+            step.learn(chance.unflatten(0, (-1, samples)).mean(1))
         else:
             accepted = accepted + chance / (iterations - burn_in)
         left = iterations - 1 - k
@@ -226,7 +237,7 @@ def _half_square(v: Tensor) -> Tensor:
 
 
 class StepSize:
-    """Dual averaging of log step, for each chain by itself (Hoffman & Gelman 2014, algorithm 5), at most `most`: further is round again."""
+    """Dual averaging of log step, for each measurement (Hoffman & Gelman 2014, algorithm 5), at most `most`: further is round again."""
 
     def __init__(self, n: int, most: float, device: torch.device):
         self.most = math.log(most)
