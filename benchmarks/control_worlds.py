@@ -2,6 +2,7 @@
 
     python benchmarks/control_worlds.py modes        # share of samples in the left mode, Var(log w), log Z: about five minutes of one core
     python benchmarks/control_worlds.py rare         # the same where a mode is rare under the prior and likely under the posterior: twenty minutes
+    python benchmarks/control_worlds.py rare-chains  # of that, guidance and Hamiltonian Monte Carlo alone: five minutes
     python benchmarks/control_worlds.py memory       # peak memory of a batch against the steps of its paths
 
 Prints Markdown. h is a small network that starts at 0 and is shown x_t and the noise level alone, so that nothing is known beforehand.
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 from deft import DEFT, FitConfig, Gaussian, Mask, Observation, VPCosine, fit
 from deft.comparison.memory import PeakMemory
 from deft.denoise import Denoiser, Prediction
-from deft.htransform import DPS, PiGDM, Zero
+from deft.htransform import DPS, GradientAtMean, PiGDM, Zero
 from deft.htransform.base import HTransform
 from deft.prior import load_prior
 from deft.random import BatchNoise, Noise
-from deft.sample import Ancestral, Ito, sample_posterior, times
+from deft.sample import Ancestral, Ito, sample_hmc, sample_posterior, times
 from deft.tasks import get_task
 from deft.testing import two_modes
 from deft.train.data import Batch
@@ -101,7 +102,7 @@ def modes() -> None:
             print(f"| | {name} | {share(w.x):.3f} | {float(w.log_weight.var()):.3f} | {z:.3f} | {seconds:.0f} |", flush=True)
 
 
-def rare() -> None:
+def rare(chains_only: bool = False) -> None:
     """A mode that 1 % of the prior's samples are in, and 40 % of the posterior's.
 
     A chain of finitely many steps has other weights than the prior: what an objective on it learns is the chain's own posterior, found here by weighing 200,000 of
@@ -128,6 +129,11 @@ def rare() -> None:
     for name, h in (("ΠGDM, d = 0.5", PiGDM(0.5)), ("ΠGDM, d = 1", PiGDM(1.0)), ("DPS, ζ = 1", DPS(1.0))):
         shares = [share(sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n)[0]) for grid in grids]
         print(f"| {name} | {shares[0]:.3f} | | | | {shares[1]:.3f} |", flush=True)
+    begun = time.monotonic()
+    ends = [sample_hmc(prior, GradientAtMean(0.5), obs, 500, iterations=120, burn_in=40, sampler=Ito(), grid=grid, batch=500).x[0, :, 0] for grid in grids]
+    print(f"| HMC, 500 chains of 120 iterations | {share(ends[0]):.3f} | | | | {share(ends[1]):.3f} | | | | {time.monotonic() - begun:.0f} |", flush=True)
+    if chains_only:
+        return
     for name, kind in OBJECTIVES.items():
         h, seconds = learned(kind, prior, obs, 400, chain=100, rows=256, subset=25, rate=0.3)
         print(f"| {name} | {cells(h, n)} | {seconds:.0f} |", flush=True)
@@ -172,8 +178,8 @@ def memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("modes", "rare", "memory"))
-    {"modes": modes, "rare": rare, "memory": memory}[parser.parse_args().what]()
+    parser.add_argument("what", choices=("modes", "rare", "rare-chains", "memory"))
+    {"modes": modes, "rare": rare, "rare-chains": lambda: rare(chains_only=True), "memory": memory}[parser.parse_args().what]()
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ from deft.sample import (
     sample_smc,
     times,
 )
+from deft.sample.hamiltonian import STUCK
 
 
 class Making(NamedTuple):
@@ -162,7 +163,11 @@ def _mcgdiff(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, 
 
 def _hmc(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
     iterations, leapfrogs = int(settings["iterations"]), int(settings["leapfrogs"])
-    return sample_hmc(prior, h, obs, samples, iterations=iterations, leapfrogs=leapfrogs, **options).x[:, :, -1]
+    found = sample_hmc(prior, h, obs, samples, iterations=iterations, leapfrogs=leapfrogs, **options)
+    stuck = int((found.accepted < STUCK).sum())
+    if stuck:  # where they started is no sample
+        raise InputError(f"{stuck} of {found.accepted.numel()} chains did not move: give more iterations (--set iterations={2 * iterations}), or a better h")
+    return found.x[:, :, -1]
 
 
 def _hmc_passes(settings: Mapping[str, float]) -> float:
@@ -313,7 +318,7 @@ METHODS: dict[str, Method] = {
         Method(
             "hmc", "HMC", lambda m: GradientAtMean(m.settings["data_std"]), backward=True, needs="likelihood", steps=25, spacing="log-snr",
             settings={"iterations": 100, "leapfrogs": 4, "data_std": 0.5}, draw=_hmc, passes=_hmc_passes,
-            about="Hamiltonian Monte Carlo on the noise of paths, guided by the gradient at x̂: exact as iterations grow, thousands of times the work",
+            about="Hamiltonian Monte Carlo on the noise of paths, guided by the gradient at x̂: exact as iterations grow, hundreds of times the work",
         ),
         Method(
             "mcgdiff", "MCGDiff", lambda m: SeenNoisy(), needs="mask", settings={"particles": 16, "threshold": 0.5}, draw=_mcgdiff,

@@ -5,17 +5,19 @@ the posterior's paths are those whose noise has the density
 
     pi(z) ~ N(z; 0, I) w(z),        constant w for the exact h.
 
-So h is a map under which the posterior is nearly normal, and Hamiltonian Monte Carlo on z needs few steps where importance weights have long collapsed: its
-steps grow with how far h is from exact in a direction, and not with the number of directions. (Maps under which a chain mixes better: Parno & Marzouk
-2018; learned: Hoffman et al. 2019. The noise of a diffusion's paths under a Doob transform as such a map is this library's use of it.)
+So h is a map under which the posterior is nearly normal, and Hamiltonian Monte Carlo on z takes long steps where importance weights have long collapsed. (Maps under which
+a chain mixes better: Parno & Marzouk 2018; learned: Hoffman et al. 2019.) The law that is reached is that of the prior as this sampler draws it on this grid, given y.
 
-The Gaussian part is rotated exactly and log w kicks (Beskos et al. 2011, a leapfrog that stays stable however many numbers z has):
+The Gaussian part is rotated exactly and log w kicks (Beskos et al. 2011), so that the numbers h leaves alone cost nothing however many they
+are; the step shrinks with what h leaves to be mended, slowly, about as the fourth root of how many directions that is in:
 
     p += e/2 grad log w(z);   (z, p) <- (z cos e + p sin e, p cos e - z sin e);   p += e/2 grad log w(z)
 
 and the end of a few of these is accepted by Metropolis' rule.
 
-The gradient goes back along the path a step at a time: memory for the states and for one call of the prior, two calls and one backward pass a step.
+The gradient goes back along the path a step at a time: two calls and one backward pass of the prior a step, and memory for one of them, for the states of `batch` chains, and for a
+handful of paths' noise [N, samples, *E] of all chains of a measurement. Where h's own derivative is cut off (the score of a likelihood that is not Gaussian), the force is not quite
+the gradient; Metropolis' rule makes the result right for any force that depends on z alone, with shorter steps.
 """
 
 from __future__ import annotations
@@ -42,15 +44,17 @@ from deft.sample.sde import Ancestral
 from deft.sample.times import times
 
 TARGET = 0.8
-"""Acceptance that step sizes are tuned for (Beskos et al. 2013: optimal between .6 and .9)."""
+"""Acceptance that steps are tuned for. .65 is best for very many independent directions (Beskos et al. 2013), more is safer for few."""
+STUCK = 0.01
+"""A chain of lower mean acceptance has not moved."""
 
 
 class Chains(NamedTuple):
     """`samples` chains for each of B measurements.
 
     x: their last `keep` states, [B, samples, keep, *data_shape]: those of one chain resemble each other.
-    log_weight: log w after each iteration, burn-in included, [B, samples, iterations]; it rises while a chain finds the posterior, and must have stopped.
-    accepted: mean probability of acceptance after burn-in, [B, samples]. step: angle of a leapfrog, [B].
+    log_weight: log w after each iteration, burn-in included, [B, samples, iterations]; it rises while a chain finds the posterior, and must have stopped, for all chains alike (which does not tell that all modes were found).
+    accepted: mean probability of acceptance after burn-in, [B, samples]; a chain with hardly any is stuck, and its x no sample. step: angle of a leapfrog, [B].
     """
 
     x: Tensor
@@ -95,7 +99,7 @@ def sample_hmc(
     and leave it more slowly than others come in.
 
     Raises:
-        InputError: a sampler without noise, an h that differentiates through the prior, or no chain that moves.
+        InputError: a sampler without noise, an h that differentiates through the prior, a grid without a clean end, or a measurement none of whose chains moves.
         ContractError: a prior whose mean is cut off from x_t.
         NonFiniteError: a path of h whose weight is not a number.
     """
@@ -110,29 +114,35 @@ def sample_hmc(
     if h.needs_graph:
         raise InputError(f"{type(h).__name__} differentiates through the prior, and cannot be differentiated once more: use a learned h, or one without (gradient, 0)")
     levels = list(grid) if grid is not None else times(prior.schedule, 50, "log-snr")
+    if levels[-1].sigma != 0:
+        raise InputError(f"the likelihood is of clean samples: the grid's last level must have sigma 0, got {levels[-1].sigma:g} (see deft.sample.times)")
     world = world or get_world()
     rows = prior.inside(obs)
     at_once = max(1, batch // samples)
     chunks = [slice(low, min(low + at_once, len(rows))) for low in range(0, len(rows), at_once)]
 
-    with tqdm(total=len(rows) * samples * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)) as bar:
+    mine = min(-(-len(chunks) // world.size) * at_once, len(rows))  # measurements of this process
+    with tqdm(total=mine * samples * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)) as bar:
 
         def draw(part: slice) -> list[Tensor]:
             noise = Noise(seed, range((first + part.start) * samples, (first + part.stop) * samples))
             target = _Paths(prior, h, rows[part].repeat(samples), sampler, levels, batch)
             try:
                 states, log_w, accepted, step = _run(target, noise, samples, iterations, burn_in, leapfrogs, keep, every, bar)
+                decoded = [torch.cat([prior.decode(part) for part in x.split(batch)]) for x in states]
             except (torch.OutOfMemoryError, MemoryError) as error:
-                raise InputError(f"a batch of {batch} does not fit in memory: lower batch (--batch)") from error
-            out = [torch.stack([prior.decode(x) for x in states], 1), log_w, accepted]
+                what = "samples (-n) or batch (--batch)" if samples > batch else "batch (--batch)"
+                raise InputError(f"{samples} chains of {len(levels) - 1} steps in batches of {batch} do not fit in memory: lower {what}") from error
+            out = [torch.stack(decoded, 1), log_w, accepted]
             out = [v.unflatten(0, (-1, samples)) for v in out] + [step]
             return out if world.size == 1 else [v.cpu() for v in out]
 
         parts = list(world.share(chunks, draw))  # now, while the bar is there
     where = prior.state_like(obs.y).device
     found = Chains(*(torch.cat(column).to(where) for column in zip(*parts, strict=True)))
-    if float(found.accepted.max()) < 0.01:
-        raise InputError("no chain moved: the paths of h are too far from the measurement. Start from a better h, or give more burn-in")
+    still = (found.accepted.max(1).values < STUCK).nonzero()[:, 0].tolist()
+    if still:
+        raise InputError(f"no chain of measurement {first + still[0]} moved: the paths of h are too far from it. Give more iterations (half of them tune), or a better h")
     return found
 
 
@@ -185,8 +195,8 @@ class _Paths:
                 after, ratio = self.step(i, before, n, obs)
                 adjoint, by_noise = torch.autograd.grad((adjoint * after).sum() + ratio.sum(), [before, n], allow_unused=True)
             grads.append(by_noise)
-        gradient = torch.stack([self.start * adjoint, *reversed(grads[1:])])
-        return x, log_w, gradient
+        gradient = [self.start * adjoint, *reversed(grads[1:])]
+        return x, log_w, torch.stack([self.prior.project(g, torch.ones_like(g)) for g in gradient])  # z has no other part
 
 
 def _run(target: _Paths, noise: Noise, samples: int, iterations: int, burn_in: int, leapfrogs: int, keep: int, every: int, bar: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
@@ -240,7 +250,7 @@ class StepSize:
     """Dual averaging of log step, for each measurement (Hoffman & Gelman 2014, algorithm 5), at most `most`: further is round again."""
 
     def __init__(self, n: int, most: float, device: torch.device):
-        self.most = math.log(most)
+        self.most, self.least = math.log(most), math.log(most / 1000)
         self.now = torch.full((n,), self.most - math.log(4), dtype=torch.float64, device=device)
         self.restart()
 
@@ -251,7 +261,7 @@ class StepSize:
         self.count += 1
         k = self.count
         self.error = self.error + (TARGET - chance - self.error) / (k + 10)
-        self.now = (self.centre - math.sqrt(k) / 0.05 * self.error).clamp_max(self.most)
+        self.now = (self.centre - math.sqrt(k) / 0.05 * self.error).clamp(self.least, self.most)
         self.mean = self.mean + k**-0.75 * (self.now - self.mean)
 
     def size(self, *, tuning: bool) -> Tensor:
