@@ -1,9 +1,15 @@
-"""Shared by all tests: one thread (so that timings and rounding do not depend on the machine) and a fixed seed."""
+"""Shared by all tests: one thread (so that timings and rounding do not depend on the machine, and tests run side by side) and a fixed seed."""
 
 from __future__ import annotations
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there; processes that tests start have it from here
+
 import pytest
 import torch
+
+torch.set_num_threads(1)  # now: fixtures of a module are made before `_reproducible` is asked
 
 
 @pytest.fixture(autouse=True)

@@ -151,7 +151,7 @@ def compare_h(h, world, obs):
     for t in (0.05, 0.3, 0.6, 0.95):
         x = 1.5 * Noise(0, 16).normal(world.event_shape)
         pred = world.prior(VP)(x.requires_grad_(), torch.tensor(t))
-        exact = world.h(pred, obs.repeat(16))
+        exact = world.h(pred, obs.repeat(16)).detach()
         worst = max(worst, float((h(pred, obs.repeat(16)).detach() - exact).abs().max() / exact.abs().max()))
     return worst
 
