@@ -11,28 +11,21 @@ import pytest
 import torch
 from torch import nn
 
-from deft import DEFT, DPS, Gaussian, Mask, Matrix, Noise, Observation, VPCosine, condition, methods
+from deft import DEFT, DPS, Gaussian, Mask, Matrix, Noise, Observation, VPCosine, condition
 from deft.denoise import MeanDenoiser
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.htransform import GradientAtMean, HTransform, Scaled, Zero
 from deft.htransform.exact import Mixture
 from deft.methods import plan
 from deft.sample import DDIM, Ancestral, Heun, Ito, hamiltonian, sample_hmc, sample_paths, times
-from deft.sample.hamiltonian import StepSize, _Paths
+from deft.sample.hamiltonian import Chains, StepSize, _Paths
 from deft.testing import MixtureWorld, half_seen, moments, two_modes
+from toys import F64, tensor
+from toys import THREE as WORLD
+from toys import THREE_PRIOR as PRIOR
+from toys import THREE_SEEN as OBS
 
-F64 = torch.float64
 GRID = times(VPCosine(), 10, "log-snr")
-
-
-def tensor(*rows):
-    return torch.tensor(rows, dtype=F64)
-
-
-MEAN, COVARIANCE = tensor(0.3, -0.2, 0.1), 0.25 * tensor([1.0, 0.5, 0.2], [0.5, 0.8, 0.3], [0.2, 0.3, 0.6])
-WORLD = MixtureWorld(Mixture(tensor(1.0), MEAN[None], COVARIANCE[None]))
-PRIOR = WORLD.prior(VPCosine())
-OBS = Observation(tensor([0.9, -0.6]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(0.2, dtype=F64)))
 
 
 class Net(HTransform):
@@ -201,8 +194,9 @@ def test_methods_of_the_table(monkeypatch):
     made = plan("hmc", steps=5, settings={"iterations": 10, "leapfrogs": 2})
     assert made.calls(4) == 5 * 2 * 21
     assert made.draw(world.prior(VPCosine()), obs, 2).shape == (1, 2, 9)
-    monkeypatch.setattr(methods, "STUCK", 2.0)
-    with pytest.raises(InputError, match="2 of 2 chains did not move: give more iterations \\(--set iterations=20"):
+    real = Chains.stuck.fget
+    monkeypatch.setattr(Chains, "stuck", property(lambda c: torch.tensor([[True, False]]) | real(c)))
+    with pytest.raises(InputError, match="1 of 2 chains did not move: give more iterations \\(--set iterations=20"):
         made.draw(world.prior(VPCosine()), obs, 2)
     monkeypatch.undo()
     h = DEFT((9,), lift_channels=2, width=8)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from deft import DEFT, Gaussian, Mask, Matrix, NetworkDenoiser, Noise, Observation, VPCosine, condition, freeze
+from deft import DEFT, Gaussian, Mask, NetworkDenoiser, Noise, Observation, VPCosine, condition, freeze
 from deft.denoise import Prediction
 from deft.errors import InputError
 from deft.htransform import (
@@ -31,19 +31,14 @@ from deft.methods import plan
 from deft.sample import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc, times
 from deft.sample.smc import effective_share, systematic
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
+from toys import F64, tensor
+from toys import THREE as WORLD
+from toys import THREE_PRIOR as PRIOR
+from toys import THREE_SEEN as OBS
 
-F64 = torch.float64
 GRID = times(VPCosine(), 40, "log-snr")
 
 
-def tensor(*rows):
-    return torch.tensor(rows, dtype=F64)
-
-
-MEAN, COVARIANCE = tensor(0.3, -0.2, 0.1), 0.25 * tensor([1.0, 0.5, 0.2], [0.5, 0.8, 0.3], [0.2, 0.3, 0.6])
-WORLD = MixtureWorld(Mixture(tensor(1.0), MEAN[None], COVARIANCE[None]))
-PRIOR = WORLD.prior(VPCosine())
-OBS = Observation(tensor([0.9, -0.6]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(0.2, dtype=F64)))
 MASKED = Observation(tensor([0.6, 0.0, -0.3]), Gaussian(Mask(tensor([1.0, 0.0, 1.0])), torch.tensor(0.3, dtype=F64)))
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: tiny priors with random weights, pictures, and `run`."""
+"""What tests share: tiny priors with random weights, pictures, `run` of the command line, and a world of three numbers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deft import VPCosine
+from deft import Gaussian, Matrix, Observation, VPCosine
 from deft.cli import main
+from deft.htransform.exact import Mixture
 from deft.nn import UNet
 from deft.noise import Schedule
 from deft.prior import ImagePrior
+from deft.testing import MixtureWorld
 
 
 def toy_prior(path: Path, side: int = 16, channels: int = 1, seed: int = 0, schedule: Schedule | None = None) -> Path:
@@ -63,3 +65,16 @@ def result(capsys, *arguments: object) -> dict:
     assert code == 0, err
     assert len(out.strip().splitlines()) == 1
     return json.loads(out)
+
+
+F64 = torch.float64
+
+
+def tensor(*rows: object) -> torch.Tensor:
+    return torch.tensor(rows, dtype=F64)
+
+
+THREE = MixtureWorld(Mixture(tensor(1.0), tensor([0.3, -0.2, 0.1]), 0.25 * tensor([[1.0, 0.5, 0.2], [0.5, 0.8, 0.3], [0.2, 0.3, 0.6]])))
+"""Three correlated numbers; `THREE_PRIOR` under a cosine schedule, `THREE_SEEN` two measurements of them in one."""
+THREE_PRIOR = THREE.prior(VPCosine())
+THREE_SEEN = Observation(tensor([0.9, -0.6]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(0.2, dtype=F64)))

@@ -54,7 +54,6 @@ from deft.sample import (
     sample_smc,
     times,
 )
-from deft.sample.hamiltonian import STUCK
 
 
 class Making(NamedTuple):
@@ -164,9 +163,9 @@ def _mcgdiff(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, 
 def _hmc(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
     iterations, leapfrogs = int(settings["iterations"]), int(settings["leapfrogs"])
     found = sample_hmc(prior, h, obs, samples, iterations=iterations, leapfrogs=leapfrogs, **options)
-    stuck = int((found.accepted < STUCK).sum())
+    stuck = int(found.stuck.sum())
     if stuck:  # where they started is no sample
-        raise InputError(f"{stuck} of {found.accepted.numel()} chains did not move: give more iterations (--set iterations={2 * iterations}), or a better h")
+        raise InputError(f"{stuck} of {found.stuck.numel()} chains did not move: give more iterations (--set iterations={2 * iterations}), or a better h")
     return found.x[:, :, -1]
 
 

@@ -62,6 +62,11 @@ class Chains(NamedTuple):
     accepted: Tensor
     step: Tensor
 
+    @property
+    def stuck(self) -> Tensor:
+        """Which chains have hardly moved, [B, samples]."""
+        return self.accepted < STUCK
+
 
 @torch.no_grad()
 def sample_hmc(
@@ -129,7 +134,7 @@ def sample_hmc(
             target = _Paths(prior, h, rows[part].repeat(samples), sampler, levels, batch)
             try:
                 states, log_w, accepted, step = _run(target, noise, samples, iterations, burn_in, leapfrogs, keep, every, bar)
-                decoded = [torch.cat([prior.decode(part) for part in x.split(batch)]) for x in states]
+                decoded = [torch.cat([prior.decode(few) for few in x.split(batch)]) for x in states]
             except (torch.OutOfMemoryError, MemoryError) as error:
                 what = "samples (-n) or batch (--batch)" if samples > batch else "batch (--batch)"
                 raise InputError(f"{samples} chains of {len(levels) - 1} steps in batches of {batch} do not fit in memory: lower {what}") from error
@@ -140,7 +145,7 @@ def sample_hmc(
         parts = list(world.share(chunks, draw))  # now, while the bar is there
     where = prior.state_like(obs.y).device
     found = Chains(*(torch.cat(column).to(where) for column in zip(*parts, strict=True)))
-    still = (found.accepted.max(1).values < STUCK).nonzero()[:, 0].tolist()
+    still = found.stuck.all(1).nonzero()[:, 0].tolist()
     if still:
         raise InputError(f"no chain of measurement {first + still[0]} moved: the paths of h are too far from it. Give more iterations (half of them tune), or a better h")
     return found
@@ -181,7 +186,7 @@ class _Paths:
 
     def _part(self, z: Tensor, obs: Observation) -> tuple[Tensor, Tensor, Tensor]:
         x, states, log_w = self.start * z[0], [], torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
-        noise = [*z[1:], z[0]]  # step i is made by z[i + 1]; the last step, onto the clean end, by none
+        noise = [*z[1:], torch.zeros_like(z[0])]  # step i is made by z[i + 1]; the last, onto the clean end, by none
         for i, n in enumerate(noise):
             states.append(x)
             x, ratio = self.step(i, x, n, obs)

@@ -58,10 +58,10 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """JSON as the standard has it: NaN and infinities, which it does not know, are null; what it does not know either is a number, or else text.
+    """JSON as the standard has it: NaN and infinities, which it does not know, are null; arrays are lists, and what is no JSON otherwise is text.
 
-    >>> json_text({"a": [1.5, float("nan")], "b": torch.tensor(2.0)})
-    '{"a": [1.5, null], "b": 2.0}'
+    >>> json_text({"a": [1.5, float("nan")], "b": torch.tensor([2.0, 3.0])})
+    '{"a": [1.5, null], "b": [2.0, 3.0]}'
     """
 
     def plain(v: Any) -> Any:
@@ -72,7 +72,7 @@ def json_text(value: Any, **options: Any) -> str:
         return None if isinstance(v, float) and not math.isfinite(v) else v
 
     def other(v: Any) -> Any:
-        return plain(v.item()) if hasattr(v, "item") else str(v)
+        return plain(v.tolist()) if hasattr(v, "tolist") else str(v)
 
     return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, default=other, **options)
 
