@@ -19,10 +19,12 @@ from deft import FitConfig, fit
 from deft.denoise import Denoiser
 from deft.htransform.base import HTransform
 from deft.htransform.learnable import count_parameters
+from deft.protein.alternatives import ChainAmortised
 from deft.protein.chains import UNIT, Bucketed, chains, pad
 from deft.protein.geometry import residues
 from deft.protein.htransform import ChainDEFT
 from deft.protein.motif import MotifTask
+from deft.protein.network import Stage
 from deft.protein.prior import load_backbone
 from deft.protein.scaffold import save_scaffolder
 from deft.random import BatchNoise
@@ -30,17 +32,22 @@ from deft.train.checkpoint import write_json
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import pick_device
 
+KINDS = {
+    "deft": lambda prior, args: ChainDEFT.sized(prior, args.share, log=print),
+    "amortised": lambda prior, args: ChainAmortised.sized(prior, args.share, log=print),
+    "finetuned": lambda prior, args: ChainAmortised.sized(prior, 1.0, log=print, tuned=True).begin(prior),
+}
 LEVELS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 
 
 @torch.no_grad()
-def levels(prior: Denoiser, h: HTransform, split: str, device: torch.device, *, most: int = 1000, seed: int = 0) -> list[dict[str, float]]:
+def levels(prior: Denoiser, h: HTransform, task: MotifTask, split: str, device: torch.device, *, most: int = 1000, seed: int = 0) -> list[dict[str, float]]:
     """Errors on chains of a split, in square angstrom a coordinate."""
     rows: dict[float, dict[str, float]] = {s: {} for s in LEVELS}
     every = [c.x for c in chains(split)][:most]
     for low in range(0, len(every), 64):
         x = pad(every[low : low + 64], 128).to(device)
-        obs = MotifTask().observe(x, BatchNoise(len(x), seed, low))
+        obs = task.observe(x, BatchNoise(len(x), seed, low))
         n = prior.project(BatchNoise(len(x), seed, low, 1).normal(x.shape[1:], device=device), x)
         seen = obs.likelihood.operator.seen(x)  # type: ignore[attr-defined]
         for s in LEVELS:
@@ -57,7 +64,10 @@ def levels(prior: Denoiser, h: HTransform, split: str, device: torch.device, *, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, required=True)
-    parser.add_argument("--share", type=float, default=0.09)
+    parser.add_argument("--kind", choices=KINDS, default="deft", help="amortised: a network from scratch; finetuned: from the prior's weights, and of its size")
+    parser.add_argument("--share", type=float, default=0.09, help="of the prior's parameters; 1 is the prior's own network")
+    parser.add_argument("--sigma-y", type=float, nargs=2, default=(0.1, 0.4), metavar=("LOW", "HIGH"), help="angstrom: motifs' deviations in training")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=256)
@@ -70,18 +80,22 @@ def main() -> None:
     device = pick_device()
     if device.type == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)
-    prior, task = load_backbone(args.prior, device), MotifTask()
+    if args.compile:
+        Stage.forward = torch.compile(Stage.forward, dynamic=True)  # type: ignore[method-assign]
+    low, high = (v / UNIT for v in args.sigma_y)
+    prior, task = load_backbone(args.prior, device), MotifTask(low, loosest=high)
     train = [c.x for c in chains("train", longest=args.longest)][: args.few]
     held = [c.x for c in chains("validation", longest=args.longest)]
     torch.manual_seed(args.seed)
-    h = ChainDEFT.sized(prior, args.share, log=print).to(device).calibrate(prior, pad(train[: args.few or 128], 128), most=args.few or 128)
+    calibration = pad(train[: args.few or 128], 128)
+    h = KINDS[args.kind](prior, args).to(device).calibrate(prior, calibration, most=len(calibration))
     batches, objective = Bucketed(train, task), DenoisingObjective(prior, focus=1.0, even=0.5)
     shared: dict[str, Any] = {"batch": args.batch, "lr": args.lr, "ema": 0.999, "seed": args.seed, "bf16": device.type == "cuda"}
     begun = time.monotonic()
     config = FitConfig(**shared, steps=args.steps, warmup=100, max_seconds=args.seconds, evaluations=8, held_out_batches=4)
     result = fit(h, objective, batches, Bucketed(held, task), config=config, progress=False, device=device, on_evaluation=lambda row: print({k: round(v, 4) for k, v in row.items()}, flush=True))
     h.eval()
-    table = levels(prior, h, "validation", device, most=args.few or 1000)
+    table = levels(prior, h, task, "validation", device, most=args.few or 1000)
     for row in table:
         print("  ".join(f"{k} {v:.4f}" for k, v in row.items()), flush=True)
     about = {

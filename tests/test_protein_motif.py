@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from deft import DDIM, FitConfig, Gaussian, Observation, PiGDM, VPCosine, fit
+from deft.denoise import MeanDenoiser
 from deft.errors import ContractError, InputError
 from deft.htransform.exact import dense
 from deft.htransform.learnable import count_parameters
+from deft.protein.alternatives import ChainAmortised
 from deft.protein.chains import Bucketed, chains, pad
 from deft.protein.geometry import residues
 from deft.protein.htransform import ChainDEFT
 from deft.protein.motif import SIGMA_Y, Motif, MotifTask, given_motif, observe_motif
 from deft.protein.prior import backbone_prior
+from deft.protein.scaffold import load_scaffolder, save_scaffolder
 from deft.random import BatchNoise, Noise
 from deft.sample import SAMPLERS, Cooled, Ito, sample_posterior, times
 from deft.testing import check_operator, gaussian_chain
@@ -144,16 +149,29 @@ def stirred():
     """A prior and an h with random last layers, chains of several lengths, and motifs of them."""
     torch.manual_seed(0)
     prior, h = backbone_prior("tiny").double(), ChainDEFT(32).double()
-    for stage in [*prior.net.stages, *h.n1.stages]:
+    for stage in [*prior.net.stages, h.n1.stage]:
         torch.nn.init.normal_(stage.outlet.weight, std=0.1)
     torch.nn.init.normal_(h.n1.gate.weight)
     x = pad([c.x.double() for c in chains("validation", longest=64)[:3]], 64)
     return prior.requires_grad_(False), h, x, MotifTask().observe(x, BatchNoise(3, 0))
 
 
+@pytest.fixture(scope="module")
+def amortised():
+    """A network of its own with random last layers."""
+    torch.manual_seed(0)
+    h = ChainAmortised({"width": 32, "stages": 1, "blocks": 1, "heads": 4, "pair": 16}).double()
+    for stage in [*h.net.stages, h.motif.stage]:
+        torch.nn.init.normal_(stage.outlet.weight, std=0.1)
+    torch.nn.init.normal_(h.join.weight, std=0.3)
+    return h
+
+
+@pytest.mark.parametrize("kind", ["deft", "amortised"])
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 3.0])
-def test_h_turns_with_the_pose_and_tells_a_mirror_image(stirred, sigma):
-    prior, h, x, obs = stirred
+def test_h_turns_with_the_pose_and_tells_a_mirror_image(stirred, amortised, kind, sigma):
+    prior, deft, x, obs = stirred
+    h = deft if kind == "deft" else amortised
     t, n = torch.tensor(sigma, dtype=torch.float64), prior.project(torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64), x)
     x_t, q = x + sigma * n, rotation()
     with torch.no_grad():
@@ -179,17 +197,73 @@ def test_untrained_it_is_the_guide_or_nothing(stirred):
     assert float(after.detach()) < 0.5 * float(before.detach())
 
 
+def test_the_mirror_image_is_told_by_the_motif_alone(amortised):
+    """A chain and its motif mirrored, under a prior that cannot tell them apart: what differs is the network's own doing."""
+    x = pad([c.x.double() for c in chains("validation", longest=64)[:1]])
+    obs, t = MotifTask().observe(x, BatchNoise(1, 0)), torch.tensor(0.5, dtype=torch.float64)
+    blind = MeanDenoiser(lambda x_t, a, s: a / (a**2 + s**2) * x_t, backbone_prior("tiny").schedule, tuple(x.shape[1:]))
+    x_t = x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x_t = x_t - x_t.mean(1, keepdim=True)
+    with torch.no_grad():
+        value, mirrored = amortised(blind(x_t, t), obs), amortised(blind(-x_t, t), Observation(-obs.y, obs.likelihood))
+    assert float((value + mirrored).norm()) > 0.05 * float(value.norm())
+
+
 def test_sizes(stirred):
     big = backbone_prior("medium")
-    for share in (0.04, 0.09):
-        h = ChainDEFT.sized(big, share)
-        assert 0.7 * share < count_parameters(h) / big.parameter_count() <= share
+    for kind, shares in ((ChainDEFT, (0.04, 0.09)), (ChainAmortised, (0.09, 0.5))):
+        for share in shares:
+            h = kind.sized(big, share)
+            assert 0.7 * share < count_parameters(h) / big.parameter_count() <= share
+    assert 1 < count_parameters(ChainAmortised.sized(big, 1.0)) / big.parameter_count() < 1.3
+    with pytest.raises(InputError, match="MeanDenoiser"):
+        ChainAmortised.sized(MeanDenoiser(lambda x, a, s: x, big.schedule, (64, 3)), 1.0)
 
 
-def test_learning_lowers_the_loss_and_leaves_the_prior_alone():
+def test_full_tuning_begins_as_the_prior_and_the_guide(stirred):
+    """Its network is the prior's, and its last branch DEFT's; nothing of the prior's is shared."""
+    prior, _, x, obs = stirred
+    pred = prior(x + 0.5 * prior.project(torch.randn_like(x), x), torch.tensor(0.5, dtype=torch.float64))
+    tuned = ChainAmortised.sized(prior, 1.0, tuned=True).double().begin(prior)
+    with torch.no_grad():
+        assert torch.allclose(tuned(pred, obs), ChainDEFT(32).double()(pred, obs), atol=1e-9)
+    kept = {k: v.clone() for k, v in prior.state_dict().items()}
+    with torch.no_grad():
+        for p in tuned.parameters():
+            p.add_(1.0)
+    assert all(torch.equal(v, kept[k]) for k, v in prior.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [ChainDEFT, ChainAmortised])
+def test_a_file_holds_each_kind(stirred, tmp_path, kind):
+    prior = backbone_prior("tiny").requires_grad_(False)
+    x, obs = stirred[2].float(), MotifTask().observe(stirred[2].float(), BatchNoise(3, 0))
+    h = (ChainDEFT(32) if kind is ChainDEFT else ChainAmortised.sized(prior, 1.0, tuned=True).begin(prior)).calibrate(prior, x)
+    task = MotifTask(0.01, loosest=0.05)
+    save_scaffolder(tmp_path / "h.safetensors", h, prior, task, name="x")
+    again, back, card = load_scaffolder(tmp_path / "h.safetensors", prior)
+    pred = prior(x, torch.tensor(0.5, dtype=torch.float64))
+    with torch.no_grad():
+        assert type(again) is kind and back == task and card["name"] == "x" and torch.equal(again(pred, obs), h(pred, obs))
+
+
+def test_deviations_of_a_task_lie_between_its_two_evenly_in_their_logarithm():
+    x = pad([c.x for c in chains("validation", longest=64)[:1]]).expand(4000, -1, -1)
+    obs = MotifTask(0.01, loosest=0.04).observe(x, BatchNoise(4000, 0))
+    level = (obs.likelihood.sigma_y / 0.01).log() / math.log(4.0)
+    assert level.shape == (4000,) and float(level.min()) >= 0 and float(level.max()) <= 1
+    assert abs(float(level.mean()) - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
+    each = obs.likelihood.residual(obs.y, x).square().flatten(1).sum(1) / obs.likelihood.operator.count(obs.y)
+    ratio = each / obs.likelihood.sigma_y**2  # the noise of each has its own deviation, and no other
+    halves = [ratio[level < 0.5], ratio[level >= 0.5]]
+    assert all(abs(float(r.mean()) - 1) < 4 * float(r.std()) / len(r) ** 0.5 for r in halves)
+
+
+@pytest.mark.parametrize("kind", ["deft", "finetuned"])
+def test_learning_lowers_the_loss_and_leaves_the_prior_alone(kind):
     torch.manual_seed(0)
     prior = backbone_prior("tiny").eval().requires_grad_(False)
-    h = ChainDEFT(32).calibrate(prior, pad([c.x for c in chains("train", longest=48)[:16]], 48))
+    h = (ChainDEFT(32) if kind == "deft" else ChainAmortised.sized(prior, 1.0, tuned=True).begin(prior)).calibrate(prior, pad([c.x for c in chains("train", longest=48)[:16]], 48))
     objective = DenoisingObjective(prior, even=1.0)
     batches = Bucketed([c.x for c in chains("train", longest=48)], MotifTask(), bounds=(48,))
     held = batches.draw(64, 1, -1, torch.device("cpu"))

@@ -29,37 +29,67 @@ from deft.protein.motif import Motif
 from deft.protein.network import POSITIONS, Stage, View
 
 HEADS, PAIR_WIDTH = 4, 16
+GIVEN = 4
+"""Numbers given at each residue (`Seen.given`)."""
 LOWEST = -5.0
 """log(sigma/alpha) below which the networks are told this."""
 
 
 class MotifNet(nn.Module):
-    """N1 and the gate: a stage that looks at x̂ with the motif put in, one that looks at x̂. Zero at first."""
+    """N1 and the gate: a stage that looks at a chain with the motif put in. Zero at first."""
 
     def __init__(self, width: int, blocks: int = 1):
         super().__init__()
         emb = width // 2
         self.embed = nn.Sequential(Sinusoid(32), nn.Linear(32, emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU())
         self.place = Sinusoid(POSITIONS, low=0.01, high=1.5)
-        self.inlet, self.level = nn.Linear(2 * POSITIONS + 3, width), nn.Linear(emb, width)
-        self.stages = nn.ModuleList(Stage(width, blocks, HEADS, PAIR_WIDTH, emb) for _ in range(2))
+        self.inlet, self.level = nn.Linear(2 * POSITIONS + GIVEN, width), nn.Linear(emb, width)
+        self.stage = Stage(width, blocks, HEADS, PAIR_WIDTH, emb, offsets=2)
         self.gate = zero(nn.Linear(width, 1))
 
-    def forward(self, traces: list[Tensor], offsets: list[Tensor], real: Tensor, sigma: Tensor, given: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """traces, offsets: what each stage looks at, [B, L, 3]; given: numbers at each residue [B, L, 3]. Returns ([B, L, 3], gate [B, L])."""
-        own = self.inlet.weight.dtype
+    def forward(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors [B, L, 3], the gate [B, L] and the tokens [B, L, width]."""
+        own, real = self.inlet.weight.dtype, seen.real
         at = torch.arange(real.shape[1], device=real.device)
         back = real.sum(1, keepdim=True) - 1 - at
         first, last = (self.place(v.flatten()).reshape(*v.shape, POSITIONS) for v in (at[None], back))
-        e = self.embed(time.to(own))
-        z = self.inlet(torch.cat([first.expand_as(last), last, given.to(last)], -1).to(own)) + self.level(e)[:, None]
-        total = torch.zeros_like(traces[0])
-        for stage, trace, offset in zip(self.stages, traces, offsets, strict=True):
-            with full_precision(trace):
-                view = View(trace, real, 1.0, sigma, offset)
-            z, vectors = stage(z, e, view)
-            total = total + vectors
-        return total, self.gate(z)[..., 0]
+        e = self.embed(seen.time.to(own))
+        z = self.inlet(torch.cat([first.expand_as(last), last, seen.given().to(last)], -1).to(own)) + self.level(e)[:, None]
+        z, vectors = self.stage(z, e, seen.view())
+        return vectors, self.gate(z)[..., 0], z
+
+
+class Seen:
+    """A mean m [B, L, 3] and the motif, as networks are shown them: in the gauge of m, and equivariant.
+
+    r = y - A m; g = rho^2 / (rho^2 + sigma_y^2) r, rho^2 what m leaves open.
+    """
+
+    def __init__(self, pred: Prediction, m: Tensor, obs: Observation, rho2: Tensor):
+        like = obs.likelihood
+        if not isinstance(like, Gaussian) or not isinstance(like.operator, Motif):
+            raise ContractError(f"an h of backbones is for motifs with Gaussian noise, got {type(like).__name__}")
+        self.m, self.real = m, residues(pred.x_t)
+        self.sigma = (pred.sigma / pred.alpha).reshape(-1, 1, 1).expand(len(m), 1, 1)
+        self.time = self.sigma[:, 0, 0].log().clamp_min(LOWEST)
+        self.motif = like.operator.seen(m).expand(len(m), -1)
+        sigma_y2 = like.deviation.to(m).reshape(-1, 1, 1) ** 2
+        r = like.residual(obs.y, m)
+        self.trust = rho2 / (rho2 + sigma_y2)
+        self.g = self.trust * r
+        self.off = r * (rho2 + sigma_y2).rsqrt()
+        self.noise = (pred.x_t - pred.alpha * m) / pred.sigma
+        self.put_in = m + r  # A is a projection: motif rows take y's shape about their own centroid
+
+    def view(self) -> View:
+        with full_precision(self.m):
+            return View(self.put_in, self.real, 1.0, self.sigma, self.noise, self.off)
+
+    def given(self) -> Tensor:
+        """Numbers at each residue [B, L, 4]: whether it is the motif's, how far that is off, the motif's share of the chain, and how far y is to be trusted."""
+        count = self.motif.sum(1, keepdim=True) / self.real.sum(1, keepdim=True).clamp_min(1)
+        numbers = [self.motif, self.motif * self.off.norm(dim=-1), count, self.trust[..., 0]]
+        return torch.stack([n.expand_as(self.motif) for n in numbers], -1)
 
 
 class ChainDEFT(Calibrated):
@@ -97,30 +127,15 @@ class ChainDEFT(Calibrated):
         return cls(**config)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
-        like = obs.likelihood
-        if not isinstance(like, Gaussian) or not isinstance(like.operator, Motif):
-            raise ContractError(f"ChainDEFT is for motifs of a backbone with Gaussian noise, got {type(like).__name__}")
-        motif, a, s = like.operator, pred.alpha, pred.sigma
-        x_hat, real = coordinates(pred.mean), residues(pred.x_t)
-        level = torch.log(s / a)
-        rho2 = self.rho2(level.float()).to(x_hat)
-        r = like.residual(obs.y, x_hat)
-        sigma_y2 = like.deviation.to(x_hat).reshape(-1, 1, 1) ** 2
-        g = rho2 / (rho2 + sigma_y2) * r
-        c = s * (a**2 + s**2).rsqrt()
+        a, s = pred.alpha, pred.sigma
+        x_hat = coordinates(pred.mean)
+        seen = Seen(pred, x_hat, obs, self.rho2(torch.log(s / a).float()).to(x_hat))
         value = torch.zeros_like(x_hat)
-        time = level.reshape(-1).expand(len(x_hat)).clamp_min(LOWEST)
+        n2 = self.n2(seen.time)[:, None]
         if self.network:
-            seen = motif.seen(x_hat).expand(len(x_hat), -1)
-            put_in = x_hat + r  # A is a projection: motif rows take y's shape about their own centroid
-            noise, off = (pred.x_t - a * x_hat) / s, r * (rho2 + sigma_y2).rsqrt()
-            count = seen.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp_min(1)
-            given = torch.stack([seen, seen * off.norm(dim=-1), count.expand_as(seen)], -1)
-            n1, gate = self.n1([put_in, x_hat], [noise, off], real, (s / a).reshape(-1, 1, 1).expand(len(x_hat), 1, 1), given, time)
-            value = value + c * n1
-            n2 = self.n2(time)[:, None] + gate
-        else:
-            n2 = self.n2(time)[:, None].expand(real.shape)
+            n1, gate, _ = self.n1(seen)
+            value = value + s * (a**2 + s**2).rsqrt() * n1
+            n2 = n2 + gate
         if self.residual:
-            value = value + n2[..., None] * g
-        return centred(value, real) * (a / s**2)
+            value = value + n2[..., None] * seen.g
+        return centred(value, seen.real) * (a / s**2)

@@ -87,7 +87,7 @@ class Motif(LinearOperator):
         return dense_spectrum(self, event_shape, like)
 
 
-def observe_motif(x: Tensor, group: Tensor, noise: Noise | BatchNoise, sigma_y: float = SIGMA_Y) -> Observation:
+def observe_motif(x: Tensor, group: Tensor, noise: Noise | BatchNoise, sigma_y: float | Tensor = SIGMA_Y) -> Observation:
     """Motifs of traces x [B, L, 3] in model space, with fresh noise. group: [B, L], see `Motif`."""
     like = Gaussian(Motif(group.to(x.device)), sigma_y)
     return Observation(like.sample(x, noise), like)
@@ -106,12 +106,17 @@ def given_motif(motif: Sequence[Tensor], positions: Sequence[Sequence[int]], len
     return Observation(operator(y), Gaussian(operator, sigma_y))
 
 
+MOST = 4
+"""Stretches of a drawn motif, at most."""
+
+
 @dataclass(frozen=True)
 class MotifTask:
     """Chains -> motifs of them, drawn anew each time: what a scaffolding h is fitted to.
 
     single: share with one stretch of 9 to 24 residues, as most published problems have. The others have one to four stretches that make up 5 to
     50 % of the chain (Lin et al. 2024, Genie 2), each with its own group in a `free` share of them (free to shift; they keep their orientation).
+    loosest: above sigma_y, each chain's deviation lies between the two, evenly in its logarithm; 0 for sigma_y alone.
     """
 
     name: ClassVar[str] = "motif"
@@ -119,6 +124,7 @@ class MotifTask:
     sigma_y: float = SIGMA_Y
     single: float = 0.6
     free: float = 0.25
+    loosest: float = 0.0
 
     def config(self) -> dict[str, Any]:
         return {"name": self.name, **asdict(self)}
@@ -130,24 +136,23 @@ class MotifTask:
         return cls(**{k: v for k, v in config.items() if k != "name"})
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        return observe_motif(x, self.groups(residues(x).sum(1), x.shape[1], noise), noise, self.sigma_y)
+        group = self.groups(residues(x).sum(1), x.shape[1], noise)
+        sigma_y: float | Tensor = self.sigma_y
+        if self.loosest > self.sigma_y:
+            sigma_y = self.sigma_y * (self.loosest / self.sigma_y) ** noise.uniform()
+        return observe_motif(x, group, noise, sigma_y)
 
     def groups(self, lengths: Tensor, width: int, noise: Noise | BatchNoise) -> Tensor:
         """[B, width]"""
-        u = noise.uniform((12,)).double()
-        out = torch.zeros(len(lengths), width, dtype=torch.long)
-        for row, n, v in zip(out, lengths.tolist(), u.tolist(), strict=True):
-            if v[0] < self.single:
-                stretches = [min(9 + int(v[1] * 16), n)]
-            else:
-                total = max(4, round(n * (0.05 + 0.45 * v[1])))
-                k = min(1 + int(v[2] * 4), total // 3)
-                shares = [0.5 + s for s in v[8 : 8 + k]]
-                stretches = [max(3, int(total * s / sum(shares))) for s in shares]
-            spare = max(n - sum(stretches), 0)
-            cuts = sorted(int(c * (spare + 1)) for c in v[3 : 3 + len(stretches)])
-            apart = v[7] < self.free
-            for i, (cut, long) in enumerate(zip(cuts, stretches, strict=True)):
-                start = cut + sum(stretches[:i])
-                row[start : min(start + long, n)] = i + 1 if apart else 1
-        return out
+        v, n, first = noise.uniform((12,)).double(), lengths.cpu()[:, None], torch.arange(MOST) == 0
+        single, apart = v[:, :1] < self.single, v[:, 7:8] < self.free
+        total = (n * (0.05 + 0.45 * v[:, 1:2])).round().clamp_min(4)
+        used = torch.where(single, first, torch.arange(MOST) < torch.minimum(1 + (MOST * v[:, 2:3]).floor(), total // 3))
+        shares = (0.5 + v[:, 8 : 8 + MOST]) * used
+        long = torch.where(single, torch.minimum(9 + (16 * v[:, 1:2]).floor(), n), (total * shares / shares.sum(1, keepdim=True)).floor().clamp_min(3)) * used
+        spare = (n - long.sum(1, keepdim=True)).clamp_min(0)
+        cuts = torch.where(used, (v[:, 3 : 3 + MOST] * (spare + 1)).floor(), torch.inf).sort(1).values
+        start = (cuts + long.cumsum(1) - long)[..., None]
+        at = torch.arange(width)
+        inside = (at >= start) & (at < torch.minimum(start + long[..., None], n[..., None]))
+        return (inside * torch.where(apart, torch.arange(1, MOST + 1), 1)[..., None]).sum(1)

@@ -67,17 +67,17 @@ class View:
 
     x: [B, L, 3], centred, zero behind the end. real: [B, L]. stretch: [B, 1, 1], what x has to be multiplied by
     for its distances to be those of model space. sigma: [B, 1, 1], the noise in it. offset: [B, L, 3], another vector
-    at each residue.
+    at each residue; more of them may follow.
     """
 
-    def __init__(self, x: Tensor, real: Tensor, stretch: Tensor | float, sigma: Tensor, offset: Tensor):
+    def __init__(self, x: Tensor, real: Tensor, stretch: Tensor | float, sigma: Tensor, *offsets: Tensor):
         self.x, self.real = x, real
         self.frame = frames(x, real)
         steps = neighbours(x, WINDOW, real) - x[:, :, None]
         lengths = steps[:, :, WINDOW.index(-1) : WINDOW.index(1) + 1].norm(dim=-1) * stretch
         # bonds are known to 0.05 angstrom: how wrong one is is told in these units, as the noise allows
         wrong = [torch.tanh((lengths - BOND) / (sigma + s)) for s in (SCATTER, 10 * SCATTER)]
-        seen = local(self.frame[:, :, None], torch.cat([steps, x[:, :, None], offset[:, :, None]], 2)).flatten(2)
+        seen = local(self.frame[:, :, None], torch.cat([steps, torch.stack([x, *offsets], 2)], 2)).flatten(2)
         self.residue = torch.cat([seen, *wrong, x.norm(dim=-1, keepdim=True)], -1)
 
     def pairs(self) -> Tensor:
@@ -132,12 +132,12 @@ def _mixed(weight: Tensor, x: Tensor) -> Tensor:
 
 
 class Stage(nn.Module):
-    """Look at a trace, think, answer with a vector at each residue (zero at first)."""
+    """Look at a trace, think, answer with a vector at each residue (zero at first). offsets: of its views."""
 
-    def __init__(self, width: int, blocks: int, heads: int, pair: int, emb: int):
+    def __init__(self, width: int, blocks: int, heads: int, pair: int, emb: int, offsets: int = 1):
         super().__init__()
         self.heads = heads
-        self.see, self.seen = nn.Linear(LOCAL, width), nn.Linear(width, width)
+        self.see, self.seen = nn.Linear(LOCAL + 3 * (offsets - 1), width), nn.Linear(width, width)
         self.geometry, self.along = nn.Linear(PAIR, pair, bias=False), nn.Embedding(2 * REACH + 1, pair)
         self.left, self.right, self.mix = nn.Linear(width, pair), nn.Linear(width, pair, bias=False), nn.Linear(pair, pair, bias=False)
         self.bias = nn.Linear(pair, (blocks + 2) * heads, bias=False)  # the blocks', then the surroundings', then the answer's
@@ -217,7 +217,8 @@ class ChainNet(nn.Module):
         first, last = (self.place(v.flatten()).reshape(*v.shape, POSITIONS) for v in (at[None], back))
         return torch.cat([first.expand_as(last), last], -1)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, more: Tensor | None = None) -> Tensor:
+        """more: added to the tokens at the start, [B, L, width]."""
         own = self.inlet.weight.dtype
         with full_precision(x):
             real = residues(x)
@@ -226,6 +227,7 @@ class ChainNet(nn.Module):
             shrink = (1 + sigma**2).rsqrt()
             e, place = self.embed(time.to(own)), self.places(real).to(own)
         z = (self.inlet(place) + self.level(e)[:, None]).to(own)  # the residual stream stays in float32 under autocast
+        z = z if more is None else z + more
         total = torch.zeros_like(x)
         for i, stage in enumerate(self.stages):
             with full_precision(x):

@@ -20,6 +20,7 @@ from deft.errors import InputError
 from deft.htransform.base import HTransform
 from deft.htransform.learnable import Learned
 from deft.likelihood import Observation
+from deft.protein.alternatives import ChainAmortised
 from deft.protein.chains import UNIT, template
 from deft.protein.htransform import ChainDEFT
 from deft.protein.motif import MotifTask
@@ -28,7 +29,7 @@ from deft.random import Noise
 from deft.sample.base import sample
 from deft.train.adapter import load_any_h, save_h
 
-KINDS: Mapping[str, type[Learned]] = {"chain-deft": ChainDEFT}
+KINDS: Mapping[str, type[Learned]] = {"chain-deft": ChainDEFT, "chain-amortised": ChainAmortised}
 """Kinds of learned h for backbones, as cards name them."""
 
 
