@@ -208,3 +208,22 @@ def test_rewards_that_are_refused(place, liked, tmp_path, capsys):
     assert "a --reward is no task" in refused(capsys, *fit, "--objective", "importance", "--reward", f"{liked}:dark")
     assert "one of the two" in refused(capsys, "sample", "--prior", prior, "--out", tmp_path / "s")
     assert "no measurement" in refused(capsys, "sample", "--prior", prior, "--reward", f"{liked}:dark", "--refine", 2, "--out", tmp_path / "s")
+
+
+def test_a_measurement_file_says_of_what_task_it_is(place, tmp_path, capsys):
+    here, prior, few = place
+    ours = [a for a in few if a not in ("--task", "sr4")]
+    made = result(capsys, "measure", "--task", "sr4", "--sigma-y", 0.2, "--data", here / "photos", "--out", tmp_path / "y.npz")
+    assert made["task"]["sigma_y"] == 0.2
+    ours[ours.index(here / "y.npz")] = tmp_path / "y.npz"
+    result(capsys, "fit", "--objective", "vargrad", *ours, "--out", tmp_path / "run")
+    about = result(capsys, "sample", "--prior", prior, "--method", "pigdm", "--measurement", tmp_path / "y.npz", "-n", 1, "--steps", 2, "--out", tmp_path / "s")
+    assert load_weights(tmp_path / "run" / "h.safetensors")[1]["task"]["name"] == about["task"]["name"] == "sr4"
+    assert about["task"]["sigma_y"] == 0.2  # its noise, too
+    about = result(capsys, "sample", "--prior", prior, "--method", "pigdm", "--measurement", tmp_path / "y.npz", "--sigma-y", 0.1, "-n", 1, "--steps", 2, "--out", tmp_path / "s2")
+    assert about["task"]["sigma_y"] == 0.1
+    assert "not of hdr" in refused(capsys, "sample", "--prior", prior, "--task", "hdr", "--method", "pigdm", "--measurement", tmp_path / "y.npz", "--out", tmp_path / "s3")
+    whole = dict(read_arrays(tmp_path / "y.npz"))
+    for text, says in (('{"name": "weather"}', "name one with --task"), ('{"name": "sr4", "lens": 3}', "name one with --task"), ("[1]", "no JSON object"), ("{}", "name one with --task")):
+        np.savez(tmp_path / "odd.npz", **{**whole, "task": np.array(text)})
+        assert says in refused(capsys, "sample", "--prior", prior, "--method", "pigdm", "--measurement", tmp_path / "odd.npz", "--out", tmp_path / "s3")

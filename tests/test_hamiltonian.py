@@ -16,7 +16,9 @@ from deft.denoise import MeanDenoiser
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.htransform import GradientAtMean, HTransform, Scaled, Zero
 from deft.htransform.exact import Mixture
+from deft.likelihood import Classifier, Poisson, Reward
 from deft.methods import plan
+from deft.operator import Operator
 from deft.sample import DDIM, Ancestral, Heun, Ito, hamiltonian, sample_hmc, sample_paths, times
 from deft.sample.hamiltonian import Chains, StepSize, _Paths
 from deft.testing import MixtureWorld, half_seen, moments, two_modes
@@ -224,3 +226,30 @@ def test_what_is_refused():
     broken = MeanDenoiser(lambda x, a, s: x * math.nan, VPCosine(), (3,))
     with pytest.raises(NonFiniteError, match="not a number"):
         sample_hmc(broken, Zero(), OBS, grid=GRID)
+
+
+@pytest.mark.parametrize("kind", ["photons", "class", "reward", "not linear"])
+def test_the_gradient_is_whole_where_h_is_made_of_a_likelihoods_score(kind):
+    class Bent(Matrix):
+        def __call__(self, x):
+            return super().__call__(x).tanh() + 1.2
+
+        def vjp(self, x, r):
+            return Operator.vjp(self, x, r)
+
+        def pull(self, x, r, noise, rho2):
+            return Operator.pull(self, x, r, noise, rho2)
+
+    bent, numbers = Bent(tensor([1.0, 0.5, -0.5])), Reward(lambda x: (2 * x).cos().sum(1), 0.5, (3,))
+    classes = Classifier(lambda x: torch.stack([x.sin().sum(1), (x**2).sum(1)], 1), 2, (3,))
+    obs = {
+        "photons": Observation(tensor([1.1]), Poisson(bent, torch.tensor(20.0, dtype=F64))), "class": classes.observe([0]), "reward": numbers.observe(1),
+        "not linear": Observation(tensor([1.1]), Gaussian(bent, torch.tensor(0.3, dtype=F64))),
+    }[kind]  # fmt: skip
+    paths = _Paths(PRIOR, GradientAtMean(0.5), obs.repeat(3), Ancestral(), GRID)
+    z = paths.normal(Noise(0, 3)).double()
+    gradient = paths(z)[2]
+    for k in range(3):
+        d = torch.randn(z.shape, generator=torch.Generator().manual_seed(k), dtype=F64)
+        slope = (paths(z + 1e-5 * d)[1] - paths(z - 1e-5 * d)[1]) / 2e-5
+        torch.testing.assert_close((gradient * d).transpose(0, 1).flatten(1).sum(1), slope, rtol=1e-5, atol=1e-6)

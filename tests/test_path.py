@@ -15,6 +15,8 @@ from deft.htransform import PiGDM, Scaled
 from deft.htransform.base import HTransform
 from deft.htransform.exact import Mixture
 from deft.kernel import log_ratio
+from deft.likelihood import Classifier, Poisson, Reward
+from deft.operator import Operator
 from deft.random import BatchNoise, RowNoise
 from deft.sample import DDIM, Ito, times
 from deft.testing import MixtureWorld, moments
@@ -529,3 +531,60 @@ def test_a_prior_that_is_cut_off_is_refused_where_its_derivative_is_wanted():
         with pytest.raises(ContractError, match="cut off"):
             objective(cut, 4)(Small(), batch(4), BatchNoise(4, 0))
     RelativeEntropy(cut, 4, through_prior=False)(Small(), batch(4), BatchNoise(4, 0))
+
+
+class Bent(Operator):
+    """A(x) of one number, not linear; the derivative is the operator's own, by automatic differentiation."""
+
+    def __call__(self, x):
+        return (x @ DIRECTION[:, None]).tanh() + 0.2 * x[:, :1] ** 2
+
+    def lift(self, y):
+        return y.expand(-1, 2)
+
+
+class Pulled(HTransform):
+    """What every learned h has: the likelihood's own pull, times something learned."""
+
+    def __init__(self):
+        super().__init__()
+        self.theta = nn.Parameter(tensor(0.8, 0.1, 0.2, -0.3))
+
+    def forward(self, pred, obs):
+        a, s = pred.alpha, pred.sigma
+        rho2 = s**2 / (a**2 + s**2)
+        pull = obs.likelihood.pull(obs.y, pred.mean, rho2)
+        return (self.theta[0] + self.theta[1] * torch.log(s / a)) * pull * a / (s**2 + 0.1) + self.theta[2:]
+
+
+def scored():
+    """Observations whose pull is of every kind there is: by matrices, through an operator's derivative, through log p itself."""
+    classes = Classifier(lambda x: torch.stack([x.sin().sum(1), (x**2).sum(1)], 1), 2, (2,))
+    return {
+        "linear": OBS,
+        "not linear": Observation(tensor([0.7]), Gaussian(Bent(), torch.tensor(0.3, dtype=F64))),
+        "photons": Observation(tensor([0.4]), Poisson(Bent(), torch.tensor(20.0, dtype=F64))),
+        "class": Observation(torch.zeros(1, 1, dtype=torch.long), classes),
+        "reward": Observation(torch.zeros(1, 1, dtype=F64), Reward(lambda x: (2 * x).cos().sum(1) + x.sin().prod(1), 0.5, (2,))),
+    }
+
+
+@pytest.mark.parametrize("kind", ["linear", "not linear", "photons", "class", "reward"])
+def test_relative_entropy_is_differentiated_whole_whatever_the_likelihood(kind):
+    """The loss of given noise is a function of h's numbers: its gradient is that of differences, also where h is made of the likelihood's score."""
+    objective, h, given = RelativeEntropy(PRIOR, STEPS), Pulled(), batch(16, scored()[kind])
+
+    def loss():
+        return objective(h, given, BatchNoise(16, 0)).value
+
+    found = torch.autograd.grad(loss(), h.theta)[0]
+    for k in range(4):
+        step = torch.zeros(4, dtype=F64)
+        step[k] = 1e-5
+        with torch.no_grad():
+            ends = []
+            for sign in (1, -1):
+                h.theta += sign * step
+                ends.append(float(loss()))
+                h.theta -= sign * step
+        assert float(found[k]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5, abs=1e-6)

@@ -2,6 +2,7 @@
 
     deft measure --task ct --data photos/ --out scans.npz
     deft sample run --measurement scans.npz --row 3
+    deft sample --prior ct --measurement scans.npz          # of the task it was made with
 
 A file made elsewhere needs `y` [N, *M] (or [*M]) and, for tasks whose operator differs from image to image, the tensor that
 `deft list` names (`mask`, `kernel`); `task`, the settings as JSON, is compared if it is there.
@@ -24,7 +25,7 @@ from deft.images import read_arrays, save_arrays, shape_text
 from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
 from deft.operator import Operator
 from deft.random import BatchNoise
-from deft.tasks import Drawn, ImageTask
+from deft.tasks import Drawn, ImageTask, make_task
 
 
 def save_measurement(path: str | Path, obs: Observation, task: ImageTask, **more: Any) -> None:
@@ -81,11 +82,27 @@ def read_measurement(path: str | Path, task: ImageTask, event_shape: Sequence[in
     return observation(str(path), arrays, task, event_shape)
 
 
-def _check_task(path: Path, text: str, task: ImageTask) -> None:
+def task_of(path: str | Path) -> ImageTask | None:
+    """The task with which `deft measure` made a file; None for a picture, and for a file that does not say."""
+    arrays = read_arrays(Path(path)) if is_measurement(path) else {}
+    if "task" not in arrays:
+        return None
+    made = _described(Path(path), str(arrays["task"]))
     try:
-        made = dict(json.loads(text))
+        return make_task(made)
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is of a task that is not known here ({error}): name one with --task") from error
+
+
+def _described(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: `task` is no JSON object ({error}); leave it out if the file is not of `deft measure`") from error
+
+
+def _check_task(path: Path, text: str, task: ImageTask) -> None:
+    made = _described(path, text)
     wanted = task.config()
     if made.get("name") != wanted["name"]:
         raise InputError(f"{path} is a measurement of the task {made.get('name')}, not of {wanted['name']}: give one of the same task")

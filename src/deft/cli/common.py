@@ -23,7 +23,7 @@ from deft.evaluate.classifier import fashion_classifier
 from deft.htransform.learnable import Learned
 from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_mask, read_stack, shape_text
 from deft.likelihood.base import Observation
-from deft.measurement import is_measurement, observation, read_measurement
+from deft.measurement import is_measurement, observation, read_measurement, task_of
 from deft.prior import load_prior
 from deft.prior.load import family_of, find_function, read_options
 from deft.shard import shard
@@ -288,8 +288,12 @@ task_option_option = click.option(
 )  # fmt: skip
 
 
-def make_task(name: str, sigma_y: float | None, hole: tuple[float, ...] | None = None, options: Iterable[str] = ()) -> ImageTask:
-    """The task that --task, --sigma-y, --hole and --task-option ask for."""
+def make_task(
+    name: str | None, sigma_y: float | None, hole: tuple[float, ...] | None = None, options: Iterable[str] = (), measurement: Path | None = None
+) -> ImageTask:
+    """The task that --task, --sigma-y, --hole and --task-option ask for; without --task the measurement file's own, and inpaint for want of one."""
+    own = None if name is not None or measurement is None else task_of(measurement)
+    usual = own or get_task(name or Inpaint.name)
     changes: dict[str, Any] = {}
     for pair in options:
         key, sign, value = pair.partition("=")
@@ -299,19 +303,18 @@ def make_task(name: str, sigma_y: float | None, hole: tuple[float, ...] | None =
     if sigma_y is not None:
         changes["sigma_y"] = sigma_y
     if hole is not None:
-        if name != Inpaint.name:
-            raise InputError(f"--hole is for the task inpaint, not for {name}")
+        if usual.name != Inpaint.name:
+            raise InputError(f"--hole is for the task inpaint, not for {usual.name}")
         if len(hole) not in (1, 2):
             raise InputError(f"--hole takes one or two fractions of the image's side, got {len(hole)}")
         changes |= {"smallest": hole[0], "largest": hole[-1]}
-    usual = get_task(name)
     for key, value in changes.items():
         kind = type(getattr(usual, key, value))
         try:
             changes[key] = kind(value)
         except ValueError:
-            raise InputError(f"{key} of the task {name} is {'a whole number' if kind is int else 'a number'}, got {value!r}") from None
-    return get_task(name, **changes)
+            raise InputError(f"{key} of the task {usual.name} is {'a whole number' if kind is int else 'a number'}, got {value!r}") from None
+    return get_task(usual.name, **{k: v for k, v in usual.config().items() if k != "name"} | changes)
 
 
 reward_options = options(

@@ -52,7 +52,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.command()
 @click.option("--prior", "prior_option", default="fashion", show_default=True, help="A bundled prior, a file or folder (ours, diffusers', guided-diffusion's), FILE.py:FUNCTION, or the URL of `deft serve`.")
 @common.prior_option_option
-@click.option("--task", type=Name("task", TASKS), default="inpaint", show_default=True)
+@click.option("--task", type=Name("task", TASKS), help="What is measured.  [default: what a --measurement file says, else inpaint]")
 @click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
 @click.option("--objective", type=Name("objective", [*OBJECTIVES, "importance"]), help="Learn h without data (docs/control.md): vargrad, tb, kl or adjoint from one --measurement and its likelihood; importance from all those of a file, for their like.")
@@ -102,7 +102,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @overwrite_option
 @json_option
 def fit(
-    prior_option: str, prior_options: tuple[str, ...], task: str, data: str | None, pairs: Path | None, objective: str | None, measurement: Path | None, row: int,
+    prior_option: str, prior_options: tuple[str, ...], task: str | None, data: str | None, pairs: Path | None, objective: str | None, measurement: Path | None, row: int,
     reward: str | None, beta: float | None, label: int | None,
     mask: Path | None, mask_hole: str, chain: int, subset: int | None, drawn_by: str | None, rounds: int, paths: int, warm: int, log_z_rate: float, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
@@ -152,7 +152,7 @@ def fit(
     prior = common.spread_out(common.find_prior(prior_option, "cpu" if shard_prior else where, prior_options), shard_prior)
     shape = common.image_shape(prior)
     common.check_batch(common.own_part(batch, accumulate), shape)
-    chosen = common.make_task(task, sigma_y, hole, task_options) if reward is None else common.make_tilt(reward, beta, label)
+    chosen = common.make_task(task, sigma_y, hole, task_options, measurement) if reward is None else common.make_tilt(reward, beta, label)
     tried = chosen.check(shape)
     reading = Reading(shape, skip_bad, resize, convert, value_range)
 

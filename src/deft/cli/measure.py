@@ -35,7 +35,7 @@ def measure(
 
     \b
     deft measure --task ct --data ct:test --images 4 --out scans.npz
-    deft sample --prior ct --task ct --method diffpir --measurement scans.npz --row 2 --out slice
+    deft sample --prior ct --method diffpir --measurement scans.npz --row 2 --out slice
     """
     output = Output(as_json)
     if out.suffix != ".npz":

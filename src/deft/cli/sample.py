@@ -55,7 +55,7 @@ CHAIN = 50
 @click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method (`deft list` shows them); may be repeated.")
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
-@click.option("--task", type=Name("task", TASKS), help="Without a run: what the measurement is.  [default: inpaint]")
+@click.option("--task", type=Name("task", TASKS), help="Without a run: what the measurement is.  [default: what the measurement file says, else inpaint]")
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
@@ -123,7 +123,7 @@ def sample(
     else:
         name = prior_option or "fashion"
         prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task or "inpaint", sigma_y, None, task_options) if reward is None else common.make_tilt(reward, beta, label)
+        chosen = common.make_task(task, sigma_y, None, task_options, measurement) if reward is None else common.make_tilt(reward, beta, label)
     which = method or (("pigdm" if reward is None else "tds") if fitted is None else kind_of(fitted))
     made = plan(
         which, chosen.name if tuned or which != "deft" else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deft.errors import InputError
+from deft.gradient import pullback
 from deft.random import BatchNoise, Noise
 
 
@@ -27,9 +28,7 @@ class Likelihood(ABC):
 
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         """grad_x log p(y | x), [B, *E]; by automatic differentiation unless a subclass knows better."""
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            return torch.autograd.grad(self.log_prob(y, x).sum(), x)[0]
+        return pullback(lambda v: self.log_prob(y, v).sum().to(v.dtype), x, x.new_ones(()))
 
     def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         """How far a belief N(x, rho2 I) moves when it is updated by y, [B, *E]: a bounded, preconditioned score.

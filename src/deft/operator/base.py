@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deft.errors import ContractError, InputError
+from deft.gradient import pullback
 
 Self = TypeVar("Self", bound="Operator")
 
@@ -54,7 +55,7 @@ class Operator(ABC):
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         """A'(x)^T r, [B, *E]: by automatic differentiation unless a subclass knows better."""
-        return torch.func.vjp(self, x)[1](r)[0]
+        return pullback(self, x, r)
 
     def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """How far a belief N(x, rho2 I) moves when updated by the residual r = y - A(x) of noise variance `noise`.
@@ -289,7 +290,7 @@ class Linear(LinearOperator):
         if self._adjoint is not None:
             return self._adjoint(y)
         zero = torch.zeros(y.shape[0], *self.event_shape, dtype=y.dtype, device=y.device)
-        return torch.func.vjp(self.forward, zero)[1](y)[0]
+        return pullback(self.forward, zero, y)
 
     def lift(self, y: Tensor) -> Tensor:
         """A^T times a few conjugate-gradient steps towards (A A^T)^+ y: a picture of y, not yet of its noise.

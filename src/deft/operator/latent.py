@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deft.errors import unknown
+from deft.gradient import pullback
 from deft.operator.base import Operator
 
 GRADIENTS = ("encoder", "decoder")
@@ -73,9 +74,7 @@ class Decoded(Operator):
         return rho2 * back / (noise.reshape((-1,) + (1,) * (x.ndim - 1)) + rho2 * q)
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
-        with torch.enable_grad():
-            z = x.detach().requires_grad_()
-            return torch.autograd.grad(self(z), z, r)[0]
+        return pullback(self, x, r)
 
     def _with(self, operator: Operator) -> Decoded:
         out = copy.copy(self)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deft.errors import ContractError, InputError
+from deft.gradient import pullback
 from deft.operator.base import LinearOperator, Operator
 
 Map = Callable[[Tensor], Tensor]
@@ -203,7 +204,7 @@ class PhysicsLinear(PhysicsOperator, Wrapped):
         if self._has_adjoint:
             return self._model.call("A_adjoint", y)
         zero = torch.zeros(y.shape[0], *self.event_shape, dtype=y.dtype, device=y.device)
-        return torch.func.vjp(self._there, zero)[1](y)[0]
+        return pullback(self._there, zero, y)
 
     def pinv(self, y: Tensor) -> Tensor:
         """The physics' A_dagger if it was found to be the pseudo-inverse, else conjugate gradients."""

@@ -16,8 +16,8 @@ are; the step shrinks with what h leaves to be mended, slowly, about as the four
 and the end of a few of these is accepted by Metropolis' rule.
 
 The gradient goes back along the path a step at a time: two calls and one backward pass of the prior a step, and memory for one of them, for the states of `batch` chains, and for a
-handful of paths' noise [N, samples, *E] of all chains of a measurement. Where h's own derivative is cut off (the score of a likelihood that is not Gaussian), the force is not quite
-the gradient; Metropolis' rule makes the result right for any force that depends on z alone, with shorter steps.
+handful of paths' noise [N, samples, *E] of all chains of a measurement. Where h's own derivative is cut off (an operator in NumPy, a guidance that detaches its residual), the force
+is not quite the gradient; Metropolis' rule makes the result right for any force that depends on z alone, with shorter steps.
 """
 
 from __future__ import annotations
