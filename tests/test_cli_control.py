@@ -224,6 +224,23 @@ def test_a_measurement_file_says_of_what_task_it_is(place, tmp_path, capsys):
     assert about["task"]["sigma_y"] == 0.1
     assert "not of hdr" in refused(capsys, "sample", "--prior", prior, "--task", "hdr", "--method", "pigdm", "--measurement", tmp_path / "y.npz", "--out", tmp_path / "s3")
     whole = dict(read_arrays(tmp_path / "y.npz"))
-    for text, says in (('{"name": "weather"}', "name one with --task"), ('{"name": "sr4", "lens": 3}', "name one with --task"), ("[1]", "no JSON object"), ("{}", "name one with --task")):
+    for text, says in (
+        ('{"name": "weather"}', "name one with --task"), ('{"name": "sr4", "lens": 3}', "name one with --task"), ("[1]", "no JSON object"), ("{}", "name one with --task"),
+        ('{"name": "sr4", "factor": "4"}', "factor is '4'"), ('{"name": "sr4", "factor": null}', "factor is None"), ('{"name": "ct", "angles": 3.5}', "angles is 3.5"),
+        ('{"name": "reward"}', "name one with --task"), ('{"name": "deblur-nonlinear", "weights": "/etc/passwd"}', "names a file"),
+    ):  # fmt: skip
         np.savez(tmp_path / "odd.npz", **{**whole, "task": np.array(text)})
         assert says in refused(capsys, "sample", "--prior", prior, "--method", "pigdm", "--measurement", tmp_path / "odd.npz", "--out", tmp_path / "s3")
+    np.savez(tmp_path / "whole.npz", **{**whole, "task": np.array('{"name": "sr4", "sigma_y": 1}')})  # a whole number is a number
+    about = result(capsys, "sample", "--prior", prior, "--method", "pigdm", "--measurement", tmp_path / "whole.npz", "--sigma-y", 0.3, "-n", 1, "--steps", 2, "--out", tmp_path / "s4")
+    assert about["task"]["sigma_y"] == 0.3
+    _, out, _ = run(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "-n", 1, "--steps", 2, "--out", tmp_path / "s5")
+    assert "measured with sigma_y 0.05, and h is told the 0.2" in out
+
+
+def test_a_likelihood_without_a_second_derivative_is_refused_in_one_line(place, tmp_path, capsys):
+    (tmp_path / "far.py").write_text("import torch\n\n\ndef far(x):\n    return torch.cdist(x.flatten(2), x.flatten(2) ** 2).sum((1, 2))\n")
+    _, prior, few = place
+    rest = few[few.index("--steps") :]
+    line = refused(capsys, "fit", "--objective", "kl", "--prior", prior, "--reward", f"{tmp_path / 'far.py'}:far", *rest, "--out", tmp_path / "run")
+    assert "no second derivative" in line and "vargrad" in line

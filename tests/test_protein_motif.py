@@ -197,7 +197,7 @@ def test_untrained_it_is_the_guide_or_nothing(stirred):
     assert float(after.detach()) < 0.5 * float(before.detach())
 
 
-def test_the_mirror_image_is_told_by_the_motif_alone(amortised):
+def test_the_network_itself_sees_which_hand_a_chain_has(amortised):
     """A chain and its motif mirrored, under a prior that cannot tell them apart: what differs is the network's own doing."""
     x = pad([c.x.double() for c in chains("validation", longest=64)[:1]])
     obs, t = MotifTask().observe(x, BatchNoise(1, 0)), torch.tensor(0.5, dtype=torch.float64)

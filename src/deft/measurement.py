@@ -25,7 +25,7 @@ from deft.images import read_arrays, save_arrays, shape_text
 from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
 from deft.operator import Operator
 from deft.random import BatchNoise
-from deft.tasks import Drawn, ImageTask, make_task
+from deft.tasks import Drawn, ImageTask, get_task
 
 
 def save_measurement(path: str | Path, obs: Observation, task: ImageTask, **more: Any) -> None:
@@ -89,9 +89,17 @@ def task_of(path: str | Path) -> ImageTask | None:
         return None
     made = _described(Path(path), str(arrays["task"]))
     try:
-        return make_task(made)
-    except (InputError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is of a task that is not known here ({error}): name one with --task") from error
+        name = made.pop("name", None)
+        usual = get_task(str(name))
+        for key, value in made.items():
+            kind = type(getattr(usual, key, value))
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise InputError(f"{key} is {value!r}")
+            if isinstance(value, str) and value:
+                raise InputError(f"{key} names a file, {value}")  # whoever made this file does not choose what is opened here
+        return get_task(usual.name, **{k: float(v) if type(v) is int and isinstance(getattr(usual, k, v), float) else v for k, v in made.items()})
+    except InputError as error:
+        raise InputError(f"{path} does not say of what task it is in a way that is understood here ({error}): name one with --task, and its settings with --task-option") from error
 
 
 def _described(path: Path, text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 import click
 
-from deft.cli.common import NearestGroup, memory_message, one_line
+from deft.cli.common import NearestGroup, known_failure, one_line
 from deft.cli.compare import compare
 from deft.cli.demo import demo
 from deft.cli.evaluate import evaluate
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeftError as error:
         return _fail(str(error), world)
     except (RuntimeError, MemoryError) as error:
-        message = memory_message(error)
+        message = known_failure(error)
         if message is None:
             raise
         return _fail(message, world)

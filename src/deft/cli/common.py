@@ -162,9 +162,12 @@ def get_device(name: str | None) -> torch.device:
         raise InputError(f"no such device: {name!r}; give cpu or cuda ({one_line(error)[:120]})") from error
 
 
-def memory_message(error: BaseException) -> str | None:
-    """What to say if this is a lack of memory, else None."""
+def known_failure(error: BaseException) -> str | None:
+    """What to say if this is a lack of memory or of a second derivative, else None."""
     text = str(error).lower()
+    if "derivative for" in text and "not implemented" in text:
+        what = str(error).split("derivative for ")[-1].split(" is not")[0]
+        return f"this differentiates the likelihood twice, and an operation in it has no second derivative in PyTorch ({what}): take vargrad, tb or adjoint (fit --objective), or particles (sample --method deft-smc)"
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "alloc" in text or "out of memory" in text:
         return "a batch does not fit in memory: lower --batch (half of it, to begin with)"
     return None
@@ -308,8 +311,9 @@ def make_task(
         if len(hole) not in (1, 2):
             raise InputError(f"--hole takes one or two fractions of the image's side, got {len(hole)}")
         changes |= {"smallest": hole[0], "largest": hole[-1]}
+    plain = get_task(usual.name)
     for key, value in changes.items():
-        kind = type(getattr(usual, key, value))
+        kind = type(getattr(plain, key, value))
         try:
             changes[key] = kind(value)
         except ValueError:

@@ -28,7 +28,7 @@ from deft.images import (
     to_pixels,
 )
 from deft.likelihood import Gaussian, Observation
-from deft.measurement import fingerprint_of
+from deft.measurement import fingerprint_of, task_of
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
@@ -117,6 +117,9 @@ def sample(
             chosen = made_of
         if task_options:
             raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
+        own = None if measurement is None or sigma_y is not None else measured_with(measurement, chosen.name)
+        if own is not None and own != chosen.sigma_y:
+            output.say(f"note: {measurement} was measured with sigma_y {own:g}, and h is told the {chosen.sigma_y:g} it was fitted at: --sigma-y {own:g} tells it so")
         if sigma_y is not None:
             output.say(f"note: h was fitted at sigma_y {chosen.sigma_y}; it is told the noise is {sigma_y}")
             chosen = type(chosen)(**{**{k: v for k, v in chosen.config().items() if k != "name"}, "sigma_y": sigma_y})
@@ -200,6 +203,15 @@ def sample(
 
 def described(tilt: Tilt) -> str:
     return f"{tilt.source}, beta {tilt.beta:g}" + (f", label {tilt.label}" if tilt.label >= 0 else "")
+
+
+def measured_with(path: Path, name: str) -> float | None:
+    """sigma_y of a measurement file that says it is of this task."""
+    try:
+        task = task_of(path)
+    except InputError:  # told when it is read, or of no concern to a run that knows its task
+        return None
+    return task.sigma_y if task is not None and task.name == name else None
 
 
 def refined(

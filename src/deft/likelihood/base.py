@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deft.errors import InputError
-from deft.gradient import pullback
+from deft.gradient import again, pullback
 from deft.random import BatchNoise, Noise
 
 
@@ -28,7 +28,9 @@ class Likelihood(ABC):
 
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         """grad_x log p(y | x), [B, *E]; by automatic differentiation unless a subclass knows better."""
-        return pullback(lambda v: self.log_prob(y, v).sum().to(v.dtype), x, x.new_ones(()))
+        x = x if again(x) else x.detach()
+        with torch.enable_grad():
+            return pullback(lambda v: self.log_prob(y, v).sum().to(v.dtype), x, x.new_ones(()))
 
     def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         """How far a belief N(x, rho2 I) moves when it is updated by y, [B, *E]: a bounded, preconditioned score.

@@ -2,7 +2,7 @@
 
     mean = m + n2(t) rho^2 / (rho^2 + sigma_y^2) (y - A m),    h = (alpha / sigma^2) (mean - x̂),
 
-m of a network of its own, which never looks at the prior. What `deft.htransform.alternatives` is for images.
+m of a network of its own, which never looks at the prior (rho^2 is the prior's measured error, as DEFT's). What `deft.htransform.alternatives` is for images.
 """
 
 from __future__ import annotations

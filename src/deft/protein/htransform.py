@@ -97,7 +97,7 @@ class ChainDEFT(Calibrated):
 
     Args:
         width: of the tokens; `ChainDEFT.sized(prior, 0.09)` finds it from a share of the prior's parameters.
-        blocks: transformer blocks of each stage.
+        blocks: transformer blocks of its stage.
         n2_start: n2 at the start; 1 is the correction for a prior of independent residues, 0 makes the untrained h exactly 0.
         residual: whether there is a branch (n2 + gate) g̃ at all; network: whether there is N1. Both for ablations.
     """

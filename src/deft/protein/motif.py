@@ -126,6 +126,10 @@ class MotifTask:
     free: float = 0.25
     loosest: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not self.sigma_y > 0 or not (self.loosest == 0 or self.loosest >= self.sigma_y):
+            raise InputError(f"a motif's deviation is above 0, and the loosest no smaller (or 0 for none), got {self.sigma_y:g} and {self.loosest:g}")
+
     def config(self) -> dict[str, Any]:
         return {"name": self.name, **asdict(self)}
 
@@ -139,7 +143,7 @@ class MotifTask:
         group = self.groups(residues(x).sum(1), x.shape[1], noise)
         sigma_y: float | Tensor = self.sigma_y
         if self.loosest > self.sigma_y:
-            sigma_y = self.sigma_y * (self.loosest / self.sigma_y) ** noise.uniform()
+            sigma_y = self.sigma_y * (self.loosest / self.sigma_y) ** noise.uniform(device=x.device)
         return observe_motif(x, group, noise, sigma_y)
 
     def groups(self, lengths: Tensor, width: int, noise: Noise | BatchNoise) -> Tensor:
