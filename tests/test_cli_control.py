@@ -238,6 +238,17 @@ def test_a_measurement_file_says_of_what_task_it_is(place, tmp_path, capsys):
     assert "measured with sigma_y 0.05, and h is told the 0.2" in out
 
 
+def test_particles_and_chains_tell_how_they_fared(place, tmp_path, capsys):
+    here, prior, _ = place
+    ask = ("sample", "--prior", prior, "--measurement", here / "y.npz", "-n", 2, "--steps", 3)
+    particles = result(capsys, *ask, "--method", "tds", "--set", "particles=4", "--out", tmp_path / "tds")["diagnosis"]
+    assert set(particles) == {"log_evidence", "effective", "resampled"} and 0.25 <= particles["effective"] <= 1
+    code, out, _ = run(capsys, *ask, "--method", "hmc", "--sigma-y", 2, "--set", "iterations=12", "--set", "leapfrogs=2", "--out", tmp_path / "hmc")
+    chains = json.loads((tmp_path / "hmc" / "sample.json").read_text())["diagnosis"]
+    assert code == 0 and f"{100 * chains['accepted']:.0f} % of their moves accepted" in out and set(chains) == {"accepted", "step", "rise"}
+    assert result(capsys, *ask, "--method", "pigdm", "--out", tmp_path / "pigdm")["diagnosis"] == {}
+
+
 def test_a_likelihood_without_a_second_derivative_is_refused_in_one_line(place, tmp_path, capsys):
     (tmp_path / "far.py").write_text("import torch\n\n\ndef far(x):\n    return torch.cdist(x.flatten(2), x.flatten(2) ** 2).sum((1, 2))\n")
     _, prior, few = place

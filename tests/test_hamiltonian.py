@@ -195,7 +195,9 @@ def test_methods_of_the_table(monkeypatch):
     world, obs = half_seen(3)
     made = plan("hmc", steps=5, settings={"iterations": 10, "leapfrogs": 2})
     assert made.calls(4) == 5 * 2 * 21
-    assert made.draw(world.prior(VPCosine()), obs, 2).shape == (1, 2, 9)
+    told = {}
+    assert made.draw(world.prior(VPCosine()), obs, 2, told=told).shape == (1, 2, 9)
+    assert 0 < told["accepted"][0] <= 1 and told["step"][0] > 0 and math.isfinite(told["rise"][0])
     real = Chains.stuck.fget
     monkeypatch.setattr(Chains, "stuck", property(lambda c: torch.tensor([[True, False]]) | real(c)))
     with pytest.raises(InputError, match="1 of 2 chains did not move: give more iterations \\(--set iterations=20"):
@@ -253,3 +255,9 @@ def test_the_gradient_is_whole_where_h_is_made_of_a_likelihoods_score(kind):
         d = torch.randn(z.shape, generator=torch.Generator().manual_seed(k), dtype=F64)
         slope = (paths(z + 1e-5 * d)[1] - paths(z - 1e-5 * d)[1]) / 2e-5
         torch.testing.assert_close((gradient * d).transpose(0, 1).flatten(1).sum(1), slope, rtol=1e-5, atol=1e-6)
+
+
+def test_rise_is_between_the_last_two_quarters():
+    log_w = torch.tensor([[[0.0, 9.0, 1.0, 2.0, 3.0, 5.0, 6.0, 8.0]]])
+    found = Chains(torch.zeros(1, 1, 1, 2), log_w, torch.ones(1, 1), torch.ones(1))
+    assert found.rise.tolist() == [[3.0]]  # (6 + 8) / 2 less (3 + 5) / 2

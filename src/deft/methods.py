@@ -44,6 +44,7 @@ from deft.sample import (
     DDRM,
     SAMPLERS,
     KernelSampler,
+    Particles,
     REDDiff,
     Refresh,
     Sampler,
@@ -54,6 +55,9 @@ from deft.sample import (
     sample_smc,
     times,
 )
+
+Told = dict[str, list[float]]
+"""What a method has to tell of a draw; see `Plan.draw`."""
 
 
 class Making(NamedTuple):
@@ -74,7 +78,7 @@ class Method:
     the prior. settings: its own settings and their defaults. eta, steps, spacing: of the sampler, by default.
     needs: of the measurement, a key of `NEEDS`. sampler: makes the method's own rule for a step, for the few that are
     no h-transform alone; the user's choice of sampler and eta then do not matter. draw: takes the place of
-    `sample_posterior` (and is given `settings`, too), for methods whose samples of one y see each other (particles), or that go over a path many times.
+    `sample_posterior` (and is given `settings` and `told`, too), for methods whose samples of one y see each other (particles), or that go over a path many times.
     runs: of the prior's network at each step. passes: how often a sample's path is walked, from the settings. learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the whole
     prior. grid: values worth trying of its settings, `eta` and `spacing`, for `deft compare`.
     """
@@ -141,11 +145,18 @@ def _fitted(name: str) -> Callable[[Making], HTransform]:
 def _particles(twist: Callable[[HTransform, Mapping[str, float]], Potential]) -> Callable[..., Tensor]:
     """A `draw` by `sample_smc`: h proposes, the twist weighs."""
 
-    def draw(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
+    def draw(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], told: Told | None = None, **options: Any) -> Tensor:
         k, threshold = int(settings["particles"]), settings["threshold"]
-        return sample_smc(prior, h, obs, samples, twist=twist(h, settings), particles=k, threshold=threshold, apart=bool(settings["apart"]), **options).x
+        return _told(sample_smc(prior, h, obs, samples, twist=twist(h, settings), particles=k, threshold=threshold, apart=bool(settings["apart"]), **options), told)
 
     return draw
+
+
+def _told(found: Particles, told: Told | None) -> Tensor:
+    """x, after telling how the particles fared."""
+    if told is not None:
+        told |= {"log_evidence": found.log_evidence.tolist(), "effective": found.effective[:, -1].tolist(), "resampled": found.resampled.double().tolist()}
+    return found.x
 
 
 def _by_deft(h: HTransform, settings: Mapping[str, float]) -> Potential:
@@ -153,16 +164,22 @@ def _by_deft(h: HTransform, settings: Mapping[str, float]) -> Potential:
     return Predictive(rho2=next((part.rho2 for part in h.modules() if isinstance(part, Calibrated)), None))
 
 
-def _mcgdiff(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
+def _mcgdiff(
+    prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], told: Told | None = None, **options: Any
+) -> Tensor:
     if isinstance(h, Scaled):
         raise InputError("mcgdiff has no h to scale: its steps are those of the prior, given the mask")
     k, threshold = int(settings["particles"]), settings["threshold"]
-    return sample_smc(prior, Zero(), obs, samples, twist=SeenNoisy(), move=adapted, particles=k, threshold=threshold, **options).x
+    return _told(sample_smc(prior, Zero(), obs, samples, twist=SeenNoisy(), move=adapted, particles=k, threshold=threshold, **options), told)
 
 
-def _hmc(prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], **options: Any) -> Tensor:
+def _hmc(
+    prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], told: Told | None = None, **options: Any
+) -> Tensor:
     iterations, leapfrogs = int(settings["iterations"]), int(settings["leapfrogs"])
     found = sample_hmc(prior, h, obs, samples, iterations=iterations, leapfrogs=leapfrogs, **options)
+    if told is not None:
+        told |= {"accepted": found.accepted.mean(1).tolist(), "step": found.step.tolist(), "rise": found.rise.mean(1).tolist()}
     stuck = int(found.stuck.sum())
     if stuck:  # where they started is no sample
         raise InputError(f"{stuck} of {found.stuck.numel()} chains did not move: give more iterations (--set iterations={2 * iterations}), or a better h")
@@ -366,11 +383,13 @@ class Plan:
         return self.method.make(Making(prior, grid, sampler, self.settings, fitted)), sampler, grid
 
     def draw(
-        self, prior: Denoiser, obs: Observation, samples: int, *, fitted: HTransform | None = None, scale: float = 1.0, **options: Any
+        self, prior: Denoiser, obs: Observation, samples: int, *, fitted: HTransform | None = None, scale: float = 1.0, told: Told | None = None, **options: Any
     ) -> Tensor:
         """`samples` draws for each of B measurements, [B, samples, *data_shape].
 
         fitted: a learned h, for methods that need one. scale: of h. options: of `sample_posterior` (seed, first, batch, progress).
+        told: filled with how it went, a list of B numbers each, by methods that know: particles tell `log_evidence` (log p(y)), the `effective` share of them at the end and how
+            often they `resampled`; chains the share `accepted`, the `step`, and how much log w rose in the last quarter (`rise`).
         """
         reason = self.method.misfit(obs.likelihood)
         if reason:
@@ -380,7 +399,7 @@ class Plan:
             raise InputError(f"{self.method.title} has no h to scale (its own settings: {', '.join(self.method.settings)})")
         h = h if scale == 1 else Scaled(h, scale)
         if self.method.draw is not None:
-            return self.method.draw(prior, h, obs, samples, sampler=sampler, grid=grid, settings=self.settings, **options)
+            return self.method.draw(prior, h, obs, samples, sampler=sampler, grid=grid, settings=self.settings, told=told, **options)
         return sample_posterior(prior, h, obs, samples, sampler=sampler, grid=grid, **options)
 
     def calls(self, samples: int = 1) -> float:

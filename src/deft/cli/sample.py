@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,9 @@ def sample(
 
     # samples
     started = time.perf_counter()
+    told: dict[str, list[float]] = {}
     drawn = made.draw(
-        prior, obs.to(where), samples, fitted=fitted, scale=scale, seed=seed, batch=batch, progress=common.bars()
+        prior, obs.to(where), samples, fitted=fitted, scale=scale, seed=seed, batch=batch, progress=common.bars(), told=told
     ).cpu()
     seconds = time.perf_counter() - started
 
@@ -191,14 +193,23 @@ def sample(
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
-        "residual": residual, "reward": liked, "spread": float(deviation.mean()), "skipped": skipped,
+        "residual": residual, "reward": liked, "diagnosis": {k: v[0] for k, v in told.items()}, "spread": float(deviation.mean()), "skipped": skipped,
     }  # fmt: skip
     write_json(out / "sample.json", about)
     obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
     obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
     output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")
+    if told:
+        output.say(told_in_words({k: v[0] for k, v in told.items()}))
     output.say(f"wrote {out}/sheet.png, {out}/sample-000.png ..., {out}/mean.png, {out}/spread.png, {out}/samples.npz")
     output.result(about)
+
+
+def told_in_words(told: Mapping[str, float]) -> str:
+    """What particles or chains have to tell of themselves, for one measurement."""
+    if "log_evidence" in told:
+        return f"particles: log p(y) about {told['log_evidence']:.1f}, {100 * told['effective']:.0f} % of them effective at the end, resampled {told['resampled']:.0f} times"
+    return f"chains: {100 * told['accepted']:.0f} % of their moves accepted; log w rose by {told['rise']:.1f} in the last quarter (while it rises by more than it wanders, give more --set iterations=)"
 
 
 def described(tilt: Tilt) -> str:

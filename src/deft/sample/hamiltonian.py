@@ -63,6 +63,12 @@ class Chains(NamedTuple):
     step: Tensor
 
     @property
+    def rise(self) -> Tensor:
+        """Mean log w of the last quarter of the iterations less that of the quarter before, [B, samples]: above what it wanders by, a chain has not arrived."""
+        n = max(1, self.log_weight.shape[-1] // 4)
+        return self.log_weight[..., -n:].mean(-1) - self.log_weight[..., -2 * n : -n].mean(-1)
+
+    @property
     def stuck(self) -> Tensor:
         """Which chains have hardly moved, [B, samples]."""
         return self.accepted < STUCK
