@@ -170,7 +170,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 # Layers.
 
 LAYERS = (
-    ("errors", "noise", "random", "distributed"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
+    ("errors", "noise", "random", "gradient", "distributed"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
     ("condition",), ("sample",), ("tasks",),
     ("train",),
 )
@@ -201,7 +201,7 @@ def test_import_direction():
 
 
 def test_noise_and_random_stand_alone():
-    for name in ("noise", "random", "errors"):
+    for name in ("noise", "random", "errors", "gradient"):
         assert {other for other, _ in imports(SRC / f"{name}.py")} <= {"errors"}
     assert {other for path in (SRC / "nn").glob("*.py") for other, _ in imports(path)} <= {"nn"}
 
