@@ -543,12 +543,8 @@ class Bent(Operator):
         return y.expand(-1, 2)
 
 
-class Pulled(HTransform):
+class Pulled(Small):
     """What every learned h has: the likelihood's own pull, times something learned."""
-
-    def __init__(self):
-        super().__init__()
-        self.theta = nn.Parameter(tensor(0.8, 0.1, 0.2, -0.3))
 
     def forward(self, pred, obs):
         a, s = pred.alpha, pred.sigma

@@ -15,7 +15,7 @@ from deft.htransform.learnable import count_parameters
 from deft.protein.alternatives import ChainAmortised
 from deft.protein.chains import Bucketed, chains, pad
 from deft.protein.geometry import residues
-from deft.protein.htransform import ChainDEFT
+from deft.protein.htransform import ChainDEFT, Seen
 from deft.protein.motif import SIGMA_Y, Motif, MotifTask, given_motif, observe_motif
 from deft.protein.prior import backbone_prior
 from deft.protein.scaffold import load_scaffolder, save_scaffolder
@@ -185,6 +185,24 @@ def test_h_turns_with_the_pose_and_tells_a_mirror_image(stirred, amortised, kind
     assert float((value + mirrored).norm()) > 0.05 * size
     assert float((alone - value[:1, :n0]).norm()) < 1e-5 * float(alone.norm())
     assert float(value[~residues(x)].abs().max()) == 0 and float(value.sum(1).abs().max()) < 1e-9 * size
+
+
+@pytest.mark.parametrize("sigma", [0.1, 2.0])
+def test_networks_are_shown_the_motif_put_in(stirred, sigma):
+    """In what they see, the motif has y's shape and stands where its residues are in x̂; the rest is x̂'s. Trust falls from 1 to 0 as y's noise outgrows what is open."""
+    prior, _, x, obs = stirred
+    with torch.no_grad():
+        pred = prior(x + sigma * prior.project(torch.randn_like(x), x), torch.tensor(sigma, dtype=torch.float64))
+    rho2 = torch.full((1, 1, 1), 0.3, dtype=torch.float64)
+    seen = Seen(pred, pred.mean, obs, rho2)
+    operator = obs.likelihood.operator
+    torch.testing.assert_close(operator(seen.put_in), obs.y)
+    torch.testing.assert_close(seen.put_in - operator(seen.put_in), pred.mean - operator(pred.mean))
+    torch.testing.assert_close(seen.noise, (pred.x_t - pred.mean) / sigma)
+    for sigma_y, trust in ((1e-6, 1.0), (0.3**0.5, 0.5), (1e6, 0.0)):
+        found = Seen(pred, pred.mean, Observation(obs.y, Gaussian(operator, sigma_y)), rho2)
+        assert float((found.trust - trust).abs().max()) < 1e-6
+        torch.testing.assert_close(found.g, found.trust * (obs.y - operator(pred.mean)))
 
 
 def test_untrained_it_is_the_guide_or_nothing(stirred):

@@ -4,8 +4,8 @@ In the units of the denoised mean, with c = sigma / sqrt(alpha^2 + sigma^2),
 
     x̂ += c N1 + (n2(t) + gate) g̃,    g̃ = rho^2 / (rho^2 + sigma_y^2) (y - A x̂),
 
-rho^2 what the prior leaves open (`DEFT.calibrate`). N1 answers with a vector at each residue, the gate with a number. Both see x̂, the noise in x_t, and
-"x̂ with the motif put in": each motif moved onto the centroid of its own residues in x̂. What a network sees are distances and components in local frames,
+rho^2 what the prior leaves open (`DEFT.calibrate`). N1 answers with a vector at each residue, the gate with a number. Both see
+x̂ with the motif put in (each motif moved onto the centroid of its own residues in x̂), how far it was moved, and the noise in x_t. What a network sees are distances and components in local frames,
 so that h turns as (x_t, y) do. Frames are right-handed: a mirrored motif is another motif.
 """
 
@@ -26,7 +26,7 @@ from deft.likelihood.base import Observation
 from deft.nn.embed import Sinusoid, zero
 from deft.protein.geometry import centred, coordinates, full_precision, residues
 from deft.protein.motif import Motif
-from deft.protein.network import POSITIONS, Stage, View
+from deft.protein.network import POSITIONS, Stage, View, places
 
 HEADS, PAIR_WIDTH = 4, 16
 GIVEN = 4
@@ -49,12 +49,9 @@ class MotifNet(nn.Module):
 
     def forward(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
         """Vectors [B, L, 3], the gate [B, L] and the tokens [B, L, width]."""
-        own, real = self.inlet.weight.dtype, seen.real
-        at = torch.arange(real.shape[1], device=real.device)
-        back = real.sum(1, keepdim=True) - 1 - at
-        first, last = (self.place(v.flatten()).reshape(*v.shape, POSITIONS) for v in (at[None], back))
+        own, place = self.inlet.weight.dtype, places(self.place, seen.real)
         e = self.embed(seen.time.to(own))
-        z = self.inlet(torch.cat([first.expand_as(last), last, seen.given().to(last)], -1).to(own)) + self.level(e)[:, None]
+        z = self.inlet(torch.cat([place, seen.given().to(place)], -1).to(own)) + self.level(e)[:, None]
         z, vectors = self.stage(z, e, seen.view())
         return vectors, self.gate(z)[..., 0], z
 

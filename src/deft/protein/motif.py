@@ -106,7 +106,7 @@ def given_motif(motif: Sequence[Tensor], positions: Sequence[Sequence[int]], len
     return Observation(operator(y), Gaussian(operator, sigma_y))
 
 
-MOST = 4
+MOST_STRETCHES = 4
 """Stretches of a drawn motif, at most."""
 
 
@@ -148,15 +148,15 @@ class MotifTask:
 
     def groups(self, lengths: Tensor, width: int, noise: Noise | BatchNoise) -> Tensor:
         """[B, width]"""
-        v, n, first = noise.uniform((12,)).double(), lengths.cpu()[:, None], torch.arange(MOST) == 0
+        v, n, first = noise.uniform((12,)).double(), lengths.cpu()[:, None], torch.arange(MOST_STRETCHES) == 0
         single, apart = v[:, :1] < self.single, v[:, 7:8] < self.free
         total = (n * (0.05 + 0.45 * v[:, 1:2])).round().clamp_min(4)
-        used = torch.where(single, first, torch.arange(MOST) < torch.minimum(1 + (MOST * v[:, 2:3]).floor(), total // 3))
-        shares = (0.5 + v[:, 8 : 8 + MOST]) * used
+        used = torch.where(single, first, torch.arange(MOST_STRETCHES) < torch.minimum(1 + (MOST_STRETCHES * v[:, 2:3]).floor(), total // 3))
+        shares = (0.5 + v[:, 8 : 8 + MOST_STRETCHES]) * used
         long = torch.where(single, torch.minimum(9 + (16 * v[:, 1:2]).floor(), n), (total * shares / shares.sum(1, keepdim=True)).floor().clamp_min(3)) * used
         spare = (n - long.sum(1, keepdim=True)).clamp_min(0)
-        cuts = torch.where(used, (v[:, 3 : 3 + MOST] * (spare + 1)).floor(), torch.inf).sort(1).values
+        cuts = torch.where(used, (v[:, 3 : 3 + MOST_STRETCHES] * (spare + 1)).floor(), torch.inf).sort(1).values
         start = (cuts + long.cumsum(1) - long)[..., None]
         at = torch.arange(width)
         inside = (at >= start) & (at < torch.minimum(start + long[..., None], n[..., None]))
-        return (inside * torch.where(apart, torch.arange(1, MOST + 1), 1)[..., None]).sum(1)
+        return (inside * torch.where(apart, torch.arange(1, MOST_STRETCHES + 1), 1)[..., None]).sum(1)

@@ -189,6 +189,14 @@ class Stage(nn.Module):
         return (gates[..., None] * vectors).sum(2) + (view.frame @ own[..., None])[..., 0]
 
 
+def places(place: Sinusoid, real: Tensor) -> Tensor:
+    """Where a residue is, counted from the first and from the last: [B, L, 2 POSITIONS]."""
+    at = torch.arange(real.shape[1], device=real.device)
+    back = real.sum(1, keepdim=True) - 1 - at
+    first, last = (place(v.flatten()).reshape(*v.shape, POSITIONS) for v in (at[None], back))
+    return torch.cat([first.expand_as(last), last], -1)
+
+
 class ChainNet(nn.Module):
     """net(x [B, L, 3], time [B]) -> [B, L, 3], for `NetworkDenoiser` with output "edm", time "log-sigma" and scaled input.
 
@@ -210,13 +218,6 @@ class ChainNet(nn.Module):
         self.inlet, self.level = nn.Linear(2 * POSITIONS, width), nn.Linear(emb, width)
         self.stages = nn.ModuleList(Stage(width, blocks, heads, pair, emb) for _ in range(stages))
 
-    def places(self, real: Tensor) -> Tensor:
-        """Where a residue is, counted from the first and from the last: [B, L, 2 POSITIONS]."""
-        at = torch.arange(real.shape[1], device=real.device)
-        back = real.sum(1, keepdim=True) - 1 - at
-        first, last = (self.place(v.flatten()).reshape(*v.shape, POSITIONS) for v in (at[None], back))
-        return torch.cat([first.expand_as(last), last], -1)
-
     def forward(self, x: Tensor, time: Tensor, more: Tensor | None = None) -> Tensor:
         """more: added to the tokens at the start, [B, L, width]."""
         own = self.inlet.weight.dtype
@@ -225,7 +226,7 @@ class ChainNet(nn.Module):
             x = centred(coordinates(x), real)
             sigma = torch.exp(time.to(x.dtype))[:, None, None]
             shrink = (1 + sigma**2).rsqrt()
-            e, place = self.embed(time.to(own)), self.places(real).to(own)
+            e, place = self.embed(time.to(own)), places(self.place, real).to(own)
         z = (self.inlet(place) + self.level(e)[:, None]).to(own)  # the residual stream stays in float32 under autocast
         z = z if more is None else z + more
         total = torch.zeros_like(x)
