@@ -26,7 +26,7 @@ import torch
 from deft import FitConfig, Noise, fit
 from deft.protein.chains import BOUNDS, UNIT, Bucketed, chains
 from deft.protein.geometry import dihedrals
-from deft.protein.network import SIZES
+from deft.protein.network import SIZES, Stage
 from deft.protein.prior import BackbonePrior, backbone_prior, load_backbone
 from deft.random import BatchNoise
 from deft.sample.base import sample
@@ -233,14 +233,14 @@ def main() -> None:
     prior = backbone_prior(args.size)
     if args.start:
         prior.net.load_state_dict(load_backbone(args.start).net.state_dict())
-    if args.compile:
-        prior.net.compile(dynamic=False)
     log(f"{args.size}, {prior.parameter_count()} parameters; {sum(map(len, train.buckets))} chains in buckets of {[len(b) for b in train.buckets]}")
     off = gradient_error(train, device, device.type == "cuda")
     log(f"gradient off by {off:.1%} of the CPU's")
     if not off < 0.2:
         torch.backends.cuda.enable_mem_efficient_sdp(False)
         log(f"without memory-efficient attention: {gradient_error(train, device, device.type == 'cuda'):.1%}")
+    if args.compile:
+        Stage.forward = torch.compile(Stage.forward, dynamic=True)  # type: ignore[method-assign]
     shared = {"batch": args.batch, "lr": args.lr, "weight_decay": args.weight_decay, "ema": args.ema, "seed": args.seed, "bf16": device.type == "cuda"}
     if not args.resume:
         one = step_seconds(prior, train, FitConfig(**shared), device)

@@ -176,7 +176,7 @@ def test_arms_share_placements_and_noise_and_goals_fit(place, three):
     assert columns["length"].tolist() == [p.length for p in trial.placements] and columns["problem"].tolist() == trial.of
 
 
-@pytest.mark.parametrize("method", ["tds", "deft-smc"])
+@pytest.mark.parametrize("method", ["tds", "deft-smc", "mcgdiff"])
 def test_particles_draw_chains_of_several_lengths(place, three, method):
     prior = load_prior(str(place / "prior.safetensors"))
     h = protein_scaffold.load_scaffolder(place / "run" / "h.safetensors", prior)[0].eval()

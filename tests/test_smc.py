@@ -25,12 +25,13 @@ from deft.htransform import (
     SeenNoisy,
     Zero,
 )
-from deft.htransform.exact import Mixture
+from deft.htransform.exact import Mixture, dense
 from deft.kernel import Kernel, Level
 from deft.methods import plan
+from deft.operator.base import LinearOperator
 from deft.sample import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc, times
 from deft.sample.smc import effective_share, systematic
-from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
+from deft.testing import InsideWorld, MixtureWorld, check_htransform, check_operator, moments, two_modes
 from toys import F64, tensor
 from toys import THREE as WORLD
 from toys import THREE_PRIOR as PRIOR
@@ -40,6 +41,27 @@ GRID = times(VPCosine(), 40, "log-snr")
 
 
 MASKED = Observation(tensor([0.6, 0.0, -0.3]), Gaussian(Mask(tensor([1.0, 0.0, 1.0])), torch.tensor(0.3, dtype=F64)))
+
+
+class Apart(LinearOperator):
+    """The first two numbers up to their mean: a projection of rank 1 that is no mask."""
+
+    projection = True
+
+    def __call__(self, x):
+        return 0.5 * x @ torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=x.dtype)
+
+    def adjoint(self, y):
+        return self(y)
+
+    def restrict(self, y):
+        return self(y)
+
+    def count(self, y):
+        return y.new_ones(len(y))
+
+
+APART = Observation(tensor([0.5, -0.5, 0.0]), Gaussian(Apart(), torch.tensor(0.3, dtype=F64)))
 
 
 def drawn(obs, sampler, grid=GRID):
@@ -69,6 +91,7 @@ PROPOSALS = {
     "dps": (DPS(0.5), Predictive(0.5), OBS, {}),
     "exact": (WORLD.h, WORLD.h, OBS, {"sampler": Ito()}),
     "mcgdiff": (Zero(), SeenNoisy(), MASKED, {"move": adapted}),
+    "mcgdiff, a projection": (Zero(), SeenNoisy(), APART, {"move": adapted}),
 }
 
 
@@ -216,20 +239,39 @@ def test_systematic_resampling():
     assert float(effective_share(tensor([0.0, -1e9, -1e9, -1e9]))) == pytest.approx(1 / 4)
 
 
-def test_the_adapted_step_has_the_predictive_weight():
+def test_a_projection_is_one():
+    check_operator(Apart(), (3,))
+    with pytest.raises(AssertionError, match="A A x is not A x"):
+        check_operator(Doubled(), (3,))
+    with pytest.raises(InputError, match="mask or another orthogonal projection, got Matrix"):
+        SeenNoisy.law(1.0, 0.1, OBS, torch.zeros(1, 3))
+
+
+class Doubled(Apart):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+    def restrict(self, y):
+        return Apart.__call__(self, y)
+
+
+@pytest.mark.parametrize("seen", [MASKED, APART], ids=["mask", "projection"])
+def test_the_adapted_step_has_the_predictive_weight(seen):
     """log(prior's step / step) + twist at s = log of the integral of prior's step times twist, whatever the noise; nothing
-    changes in the hole."""
+    changes outside A's range."""
     s, kernel, n = Level(0.2, 0.9, 0.4), Kernel(0.5, 0.4, 0.3), Noise(1, 4).normal((3,)).double()
     x_t, mean = Noise(2, 4).normal((3,)).double(), Noise(3, 4).normal((3,)).double()
-    obs, zero = MASKED.repeat(4), torch.zeros_like(n)
+    obs, zero, a = seen.repeat(4), torch.zeros_like(n), seen.likelihood.operator
     x_s, ratio = adapted(kernel, s, x_t, mean, zero, n, obs)
     one = torch.ones(1, 1, dtype=F64)
     log_psi = SeenNoisy().log_h(Prediction(x_s, torch.zeros(4), s.alpha * one, s.sigma * one, x_s), obs)
     centre, variance = 0.5 * x_t + 0.4 * mean, 0.3**2 + 0.4**2 + (0.9 * 0.3) ** 2
-    normal = torch.distributions.Normal(centre, math.sqrt(variance))
-    expected = (normal.log_prob(0.9 * obs.y) * obs.likelihood.operator.mask).sum(1)
+    values, axes = torch.linalg.eigh(dense(a, (3,), F64)[0])
+    axes = axes[:, values > 0.5]  # of A's range
+    expected = torch.distributions.Normal(a(centre) @ axes, math.sqrt(variance)).log_prob(0.9 * obs.y @ axes).sum(1)
     torch.testing.assert_close(ratio + log_psi, expected, rtol=1e-6, atol=1e-6)
-    assert torch.equal(x_s[:, 1], (centre + 0.3 * n)[:, 1])
+    free = centre + 0.3 * n
+    torch.testing.assert_close(x_s - a(x_s), free - a(free))
 
 
 def test_twists_are_potentials():

@@ -128,6 +128,7 @@ NEEDS: dict[str, tuple[str, Callable[[Likelihood], bool]]] = {
     "likelihood": ("any likelihood", lambda like: True),
     "gaussian": ("Gaussian noise", lambda like: isinstance(like, Gaussian)),
     "linear": ("a linear measurement with Gaussian noise", _operator_is(LinearOperator)),
+    "projection": ("a mask, or another orthogonal projection, with Gaussian noise", lambda like: isinstance(like, Gaussian) and getattr(like.operator, "projection", False)),
     "mask": ("a mask (some of the sample's own numbers, with Gaussian noise)", _operator_is(Mask)),
 }
 """name -> (in words, whether a likelihood has it)."""
@@ -168,7 +169,7 @@ def _mcgdiff(
     prior: Denoiser, h: HTransform, obs: Observation, samples: int, *, settings: Mapping[str, float], told: Told | None = None, **options: Any
 ) -> Tensor:
     if isinstance(h, Scaled):
-        raise InputError("mcgdiff has no h to scale: its steps are those of the prior, given the mask")
+        raise InputError("mcgdiff has no h to scale: its steps are those of the prior, given what is seen")
     k, threshold = int(settings["particles"]), settings["threshold"]
     return _told(sample_smc(prior, Zero(), obs, samples, twist=SeenNoisy(), move=adapted, particles=k, threshold=threshold, **options), told)
 
@@ -337,9 +338,9 @@ METHODS: dict[str, Method] = {
             about="Hamiltonian Monte Carlo on the noise of paths, guided by the gradient at x̂: exact as iterations grow, hundreds of times the work",
         ),
         Method(
-            "mcgdiff", "MCGDiff", lambda m: SeenNoisy(), needs="mask", settings={"particles": 16, "threshold": 0.5}, draw=_mcgdiff,
+            "mcgdiff", "MCGDiff", lambda m: SeenNoisy(), needs="projection", settings={"particles": 16, "threshold": 0.5}, draw=_mcgdiff,
             grid={"particles": (8, 16, 32)},
-            about="weighted particles whose seen entries follow a noised y (after Cardoso et al. 2023)",
+            about="weighted particles whose seen part follows a noised y (after Cardoso et al. 2023; of motifs Trippe et al. 2023)",
         ),
         Method("prior", "prior alone", lambda m: Zero(), steps=20, needs="likelihood", about="the unconditional prior, which ignores the measurement"),
     )

@@ -17,6 +17,7 @@ from deft.cli import common
 from deft.cli.common import Name, NearestGroup, Output, json_option, out_option, overwrite_option
 from deft.errors import CheckpointError, InputError, unknown
 from deft.images import open_folder
+from deft.methods import get_method
 from deft.sample import SPACINGS
 from deft.train.checkpoint import write_json, write_text
 
@@ -245,10 +246,11 @@ def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device,
     method, _, rest = text.partition(":")
     if method not in (*ARMS, "deft-4"):
         raise unknown("arm", method, (*ARMS, "deft-4"))
-    if method in ("tds", "deft-smc"):  # their weights are for the posterior itself
+    name = "deft" if method == "deft-4" else method
+    if get_method(name).draw is not None:  # particles' weights are for the posterior itself
         temperature, clearance = 1.0, 0.0
     settings = common.parse_settings(tuple(p for p in rest.split(",") if p))
-    arm = Arm("deft" if method == "deft-4" else method, settings, steps=steps, temperature=temperature, clearance=clearance)
+    arm = Arm(name, settings, steps=steps, temperature=temperature, clearance=clearance)
     if not arm.plan().method.trained:
         return arm
     h, h_name = load_motif_h(run, "4" if method == "deft-4" else None, prior, prior_name)

@@ -19,7 +19,6 @@ from deft.htransform.guidance import gaussian
 from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
 from deft.operator.base import LinearOperator
-from deft.operator.image import Mask
 
 Spread = Callable[[Tensor], Tensor]
 
@@ -67,22 +66,24 @@ HARDLY = -4.0
 
 
 class SeenNoisy(_ClosedForm):
-    """log N(x_t; alpha y, sigma^2 + alpha^2 sigma_y^2) over what a mask shows: x_t next to a noised y.
+    """log N(A x_t; alpha y, sigma^2 + alpha^2 sigma_y^2) for an A that is a projection (a mask, a motif): x_t next to a noised y.
 
-    For sigma_y = 0 the potential of MCGDiff (Cardoso et al. 2023, algorithm 1). With noise theirs stops at the level where
-    sigma/alpha = sigma_y; this one goes on, and ends at the likelihood itself. It is no estimate of p_t(y | x_t), of which it knows no
+    For a mask and sigma_y = 0 the potential of MCGDiff (Cardoso et al. 2023, algorithm 1), and what SMCDiff weighs motifs by (Trippe et al. 2023), with y's
+    noise integrated out in place of drawn. With noise theirs stops at the level where sigma/alpha = sigma_y; this one goes on, and ends at the
+    likelihood itself. It is no estimate of p_t(y | x_t), of which it knows no
     prior: as an h alone it pulls too hard at high noise. Its use is that the prior's step times it is normal again.
     """
 
     @staticmethod
-    def law(alpha: Tensor | float, sigma: Tensor | float, obs: Observation, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(mean, variance, mask) of x_t's seen entries given y, to broadcast against samples x."""
+    def law(alpha: Tensor | float, sigma: Tensor | float, obs: Observation, x: Tensor) -> tuple[Tensor, Tensor, LinearOperator]:
+        """(mean, variance, A) of A x_t given y, to broadcast against samples x."""
         seen = gaussian(obs, "MCGDiff")
-        if not isinstance(seen.operator, Mask):
-            raise InputError(f"MCGDiff needs a mask, got {type(seen.operator).__name__}")
+        if not (isinstance(seen.operator, LinearOperator) and seen.operator.projection):
+            raise InputError(f"MCGDiff needs a mask or another orthogonal projection, got {type(seen.operator).__name__}")
         s2 = seen.deviation.to(x).reshape((-1,) + (1,) * (x.ndim - 1)) ** 2
-        return alpha * obs.y.to(x), sigma**2 + alpha**2 * s2, seen.operator.mask.to(x)
+        return alpha * seen.operator(obs.y.to(x)), sigma**2 + alpha**2 * s2, seen.operator
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
-        mean, variance, mask = self.law(pred.alpha, pred.sigma, obs, pred.x_t)
-        return (-0.5 * mask * ((pred.x_t - mean) ** 2 / variance + (2 * math.pi * variance).log())).flatten(1).sum(1)
+        mean, variance, operator = self.law(pred.alpha, pred.sigma, obs, pred.x_t)
+        square = ((operator(pred.x_t) - mean) ** 2 / variance).flatten(1).sum(1)
+        return -0.5 * (square + operator.count(mean) * (2 * math.pi * variance).log().reshape(-1))

@@ -113,6 +113,9 @@ class LinearOperator(Operator):
     Every subclass is tested for <Ax, y> = <x, A^T y> (`deft.testing.check_operator`).
     """
 
+    projection: ClassVar[bool] = False
+    """Whether A = A^T = A A: y has the shape of x. Tested too."""
+
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, [B, *E]."""
@@ -218,6 +221,8 @@ def conjugate_gradient(
 
 class Identity(LinearOperator):
     """y = x: denoising."""
+
+    projection = True
 
     def __call__(self, x: Tensor) -> Tensor:
         return x

@@ -22,6 +22,7 @@ class Mask(LinearOperator):
 
     per_sample = ("mask",)
     lift_channels = 2
+    projection = True
 
     def __init__(self, mask: Tensor):
         if not bool(((mask == 0) | (mask == 1)).all()):

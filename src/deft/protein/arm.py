@@ -16,7 +16,7 @@ from deft.methods import Plan, plan
 from deft.protein.clearance import Clearance
 from deft.sample import Cooled, KernelSampler, Sampler
 
-ARMS = ("deft", "pigdm", "dps", "replacement", "tds", "deft-smc", "prior")
+ARMS = ("deft", "pigdm", "dps", "replacement", "mcgdiff", "tds", "deft-smc", "prior")
 """Methods that take motifs."""
 SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
 """Settings of a method that are not its own defaults: coordinates are no images."""

@@ -38,6 +38,7 @@ class Motif(LinearOperator):
 
     per_sample = ("group",)
     lift_channels = 1
+    projection = True
 
     def __init__(self, group: Tensor):
         if group.ndim != 2 or group.is_floating_point() or bool((group < 0).any()):

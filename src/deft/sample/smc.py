@@ -70,17 +70,18 @@ def shifted(kernel: Kernel, s: Level, x_t: Tensor, mean: Tensor, shift: Tensor, 
 
 
 def adapted(kernel: Kernel, s: Level, x_t: Tensor, mean: Tensor, shift: Tensor, n: Tensor, obs: Observation) -> tuple[Tensor, Tensor]:
-    """The prior's step times the twist `SeenNoisy` at s, which is a normal law again: seen entries move towards alpha y.
+    """The prior's step times the twist `SeenNoisy` at s, which is a normal law again: what A sees moves towards alpha y.
 
-    With v the twist's variance and gain = std^2 / (std^2 + v): mean + gain (alpha_s y - mean), std sqrt(1 - gain).
-    The weight is then the predictive N(alpha_s y; mean, std^2 + v) over the twist at t (Cardoso et al. 2023, algorithm 1).
+    With v the twist's variance and gain = std^2 / (std^2 + v), in A's range: mean + gain (alpha_s y - A mean), std sqrt(1 - gain).
+    The weight is then the predictive N(alpha_s y; A mean, std^2 + v) over the twist at t (Cardoso et al. 2023, algorithm 1).
     """
     centre = kernel.c_x * x_t + kernel.c_mean * mean
-    target, variance, mask = SeenNoisy.law(s.alpha, s.sigma, obs, x_t)
-    gain = mask * kernel.std**2 / (kernel.std**2 + variance)
-    x_s = centre + gain * (target - centre) + kernel.std * (1 - gain).sqrt() * n
+    target, variance, operator = SeenNoisy.law(s.alpha, s.sigma, obs, x_t)
+    gain = kernel.std**2 / (kernel.std**2 + variance)
+    x_s = centre + gain * (target - operator(centre)) + kernel.std * (n + ((1 - gain).sqrt() - 1) * operator(n))
     z, n64 = ((x_s - centre) / kernel.std).double(), n.double()
-    return x_s, 0.5 * (n64.square() - z.square() + torch.log1p(-gain.double())).flatten(1).sum(1)
+    volume = operator.count(n64) * torch.log1p(-gain.double()).reshape(-1)
+    return x_s, 0.5 * ((n64.square() - z.square()).flatten(1).sum(1) + volume)
 
 
 @torch.no_grad()
@@ -115,7 +116,7 @@ def sample_smc(
         apart: every sample from K particles of its own, so that samples are independent, for `samples` times the work. Samples of one
             population come from the few particles that were left after resampling, and are alike where K is small for the dimension.
         sampler: one with noise; default `Ancestral()`. grid: levels, the last of them clean; default 50 steps.
-        move: how a particle steps: `shifted` by h, or `adapted` to a mask (with twist `SeenNoisy`; h is not used).
+        move: how a particle steps: `shifted` by h, or `adapted` to a projection (with twist `SeenNoisy`; h is not used).
         seed, first: particle k of measurement i uses stream (first + i) * particles + k, whatever the batch.
         batch: particles moved at once: so many measurements as fit, at least one.
         world: the processes that share the measurements, as in `sample_posterior`.

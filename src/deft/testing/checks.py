@@ -54,7 +54,7 @@ def check_operator(
     Any A: samples do not see each other; indexing and `repeat` move the per-sample settings along; `restrict`
     is a projection that keeps A(x); `vjp` is A'(x)^T r; a small step along the likelihood's score, and along
     its `pull`, lowers ||A x - y||^2. A linear A moreover: A(ax + z) = aAx + Az, <Ax, y> = <x, A^T y>,
-    solve = (noise I + gram A A^T)^{-1} against the dense matrix, A pinv(A x) = A x.
+    solve = (noise I + gram A A^T)^{-1} against the dense matrix, A pinv(A x) = A x; A = A^T = A A where `projection` says so.
 
     Args:
         op: the operator; if its settings are per sample, for `batch` samples.
@@ -90,6 +90,9 @@ def _check_linear(op: LinearOperator, x: Tensor, z: Tensor, y: Tensor, r: Tensor
     left, right = (y * r).flatten(1).sum(1), (x * op.adjoint(r)).flatten(1).sum(1)
     size = y.flatten(1).norm(dim=1) * r.flatten(1).norm(dim=1)
     close(left / size, right / size, "<A x, y> differs from <x, A^T y>: the adjoint is wrong")
+    if op.projection:
+        close(op(y), y, "A says it is a projection, and A A x is not A x")
+        close(op.adjoint(r), op(r), "A says it is an orthogonal projection, and A^T is not A")
     slow = _Close(r.dtype, SOLVE_TOLERANCE)
     slow(op(op.pinv(y)), y, "A pinv(A x) is not A x")
     matrix = dense(op, tuple(x.shape[1:]), x.dtype)

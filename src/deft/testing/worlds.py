@@ -87,8 +87,10 @@ class MixtureWorld:
         assert isinstance(like, Gaussian) and isinstance(like.operator, LinearOperator) and len(obs) == 1
         w, m, c = (v.double() for v in self.mixture)
         a = dense(like.operator, self.event_shape, torch.float64)[0]
-        keep = a.abs().sum(1) > 0  # a mask's hole is no measurement
-        a, y = a[keep], obs.y.double().flatten()[keep]
+        units = torch.eye(len(a), dtype=torch.float64).reshape(-1, *obs.y.shape[1:])
+        values, axes = torch.linalg.eigh(like.operator.restrict(units).flatten(1))
+        axes = axes[:, values > 0.5]  # a mask's hole, and what a projection takes away, is no measurement
+        a, y = axes.mT @ a, axes.mT @ obs.y.double().flatten()
         noise = float(like.deviation[0]) ** 2 * torch.eye(len(a), dtype=torch.float64)
         spread = a @ c @ a.mT + noise
         gain = torch.linalg.solve(spread, a @ c).mT
