@@ -16,7 +16,7 @@ from deft.prior import load_prior
 from deft.sample import SAMPLERS
 from deft.tasks import TASKS
 from deft.train.adapter import load_h
-from toys import pictures, result, run, save_pictures, toy_prior
+from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +181,17 @@ def test_sample_without_a_run(shop, tmp_path, capsys, method):
 def test_every_sampler(shop, tmp_path, capsys, sampler):
     about = result(capsys, *sample_line(shop, tmp_path / "out", "--sampler", sampler, "-n", 1))
     assert about["plan"]["sampler"] == sampler and about["calls"] == (5 if sampler == "heun" else 3)
+
+
+def test_what_has_steps_of_its_own_takes_no_sampler(shop, tmp_path, capsys):
+    ask = ("sample", "--prior", shop / "prior.safetensors", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "--method", "ddrm", "--out", tmp_path / "s")
+    assert "ddrm has steps of its own" in refused(capsys, *ask, "--sampler", "heun")
+    assert "ddrm has steps of its own" in refused(capsys, *ask, "--eta", 0.5)
+
+
+@pytest.mark.parametrize("command", [("prior", "train", "--data", "photos"), ("hub", "export", "run")])
+def test_out_must_be_said(capsys, command):
+    assert "--out" in refused(capsys, *command)
 
 
 def test_settings_and_scale(shop, tmp_path, capsys):

@@ -44,6 +44,7 @@ def test_every_objective_fits_and_samples(place, tmp_path, capsys, objective):
     assert {"cost", "variance", "log_z", "log_z_low", "log_z_high", "effective", "residual"} <= set(made["diagnosis"])
     _, card = load_weights(tmp_path / "run" / "h.safetensors")
     assert card["recipe"]["objective"] == objective and card["measurement"]["file"].endswith("y.npz")
+    assert f"objective: {objective}" in (tmp_path / "run" / "card.md").read_text()
     code, _, err = run(capsys, "sample", tmp_path / "run", "--measurement", here / "y.npz", "--prior", place[1], "-n", 2, "--steps", 3, "--out", tmp_path / "s")
     assert code == 0 and "another" not in err
     code, out, _ = run(capsys, "sample", tmp_path / "run", "--measurement", here / "y.npz", "--row", 1, "--prior", place[1], "-n", 2, "--steps", 3, "--out", tmp_path / "s", "--overwrite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from deft.htransform import DEFT
 from deft.measurement import is_measurement, read_measurement, save_measurement
 from deft.nn import UNet
 from deft.noise import VPCosine
+from deft.operator import Mask
 from deft.prior import ImagePrior
 from deft.random import BatchNoise, Noise
-from deft.tasks import PAPER, TASKS, get_task, make_task
+from deft.tasks import PAPER, TASKS, ImageTask, get_task, make_task
 from deft.train.data import Bank, Clean
 from toys import refused, result, toy_prior
 
@@ -61,6 +63,20 @@ def test_fixed_tasks_are_measured_once(name):
     task, x = get_task(name), images(name)
     a, b = task.observe(x, BatchNoise(3, 1)), task.observe(x, BatchNoise(3, 2))
     assert torch.equal(a.y, b.y) == task.fixed
+
+
+def test_what_is_drawn_must_be_said():
+    """A measurement file could not bring back a mask that the task does not name, and a noiseless task would count as fixed."""
+
+    @dataclass(frozen=True)
+    class Sly(ImageTask):
+        name, title, sigma_y = "sly", "a mask nobody names", 0.0
+
+        def operator(self, x, noise):
+            return Mask((noise.uniform((1, 4, 4)) < 0.5).float())
+
+    with pytest.raises(InputError, match="does not say what is drawn: make it a `Drawn`"):
+        Sly().observe(torch.ones(2, 1, 4, 4), Noise(0, 2))
 
 
 def test_a_bank_of_fixed_measurements(tmp_path):

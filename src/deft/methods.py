@@ -248,7 +248,7 @@ METHODS: dict[str, Method] = {
             learned="finetuned", retrains=True, grid=STRENGTH, about="a copy of the prior, all of it trained for the task",
         ),
         Method(
-            "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, settings={"particles": 16, "threshold": 0.5, "apart": 0.0, "scale": 1.0},
+            "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, needs="likelihood", settings={"particles": 16, "threshold": 0.5, "apart": 0.0, "scale": 1.0},
             spacing="log-snr", learned="deft", draw=_particles(_by_deft), grid={"scale": (1.0, 1.4), "particles": (4, 8, 16)},
             about="DEFT as the proposal of weighted particles, without a backward pass",
         ),

@@ -39,6 +39,19 @@ from deft.operator import (
 from deft.random import BatchNoise, Noise
 
 
+class Refusing(BatchNoise):
+    """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor told apart from fixed ones."""
+
+    def __init__(self, task: str):
+        super().__init__(1, 0)
+        self.task = task
+
+    def normal(self, *args: Any, **options: Any) -> Tensor:
+        raise InputError(f"the task {self.task} draws its operator from noise and does not say what is drawn: make it a `Drawn` (or `Masked`), see docs/add-an-operator.md")
+
+    uniform = normal
+
+
 @dataclass(frozen=True)
 class ImageTask(ABC):
     """y = A(x) + sigma_y n for images [B, C, H, W] in [-1, 1]; A may be drawn anew for each image.
@@ -52,7 +65,7 @@ class ImageTask(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    about: ClassVar[str]
+    about: ClassVar[str] = ""
     lift_channels: ClassVar[int] = 1
     drawn: ClassVar[str] = ""
     prior: ClassVar[str] = "fashion"
@@ -65,14 +78,14 @@ class ImageTask(ABC):
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        """The operator of each image in x."""
+        """The operator of each image in x. What differs from image to image is drawn from noise by tasks that say so (`Drawn`)."""
 
     def likelihood(self, operator: Operator) -> Likelihood:
         """p(y | x) for the operator."""
         return Gaussian(operator, self.sigma_y)
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        likelihood = self.likelihood(self.operator(x, noise))
+        likelihood = self.likelihood(self.operator(x, noise if self.drawn else Refusing(self.name)))
         return Observation(likelihood.sample(x, noise), likelihood)
 
     @property

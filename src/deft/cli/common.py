@@ -147,10 +147,8 @@ reading_options = options(
 
 
 def out_option(default: str | None = None) -> Callable[[F], F]:
-    return click.option(
-        "--out", type=click.Path(path_type=Path), default=default, required=default is None, show_default=default is not None,
-        help="Output folder.",
-    )  # fmt: skip
+    kept: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}  # a default of None is a value to some versions of click
+    return click.option("--out", type=click.Path(path_type=Path), help="Output folder.", **kept)
 
 
 def get_device(name: str | None) -> torch.device:

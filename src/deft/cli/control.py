@@ -10,6 +10,7 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Output
+from deft.cli.info import h_card_text
 from deft.denoise import Denoiser
 from deft.errors import InputError
 from deft.htransform.learnable import Learned, count_parameters
@@ -18,7 +19,7 @@ from deft.measurement import fingerprint_of
 from deft.methods import plan
 from deft.tasks import ImageTask
 from deft.train.adapter import save_h
-from deft.train.checkpoint import write_json
+from deft.train.checkpoint import write_json, write_text
 from deft.train.control import learn
 from deft.train.diagnosis import in_words
 from deft.train.fit import FitConfig
@@ -72,6 +73,7 @@ def fit_on_paths(
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, task, **about)
     write_json(out / "log.json", {"history": result.history, "diagnoses": history, "end": end, "card": card})
+    write_text(out / "card.md", h_card_text(card))
     output.say(f"{result.steps} steps in {result.seconds:.0f} s; {in_words(end)}")
     how = f"--reward {getattr(task, 'source', '')}" if source is None else f"--measurement {source}"
     output.say(f"\nwrote {out}/h.safetensors, for this {'reward' if source is None else 'measurement'} alone; next: deft sample {out} {how}")
@@ -105,5 +107,6 @@ def fit_by_importance(
     done[:] = rows
     card = keep()
     write_json(out / "log.json", {"rounds": rows, "card": card})
+    write_text(out / "card.md", h_card_text(card))
     output.say(f"\nwrote {out}/h.safetensors, for measurements like these; next: deft sample {out} --measurement {source}")
     output.result({"out": str(out), "card": card, "rounds": rows})

@@ -14,7 +14,7 @@ from torch import Tensor
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
 from deft.cli.control import fit_by_importance, fit_on_paths, make_objective
-from deft.cli.info import card_lines
+from deft.cli.info import h_card_text
 from deft.denoise import Denoiser
 from deft.errors import InputError, NonFiniteError
 from deft.evaluate.levels import level_errors, level_table
@@ -242,7 +242,7 @@ def fit(
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, chosen, **about)
     write_json(out / "log.json", {"history": result.history, "held_out": result.held_out, "levels": levels, "card": card})
-    write_text(out / "card.md", card_text(card))
+    write_text(out / "card.md", h_card_text(card))
     output.say(
         f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} "
         f"({result.weights} weights; raw {result.held_out['raw']:.4f}, averaged {result.held_out['ema']:.4f})"
@@ -284,13 +284,3 @@ def held_out_levels(prior: Denoiser, h: HTransform, x: Tensor, obs: Observation,
     """Errors by noise level on at most `most` held-out images."""
     few = slice(0, most)
     return level_errors(prior, h, x[few], obs[few], seed=seed)
-
-
-def card_text(card: dict[str, Any]) -> str:
-    """card.md."""
-    kept = {k: v for k, v in card.items() if k != "levels"}
-    text = ["# A fitted h-transform", "", "```", *card_lines(kept), "```", ""]
-    text += ["Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:", "", level_table(card["levels"]), ""]
-    return "\n".join(text)
-
-

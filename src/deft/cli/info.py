@@ -13,6 +13,7 @@ from deft import __version__
 from deft.cli import common
 from deft.cli.common import Output, json_option
 from deft.errors import CheckpointError, unknown
+from deft.evaluate.levels import level_table
 from deft.methods import METHODS
 from deft.noise import SCHEDULES
 from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
@@ -31,6 +32,14 @@ def card_lines(card: dict[str, Any], indent: str = "") -> list[str]:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             lines.append(f"{indent}{key}: {text if len(text) <= 200 else text[:197] + '...'}")
     return lines
+
+
+def h_card_text(card: dict[str, Any]) -> str:
+    """card.md of a fitted h."""
+    text = ["# A fitted h-transform", "", "```", *card_lines({k: v for k, v in card.items() if k != "levels"}), "```", ""]
+    if "levels" in card:  # an h that was fitted without images has none
+        text += ["Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:", "", level_table(card["levels"]), ""]
+    return "\n".join(text)
 
 
 def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
@@ -85,7 +94,8 @@ def list_all(as_json: bool) -> None:
     }  # fmt: skip
     output.say("tasks")
     for t in tasks:
-        output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())})")
+        drawn = f"; drawn for each image: {t['drawn']}" if t["drawn"] else ""
+        output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())}){drawn}")
     output.say("methods")
     for m in methods:
         needs = "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"

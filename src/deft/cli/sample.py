@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 from PIL import Image
 
 from deft.cli import common
@@ -60,10 +61,10 @@ CHAIN = 50
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
-@click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's]")
-@click.option("--steps", type=int, help="Calls of the prior.  [default: the method's]")
-@click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's]")
-@click.option("--tuned", is_flag=True, help="DEFT with the settings of the reports: closer to the truth one by one, with too little spread.")
+@click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's for this task]")
+@click.option("--steps", type=int, help="Calls of the prior.  [default: the method's for this task]")
+@click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's for this task]")
+@click.option("--tuned", is_flag=True, help="A fitted h with the settings of the reports: closer to the truth one by one, with too little spread. (Training-free methods have them always, where the task is in deft/tuned.json.)")
 @click.option("--scale", default=1.0, show_default=True, help="Multiply h by this, on top of the method's own settings.")
 @click.option("--refine", default=0, show_default=True, help="With a run: fit its h on for so many steps (10, say) to this very measurement, on paths (docs/control.md), and keep it as h.safetensors beside the samples.")
 @click.option("--seed", default=0, show_default=True)
@@ -130,9 +131,11 @@ def sample(
         chosen = common.make_task(task, sigma_y, None, task_options, measurement) if reward is None else common.make_tilt(reward, beta, label)
     which = method or (("pigdm" if reward is None else "tds") if fitted is None else kind_of(fitted))
     made = plan(
-        which, chosen.name if tuned or which != "deft" else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
+        which, chosen.name if tuned or not METHODS[which].trained else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
         steps=steps, spacing=spacing,
     )  # fmt: skip
+    if METHODS[which].sampler is not None and (eta is not None or click.get_current_context().get_parameter_source("sampler") is not ParameterSource.DEFAULT):
+        raise InputError(f"{which} has steps of its own: leave --sampler and --eta out")
     if refine < 0 or (refine and not isinstance(fitted, DEFT)):
         raise InputError(f"--refine takes a number of steps and a RUN whose h is a DEFT, got {refine}" + ("" if fitted is None else f" and a {kind_of(fitted)}"))
     made.make(prior, fitted)  # what cannot be made is said before anything is read
