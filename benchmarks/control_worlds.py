@@ -3,6 +3,7 @@
     python benchmarks/control_worlds.py modes        # share of samples in the left mode, Var(log w), log Z: about five minutes of one core
     python benchmarks/control_worlds.py rare         # the same where a mode is rare under the prior and likely under the posterior: twenty minutes
     python benchmarks/control_worlds.py rare-chains  # of that, guidance and Hamiltonian Monte Carlo alone: five minutes
+    python benchmarks/control_worlds.py size         # Var(log w) against steps and against the width of h's network: ten minutes
     python benchmarks/control_worlds.py memory       # peak memory of a batch against the steps of its paths
 
 Prints Markdown. h is a small network that starts at 0 and is shown x_t and the noise level alone, so that nothing is known beforehand.
@@ -24,6 +25,7 @@ from deft.comparison.memory import PeakMemory
 from deft.denoise import Denoiser, Prediction
 from deft.htransform import DPS, GradientAtMean, PiGDM, Zero
 from deft.htransform.base import HTransform
+from deft.htransform.learnable import count_parameters
 from deft.prior import load_prior
 from deft.random import BatchNoise, Noise
 from deft.sample import Ancestral, Ito, sample_hmc, sample_posterior, times
@@ -63,11 +65,11 @@ class Blank(HTransform):
 
 
 def learned(
-    kind: type[PathObjective], prior: Denoiser, obs: Observation, steps: int, *, chain: int = CHAIN, rows: int = ROWS, subset: int | None = None, rate: float = 0.05,
+    kind: type[PathObjective], prior: Denoiser, obs: Observation, steps: int, *, chain: int = CHAIN, rows: int = ROWS, subset: int | None = None, rate: float = 0.05, width: int = 32,
 ) -> tuple[HTransform, float]:  # fmt: skip
     """(h after `steps` batches, seconds)."""
     torch.manual_seed(0)
-    h = Blank(prior.event_shape[0])
+    h = Blank(prior.event_shape[0], width)
     objective = kind(prior, chain) if kind is RelativeEntropy else kind(prior, chain, subset=subset)
     module = Control(h, rate=rate) if kind is TrajectoryBalance else h
     started = time.monotonic()
@@ -139,6 +141,25 @@ def rare(chains_only: bool = False) -> None:
         print(f"| {name} | {cells(h, n)} | {seconds:.0f} |", flush=True)
 
 
+def size() -> None:
+    """Var(log w) on 4,000 paths of so many steps: of the exact h, and of networks of several widths that learned on paths of 30 steps."""
+    lengths, n = (15, 30, 60, 120, 240, 480), 4000
+    world = two_modes(distance=4.0)
+    prior = world.prior(VPCosine())
+    obs = Observation(torch.tensor([[-0.25, 0.0]]).double(), Gaussian(Mask(torch.tensor([[1.0, 0.0]]).double()), torch.tensor(0.7).double()))
+    print("| | parameters | " + " | ".join(f"{k} steps" for k in lengths) + " |\n|" + "---|" * (2 + len(lengths)))
+
+    def line(name: str, count: str, h: HTransform) -> None:
+        ws = [walk(prior, h, obs.repeat(n), BatchNoise(n, 9), times(VPCosine(), k, "log-snr"), Ito()).log_weight.var() for k in lengths]
+        print(f"| {name} | {count} | " + " | ".join(f"{float(w):.3f}" for w in ws) + " |", flush=True)
+
+    line("exact", "", world.h)
+    for kind in ("relative entropy", "VarGrad"):
+        for width in (4, 16, 64, 256):
+            h, _ = learned(OBJECTIVES[kind], prior, obs, 300, chain=30, width=width)
+            line(f"{kind}, width {width}", f"{count_parameters(h):,}", h)
+
+
 def allocated(run: Callable[[], object]) -> float:
     """Most that tensors had at once while it ran, MiB. What the system shows as the process's memory is more: the C library keeps fragments of what was freed."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as p:
@@ -178,8 +199,8 @@ def memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("modes", "rare", "rare-chains", "memory"))
-    {"modes": modes, "rare": rare, "rare-chains": lambda: rare(chains_only=True), "memory": memory}[parser.parse_args().what]()
+    parser.add_argument("what", choices=("modes", "rare", "rare-chains", "size", "memory"))
+    {"modes": modes, "rare": rare, "rare-chains": lambda: rare(chains_only=True), "size": size, "memory": memory}[parser.parse_args().what]()
 
 
 if __name__ == "__main__":

@@ -194,6 +194,17 @@ def test_out_must_be_said(capsys, command):
     assert "--out" in refused(capsys, *command)
 
 
+def test_every_fitted_h_keeps_to_its_own_settings_unless_told(shop, tmp_path, capsys):
+    photos, y = shop / "good", tmp_path / "y.npz"
+    made = ("--prior", shop / "prior.safetensors", "--task", "sr4", "--data", photos)
+    assert run(capsys, "measure", *made[2:], "--images", 1, "--out", y)[0] == 0
+    assert run(capsys, "fit", *made, "--method", "lora", "--size", 0.2, "--steps", 2, "--batch", 2, "--out", tmp_path / "lora")[0] == 0
+    ask = ("sample", tmp_path / "lora", "--measurement", y, "-n", 1, "--steps", 2)
+    for name, more, scale in (("plain", (), 1.0), ("tuned", ("--tuned",), TUNED["sr4"]["lora"]["scale"])):
+        assert result(capsys, *ask, *more, "--out", tmp_path / name)["plan"]["settings"]["scale"] == scale
+    assert scale != 1
+
+
 def test_settings_and_scale(shop, tmp_path, capsys):
     about = result(capsys, *sample_line(shop, tmp_path / "a", "--method", "dps", "--set", "zeta=0.7", "--eta", 0.5, "--spacing", "karras"))
     assert about["plan"] | {"steps": 3} == {

@@ -243,8 +243,34 @@ def test_a_projection_is_one():
     check_operator(Apart(), (3,))
     with pytest.raises(AssertionError, match="A A x is not A x"):
         check_operator(Doubled(), (3,))
+    with pytest.raises(AssertionError, match="A\\^T is not A"):
+        check_operator(Slanted(), (3,))
+    with pytest.raises(AssertionError, match="must be A y"):
+        check_operator(Unrestricted(), (3,))
+    with pytest.raises(AssertionError, match="count is not the rank"):
+        check_operator(Miscounted(), (3,))
     with pytest.raises(InputError, match="mask or another orthogonal projection, got Matrix"):
         SeenNoisy.law(1.0, 0.1, OBS, torch.zeros(1, 3))
+
+
+class Slanted(Apart):
+    """Idempotent, and not symmetric."""
+
+    def __call__(self, x):
+        return x @ torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=x.dtype)
+
+    def adjoint(self, y):
+        return y @ torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], dtype=y.dtype)
+
+
+class Unrestricted(Apart):
+    def restrict(self, y):
+        return y
+
+
+class Miscounted(Apart):
+    def count(self, y):
+        return y.new_full((len(y),), 3.0)
 
 
 class Doubled(Apart):
@@ -272,6 +298,13 @@ def test_the_adapted_step_has_the_predictive_weight(seen):
     torch.testing.assert_close(ratio + log_psi, expected, rtol=1e-6, atol=1e-6)
     free = centre + 0.3 * n
     torch.testing.assert_close(x_s - a(x_s), free - a(free))
+
+
+def test_a_calibrated_variance_is_for_gaussian_noise():
+    """rho^2 as DEFT measures it ends at the data's own variance: as a share of data_std^2 it would call much known where nothing is."""
+    event = InsideWorld(-0.5, 2.0, dim=3).observation(16)
+    pred = PRIOR(torch.randn(16, 3, dtype=F64), torch.tensor(0.9, dtype=F64))
+    torch.testing.assert_close(Predictive(1.0, rho2=lambda level: torch.full_like(level, 0.01)).log_h(pred, event), Predictive(1.0).log_h(pred, event))
 
 
 def test_twists_are_potentials():

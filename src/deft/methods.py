@@ -340,7 +340,7 @@ METHODS: dict[str, Method] = {
         Method(
             "mcgdiff", "MCGDiff", lambda m: SeenNoisy(), needs="projection", settings={"particles": 16, "threshold": 0.5}, draw=_mcgdiff,
             grid={"particles": (8, 16, 32)},
-            about="weighted particles whose seen part follows a noised y (after Cardoso et al. 2023; of motifs Trippe et al. 2023)",
+            about="weighted particles whose seen part follows a noised y (after Cardoso et al. 2023; akin to SMCDiff, Trippe et al. 2023)",
         ),
         Method("prior", "prior alone", lambda m: Zero(), steps=20, needs="likelihood", about="the unconditional prior, which ignores the measurement"),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,17 +39,14 @@ from deft.operator import (
 from deft.random import BatchNoise, Noise
 
 
-class Refusing(BatchNoise):
+class Refusing:
     """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor told apart from fixed ones."""
 
     def __init__(self, task: str):
-        super().__init__(1, 0)
-        self.task = task
+        self._task = task
 
-    def normal(self, *args: Any, **options: Any) -> Tensor:
-        raise InputError(f"the task {self.task} draws its operator from noise and does not say what is drawn: make it a `Drawn` (or `Masked`), see docs/add-an-operator.md")
-
-    uniform = normal
+    def __getattr__(self, name: str) -> Any:
+        raise InputError(f"the task {self._task} draws its operator from noise and does not say what is drawn: make it a `Drawn` (or `Masked`), see docs/add-an-operator.md")
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class ImageTask(ABC):
         return Gaussian(operator, self.sigma_y)
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        likelihood = self.likelihood(self.operator(x, noise if self.drawn else Refusing(self.name)))
+        likelihood = self.likelihood(self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", Refusing(self.name))))
         return Observation(likelihood.sample(x, noise), likelihood)
 
     @property

@@ -152,7 +152,7 @@ def scaffold(
 
 @protein.command()
 @click.option("--set", "which", type=Name("set", ("a", "b", "validation")), default="b", show_default=True, help="b: the 17 bundled problems; a: motifs cut from held-out chains (test split); validation: the same from another split, to try settings on.")
-@click.option("--arm", "arms", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
+@click.option("--arm", "arms", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
 @click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more arm with your own h; several seeds of a fit are several runs. May be repeated.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
 @click.option("--count", default=200, show_default=True, help="Problems of set a or validation.")

@@ -61,9 +61,9 @@ CHAIN = 50
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
-@click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's for this task]")
-@click.option("--steps", type=int, help="Calls of the prior.  [default: the method's for this task]")
-@click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's for this task]")
+@click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's; of training-free ones what was found for the task]")
+@click.option("--steps", type=int, help="Calls of the prior.  [default: the method's; of training-free ones what was found for the task]")
+@click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--tuned", is_flag=True, help="A fitted h with the settings of the reports: closer to the truth one by one, with too little spread. (Training-free methods have them always, where the task is in deft/tuned.json.)")
 @click.option("--scale", default=1.0, show_default=True, help="Multiply h by this, on top of the method's own settings.")
 @click.option("--refine", default=0, show_default=True, help="With a run: fit its h on for so many steps (10, say) to this very measurement, on paths (docs/control.md), and keep it as h.safetensors beside the samples.")

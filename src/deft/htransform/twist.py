@@ -32,7 +32,7 @@ class Predictive(Potential):
 
     Args:
         data_std: d, the data's deviation: rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2).
-        rho2: what the prior leaves open at log(sigma/alpha), instead (a calibrated DEFT's `rho2`).
+        rho2: what the prior leaves open at log(sigma/alpha), instead (a calibrated DEFT's `rho2`); for Gaussian noise.
     """
 
     def __init__(self, data_std: float = 1.0, rho2: Spread | None = None):
@@ -43,12 +43,15 @@ class Predictive(Potential):
         """[B or 1, 1, ...]"""
         if self._rho2 is not None:
             return self._rho2(torch.log(pred.sigma / pred.alpha).float()).to(pred.mean)
+        return self._assumed(pred)
+
+    def _assumed(self, pred: Prediction) -> Tensor:
         return self.data_std**2 * pred.sigma**2 / (self.data_std**2 * pred.alpha**2 + pred.sigma**2)
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
         rho2, like = self.rho2(pred), obs.likelihood
-        if not isinstance(like, Gaussian):
-            known = (1 - rho2 / self.data_std**2).clamp(1e-3, 1)
+        if not isinstance(like, Gaussian):  # a calibrated rho^2 goes to the data's own variance, of which data_std knows nothing: its share would be no share
+            known = (1 - self._assumed(pred) / self.data_std**2).clamp(1e-3, 1)
             log_p = obs.log_prob(pred.mean)
             return known.reshape(-1) * torch.where(log_p == -math.inf, HARDLY, log_p)
         s2 = like.deviation.to(pred.mean) ** 2
@@ -68,8 +71,8 @@ HARDLY = -4.0
 class SeenNoisy(_ClosedForm):
     """log N(A x_t; alpha y, sigma^2 + alpha^2 sigma_y^2) for an A that is a projection (a mask, a motif): x_t next to a noised y.
 
-    For a mask and sigma_y = 0 the potential of MCGDiff (Cardoso et al. 2023, algorithm 1), and what SMCDiff weighs motifs by (Trippe et al. 2023), with y's
-    noise integrated out in place of drawn. With noise theirs stops at the level where sigma/alpha = sigma_y; this one goes on, and ends at the
+    For a mask and sigma_y = 0 the potential of MCGDiff (Cardoso et al. 2023, algorithm 1; SMCDiff of Trippe et al. 2023 draws one noised motif where this one
+    integrates over them). With noise theirs stops at the level where sigma/alpha = sigma_y; this one goes on, and ends at the
     likelihood itself. It is no estimate of p_t(y | x_t), of which it knows no
     prior: as an h alone it pulls too hard at high noise. Its use is that the prior's step times it is normal again.
     """

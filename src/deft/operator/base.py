@@ -114,7 +114,7 @@ class LinearOperator(Operator):
     """
 
     projection: ClassVar[bool] = False
-    """Whether A = A^T = A A: y has the shape of x. Tested too."""
+    """Whether A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace (`Denoiser.project`), A's range must lie in it. Tested too."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
@@ -221,8 +221,6 @@ def conjugate_gradient(
 
 class Identity(LinearOperator):
     """y = x: denoising."""
-
-    projection = True
 
     def __call__(self, x: Tensor) -> Tensor:
         return x

@@ -93,6 +93,10 @@ def _check_linear(op: LinearOperator, x: Tensor, z: Tensor, y: Tensor, r: Tensor
     if op.projection:
         close(op(y), y, "A says it is a projection, and A A x is not A x")
         close(op.adjoint(r), op(r), "A says it is an orthogonal projection, and A^T is not A")
+        free = Noise(0, len(r)).normal(tuple(r.shape[1:])).to(r.dtype)
+        close(op.restrict(free), op(free), "A says it is a projection: what of y is a measurement (`restrict`) must be A y")
+        rank = dense(op, tuple(x.shape[1:]), x.dtype).diagonal(dim1=-2, dim2=-1).sum(-1)
+        close(op.count(y), rank.expand(len(y)), "count is not the rank of the projection A")
     slow = _Close(r.dtype, SOLVE_TOLERANCE)
     slow(op(op.pinv(y)), y, "A pinv(A x) is not A x")
     matrix = dense(op, tuple(x.shape[1:]), x.dtype)
