@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, default="deft", help="amortised: a network from scratch; finetuned: from the prior's weights, and of its size")
     parser.add_argument("--share", type=float, default=0.09, help="of the prior's parameters (deft, amortised); 1 is the prior's own network")
     parser.add_argument("--sigma-y", type=float, nargs=2, default=(0.1, 0.4), metavar=("LOW", "HIGH"), help="angstrom: motifs' deviations in training")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, of the stages (minutes of compiling on a CPU; not tried on a GPU)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, of the stages (minutes of compiling on a CPU; on an H200 not done after a minute)")
     parser.add_argument("--seconds", type=float, help="stop after so long, with the learning rate brought down in time")
     parser.add_argument("--steps", type=int, default=1900)
     parser.add_argument("--batch", type=int, default=256)

@@ -39,7 +39,7 @@ from deft.operator import (
 from deft.random import BatchNoise, Noise
 
 
-class Refusing:
+class RefusingNoise:
     """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor told apart from fixed ones."""
 
     def __init__(self, task: str):
@@ -82,7 +82,7 @@ class ImageTask(ABC):
         return Gaussian(operator, self.sigma_y)
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        likelihood = self.likelihood(self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", Refusing(self.name))))
+        likelihood = self.likelihood(self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", RefusingNoise(self.name))))
         return Observation(likelihood.sample(x, noise), likelihood)
 
     @property
