@@ -2,10 +2,14 @@
 
     fit(module, objective, batches) -> FitResult
 
-reads top to bottom: prepare (or resume), loop (draw, loss, backward, step, average), look at held-out data,
-save, finish with the better of the raw and the averaged weights. What is learned is the objective's business,
-what it is learned from is the batches' business. Every random number of step k comes from (seed, k), so a
+reads top to bottom: prepare (or resume), loop (evaluate on held-out data, draw, loss, backward, step, average),
+save, finish with the best weights that an evaluation has seen, raw or averaged. What is learned is the objective's
+business, what it is learned from is the batches' business. Every random number of step k comes from (seed, k), so a
 resumed run repeats the numbers an unbroken one would have used: on the CPU it is the same bit for bit.
+
+A fit to a thousand images over-fits when it is long. Two things keep a longer fit from being worse than a shorter one:
+the weights of the best evaluation are kept, and a fit whose held-out loss has stopped falling (`FitConfig.patience`)
+goes back to them, brings the learning rate down over a short last phase, and ends.
 
 Of several processes (`deft.distributed`) each does some rows of the same batch, and gradients are summed: the same
 fit up to the order of summation, however many there are.
@@ -18,7 +22,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -60,8 +64,12 @@ class FitConfig:
     max_seconds: stop (with the learning rate brought down in time) once this much time has gone.
     ema: decay of the averaged weights (ramped up from 0 as (1+k)/(10+k), as is usual).
     clip: largest gradient norm. bf16: autocast the forward pass to bfloat16.
-    held_out_batches: batches of held-out data looked at `evaluations` times in all.
-    weights: what the module ends with: "raw", "ema", or the "best" of the two on held-out data.
+    evaluations: how often the held-out loss is computed, evenly over the steps (or over `max_seconds`).
+    held_out_batches: batches of held-out data at each evaluation, the same draws every time.
+    patience: after so many evaluations without a lower held-out loss the fit goes back to its best weights and ends with a
+        last phase of `LAST_PHASE` of the steps it took to get there; 0 never ends early.
+    weights: what the module ends with: the "raw" or "ema" (averaged) weights of the last step, or the "best" of both over
+        all evaluations.
     """
 
     steps: int = 2000
@@ -76,6 +84,7 @@ class FitConfig:
     max_seconds: float | None = None
     evaluations: int = 10
     held_out_batches: int = 4
+    patience: int = 0
     saves: int = 20
     accumulate: int = 1
     streams: bool = False
@@ -85,6 +94,8 @@ class FitConfig:
         for name in ("steps", "batch", "evaluations", "saves", "accumulate"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.patience < 0:
+            raise InputError(f"patience must be at least 0 (0: never end early), got {self.patience}")
         if self.weights not in ("best", "raw", "ema"):
             raise unknown("weights", self.weights, ("best", "raw", "ema"))
         if not self.lr > 0:
@@ -101,9 +112,19 @@ class FitConfig:
         return self.lr * min(1.0, (step + 1) / max(1, self.warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
+LAST_PHASE = 0.25
+"""Length of the last phase of a fit that ends early, as a share of the steps to its best evaluation."""
+LAST_EVALUATIONS = 4
+"""Evaluations in that phase."""
+
+
 @dataclass
 class FitResult:
-    """What a fit leaves: the module (best weights in it), which weights won, the held-out loss over time."""
+    """What a fit leaves: the module (its weights chosen), how it came to them, the held-out loss over time.
+
+    weights, best_step: which weights the module has ("raw" or "ema"), and of which step. held_out: the held-out loss of raw
+    and averaged weights at that step (NaN without held-out data). ended: why the fit ended early, or "".
+    """
 
     module: nn.Module
     steps: int
@@ -111,6 +132,49 @@ class FitResult:
     weights: str
     held_out: dict[str, float]
     history: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    ended: str = ""
+
+
+@dataclass
+class _Progress:
+    """How far a fit is: what `state.pt` keeps of it beside the weights.
+
+    looked: evaluations that were due so far. best: of the best evaluation, its step, the losses, which weights won, and these
+    weights. last: first step, length and learning rate of the last phase, once it has begun.
+    """
+
+    step: int = 0
+    elapsed: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    looked: int = 0
+    best: dict[str, Any] | None = None
+    last: dict[str, float] | None = None
+
+    def done(self, config: FitConfig, elapsed: float) -> float:
+        """Share of the fit that is done, by steps or by time, 1 at its end."""
+        if self.last is not None and self.step >= self.last["start"] + self.last["length"]:
+            return 1.0
+        share = self.step / config.steps
+        return max(share, elapsed / config.max_seconds) if config.max_seconds else share
+
+    def rate(self, config: FitConfig, done: float) -> float:
+        """Learning rate of the next step."""
+        if self.last is None:
+            return config.rate(done, self.step)
+        u = (self.step - self.last["start"]) / self.last["length"]
+        return self.last["rate"] * 0.5 * (1 + math.cos(math.pi * min(1.0, u)))
+
+    def due(self, config: FitConfig, done: float) -> int:
+        """How many evaluations should have been made by now."""
+        if self.last is None:
+            return int(done * config.evaluations + 1e-9)
+        u = (self.step - self.last["start"]) / self.last["length"]
+        return int(self.last["looked"]) + int(u * LAST_EVALUATIONS + 1e-9)
+
+    def stale(self) -> int:
+        """Evaluations since the best one."""
+        return sum(row["step"] > self.best["step"] for row in self.history) if self.best else 0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -181,13 +245,12 @@ def fit(
     optimiser = torch.optim.AdamW(
         parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
     )
-    step, elapsed = 0, 0.0
-    history: list[dict[str, float]] = []
+    at = _Progress()
     state = world.from_main(lambda: _read(path, config) if resume else None)
     world.same_weights(module)
     average = copy.deepcopy(module).requires_grad_(False)
     if state is not None:
-        step, elapsed, history = state["step"], state["elapsed"], state["history"]
+        at = _Progress(**{f.name: state[f.name] for f in fields(_Progress) if f.name in state})
         module.load_state_dict(state["raw"])
         average.load_state_dict(state["ema"])
         optimiser.load_state_dict(state["optimiser"])
@@ -196,82 +259,108 @@ def fit(
     def save() -> None:
         """Write the state as it is now."""
         if path is not None:
-            now = {"config": lasting(config), "step": step, "elapsed": time.monotonic() - started, "history": history}
+            at.elapsed = time.monotonic() - started
+            now = {"config": lasting(config), **{f.name: getattr(at, f.name) for f in fields(_Progress)}}
             now |= {"raw": module.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(path, now)
 
+    def look(data: Batches, done: float, running: Tensor | None) -> None:
+        """Evaluate on held-out data, keep the weights if they are the best yet, and see whether it is time to end."""
+        losses = _held_out(objective, {"raw": module, "ema": average}, data, config, where, world)
+        row = {"step": at.step, "seconds": time.monotonic() - started}
+        row |= {"loss": math.nan if running is None else float(running)} | losses
+        at.history.append(row)
+        winner = min(losses, key=lambda k: losses[k])
+        if math.isfinite(losses[winner]) and (at.best is None or losses[winner] < at.best[at.best["weights"]]):
+            kept = (module if winner == "raw" else average).state_dict()
+            kept = {k: v.detach().cpu().clone() for k, v in kept.items()}
+            at.best = {"step": at.step, "weights": winner, **losses, "state": kept}
+        if on_evaluation and world.main:
+            on_evaluation(row)
+        if config.patience and at.last is None and done < 1 and at.best is not None and at.stale() >= config.patience:
+            length = max(1, round(LAST_PHASE * at.best["step"]))
+            at.last = {"start": at.step, "length": length, "rate": at.rate(config, done), "looked": at.looked}
+            module.load_state_dict(at.best["state"])
+            average.load_state_dict(at.best["state"])
+
     # 2. loop
-    started = time.monotonic() - elapsed
+    started = time.monotonic() - at.elapsed
     running = None
-    bar = tqdm(total=config.steps, initial=step, disable=not (progress and world.main), unit="step", desc="fit")
+    bar = tqdm(total=config.steps, initial=at.step, disable=not (progress and world.main), unit="step", desc="fit")
     autocast = torch.autocast(where.type, torch.bfloat16) if config.bf16 else nullcontext()
-    evaluate_at = _marks(config.steps, config.evaluations)
     save_at = _marks(config.steps, config.saves) if path else set()
     last_save = time.monotonic()
-    with world.stopping() as asked, bar, _saving(path, save, lambda: f"step {step} of {config.steps}", world):
-        while step < config.steps:
+    with world.stopping() as asked, bar, _saving(path, save, lambda: f"step {at.step} of {config.steps}", world):
+        while True:
             stop, elapsed = world.pulse(asked(), time.monotonic() - started)
             if stop:
                 raise KeyboardInterrupt
-            done = step / config.steps
-            if config.max_seconds:
-                done = max(done, elapsed / config.max_seconds)
-                if done >= 1:
-                    break
+            done = at.done(config, elapsed)
+            due = config.evaluations if done >= 1 else at.due(config, done)
+            if held_out is not None and (due > at.looked or done >= 1) and not (at.history and at.history[-1]["step"] == at.step):
+                at.looked = due
+                look(held_out, done, running)
+                if at.last is not None:
+                    bar.total = int(at.last["start"] + at.last["length"])
+            if done >= 1:
+                break
             for group in optimiser.param_groups:
-                group["lr"] = config.rate(done, step)
-            look = where.type == "cpu" or step % 50 == 0  # elsewhere a look has to wait for the device
+                group["lr"] = at.rate(config, done)
+            check = where.type == "cpu" or at.step % 50 == 0  # elsewhere a look has to wait for the device
             optimiser.zero_grad(set_to_none=True)
             value = torch.zeros((), device=where)
             with world.together():
                 for rows in parts:
-                    noise = config.source(config.batch, config.seed, step, 1, rows=rows)
-                    batch = batches.draw(config.batch, config.seed, step, where, rows=rows, source=config.source)
+                    noise = config.source(config.batch, config.seed, at.step, 1, rows=rows)
+                    batch = batches.draw(config.batch, config.seed, at.step, where, rows=rows, source=config.source)
                     with autocast:
                         loss = objective(module, batch, noise)
-                    if look:
-                        _check_finite(loss, step)
+                    if check:
+                        _check_finite(loss, at.step)
                     part = loss.value * (len(rows) / config.batch)
                     part.backward()
                     value = value + part.detach()
             value = world.sum_gradients(parameters, value)
             length = nn.utils.clip_grad_norm_(parameters, config.clip)
-            if (look or step + 1 in save_at) and not bool(torch.isfinite(length)):
-                raise NonFiniteError(f"the gradient became {float(length)} at step {step}: lower --lr, or check the data")
+            if (check or at.step + 1 in save_at) and not bool(torch.isfinite(length)):
+                raise NonFiniteError(f"the gradient became {float(length)} at step {at.step}: lower --lr, or check the data")
             optimiser.step()
-            _average(average, module, min(config.ema, (1 + step) / (10 + step)))
-            step += 1
+            _average(average, module, min(config.ema, (1 + at.step) / (10 + at.step)))
+            at.step += 1
 
             running = value if running is None else 0.98 * running + 0.02 * value
             bar.update()
-            if step % 20 == 0:
+            if at.step % 20 == 0:
                 bar.set_postfix_str(f"loss {float(running):.4f}")
-                if config.max_seconds:  # as many steps as there is time for, so that the time left is told right
+                if config.max_seconds and at.last is None:  # as many steps as there is time for: the time left is then right
                     fraction = (time.monotonic() - started) / config.max_seconds
-                    bar.total = max(step, min(config.steps, round(step / fraction)))
-            if held_out is not None and step in evaluate_at:
-                row = {"step": step, "seconds": time.monotonic() - started, "loss": float(running)}
-                row |= _held_out(objective, {"raw": module, "ema": average}, held_out, config, where, world)
-                history.append(row)
-                if on_evaluation and world.main:
-                    on_evaluation(row)
-            if step in save_at or (path and time.monotonic() - last_save > 120):
+                    bar.total = max(at.step, min(config.steps, round(at.step / fraction)))
+            if at.step in save_at or (path and time.monotonic() - last_save > 120):
                 save()
                 last_save = time.monotonic()
 
-    # 3. finish with the better weights
+    # 3. finish with the chosen weights
     elapsed = time.monotonic() - started
-    scores = {"raw": math.nan, "ema": math.nan}
-    winner = "ema"
-    if held_out is not None:
-        scores = _held_out(objective, {"raw": module, "ema": average}, held_out, config, where, world)
-        winner = min(scores, key=lambda k: scores[k])
-    winner = winner if config.weights == "best" else config.weights
     save()
-    if winner == "ema":
-        module.load_state_dict(average.state_dict())
+    last_row = {k: at.history[-1][k] for k in ("raw", "ema")} if at.history else {"raw": math.nan, "ema": math.nan}
+    if config.weights == "best" and at.best is not None:
+        winner, scores, best_step = at.best["weights"], {k: at.best[k] for k in ("raw", "ema")}, at.best["step"]
+        module.load_state_dict(at.best["state"])
+    else:
+        winner, scores, best_step = "raw" if config.weights == "raw" else "ema", last_row, at.step
+        if winner == "ema":
+            module.load_state_dict(average.state_dict())
     module.eval()
-    return FitResult(module, step, elapsed, winner, scores, history)
+    return FitResult(module, at.step, elapsed, winner, scores, at.history, best_step, _ended(at, config))
+
+
+def _ended(at: _Progress, config: FitConfig) -> str:
+    if at.last is None or at.best is None:
+        return ""
+    return (
+        f"ended early: the held-out loss had not fallen for {config.patience} evaluations at step {at.last['start']}; "
+        f"a last phase of {at.last['length']} steps began from the best weights until then"
+    )
 
 
 def launched_config(config: FitConfig, world: World | None = None) -> FitConfig:
