@@ -26,7 +26,9 @@ def found(report: Path) -> dict[str, dict[str, dict[str, object]]]:
         if row["method"] != plan["method"] or not row["tried"]:
             continue
         settings = {**plan["settings"], "steps": plan["steps"], "spacing": plan["spacing"]}
-        if METHODS[row["method"]].sampler is None and plan["eta"] != METHODS[row["method"]].eta:
+        if METHODS[row["method"]].sampler is None and plan["sampler"] != "ddim":
+            settings["sampler"] = plan["sampler"]
+        elif METHODS[row["method"]].sampler is None and plan["eta"] != METHODS[row["method"]].eta:
             settings["eta"] = plan["eta"]
         out.setdefault(row["task"], {})[row["method"]] = settings
     return out

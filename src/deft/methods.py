@@ -80,7 +80,7 @@ class Method:
     no h-transform alone; the user's choice of sampler and eta then do not matter. draw: takes the place of
     `sample_posterior` (and is given `settings` and `told`, too), for methods whose samples of one y see each other (particles), or that go over a path many times.
     runs: of the prior's network at each step. passes: how often a sample's path is walked, from the settings. learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the whole
-    prior. grid: values worth trying of its settings, `eta` and `spacing`, for `deft compare`.
+    prior. grid: values worth trying of its settings, `eta`, `sampler` and `spacing`, for `deft compare`; see `choices`.
     """
 
     name: str
@@ -108,6 +108,20 @@ class Method:
             "settings": dict(self.settings), "eta": self.eta, "steps": self.steps, "spacing": self.spacing, "about": self.about,
             "needs": self.needs, "own_sampler": self.sampler is not None,
         }  # fmt: skip
+
+    def choices(self) -> dict[str, Sequence[Any]]:
+        """What `deft compare` may try: `grid`, and the samplers and spacings that every method may choose from.
+
+        A method with its own sampler has no choice of sampler or eta. One that weighs paths (`draw`) needs a sampler whose
+        steps are Gaussian kernels with noise. A row's own `sampler` or `spacing` takes precedence.
+
+        >>> METHODS["deft-smc"].choices()["sampler"]
+        ('ddim', 'ito')
+        """
+        open_: dict[str, Sequence[Any]] = {"spacing": SPACES}
+        if self.sampler is None:
+            open_["sampler"] = SOLVERS if self.draw is None else WEIGHTED
+        return {**open_, **self.grid}
 
     def misfit(self, likelihood: Likelihood) -> str | None:
         """Why this method cannot be used with the likelihood, or None."""
@@ -220,36 +234,42 @@ def _reconstruction(m: Making) -> HTransform:
     return ReconstructionGuidance(weight)
 
 
-STRENGTH: dict[str, Sequence[Any]] = {"scale": (1.0, 1.4, 1.8), "spacing": ("log-snr", "karras", "angle")}
-"""What is tried for every learned h."""
+SOLVERS = tuple(name for name in ("ddim", "dpmpp-2m", "sde-dpmpp-2m") if name in SAMPLERS)
+"""Samplers that `deft compare` lets a method choose from, one call of the prior a step each."""
+
+WEIGHTED = ("ddim", "ito")
+"""The same for methods that weigh paths by their kernels (particles, chains), or whose weight is defined on a kernel's step (DPS)."""
+
+SPACES = ("log-snr", "karras", "angle")
+"""Spacings of the steps that `deft compare` lets a method choose from."""
 
 METHODS: dict[str, Method] = {
     m.name: m
     for m in (
         Method(
             "deft", "DEFT", _fitted("deft"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr",
-            learned="deft", grid=STRENGTH,
+            learned="deft",
             about="h learned by a small network next to the frozen prior (Denker et al. 2024)",
         ),
         Method(
             "amortised", "amortised", _fitted("amortised"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr",
-            learned="amortised", grid=STRENGTH, about="a conditional denoiser from scratch, which never looks at the prior",
+            learned="amortised", about="a conditional denoiser from scratch, which never looks at the prior",
         ),
         Method(
             "lora", "LoRA", _fitted("lora"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr", runs=2,
-            learned="lora", grid=STRENGTH, about="low-rank changes of the prior's weights (Hu et al. 2021)",
+            learned="lora", about="low-rank changes of the prior's weights (Hu et al. 2021)",
         ),
         Method(
             "controlnet", "ControlNet", _fitted("controlnet"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr", runs=2,
-            learned="controlnet", grid=STRENGTH, about="a trained encoder beside the frozen prior (Zhang, Rao & Agrawala 2023)",
+            learned="controlnet", about="a trained encoder beside the frozen prior (Zhang, Rao & Agrawala 2023)",
         ),
         Method(
             "finetuned", "fine-tuned", _fitted("finetuned"), trained=True, needs="likelihood", settings={"scale": 1.0}, spacing="log-snr", runs=2,
-            learned="finetuned", retrains=True, grid=STRENGTH, about="a copy of the prior, all of it trained for the task",
+            learned="finetuned", retrains=True, about="a copy of the prior, all of it trained for the task",
         ),
         Method(
             "deft-smc", "DEFT + particles", _fitted("deft-smc"), trained=True, needs="likelihood", settings={"particles": 16, "threshold": 0.5, "apart": 0.0, "scale": 1.0},
-            spacing="log-snr", learned="deft", draw=_particles(_by_deft), grid={"scale": (1.0, 1.4), "particles": (4, 8, 16)},
+            spacing="log-snr", learned="deft", draw=_particles(_by_deft), grid={"particles": (4, 8, 16)},
             about="DEFT as the proposal of weighted particles, without a backward pass",
         ),
         Method(
@@ -259,17 +279,17 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "deft-pigdm", "DEFT + ΠGDM", _mixed, trained=True, backward=True, settings={"weight": 0.5, "data_std": 0.7, "scale": 1.0},
-            spacing="log-snr", learned="deft", grid={"weight": (0.3, 0.5, 0.8), "data_std": (0.5, 1.0), "scale": (1.0, 1.4)},
+            spacing="log-snr", learned="deft", grid={"weight": (0.3, 0.5, 0.8), "data_std": (0.5, 1.0)},
             about="a weighted mean of the two: scale (weight DEFT + (1 - weight) ΠGDM)",
         ),
         Method(
             "dps", "DPS", _dps, backward=True, settings={"zeta": 0.5},
-            grid={"zeta": (0.3, 0.6, 1.0, 1.8, 3.0), "spacing": ("angle", "uniform")},
+            grid={"zeta": (0.3, 0.6, 1.0, 1.8, 3.0), "sampler": WEIGHTED, "spacing": ("angle", "uniform", "log-snr")},
             about="a gradient step on the norm of the residual (Chung et al. 2023, as published)",
         ),
         Method(
             "pigdm", "ΠGDM", lambda m: PiGDM(m.settings["data_std"]), backward=True, settings={"data_std": 1.0},
-            grid={"data_std": (0.3, 0.5, 0.7, 1.0), "eta": (1.0, 0.5), "spacing": ("log-snr", "angle")},
+            grid={"data_std": (0.3, 0.5, 0.7, 1.0), "eta": (1.0, 0.5)},
             about="pseudoinverse guidance, for linear measurements and others with a pseudo-inverse (Song et al. 2023)",
         ),
         Method(
@@ -280,16 +300,16 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "gradient", "gradient at mean", lambda m: GradientAtMean(m.settings["data_std"], m.settings["scale"]), needs="likelihood",
-            settings={"scale": 1.0, "data_std": 1.0}, grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0), "spacing": ("angle", "log-snr")},
+            settings={"scale": 1.0, "data_std": 1.0}, grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0)},
             about="the preconditioned gradient of the likelihood at the denoised mean, without the prior's Jacobian",
         ),
         Method(
-            "tmpd", "TMPD", lambda m: TMPD(), backward=True, needs="linear", grid={"eta": (1.0, 0.5), "spacing": ("angle", "log-snr", "karras")},
+            "tmpd", "TMPD", lambda m: TMPD(), backward=True, needs="linear", grid={"eta": (1.0, 0.5)},
             about="ΠGDM with the diagonal of the prior's own covariance of x_0 given x_t (Boys et al. 2023)",
         ),
         Method(
             "mmps", "MMPS", lambda m: MMPS(int(m.settings["iterations"])), backward=True, needs="linear", settings={"iterations": 3},
-            grid={"iterations": (1, 3), "spacing": ("angle", "log-snr", "karras")},
+            grid={"iterations": (1, 3)},
             about="ΠGDM with all of that covariance, by conjugate gradients; iterations + 1 backward passes (Rozet et al. 2024)",
         ),
         Method(
@@ -304,10 +324,10 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "mcg", "MCG", lambda m: MCG(_dps(m)), backward=True, needs="linear", settings={"zeta": 0.5},
-            grid={"zeta": (0.3, 0.6, 1.0, 1.8)}, about="DPS's gradient, then the measured part replaced by y (Chung et al. 2022)",
+            grid={"zeta": (0.3, 0.6, 1.0, 1.8), "sampler": WEIGHTED}, about="DPS's gradient, then the measured part replaced by y (Chung et al. 2022)",
         ),
         Method(
-            "replacement", "replacement", lambda m: Replacement(), needs="linear", grid={"eta": (1.0, 0.5), "spacing": ("angle", "log-snr")},
+            "replacement", "replacement", lambda m: Replacement(), needs="linear", grid={"eta": (1.0, 0.5)},
             about="the measured part of the denoised mean replaced by y (Song et al. 2021; DDNM, Wang et al. 2023)",
         ),
         Method(
@@ -347,7 +367,7 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = json.loads(resources.files("deft").joinpath("tuned.json").read_text(encoding="utf-8"))
-"""task -> method -> settings (its own, `eta`, `steps`, `spacing`) found best on bundled validation images, mostly by `deft compare`
+"""task -> method -> settings (its own, `sampler`, `eta`, `steps`, `spacing`) found best on bundled validation images, mostly by `deft compare`
 (benchmarks/tuned.py writes the file); what is not here has the method's defaults.
 
 A distance of single samples to the truth is least for samples that vary less than the posterior: DEFT's settings here
@@ -427,7 +447,7 @@ def plan(
     task: str | None = None,
     *,
     settings: Mapping[str, float] | None = None,
-    sampler: str = "ddim",
+    sampler: str | None = None,
     eta: float | None = None,
     steps: int | None = None,
     spacing: str | None = None,
@@ -440,7 +460,7 @@ def plan(
     method = get_method(name)
     tuned = dict(TUNED.get(task or "", {}).get(name, {}))
     tuned_eta, tuned_steps = tuned.pop("eta", method.eta), int(tuned.pop("steps", method.steps))
-    tuned_spacing = tuned.pop("spacing", method.spacing)
+    tuned_spacing, tuned_sampler = tuned.pop("spacing", method.spacing), tuned.pop("sampler", "ddim")
     for key in settings or {}:
         if key not in method.settings:
             if not method.settings:
@@ -448,7 +468,7 @@ def plan(
             raise unknown(f"setting of {name}", key, method.settings)
     own = {**method.settings, **tuned, **(settings or {})}
     chosen = Plan(
-        method, own, sampler, tuned_eta if eta is None else eta, tuned_steps if steps is None else steps,
+        method, own, sampler or tuned_sampler, tuned_eta if eta is None else eta, tuned_steps if steps is None else steps,
         spacing or tuned_spacing,
     )
     chosen.make_sampler()
