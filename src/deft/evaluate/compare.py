@@ -11,7 +11,17 @@ from torch import Tensor
 from deft.denoise import Denoiser
 from deft.evaluate.features import FeatureNetwork, measure_features
 from deft.evaluate.levels import hidden_pixels
-from deft.evaluate.metrics import coverage, psnr, residual_rms, root_mean_square, spread, spread_skill, ssim
+from deft.evaluate.metrics import (
+    coverage,
+    crps,
+    energy_score_pixels,
+    psnr,
+    residual_rms,
+    root_mean_square,
+    spread,
+    spread_skill,
+    ssim,
+)
 from deft.htransform.base import HTransform
 from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
@@ -20,23 +30,46 @@ from deft.methods import Plan
 
 @dataclass(frozen=True)
 class Metric:
-    """key: in report.json. title: for people. better: "high", "low" or "" (a description). digits: shown."""
+    """key: in report.json. title: for people. better: "high", "low" or "" (a description). digits: shown.
+
+    target: the value that the true posterior has, where neither more nor less is better. proper: a score of the whole distribution that in
+    expectation is least for the true posterior; settings are tuned by these alone (`PROPER`).
+    """
 
     key: str
     title: str
     better: str = ""
     digits: int = 3
     about: str = ""
+    target: float | None = None
+    proper: bool = False
 
 
 METRICS: dict[str, Metric] = {
     m.key: m
     for m in (
-        Metric("feature_distance", "feature distance", "low", 3, "to the truth, in the features of a network trained on such images; 1 is two random images"),
         Metric(
             "energy_score", "energy score", "low", 3,
-            "feature distance to the truth less half of that between an image's samples: least for the true posterior, "
-            "where the distance alone is least for samples that vary too little",
+            "feature distance to the truth less half of that between different samples of an image: least for the true posterior, "
+            "where the distance alone is least for samples that vary too little; 1 is two random images", proper=True,
+        ),
+        Metric(
+            "energy_score_pixels", "energy score of pixels", "low", 4,
+            "energy score by the root mean square difference of pixels (their range is 2), not features", proper=True,
+        ),
+        Metric("crps", "CRPS", "low", 4, "energy score of each pixel alone, averaged over pixels", proper=True),
+        Metric(
+            "coverage", "coverage at 90 %", "", 3,
+            "share of pixels whose central 90 % interval of the samples holds the truth (in the hole, if there is one; pixels that do not "
+            "vary by a grey level left out): 0.9 is right, and 1 - 0.05 (S + 1) the least that S samples can show", target=0.9,
+        ),
+        Metric(
+            "spread_skill", "spread over error", "", 3,
+            "spread of the samples over the error of their mean, over all images (in the hole, if there is one): 1 is right, less is too sure", target=1.0,
+        ),
+        Metric(
+            "feature_distance", "feature distance", "low", 3,
+            "of single samples to the truth, in the features of a network trained on such images; 1 is two random images. Least for samples that vary too little",
         ),
         Metric(
             "perceptual_distance", "perceptual distance", "low", 4,
@@ -51,15 +84,6 @@ METRICS: dict[str, Metric] = {
         Metric("ssim", "SSIM", "high", 3, "of single samples; 7x7 uniform window"),
         Metric("residual", "residual", "", 4, "root mean square of y - A x over what was measured; sigma_y is right"),
         Metric("spread", "spread", "", 3, "standard deviation of a pixel over an image's samples (in the hole, if there is one)"),
-        Metric(
-            "coverage", "coverage at 90 %", "", 3,
-            "share of pixels whose central 90 % interval of the samples holds the truth (in the hole, if there is one; pixels that do not "
-            "vary by a grey level left out): 0.9 is right, and 1 - 0.05 (S + 1) the least that S samples can show",
-        ),
-        Metric(
-            "spread_skill", "spread over error", "", 3,
-            "spread of the samples over the error of their mean, over all images (in the hole, if there is one): 1 is right, less is too sure",
-        ),
         Metric("diversity", "diversity", "", 3, "mean feature distance between two samples of an image"),
         Metric("calls", "network calls", "", 0, "of the prior, for one sample"),
         Metric("seconds", "seconds per sample", "low", 4, "wall clock of sampling, divided by the number of samples"),
@@ -67,6 +91,9 @@ METRICS: dict[str, Metric] = {
     )
 }  # fmt: skip
 """In the order in which reports show them."""
+
+PROPER = tuple(key for key, m in METRICS.items() if m.proper)
+"""Metrics that settings may be tuned by: nothing is tuned by a score that rewards too little spread."""
 
 
 @dataclass
@@ -122,6 +149,8 @@ def measure(
         out["psnr_hidden"] = average(psnr(flat, truths, hidden.repeat_interleave(s, 0)))
         out["psnr_mean_hidden"] = psnr(mean, truth, hidden)
     if s > 1:
+        out["energy_score_pixels"] = energy_score_pixels(samples, truth)
+        out["crps"] = crps(samples, truth)
         out["spread"] = root_mean_square(spread(samples), hidden)
         out["coverage"] = coverage(samples, truth, where=hidden)
         out["spread_skill"] = spread_skill(samples, truth, hidden)

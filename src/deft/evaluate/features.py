@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from deft.errors import InputError, unknown
-from deft.evaluate.metrics import pairwise_distance, perceptual_distance
+from deft.evaluate.metrics import energy_score, pairwise_distance, perceptual_distance
 from deft.random import generator
 
 
@@ -180,7 +180,7 @@ def measure_features(
             out["perceptual_distance"] = apart.unflatten(0, (-1, s)).mean(1)
         if s > 1:
             out["diversity"] = pairwise_distance(f)
-            out["energy_score"] = out["feature_distance"] - out["diversity"] / 2
+            out["energy_score"] = energy_score(f, at.features / network.unit)
         if labels is not None and x.logits is not None:
             out["top1"] = (x.logits.argmax(1).unflatten(0, (-1, s)) == labels[part, None]).float().mean(1)
         for key, value in out.items():

@@ -96,6 +96,56 @@ def pairwise_distance(x: Tensor) -> Tensor:
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2)) / (s * (s - 1))
 
 
+# Scores of a whole distribution, from a few of its samples. Both are proper: in expectation least for the true posterior, for every
+# number of samples of at least two, because the mean over pairs is over *different* samples (Ferro 2014, "fair" scores).
+
+
+def energy_score(x: Tensor, truth: Tensor) -> Tensor:
+    """The energy score of samples x [B, S, d] of a law, where truth [B, d] came out: [B].
+
+        ES = 1/S sum_j |x_j - truth| - 1/2 . 1/(S (S - 1)) sum_{j != k} |x_j - x_k|,    |.| Euclidean
+
+    Gneiting & Raftery (2007), "Strictly Proper Scoring Rules, Prediction, and Estimation", equation 22,
+    https://doi.org/10.1198/016214506000001437. With S (S - 1), and not S^2, under the second sum its expectation is that of the law itself
+    (Ferro 2014, https://doi.org/10.1002/qj.2270), and for S >= 2 least if the law is the truth's: samples that vary too little, or too
+    much, score worse. A distance alone, without the second sum, is least for samples that vary too little.
+
+    >>> energy_score(torch.tensor([[[0.0], [2.0]]]), torch.tensor([[1.0]]))
+    tensor([0.])
+    """
+    if x.shape[1] < 2:
+        raise InputError("an energy score needs at least two samples of each image, got 1")
+    return (x - truth[:, None]).norm(dim=-1).mean(1) - pairwise_distance(x) / 2
+
+
+def energy_score_pixels(samples: Tensor, truth: Tensor) -> Tensor:
+    """`energy_score` of images [B, S, *E] by the root mean square difference of their pixels, clamped to [-1, 1]: [B].
+
+    It needs no feature network. The root mean square is the Euclidean distance over the root of the number of pixels, so it
+    is proper as well; it sees small structures less than features do.
+    """
+    x, y = samples.clamp(-1, 1).flatten(2), truth.clamp(-1, 1).flatten(1)
+    return energy_score(x, y) / math.sqrt(y.shape[1])
+
+
+def crps(samples: Tensor, truth: Tensor) -> Tensor:
+    """Continuous ranked probability score, the mean over pixels (clamped): [B, S, *E] and [B, *E] -> [B].
+
+    The energy score of each pixel alone (Gneiting & Raftery 2007, equation 21), so it sees nothing of how pixels vary together.
+    The sum over pairs is that of sorted samples, sum_{j != k} |x_j - x_k| = 2 sum_i (2 i - S - 1) x_(i).
+
+    >>> crps(torch.tensor([[[0.0], [1.0]]]), torch.tensor([[0.5]]))
+    tensor([0.])
+    """
+    x, y = samples.clamp(-1, 1).flatten(2), truth.clamp(-1, 1).flatten(1)
+    s = x.shape[1]
+    if s < 2:
+        raise InputError("a CRPS needs at least two samples of each image, got 1")
+    weight = 2 * torch.arange(1, s + 1, dtype=x.dtype, device=x.device) - s - 1
+    pairs = (x.sort(1).values * weight[:, None]).sum(1) / (s * (s - 1))  # half of the mean over different pairs
+    return ((x - y[:, None]).abs().mean(1) - pairs).mean(1)
+
+
 # Distances between images, and between sets of images, in the features of a network (`deft.evaluate.features`).
 
 

@@ -1,12 +1,13 @@
 """Intervals for means over images, and tests of whether methods differ.
 
-`bootstrap`, `paired` and `clustered` (several seeds) give intervals; `sign_flip` a p-value, `holm` corrects many of them,
+`bootstrap`, `paired` and `clustered` (several seeds) give intervals; `sign_flip` and `difference_p` (several fits) p-values, `holm` corrects many of them,
 and `tied_for_best` says which methods of a table cannot be told from the best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -142,6 +143,49 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return out
 
 
+def crossed_error(values: Sequence[Sequence[float]] | np.ndarray) -> float:
+    """Standard error of the mean of values [K, N] whose K seeds are shared by all N images, both drawn at random.
+
+    That of `clustered(values, crossed=True)`, without resampling (Owen 2007, "The pigeonhole bootstrap",
+    https://doi.org/10.1214/07-AOAS122). With y = values - mean,
+
+        K^2 N^2 error^2 = (1 - 1/K) sum_i (sum_k y_ki)^2 + (1 - 1/N) sum_k (sum_i y_ki)^2 + sum_ki y_ki^2.
+
+    With one seed it is the error of a mean over images. Of few seeds it is a rough number: three know their scatter to a factor of two.
+
+    >>> crossed_error([[0.0, 2.0]])
+    0.7071067811865476
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
+        raise InputError(f"values [seeds, images], all finite, are needed, got shape {x.shape} with {int(np.isfinite(x).sum())} finite")
+    k, n = x.shape
+    y = x - x.mean()
+    total = (1 - 1 / k) * (y.sum(0) ** 2).sum() + (1 - 1 / n) * (y.sum(1) ** 2).sum() + (y**2).sum()
+    return float(np.sqrt(total) / (k * n))
+
+
+def difference_p(differences: Sequence[float] | np.ndarray, *, crossed: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """p-value, two-sided, of paired differences [K, N] having the mean 0.
+
+    `sign_flip` of the images' means. crossed: the seeds are shared by all images (fits of an h), and another fit might have come out
+    otherwise: then the larger of that and of the normal p-value of mean over `crossed_error`.
+
+    >>> fits = np.array([[1.0], [-0.5], [0.1]]) + np.zeros((3, 40))    # sure about these three fits, not about the next
+    >>> difference_p(fits) < 0.001, difference_p(fits, crossed=True) > 0.5
+    (True, True)
+    """
+    p = sign_flip(differences, resamples=resamples, seed=seed)
+    d = np.asarray(differences, dtype=np.float64)
+    return max(p, _normal_p(d)) if crossed and d.ndim == 2 else p
+
+
+def _normal_p(differences: np.ndarray) -> float:
+    """Two-sided p-value of the mean of differences [K, N] over `crossed_error`; 0 for one seed, whose error says nothing of the next."""
+    error = crossed_error(differences)
+    return 0.0 if len(differences) < 2 or error == 0 else math.erfc(abs(float(differences.mean())) / error / math.sqrt(2))
+
+
 class Best(NamedTuple):
     """best: the method with the best mean. tied: it, and those not significantly worse, best first. p: corrected, against the best."""
 
@@ -154,6 +198,7 @@ def tied_for_best(
     values: Mapping[str, Sequence[float] | np.ndarray],
     better: str = "low",
     *,
+    crossed: Collection[str] = (),
     level: float = 0.05,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -167,6 +212,7 @@ def tied_for_best(
     Args:
         values: method -> [N] or [K, N] (K seeds), the same images for all.
         better: "low" or "high".
+        crossed: methods whose seeds are shared by all images (fits of an h); see `difference_p`.
     """
     if better not in ("low", "high"):
         raise InputError(f"better is 'low' or 'high', got {better!r}")
@@ -179,6 +225,10 @@ def tied_for_best(
     order = np.argsort(means, kind="stable")
     one, two = np.triu_indices(len(names), 1)
     p = np.ones((len(names), len(names)))
-    p[one, two] = p[two, one] = holm(_p_values(x[one] - x[two], resamples, seed)) if len(names) > 1 else []
+    raw = _p_values(x[one] - x[two], resamples, seed) if len(names) > 1 else np.empty(0)
+    for at, (i, j) in enumerate(zip(one, two, strict=True)):
+        if rows[i].ndim == 2 and not {names[i], names[j]}.isdisjoint(crossed):
+            raw[at] = max(raw[at], _normal_p(rows[i] - rows[j]))
+    p[one, two] = p[two, one] = holm(raw)
     top = p[order[0]]
     return Best(names[order[0]], tuple(names[i] for i in order if top[i] >= level), {names[i]: float(top[i]) for i in order})
