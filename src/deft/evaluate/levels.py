@@ -15,6 +15,7 @@ from torch import Tensor
 from deft.condition import condition
 from deft.denoise import Denoiser
 from deft.htransform.base import HTransform
+from deft.htransform.learned import Calibrated
 from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
 from deft.random import Noise
@@ -49,7 +50,9 @@ def level_errors(
 
     Returns:
         One row a level: `log_ratio` and `angle` (the level), `n` (samples), `prior` and `h` (errors over the whole
-        sample) and, for masks, `prior_hidden` and `h_hidden` (over what was not measured), `prior_seen` and `h_seen`.
+        sample), `gain_se` (standard error of prior - h over the samples); for an h with a measured rho^2 `guide`, the error of
+        its closed-form guide x̂ + g̃ alone; for masks `prior_hidden` and `h_hidden` (over what was not measured), `prior_seen`
+        and `h_seen`.
     """
     was = h.training
     h.eval()
@@ -59,6 +62,9 @@ def level_errors(
     times = schedule.time_of(-2 * level)
     where = prior.state_like().device
     sums = torch.zeros(len(levels), 4, dtype=torch.float64)
+    guided = torch.zeros(len(levels), dtype=torch.float64)
+    gains: list[list[Tensor]] = [[] for _ in levels]
+    rho2 = next((m.rho2 for m in h.modules() if isinstance(m, Calibrated)), None)
     for low in range(0, len(x), batch):
         part = slice(low, min(low + batch, len(x)))
         clean = x[part].to(where)
@@ -70,13 +76,23 @@ def level_errors(
             pred, value = conditioned.both(alpha * clean + sigma * n, t)
             squares = [(mean - clean).square().double() for mean in (pred.mean, pred.corrected(value).mean)]
             sums[i, :2] += torch.stack([s.sum() for s in squares]).cpu()
+            gains[i].append((squares[0] - squares[1]).flatten(1).mean(1).cpu())
+            if rho2 is not None:
+                few = obs[part].to(where)
+                spread = rho2(torch.log(pred.sigma / pred.alpha).float()).to(pred.mean)
+                with torch.no_grad():
+                    guide = pred.mean + few.likelihood.pull(few.y, pred.mean, spread)
+                guided[i] += float((guide - clean).square().double().sum())
             if hidden is not None:
                 sums[i, 2:] += torch.stack([(s * hidden[part].to(where)).sum() for s in squares]).cpu()
     h.train(was)
     rows = []
-    for value, (a, b, c, d) in zip(level.tolist(), sums.tolist(), strict=True):
+    for i, (value, (a, b, c, d)) in enumerate(zip(level.tolist(), sums.tolist(), strict=True)):
         row = {"log_ratio": value, "angle": math.atan(math.exp(value)) * 2 / math.pi, "n": float(len(x))}
-        row |= {"prior": a / x.numel(), "h": b / x.numel()}
+        gain = torch.cat(gains[i])
+        row |= {"prior": a / x.numel(), "h": b / x.numel(), "gain_se": float(gain.std() / math.sqrt(len(gain))) if len(gain) > 1 else math.nan}
+        if rho2 is not None:
+            row["guide"] = float(guided[i]) / x.numel()
         if hidden is not None:
             count = float(hidden.expand_as(x).sum())
             seen = x.numel() - count
@@ -86,11 +102,30 @@ def level_errors(
     return rows
 
 
+WORSE_BY = 3.0
+"""Standard errors by which h must be worse than the prior alone for a warning."""
+
+
+def level_warning(rows: Sequence[dict[str, float]]) -> str | None:
+    """One line if h is worse than the prior alone at some noise level, by more than `WORSE_BY` standard errors; else None."""
+    bad = [r for r in rows if r["h"] - r["prior"] > WORSE_BY * r.get("gain_se", 0.0)]
+    if not bad:
+        return None
+    ratios = [math.exp(r["log_ratio"]) for r in bad]
+    worst = max(bad, key=lambda r: r["h"] / r["prior"])
+    where = f"sigma/alpha {ratios[0]:.2g}" if len(bad) == 1 else f"sigma/alpha {min(ratios):.2g} to {max(ratios):.2g}"
+    return (
+        f"warning: at {where} this h is worse than the prior alone (squared error {worst['h']:.4f} against {worst['prior']:.4f}): "
+        f"fit with more prior samples or images, or leave it out there (deft sample --set above={max(ratios) * 1.3:.2g})"
+    )
+
+
 def level_table(rows: Sequence[dict[str, float]]) -> str:
     """The rows of `level_errors` as a Markdown table, one noise level a column."""
     names = {
         "prior": "prior alone",
         "eps": "prior alone, of the noise",
+        "guide": "closed-form guide alone",
         "h": "with h",
         "prior_hidden": "prior alone, hidden pixels",
         "h_hidden": "with h, hidden pixels",

@@ -1,4 +1,4 @@
-"""Where training batches come from: clean samples with fresh measurements, fixed pairs, or a bank.
+"""Where training batches come from: clean samples with fresh measurements, fixed pairs, or a prediction cache.
 
 A `Batches` object hands out a `Batch`. Every draw is a function of (seed, step) alone.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -121,33 +122,42 @@ class Pairs(Batches):
 
 
 class Bank(Batches):
-    """Draws (x_0, t, n) made once, with the frozen prior's prediction of each, measured afresh at every use.
+    """The prediction cache: draws (x_0, t, n) made once, with the frozen prior's prediction of each, measured afresh at every use.
 
-    The prior's forward pass is then paid `size` times in all, not once a step; the price is a finite set of
-    noise draws. `docs/cache.md` has what both are worth.
+    The prior's forward pass is then paid `size` times in all, not once a step; the price is a finite set of noise draws.
+    `docs/cache.md` has what both are worth. With `fresh`, that share of each batch is drawn anew instead, and costs its calls.
+
+    Args:
+        x: images (or other samples) [N, *E]. rows: which of them each cached draw is of, [size].
+        prediction: of all `size` draws. fixed: the observation of each image, where nothing in the task is random.
+        fresh: (objective's draw of predictions: `predict(x, noise) -> Prediction`, share of a batch).
     """
 
-    def __init__(self, x: Tensor, task: Task, prediction: Prediction, fixed: Observation | None = None):
-        self.x, self.task, self.prediction, self._order, self._fixed = x, task, prediction, _Order(len(x)), fixed
+    def __init__(
+        self, x: Tensor, task: Task, rows: Tensor, prediction: Prediction, fixed: Observation | None = None,
+        fresh: tuple[Callable[[Tensor, BatchNoise], Prediction], float] | None = None,
+    ):  # fmt: skip
+        self.x, self.task, self.rows, self.prediction, self._fixed = x, task, rows, prediction, fixed
+        self._order, self._images, self._fresh = _Order(len(rows)), _Order(len(x)), fresh
 
     @staticmethod
-    def default_size(event_shape: tuple[int, ...], most_bytes: int = 2**32) -> int:
-        """4,000 draws, or 0 (no bank) where they would take more than 4 GiB."""
-        size = 4_000
-        return size if size * 3 * 4 * math.prod(event_shape) <= most_bytes else 0
+    def default_size(event_shape: tuple[int, ...], max_bytes: int = 2**32, size: int = 4_000) -> int:
+        """`size` draws, fewer where they would take more than 4 GiB; 0 (no cache) if fewer than 4,000 fit."""
+        fitting = max_bytes // (2 * 4 * math.prod(event_shape))
+        return size if size <= fitting else (fitting if fitting >= 4_000 else 0)
 
     @classmethod
     def build(
         cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
-        chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool = False,
+        chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool = False, fresh: float = 0.0,
     ) -> Bank:  # fmt: skip
         """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the processes.
 
-        fixed: nothing in the task is random, so that images are measured once.
+        fixed: nothing in the task is random, so that images are measured once. fresh: share of each batch drawn anew.
         """
         from tqdm import tqdm
 
-        from deft.train.denoising import draw_times
+        from deft.train.denoising import DenoisingObjective, draw_times
 
         device = next((p.device for p in prior.parameters()), x.device)
         rows = torch.arange(size) % len(x)
@@ -165,16 +175,31 @@ class Bank(Batches):
 
         world, starts = world or get_world(), range(0, size, chunk)
         done = world.share(starts, predict)
-        parts = list(tqdm(done, desc="bank", unit="chunk", total=len(starts), disable=not (progress and world.main)))
+        parts = list(tqdm(done, desc="prediction cache", unit="chunk", total=len(starts), disable=not (progress and world.main)))
         joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
-        return cls(x[rows], task, joined, observe_fixed(task, x[:size])[rows] if fixed else None)
+        anew = (DenoisingObjective(prior, focus=focus, even=even).predict, fresh) if fresh else None
+        return cls(x, task, rows, joined, observe_fixed(task, x) if fixed else None, anew)
 
     def draw(
         self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
     ) -> Batch:
-        chosen = self._order.rows(size, seed, step, rows)
-        x, p = self.x[chosen].to(device), self.prediction[chosen]
-        moved = Prediction(*(getattr(p, k).to(device) for k in Prediction.__annotations__))
+        rows = range(size) if rows is None else rows
+        cached = size - (round(self._fresh[1] * size) if self._fresh is not None and step >= 0 else 0)
+        old = range(min(rows.start, cached), min(rows.stop, cached))
+        new = range(max(rows.start, cached) - cached, max(rows.stop, cached) - cached)
+        images, parts = [], []
+        if len(old):
+            chosen = self._order.rows(cached, seed, step, old)
+            p = self.prediction[chosen]
+            images.append(self.rows[chosen])
+            parts.append(Prediction(*(getattr(p, k).to(device) for k in Prediction.__annotations__)))
+        if len(new):
+            assert self._fresh is not None
+            images.append(self._images.rows(size - cached, seed, step, new))
+            parts.append(self._fresh[0](self.x[images[-1]].to(device), source(size - cached, seed, step, 8, rows=new)))
+        image = torch.cat(images)
+        prediction = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
+        x = self.x[image].to(device)
         if self._fixed is not None:
-            return Batch(x, self._fixed[chosen].to(device), moved)
-        return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)), moved)
+            return Batch(x, self._fixed[image].to(device), prediction)
+        return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)), prediction)

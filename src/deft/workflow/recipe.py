@@ -1,0 +1,296 @@
+"""The recipe: how an h is fitted to a frozen prior. `deft fit`, the demo and `deft compare` all call `fit_h`.
+
+    prior's samples -> calibrate -> prediction cache -> fit, best held-out weights kept -> errors by noise level
+
+An h of a tenth of the prior learns a thousand images by heart within minutes, and its conditioned mean is then worse than
+the prior's own at low noise. So the recipe adds samples of the prior to the images (or goes without images), keeps the
+best weights of all evaluations, ends when nothing gets better, and says at which noise levels h is worse than no h at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.denoise import Denoiser
+from deft.errors import InputError
+from deft.evaluate.levels import level_errors, level_warning
+from deft.htransform import Learned
+from deft.random import BatchNoise, Noise
+from deft.tasks import ImageTask, Through
+from deft.train.checkpoint import write_json
+from deft.train.data import Bank, Batches, Clean
+from deft.train.denoising import DenoisingObjective
+from deft.train.fit import FitConfig, FitResult, fit
+from deft.train.prior_samples import CHUNK, STEPS, draw_prior_samples, prior_gap
+
+Say = Callable[[str], None]
+
+VISITS = 32
+"""How often one image may be seen in a fit: with a thousand images the held-out loss rises after some sixty times, and at low noise
+before that (docs/fit.md)."""
+REUSE = 8
+"""How often one cached prediction may be seen."""
+MAX_SAMPLES = 20_000
+MAX_CACHE = 100_000
+HELD_OUT = 512
+"""Draws of the held-out loss: enough that its own noise is below 2 % of it, the same at every evaluation."""
+LOOKED = 200
+"""Held-out images for the errors by noise level."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an h is fitted. The defaults are the best known ones, for every task.
+
+    steps, batch: optimiser steps and rows of each. seconds: time for all of it (samples, cache and fit), in place of a number of
+        steps.
+    prior_samples: samples of the prior that are added to the images; None chooses: as many as keep every image from being
+        seen more than `VISITS` times, in the time there is. 0 for none.
+    cache: cached predictions; None chooses: each is used about `REUSE` times, in 4 GiB at most. 0 draws all anew.
+    fresh: share of each batch that is drawn anew beside the cache.
+    patience, evaluations, weights: see `FitConfig`; the fit ends early when nothing gets better.
+    weighting, focus, even: of the loss over noise levels, see `DenoisingObjective`.
+    """
+
+    steps: int = 2000
+    seconds: float | None = None
+    batch: int = 64
+    lr: float = 5e-3
+    warmup: int = 50
+    ema: float = 0.998
+    weight_decay: float = 0.0
+    prior_samples: int | None = None
+    cache: int | None = None
+    fresh: float = 0.125
+    patience: int = 6
+    evaluations: int = 20
+    weights: str = "best"
+    weighting: str = "between"
+    focus: float = 3.0
+    even: float = 0.5
+    calibrate: bool = True
+    seed: int = 0
+    bf16: bool = False
+    accumulate: int = 1
+    streams: bool = False
+
+    def __post_init__(self) -> None:
+        self.fit_config(self.steps, None)
+        for name in ("prior_samples", "cache"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InputError(f"{name} must be at least 0 (None chooses), got {value}")
+        if not 0 <= self.fresh < 1:
+            raise InputError(f"fresh is a share of each batch, at least 0 and below 1, got {self.fresh}")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"seconds must be above 0, got {self.seconds}")
+
+    def fit_config(self, steps: int, seconds: float | None) -> FitConfig:
+        """What `fit` is given: the recipe's settings for so many steps, or so much time."""
+        return FitConfig(
+            steps=steps, batch=self.batch, lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay, ema=self.ema, bf16=self.bf16,
+            seed=self.seed, max_seconds=seconds, evaluations=self.evaluations, held_out_batches=max(1, HELD_OUT // self.batch),
+            patience=self.patience, accumulate=self.accumulate, streams=self.streams, weights=self.weights,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is drawn before a fit: samples of the prior, and cached predictions."""
+
+    prior_samples: int
+    cache: int
+
+
+@dataclass
+class Fitted:
+    """What a fit leaves.
+
+    h: with the best weights. result: of `fit`. sizes: what was drawn. levels: errors on held-out images by noise level, see
+    `level_errors`. warnings: what to know before using it. seconds: of all of it, drawing included, and `spent` of its parts.
+    """
+
+    h: Learned
+    result: FitResult
+    sizes: Sizes
+    levels: list[dict[str, float]]
+    warnings: list[str]
+    seconds: float
+    spent: dict[str, float] = field(default_factory=dict)
+
+    def card(self) -> dict[str, Any]:
+        """What a card keeps of the fit."""
+        r = self.result
+        return {
+            "steps": r.steps, "seconds": round(self.seconds, 1), "seconds_of": {k: round(v, 1) for k, v in self.spent.items()},
+            "weights": r.weights, "best_step": r.best_step, "held_out_loss": r.held_out, "ended": r.ended,
+            "prior_samples": self.sizes.prior_samples, "cache": self.sizes.cache, "levels": self.levels, "warnings": self.warnings,
+        }  # fmt: skip
+
+
+def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float = 0.0, per_step: float = 0.0, share: float = 0.27) -> Sizes:
+    """How many samples of the prior and cached predictions a recipe asks for, beside so many images.
+
+    With `recipe.seconds`, the time is split so that no image is seen more than `VISITS` times and no cached prediction more than
+    `REUSE` times: for k steps of B rows, k B / VISITS images and k B / REUSE cached predictions. Otherwise the number of steps is
+    known, and samples are drawn for at most one and a half times what the rest costs.
+
+    Args:
+        per_call, per_step: seconds of one call of the prior, and of one step of the fit from the cache.
+        share: what a row of a step costs without the cache, in calls of the prior (three passes of h of 9 %).
+    """
+    b = recipe.batch
+    calls_a_step = b / REUSE + recipe.fresh * b  # the cache's and the fresh draws'
+    drawing = STEPS * b / VISITS  # the samples'
+    if recipe.seconds is not None:
+        k = recipe.seconds / (per_step + calls_a_step * per_call)
+        if k * b / VISITS > images:
+            k = (recipe.seconds + images * STEPS * per_call) / (per_step + (calls_a_step + drawing) * per_call)
+            k = max(k, 0.0)
+        samples = math.ceil(k * b / VISITS) - images
+    else:
+        k = float(recipe.steps)
+        rest = k * (calls_a_step + share * b)
+        samples = min(math.ceil(k * b / VISITS) - images, int(1.5 * rest / STEPS))
+    if recipe.prior_samples is not None:
+        samples = recipe.prior_samples
+    elif images == 0:
+        samples = max(samples, 4 * CHUNK)
+    samples = max(0, min(samples, MAX_SAMPLES if recipe.prior_samples is None else samples))
+    cache = recipe.cache
+    if cache is None:
+        wanted = min(max(math.ceil(k * b / REUSE), 1000), MAX_CACHE)
+        cache = Bank.default_size(prior.event_shape, size=wanted)
+    return Sizes(samples, cache)
+
+
+def time_parts(h: Learned, prior: Denoiser, task: Any, x: Tensor, recipe: Recipe, device: torch.device) -> tuple[float, float]:
+    """(seconds of one call of the prior, seconds of one step of h from cached predictions), measured on a batch; h is left as it was."""
+    objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
+    batch = Clean(x, task).draw(recipe.batch, recipe.seed, -1, device)
+    noise = BatchNoise(recipe.batch, recipe.seed, 9)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    def clock(run: Callable[[], object], times: int) -> float:
+        run()
+        wait()
+        started = time.perf_counter()
+        for _ in range(times):
+            run()
+        wait()
+        return (time.perf_counter() - started) / times
+
+    per_call = clock(lambda: objective.predict(batch.x, noise), 2) / recipe.batch
+    known = batch._replace(prediction=objective.predict(batch.x, noise))
+    h.to(device).train()
+    per_step = clock(lambda: objective(h, known, noise).value.backward(), 3)
+    h.zero_grad(set_to_none=True)
+    return per_call, per_step * 1.15  # the optimiser, the average and the measuring of a batch are the rest
+
+
+def fit_h(
+    h: Learned, prior: Denoiser, task: ImageTask, x: Tensor | None, x_out: Tensor | None, recipe: Recipe | None = None, *,
+    folder: str | Path | None = None, samples_folder: str | Path | None = None, resume: bool = False, device: torch.device | str | None = None,
+    progress: bool = True, say: Say = lambda text: None, on_evaluation: Callable[[dict[str, float]], None] | None = None,
+) -> Fitted:  # fmt: skip
+    """Fit h to a frozen prior and a task, on images, on samples of the prior, or on both.
+
+    Args:
+        h: as built (`DEFT.sized(prior, 0.09, task.lift_channels)`), or begun elsewhere.
+        x: images to fit to, [N, *E] of the prior (`prior.encode` brings data there), or None for samples of the prior alone.
+        x_out: held-out images, which decide what is kept; None for held-out samples of the prior.
+        folder: where `state.pt` and the sizes are kept for `resume`. samples_folder: where samples of the prior are kept; fits of
+            other tasks may share it (default: `folder`).
+        say: told what is being done, and warnings.
+
+    Raises: what `fit` raises; InputError if there is nothing to fit to.
+    """
+    recipe = recipe or Recipe()
+    measured, where = Through(task, prior), next((p.device for p in prior.parameters()), torch.device("cpu"))
+    where = torch.device(device) if device is not None else where
+    images = 0 if x is None else len(x)
+    if images == 0 and recipe.prior_samples == 0:
+        raise InputError("nothing to fit to: no images and no samples of the prior; give images, or leave prior_samples open")
+    objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
+    kept = samples_folder if samples_folder is not None else folder
+    spent: dict[str, float] = {}
+
+    # 1. how much is drawn
+    shown = x if x is not None and len(x) else draw_prior_samples(prior, CHUNK, seed=recipe.seed, folder=kept).x
+    sizes = _kept_sizes(folder) if resume else None
+    if sizes is None:
+        times = time_parts(h, prior, measured, shown, recipe, where) if recipe.seconds is not None else (0.0, 0.0)
+        sizes = sizes_for(recipe, prior, images, per_call=times[0], per_step=times[1])
+        if folder is not None:
+            write_json(Path(folder) / "sizes.json", asdict(sizes))
+
+    # 2. samples of the prior
+    warnings = []
+    data = [] if x is None else [x.cpu()]
+    if sizes.prior_samples:
+        say(f"drawing {sizes.prior_samples:,} samples of the prior, {STEPS} calls each, as further images to fit to")
+        drawn = draw_prior_samples(prior, sizes.prior_samples, seed=recipe.seed, folder=kept, progress=progress)
+        spent["prior samples"] = drawn.seconds
+        gap = prior_gap(drawn.x, x) if x is not None else None
+        warnings += [gap] if gap else []
+        data.append(drawn.x)
+    everything = torch.cat(data)
+    if x_out is None or len(x_out) == 0:
+        x_out = draw_prior_samples(prior, 256, seed=recipe.seed, first=MAX_SAMPLES * 8, folder=kept).x
+
+    # 3. calibrate, and the prediction cache
+    begun = time.monotonic()
+    if recipe.calibrate:
+        h.calibrate(prior, shown, seed=recipe.seed)
+    batches: Batches
+    options: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even, "seed": recipe.seed}
+    if sizes.cache:
+        batches = Bank.build(prior, everything, measured, sizes.cache, fixed=task.fixed, fresh=recipe.fresh, progress=progress, **options)
+    else:
+        batches = Clean(everything, measured, fixed=task.fixed)
+    held_out = Bank.build(prior, x_out.cpu(), measured, max(1, HELD_OUT // recipe.batch) * recipe.batch, fixed=task.fixed, **{**options, "seed": recipe.seed + 1})
+    spent["prediction cache"] = time.monotonic() - begun
+
+    # 4. fit
+    seconds = None
+    if recipe.seconds is not None:
+        seconds = max(recipe.seconds - spent["prediction cache"] - spent.get("prior samples", 0.0), 0.25 * recipe.seconds)
+    config = recipe.fit_config(recipe.steps if seconds is None else 1_000_000, seconds)
+    result = fit(h, objective, batches, held_out, config=config, folder=folder, resume=resume, device=where, progress=progress, on_evaluation=on_evaluation)
+    spent["fit"] = result.seconds
+    if result.ended:
+        say(result.ended)
+
+    # 5. errors by noise level
+    few = x_out[:LOOKED]
+    levels = level_errors(prior, h, few, measured.observe(few, Noise(recipe.seed, len(few))), seed=recipe.seed)
+    worse = level_warning(levels)
+    warnings += [worse] if worse else []
+    for line in warnings:
+        say(line)
+    return Fitted(h, result, sizes, levels, warnings, sum(spent.values()), spent)
+
+
+def _kept_sizes(folder: str | Path | None) -> Sizes | None:
+    """The sizes that an interrupted fit chose; None if it has not come so far."""
+    path = Path(folder) / "sizes.json" if folder is not None else None
+    if path is None or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Sizes(int(found["prior_samples"]), int(found["cache"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {path}: {error}; start again without --resume") from error
+
