@@ -16,7 +16,7 @@ from deft.likelihood import Gaussian, Likelihood, Observation
 from deft.noise import EDM, VE, RectifiedFlow, Schedule, VPCosine, VPLinear, VPTable
 from deft.operator import BlockAverage, Identity, Linear, LinearOperator, Mask, Matrix, Operator
 from deft.random import Noise
-from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, Sampler, sample, sample_posterior, times
+from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, Sampler, SDEDPMpp2M, sample, sample_posterior, times
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
 
@@ -55,6 +55,7 @@ __all__ = [
     "Prediction",
     "ReconstructionGuidance",
     "RectifiedFlow",
+    "SDEDPMpp2M",
     "Sampler",
     "Schedule",
     "VPCosine",

@@ -6,6 +6,7 @@ reports and by the conformance tests: a row added here is offered everywhere.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -439,7 +440,8 @@ class Plan:
 def make_sampler(name: str, eta: float = 1.0) -> Sampler:
     if name not in SAMPLERS:
         raise unknown("sampler", name, SAMPLERS)
-    return SAMPLERS[name](eta) if name == "ddim" else SAMPLERS[name]()  # type: ignore[call-arg]
+    takes_eta = "eta" in inspect.signature(SAMPLERS[name]).parameters
+    return SAMPLERS[name](eta) if takes_eta else SAMPLERS[name]()  # type: ignore[call-arg]
 
 
 def plan(

@@ -61,7 +61,7 @@ CHAIN = 50
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
 @click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
-@click.option("--eta", type=float, help="Noise of the ddim sampler: 0 none, 1 ancestral.  [default: the method's; of training-free ones what was found for the task]")
+@click.option("--eta", type=float, help="Noise of the samplers ddim and sde-dpmpp-2m: 0 none, 1 that of the reverse SDE.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--steps", type=int, help="Calls of the prior.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--tuned", is_flag=True, help="A fitted h with the settings of the reports: closer to the truth one by one, with too little spread. (Training-free methods have them always, where the task is in deft/tuned.json.)")

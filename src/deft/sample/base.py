@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -52,6 +53,11 @@ class Sampler(ABC):
 
     def calls(self, steps: int) -> int:
         return steps
+
+    def __repr__(self) -> str:
+        """The class, with those of its arguments that it keeps as attributes."""
+        names = [n for n in inspect.signature(type(self)).parameters if hasattr(self, n)]
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
 
 
 class ManyDraws(Sampler):

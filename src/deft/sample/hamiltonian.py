@@ -39,7 +39,7 @@ from deft.htransform.base import HTransform
 from deft.kernel import Level, log_ratio, shift
 from deft.likelihood.base import Observation
 from deft.random import Noise
-from deft.sample.ode import KernelSampler
+from deft.sample.ode import KernelSampler, with_weights
 from deft.sample.sde import Ancestral
 from deft.sample.times import times
 
@@ -119,9 +119,7 @@ def sample_hmc(
         raise InputError(f"samples, batch, leapfrogs, keep and every must be at least 1, got {samples}, {batch}, {leapfrogs}, {keep} and {every}")
     if not 0 <= burn_in <= iterations - (keep - 1) * every - 1:
         raise InputError(f"{iterations} iterations with {burn_in} of burn-in do not leave {keep} states, {every} apart: give more iterations")
-    sampler = sampler or Ancestral()
-    if not isinstance(sampler, KernelSampler) or not sampler.stochastic:
-        raise InputError("paths have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
+    sampler = with_weights(sampler or Ancestral())
     if h.needs_graph:
         raise InputError(f"{type(h).__name__} differentiates through the prior, and cannot be differentiated once more: use a learned h, or one without (gradient, 0)")
     levels = list(grid) if grid is not None else times(prior.schedule, 50, "log-snr")

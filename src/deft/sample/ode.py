@@ -1,4 +1,4 @@
-"""Samplers without noise of their own: DDIM (with eta), Heun, DPM-Solver++(2M), and one cooled."""
+"""Samplers of the ODE: DDIM (with eta, up to the ancestral sampler), Heun, DPM-Solver++(2M); and one cooled."""
 
 from __future__ import annotations
 
@@ -22,6 +22,19 @@ class KernelSampler(Sampler):
         self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
     ) -> tuple[Tensor, Carry]:
         return self.kernel(t, s).step(x_t, evaluate(denoiser, x_t, t).mean, noise), None
+
+
+def with_weights(sampler: Sampler, what: str = "paths") -> KernelSampler:
+    """The sampler, if what is drawn with it has weights: each step one Gaussian kernel, with noise.
+
+    Raises:
+        InputError: an ODE sampler, or one that looks at more than the last step; `what` names what needs the weights.
+    """
+    if isinstance(sampler, KernelSampler) and sampler.stochastic:
+        return sampler
+    raise InputError(
+        f"{what} have weights only under a sampler with noise whose step is one Gaussian kernel (ddim with eta above 0, ancestral, ito), not {sampler!r}"
+    )
 
 
 class DDIM(KernelSampler):
@@ -91,10 +104,18 @@ class DPMpp2M(Sampler):
         if s.sigma == 0:
             return s.alpha * pred.mean, None
         width = math.log(s.alpha / s.sigma) - now
-        mean = pred.mean
-        if carry is not None:
-            before, last = carry
-            ratio = width / (2 * (now - last))
-            mean = (1 + ratio) * pred.mean - ratio * before
-        x_s = (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-width) * mean
+        x_s = (s.sigma / t.sigma) * x_t - s.alpha * math.expm1(-width) * extrapolated(pred.mean, now, width, carry)
         return x_s, (pred.mean, now)
+
+
+def extrapolated(mean: Tensor, now: float, width: float, carry: Carry, max_ratio: float = math.inf) -> Tensor:
+    """The denoised mean at the middle of a step, on the line through this one and the one before, [B, *E].
+
+    now, width: lambda = log(alpha/sigma) where the step begins, and how much it grows. carry: None, or the mean and lambda of the step before.
+    max_ratio: of this step's width to that of the one before. Without a step before, or after one of no width, it is the mean.
+    """
+    if carry is None or now <= carry[1]:
+        return mean
+    before, last = carry
+    ratio = min(width / (now - last), max_ratio) / 2
+    return (1 + ratio) * mean - ratio * before

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from deft.condition import Conditioned
-from deft.errors import InputError
 from deft.kernel import Level, log_ratio, shift
 from deft.random import Noise
-from deft.sample.ode import KernelSampler
+from deft.sample.ode import KernelSampler, with_weights
 from deft.sample.times import times
 
 
@@ -58,8 +57,7 @@ def sample_paths(
 
     The last step, onto the clean end, is the prior's own denoised mean: there h has nothing left to do.
     """
-    if not sampler.stochastic:
-        raise InputError("paths have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
+    with_weights(sampler)
     levels = list(grid) if grid is not None else times(conditioned.schedule, steps, spacing)
     shape = conditioned.event_shape
     where = conditioned.state_like()

@@ -35,7 +35,7 @@ from deft.kernel import Kernel, Level, log_ratio
 from deft.kernel import shift as shift_of
 from deft.likelihood.base import Observation
 from deft.random import Noise
-from deft.sample.ode import KernelSampler
+from deft.sample.ode import KernelSampler, with_weights
 from deft.sample.sde import Ancestral
 from deft.sample.times import times
 
@@ -135,9 +135,7 @@ def sample_smc(
             seed=seed, first=first * samples, batch=batch, progress=progress, world=world,
         )  # fmt: skip
         return _together(each, samples)
-    sampler = sampler or Ancestral()
-    if not isinstance(sampler, KernelSampler) or not sampler.stochastic:
-        raise InputError("particles have weights only under a sampler with noise (DDIM with eta > 0, Ancestral, Ito)")
+    sampler = with_weights(sampler or Ancestral(), "particles")
     levels = list(grid) if grid is not None else times(prior.schedule, 50)
     world = world or get_world()
     inside = prior.inside(obs)

@@ -28,33 +28,47 @@ def moments(
 ) -> tuple[Tensor, Tensor]:
     """(mean [d], covariance [d, d]) of x at the last level of `grid`, float64.
 
+    What a multistep sampler carries from step to step is part of the state: its tensors [B, d] are followed jointly with x.
+
     Args:
         denoiser: affine in x_t, on vectors of d entries; called on 2d + 1 rows, so condition it on
             `obs.repeat(2 * d + 1)` of a single measurement.
-        sampler: a stochastic one must not carry anything from step to step.
+        sampler: each step affine in x, in the tensors of its carry (a tensor, or a tuple of tensors and numbers) and in one draw of noise.
         mean, covariance: of x at the first level; default those `sample` starts from, 0 and sigma^2 I.
     """
     (d,) = denoiser.event_shape
     eye, zero = torch.eye(d, dtype=torch.float64), torch.zeros(2 * d + 1, d, dtype=torch.float64)
     m = torch.zeros(d, dtype=torch.float64) if mean is None else mean.double()
     c = grid[0].sigma ** 2 * eye if covariance is None else covariance.double()
-    # rows: 0, then the unit vectors in x, then the unit vectors in the noise
-    x, n = zero.clone(), zero.clone()
-    x[1 : d + 1], n[d + 1 :] = eye, eye
+    along, noise = zero.clone(), zero.clone()  # rows: 0, then the unit vectors of a part of the state, then those of the noise
+    along[1 : d + 1], noise[d + 1 :] = eye, eye
     carry: Carry = None
     for t, s in pairwise(grid):
-        if sampler.stochastic:
-            out, carry = sampler.step(denoiser, x, t, s, n if s.sigma > 0 else None, None)
-            assert carry is None, "moments of a stochastic sampler with a memory are not implemented"
-            f = (out[1 : d + 1] - out[0]).mT
-            g = (out[d + 1 :] - out[0]).mT
-            m, c = f @ m + out[0], f @ c @ f.mT + g @ g.mT
-        else:  # the whole chain is one affine map: let its basis walk through
-            x, carry = sampler.step(denoiser, x, t, s, None, carry)
-    if sampler.stochastic:
-        return m, c
-    f = (x[1 : d + 1] - x[0]).mT
-    return f @ m + x[0], f @ c @ f.mT
+        columns, offset, shocks = [], zero[0], zero[:0].mT
+        for part in range(len(m) // d):  # x, then each tensor of the carry
+            parts = [along if i == part else zero for i in range(len(m) // d)]
+            n = noise if sampler.stochastic and s.sigma > 0 else None
+            x, after = sampler.step(denoiser, parts[0], t, s, n, _filled(carry, parts[1:]))
+            out = torch.cat([x, *_tensors(after)], 1)
+            offset = out[0]
+            columns.append((out[1 : d + 1] - offset).mT)
+            shocks = (out[d + 1 :] - offset).mT
+        f = torch.cat(columns, 1)
+        m, c, carry = f @ m + offset, f @ c @ f.mT + shocks @ shocks.mT, after
+    return m[:d], c[:d, :d]
+
+
+def _tensors(carry: Carry) -> list[Tensor]:
+    items = carry if isinstance(carry, tuple) else (carry,)
+    return [v for v in items if isinstance(v, Tensor)]
+
+
+def _filled(carry: Carry, tensors: Sequence[Tensor]) -> Carry:
+    """The carry with other tensors in the places of its own."""
+    left = iter(tensors)
+    if isinstance(carry, tuple):
+        return tuple(next(left) if isinstance(v, Tensor) else v for v in carry)
+    return next(left) if isinstance(carry, Tensor) else carry
 
 
 def flow(mixture_mean: Tensor, covariance: Tensor, x: Tensor, t: Level, s: Level) -> Tensor:

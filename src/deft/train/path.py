@@ -36,7 +36,7 @@ from deft.htransform.base import HTransform
 from deft.kernel import Kernel, Level, log_ratio, shift
 from deft.likelihood.base import Observation
 from deft.random import BatchNoise
-from deft.sample.ode import KernelSampler
+from deft.sample.ode import KernelSampler, with_weights
 from deft.sample.sde import Ito
 from deft.sample.times import times
 from deft.train.data import Batch
@@ -236,8 +236,7 @@ class PathObjective(ABC):
             raise InputError(f"steps must be at least 2, or a pair (least, most), got {steps}")
         if subset is not None and subset < 1:
             raise InputError(f"subset must be at least 1, got {subset}")
-        if not self.sampler.stochastic:
-            raise InputError(f"paths have weights only under a sampler with noise (Ito, Ancestral, DDIM with eta > 0), not {type(self.sampler).__name__}")
+        with_weights(self.sampler)
 
     def grid(self, noise: BatchNoise) -> list[Level]:
         low, high = self.steps
