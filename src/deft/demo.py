@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from deft.data import DATASETS, dataset
-from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
 from deft.evaluate.compare import compare
 from deft.evaluate.features import features_for, load_features
@@ -22,16 +21,13 @@ from deft.likelihood import Likelihood
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.random import Noise
-from deft.tasks import TASKS, ImageTask
+from deft.tasks import TASKS
 from deft.train.adapter import bundled_h, load_h, save_h
-from deft.train.data import Bank, Clean
-from deft.train.denoising import DenoisingObjective
-from deft.train.fit import FitConfig, FitResult, fit
+from deft.workflow import Recipe, fit_h
 
 METHOD_NAMES = ("deft", "dps", "pigdm", "reconstruction", "prior")
 """Those that the measurement does not allow are left out; reconstruction guidance stands in where DPS cannot be used."""
 FIT_SECONDS = 95.0
-BANK = 6_000
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,10 @@ class DemoConfig:
         if not 1 <= self.images <= 500:
             raise InputError(f"images is {self.images}: there are 500 bundled test images, give 1 to 500")
 
-    def fit_config(self, seconds: float) -> FitConfig:
+    def recipe(self) -> Recipe:
         if self.quick:
-            return FitConfig(steps=8, batch=16, warmup=2, evaluations=2, held_out_batches=1, seed=self.seed)
-        return FitConfig(steps=100_000, batch=64, lr=5e-3, warmup=50, ema=0.998, max_seconds=seconds, evaluations=1, seed=self.seed)
+            return Recipe(steps=8, batch=16, warmup=2, evaluations=2, patience=0, prior_samples=0, cache=64, seed=self.seed)
+        return Recipe(seconds=self.seconds, seed=self.seed)
 
     def plans(self, likelihood: Likelihood) -> list[Plan]:
         names = [n for n in METHOD_NAMES if METHODS[n].misfit(likelihood) is None]
@@ -73,24 +69,6 @@ class DemoConfig:
 def is_demo(folder: Path) -> bool:
     """Whether an earlier demo left this folder."""
     return (folder / "report.json").exists()
-
-
-def fit_h(
-    prior: Denoiser, task: ImageTask, data: str, config: DemoConfig, say: Callable[[str], None], progress: bool
-) -> tuple[DEFT, FitResult]:
-    """Stage 1: an h of at most `size` of the prior's parameters, on the 1,000 images of a bundled data set."""
-    x, x_out = dataset(data, "fit").x, dataset(data, "validation").x
-    torch.manual_seed(config.seed)
-    objective, started = DenoisingObjective(prior), time.monotonic()
-    h = DEFT.sized(prior, config.size, task.lift_channels, log=say).calibrate(prior, x)
-    bank = Bank.build(
-        prior, x, task, 64 if config.quick else BANK, focus=objective.focus, even=objective.even,
-        seed=config.seed, progress=progress, fixed=task.fixed,
-    )  # fmt: skip
-    spent = time.monotonic() - started
-    settings = config.fit_config(max(config.seconds - spent, config.seconds / 4))
-    result = fit(h, objective, bank, Clean(x_out, task, fixed=task.fixed), config=settings, progress=progress)
-    return h, replace(result, seconds=result.seconds + spent)
 
 
 def demo(
@@ -123,10 +101,14 @@ def demo(
         about = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
     else:
         say(f"fitting h for {task.name} on 1,000 images (the prior stays frozen)")
-        h, result = fit_h(prior, task, data, config, say, progress)
-        about = {"pretrained": False, "seconds": round(result.seconds, 1), "steps": result.steps, "held_out": result.held_out}
+        torch.manual_seed(config.seed)
+        h = DEFT.sized(prior, config.size, task.lift_channels, log=say)
+        fitted = fit_h(
+            h, prior, task, dataset(data, "fit").x, dataset(data, "validation").x, config.recipe(), folder=out, progress=progress, say=say,
+        )  # fmt: skip
+        about = {"pretrained": False, **fitted.card()}
         save_h(out / "h.safetensors", h, prior, task, prior=name, data=f"{data} (bundled)", **about)
-        say(f"fitted in {result.seconds:.0f} s, {result.steps} steps")
+        say(f"fitted in {fitted.seconds:.0f} s, {fitted.result.steps} steps, {fitted.sizes.prior_samples} samples of the prior among the images")
 
     # 2. the same measurements, noise and seeds for every method
     images = 8 if config.quick else config.images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from deft.cli.control import fit_by_importance, fit_on_paths, make_objective
 from deft.cli.info import h_card_text
 from deft.denoise import Denoiser
 from deft.errors import InputError, NonFiniteError
-from deft.evaluate.levels import level_errors, level_table
+from deft.evaluate.levels import level_errors, level_table, level_warning
 from deft.htransform import LEARNED, HTransform, Learned
 from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
 from deft.images import Reading, open_folder
@@ -26,18 +26,21 @@ from deft.methods import METHODS
 from deft.prior.inspect import warning
 from deft.random import Noise, generator
 from deft.sample import sample as draw_samples
-from deft.tasks import TASKS, ImageTask, Through
+from deft.tasks import TASKS, ImageTask
 from deft.train.adapter import save_h, start_from
 from deft.train.checkpoint import write_json, write_text
-from deft.train.data import Bank, Batches, Clean, Pairs
+from deft.train.data import Pairs
 from deft.train.denoising import WEIGHTINGS, DenoisingObjective
 from deft.train.fit import FitConfig, launched_config
 from deft.train.fit import fit as fit_module
 from deft.train.path import OBJECTIVES
+from deft.workflow import Recipe, fit_h
 
-DEFAULTS = FitConfig()
-PATHS: dict[str, Any] = {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98}
+DEFAULTS = Recipe()
+PATHS: dict[str, Any] = {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98, "lr": 2e-3}
 """Defaults for objectives on paths, where a batch costs batch x chain calls of the prior."""
+IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2e-3}
+"""Defaults for importance, where a round is a fit of its own."""
 
 
 def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +56,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--prior", "prior_option", default="fashion", show_default=True, help="A bundled prior, a file or folder (ours, diffusers', guided-diffusion's), FILE.py:FUNCTION, or the URL of `deft serve`.")
 @common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="What is measured.  [default: what a --measurement file says, else inpaint]")
-@click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step.")
+@click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step. Without --data h is fitted to samples of the prior alone.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
 @click.option("--objective", type=Name("objective", [*OBJECTIVES, "importance"]), help="Learn h without data (docs/control.md): vargrad, tb, kl or adjoint from one --measurement and its likelihood; importance from all those of a file, for their like.")
 @click.option("--measurement", type=click.Path(path_type=Path), help="With --objective, instead of --data: the measurement, as in `deft sample`.")
@@ -91,7 +94,11 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--sigma-y", type=float, help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]")
 @common.task_option_option
 @click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint).")
-@click.option("--bank", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: 4000 if they fit in 4 GiB]")
+@click.option("--prior-samples", type=int, help="Add so many samples of the prior to the images; 0 for none.  [default: as many as keep an image from being seen too often (docs/fit.md)]")
+@click.option("--samples-folder", type=click.Path(path_type=Path), help="Where samples of the prior are kept; fits of other tasks may share it.  [default: --out]")
+@click.option("--cache", "--bank", "cache", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: follows steps and memory (docs/cache.md)]")
+@click.option("--fresh", default=DEFAULTS.fresh, show_default=True, help="Share of each batch that is drawn afresh beside the cache.")
+@click.option("--patience", default=DEFAULTS.patience, show_default=True, help="End early after so many evaluations (of 20) without a lower held-out loss; 0 never does.")
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
 @common.accumulate_option
 @common.streams_option
@@ -106,7 +113,8 @@ def fit(
     reward: str | None, beta: float | None, label: int | None,
     mask: Path | None, mask_hole: str, chain: int, subset: int | None, drawn_by: str | None, rounds: int, paths: int, warm: int, log_z_rate: float, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
-    gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None, bank: int | None, bf16: bool,
+    gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None,
+    prior_samples: int | None, samples_folder: Path | None, cache: int | None, fresh: float, patience: int, bf16: bool,
     accumulate: int, streams: bool, shard_prior: bool, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -115,14 +123,18 @@ def fit(
     \b
     deft fit --data fashion --task inpaint --out run
     deft fit --prior my-prior --data photos/ --task sr4 --seconds 300 --out run
+    deft fit --prior my-prior --task sr4 --out run
     deft fit --objective vargrad --measurement small.png --task sr4 --out run
     deft fit --objective vargrad --reward taste.py:brightness --beta 0.1 --out run
 
-    Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder --out. Ctrl-C saves.
+    Samples of the prior are added to the images, so that a long fit does not learn a few images by heart; without --data they
+    are all there is. Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder --out. Ctrl-C saves.
     """
     output = Output(as_json)
-    if (bank or 0) < 0 or (bank and pairs is not None):
-        raise InputError(f"--bank takes a number of draws (at least 1, or 0 for none) and --data, not --pairs; got {bank}")
+    if (cache or 0) < 0 or (cache and pairs is not None):
+        raise InputError(f"--cache takes a number of draws (at least 1, or 0 for none), and is not for --pairs; got {cache}")
+    if (prior_samples or 0) < 0 or (prior_samples and (pairs is not None or objective is not None)):
+        raise InputError(f"--prior-samples takes a number (at least 1, or 0 for none), and is not for --pairs or --objective; got {prior_samples}")
     if measurement is not None and reward is not None:
         raise InputError("give --measurement or --reward, one of the two")
     if (objective is None) != (measurement is None and reward is None):
@@ -131,23 +143,30 @@ def fit(
         raise InputError("--beta and --label are for --reward")
     if reward is not None and (objective == "importance" or mask is not None or not _by_default("task") or task_options or sigma_y is not None or hole is not None):
         raise InputError("a --reward is no task and measures nothing: leave --task, --task-option, --sigma-y, --hole and --mask out, and take vargrad, tb, kl or adjoint")
-    if objective is not None and (data or pairs or held_out or method != "deft" or bank):
-        raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --bank and --method out")
+    if objective is not None and (data or pairs or held_out or method != "deft" or cache):
+        raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --cache and --method out")
     if objective == "importance" and (subset is not None or drawn_by is not None or warm):
         raise InputError("importance draws its own paths, round by round: leave --subset, --drawn-by and --warm out")
     if objective is None and (mask is not None or subset is not None or drawn_by is not None or warm):
         raise InputError("--mask, --subset, --drawn-by and --warm are for a fit to one --measurement with --objective")
-    if objective is None and (data is None) == (pairs is None):
+    if objective is None and data is not None and pairs is not None:
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
+    if objective is None and data is None and pairs is None and prior_samples == 0:
+        raise InputError("nothing to fit to: give --data, --pairs, or a --prior-samples above 0")
     if objective is not None:
-        own: dict[str, Any] = {"steps": steps, "batch": batch, "warmup": warmup, "ema": ema}
-        own |= {k: v for k, v in PATHS.items() if _by_default(k) and (k == "steps" or objective != "importance")}
+        own: dict[str, Any] = {"steps": steps, "batch": batch, "warmup": warmup, "ema": ema, "lr": lr}
+        own |= {k: v for k, v in (IMPORTANCE if objective == "importance" else PATHS).items() if _by_default(k)}
         if _by_default("warmup"):
             own["warmup"] = min(own["warmup"], max(1, own["steps"] // 4))  # a few batches of kl are a whole fit
-        steps, batch, warmup, ema = own["steps"], own["batch"], own["warmup"], own["ema"]
+        steps, batch, warmup, ema, lr = own["steps"], own["batch"], own["warmup"], own["ema"], own["lr"]
+    recipe = Recipe(
+        steps=steps, seconds=seconds, batch=batch, lr=lr, warmup=warmup, ema=ema, prior_samples=prior_samples, cache=cache, fresh=fresh, patience=patience,
+        weighting=weighting, focus=focus, even=even, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,
+    )  # fmt: skip
     config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,
-    ))  # fmt: skip
+    ) if objective is not None else recipe.fit_config(steps, seconds))  # fmt: skip
+    recipe = replace(recipe, bf16=config.bf16)
     where = common.get_device(device)
     prior = common.spread_out(common.find_prior(prior_option, "cpu" if shard_prior else where, prior_options), shard_prior)
     shape = common.image_shape(prior)
@@ -158,10 +177,8 @@ def fit(
 
     if objective is not None:
         many = objective == "importance"
-        if measurement is None:
-            obs = tried
-        else:
-            obs, _, _ = common.read_measured(measurement, chosen, shape, row=None if many else row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+        if measurement is not None:
+            tried, _, _ = common.read_measured(measurement, chosen, shape, row=None if many else row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
         if not many:
             make_objective(objective, prior, chain, subset, drawn_by)  # what cannot be made is said before anything is written
         open_folder(out, overwrite=overwrite or resume)
@@ -172,19 +189,21 @@ def fit(
         one.calibrate(prior, drawn)
         if many:
             fit_by_importance(
-                output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, str(measurement), out, config, rounds=rounds, paths=paths,
+                output, one, prior, common.prior_name(prior_option), prior_options, chosen, tried, str(measurement), out, config, rounds=rounds, paths=paths,
                 chain=chain, resume=resume, device=where, objective={"weighting": weighting, "focus": focus, "even": even},
             )  # fmt: skip
             return
         fit_on_paths(
-            output, one, prior, common.prior_name(prior_option), prior_options, chosen, obs, None if measurement is None else str(measurement), out, objective, config, chain=chain,
+            output, one, prior, common.prior_name(prior_option), prior_options, chosen, tried, None if measurement is None else str(measurement), out, objective, config, chain=chain,
             subset=subset, drawn_by=drawn_by, warm=warm, rate=log_z_rate, resume=resume, device=where,
         )  # fmt: skip
         return
 
     # data
-    fitted: Batches
-    looked: Batches
+    obs: Observation | None = None
+    obs_out: Observation | None = None
+    x: Tensor | None = None
+    x_out: Tensor | None = None
     if pairs is not None:
         x, obs = common.read_pairs(pairs, chosen, shape, reading)
         rows, rest = hold_out(len(x), seed)
@@ -192,22 +211,20 @@ def fit(
             rows, (x_out, obs_out) = torch.arange(len(x)), common.read_pairs(Path(held_out), chosen, shape, reading)
         else:
             x_out, obs_out = x[rest], obs[rest]
-        x, x_out, obs, obs_out = prior.encode(x), prior.encode(x_out), prior.inside(obs), prior.inside(obs_out)
-        fitted, looked, n = Pairs(x[rows], obs[rows]), Pairs(x_out, obs_out), len(rows)
-    else:
+        x, obs, obs_out = prior.encode(x[rows]), prior.inside(obs[rows]), prior.inside(obs_out)
+    elif data is not None:
         x = common.load_images(str(data), "fit", reading, output.say).x
         if held_out is None and common.is_bundled(str(data)):
             held_out = f"{str(data).partition(':')[0]}:validation"
-        if held_out:
-            x_out = common.load_images(held_out, "validation", reading, output.say).x
-        else:
+        if held_out is None:
             rows, rest = hold_out(len(x), seed)
             x, x_out = x[rows], x[rest]
-        obs_out = prior.inside(chosen.observe(x_out, Noise(seed, len(x_out))))
-        x, x_out, measured = prior.encode(x), prior.encode(x_out), Through(chosen, prior)
-        fitted, looked, n = Clean(x, measured, fixed=chosen.fixed), Clean(x_out, measured, fixed=chosen.fixed), len(x)
+        x = prior.encode(x)
+    if held_out and pairs is None:
+        x_out = common.load_images(held_out, "validation", reading, output.say).x
+    x_out = None if x_out is None else prior.encode(x_out)
     open_folder(out, overwrite=overwrite or resume)
-    doubt = warning(prior, x) if len(x) > 1 else None
+    doubt = warning(prior, x) if x is not None and len(x) > 1 else None
     if doubt:
         output.say(doubt)
 
@@ -216,35 +233,47 @@ def fit(
     extra = {} if n2_start is None else {"n2_start": n2_start}
     options: dict[str, Any] = {"units": units, "guide": guide, "gate": gate, **extra}
     h = build(prior, chosen, method, size, width, start, options, output)
-    h.calibrate(prior, x)
-    if pairs is None:
-        bank = Bank.default_size(prior.event_shape) if bank is None else bank
-        if bank:
-            fitted = Bank.build(prior, x, Through(chosen, prior), bank, focus=focus, even=even, seed=seed, progress=common.bars(), fixed=chosen.fixed)
-    output.say(f"fitting to {n} images, {len(x_out)} held out")
+    n = 0 if x is None else len(x)
+    output.say(f"fitting to {n} images, {0 if x_out is None else len(x_out)} held out" if n else "no --data: fitting to samples of the prior alone")
     try:
-        result = fit_module(
-            h, DenoisingObjective(prior, weighting, focus, even), fitted, looked, config=config, folder=out, resume=resume, device=where,
-            progress=common.bars(), on_evaluation=common.show_evaluation,
-        )
+        if pairs is not None:
+            assert x is not None and obs is not None and x_out is not None and obs_out is not None
+            h.calibrate(prior, x)
+            result = fit_module(
+                h, DenoisingObjective(prior, weighting, focus, even), Pairs(x, obs), Pairs(x_out, obs_out), config=config, folder=out, resume=resume,
+                device=where, progress=common.bars(), on_evaluation=common.show_evaluation,
+            )
+            levels = held_out_levels(prior, h, x_out, obs_out, seed)
+            worse = level_warning(levels)
+            made: dict[str, Any] = {
+                "steps": result.steps, "seconds": round(result.seconds, 1), "weights": result.weights, "best_step": result.best_step,
+                "held_out_loss": result.held_out, "ended": result.ended, "levels": levels, "warnings": [worse] if worse else [],
+            }  # fmt: skip
+            for line in (result.ended, worse):
+                if line:
+                    output.say(line)
+        else:
+            fitted = fit_h(
+                h, prior, chosen, x, x_out, recipe, folder=out, samples_folder=samples_folder, resume=resume, device=where, progress=common.bars(),
+                say=output.say, on_evaluation=common.show_evaluation,
+            )
+            result, levels, made = fitted.result, fitted.levels, fitted.card()
     except NonFiniteError as error:
         kept = f" (the last good state is kept: {out / 'state.pt'})" if (out / "state.pt").exists() else ""
         raise NonFiniteError(f"{error}{kept}") from error
 
     # what it leaves
-    levels = held_out_levels(prior, h, x_out, obs_out, seed)
-    recipe = {"weighting": weighting, "focus": focus, "even": even, "bank": bank, **asdict(config)}
+    source = f"{data or pairs} ({n} images)" if n else "samples of the prior alone"
     about: dict[str, Any] = {
-        "prior": common.prior_name(prior_option), "prior_options": [o for o in prior_options if not o.startswith("token=")], "data": f"{data or pairs} ({n} images)", "recipe": recipe, "steps": result.steps,
-        "seconds": round(result.seconds, 1), "weights": result.weights, "held_out_loss": result.held_out,
-        "parameters": count_parameters(h), **({"started_from": start} if start else {}), "share": None if width is not None else round(count_parameters(h) / prior.parameter_count(), 5),
-        "torch": torch.__version__, "levels": levels,
+        "prior": common.prior_name(prior_option), "prior_options": [o for o in prior_options if not o.startswith("token=")], "data": source,
+        "recipe": {**asdict(recipe), **asdict(config)}, **made, "parameters": count_parameters(h), **({"started_from": start} if start else {}),
+        "share": None if width is not None else round(count_parameters(h) / prior.parameter_count(), 5), "torch": torch.__version__,
     }  # fmt: skip
     card = save_h(out / "h.safetensors", h, prior, chosen, **about)
     write_json(out / "log.json", {"history": result.history, "held_out": result.held_out, "levels": levels, "card": card})
     write_text(out / "card.md", h_card_text(card))
     output.say(
-        f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} "
+        f"{result.steps} steps in {made['seconds']:.0f} s; held-out loss {result.held_out[result.weights]:.4f} at step {result.best_step} "
         f"({result.weights} weights; raw {result.held_out['raw']:.4f}, averaged {result.held_out['ema']:.4f})"
     )
     output.say("\nmean squared error of E[x_0 | x_t, y] on held-out images:\n" + level_table(levels))

@@ -53,7 +53,8 @@ def draw_prior_samples(
 
     Args:
         first: number of the first sample.
-        folder: keeps the samples as files of `CHUNK`; those that are there already, of the same prior, are read.
+        folder: keeps the samples as files of `CHUNK`; those that are there already, of the same prior, are read. Not used by
+            several processes.
         seconds: stop after this long with the chunks that are done (at least one).
 
     Raises:
@@ -68,7 +69,8 @@ def draw_prior_samples(
     if n < 1:
         raise InputError(f"the number of prior samples must be at least 1, got {n}")
     world = world or get_world()
-    where, started, known = Path(folder) if folder is not None else None, time.monotonic(), 0.0
+    where = Path(folder) if folder is not None and world.size == 1 else None  # files would part processes that share a network
+    started, known = time.monotonic(), 0.0
     key = hashlib.sha256(f"{prior.fingerprint()} {seed} {steps}".encode()).hexdigest()[:12] if where is not None else ""
     images = len(prior.event_shape) == 3 and tuple(prior.event_shape) == tuple(prior.data_shape)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from deft.denoise import Denoiser
+from deft.distributed import get_world
 from deft.errors import InputError
 from deft.evaluate.levels import level_errors, level_warning
 from deft.htransform import Learned
@@ -217,7 +218,7 @@ def fit_h(
 
     Raises: what `fit` raises; InputError if there is nothing to fit to.
     """
-    recipe = recipe or Recipe()
+    recipe, world = recipe or Recipe(), get_world()
     measured, where = Through(task, prior), next((p.device for p in prior.parameters()), torch.device("cpu"))
     where = torch.device(device) if device is not None else where
     images = 0 if x is None else len(x)
@@ -231,7 +232,10 @@ def fit_h(
     shown = x if x is not None and len(x) else draw_prior_samples(prior, CHUNK, seed=recipe.seed, folder=kept).x
     sizes = _kept_sizes(folder) if resume else None
     if sizes is None:
-        times = time_parts(h, prior, measured, shown, recipe, where) if recipe.seconds is not None else (0.0, 0.0)
+        times = (0.0, 0.0)
+        if recipe.seconds is not None:  # the slowest process's clock, so that all choose the same
+            per_call, per_step = time_parts(h, prior, measured, shown, recipe, where)
+            times = (world.pulse(False, per_call)[1], world.pulse(False, per_step)[1])
         sizes = sizes_for(recipe, prior, images, per_call=times[0], per_step=times[1])
         if folder is not None:
             write_json(Path(folder) / "sizes.json", asdict(sizes))
