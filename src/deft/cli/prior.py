@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,16 @@ from deft.images import Column, Reading, open_folder, picture_grid, save_image, 
 from deft.nn import UNet
 from deft.noise import SCHEDULES, Schedule
 from deft.prior import ImagePrior
+from deft.prior.store import load_own
+from deft.train.augment import Flipped
 from deft.train.checkpoint import write_json, write_text
-from deft.train.data import Clean
+from deft.train.compiled import compiled
+from deft.train.data import Batches, Clean
 from deft.train.denoising import PriorObjective
 from deft.train.fit import FitConfig, fit, launched_config
+
+KEPT_ON_DEVICE = 2**31
+"""Training images of at most so many bytes are kept on the GPU."""
 
 TRAINABLE = tuple(k for k in SCHEDULES if k != "vp-table")
 
@@ -64,6 +71,10 @@ def make_schedule(name: str) -> Schedule:
 @click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
+@click.option("--flip", is_flag=True, help="Show each image in a random flip or quarter turn: for pictures that have no upright, such as those from above.")
+@click.option("--start-from", "start", help="Begin with the weights of another prior of the same shape: a folder, a file or a bundled prior.")
+@click.option("--compile", "compile_blocks", is_flag=True, help="Compile the network's blocks with torch.compile first; without it if that fails.")
+@click.option("--half", is_flag=True, help="Round the weights to half precision in prior.safetensors: half the size.")
 @common.accumulate_option
 @common.streams_option
 @click.option("--name", help="For the card.  [default: the output folder's]")
@@ -78,7 +89,7 @@ def make_schedule(name: str) -> Schedule:
 def train(
     data: str, held_out: str | None, out: Path, widths: tuple[int, ...], blocks: int, patch: int, schedule: str, output_kind: str,
     steps: int, batch: int, lr: float, warmup: int, ema: float, weight_decay: float, evaluations: int, seconds: float | None,
-    seed: int, bf16: bool, accumulate: int, streams: bool, name: str | None, about_data: str | None, licence: str | None, features: str, resume: bool,
+    seed: int, bf16: bool, flip: bool, start: str | None, compile_blocks: bool, half: bool, accumulate: int, streams: bool, name: str | None, about_data: str | None, licence: str | None, features: str, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Train an unconditional prior from a folder or an npz of images, all of one size.
@@ -115,12 +126,18 @@ def train(
             "(patch x 2 for each further width); pad the images, or give fewer --widths"
         )
     made = ImagePrior(net, make_schedule(schedule), shape, output_kind)
+    if start is not None:
+        start_weights(made, start)
     open_folder(out, overwrite=overwrite or resume)
     count = sum(p.numel() for p in made.parameters())
     output.say(f"prior: {count:,} parameters, {len(x):,} images of {'x'.join(map(str, shape))}, {len(x_out):,} held out")
+    fast_kernels(where)
+    objective, seen = PriorObjective(), clean_batches(x, where, flip)
+    if compile_blocks:
+        made = compiled(made, objective, seen, config=config, device=where, say=output.say)
     try:
         result = fit(
-            made, PriorObjective(), Clean(x), Clean(x_out), config=config, folder=out, resume=resume, device=where,
+            made, objective, seen, Clean(x_out), config=config, folder=out, resume=resume, device=where,
             progress=common.bars(), on_evaluation=common.show_evaluation,
         )  # fmt: skip
     except NonFiniteError as error:
@@ -130,10 +147,10 @@ def train(
         return
     about: dict[str, Any] = {
         "name": name or out.resolve().name, "data": about_data or f"{data} ({n_all} images)", "licence": licence or "not stated",
-        "recipe": {k: v for k, v in asdict(config).items() if k not in ("saves",)}, "steps": result.steps,
+        "recipe": {k: v for k, v in asdict(config).items() if k not in ("saves",)} | {"flip": flip, "start_from": start}, "steps": result.steps,
         "seconds": round(result.seconds), "weights": result.weights, "held_out_loss": result.held_out,
     }  # fmt: skip
-    card = finish_prior(made, x_out, out, about, features=features, seed=seed)
+    card = finish_prior(made, x_out, out, about, features=features, seed=seed, half=half)
     write_json(out / "log.json", {"history": result.history, "card": card})
     output.say(f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} ({result.weights} weights)")
     output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
@@ -141,19 +158,70 @@ def train(
     output.result({"out": str(out), "card": card, "history": result.history})
 
 
+def clean_batches(x: Tensor, device: torch.device, flip: bool = False) -> Batches:
+    """Batches of the images x [N, C, H, W], which are kept on a GPU if they fit there easily; flip: see `Flipped`."""
+    near = device.type == "cuda" and x.numel() * x.element_size() <= KEPT_ON_DEVICE
+    batches = Clean(x.to(device) if near else x)
+    return Flipped(batches) if flip else batches
+
+
+def fast_kernels(device: torch.device) -> None:
+    """On a GPU: TF32 for products in float32, and the fastest convolution of each shape. Elsewhere nothing."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
+
+
+def start_weights(made: ImagePrior, source: str) -> None:
+    """Give `made` the weights of the prior in `source`: a folder, a file or a bundled prior's name.
+
+    Raises:
+        InputError: that prior's network, image shape, schedule or output is another.
+        CheckpointError: no prior can be read there.
+    """
+    other = load_own(source)
+    mine, theirs = ({"images": p.event_shape, **getattr(p.net, "config", {}), **p.describe()} for p in (made, other))
+    unequal = [f"{k} {theirs.get(k)} there, {mine.get(k)} here" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+    if unequal:
+        raise InputError(f"--start-from {source} is a prior of another kind ({'; '.join(unequal)}): give the options it was trained with")
+    made.load_state_dict(other.state_dict())
+
+
+def round_to_half(made: ImagePrior) -> None:
+    """Round the weights to float16, which stays float32 in memory.
+
+    Raises `InputError` if a weight is too large for float16.
+    """
+    with torch.no_grad():
+        for p in made.parameters():
+            rounded = p.half().to(p.dtype)
+            if not bool(torch.isfinite(rounded).all()):
+                raise InputError(f"a weight of {float(p.abs().max()):.3g} is too large for half precision: train again without --half")
+            p.copy_(rounded)
+
+
 def finish_prior(
-    made: ImagePrior, held_out: Tensor, out: Path, about: dict[str, Any], *, features: str = "none", seed: int = 0, grid: int = 80
+    made: ImagePrior, held_out: Tensor, out: Path, about: dict[str, Any], *, features: str = "none", seed: int = 0, grid: int = 80, half: bool = False
 ) -> dict[str, Any]:
-    """Measure a trained prior, and write prior.safetensors with its card, card.md and samples.png."""
+    """Measure a trained prior where it is, and write prior.safetensors with its card, card.md and samples.png.
+
+    half: weights are rounded to float16 first, so that what is measured is what is written; the card then says by
+    which fraction the held-out error changed at most, over the levels (`rounding`).
+    """
+    made = copy.deepcopy(made)  # not compiled
     freeze(made)
-    made.to("cpu")
     levels = denoising_errors(made, held_out[:1000], seed=seed)
+    if half:
+        round_to_half(made)
+        before, levels = levels, denoising_errors(made, held_out[:1000], seed=seed)
+        about = about | {"precision": "float16", "rounding": max((abs(a["prior"] / b["prior"] - 1) for a, b in zip(levels, before, strict=True)))}
     about = about | {"parameters": sum(p.numel() for p in made.parameters()), "sha256": fingerprint(made), "levels": levels}
     many = 1000 if features == "fashion" else grid
     samples = draw(made, many, seed=seed, progress=False)
     if features == "fashion":
         about["distance"] = feature_report(fashion_classifier(), samples, held_out)
-    made.save(out / "prior.safetensors", **about, torch=torch.__version__)
+    made.save(out / "prior.safetensors", torch.float16 if half else None, **about, torch=torch.__version__)
     columns = [Column("", to_pixels(samples[i:grid:10])) for i in range(10)]
     title = f"samples of {about['name']}, 100 steps, none left out"
     save_image(out / "samples.png", picture_grid(columns, title=title, cell=64))
