@@ -9,9 +9,9 @@ from pathlib import Path
 
 import click
 
-from deft.cli.common import Output, bars, json_option, out_option
+from deft.cli.common import Output, bars, get_device, json_option, out_option
 from deft.distributed import get_world
-from deft.errors import InputError
+from deft.errors import InputError, LostError
 
 
 @click.command()
@@ -19,9 +19,10 @@ from deft.errors import InputError
 @out_option("comparison")
 @click.option("--jobs", default=1, show_default=True, help="Processes of this machine that share the work.")
 @click.option("--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...: where pieces compute. Processes of --jobs share it.")
 @click.option("--report", "only_report", is_flag=True, help="Do nothing new: write the report from what is in --out.")
 @json_option
-def compare(file: Path, out: Path, jobs: int, part: str | None, only_report: bool, as_json: bool) -> None:
+def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, only_report: bool, as_json: bool) -> None:
     """Compare priors x tasks x methods x seeds as FILE (TOML) says: fit, tune, draw, measure, report.
 
     \b
@@ -29,7 +30,7 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, only_report: boo
     deft compare benchmarks/fashion.toml --out comparison --jobs 2
 
     Every piece is written to --out as soon as it is done: the same command goes on where it was stopped, and after a
-    change of the file does only what changed. Writes report.md, report.json, wall-*.png and curve-*.png.
+    change of the file does only what changed. A piece that fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png.
     `quick` is a file that comes with the library and takes two minutes.
     """
     from deft.comparison import read_study, run_study
@@ -43,12 +44,17 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, only_report: boo
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder: give another --out")
-    plans = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), say=output.say, only_read=only_report)
+    where = "cpu" if only_report else str(get_device(device))
+    plans = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), say=output.say, only_read=only_report, device=where)
     if i == 0:
         command = shlex.join(["deft", *sys.argv[1:]])
         report = write_report(study, plans, out, command=command)
+        for found in report["verdicts"]:
+            output.say(f"{found['prior']}, {found['task']}: {found['verdict']}")
         output.say(f"wrote {out}/report.md, {out}/report.json ({len(report['rows'])} rows)")
-        output.result({"out": str(out), "rows": len(report["rows"])})
+        output.result({"out": str(out), "rows": len(report["rows"]), "verdicts": report["verdicts"], "failed": report["failed"]})
+    if plans.failed:
+        raise LostError(f"{len(plans.failed)} pieces failed, and the rest is done (see *.error.txt in {out}); run the same command to try them again")
 
 
 def _part(text: str | None) -> tuple[int, int]:

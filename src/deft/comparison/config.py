@@ -27,10 +27,11 @@ from typing import Any, TypeVar
 from deft.comparison.images import Data, check_data
 from deft.data import DATASETS
 from deft.errors import InputError, unknown
-from deft.evaluate.compare import METRICS
+from deft.evaluate.compare import METRICS, PROPER
 from deft.evaluate.features import FEATURES, features_for
 from deft.methods import METHODS, Method, get_method, plan
 from deft.tasks import get_task
+from deft.workflow import Recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,58 +39,76 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
-OF_FEATURES = ("feature_distance", "energy_score", "perceptual_distance", "top1", "diversity")
-"""Metrics that need a feature network."""
-
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How an h is fitted for the comparison.
+    """How an h is fitted for the comparison: by `deft.workflow.fit_h`, as `deft fit` does it.
 
-    seconds, steps: whichever is reached first. images: how many of the fit split, or "prior" for as many samples of the prior
-    itself (no data at all). bank: see `deft.train.data.Bank`; 0 for none. size: most parameters, as a share of the prior's.
-    start_from: another h to begin with, as in `deft fit --start-from` (its fit is not counted). seeds: fits of different seeds; a cell with a seed beyond them uses the first. options: of the h's class (`units`, `guide`,
-    `gate`, `inputs`, ...).
+    seconds: for all of a fit, drawing included. steps: a number of steps in place of a time. images: how many of the fit split;
+    0 or "prior" for none (samples of the prior alone). size: most parameters, as a share of the prior's. start_from: another h to
+    begin with, as in `deft fit --start-from` (its fit is not counted). seeds: fits of different seeds; a cell with a seed beyond
+    them uses the first. options: of the h's class (`units`, `guide`, `gate`, `inputs`, ...). The rest is `Recipe`'s, None for
+    its defaults: prior_samples and cache None choose by the time there is.
     """
 
     seconds: float | None = 100.0
-    steps: int = 100_000
+    steps: int | None = None
     images: int | str = 1000
     size: float = 0.09
-    bank: int = 6000
-    batch: int = 64
-    lr: float = 5e-3
-    warmup: int = 50
-    ema: float = 0.998
-    weights: str = "best"
-    weighting: str = "between"
-    focus: float = 3.0
-    even: float = 0.5
-    calibrate: bool = True
+    prior_samples: int | None = None
+    cache: int | None = None
+    fresh: float | None = None
+    batch: int | None = None
+    lr: float | None = None
+    warmup: int | None = None
+    ema: float | None = None
+    patience: int | None = None
+    weights: str | None = None
+    weighting: str | None = None
+    focus: float | None = None
+    even: float | None = None
+    calibrate: bool | None = None
     start_from: str = ""
     seeds: tuple[int, ...] = (0,)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.images == "prior" or (isinstance(self.images, int) and self.images >= 1)):
+        if not (self.images == "prior" or (isinstance(self.images, int) and not isinstance(self.images, bool) and self.images >= 0)):
             raise InputError(f'fit.images must be a number of images, or "prior" for samples of the prior, got {self.images!r}')
-        if self.weights not in ("best", "raw", "ema"):
-            raise unknown("fit.weights", self.weights, ("best", "raw", "ema"))
+        if self.steps is None and self.seconds is None:
+            raise InputError("fit: give seconds, or steps")
+        self.recipe(0)
+
+    @property
+    def count(self) -> int:
+        """Images of the fit split."""
+        return 0 if self.images == "prior" else int(self.images)
+
+    def recipe(self, seed: int) -> Recipe:
+        """The recipe, with what the file changes of it."""
+        kept = {f.name for f in fields(Recipe)} - {"seconds", "steps", "seed"}
+        changed = {k: v for k in kept if (v := getattr(self, k, None)) is not None}
+        if self.steps is not None:
+            return Recipe(steps=self.steps, seed=seed, **changed)
+        return Recipe(seconds=self.seconds, seed=seed, **changed)
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How every method's settings are found, on validation images: each spends `budget` calls of the prior an image and sample.
+    """How every method's settings are found, on `images` validation images with `samples` samples of each.
 
-    steps: numbers of steps to choose from. metric: what is made best. points: at most so many settings. calls: also tuned so
-    for a curve at these many calls (nearest in ratio is used).
+    budget: calls of the prior for each image and sample that an arm may spend in all. points: at most so many settings of an arm.
+    steps: numbers of steps to choose from. calls: in their place, as many steps as cost at most so many calls of the prior a sample, so
+    that all arms take the same number; 0 for none. metric: what is made best, one of `PROPER`; see `tuned_by`.
     """
 
     images: int = 24
-    samples: int = 1
+    samples: int = 4
     budget: int = 600
+    points: int = 9
     steps: tuple[int, ...] = (20, 50, 100)
-    metric: str = "feature_distance"
+    calls: int = 0
+    metric: str = "energy_score"
     seed: int = 1000
 
 
@@ -99,7 +118,7 @@ class Curve:
 
     calls: tuple[int, ...] = ()
     images: int = 24
-    samples: int = 1
+    samples: int = 4
     points: int = 3
     methods: tuple[str, ...] = ()
 
@@ -108,7 +127,7 @@ class Curve:
 class Arm:
     """A row of the tables: a method, by its name or with changes.
 
-    settings, steps, eta, spacing: fixed, not tuned. sampler: a key of `SAMPLERS`, for methods that leave it open (default ddim). tune: False takes the method's defaults (with those). fit: how it is fitted.
+    settings, steps, eta, spacing, sampler (a key of `SAMPLERS`, for methods that leave it open): fixed, not tuned. tune: False takes the method's defaults (with those). fit: how it is fitted.
     tuned_as: use the settings found for this other arm, so that arms differ in one thing.
     retrains: changes the whole prior (an upper reference, not a competitor).
     """
@@ -119,7 +138,7 @@ class Arm:
     steps: int | None = None
     eta: float | None = None
     spacing: str | None = None
-    sampler: str = "ddim"
+    sampler: str | None = None
     tune: bool = True
     tuned_as: str | None = None
     title: str = ""
@@ -180,6 +199,11 @@ class Study:
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+def tuned_by(metric: str, on: Setting) -> str:
+    """The metric that settings are found by: `metric`, but pixels in place of features for images that no feature network belongs to."""
+    return "energy_score_pixels" if metric == "energy_score" and on.looked_at in ("", "none") else metric
+
+
 def short(name: str) -> str:
     """The name of a prior, a folder or a file, as part of a file's name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name if "/" in name else name)[-40:]
@@ -224,8 +248,12 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
     top = dict(table)
     fits = _make(FitSettings, top.pop("fit", {}), "[fit]")
     tune, curve = _make(Tuning, top.pop("tune", {}), "[tune]"), _make(Curve, top.pop("curve", {}), "[curve]")
-    _check_numbers("tune", tune, ("images", "samples", "budget", "steps"))
-    _check_numbers("curve", curve, ("images", "samples", "points", "calls"))
+    _check_numbers("tune", tune, ("images", "budget", "steps", "points"))
+    _check_numbers("tune", tune, ("calls",), least=0)
+    _check_numbers("tune", tune, ("samples",), least=2)
+    _check_numbers("curve", curve, ("images", "points", "calls"))
+    _check_numbers("curve", curve, ("samples",), least=2)
+    _check_metric(tune.metric)
     arms = {name: _arm(name, dict(values), fits) for name, values in top.pop("arms", {}).items()}
     settings = []
     for i, values in enumerate(top.pop("on", [])):
@@ -240,7 +268,7 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
                 if name not in METHODS:
                     raise unknown("arm or method", name, {*arms, *METHODS})
                 arms[name] = _arm(name, {}, fits)
-        _check_setting(one, i + 1, tune.metric)
+        _check_setting(one, i + 1)
         settings.append(one)
     if not settings:
         raise InputError("the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = \"fashion\", tasks = [\"inpaint\"], arms = [\"pigdm\"]")
@@ -255,10 +283,29 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
     _check_numbers("the file", study, ("seeds",), least=0)
     if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
         raise InputError(f"seeds must be different whole numbers, got {list(study.seeds)}")
+    for arm in arms.values():
+        uncovered = sorted(set(study.seeds) - set(arm.fit.seeds))
+        if arm.about.trained and len(arm.fit.seeds) > 1 and uncovered:
+            raise InputError(
+                f"fit.seeds of {arm.name} are {list(arm.fit.seeds)}, which leaves out {uncovered} of seeds = {list(study.seeds)}: give one fit, or one for each seed "
+                "(intervals take seeds for independent fits)"
+            )
     return study
 
 
-def _check_setting(one: Setting, number: int, metric: str) -> None:
+def _check_metric(metric: str) -> None:
+    """Only proper scores: a distance of single samples is least for samples that vary too little, and so would find such settings."""
+    if metric in PROPER:
+        return
+    if metric not in METRICS:
+        raise unknown("tune.metric", metric, PROPER)
+    raise InputError(
+        f"tune.metric = {metric!r}: nothing is tuned by a score that rewards too little spread or ignores it; give one that is least for the true "
+        f"posterior ({', '.join(PROPER)}). {METRICS[metric].title} is in the report all the same"
+    )
+
+
+def _check_setting(one: Setting, number: int) -> None:
     where = f"[[on]] number {number}"
     if isinstance(one.source, str) and not one.data and one.prior not in DATASETS:
         raise InputError(f'{where}: the prior {one.prior} has no images of its own: add data = "FOLDER", or data = {{ fit = ..., validation = ..., test = ... }}')
@@ -266,13 +313,6 @@ def _check_setting(one: Setting, number: int, metric: str) -> None:
     name = one.features.partition(":")[0]
     if name and name not in (*FEATURES, "none"):
         raise unknown(f"feature network in {where}", name, FEATURES)
-    if metric not in METRICS or not METRICS[metric].better:
-        raise unknown("tune.metric", metric, [k for k, m in METRICS.items() if m.better])
-    if metric in OF_FEATURES and one.looked_at in ("", "none"):
-        raise InputError(
-            f"{where}: {metric} needs a feature network, and none belongs to these images: add features = \"efficientnet-lite0\" "
-            f"(or another of {', '.join(FEATURES)}), or metric = \"psnr_mean\" to [tune]"
-        )
 
 
 def _arm(name: str, values: dict[str, Any], fits: FitSettings) -> Arm:
@@ -298,4 +338,4 @@ def title_of(arm: Arm) -> str:
     return arm.title or (METHODS[arm.method].title if arm.name == arm.method else arm.name)
 
 
-__all__ = ["Arm", "Curve", "FitSettings", "Setting", "Study", "Tuning", "make_study", "read_study", "title_of"]
+__all__ = ["Arm", "Curve", "FitSettings", "Setting", "Study", "Tuning", "make_study", "read_study", "title_of", "tuned_by"]

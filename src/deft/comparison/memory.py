@@ -1,4 +1,4 @@
-"""Peak memory of a block of code: of the device where there is one, else of the process (Linux)."""
+"""Peak memory of a block of code: of a CUDA device, or of the process (Linux)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 
 
 class PeakMemory:
-    """`with PeakMemory() as m: ...` then m.mib: how far memory rose above where it was, in MiB; None where it cannot be told.
+    """`with PeakMemory(device) as m: ...` then m.mib: how far memory rose above where it was, in MiB; None where it cannot be told.
 
     On Linux the kernel keeps a process's peak (VmHWM) and lets it be reset. What the C library had kept of memory that was freed
     before is given back first (malloc_trim), or it would hide what is used again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.cuda = torch.device(device).type == "cuda"
         self.mib: float | None = None
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
-        if torch.cuda.is_available():
+        if self.cuda:
             torch.cuda.reset_peak_memory_stats()
             self._before: float | None = torch.cuda.memory_allocated() / 2**20
             return self
@@ -38,7 +39,7 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         if self._before is None:
             self.mib = None
-        elif torch.cuda.is_available():
+        elif self.cuda:
             self.mib = torch.cuda.max_memory_allocated() / 2**20 - self._before
         else:
             self.mib = max(0.0, _status("VmHWM") - self._before)

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,30 @@ import numpy as np
 
 from deft import __version__
 from deft.comparison import figures
-from deft.comparison.config import Study, title_of
+from deft.comparison.config import Study, title_of, tuned_by
 from deft.comparison.run import Cell, Plans
 from deft.comparison.store import Store
 from deft.errors import InputError
-from deft.evaluate.compare import METRICS
+from deft.evaluate.compare import METRICS, PROPER
 from deft.evaluate.report import machine
-from deft.evaluate.statistics import Interval, clustered, holm, sign_flip, tied_for_best
+from deft.evaluate.statistics import Best, Interval, clustered, difference_p, holm, tied_for_best
 from deft.train.checkpoint import write_json, write_text
 
 Row = dict[str, Any]
 LEVEL = 0.05
 """Of tests, after Holm's correction over the arms of a task."""
 
-SHOWN = (
-    "feature_distance", "energy_score", "top1", "psnr_mean", "psnr", "ssim", "perceptual_distance", "residual", "coverage", "spread_skill", "diversity",
-)  # fmt: skip
+SHOWN = ("energy_score", "energy_score_pixels", "coverage", "spread_skill", "feature_distance", "psnr_mean", "psnr", "residual")
 """Columns of a task's table, where they were measured."""
+
+FURTHER = ("crps", "top1", "perceptual_distance", "ssim", "diversity", "spread")
+"""Columns of its second table."""
+
+LEADING = (*PROPER, "feature_distance", "psnr_mean")
+"""What ranks arms is the first of these that was measured: with two samples or more of each image a proper score."""
+
+TIED = "≈"
+"""Beside a number that cannot be told from the best of its column."""
 
 
 @dataclass
@@ -47,6 +54,8 @@ class Outcome:
     failed: str
     cost: dict[str, Any]
     fits: list[dict[str, Any]]
+    backward: float = math.nan
+    devices: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
@@ -61,9 +70,14 @@ class Outcome:
         """Seconds before the first sample: the fit, and what is done once for an operator."""
         return self.fit_seconds + float(self.cost.get("once", 0.0))
 
+    @property
+    def crossed(self) -> bool:
+        """Whether seeds are shared by all images, because each has its own fit of h; else they are of one image's mask and noise."""
+        return len(self.fits) > 1
+
     def interval(self, values: np.ndarray) -> Interval:
         """Of the mean of values [seeds, images]: fits of several seeds are drawn for all images alike."""
-        return clustered(values, crossed=len(self.fits) > 1)
+        return clustered(values, crossed=self.crossed)
 
     @property
     def seconds(self) -> float:
@@ -77,7 +91,9 @@ def outcome(study: Study, store: Store, cell: Cell) -> Outcome:
     if not failed:
         values = {k: np.array([r["per_image"][k] for r in results]) for k in results[0]["per_image"]}
     cost = store.read(cell.cost) if cell.cost and store.has(cell.cost) else {}
-    return Outcome(cell, values, failed, cost, [store.read(u) for u in cell.fits.values()])
+    backward = float(np.mean([r.get("backward", math.nan) for r in results]))
+    devices = tuple(dict.fromkeys(str(r.get("device", "cpu")) for r in (*results, *([cost] if cost else []))))
+    return Outcome(cell, values, failed, cost, [store.read(u) for u in cell.fits.values()], backward, devices)
 
 
 def groups(study: Study, store: Store, plans: Plans) -> dict[tuple[str, str], list[Outcome]]:
@@ -97,11 +113,13 @@ def make_rows(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]]) 
                 rows.append(base | {"metric": "failed", "value": None, "low": None, "high": None, "n": 0, "seed": None, "why": o.failed})
                 continue
             for metric, v in o.values.items():
-                rows.append(base | {"metric": metric, "seed": None, **o.interval(v)._asdict()})
+                over_seeds = {"seed_std": float(v.mean(1).std(ddof=1))} if len(v) > 1 else {}
+                rows.append(base | {"metric": metric, "seed": None, **o.interval(v)._asdict(), **over_seeds})
                 if len(v) > 1:
                     for seed, one in zip(o.cell.draws, v, strict=True):
                         rows.append(base | {"metric": metric, "seed": seed, **clustered(one[None])._asdict()})
             single = {"seconds": o.cost.get("seconds"), "once_seconds": o.cost.get("once"), "memory_mib": o.cost.get("memory_mib")}
+            single["backward"] = None if math.isnan(o.backward) else o.backward
             if o.fits:
                 single |= {"fit_seconds": o.fit_seconds, "parameters": o.fits[0]["parameters"], "share": o.fits[0]["share"]}
             for metric, value in single.items():
@@ -112,31 +130,83 @@ def make_rows(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]]) 
 
 
 def _differences(study: Study, prior: str, task: str, outcomes: Sequence[Outcome]) -> list[Row]:
-    """Every arm minus `versus`, over the same images and seeds; p-values by sign flips of images, Holm-corrected over the arms."""
+    """Every arm minus `versus`, over the same images and seeds; p-values by `difference_p`, Holm-corrected over the arms."""
     base = next((o for o in outcomes if o.name == study.versus and o.values), None)
     rows: list[Row] = []
     for metric in METRICS if base else ():
         assert base is not None
         others = [o for o in outcomes if o is not base and metric in o.values and metric in base.values]
         differences = [o.values[metric] - base.values[metric] for o in others]
-        p = [sign_flip(d) for d in differences]
+        p = [difference_p(d, crossed=o.crossed or base.crossed) for o, d in zip(others, differences, strict=True)]
         for o, d, one, corrected in zip(others, differences, p, holm(p), strict=True):
             rows.append({
                 "prior": prior, "task": task, "method": o.name, "metric": metric, "versus": base.name, "seed": None,
-                "calls": o.cell.plan.calls(study.samples), **clustered(d, crossed=len(o.fits) > 1 or len(base.fits) > 1)._asdict(), "p": one, "p_holm": corrected,
+                "calls": o.cell.plan.calls(study.samples), **clustered(d, crossed=o.crossed or base.crossed)._asdict(), "p": one, "p_holm": corrected,
             })  # fmt: skip
     return rows
 
 
 def leading(study: Study, outcomes: Sequence[Outcome]) -> str:
-    """The metric that ranks arms: feature distance where there is a network for it, else what was tuned by."""
-    return "feature_distance" if any("feature_distance" in o.values for o in outcomes) else study.tune.metric
+    """The metric that ranks arms: the first of `LEADING` that was measured, the energy score where there is a feature network."""
+    return next((m for m in LEADING if any(m in o.values for o in outcomes)), study.tune.metric)
+
+
+def compared(outcomes: Sequence[Outcome], metric: str) -> Best | None:
+    """The arm with the best mean and those that cannot be told from it (`tied_for_best`); None for a metric that has no best.
+
+    Where a value is right, and neither more nor less is better, the best mean is nearest to it: arms are compared by how far off they
+    are, above or below. The residual is right at the task's sigma_y.
+    """
+    has = {o.name: o.values[metric] for o in outcomes if metric in o.values}
+    target = _target(outcomes, metric)
+    if not has or not (METRICS[metric].better or target is not None):
+        return None
+    if target is not None:
+        has = {name: (v - target) * (1 if v.mean() >= target else -1) for name, v in has.items()}
+    return tied_for_best(has, METRICS[metric].better or "low", crossed={o.name for o in outcomes if o.crossed})
+
+
+def _target(outcomes: Sequence[Outcome], metric: str) -> float | None:
+    if metric == "residual":
+        return next((float(o.cell.task.sigma_y) for o in outcomes if hasattr(o.cell.task, "sigma_y")), None)
+    return METRICS[metric].target
 
 
 def best_of(outcomes: Sequence[Outcome], metric: str) -> tuple[str, ...]:
-    """The arm with the best mean, then those that cannot be told from it (`tied_for_best`)."""
-    has = {o.name: o.values[metric] for o in outcomes if metric in o.values}
-    return tied_for_best(has, METRICS[metric].better).tied if has and METRICS[metric].better else ()
+    """The arm with the best mean, then those that cannot be told from it."""
+    found = compared(outcomes, metric)
+    return found.tied if found else ()
+
+
+def verdict(study: Study, outcomes: Sequence[Outcome]) -> str:
+    """One sentence on a task, from the numbers alone: who is best by the leading metric, who is level with it, by how much the next is behind."""
+    metric = leading(study, outcomes)
+    best = compared(outcomes, metric)
+    if best is None:
+        return ""
+    by = {o.name: o for o in outcomes if metric in o.values}
+    first, d = by[best.best], METRICS[metric].digits
+    i = first.interval(first.values[metric])
+    text = f"By {METRICS[metric].title}, {title_of(first.cell.arm)} is best ({_number(i.value, d)} [{_number(i.low, d)}, {_number(i.high, d)}])"
+    if len(by) > 1:
+        level = [title_of(by[n].cell.arm) for n in best.tied[1:]]
+        text += f"; {listed(level)} cannot be told from it" if level else "; no other arm is level with it"
+    behind = sorted((n for n in by if n not in best.tied), key=lambda n: abs(float((by[n].values[metric] - first.values[metric]).mean())))
+    for name in dict.fromkeys([*behind[:1], *(n for n in behind if n == study.versus)]):
+        off = clustered(by[name].values[metric] - first.values[metric], crossed=by[name].crossed or first.crossed)
+        who = title_of(by[name].cell.arm)
+        text += f"; {f'the next, {who},' if name == behind[0] else who} is behind it by {_range(off, d)} (p {best.p[name]:.2g})"
+    return text + "."
+
+
+def _range(i: Interval, digits: int) -> str:
+    """A difference as a positive number with its interval."""
+    low, high = (i.low, i.high) if i.value >= 0 else (-i.high, -i.low)
+    return f"{_number(abs(i.value), digits)} [{_number(low, digits)}, {_number(high, digits)}]"
+
+
+def listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def break_even(learned: Outcome, other: Outcome) -> float:
@@ -160,9 +230,11 @@ def _number(value: float, digits: int) -> str:
     return f"{value:,.0f}" if digits == 0 else f"{value:.{digits}f}"
 
 
-def _cell(metric: str, i: Interval, bold: bool = False) -> str:
+def _cell(metric: str, i: Interval, name: str = "", best: Best | None = None) -> str:
     d = METRICS[metric].digits
-    value = f"**{_number(i.value, d)}**" if bold else _number(i.value, d)
+    value = _number(i.value, d)
+    if best is not None:
+        value = f"**{value}**" if name == best.best else f"{value} {TIED}" if name in best.tied else value
     return f"{value} [{_number(i.low, d)}, {_number(i.high, d)}]"
 
 
@@ -170,26 +242,51 @@ def _count(value: float) -> str:
     return "never" if math.isinf(value) else "at once" if value == 0 else f"{math.ceil(value):,}"
 
 
-def task_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
-    shown = [m for m in SHOWN if any(m in o.values for o in outcomes)]
-    arrow = {"high": " ↑", "low": " ↓", "": ""}
-    best = {m: best_of(outcomes, m) for m in shown}
-    lines = ["| | " + " | ".join(METRICS[m].title + arrow[METRICS[m].better] for m in shown) + " | calls | s a sample | MiB | fit (s) | parameters |"]
-    lines += ["|---" * (len(shown) + 6) + "|"]
+def task_table(study: Study, outcomes: Sequence[Outcome], metrics: Sequence[str] = SHOWN, *, costs: bool = True) -> list[str]:
+    """A row an arm, best first. Bold: the best of a column; `TIED`: cannot be told from it."""
+    shown = [m for m in metrics if any(m in o.values for o in outcomes)]
+    if not shown:
+        return []
+    best = {m: compared(outcomes, m) for m in shown}
+    lines = ["| | " + " | ".join(_heading(m, outcomes) for m in shown) + (" | calls | backward | s a sample | MiB | fit (s) | parameters |" if costs else " |")]
+    lines += ["|---" * (len(shown) + (7 if costs else 1)) + "|"]
     lead = leading(study, outcomes)
     sign = -1 if METRICS[lead].better == "high" else 1
     order = sorted(outcomes, key=lambda o: sign * o.values[lead].mean() if lead in o.values else math.inf)
     for o in order:
-        cells = [_cell(m, o.interval(o.values[m]), o.name in best[m]) if m in o.values else "–" for m in shown]
+        cells = [_cell(m, o.interval(o.values[m]), o.name, best[m]) if m in o.values else "–" for m in shown]
         if o.failed:
             cells[0] = "diverged"
         memory = o.cost.get("memory_mib")
-        costs = [
-            _number(o.cell.plan.calls(study.samples), 0), f"{o.seconds:.3f}" if not math.isnan(o.seconds) else "–",
+        spent = [
+            _number(o.cell.plan.calls(study.samples), 0), "–" if math.isnan(o.backward) else _number(o.backward, 0), f"{o.seconds:.4f}" if not math.isnan(o.seconds) else "–",
             _number(memory, 0) if memory is not None else "–", _number(o.fit_seconds, 0) if o.fits else "–",
             f"{100 * o.fits[0]['share']:.1f} %" if o.fits else "–",
         ]  # fmt: skip
-        lines.append(f"| {title_of(o.cell.arm)} | " + " | ".join(cells + costs) + " |")
+        lines.append(f"| {title_of(o.cell.arm)} | " + " | ".join(cells + (spent if costs else [])) + " |")
+    return lines
+
+
+def _heading(metric: str, outcomes: Sequence[Outcome]) -> str:
+    target = _target(outcomes, metric)
+    arrow = {"high": " ↑", "low": " ↓", "": ""}[METRICS[metric].better]
+    return METRICS[metric].title + arrow + ("" if target is None else f" ({target:g} is right)")
+
+
+def seeds_table(study: Study, outcomes: Sequence[Outcome]) -> list[str]:
+    """The leading metric seed by seed, where there is more than one."""
+    metric = leading(study, outcomes)
+    has = [o for o in outcomes if metric in o.values]
+    if not has or len(study.seeds) < 2:
+        return []
+    d = METRICS[metric].digits
+    lines = [
+        "", f"{METRICS[metric].title[0].upper()}{METRICS[metric].title[1:]} by seed. A seed is one of masks, measurement noise and starting noise, and, where fits says so, of a fit of h; arms without a fit show what masks and noise alone do:", "",
+        "| | fits | " + " | ".join(f"seed {s}" for s in study.seeds) + " | standard deviation |", "|---" * (len(study.seeds) + 3) + "|",
+    ]  # fmt: skip
+    for o in has:
+        means = o.values[metric].mean(1)
+        lines.append(f"| {title_of(o.cell.arm)} | {len(o.fits) or ''} | " + " | ".join(_number(float(m), d) for m in means) + f" | {_number(float(means.std(ddof=1)), d + 1)} |")
     return lines
 
 
@@ -254,7 +351,7 @@ def summary(study: Study, found: Mapping[tuple[str, str], Sequence[Outcome]]) ->
     """One line a task: who is best, and where `versus` stands, among the arms that do not retrain the prior."""
     lines = ["| prior | task | best or tied for best | " + study.versus + " | in total time for 1,000 images, the others over it |", "|---|---|---|---|---|"]
     for (prior, task), outcomes in found.items():
-        free = [o for o in outcomes if not o.cell.arm.about.retrains]
+        free = [o for o in outcomes if not o.cell.arm.about.retrains]  # those that retrain the whole prior are a reference
         names = best_of(free, leading(study, outcomes))
         mine = next((o for o in outcomes if o.name == study.versus), None)
         place = "–" if mine is None else "best" if names[:1] == [mine.name] else "tied for best" if mine.name in names else "behind"
@@ -300,7 +397,7 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
         raise InputError("nothing to report: every arm diverged on every task")
     about: dict[str, Any] = {
         "title": study.title, "command": command or " ".join(sys.argv), "commit": commit(), "version": __version__, "machine": machine() | {"system": platform.platform(terse=True)},
-        "images": study.images, "samples": study.samples, "seeds": list(study.seeds), "tuning": asdict(study.tune),
+        "images": study.images, "samples": study.samples, "seeds": list(study.seeds), "tuning": asdict(study.tune), "devices": _devices(found),
     }  # fmt: skip
     grids = [
         {"prior": c.on.title, "task": c.task.name, "method": c.arm.name, "chosen": c.plan.config(), "tried": [p.config() | {"score": None if math.isnan(s) else s} for p, s in c.tried]}
@@ -308,21 +405,31 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
     ]
     left_out = [{"prior": a, "task": b, "method": c, "why": d} for a, b, c, d in plans.left_out]
     curves = curve_rows(store, plans)
-    report = {**about, "rows": rows, "curves": curves, "tuned": grids, "left_out": left_out}
+    report = {**about, "rows": rows, "curves": curves, "tuned": grids, "left_out": left_out, "failed": plans.failed, "verdicts": [
+        {"prior": prior, "task": task, "verdict": verdict(study, outcomes)} for (prior, task), outcomes in found.items()
+    ]}  # fmt: skip
     write_json(out / "report.json", report)
 
-    lines = [f"# {study.title}", "", f"`{about['command']}`, commit {about['commit']}, {_machine_text(about['machine'])}.", ""]
+    metrics = listed(list(dict.fromkeys(METRICS[tuned_by(study.tune.metric, on)].title for on in study.on)))
+    lines = [f"# {study.title}", "", f"`{about['command']}`, commit {about['commit']}, {_machine_text(about['machine'], about['devices'])}.", ""]
     lines += [
         f"{study.images} test images, {study.samples} samples of each, seeds {', '.join(map(str, study.seeds))}: the same images, masks, measurement noise and starting noise for every arm. "
-        f"Every arm found its settings on {study.tune.images} validation images with {study.tune.budget} calls of the prior an image, by {METRICS[study.tune.metric].title}. "
-        "Intervals: 95 %, by resampling images and seeds. Bold: best, or not to be told from the best (sign flips of images, Holm's correction over all pairs of arms, 5 %).", "",
+        f"Every arm found its settings on {study.tune.images} validation images, {study.tune.samples} samples of each, by {metrics}: at most {study.tune.points} settings and "
+        f"{study.tune.budget} calls of the prior for each image and sample{f', with at most {study.tune.calls} calls a sample' if study.tune.calls else ''}. "
+        "Learned h have scale 1.", "",
+        f"Intervals: 95 %, by resampling images and seeds. **Bold**: the best of its column. {TIED}: cannot be told from the best, by sign flips of paired differences over images and, where h "
+        "was fitted with several seeds, also by their standard error over images and fits (Holm's correction over all pairs of arms, 5 %). Where a value is right, the best is nearest to it. "
+        "Calls and backward: of the prior for one sample. Costs bear no such marks.", "",
     ]  # fmt: skip
     lines += summary(study, found)
     for (prior, task), outcomes in found.items():
         lines += ["", f"## {prior}: {outcomes[0].cell.task.title} (`{task}`)", ""]
         name = f"{prior.replace(' ', '-')}-{task}"
         here = [c for c in curves if (c["prior"], c["task"]) == (prior, task)]
-        lines += task_table(study, outcomes) + verdicts(study, outcomes) + pays_table(study, outcomes) + own_best_table(study, outcomes, here)
+        lines += [verdict(study, outcomes), "", *task_table(study, outcomes)]
+        more = task_table(study, outcomes, FURTHER, costs=False)
+        lines += ["", "Further metrics:", "", *more] if more else []
+        lines += seeds_table(study, outcomes) + verdicts(study, outcomes) + pays_table(study, outcomes) + own_best_table(study, outcomes, here)
         wall = figures.wall(out / f"wall-{name}.png", store, study, outcomes[0].cell.task.title, [o.cell for o in outcomes if not o.failed])
         if wall:
             lines += ["", f"![truth, measurement, and a sample of each arm]({wall.name})"]
@@ -332,7 +439,9 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
         lines += ["", "Settings:", *tuning_table(study, outcomes)]
     if left_out:
         lines += ["", "## Left out", "", *(f"- {r['method']} on {r['prior']}, {r['task']}: {r['why']}" for r in left_out)]
-    lines += ["", "## What is measured", "", *(f"- {METRICS[m].title}: {METRICS[m].about}" for m in SHOWN if any(r["metric"] == m for r in rows)), ""]
+    if plans.failed:
+        lines += ["", "## Failed", "", "These pieces are missing; the same command tries them again.", "", *(f"- `{key}`: {why}" for key, why in plans.failed.items())]
+    lines += ["", "## What is measured", "", *(f"- {METRICS[m].title}: {METRICS[m].about}" for m in (*SHOWN, *FURTHER) if any(r["metric"] == m for r in rows)), ""]
     write_text(out / "report.md", "\n".join(lines))
     return report
 
@@ -342,15 +451,23 @@ def curve_rows(store: Store, plans: Plans) -> list[Row]:
     for c in plans.cells:
         for n, (p, u) in c.curve.items():
             result = store.read(u)
-            for m in SHOWN:
+            for m in (*SHOWN, *FURTHER):
                 if m in result.get("per_image", {}):
                     i = clustered(np.array(result["per_image"][m])[None])
                     rows.append({"prior": c.on.title, "task": c.task.name, "method": c.arm.name, "title": title_of(c.arm), "metric": m, "calls": result["calls"], "at_most": n, **i._asdict(), "plan": p.config()})
     return rows
 
 
-def _machine_text(m: Mapping[str, Any]) -> str:
-    return f"torch {m['torch']}, {m['device']}, {m['threads']} threads"
+def _devices(found: Mapping[tuple[str, str], Sequence[Outcome]]) -> dict[str, list[str]]:
+    """What samples were drawn, and what costs were measured on."""
+    everything = [o for outcomes in found.values() for o in outcomes]
+    costs = dict.fromkeys(str(o.cost.get("device", "cpu")) for o in everything if o.cost)
+    return {"samples": list(dict.fromkeys(d for o in everything for d in o.devices)), "costs": list(costs)}
 
 
-__all__ = ["best_of", "break_even", "groups", "make_rows", "write_report"]
+def _machine_text(m: Mapping[str, Any], devices: Mapping[str, Sequence[str]]) -> str:
+    drawn, costs = (", ".join(devices[k]) or "nothing yet" for k in ("samples", "costs"))
+    return f"torch {m['torch']}, {m['cpu']}, {m['threads']} threads; samples drawn on {drawn}, seconds and memory measured on {costs}"
+
+
+__all__ = ["best_of", "break_even", "compared", "groups", "make_rows", "verdict", "write_report"]

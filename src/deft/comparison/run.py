@@ -1,7 +1,8 @@
 """Do all of a comparison: fits, then tuning, then the tables' samples, then the curves', then costs; then the report.
 
 Pieces that are in the folder already are not done again. With `jobs` they are done by so many processes of this machine; several
-machines, or a launcher's processes, share them by `part` of `parts` through a folder they all see.
+machines, or a launcher's processes, share them by `part` of `parts` through a folder they all see. A piece that fails leaves a note in the
+folder and the others go on; the same command tries it again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from deft.comparison.config import Arm, Setting, Study
+from deft.comparison.config import Arm, Setting, Study, tuned_by
 from deft.comparison.images import describe, images_of
 from deft.comparison.store import Store, Unit
-from deft.comparison.tuning import arm_plan, points
+from deft.comparison.tuning import arm_plan, further, points, steps_for
 from deft.comparison.work import cost_unit, do, draw_unit, fit_unit, the_prior
 from deft.denoise import Denoiser
 from deft.errors import InputError, LostError
@@ -53,21 +54,30 @@ class Cell:
 
 @dataclass
 class Plans:
-    """What `run_study` did, for the report: all cells, and which arms were left out of which tasks, and why."""
+    """What `run_study` did, for the report: all cells; which arms were left out of which tasks, and why; pieces that failed, and why."""
 
     cells: list[Cell]
     left_out: list[tuple[str, str, str, str]]
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 class Crew:
     """Those who do the work: this process, `jobs` of its children, or one of `parts` that share a folder; or nobody (`only_read`)."""
 
-    def __init__(self, folder: Path, jobs: int = 1, part: int = 0, parts: int = 1, progress: bool = True, only_read: bool = False):
+    def __init__(
+        self, folder: Path, jobs: int = 1, part: int = 0, parts: int = 1, progress: bool = True, only_read: bool = False, device: str = "cpu", say: Say = lambda text: None,
+    ):  # fmt: skip
         self.store, self.folder, self.jobs, self.part, self.parts = Store(folder), folder, jobs, part, parts
-        self.progress, self.only_read = progress, only_read
+        self.progress, self.only_read, self.device, self.say = progress, only_read, device, say
+        self.failed: dict[str, str] = {}
 
     def has(self, units: Iterable[Unit]) -> bool:
         return all(self.store.has(u) for u in units)
+
+    def tried(self, units: Iterable[Unit]) -> bool:
+        """Whether all are done or have failed, and not all have failed."""
+        units = list(units)
+        return not units or (any(self.store.has(u) for u in units) and all(self.store.has(u) or u.key in self.failed for u in units))
 
     def __call__(self, stage: str, units: Sequence[Unit], *, by_one: bool = False) -> None:
         """Do those of the units that are missing; returns when all are there. by_one: one process does them while all others wait."""
@@ -76,39 +86,45 @@ class Crew:
         if self.only_read:
             return
         parts, jobs = (1, 1) if by_one else (self.parts, self.jobs)
-        mine = [u for i, u in enumerate(units) if i % parts == self.part and u in set(missing)]
+        left = set(missing)
+        mine = [u for i, u in enumerate(units) if i % parts == self.part and u in left]
+        for u in mine:
+            self.store.forgive(u)
         with tqdm(total=len(units), initial=len(units) - len(missing), desc=stage, unit="piece", disable=not self.progress) as bar:
             if jobs == 1 or len(mine) < 2:
                 for u in mine:
                     bar.set_postfix_str(u.name[-40:])
-                    do(u, self.folder)
+                    do(u, self.folder, self.device)
                     bar.update()
             else:
                 self._spread(mine, bar)
             if self.parts > 1:
                 self._wait(units, bar)
+        for u in self.store.missing(units):
+            self.failed[u.key] = self.store.failure(u) or "not done"
+            self.say(f"failed: {u.name}: {self.failed[u.key]}")
 
     def _spread(self, units: Sequence[Unit], bar: Any) -> None:
         context = multiprocessing.get_context("spawn")
         threads = max(1, (os.cpu_count() or 1) // self.jobs)
         pool = ProcessPoolExecutor(self.jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
         try:
-            waiting = {pool.submit(do, u, self.folder) for u in units}
+            waiting = {pool.submit(do, u, self.folder, self.device) for u in units}
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
                     future.result()
                     bar.update()
         except BrokenProcessPool as error:
-            raise LostError("one of the processes died (out of memory? give fewer --jobs or a smaller batch); run the same command to go on", saved=True) from error
+            raise LostError("one of the processes died (out of memory? give fewer --jobs or a smaller batch); run the same command to go on") from error
         finally:
             for process in (pool._processes or {}).values():  # an error or Ctrl-C does not wait for what is under way
                 process.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _wait(self, units: Sequence[Unit], bar: Any) -> None:
-        """Until the others' pieces are there as well."""
-        while missing := self.store.missing(units):
+        """Until the others' pieces are there as well, or have failed."""
+        while missing := [u for u in self.store.missing(units) if self.store.failure(u) is None]:
             bar.n = len(units) - len(missing)
             bar.refresh()
             time.sleep(1.0)
@@ -120,11 +136,14 @@ def likelihood_of(task: ImageTask, event_shape: Sequence[int]) -> Likelihood:
 
 def run_study(
     study: Study, out: str | Path, *, jobs: int = 1, part: int = 0, parts: int = 1, progress: bool = True, say: Say = lambda text: None,
-    only_read: bool = False,
+    only_read: bool = False, device: str = "cpu",
 ) -> Plans:  # fmt: skip
-    """Run what is missing of a comparison in the folder `out`; with `only_read` run nothing, and leave out what is not done yet."""
-    crew = Crew(Path(out), jobs, part, parts, progress, only_read)
-    store = crew.store
+    """Run what is missing of a comparison in the folder `out`; with `only_read` run nothing, and leave out what is not done yet.
+
+    device: where priors and fitted h compute, "cpu" or "cuda". Images, masks and noise are made on the CPU in either case, so a piece's numbers
+    differ by rounding alone; the device is written into its result and is no part of its key. With `jobs`, all processes share the one device.
+    """
+    crew = Crew(Path(out), jobs, part, parts, progress, only_read, device, say)
     cells, left_out = _cells(study)
     for line in left_out:
         say(f"left out: {line[2]} on {line[0]}, {line[1]}: {line[3]}")
@@ -132,18 +151,14 @@ def run_study(
     # 1. fits
     for c in cells:
         if c.arm.about.trained:
-            c.fits = {seed: fit_unit(c.on, c.task.config(), c.arm, seed) for seed in c.arm.fit.seeds}
+            wanted = [s for s in c.arm.fit.seeds if s in study.seeds] or c.arm.fit.seeds[:1]
+            c.fits = {seed: fit_unit(c.on, c.task.config(), c.arm, seed) for seed in wanted}
     crew("fits", [u for c in cells for u in c.fits.values()])
     cells = [c for c in cells if crew.has(c.fits.values())]
 
-    # 2. settings: the same number of calls for each
-    tries = {id(c): [(p, _validation(study, c, p)) for p in points(c.arm, study.tune)] for c in cells if _is_tuned(c)}
-    crew("tuning", [u for found in tries.values() for _, u in found])
-    cells = [c for c in cells if crew.has(u for _, u in tries.get(id(c), ()))]
-    for c in cells:
-        if id(c) in tries:
-            c.tried = [(p, score(store, u, study.tune.metric)) for p, u in tries[id(c)]]
-            c.plan = best(c.tried, study.tune.metric, c.plan)
+    # 2. settings: the same number of calls for each; first a method's own, then samplers and spacings with the best of them
+    cells = _tune(study, crew, cells, "tuning", lambda c: points(c.arm, study.tune, calls=study.tune.calls))
+    cells = _tune(study, crew, cells, "tuning samplers", lambda c: further(c.arm, study.tune, c.plan, [p for p, _ in c.tried]))
     for c in cells:
         if c.arm.tuned_as:
             other = next((o for o in cells if o.on is c.on and o.task.name == c.task.name and o.arm.name == c.arm.tuned_as), None)
@@ -156,7 +171,7 @@ def run_study(
     for c in cells:
         c.draws = {seed: _test(study, c, seed) for seed in study.seeds}
     crew("samples", [u for c in cells for u in c.draws.values()])
-    cells = [c for c in cells if crew.has(c.draws.values())]
+    cells = [c for c in cells if crew.has(c.draws.values())]  # all seeds or none: another mean over seeds is no fair one
 
     # 4. quality against calls
     _curves(study, crew, cells)
@@ -165,7 +180,19 @@ def run_study(
     for c in cells:
         c.cost = cost_unit(c.on, c.task.config(), c.arm, c.plan, _first(c.fits), study.batch)
     crew("costs", [c.cost for c in cells if c.cost], by_one=True)
-    return Plans(cells, left_out)
+    return Plans(cells, left_out, crew.failed)
+
+
+def _tune(study: Study, crew: Crew, cells: Sequence[Cell], stage: str, plans: Callable[[Cell], list[Plan]]) -> list[Cell]:
+    """Try the plans of every cell that is tuned, and choose the best of all that were tried; the cells that could be tuned."""
+    tries = {id(c): [(p, _validation(study, c, p)) for p in plans(c)] for c in cells if _is_tuned(c)}
+    crew(stage, [u for found in tries.values() for _, u in found])
+    cells = [c for c in cells if c.tried or crew.tried(u for _, u in tries.get(id(c), ()))]
+    for c in cells:
+        metric, found = tuned_by(study.tune.metric, c.on), tries.get(id(c), [])
+        c.tried += [(p, score(crew.store, u, metric)) for p, u in found if crew.store.has(u) or not crew.only_read]
+        c.plan = best(c.tried, metric, c.plan)
+    return cells
 
 
 def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
@@ -187,7 +214,11 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
                 if reason:
                     left_out.append((on.prior, name, arm_name, reason))
                     continue
-                cells.append(Cell(on, task, arm, arm_plan(arm)))
+                cell = Cell(on, task, arm, arm_plan(arm))
+                if study.tune.calls and _is_tuned(cell) and not points(arm, study.tune, calls=study.tune.calls):
+                    left_out.append((on.prior, name, arm_name, f"{cell.arm.about.title} takes more than {study.tune.calls} calls of the prior a sample"))
+                    continue
+                cells.append(cell)
     return cells, left_out
 
 
@@ -229,13 +260,13 @@ def _curves(study: Study, crew: Crew, cells: Sequence[Cell]) -> None:
     tries: dict[tuple[int, int], list[tuple[Plan, Unit]]] = {}
     for c in wanted:
         for n in k.calls:
-            steps = steps_for(c.plan, n)
+            steps = steps_for(c.plan, n, k.samples)
             if steps is None:
                 continue
             again = [_at(c, steps), *points(c.arm, study.tune, steps=(steps,), most=k.points - 1)] if _is_tuned(c) and k.points > 1 else [_at(c, steps)]
             tries[id(c), n] = [(p, _validation(study, c, p, k.images, k.samples)) for p in again]
     crew("curve: tuning", [u for found in tries.values() for _, u in found if len(found) > 1])
-    tries = {k: found for k, found in tries.items() if len(found) == 1 or crew.has(u for _, u in found)}
+    tries = {k: found for k, found in tries.items() if len(found) == 1 or crew.tried(u for _, u in found)}
     for c in wanted:
         for n in k.calls:
             found = tries.get((id(c), n))
@@ -243,7 +274,8 @@ def _curves(study: Study, crew: Crew, cells: Sequence[Cell]) -> None:
                 continue
             chosen = found[0][0]
             if len(found) > 1:
-                chosen = best([(p, score(crew.store, u, study.tune.metric)) for p, u in found], study.tune.metric, chosen)
+                metric = tuned_by(study.tune.metric, c.on)
+                chosen = best([(p, score(crew.store, u, metric)) for p, u in found], metric, chosen)
             u = draw_unit(
                 c.on, c.task.config(), c.arm, chosen, _first(c.fits), split="test", images=k.images, samples=k.samples, seed=study.seeds[0],
                 batch=study.batch,
@@ -256,23 +288,17 @@ def _curves(study: Study, crew: Crew, cells: Sequence[Cell]) -> None:
 
 def _changes(p: Plan, arm: Arm) -> dict[str, object]:
     own = {k: v for k, v in p.settings.items() if k in METHODS[arm.method].settings}
-    return {**own, "eta": p.eta, "steps": p.steps, "spacing": p.spacing}
+    return {**own, "sampler": p.sampler, "eta": p.eta, "steps": p.steps, "spacing": p.spacing}
 
 
 def _at(c: Cell, steps: int) -> Plan:
     return arm_plan(c.arm, {**_changes(c.plan, c.arm), "steps": steps})
 
 
-def steps_for(p: Plan, calls: int) -> int | None:
-    """The most steps for which a sample costs at most `calls` calls; None if one step costs more, or more steps are no other run."""
-    per = p.make_sampler()
-    particles = float(p.settings.get("particles", 1))
-    steps = next((n for n in range(calls, 0, -1) if per.calls(n) * particles <= calls), None)
-    return steps if steps is not None and steps >= 4 else None
-
-
 def score(store: Store, u: Unit, metric: str) -> float:
-    """The mean of a metric on a piece; NaN if the method diverged there."""
+    """The mean of a metric on a piece; NaN if the method diverged there, or the piece failed."""
+    if not store.has(u):
+        return math.nan
     result = store.read(u)
     values = result.get("per_image", {}).get(metric)
     if "failed" in result:

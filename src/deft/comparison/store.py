@@ -67,6 +67,19 @@ class Store:
     def write(self, u: Unit, result: dict[str, Any]) -> None:
         write_text(self.path(u), json.dumps({"kind": u.kind, "name": u.name, "spec": u.settings, **result}, indent=1, ensure_ascii=False) + "\n")
 
+    def fail(self, u: Unit, why: str) -> None:
+        """Note that a piece failed: it is not there, but nobody need wait for it."""
+        write_text(self.path(u, ".error.txt"), why + "\n")
+
+    def forgive(self, u: Unit) -> None:
+        """Forget that a piece failed, before it is tried again."""
+        self.path(u, ".error.txt").unlink(missing_ok=True)
+
+    def failure(self, u: Unit) -> str | None:
+        """Why a piece failed, in one line, if it did and has not been done since."""
+        path = self.path(u, ".error.txt")
+        return path.read_text(encoding="utf-8").strip().splitlines()[-1] if not self.has(u) and path.exists() else None
+
     def missing(self, units: Iterable[Unit]) -> list[Unit]:
         """Those not done yet, each once."""
         return [u for u in dict.fromkeys(units) if not self.has(u)]

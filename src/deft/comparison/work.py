@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -18,44 +20,54 @@ import torch
 from torch import Tensor
 
 from deft.comparison.config import Arm, FitSettings, Setting, short
-from deft.comparison.images import describe, images_of
+from deft.comparison.images import describe
+from deft.comparison.images import images_of as images_on_cpu
 from deft.comparison.memory import PeakMemory
 from deft.comparison.store import Store, Unit, unit
-from deft.denoise import Denoiser
+from deft.data import Labelled
+from deft.denoise import Denoiser, Prediction
 from deft.distributed import World, alone
 from deft.errors import NonFiniteError
 from deft.evaluate.compare import measure
 from deft.evaluate.features import FEATURES, FeatureNetwork, calibrate, load_features
-from deft.evaluate.levels import level_errors
-from deft.evaluate.priors import draw as draw_prior
 from deft.evaluate.report import picture_of
 from deft.htransform import LEARNED, Learned
 from deft.htransform.base import HTransform
-from deft.images import save_arrays
+from deft.images import one_line, save_arrays
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.random import Noise
-from deft.tasks import ImageTask, Through, make_task
+from deft.tasks import ImageTask, make_task
 from deft.train.adapter import load_h, save_h, start_from
-from deft.train.data import Bank, Batches, Clean
-from deft.train.denoising import DenoisingObjective
-from deft.train.fit import FitConfig, fit
+from deft.workflow import fit_h
 
 WARM_UP, COUNTED = 2, 8
 """Steps of the two draws of a cost measurement: what the second takes longer is the cost of its further steps."""
-LOOKED = 64
-"""Validation images on which a fit's errors by noise level are written down."""
+
+
+DEVICE: ContextVar[str] = ContextVar("device", default="cpu")
+"""Where the pieces of this process compute; see `do`."""
 
 
 @cache
+def _prior_on(name: str, options: str, device: str) -> Denoiser:
+    return load_prior(name, device=device, **json.loads(options))
+
+
 def _prior(name: str, options: str) -> Denoiser:
-    return load_prior(name, **json.loads(options))
+    return _prior_on(name, options, DEVICE.get())
 
 
 def the_prior(on: Setting | Mapping[str, Any]) -> Denoiser:
-    """The prior of a setting, or of a piece's `spec`; loaded once."""
+    """The prior of a setting, or of a piece's `spec`, on the device of the pieces; loaded once."""
     name, options = (on.prior, on.prior_options) if isinstance(on, Setting) else (on["prior"], on.get("prior_options", {}))
     return _prior(name, json.dumps(dict(options), sort_keys=True))
+
+
+def images_of(spec: Any, split: str, event_shape: Sequence[int]) -> Labelled:
+    """`deft.comparison.images.images_of`, on the device of the pieces."""
+    found = images_on_cpu(spec, split, event_shape)
+    return Labelled(found.x.to(DEVICE.get()), found.labels)
 
 
 @cache
@@ -71,13 +83,6 @@ def _looking(name: str, x: Tensor) -> FeatureNetwork | None:
     if network is not None and not FEATURES[network.name].data:
         calibrate(network, x)
     return network
-
-
-@cache
-def _prior_samples(name: str, options: str, n: int, seed: int) -> Tensor:
-    """n samples of the prior itself, to fit to where there are no data."""
-    with alone():
-        return draw_prior(_prior(name, options), n, steps=50, seed=10_000 + seed).clamp(-1, 1)
 
 
 # ---------------------------------------------------------------- what there is to do
@@ -128,92 +133,115 @@ def plan_of(config: dict[str, Any]) -> Plan:
 # ---------------------------------------------------------------- doing it
 
 
-def do(u: Unit, folder: str | Path) -> None:
-    """Do one piece and write it down. A method that diverges is a result, and is written down as one."""
+def do(u: Unit, folder: str | Path, device: str = "cpu") -> None:
+    """Do one piece on a device and write it down. A method that diverges is a result, and is written down as one.
+
+    Any other error (memory, a chain that does not move) is noted beside it with its traceback, and the piece stays missing.
+    """
     store = Store(folder)
     if store.has(u):
         return
     started = time.monotonic()
-    with alone():
-        try:
-            result = WORK[u.kind](u, store)
-        except NonFiniteError as error:
-            result = {"failed": str(error)}
-        result |= {"took": round(time.monotonic() - started, 2), "threads": torch.get_num_threads()}
-        store.write(u, result)
+    before = DEVICE.set(device)
+    try:
+        with alone():
+            try:
+                result = WORK[u.kind](u, store)
+            except NonFiniteError as error:
+                result = {"failed": str(error)}
+            result |= {"took": round(time.monotonic() - started, 2), "threads": torch.get_num_threads(), "device": device_name(device)}
+            store.write(u, result)
+    except Exception as error:
+        store.fail(u, f"{traceback.format_exc()}\n{type(error).__name__}: {one_line(error)}")
+    finally:
+        DEVICE.reset(before)
+
+
+def device_name(device: str) -> str:
+    """What a piece was done on, as reports show it: "cpu", or the name of the graphics card."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+
+
+def _clock() -> float:
+    """The time now, when the device has done all that it was asked to."""
+    if torch.device(DEVICE.get()).type == "cuda":
+        torch.cuda.synchronize(DEVICE.get())
+    return time.perf_counter()
 
 
 def _fit(u: Unit, store: Store) -> dict[str, Any]:
     s = u.settings
     prior, task, settings, seed = the_prior(s), make_task(s["task"]), FitSettings(**s["fit"]), s["seed"]
-    measured = Through(task, prior)
-    data = prior.encode(images_of(s["data"], "fit", prior.data_shape).x)
+    data = prior.encode(images_of(s["data"], "fit", prior.data_shape).x.to(prior.state_like())).cpu()
     torch.manual_seed(seed)
-    started = time.monotonic()
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    if settings.images == "prior":
-        x = prior.encode(_prior_samples(s["prior"], json.dumps(s.get("prior_options", {}), sort_keys=True), len(data), seed))
-    else:
-        x = data[rows[: int(settings.images)]]
+    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
     h: Learned
     if settings.start_from:
         h = start_from(settings.start_from, prior, task.lift_channels)
     else:
         h = LEARNED[s["method"]].sized(prior, settings.size, task.lift_channels, **settings.options)
-    if settings.calibrate:
-        h.calibrate(prior, x, seed=seed)
-    objective = DenoisingObjective(prior, settings.weighting, settings.focus, settings.even)
-    batches: Batches = (
-        Bank.build(prior, x, measured, settings.bank, focus=objective.focus, even=objective.even, seed=seed, fixed=task.fixed)
-        if settings.bank
-        else Clean(x, measured, fixed=task.fixed)
-    )
-    spent = time.monotonic() - started
-    config = FitConfig(
-        steps=settings.steps, batch=settings.batch, lr=settings.lr, warmup=settings.warmup, ema=settings.ema, seed=seed, evaluations=1,
-        weights=settings.weights,
-        max_seconds=None if settings.seconds is None else max(settings.seconds - spent, settings.seconds / 4),
-    )  # fmt: skip
-    held_out = Clean(prior.encode(images_of(s["data"], "validation", prior.data_shape).x), measured, fixed=task.fixed)
+    held_out = prior.encode(images_of(s["data"], "validation", prior.data_shape).x.to(prior.state_like())).cpu()
     state = store.path(u, "")
-    result = fit(h, objective, batches, held_out, config=config, folder=state, resume=(state / "state.pt").exists(), progress=False)
-    x_out = held_out.x[:LOOKED]
-    levels = level_errors(prior, h, x_out, measured.observe(x_out, Noise(seed, len(x_out))))
+    fitted = fit_h(
+        h, prior, task, data[rows] if len(rows) else None, held_out, settings.recipe(seed), folder=state, samples_folder=store.folder / "prior-samples",
+        resume=(state / "state.pt").exists(), progress=False,
+    )  # fmt: skip
     trained = sum(p.numel() for p in h.parameters())
-    save_h(store.path(u, ".safetensors"), h, prior, task, prior=s["prior"], seconds=round(result.seconds + spent, 1), steps=result.steps)
+    save_h(store.path(u, ".safetensors"), h, prior, task, prior=s["prior"], **fitted.card())
     for leftover in state.glob("*"):
         leftover.unlink()
     state.rmdir()
-    return {
-        "seconds": round(result.seconds + spent, 2), "steps": result.steps, "parameters": trained, "share": trained / prior.parameter_count(),
-        "held_out": result.held_out, "weights": result.weights, "levels": levels,
-    }  # fmt: skip
+    card = fitted.card()
+    return {**card, "held_out": card["held_out_loss"], "parameters": trained, "share": trained / prior.parameter_count()}
 
 
 def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: ImageTask) -> HTransform | None:
     if spec["fit"] is None:
         return None
     h, _, _ = load_h(store.folder / "fit" / f"{spec['fit']}.safetensors", prior, task)
-    return h
+    return h.to(DEVICE.get())
 
 
 def _draw(u: Unit, store: Store) -> dict[str, Any]:
     s = u.settings
     prior, task, chosen = the_prior(s), make_task(s["task"]), plan_of(s["plan"])
     fitted = _fitted(s, store, prior, task)
-    data = images_of(s["data"], s["split"], prior.data_shape)
+    data = images_on_cpu(s["data"], s["split"], prior.data_shape)
     x, labels = data.x[: s["images"]], data.labels[: s["images"]]
     obs = task.observe(x, Noise(s["seed"], len(x)))
-    started = time.perf_counter()
-    drawn = chosen.draw(prior, obs, s["samples"], fitted=fitted, seed=s["seed"], batch=s["batch"], world=World())
-    seconds = (time.perf_counter() - started) / (drawn.shape[0] * drawn.shape[1])
+    started = _clock()
+    with Backward(prior) as passes:
+        drawn = chosen.draw(prior, obs.to(DEVICE.get()), s["samples"], fitted=fitted, seed=s["seed"], batch=s["batch"], world=World())
+    seconds, drawn = (_clock() - started) / (drawn.shape[0] * drawn.shape[1]), drawn.cpu()
     values = measure(drawn, x, obs, classifier=_looking(s["features"], x), labels=labels if bool((labels >= 0).all()) else None)
     if u.pictures:
         n = u.pictures
         kept = {"truth": x[:n], "y": obs.y[:n], "samples": drawn[:n, :2], "mean": drawn[:n].mean(1)}
         save_arrays(store.path(u, ".npz"), seen=picture_of(obs[:n], x.shape[1:]), **{k: v.half() for k, v in kept.items()})
     per_image = {k: [round(float(v), 6) for v in values[k]] for k in values}
-    return {"per_image": per_image, "calls": chosen.calls(s["samples"]), "seconds": seconds}
+    backward = passes.rows / (drawn.shape[0] * drawn.shape[1])
+    return {"per_image": per_image, "calls": chosen.calls(s["samples"]), "backward": backward, "seconds": seconds}
+
+
+class Backward:
+    """`with Backward(prior) as b: ...` then b.rows: how many samples were differentiated through the prior, counted each time."""
+
+    def __init__(self, prior: Denoiser):
+        self.prior, self.rows = prior, 0
+
+    def __enter__(self) -> Backward:
+        self._hook = self.prior.register_forward_hook(self._watch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+    def _watch(self, module: Any, given: Any, pred: Prediction) -> None:
+        if pred.mean.requires_grad:
+            pred.mean.register_hook(self._count)
+
+    def _count(self, gradient: Tensor) -> None:
+        self.rows += len(gradient)
 
 
 def _cost(u: Unit, store: Store) -> dict[str, Any]:
@@ -224,15 +252,15 @@ def _cost(u: Unit, store: Store) -> dict[str, Any]:
     s = u.settings
     prior, task, chosen = the_prior(s), make_task(s["task"]), plan_of(s["plan"])
     fitted = _fitted(s, store, prior, task)
-    x = images_of(s["data"], "validation", prior.data_shape).x[: s["batch"]]
-    obs = task.observe(x, Noise(0, len(x)))
+    x = images_on_cpu(s["data"], "validation", prior.data_shape).x[: s["batch"]]
+    obs = task.observe(x, Noise(0, len(x))).to(DEVICE.get())
     few, more = (plan_of({**s["plan"], "steps": min(n, chosen.steps)}) for n in (WARM_UP, WARM_UP + COUNTED))
-    seconds, memory = [], PeakMemory()
+    seconds, memory = [], PeakMemory(DEVICE.get())
     for p in (few, few, more):
-        started = time.perf_counter()
+        started = _clock()
         with memory:
             p.draw(prior, obs, 1, fitted=fitted, batch=s["batch"], world=World())
-        seconds.append(time.perf_counter() - started)
+        seconds.append(_clock() - started)
     once, calls = max(seconds[0] - seconds[1], 0.0), more.calls() - few.calls()
     per_call = max(seconds[2] - seconds[1], 0.0) / calls if calls > 0 else seconds[2] / more.calls()
     per_sample = (seconds[1] + per_call * (chosen.calls() - few.calls())) / len(x)

@@ -109,7 +109,7 @@ def markdown(title: str, rows: Sequence[Row], settings: Mapping[str, Any]) -> st
     return "\n".join(lines)
 
 
-SHORT = ("feature_distance", "top1", "psnr_mean", "psnr_mean_hidden")
+SHORT = ("energy_score", "energy_score_pixels", "feature_distance", "top1", "psnr_mean", "psnr_mean_hidden")
 """The paired differences a terminal shows."""
 
 
@@ -142,8 +142,9 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the seconds were measured on."""
+    """What the seconds were measured on. device: the graphics card, if there is one that can be used."""
     out: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
+    out["cpu"] = platform.machine()
     out["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return out
 
