@@ -15,9 +15,10 @@ from deft.likelihood.base import Observation
 
 
 class Pulled(HTransform):
-    """h = c (alpha / sigma^2) pull: the move of the belief x_0 ~ N(x̂, rho^2 I) when it is updated by y.
+    """h = c (alpha / sigma^2) move: how far the mean of the belief x_0 ~ N(x̂, rho^2 I) moves when it is updated by y.
 
-    For a linear A and Gaussian noise the pull is rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r.
+    For a linear A and Gaussian noise the move is rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r, solved exactly
+    (`Likelihood.mean_update`); for others a step towards it.
 
     Args:
         variance: rho^2 as a function of (alpha, sigma). scale: c.
@@ -29,7 +30,7 @@ class Pulled(HTransform):
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         rho2 = self.variance(pred.alpha, pred.sigma)
-        return self.scale * (pred.alpha / pred.sigma**2) * obs.likelihood.pull(obs.y, pred.mean, rho2)
+        return self.scale * (pred.alpha / pred.sigma**2) * obs.likelihood.mean_update(obs.y, pred.mean, rho2)
 
 
 class GradientAtMean(Pulled):
@@ -65,7 +66,7 @@ class DiffPIR(Pulled):
 
         argmin_x |y - A(x)|^2 / (2 sigma_y^2) + lambda |x - x̂|^2 / (2 (sigma/alpha)^2),
 
-    which for a linear A is the `pull` of a belief of variance rho^2 = (sigma/alpha)^2 / lambda. Its own rule for the noise is
+    which for a linear A is the `mean_update` of a belief of variance rho^2 = (sigma/alpha)^2 / lambda. Its own rule for the noise is
     `deft.sample.Refresh(zeta)`. A non-linear A has one preconditioned gradient step in place of the minimum.
 
     Where the prior says little the samples end with the spread of a measurement of variance lambda sigma_y^2 times

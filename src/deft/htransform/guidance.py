@@ -46,6 +46,22 @@ def remaining(alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
     return data_std**2 * sigma**2 / (data_std**2 * alpha**2 + sigma**2)
 
 
+def by_level(grid: Sequence[Level], values: Sequence[float]) -> Weight:
+    """w(alpha, sigma): the value that belongs to the nearest level of a grid, in log(sigma / alpha).
+
+    Args:
+        values: one for each level but the last.
+    """
+    ratio = torch.tensor([level.sigma / level.alpha for level in grid[: len(values)]], dtype=torch.float64).log()
+    table = torch.tensor(values, dtype=torch.float64)
+
+    def weight(alpha: Tensor, sigma: Tensor) -> Tensor:
+        near = ((sigma / alpha).double().log()[..., None] - ratio.to(alpha.device)).abs().argmin(-1)
+        return table.to(alpha.device)[near].to(alpha.dtype)
+
+    return weight
+
+
 def noise_variance(like: Gaussian, r: Tensor) -> Tensor:
     """sigma_y^2 (or its surrogate) of each sample, to broadcast against r [B, *M]."""
     return like.deviation.to(r).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
@@ -91,14 +107,7 @@ class DPS(HTransform):
 
         A correction h moves x_s by c_mean (sigma^2/alpha) h, so w = alpha / (sigma^2 c_mean) at each level.
         """
-        pairs = list(pairwise(grid))
-        ratio = torch.tensor([t.sigma / t.alpha for t, _ in pairs], dtype=torch.float64).log()
-        w = torch.tensor([t.alpha / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs], dtype=torch.float64)
-
-        def weight(alpha: Tensor, sigma: Tensor) -> Tensor:
-            near = ((sigma / alpha).double().log()[..., None] - ratio.to(alpha.device)).abs().argmin(-1)
-            return w.to(alpha.device)[near].to(alpha.dtype)
-
+        weight = by_level(grid, [t.alpha / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairwise(grid)])
         return cls(zeta, weight)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
@@ -108,37 +117,76 @@ class DPS(HTransform):
 
 
 class PiGDM(Potential):
-    """ΠGDM (Song et al. 2023). For a linear A, eq. 7: h = J^T A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r.
+    """ΠGDM (Song, Vahdat, Mardani & Kautz 2023, "Pseudoinverse-guided diffusion models for inverse problems",
+    https://openreview.net/forum?id=9_gsMA8MRKQ), in two forms.
+
+    **The estimate of the score**, `PiGDM(data_std)`. For a linear A, eq. 7:
+
+        h = J^T A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r.
 
     It takes p(x_0 | x_t) for N(x̂, rho^2 I), with rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2), the variance
-    left in data of deviation d; for d = 1 and VP that is the paper's rho^2 = 1 - abar.
+    left in data of deviation d; for d = 1 and VP that is the paper's r_t^2 = 1 - abar_t. This is what is summed with other h, weighs
+    particles and is differentiated. For any other A with a pseudo-inverse A^+ (`Operator.pinv`), section 3.3, which takes y
+    for noiseless and asks no derivative of A:
 
-    For any other A with a pseudo-inverse A^+ (`Operator.pinv`), section 3.3, which takes y for noiseless:
+        h = J^T (A^+(y) - A^+(A(x̂))) / rho^2.
 
-        h = J^T (A^+(y) - A^+(A(x̂))) / rho^2,
+    **The algorithm**, `PiGDM.published(kernel, grid)`: the weight with which a step from t to s moves x_s by
 
-    without a derivative of A. That is the paper's estimate of the score, which every sampler here wants; its algorithm 1
-    also multiplies by an adaptive weight, rho^2, which is not ours (`Scaled`, `Interval`). There log_h is
-    -|A^+(y) - A^+(A(x̂))|^2 / (2 rho^2), and h is its gradient as far as A^+A is an orthogonal projection.
+        alpha_s alpha_t g,    g = J^T rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r,    or J^T (A^+ y - A^+ A(x̂)) without noise,
+
+    however long the step is. That is algorithm 1 with its adaptive weight r_t^2, and the factor alpha_s of the authors' code: the
+    paper's text has alpha_t g alone, which is larger at the first steps (`by_code=False`). Its noise is that of `DDIM(eta)`. It holds y tighter
+    and varies less than the posterior, and is nearer to the truth than the estimate of the score.
+
+    `log_h` is what h is the gradient of; without noise and for other A, as far as A^+A is an orthogonal projection.
 
     Args:
-        data_std: d.
+        data_std: d. weight: a factor w(alpha, sigma) on h. noiseless: whether the pseudo-inverse takes the place of the solve where
+            sigma_y = 0, whose stand-in is `Gaussian.surrogate` otherwise.
     """
 
-    def __init__(self, data_std: float = 1.0):
+    def __init__(self, data_std: float = 1.0, weight: Weight = _one, *, noiseless: bool = False):
         super().__init__()
-        self.data_std = data_std
+        self.data_std, self.weight, self.noiseless = data_std, weight, noiseless
+
+    @classmethod
+    def published(
+        cls, kernel: Callable[[Level, Level], Kernel], grid: Sequence[Level], data_std: float = 1.0, scale: float = 1.0, *, by_code: bool = True
+    ) -> PiGDM:
+        """The h with which the step of `kernel` along `grid` moves x_s by exactly scale alpha_s alpha_t g.
+
+        A correction h moves x_s by c_mean (sigma^2/alpha) h, so the weight is scale alpha_s alpha_t rho^2 alpha_t / (sigma^2 c_mean)
+        at each level.
+
+        Args:
+            kernel: of the sampler, as `DDIM(eta).kernel`. grid: its levels. scale: a factor on the move (the code's `grad_term_weight`).
+            by_code: False for the paper's text, without alpha_s.
+        """
+        pairs = list(pairwise(grid))
+        own = by_level(grid, [scale * (s.alpha if by_code else 1.0) * t.alpha**2 / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs])
+        return cls(data_std, lambda alpha, sigma: own(alpha, sigma) * remaining(alpha, sigma, data_std), noiseless=True)
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
         like = gaussian(obs, "ΠGDM")
         rho2 = remaining(pred.alpha, pred.sigma, self.data_std)
+        weight = self.weight(pred.alpha, pred.sigma)
         if not isinstance(like.operator, LinearOperator):
-            gap = _pseudo_residual(like.operator, obs.y, pred.mean.detach())
-            return ((gap * (pred.mean - pred.mean.detach()) - 0.5 * gap.square()) / rho2).flatten(1).sum(1)
+            return _towards(pred, weight / rho2, _pseudo_residual(like.operator, obs.y, pred.mean.detach()))
         r = like.residual(obs.y, pred.mean)
-        u = like.operator.solve(r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
+        exact = (like.sigma_y == 0).to(r.device) if self.noiseless else torch.zeros(1, dtype=torch.bool)
+        without = _towards(pred, weight / rho2, like.operator.pinv(r.detach())) if bool(exact.any()) else None
+        if without is not None and bool(exact.all()):
+            return without
+        u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
         # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
-        return (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
+        noisy = (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
+        return noisy if without is None else torch.where(exact, without, noisy)
+
+
+def _towards(pred: Prediction, factor: Tensor, gap: Tensor) -> Tensor:
+    """-factor |gap|^2 / 2, with the gradient factor J^T gap."""
+    return (factor * (gap * (pred.mean - pred.mean.detach()) - 0.5 * gap.square())).flatten(1).sum(1)
 
 
 def _pseudo_residual(operator: Operator, y: Tensor, x: Tensor) -> Tensor:

@@ -39,6 +39,13 @@ class Likelihood(ABC):
         """
         return rho2 * self.score(y, x)
 
+    def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        """The mean of N(x, rho2 I) given y, less x, [B, *E]: exact where there is a closed form (Gaussian noise on a linear A), else `pull`.
+
+        Methods whose definition has such a step take this; `pull` is what learned h are shown, and may be cheaper (CT).
+        """
+        return self.pull(y, x, rho2)
+
     @abstractmethod
     def lift(self, y: Tensor) -> Tensor:
         """What a network is shown of y, shaped like samples: [B, lift_channels * E_0, ...]."""

@@ -64,6 +64,10 @@ class Gaussian(Likelihood):
         r = self.residual(y, x)
         return self.operator.pull(x, r, _per_sample(self.deviation, r) ** 2, rho2)
 
+    def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        r = self.residual(y, x)
+        return self.operator.mean_update(x, r, _per_sample(self.deviation, r) ** 2, rho2)
+
     def lift(self, y: Tensor) -> Tensor:
         return self.operator.lift(y)
 

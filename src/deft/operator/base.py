@@ -66,6 +66,18 @@ class Operator(ABC):
         rms = move.flatten(1).square().mean(1).sqrt().reshape((-1,) + (1,) * (x.ndim - 1))
         return move / (rms / (3 * rho2.sqrt())).clamp_min(1.0)
 
+    def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """The posterior mean of the belief N(x, rho2 I) given y with residual r = y - A(x), less x: what a method's definition asks for.
+
+        Exact for every linear A (`LinearOperator.mean_update`). For others it is `pull`, a bounded step downhill: what the minimum of
+        a non-linear problem is, no closed form says. `pull` may also be cheaper than exact where A is linear (`Radon`): it is
+        what learned h are shown, and stays as it was when they were fitted.
+
+        Args:
+            x, r: [B, *E] and [B, *M]. noise, rho2: variances, [B, 1, ...] or of one row.
+        """
+        return self.pull(x, r, noise, rho2)
+
     def restrict(self, y: Tensor) -> Tensor:
         """y with the entries that are no measurement (a mask's hole) set to zero."""
         return y
@@ -127,9 +139,13 @@ class LinearOperator(Operator):
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         return self.adjoint(r)
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 A^T (noise I + rho2 A A^T)^{-1} r: exact for a Gaussian belief and Gaussian noise."""
         return rho2 * self.adjoint(self.solve(r, noise, rho2.reshape((-1,) + (1,) * (r.ndim - 1))))
+
+    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """`mean_update`, unless a subclass has a cheaper step for learned h."""
+        return self.mean_update(x, r, noise, rho2)
 
     def pinv(self, y: Tensor) -> Tensor:
         """A^T (A A^T)^+ y, the shortest x with Ax = y (here up to a relative 1e-6 of damping)."""

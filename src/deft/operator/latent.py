@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -59,12 +60,19 @@ class Decoded(Operator):
     def count(self, y: Tensor) -> Tensor:
         return self.operator.count(y)
 
+    def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """As `pull`, by A's own `mean_update`."""
+        return self._encoded(self.operator.mean_update, x, r, noise, rho2) if self.gradient == "encoder" else self.pull(x, r, noise, rho2)
+
+    def _encoded(self, step: Callable[..., Tensor], x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        with torch.no_grad():
+            data = self.autoencoder.decode(x)
+            moved = data + step(data, r, noise, self.gain**2 * rho2)
+            return self.autoencoder.encode(moved) - self.autoencoder.encode(data)
+
     def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         if self.gradient == "encoder":
-            with torch.no_grad():
-                data = self.autoencoder.decode(x)
-                moved = data + self.operator.pull(data, r, noise, self.gain**2 * rho2)
-                return self.autoencoder.encode(moved) - self.autoencoder.encode(data)
+            return self._encoded(self.operator.pull, x, r, noise, rho2)
         back = self.vjp(x, r)
 
         def square(v: Tensor) -> Tensor:

@@ -23,8 +23,11 @@ from torch.nn import functional as F
 from deft.errors import ContractError, InputError
 from deft.operator.base import DENSE, Spectrum, conjugate_gradient
 from deft.operator.separable import inverted, seen
-from deft.operator.wrapped import Wrapped
+from deft.operator.wrapped import Wrapped, _Linear
 from deft.random import BatchNoise
+
+TOLERANCE, MOST = 1e-5, 500
+"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most steps they take."""
 
 
 class Geometry(NamedTuple):
@@ -50,7 +53,8 @@ class Radon(Wrapped):
     sigma = 1 at 256 pixels, 3.5 % of its sinograms, is 0.0078.
 
     `solve` is the base class's conjugate gradients: preconditioning it in Fourier space saves steps and no time, since what spreads
-    the singular values is the gaps between directions. `pull` is such a preconditioner alone. `fbp` is filtered
+    the singular values is the gaps between directions. `mean_update` is the exact posterior-mean step, by conjugate gradients on images
+    preconditioned so; `pull` is that preconditioner alone, and what learned h are shown. `fbp` is filtered
     back-projection, a preconditioner too and not the adjoint; a network is shown `fbp(y, "hann")`.
 
     Args:
@@ -131,10 +135,29 @@ class Radon(Wrapped):
     def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 C F^{-1} [ F A^T r / (noise + rho2 lambda) ]: A^T r preconditioned, not the exact Gaussian update.
 
-        The exact one (by `solve`) takes A and A^T about a hundred times; this takes one A^T. Symmetric and positive definite in
-        A^T r, so it points downhill; since A^T A <= lambda it is no larger than the exact one (as quadratic forms), and |r| never grows.
+        The exact one is `mean_update`, which takes A and A^T 5 to 100 times; this takes one A^T, and is off by up to .8 of the exact one's
+        length. It is what learned h are shown. Symmetric and positive definite in A^T r, so it points downhill; since A^T A <= lambda it is
+        no larger than the exact one (as quadratic forms), and |r| never grows.
         """
         return rho2 * self.precondition(self._back(r), noise, rho2)
+
+    def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """rho2 (noise I + rho2 A^T A)^{-1} A^T r, the exact Gaussian update, by conjugate gradients preconditioned as `pull`.
+
+        Until the residual is `TOLERANCE` of the right-hand side, for at most `MOST` steps. They grow with rho sqrt(lambda) / sigma_y: with
+        60 angles, sigma_y = .02 and images of 32 x 32, 6 at rho = .05, 28 at .3, 81 at 1. Differentiable in r, by the same solve.
+        """
+
+        def inverse(v: Tensor) -> Tensor:
+            return rho2 * conjugate_gradient(
+                lambda u: noise * u + rho2 * self._back(self._there(u)),
+                v,
+                tolerance=TOLERANCE,
+                most=MOST,
+                precondition=lambda u: self.precondition(u, noise, rho2),
+            )
+
+        return _Linear.apply(r, lambda v: inverse(self._back(v)), lambda v: self._there(inverse(v)))
 
     def pinv(self, y: Tensor) -> Tensor:
         """argmin |A x - y|^2 + d |x|^2 with d = 1e-9 lambda(0), by at most 100 conjugate-gradient steps preconditioned as `pull`.
