@@ -25,7 +25,7 @@ from deft.comparison.store import Store
 from deft.errors import InputError
 from deft.evaluate.compare import METRICS, PROPER
 from deft.evaluate.report import machine
-from deft.evaluate.statistics import Best, Interval, clustered, difference_p, holm, tied_for_best
+from deft.evaluate.statistics import Best, Interval, clustered, crossed, difference_p, holm, tied_for_best
 from deft.train.checkpoint import write_json, write_text
 
 Row = dict[str, Any]
@@ -43,6 +43,11 @@ LEADING = (*PROPER, "feature_distance", "psnr_mean")
 
 TIED = "≈"
 """Beside a number that cannot be told from the best of its column."""
+
+
+def interval(values: np.ndarray, fits: bool) -> Interval:
+    """Of the mean of values [seeds, images]: by resampling images, and each image's own seeds; fits are shared by all images (`crossed`)."""
+    return crossed(values) if fits and min(values.shape) > 1 else clustered(values)
 
 
 @dataclass
@@ -71,13 +76,13 @@ class Outcome:
         return self.fit_seconds + float(self.cost.get("once", 0.0))
 
     @property
-    def crossed(self) -> bool:
+    def refitted(self) -> bool:
         """Whether seeds are shared by all images, because each has its own fit of h; else they are of one image's mask and noise."""
         return len(self.fits) > 1
 
     def interval(self, values: np.ndarray) -> Interval:
-        """Of the mean of values [seeds, images]: fits of several seeds are drawn for all images alike."""
-        return clustered(values, crossed=self.crossed)
+        """Of the mean of values [seeds, images]."""
+        return interval(values, self.refitted)
 
     @property
     def seconds(self) -> float:
@@ -137,11 +142,11 @@ def _differences(study: Study, prior: str, task: str, outcomes: Sequence[Outcome
         assert base is not None
         others = [o for o in outcomes if o is not base and metric in o.values and metric in base.values]
         differences = [o.values[metric] - base.values[metric] for o in others]
-        p = [difference_p(d, crossed=o.crossed or base.crossed) for o, d in zip(others, differences, strict=True)]
+        p = [difference_p(d, fits=o.refitted or base.refitted) for o, d in zip(others, differences, strict=True)]
         for o, d, one, corrected in zip(others, differences, p, holm(p), strict=True):
             rows.append({
                 "prior": prior, "task": task, "method": o.name, "metric": metric, "versus": base.name, "seed": None,
-                "calls": o.cell.plan.calls(study.samples), **clustered(d, crossed=o.crossed or base.crossed)._asdict(), "p": one, "p_holm": corrected,
+                "calls": o.cell.plan.calls(study.samples), **interval(d, o.refitted or base.refitted)._asdict(), "p": one, "p_holm": corrected,
             })  # fmt: skip
     return rows
 
@@ -163,7 +168,7 @@ def compared(outcomes: Sequence[Outcome], metric: str) -> Best | None:
         return None
     if target is not None:
         has = {name: (v - target) * (1 if v.mean() >= target else -1) for name, v in has.items()}
-    return tied_for_best(has, METRICS[metric].better or "low", crossed={o.name for o in outcomes if o.crossed})
+    return tied_for_best(has, METRICS[metric].better or "low", fits={o.name for o in outcomes if o.refitted})
 
 
 def _target(outcomes: Sequence[Outcome], metric: str) -> float | None:
@@ -193,7 +198,7 @@ def verdict(study: Study, outcomes: Sequence[Outcome]) -> str:
         text += f"; {listed(level)} cannot be told from it" if level else "; no other arm is level with it"
     behind = sorted((n for n in by if n not in best.tied), key=lambda n: abs(float((by[n].values[metric] - first.values[metric]).mean())))
     for name in dict.fromkeys([*behind[:1], *(n for n in behind if n == study.versus)]):
-        off = clustered(by[name].values[metric] - first.values[metric], crossed=by[name].crossed or first.crossed)
+        off = interval(by[name].values[metric] - first.values[metric], by[name].refitted or first.refitted)
         who = title_of(by[name].cell.arm)
         text += f"; {f'the next, {who},' if name == behind[0] else who} is behind it by {_range(off, d)} (p {best.p[name]:.2g})"
     return text + "."
@@ -417,8 +422,9 @@ def write_report(study: Study, plans: Plans, out: str | Path, *, command: str = 
         f"Every arm found its settings on {study.tune.images} validation images, {study.tune.samples} samples of each, by {metrics}: at most {study.tune.points} settings and "
         f"{study.tune.budget} calls of the prior for each image and sample{f', with at most {study.tune.calls} calls a sample' if study.tune.calls else ''}. "
         "Learned h have scale 1.", "",
-        f"Intervals: 95 %, by resampling images and seeds. **Bold**: the best of its column. {TIED}: cannot be told from the best, by sign flips of paired differences over images and, where h "
-        "was fitted with several seeds, also by their standard error over images and fits (Holm's correction over all pairs of arms, 5 %). Where a value is right, the best is nearest to it. "
+        "Intervals: 95 %, by resampling images and each image's seeds; where h was fitted with several seeds, from the variance over images and over fits (Student's t). "
+        f"**Bold**: the best of its column. {TIED}: cannot be told from the best, by sign flips of paired differences over images and, where h was fitted with several seeds, also by "
+        "that t-test (the larger p; Holm's correction over all pairs of arms, 5 %). Where a value is right, the best is nearest to it. "
         "Calls and backward: of the prior for one sample. Costs bear no such marks.", "",
     ]  # fmt: skip
     lines += summary(study, found)

@@ -1,6 +1,6 @@
 """Intervals for means over images, and tests of whether methods differ.
 
-`bootstrap`, `paired` and `clustered` (several seeds) give intervals; `sign_flip` and `difference_p` (several fits) p-values, `holm` corrects many of them,
+`bootstrap`, `paired`, `clustered` (several seeds) and `crossed` (several fits) give intervals; `sign_flip` and `difference_p` (several fits) p-values, `holm` corrects many of them,
 and `tied_for_best` says which methods of a table cannot be told from the best.
 """
 
@@ -143,47 +143,98 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return out
 
 
-def crossed_error(values: Sequence[Sequence[float]] | np.ndarray) -> float:
-    """Standard error of the mean of values [K, N] whose K seeds are shared by all N images, both drawn at random.
+class Mean(NamedTuple):
+    """A mean, its standard error, and how many degrees of freedom the error has."""
 
-    That of `clustered(values, crossed=True)`, without resampling (Owen 2007, "The pigeonhole bootstrap",
-    https://doi.org/10.1214/07-AOAS122). With y = values - mean,
+    value: float
+    error: float
+    degrees: float
 
-        K^2 N^2 error^2 = (1 - 1/K) sum_i (sum_k y_ki)^2 + (1 - 1/N) sum_k (sum_i y_ki)^2 + sum_ki y_ki^2.
 
-    With one seed it is the error of a mean over images. Of few seeds it is a rough number: three know their scatter to a factor of two.
+def crossed_mean(values: Sequence[Sequence[float]] | np.ndarray) -> Mean:
+    """The mean of values [K, N] whose K seeds are shared by all N images, as those of fits are, with images and seeds both drawn at random.
 
-    >>> crossed_error([[0.0, 2.0]])
-    0.7071067811865476
+    From the mean squares of the two-way analysis of variance, seeds S = N var(seed means), images I = K var(image means), and the rest R:
+
+        error^2 = V / (K N),    V = max(S + I - R, S, I),    degrees = V^2 / [ S^2/(K-1) + I^2/(N-1) + R^2/((K-1)(N-1)) ],
+
+    the degrees of freedom of Satterthwaite (1946), "An Approximate Distribution of Estimates of Variance Components",
+    https://doi.org/10.2307/3002019. Where fits differ much there are about K - 1 of them, and three fits say little; where they do not, about
+    N - 1. Resampling three seeds gives errors that are too small by a third (`clustered`).
+
+    >>> crossed_mean([[0.0, 2.0, 4.0, 6.0], [1.0, 3.0, 5.0, 7.0]]).value
+    3.5
     """
     x = np.asarray(values, dtype=np.float64)
-    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
-        raise InputError(f"values [seeds, images], all finite, are needed, got shape {x.shape} with {int(np.isfinite(x).sum())} finite")
+    if x.ndim != 2 or min(x.shape) < 2 or not np.isfinite(x).all():
+        raise InputError(f"values [seeds, images], two of each at least and all finite, are needed, got shape {x.shape} with {int(np.isfinite(x).sum())} finite")
     k, n = x.shape
-    y = x - x.mean()
-    total = (1 - 1 / k) * (y.sum(0) ** 2).sum() + (1 - 1 / n) * (y.sum(1) ** 2).sum() + (y**2).sum()
-    return float(np.sqrt(total) / (k * n))
+    of_seeds, of_images = n * x.mean(1).var(ddof=1), k * x.mean(0).var(ddof=1)
+    rest = ((x - x.mean(1, keepdims=True) - x.mean(0) + x.mean()) ** 2).sum() / ((k - 1) * (n - 1))
+    total = max(of_seeds + of_images - rest, of_seeds, of_images)
+    if total == 0:
+        return Mean(float(x.mean()), 0.0, float(n - 1))
+    degrees = total**2 / (of_seeds**2 / (k - 1) + of_images**2 / (n - 1) + rest**2 / ((k - 1) * (n - 1)))
+    return Mean(float(x.mean()), float(np.sqrt(total / (k * n))), float(min(max(degrees, 1.0), n - 1)))
 
 
-def difference_p(differences: Sequence[float] | np.ndarray, *, crossed: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> float:
+def crossed(values: Sequence[Sequence[float]] | np.ndarray, *, level: float = 0.95) -> Interval:
+    """Interval of the mean of values [K, N], K fits of N images: value -+ t error, Student's t of `crossed_mean`'s degrees; n is N."""
+    m = crossed_mean(values)
+    half = _t_quantile((1 + level) / 2, m.degrees) * m.error
+    return Interval(m.value, m.value - half, m.value + half, np.shape(values)[1])
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
+
+
+def student_p(t: float, degrees: float) -> float:
+    """P(|T| >= |t|) for Student's t with (perhaps fractional) degrees of freedom of at least 1.
+
+    With t = sqrt(degrees) tan(a) the density is proportional to cos(a)^(degrees - 1), which is integrated numerically.
+
+    >>> round(student_p(4.303, 2), 4)
+    0.05
+    """
+    if math.isinf(t):
+        return 0.0
+    start = math.atan(abs(t) / math.sqrt(degrees))
+    half = (math.pi / 2 - start) / 2
+    tail = half * float(_WEIGHTS @ np.cos(start + half * (1 + _NODES)) ** (degrees - 1))
+    whole = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2))
+    return min(1.0, tail / whole)
+
+
+def _t_quantile(q: float, degrees: float) -> float:
+    """The q-quantile of Student's t for q > 1/2, by bisection."""
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, degrees) > 2 * (1 - q) else (low, middle)
+    return high
+
+
+def difference_p(differences: Sequence[float] | np.ndarray, *, fits: bool = False, resamples: int = RESAMPLES, seed: int = 0) -> float:
     """p-value, two-sided, of paired differences [K, N] having the mean 0.
 
-    `sign_flip` of the images' means. crossed: the seeds are shared by all images (fits of an h), and another fit might have come out
-    otherwise: then the larger of that and of the normal p-value of mean over `crossed_error`.
+    `sign_flip` of the images' means. fits: the seeds are shared by all images (fits of an h), and another fit might have come out
+    otherwise: then the larger of that and of the t-test of `crossed_mean`.
 
-    >>> fits = np.array([[1.0], [-0.5], [0.1]]) + np.zeros((3, 40))    # sure about these three fits, not about the next
-    >>> difference_p(fits) < 0.001, difference_p(fits, crossed=True) > 0.5
+    >>> three = np.array([[1.0], [-0.5], [0.1]]) + np.zeros((3, 40))    # sure about these three fits, not about the next
+    >>> difference_p(three) < 0.001, difference_p(three, fits=True) > 0.5
     (True, True)
     """
     p = sign_flip(differences, resamples=resamples, seed=seed)
     d = np.asarray(differences, dtype=np.float64)
-    return max(p, _normal_p(d)) if crossed and d.ndim == 2 else p
+    return max(p, _fits_p(d)) if fits and d.ndim == 2 else p
 
 
-def _normal_p(differences: np.ndarray) -> float:
-    """Two-sided p-value of the mean of differences [K, N] over `crossed_error`; 0 for one seed, whose error says nothing of the next."""
-    error = crossed_error(differences)
-    return 0.0 if len(differences) < 2 or error == 0 else math.erfc(abs(float(differences.mean())) / error / math.sqrt(2))
+def _fits_p(differences: np.ndarray) -> float:
+    """Two-sided p-value of the mean of differences [K, N]; 0 for one seed or image, which say nothing of the next."""
+    if min(differences.shape) < 2:
+        return 0.0
+    m = crossed_mean(differences)
+    return student_p(m.value / m.error if m.error else math.inf if m.value else 0.0, m.degrees)
 
 
 class Best(NamedTuple):
@@ -198,7 +249,7 @@ def tied_for_best(
     values: Mapping[str, Sequence[float] | np.ndarray],
     better: str = "low",
     *,
-    crossed: Collection[str] = (),
+    fits: Collection[str] = (),
     level: float = 0.05,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -212,7 +263,7 @@ def tied_for_best(
     Args:
         values: method -> [N] or [K, N] (K seeds), the same images for all.
         better: "low" or "high".
-        crossed: methods whose seeds are shared by all images (fits of an h); see `difference_p`.
+        fits: methods whose seeds are shared by all images, since each is a fit of an h; see `difference_p`.
     """
     if better not in ("low", "high"):
         raise InputError(f"better is 'low' or 'high', got {better!r}")
@@ -227,8 +278,8 @@ def tied_for_best(
     p = np.ones((len(names), len(names)))
     raw = _p_values(x[one] - x[two], resamples, seed) if len(names) > 1 else np.empty(0)
     for at, (i, j) in enumerate(zip(one, two, strict=True)):
-        if rows[i].ndim == 2 and not {names[i], names[j]}.isdisjoint(crossed):
-            raw[at] = max(raw[at], _normal_p(rows[i] - rows[j]))
+        if rows[i].ndim == 2 and not {names[i], names[j]}.isdisjoint(fits):
+            raw[at] = max(raw[at], _fits_p(rows[i] - rows[j]))
     p[one, two] = p[two, one] = holm(raw)
     top = p[order[0]]
     return Best(names[order[0]], tuple(names[i] for i in order if top[i] >= level), {names[i]: float(top[i]) for i in order})
