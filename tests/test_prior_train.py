@@ -239,3 +239,9 @@ def test_compile_on_the_command_line(photos, tmp_path, capsys, monkeypatch):
     code, out, err = run(capsys, *line(photos, tmp_path / "out", "--steps", 1, "--compile"))
     assert code == 0 and "note: torch.compile failed (RuntimeError: none installed)" in out + err
     assert len(json.loads((tmp_path / "out" / "log.json").read_text())["history"]) == 1
+
+
+def test_flip_changes_the_weights_that_come_out(photos, tmp_path, capsys):
+    """On the command line: one step with and without flips differs, by the pictures alone."""
+    sums = [result(capsys, *line(photos, tmp_path / f"out{i}", "--steps", 1, *more))["card"]["sha256"] for i, more in enumerate([(), ("--flip",), ("--flip",)])]
+    assert sums[0] != sums[1] == sums[2]

@@ -6,25 +6,27 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from deft.denoise import NetworkDenoiser
 from deft.errors import InputError
 from deft.nn.unet import Block, UNet
-from deft.prior.store import ImagePrior
 from deft.random import BatchNoise
 from deft.train.data import Batches
 from deft.train.fit import FitConfig, Objective
+
+P = TypeVar("P", bound=NetworkDenoiser)
 
 GRAPHS = 32
 """torch.compile gives up on a function after so many graphs of it: two are needed for each width."""
 
 
 def compiled(
-    prior: ImagePrior, objective: Objective, batches: Batches, *, config: FitConfig, device: torch.device | str,
+    prior: P, objective: Objective, batches: Batches, *, config: FitConfig, device: torch.device | str,
     say: Callable[[str], None] = print, backend: str | Callable[..., Any] = "inductor",
-) -> ImagePrior:  # fmt: skip
+) -> P:  # fmt: skip
     """A copy of `prior` on `device` with compiled residual blocks; `prior` itself if compilation fails, which is said.
 
     One compiled block serves all of its width, so compilation takes time for each width, not for each layer. All of it
