@@ -189,6 +189,13 @@ def test_what_has_steps_of_its_own_takes_no_sampler(shop, tmp_path, capsys):
     assert "ddrm has steps of its own" in refused(capsys, *ask, "--eta", 0.5)
 
 
+def test_particles_and_chains_refuse_a_sampler_without_weights(shop, tmp_path, capsys):
+    ask = ("sample", "--prior", shop / "prior.safetensors", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "--out", tmp_path / "s")
+    for method in ("tds", "mcgdiff", "hmc"):
+        message = refused(capsys, *ask, "--method", method, "--sampler", "sde-dpmpp-2m", "--steps", 2).strip()
+        assert "have weights only under a sampler with noise whose step is one Gaussian kernel" in message and "\n" not in message
+
+
 @pytest.mark.parametrize("command", [("prior", "train", "--data", "photos"), ("hub", "export", "run")])
 def test_out_must_be_said(capsys, command):
     assert "--out" in refused(capsys, *command)
