@@ -21,8 +21,10 @@ from deft.operator import (
     Compressed,
     Convolution,
     Identity,
+    Linear,
     Mask,
     MaskedFourier,
+    Matrix,
     Radon,
     Separable,
     bicubic,
@@ -32,6 +34,7 @@ from deft.operator import (
     motion_kernels,
 )
 from deft.operator.fourier import hartley
+from deft.operator.wrapped import ArrayLinear
 from deft.random import BatchNoise, Noise
 from deft.testing import check_likelihood, check_operator
 
@@ -322,6 +325,53 @@ def test_pull_of_tomography_is_a_safe_preconditioner(settings):
     noise, rho2 = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64).reshape(-1, 1, 1, 1), torch.full((3, 1, 1, 1), 0.7, dtype=torch.float64)
     after = r - op(op.pull(x, r, noise, rho2))
     assert bool((after.flatten(1).norm(dim=1) < r.flatten(1).norm(dim=1)).all())
+
+
+FOREIGN = {
+    "matrix": (lambda: Matrix(random(4, 6)), (6,)),
+    "a matrix each": (lambda: Matrix(random(3, 4, 6)), (6,)),
+    "linear": (lambda: Linear(lambda x: (x.flatten(1) @ random(6, 4).to(x.dtype)), (1, 2, 3)), (1, 2, 3)),
+    "through numpy": (lambda: ArrayLinear(lambda x: x @ random(6, 4).numpy(), lambda y: y @ random(6, 4).numpy().T, (6,), (4,)), (6,)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", [*OPERATORS, *FOREIGN])
+def test_mean_update_is_the_posterior_mean(name, dtype):
+    """Against the dense solve, from a belief tighter than the noise to one 200 times as wide, with a noise level of its own for each
+    row. `pull`, which learned h are shown, is the same but for tomography."""
+    make, shape = (OPERATORS | FOREIGN)[name]
+    op, x = make(), random(3, *shape, dtype=dtype)
+    y = op(random(3, *shape, seed=1, dtype=dtype))
+    r = op.restrict(y + 0.1 * random(*y.shape, seed=2, dtype=dtype))
+    a = dense(op, shape, torch.float64)
+    for rho, sigma_y in ((0.05, 0.1), (0.3, 0.02), (1.0, 0.1), (1.0, 0.005), (3.0, 0.05)):
+        sigma = sigma_y * torch.tensor([1.0, 2.0, 0.5], dtype=dtype).reshape(-1, *[1] * len(shape))
+        noise, rho2 = sigma.reshape(-1, *[1] * (r.ndim - 1)) ** 2, torch.full_like(sigma, rho**2)
+        left = rho**2 * a.mT @ a + sigma.double().reshape(-1, 1, 1) ** 2 * torch.eye(a.shape[2], dtype=torch.float64)
+        exact = rho**2 * torch.linalg.solve(left, a.mT @ r.double().flatten(1)[..., None])[..., 0].reshape(x.shape)
+
+        def off(move, exact=exact):
+            return float(((move.double() - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)).max())
+
+        assert off(op.mean_update(x, r, noise, rho2)) < 5e-3, (rho, sigma_y)
+        if not name.startswith("tomography"):
+            torch.testing.assert_close(op.pull(x, r, noise, rho2), op.mean_update(x, r, noise, rho2))
+        elif rho > 10 * sigma_y:
+            assert off(op.pull(x, r, noise, rho2)) > 0.3
+
+
+def test_mean_update_of_tomography_has_a_derivative_and_an_end():
+    """Its derivative in r is the same solve, by hand the transpose; a number of steps that does not grow with the batch."""
+    op, shape = Radon(6, 5), (2, 6, 6)
+    r = random(2, 2, 5, 10).requires_grad_()
+    noise, rho2 = torch.tensor(0.01, dtype=torch.float64), torch.full((2, 1, 1, 1), 0.5, dtype=torch.float64)
+    w = random(2, *shape, seed=3)
+    (back,) = torch.autograd.grad((w * op.mean_update(w, r, noise, rho2)).sum(), r)
+    a = dense(op, shape, torch.float64)[0]
+    exact = 0.5 * torch.linalg.solve(0.01 * torch.eye(len(a.mT), dtype=torch.float64) + 0.5 * a.mT @ a, w.flatten(1).mT)
+    torch.testing.assert_close(back.flatten(1), (a @ exact).mT, rtol=1e-4, atol=1e-4)
+    assert float(op.mean_update(w, torch.zeros_like(r), noise, rho2).abs().max()) == 0.0
 
 
 def test_radon_tables_are_built_once():

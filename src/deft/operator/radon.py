@@ -26,7 +26,7 @@ from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 from deft.random import BatchNoise
 
-TOLERANCE, MOST = 1e-5, 500
+TOLERANCE, MOST = 1e-6, 500
 """Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most steps they take."""
 
 
@@ -302,7 +302,7 @@ def _response(g: Geometry, dtype: torch.dtype, device: str) -> Tensor:
     width = min(math.radians(g.arc), math.pi) * g.side
     shape = (1 + g.angles / (1 + width**2 * (down[:, None].square() + across.square())).sqrt()) / g.side
     there, back = (_table(make, g, torch.float32, "cpu") for make in (_rays, _pixels))
-    v = BatchNoise(1, 0).normal((1, g.side, g.side))
+    v = BatchNoise(1, 0).normal((1, g.side, g.side)).float()
     largest = v.new_ones(())
     for _ in range(30):
         v = v / v.norm()
