@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -45,8 +44,9 @@ from deft.train.adapter import load_h
 
 EXACT_STEPS, IMAGE_STEPS = (10, 20, 50, 100, 200), (20, 50)
 EXACT_SPACINGS, IMAGE_SPACINGS = ("angle", "log-snr", "karras"), ("angle", "log-snr")
-ROWS = (("ddim", 1.0), ("ito", 1.0), ("trace", 1.0), ("dpmpp-2m", 0.0), ("sde-dpmpp-2m", 0.5), ("sde-dpmpp-2m", 1.0))
-IMAGE_ROWS = (("ddim", 1.0), ("dpmpp-2m", 0.0), ("sde-dpmpp-2m", 0.5), ("sde-dpmpp-2m", 1.0))
+Rows = tuple[tuple[str, float], ...]
+ROWS: Rows = (("ddim", 1.0), ("ito", 1.0), ("trace", 1.0), ("dpmpp-2m", 0.0), ("sde-dpmpp-2m", 0.5), ("sde-dpmpp-2m", 1.0))
+IMAGE_ROWS: Rows = (("ddim", 1.0), ("dpmpp-2m", 0.0), ("sde-dpmpp-2m", 0.5), ("sde-dpmpp-2m", 1.0))
 METRICS = {"energy_score": 4, "coverage": 3, "spread_skill": 2, "feature_distance": 3, "psnr_mean": 2}
 
 
@@ -70,12 +70,12 @@ def title(name: str, eta: float) -> str:
     return f"{name} (eta {eta:g})" if name in ("ddim", "sde-dpmpp-2m") else name
 
 
-def in_closed_form(schedule: Schedule, steps: tuple[int, ...], spacings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def in_closed_form(schedule: Schedule, table: Rows, steps: tuple[int, ...], spacings: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Rows of the table: a sampler, a spacing, and by number of steps (spread over the posterior's, coverage)."""
     world, obs = half_seen(8)
     exact = world.posterior(obs)
     denoiser = MixtureWorld(Mixture(torch.ones(1, dtype=torch.float64), exact.mixture.means, exact.mixture.covariances)).prior(schedule)
-    for name, eta in ROWS:
+    for name, eta in table:
         sampler: Sampler = Trace(exact.covariance) if name == "trace" else make_sampler(name, eta)
         for spacing in spacings:
             cells = {n: figures(exact, *moments(denoiser, sampler, times(schedule, n, spacing))) for n in steps}
@@ -91,8 +91,9 @@ def figures(exact: Posterior, mean: torch.Tensor, covariance: torch.Tensor) -> t
 
 
 def on_images(
-    prior: Denoiser, run: str, steps: tuple[int, ...], spacings: tuple[str, ...], images: int, samples: int, seed: int, batch: int, device: str
-) -> Iterator[dict[str, Any]]:
+    prior: Denoiser, run: str, table: Rows, steps: tuple[int, ...], spacings: tuple[str, ...], images: int, samples: int, seed: int, batch: int,
+    device: str,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Rows of the table: a sampler, a spacing, a number of calls, and the metrics' means over the images."""
     h, task, _ = load_h(run, prior)
     h = h.to(device).eval()
@@ -102,7 +103,7 @@ def on_images(
     for n in steps:
         first = None
         for spacing in spacings:
-            for name, eta in IMAGE_ROWS:
+            for name, eta in table:
                 started = time.perf_counter()
                 drawn = sample_posterior(
                     prior, h, obs.to(device), samples, seed=seed, batch=batch, sampler=make_sampler(name, eta), steps=n, spacing=spacing
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--run", help="with --images: a folder that `deft fit --data fashion` wrote")
     parser.add_argument("--steps", type=int, nargs="+", help=f"default: {EXACT_STEPS}, with --images {IMAGE_STEPS}")
     parser.add_argument("--spacings", nargs="+", choices=SPACINGS, help=f"default: {EXACT_SPACINGS}, with --images {IMAGE_SPACINGS}")
+    parser.add_argument("--samplers", nargs="+", choices=sorted({name for name, _ in ROWS}), help="these rows alone")
     parser.add_argument("--schedule", choices=SCHEDULES, default="vp-cosine", help="of the Gaussian world")
     parser.add_argument("--samples", type=int, default=4, help="of each image")
     parser.add_argument("--seed", type=int, default=0)
@@ -138,15 +140,16 @@ def main() -> None:
     def show(row: dict[str, Any], line: str) -> None:
         print(json.dumps(row) if args.json else line, flush=True)
 
+    table = tuple(row for row in (ROWS if args.images is None else IMAGE_ROWS) if not args.samplers or row[0] in args.samplers)
     head: list[str]
     if args.images is None:
         steps, spacings = tuple(args.steps or EXACT_STEPS), tuple(args.spacings or EXACT_SPACINGS)
         head = ["sampler", "spacing", *(f"{n} steps" for n in steps)]
-        rows = in_closed_form(schedules()[args.schedule], steps, spacings)
+        rows = in_closed_form(schedules()[args.schedule], table, steps, spacings)
     else:
         steps, spacings = tuple(args.steps or IMAGE_STEPS), tuple(args.spacings or IMAGE_SPACINGS)
         head = ["calls", "sampler", "spacing", *(k.replace("_", " ") for k in METRICS), "energy score less the first row's", "s a sample"]
-        rows = on_images(load_prior("fashion", args.device), args.run, steps, spacings, args.images, args.samples, args.seed, args.batch, args.device)
+        rows = on_images(load_prior("fashion", args.device), args.run, table, steps, spacings, args.images, args.samples, args.seed, args.batch, args.device)
     if not args.json:
         print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|", flush=True)
     for row in rows:
@@ -159,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
