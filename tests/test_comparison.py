@@ -5,18 +5,36 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from deft.comparison import config, read_study, run_study, work
-from deft.comparison.report import Outcome, best_of, break_even, total_seconds, write_report
-from deft.comparison.run import Crew, best, score, steps_for
+from deft.comparison.report import (
+    TIED,
+    Outcome,
+    best_of,
+    break_even,
+    compared,
+    make_rows,
+    seeds_table,
+    task_table,
+    total_seconds,
+    verdict,
+    write_report,
+)
+from deft.comparison.run import Crew, best, score
 from deft.comparison.store import Store, unit
-from deft.comparison.tuning import arm_plan, points
+from deft.comparison.tuning import arm_plan, further, points, steps_for
 from deft.errors import InputError
-from deft.methods import METHODS, plan
+from deft.evaluate.compare import PROPER, measure
+from deft.evaluate.features import Activations, FeatureNetwork
+from deft.likelihood import Gaussian, Observation
+from deft.methods import METHODS, SOLVERS, WEIGHTED, plan
+from deft.operator import Mask
+from deft.sample import SAMPLERS, KernelSampler
 from deft.tasks import get_task
 from toys import refused, result, run
 
@@ -28,21 +46,23 @@ seeds = [0, 1]
 batch = 8
 
 [fit]
-seconds = 60
 steps = 4
-bank = 32
+cache = 32
+prior_samples = 0
 images = 8
 batch = 8
 calibrate = false
 
 [tune]
 images = 2
+samples = 2
 budget = 12
 steps = [3, 4]
 
 [curve]
 calls = [4, 6]
 images = 2
+samples = 2
 points = 2
 
 [[on]]
@@ -79,8 +99,9 @@ def test_rows(done):
         for arm in arms:
             if (task, arm) == ("hdr", "pigdm") and (task, arm, "psnr") not in pooled:
                 continue  # left out, if ΠGDM is for linear measurements alone
-            assert (task, arm, "feature_distance") in pooled and (task, arm, "seconds") in pooled
+            assert (task, arm, "feature_distance") in pooled and (task, arm, "energy_score") in pooled and (task, arm, "seconds") in pooled
             each = [r["value"] for r in rows if (r["task"], r["method"], r["metric"]) == (task, arm, "psnr") and r["seed"] is not None]
+            assert pooled[task, arm, "psnr"]["seed_std"] == pytest.approx(np.std(each, ddof=1))
             assert len(each) == 2 and math.isclose(sum(each) / 2, pooled[task, arm, "psnr"]["value"], rel_tol=1e-6)
     assert any("versus" in r and 0 < r["p"] <= r["p_holm"] <= 1 for r in rows)
 
@@ -88,17 +109,21 @@ def test_rows(done):
 def test_the_report_can_be_read(done):
     _study, out, _, report = done
     text = (out / "report.md").read_text()
-    for piece in ("ΠGDM", "inpaint", "Settings", "break-even", "wall-fashion-inpaint.png", "curve-fashion-inpaint.png", "deft compare tiny.toml"):
+    for piece in ("ΠGDM", "inpaint", "Settings", "break-even", "by energy score", "Further metrics", "Energy score by seed", "seconds and memory measured on cpu", "wall-fashion-inpaint.png", "curve-fashion-inpaint.png", "deft compare tiny.toml"):
         assert piece in text, piece
     assert json.loads((out / "report.json").read_text())["rows"] == report["rows"]
+    heads = [line for line in text.splitlines() if "| calls | backward | s a sample |" in line]
+    titles = ("energy score ↓", "energy score of pixels ↓", "coverage at 90 % (0.9 is right)", "spread over error (1 is right)", "feature distance ↓", "PSNR of the mean (dB) ↑", "PSNR (dB) ↑")
+    assert len(heads) == 2 and all(head.split(" | ")[1:8] == list(titles) for head in heads)
+    assert [v["task"] for v in report["verdicts"]] == ["inpaint", "hdr"] and all(v["verdict"] in text and v["verdict"].startswith("By energy score, ") for v in report["verdicts"])
     assert (out / "wall-fashion-inpaint.png").stat().st_size > 2000 and (out / "curve-fashion-inpaint.png").stat().st_size > 5000
 
 
 def test_tuning_spends_what_it_may(done):
     study, _, plans, report = done
     for cell in plans.cells:
-        spent = sum(p.calls(1) for p, _ in cell.tried)
-        assert spent <= study.tune.budget or len(cell.tried) == 1
+        spent = sum(p.calls(study.tune.samples) for p, _ in cell.tried)
+        assert (spent <= study.tune.budget or len(cell.tried) == 1) and len(cell.tried) <= study.tune.points
         if cell.tried:
             values = [s for _, s in cell.tried]
             assert min(values) == next(s for p, s in cell.tried if p.config() == cell.plan.config())
@@ -116,10 +141,11 @@ def test_nothing_is_done_twice(done, monkeypatch):
     study, out, _, _ = done
     monkeypatch.setattr(work, "WORK", {})  # any piece of work would fail
     plans = run_study(study, out, progress=False)
-    assert len(plans.cells) >= 7
-    changed = replace(study, images=2)
-    with pytest.raises(KeyError):
-        run_study(changed, out, progress=False)
+    assert len(plans.cells) >= 7 and not plans.failed
+    changed = run_study(replace(study, images=2), out, progress=False)
+    assert not changed.cells and len(changed.failed) >= 14 and set(changed.failed.values()) == {"KeyError: 'draw'"}
+    for path in (out / "draw").glob("*.error.txt"):
+        path.unlink()
 
 
 def test_the_same_piece_gives_the_same_numbers(done, tmp_path):
@@ -177,7 +203,7 @@ def test_costs_are_measured_by_one_process(tmp_path, monkeypatch):
     from deft.comparison import run as running
 
     units, did = [unit("cost", f"c{i}", {"i": i}) for i in range(4)], []
-    monkeypatch.setattr(running, "do", lambda u, folder: (did.append(u), Store(folder).write(u, {})))
+    monkeypatch.setattr(running, "do", lambda u, folder, device: (did.append(u), Store(folder).write(u, {})))
     Crew(tmp_path, part=0, parts=2, progress=False)("costs", units, by_one=True)
     assert did == units
     Crew(tmp_path, part=1, parts=2, progress=False)("costs", units, by_one=True)  # all there: nothing to wait for
@@ -205,22 +231,245 @@ def test_every_method_can_be_tuned(name):
     tuning = config.Tuning(budget=300, steps=(10, 20))
     found = points(arm, tuning)
     assert found[0].config() == plan(name).config() and len(found) >= 1
-    assert len(found) == 1 or sum(p.calls(1) for p in found) <= 300
     assert [p.config() for p in found] == [p.config() for p in points(arm, tuning)]
+    chosen = found[-1]
+    found += further(arm, tuning, chosen, found)
+    assert len(found) == 1 or sum(p.calls(4) for p in found) <= 300
+    assert len(found) <= tuning.points
+    own = {k for k in METHODS[name].grid if k in METHODS[name].settings}
+    assert all(p.settings == chosen.settings for p in found if own and (p.sampler, p.spacing) != (found[0].sampler, found[0].spacing))
     keys = [json.dumps(p.config(), sort_keys=True) for p in found]
     assert len(set(keys)) == len(keys)
 
 
-def outcome(name: str, values, seconds: float, fit: float = 0.0) -> Outcome:
-    cell = type("Cell", (), {"arm": config.Arm(name, "dps")})()
-    fits = [{"seconds": fit, "parameters": 1, "share": 0.1}] if fit else []
-    return Outcome(cell, {"feature_distance": np.asarray(values)}, "", {"seconds": seconds}, fits)
+@pytest.mark.parametrize("name", METHODS)
+def test_all_methods_choose_samplers_and_spacings(name):
+    """Every method may choose its spacing, and its sampler where it leaves it open; nobody chooses the scale of a learned h."""
+    method, open_ = METHODS[name], METHODS[name].choices()
+    assert len(open_["spacing"]) >= 2
+    samplers = open_.get("sampler", ())
+    if method.sampler is not None:
+        assert not samplers
+    else:
+        assert samplers == method.grid.get("sampler", WEIGHTED if method.draw is not None else SOLVERS) and len(samplers) >= 2
+    if method.draw is not None or name in ("dps", "mcg"):
+        assert all(issubclass(SAMPLERS[s], KernelSampler) and plan(name, sampler=s).make_sampler().stochastic for s in samplers)
+    if method.learned and method.draw is None:
+        assert samplers == ("ddim", "dpmpp-2m", "sde-dpmpp-2m")
+    if method.trained:
+        assert "scale" not in open_ and method.settings["scale"] == 1.0
+    for p in points(config.Arm(name, name), config.Tuning()):
+        assert p.sampler in (samplers or ("ddim",)) and (not method.trained or p.settings["scale"] == 1.0)
+
+
+def test_the_grid_is_tried_evenly(monkeypatch):
+    """DEFT's nine settings are all pairs of three samplers and three spacings; where a method has settings of its own they come first, samplers at the best of them."""
+    t = config.Tuning(calls=50)
+    found = points(config.Arm("deft", "deft"), t, calls=50)
+    assert len({(p.sampler, p.spacing) for p in found}) == len(found) == 9 and {p.steps for p in found} == {50}
+    monkeypatch.setitem(METHODS, "gradient", replace(METHODS["gradient"], grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0)}))
+    arm = config.Arm("gradient", "gradient")
+    first = points(arm, t, calls=50)
+    assert len({(p.settings["scale"], p.settings["data_std"]) for p in first}) == len(first) == 6 and {(p.sampler, p.spacing) for p in first} == {("ddim", "angle")}
+    second = further(arm, t, first[2], first)
+    assert all(p.settings == first[2].settings for p in second) and {p.sampler for p in second} >= {"dpmpp-2m", "sde-dpmpp-2m"} and len(first + second) == 9
+    fixed = config.Arm("gradient", "gradient", sampler="dpmpp-2m", spacing="karras")
+    assert {(p.sampler, p.spacing) for p in points(fixed, t) + further(fixed, t, first[2], first)} == {("dpmpp-2m", "karras")}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_tuned_at_a_number_of_calls(name):
+    """With `calls`, every plan takes as many steps as 50 calls allow, inner repeats and particles counted; longer ones are left out."""
+    arm, t = config.Arm(name, name), config.Tuning(calls=50)
+    found = points(arm, t, calls=50)
+    if name in ("hmc", "deft-hmc"):
+        assert not found
+        return
+    found += further(arm, t, found[0], found)
+    for p in found:
+        more = plan(name, **{k: v for k, v in (p.config() | {"steps": p.steps + 1}).items() if k != "method"})
+        assert p.calls(4) <= 50 < more.calls(4)
+    if METHODS[name].sampler is None and METHODS[name].draw is None and METHODS[name].runs == 1:
+        assert {p.calls(4) for p in found} == {50}
+
+
+class Pixels(FeatureNetwork):
+    """Features are the pixels."""
+
+    name, title = "pixels", "pixels"
+
+    def look(self, x):
+        return Activations(x.flatten(1), (), None)
+
+
+def test_too_little_spread_loses_when_settings_are_tuned(tmp_path):
+    """Two settings of a method, one with the posterior's spread and one with 0.4 of it: distances and PSNR would choose the second, no score for tuning does."""
+    g, n = torch.Generator().manual_seed(0), 200
+    mean = 0.3 * torch.randn(n, 1, 1, 8, 8, generator=g)
+    truth = (mean + 0.2 * torch.randn(mean.shape, generator=g))[:, 0]
+    noise = 0.2 * torch.randn(n, 4, 1, 8, 8, generator=g)
+    obs = Observation(truth, Gaussian(Mask(torch.ones(1, 1, 8, 8)), 0.05))
+    store, plans = Store(tmp_path), {f: plan("dps", settings={"zeta": f}) for f in (1.0, 0.4)}
+    for factor in plans:
+        values = measure(mean + factor * noise, truth, obs, classifier=Pixels())
+        store.write(unit("draw", str(factor), {}), {"per_image": {k: v.tolist() for k, v in values.items()}})
+
+    def chosen(metric):
+        return best([(p, score(store, unit("draw", str(f), {}), metric)) for f, p in plans.items()], metric, plans[1.0]).settings["zeta"]
+
+    assert {chosen(metric) for metric in PROPER} == {1.0}
+    assert {chosen(metric) for metric in ("feature_distance", "psnr")} == {0.4}
+
+
+def outcome(name: str, values, seconds: float, fit: float = 0.0, metric: str = "feature_distance", fits: int = 1, method: str = "dps") -> Outcome:
+    cell = SimpleNamespace(arm=config.Arm(name, method), task=get_task("sr4"), on=config.Setting("fashion", ("sr4",), (name,)), plan=plan(method), tried=[], draws={0: None, 1: None, 2: None})
+    found = [{"seconds": fit, "parameters": 1, "share": 0.1}] * fits if fit else []
+    return Outcome(cell, {metric: np.asarray(values)}, "", {"seconds": seconds}, found)
+
+
+STUDY = config.make_study({"seeds": [0, 1, 2], "on": [{"prior": "fashion", "tasks": ["sr4"], "arms": ["dps"]}]})
+
+
+def three(metric="energy_score", worse=0.5):
+    """Arms a (best), b (not to be told from it) and c (worse), three seeds of 40 images."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(1.0, 0.3, size=(3, 40))
+    return [
+        outcome("c", base + worse, 1, metric=metric), outcome("b", base + 0.02 + 0.1 * (noise := rng.normal(size=base.shape)) - 0.1 * noise.mean(), 1, metric=metric), outcome("a", base, 1, metric=metric),
+    ]  # fmt: skip
+
+
+def test_the_best_and_its_equals_are_marked():
+    """Bold for the best alone, a mark for what cannot be told from it, none for what is worse; rows in the order of the leading metric."""
+    rows = [line for line in task_table(STUDY, three()) if line.startswith(("| a", "| b", "| c"))]
+    assert [r[2] for r in rows] == ["a", "b", "c"]
+    assert "**" in rows[0] and TIED not in rows[0]
+    assert "**" not in rows[1] and f" {TIED} [" in rows[1]
+    assert "**" not in rows[2] and TIED not in rows[2]
+
+
+def test_best_where_a_value_is_right():
+    """Coverage: 0.88 is better than 0.95, and than 0.80; the residual is right at sigma_y, 0.05 for this task."""
+    rng = np.random.default_rng(0)
+    arms = [outcome(str(v), v + 0.01 * rng.normal(size=(1, 40)), 1, metric="coverage") for v in (0.95, 0.88, 0.80)]
+    assert compared(arms, "coverage").tied == ("0.88",)
+    arms = [outcome(str(v), v + 0.001 * rng.normal(size=(1, 40)), 1, metric="residual") for v in (0.02, 0.06, 0.2)]
+    assert compared(arms, "residual").tied == ("0.06",)
+    assert compared([outcome("a", [[1.0, 2.0]], 1, metric="diversity")], "diversity") is None
+
+
+def test_the_verdict_is_computed():
+    text = verdict(STUDY, three())
+    assert text.startswith("By energy score, a is best (") and "; b cannot be told from it; the next, c, is behind it by 0.500 [0.500, 0.500] (p 0.0" in text
+    assert "c" not in verdict(STUDY, three()[1:]).split("told from it")[1]
+    alone = verdict(STUDY, [three()[0], three()[2]])
+    assert "a is best" in alone and "no other arm is level with it" in alone
+    assert verdict(STUDY, three(worse=-0.5)).startswith("By energy score, c is best")
+    assert verdict(STUDY, three("psnr_mean")).startswith("By PSNR of the mean (dB), c is best")  # high is better there
+    mixed = [replace(o, values=o.values | {"feature_distance": -o.values["energy_score"]}) for o in three()]
+    assert verdict(STUDY, mixed).startswith("By energy score, a is best")  # not by the distance, where there is a proper score
+
+
+def test_fits_that_differ_widen_what_is_said_of_an_arm():
+    """Three fits whose quality differs more than the images': the interval holds the best arm's mean, and the arm is not called worse."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(1.0, 0.1, size=(3, 40))
+    shifted = base + np.array([[0.02], [0.6], [0.1]])
+    lucky, one = outcome("h", shifted, 1, fit=9.0, metric="energy_score", fits=3, method="deft"), outcome("h", shifted, 1, fit=9.0, metric="energy_score", method="deft")
+    other = outcome("a", base, 1, metric="energy_score")
+    assert best_of([other, lucky], "energy_score") == ("a", "h") and best_of([other, one], "energy_score") == ("a",)
+    wide, narrow = lucky.interval(shifted), one.interval(shifted)
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low) and wide.value == narrow.value
+    rows = [r for r in make_rows(replace(STUDY, versus="a"), {("fashion", "sr4"): [other, lucky]}) if "versus" in r]
+    assert rows[0]["low"] < 0 < rows[0]["high"] and rows[0]["p_holm"] > 0.05
+    table = seeds_table(STUDY, [other, lucky])
+    spread = np.std(shifted.mean(1), ddof=1)
+    assert any(line.startswith("| h | 3 |") and line.endswith(f"| {spread:.4f} |") for line in table)
+
+
+def test_the_device_is_no_part_of_a_piece(tmp_path, monkeypatch):
+    """The same key on every device; the device reaches the work, and is written into the result."""
+    from deft.comparison import run as running
+
+    on = STUDY.on[0]
+
+    def key():
+        return work.draw_unit(on, get_task("sr4").config(), STUDY.arms["dps"], plan("dps", steps=2), None, split="test", images=1, samples=1, seed=0, batch=1)
+
+    before = work.DEVICE.set("meta")
+    try:
+        assert work.the_prior(on).state_like().device.type == "meta" and work.images_of("fashion", "test", (1, 32, 32)).x.device.type == "meta"
+        there = key()
+    finally:
+        work.DEVICE.reset(before)
+    assert there == key() and "device" not in there.spec and work.the_prior(on).state_like().device.type == "cpu"
+    monkeypatch.setitem(work.WORK, "draw", lambda u, store: {"was_on": work.DEVICE.get()})
+    monkeypatch.setattr(work, "device_name", lambda device: f"card {device}")
+    seen = []
+    monkeypatch.setattr(running, "do", lambda u, folder, device: (seen.append(device), work.do(u, folder, device)))
+    Crew(tmp_path, progress=False, device="meta")("samples", [there])
+    found = Store(tmp_path).read(there)
+    assert seen == ["meta"] and found["was_on"] == "meta" and found["device"] == "card meta" and work.DEVICE.get() == "cpu"
+
+
+def test_backward_passes_are_counted(tmp_path):
+    """As many as each method's formula says, and one image's check of the h at the door beside them."""
+    for name, passes in {"pigdm": 1, "mmps": 4, "replacement": 0}.items():
+        u = work.draw_unit(
+            STUDY.on[0], get_task("sr4").config(), config.Arm(name, name), plan(name, steps=2), None, split="test", images=3, samples=2, seed=0, batch=6
+        )  # fmt: skip
+        work.do(u, tmp_path)
+        assert Store(tmp_path).read(u)["backward"] == pytest.approx(passes * (2 + 1 / 6)), name
+
+
+def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
+    """It is named with its reason, its arm is left out, the report is written; the same command does it when it can."""
+    (tmp_path / "s.toml").write_text(
+        'images = 2\nsamples = 2\n[tune]\nimages = 2\nsamples = 2\nsteps = [2]\npoints = 2\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms = ["prior", "gradient"]\n'
+    )  # fmt: skip
+    study, real = read_study(tmp_path / "s.toml"), work.WORK["draw"]
+
+    def draw(u, store):
+        if u.settings["plan"]["method"] == "gradient" and u.settings["split"] == "test":
+            raise RuntimeError("no\nroom")
+        if u.settings["plan"]["method"] == "gradient" and u.settings["plan"]["sampler"] == "ddim" and u.settings["plan"]["settings"]["scale"] == 1.0:
+            raise RuntimeError("one setting that does not run")
+        return real(u, store)
+
+    monkeypatch.setitem(work.WORK, "draw", draw)
+    out = tmp_path / "o"
+    said = []
+    plans = run_study(study, out, progress=False, say=said.append)
+    assert [c.arm.name for c in plans.cells] == ["prior"] and "RuntimeError: no room" in plans.failed.values() and any("no room" in s for s in said)
+    assert "test" in next(k for k, v in plans.failed.items() if "no room" in v)
+    report = write_report(study, plans, out)
+    assert "## Failed" in (out / "report.md").read_text() and report["failed"] == plans.failed
+    assert "pieces failed, and the rest is done" in refused(capsys, "compare", tmp_path / "s.toml", "--out", out)
+    assert any("Traceback" in p.read_text() for p in (out / "draw").glob("*.error.txt"))
+    monkeypatch.setitem(work.WORK, "draw", real)
+    again = run_study(study, out, progress=False)
+    assert {c.arm.name for c in again.cells} == {"prior", "gradient"} and not again.failed
+    tried = [p for p in (out / "draw").glob("*.error.txt") if p.with_name(p.name.replace(".error.txt", ".json")).exists()]
+    assert not tried  # no note is left of what was done since
+
+
+def test_parts_do_not_wait_for_what_failed(tmp_path, monkeypatch):
+    """Part 2's piece failed: part 1 goes on without it."""
+    from deft.comparison import run as running
+
+    units = [unit("draw", f"d{i}", {"i": i}) for i in range(2)]
+    Store(tmp_path).fail(units[1], "RuntimeError: gone")
+    monkeypatch.setattr(running, "do", lambda u, folder, device: Store(folder).write(u, {}))
+    crew = Crew(tmp_path, part=0, parts=2, progress=False)
+    crew("samples", units)
+    assert crew.failed == {units[1].key: "RuntimeError: gone"} and crew.tried(units) and not crew.has(units)
 
 
 def test_an_arm_may_name_its_sampler():
     table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "arms": ["deft", "second"]}], "arms": {"second": {"method": "deft", "sampler": "dpmpp-2m"}}}
     study = config.make_study(table)
     assert [arm_plan(study.arms[k]).sampler for k in ("deft", "second")] == ["ddim", "dpmpp-2m"]
+    assert {p.sampler for p in points(study.arms["second"], study.tune)} == {"dpmpp-2m"}
     table["arms"]["second"]["sampler"] = "dpmpp-3m"
     with pytest.raises(InputError, match="did you mean 'dpmpp-2m'"):
         config.make_study(table)
@@ -264,6 +513,8 @@ def test_steps_for():
     assert steps_for(plan("dps", sampler="heun"), 49) == 25  # 2 n - 1 calls
     assert steps_for(plan("dps", sampler="heun"), 50) == 25
     assert steps_for(plan("dps"), 3) is None
+    assert steps_for(plan("tds", settings={"particles": 8}), 50, 4) == 25 and steps_for(plan("repaint", settings={"repeats": 5}), 50) == 10
+    assert steps_for(plan("lora"), 50) == 25  # it runs two networks a step
 
 
 BAD = {
@@ -279,6 +530,11 @@ BAD = {
     '[tune]\nbudget = -1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.budget",
     '[tasks.inpaint]\nsigma = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "did you mean 'sigma_y'",
     '[[on]]\ntasks = ["inpaint"]\narms = ["dps"]': "prior",
+    '[tune]\nmetric = "feature_distance"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "nothing is tuned by a score that rewards too little spread",
+    '[tune]\nmetric = "psnr"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "energy_score, energy_score_pixels, crps",
+    '[tune]\nmetric = "energy_scor"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "did you mean 'energy_score'",
+    '[tune]\nsamples = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.samples must be a whole number of at least 2",
+    'seeds = [0, 1, 2]\n[fit]\nseeds = [0, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["deft"]': "leaves out \\[2\\] of seeds",
     'images = ': "is no TOML",
 }
 
@@ -295,8 +551,9 @@ def test_bad_files(text, tmp_path):
 def test_command_line(capsys, tmp_path):
     assert "cannot read" in refused(capsys, "compare", tmp_path / "none.toml", "--out", tmp_path / "o")
     file = tmp_path / "s.toml"
-    file.write_text('images = 2\nsamples = 1\n[tune]\nimages = 2\nbudget = 4\nsteps = [2]\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms = ["prior"]\n')
+    file.write_text('images = 2\nsamples = 1\n[tune]\nimages = 2\nsamples = 2\nbudget = 4\nsteps = [2]\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms = ["prior"]\n')
     assert "--part takes" in refused(capsys, "compare", file, "--out", tmp_path / "o", "--part", "3/2")
+    assert "no such device" in refused(capsys, "compare", file, "--out", tmp_path / "o", "--device", "cuda:77")
     assert "--jobs" in refused(capsys, "compare", file, "--out", tmp_path / "o", "--jobs", "0")
     assert "nothing to report" in refused(capsys, "compare", file, "--out", tmp_path / "o", "--report")
     found = result(capsys, "compare", file, "--out", tmp_path / "o")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from deft.comparison import read_study, run_study
+from deft.comparison.config import tuned_by
 from deft.comparison.images import SHARES, describe, images_of
 from deft.comparison.report import write_report
 from deft.comparison.work import fit_unit
@@ -21,16 +23,18 @@ SHAPE = (1, 32, 32)
 
 HEAD = """
 images = 2
-samples = 1
+samples = 2
 batch = 8
 [fit]
 steps = 3
-bank = 0
+cache = 0
+prior_samples = 0
 batch = 4
 images = 8
 calibrate = false
 [tune]
 images = 2
+samples = 2
 budget = 8
 steps = [2, 3]
 metric = "{metric}"
@@ -50,7 +54,7 @@ def folder(tmp_path_factory):
     return out
 
 
-def study_of(tmp_path, text, metric="feature_distance"):
+def study_of(tmp_path, text, metric="energy_score"):
     (tmp_path / "s.toml").write_text(HEAD.format(metric=metric) + text)
     return read_study(tmp_path / "s.toml")
 
@@ -93,13 +97,19 @@ def test_out_of_distribution_shares_fits_and_settings(folder, tmp_path):
 
 
 def test_a_folder_without_a_feature_network(folder, tmp_path):
-    study = study_of(tmp_path, f'data = "{folder}"\n', metric="psnr_mean")
+    """Settings are found by the energy score of pixels, and arms are ranked by it."""
+    study = study_of(tmp_path, f'data = "{folder}"\n')
+    assert [tuned_by(study.tune.metric, on) for on in (study.on[0], replace(study.on[0], features="fashion-classifier"))] == ["energy_score_pixels", "energy_score"]
+    assert tuned_by("crps", study.on[0]) == "crps"
     report = write_report(study, run_study(study, tmp_path / "out", progress=False), tmp_path / "out")
     metrics = {r["metric"] for r in report["rows"]}
-    assert "psnr_mean" in metrics and not metrics & {"feature_distance", "top1"}
+    assert "energy_score_pixels" in metrics and not metrics & {"feature_distance", "energy_score", "top1"}
+    tried = [t for t in report["tuned"][0]["tried"] if t["score"] is not None]
+    scores = {tuple(json.loads(p.read_text())["per_image"]["energy_score_pixels"]) for p in (tmp_path / "out" / "draw").glob("*-vali-*.json")}
+    assert tried and {round(t["score"], 6) for t in tried} <= {round(sum(v) / 2, 6) for v in scores}
     assert {r["prior"] for r in report["rows"]} == {f"fashion on {folder.name}"}
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "PSNR of the mean (dB), each arm minus deft" in text
+    assert "energy score of pixels, each arm minus deft" in text and "by energy score of pixels: at most" in text and "By energy score of pixels, " in text
     spec = json.loads(next((tmp_path / "out" / "fit").glob("*.json")).read_text())["spec"]
     assert spec["data"]["fit"]["source"] == str(folder) and len(spec["data"]["fit"]["digest"]) == 12
 
@@ -107,7 +117,7 @@ def test_a_folder_without_a_feature_network(folder, tmp_path):
 def test_the_whole_prior_can_be_a_function(folder, tmp_path):
     """A prior of one's own with options, as `load_prior` takes it."""
     (tmp_path / "mine.py").write_text("from deft.prior import load_prior\n\ndef make(which):\n    return load_prior(which)\n")
-    text = HEAD.format(metric="psnr").replace('prior = "fashion"', f'prior = "{tmp_path}/mine.py:make"\nprior_options = {{ which = "fashion" }}\ndata = "{folder}"')
+    text = HEAD.format(metric="crps").replace('prior = "fashion"', f'prior = "{tmp_path}/mine.py:make"\nprior_options = {{ which = "fashion" }}\ndata = "{folder}"')
     (tmp_path / "s.toml").write_text(text.replace('arms = ["deft", "pigdm"]', 'arms = ["pigdm", "prior"]'))
     study = read_study(tmp_path / "s.toml")
     plans = run_study(study, tmp_path / "out", progress=False)
@@ -120,7 +130,6 @@ REFUSED = {
     'data = { fit = "fashion", validation = "fashion", tset = "fashion" }\n': "did you mean 'test'",
     'data = { fit = "fashion", validation = "fashion", test = "fashion:tets" }\n': "did you mean 'test'",
     'features = "fashion-clasifier"\n': "did you mean 'fashion-classifier'",
-    'features = "none"\n': "needs a feature network",
 }
 
 
@@ -138,7 +147,7 @@ def test_too_few_images(folder, tmp_path):
 
 
 def test_an_unknown_metric_is_named(tmp_path):
-    with pytest.raises(InputError, match="did you mean 'psnr_mean'"):
-        study_of(tmp_path, "", metric="psnr_maen")
-    with pytest.raises(InputError, match="residual"):  # a description: neither more nor less of it is better
+    with pytest.raises(InputError, match="did you mean 'energy_score_pixels'"):
+        study_of(tmp_path, "", metric="energy_score_pixel")
+    with pytest.raises(InputError, match="residual"):  # a description, no score
         study_of(tmp_path, "", metric="residual")

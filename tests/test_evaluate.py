@@ -156,7 +156,7 @@ def test_tuned_settings_are_settings():
         assert task in TASKS
         for name in methods:
             chosen = plan(name, task)
-            assert set(methods[name]) <= set(METHODS[name].settings) | {"eta", "steps", "spacing"} and chosen.steps >= 1
+            assert set(methods[name]) <= set(METHODS[name].settings) | {"eta", "steps", "spacing", "sampler"} and chosen.steps >= 1
 
 
 def test_plan_prefers_what_is_given(monkeypatch):

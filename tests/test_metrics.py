@@ -11,10 +11,13 @@ import torch
 from deft import Gaussian, Mask, Noise, Observation
 from deft.errors import InputError
 from deft.evaluate.classifier import fashion_classifier
-from deft.evaluate.compare import METRICS, measure
+from deft.evaluate.compare import METRICS, PROPER, measure
 from deft.evaluate.metrics import (
     calibration_error,
     coverage,
+    crps,
+    energy_score,
+    energy_score_pixels,
     frechet_distance,
     kernel_distance,
     pairwise_distance,
@@ -110,7 +113,8 @@ def test_measure_of_the_truth_itself():
     values = measure(truth[:, None].repeat(1, 2, 1, 1, 1), truth, obs, classifier=fashion_classifier(), labels=torch.zeros(3).long())
     assert all(v.shape == (3,) for v in values.values())
     assert values["feature_distance"].max() < 1e-5 and values["ssim"].min() > 1 - 1e-6 and values["spread"].max() == 0
-    assert {"psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "top1", "residual"} <= set(values)
+    assert {"psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "top1", "residual", "energy_score"} <= set(values)
+    assert all(values[k].abs().max() < 1e-5 for k in PROPER)
     assert values["perceptual_distance"].max() < 1e-9 and values["diversity"].max() < 1e-5
     assert values["coverage"].tolist() == pytest.approx([0.9] * 3) and values["spread_skill"].tolist() == pytest.approx([1.0] * 3)
     assert set(values) <= set(METRICS)
@@ -309,6 +313,61 @@ def test_the_energy_score_is_least_for_the_right_spread():
         worse = score(factor) - right
         assert float(worse.mean()) > 5 * float(worse.std()) / math.sqrt(n)
     assert float(((0.5 * draws - truth).norm(dim=-1) - (draws - truth).norm(dim=-1)).mean()) < 0  # the distance prefers it
+
+
+def worlds(n, s, factor, d=8, seed=0):
+    """Truth [n, d] and samples [n, s, d] of one law N(m, 0.2^2 I), m random; the samples' deviation is `factor` times that."""
+    g = torch.Generator().manual_seed(seed)
+    mean = 0.3 * torch.randn(n, d, generator=g)
+    return mean[:, None] + factor * 0.2 * torch.randn(n, s, d, generator=g), mean + 0.2 * torch.randn(n, d, generator=g)
+
+
+SCORES = {"energy": energy_score, "pixels": energy_score_pixels, "crps": crps}
+
+
+@pytest.mark.parametrize("s", [2, 4])
+@pytest.mark.parametrize("name", SCORES)
+def test_proper_scores_are_least_under_the_true_posterior(name, s):
+    """For two and four samples alike: half, 0.8, 1.25 and twice the spread score worse in the mean, by 4 standard errors or more."""
+    n = 60_000
+    right = SCORES[name](*worlds(n, s, 1.0))
+    for factor in (0.5, 0.8, 1.25, 2.0):
+        worse = SCORES[name](*worlds(n, s, factor)) - right
+        assert float(worse.mean()) > 4 * float(worse.std()) / math.sqrt(n), (factor, float(worse.mean()))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_proper_scores_are_fair(name):
+    """The expectation does not depend on the number of samples: two and sixteen agree within 4 standard errors; dividing by S^2 would not."""
+    n, found = 20_000, {}
+    for s in (2, 16):
+        value = SCORES[name](*worlds(n, s, 1.0, seed=s))
+        found[s] = float(value.mean()), float(value.std()) / math.sqrt(n)
+    error = math.hypot(found[2][1], found[16][1])
+    assert found[2][0] == pytest.approx(found[16][0], abs=4 * error)
+    assert error < 0.02 * found[2][0]  # pairs over S^2 would shift S = 2 by a half of the score
+
+
+def test_too_little_spread_wins_by_distance_and_psnr_alone():
+    """Why settings are not tuned by single samples: half of the spread is nearer to the truth, and worse by every proper score."""
+    right, sharp = worlds(4000, 4, 1.0), worlds(4000, 4, 0.3)
+    assert float((sharp[0] - sharp[1][:, None]).norm(dim=-1).mean()) < float((right[0] - right[1][:, None]).norm(dim=-1).mean())
+    assert all(float(f(*sharp).mean()) > float(f(*right).mean()) for f in SCORES.values())
+    assert PROPER == ("energy_score", "energy_score_pixels", "crps")
+
+
+def test_scores_by_hand():
+    x, y = torch.tensor([[[0.0, 0.0], [0.6, 0.8]]]), torch.tensor([[0.3, 0.4]])
+    assert float(energy_score(x, y)) == pytest.approx(0.5 - 1.0 / 2)
+    assert float(energy_score_pixels(x.reshape(1, 2, 1, 1, 2), y.reshape(1, 1, 1, 2))) == pytest.approx(0.0, abs=1e-7)
+    y = torch.tensor([[0.0, 0.0]])
+    assert float(energy_score(x, y)) == pytest.approx(0.5 - 0.5) and float(energy_score_pixels(x, y + 2)) == pytest.approx(
+        (math.sqrt(2) + math.sqrt(0.4**2 + 0.2**2) - 1) / 2 / math.sqrt(2)
+    )  # the truth is clamped to 1
+    assert float(crps(torch.tensor([[[0.9], [0.1], [0.4]]]), torch.tensor([[0.5]]))) == pytest.approx((0.4 + 0.4 + 0.1) / 3 - (0.8 + 0.5 + 0.3) / 3 / 2)
+    for score in SCORES.values():
+        with pytest.raises(InputError, match="at least two samples"):
+            score(x[:, :1], y)
 
 
 def test_pairwise_distance_by_hand():

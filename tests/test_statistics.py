@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 
 from deft.errors import InputError
-from deft.evaluate.statistics import EXACT, bootstrap, clustered, holm, paired, sign_flip, tied_for_best
+from deft.evaluate.statistics import (
+    EXACT,
+    bootstrap,
+    clustered,
+    crossed,
+    crossed_mean,
+    difference_p,
+    holm,
+    paired,
+    sign_flip,
+    student_p,
+    tied_for_best,
+)
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -89,6 +101,75 @@ def test_one_seed_is_the_plain_bootstrap():
     x = np.random.default_rng(0).normal(size=50)
     assert clustered(x[None]) == bootstrap(x) and clustered(x[None]).n == 50
     assert clustered(np.stack([x, x])).value == pytest.approx(x.mean())
+
+
+# several fits
+
+
+def of_fits(crossed_interval, runs, k=3, n=40, **parts):
+    """Share of runs whose 95 % interval holds 0."""
+    rng = np.random.default_rng(1)
+    found = [crossed_interval(table(rng, k, n, **parts), i) for i in range(runs)]
+    return np.mean([i.low < 0 < i.high for i in found])
+
+
+@pytest.mark.parametrize("parts", [{"of_seeds": 0.0}, {"of_seeds": 0.3}, {"of_images": 0.3, "of_seeds": 1.0, "of_both": 0.3}, {"of_images": 0.1, "of_seeds": 0.1}])
+def test_intervals_over_three_fits_cover(parts):
+    """95 % within 4 standard errors of 800 runs (3 %), wherever the scatter comes from, and 1 % for Satterthwaite's approximation."""
+    rate = of_fits(lambda x, i: crossed(x), 800, **parts)
+    assert 0.95 - 0.03 - 0.01 < rate < 0.995, rate
+
+
+def test_resampling_three_fits_is_not_enough():
+    """Where fits differ more than images, percentiles of three fits cover 72 %, as the docstring warns; Student's t does."""
+    parts = {"of_images": 0.3, "of_seeds": 1.0, "of_both": 0.3}
+    assert of_fits(lambda x, i: clustered(x, crossed=True, resamples=300, seed=i), 200, **parts) < 0.85
+    one = crossed_mean(table(np.random.default_rng(0), 3, 40, **parts))
+    assert 1.9 < one.degrees < 3 and crossed_mean(table(np.random.default_rng(0), 3, 40, of_both=0.1)).degrees > 30
+
+
+def test_crossed_mean_is_the_analysis_of_variance():
+    """Against the sums of squares by hand: two seeds of three images."""
+    x = np.array([[0.0, 2.0, 7.0], [2.0, 3.0, 4.0]])
+    m = crossed_mean(x)
+    of_seeds, of_images = 0.0, 2 * (4 + 0.25 + 6.25) / 2  # both seeds have the mean 3; images have the means 1, 2.5 and 5.5
+    rest = (((x - 3) ** 2).sum() - 2 * of_images) / 2
+    v = max(of_seeds + of_images - rest, of_seeds, of_images)
+    assert m.value == pytest.approx(3.0) and m.error == pytest.approx(np.sqrt(v / 6))
+    same = crossed_mean(np.tile(np.arange(5.0), (3, 1)))  # three fits alike: the error of a mean over five images, with four degrees of freedom
+    assert same.error == pytest.approx(np.arange(5.0).std(ddof=1) / np.sqrt(5)) and same.degrees == pytest.approx(4.0)
+    assert crossed_mean(np.ones((2, 4))) == (1.0, 0.0, 3.0)
+    for bad in ([[1.0, 2.0]], [[1.0], [2.0]], [[1.0, float("nan")], [1.0, 2.0]]):
+        with pytest.raises(InputError, match="seeds, images"):
+            crossed_mean(bad)
+
+
+@pytest.mark.parametrize("degrees", [1.0, 2.0, 3.7, 30.0, 63.0])
+def test_student_is_scipys(degrees):
+    for t in (0.0, 0.5, 2.0, -3.0, 8.0):
+        assert student_p(t, degrees) == pytest.approx(2 * stats.t.sf(abs(t), degrees), rel=1e-6, abs=1e-15)
+    assert student_p(np.inf, degrees) == 0.0
+
+
+def test_p_values_of_fits_keep_their_level():
+    """Three fits that differ, methods that do not in the mean: below 5 % in at most 5 % of 600 runs and 4 standard errors. Sign flips alone are far off."""
+    rng, runs = np.random.default_rng(0), 600
+    d = [table(rng, 3, 30, of_images=0.3, of_seeds=0.5, of_both=0.3) for _ in range(runs)]
+    limit = 4 * np.sqrt(0.05 * 0.95 / runs)
+    assert np.mean([difference_p(x, fits=True, resamples=500) < 0.05 for x in d]) < 0.05 + limit
+    assert np.mean([difference_p(x, resamples=500) < 0.05 for x in d]) > 0.3
+    assert difference_p(d[0][:1], fits=True) == sign_flip(d[0][:1])  # one fit says nothing of the next
+
+
+def test_ties_with_fits():
+    """b is worse on every image, but by how much depends on the fit: not to be told from a. Without fits, or with fits alike, it is."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(3, 40))
+    b = a + np.array([[0.05], [0.6], [0.1]]) + 0.01 * rng.normal(size=(3, 40))
+    assert tied_for_best({"a": a, "b": b}).tied == ("a",) and tied_for_best({"a": a, "b": b}, fits={"b"}).tied == ("a", "b")
+    assert tied_for_best({"a": a, "b": a + 0.3 + 0.01 * rng.normal(size=(3, 40))}, fits={"b"}).tied == ("a",)
+    c = a + 0.5 + 0.01 * rng.normal(size=(3, 40))
+    assert tied_for_best({"a": a, "b": b, "c": c}, fits={"b"}).tied == ("a", "b")  # c has no fits: pairs without them are judged as before
 
 
 # p-values
