@@ -24,7 +24,7 @@ from deft.prior import load_prior
 from deft.random import Noise
 from deft.sample import SAMPLERS
 from deft.tasks import TASKS, Inpaint, SuperResolution
-from toys import toy_prior
+from toys import run, toy_prior
 
 
 def gaussian_prior(shape=(1, 16, 16), d=0.5):
@@ -227,6 +227,31 @@ def test_report_files(outcomes, tmp_path):
         if line.startswith("| PSNR (dB)"):
             assert line.count("|") in (5, 6)
     assert "a title" in terminal("a title", rows) and max(map(len, terminal("", rows).splitlines())) < 140
+
+
+def test_proper_scores_come_first(outcomes):
+    """In the report and in the terminal: scores of the whole distribution, then coverage and spread, then what single samples are."""
+    rows = make_rows("inpaint", outcomes)
+    found = [m for m in dict.fromkeys(r["metric"] for r in rows) if m in METRICS]
+    assert found[:4] == ["energy_score_pixels", "crps", "coverage", "spread_skill"] and found.index("psnr_mean") < found.index("psnr")
+    order = list(METRICS)
+    assert order[0] == "energy_score" and all(order.index(k) < order.index("feature_distance") for k in ("energy_score", "energy_score_pixels", "coverage", "spread_skill"))
+    table = [line for line in markdown("", rows, {}).splitlines() if line.startswith("| ")]
+    assert table[1].startswith("| energy score of pixels ↓ |")
+    assert [line.split("  ")[0] for line in terminal("", rows).splitlines()[3:5]] == ["energy score of pixels ↓", "CRPS ↓"]
+    differences = terminal("", rows).split("the method minus DEFT")[1].splitlines()
+    assert differences[3].startswith("energy score of pixels ↓")
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_evaluate_of_ct_slices(tmp_path, capsys, samples):
+    """The energy score in features of the network of CT slices; with one sample there is none, and that is said."""
+    arguments = ("evaluate", "--prior", "ct", "--task", "sr4", "--data", "ct", "--images", 2, "--samples", samples, "--steps", 2, "--methods", "replacement")
+    code, out, err = run(capsys, *arguments, "--out", tmp_path / "r")
+    assert code == 0
+    metrics = {r["metric"] for r in json.loads((tmp_path / "r" / "report.json").read_text())["rows"]}
+    assert "feature_distance" in metrics and ({"energy_score", "energy_score_pixels", "coverage"} <= metrics) == (samples == 2)
+    assert ("no energy score" in out + err) == (samples == 1)
 
 
 def test_report_refuses_what_is_not_finite(tmp_path):

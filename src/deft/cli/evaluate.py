@@ -13,6 +13,7 @@ from deft.data import FASHION_LABELS
 from deft.errors import InputError
 from deft.evaluate.classifier import fashion_classifier
 from deft.evaluate.compare import compare
+from deft.evaluate.contrastive import ct_encoder
 from deft.evaluate.report import comparison_picture, machine, make_rows, terminal, write_report, write_samples
 from deft.htransform import kind_of
 from deft.images import Reading, open_folder
@@ -53,8 +54,9 @@ def evaluate(
     deft evaluate run --data held-out/ --out report
     deft evaluate --task sr4 --data fashion --methods dps,pigdm --out report
 
-    Writes report.md, report.json, samples.png and samples.npz. The distance in classifier features and top-1 are
-    given for clothes alone: the bundled images, or labelled 1x32x32 ones with the fashion prior.
+    Writes report.md, report.json, samples.png and samples.npz. The energy score, which is least for the true posterior, comes first: in
+    features of a network for clothes (the bundled images, or labelled 1x32x32 ones with the fashion prior; with top-1) and for CT slices,
+    and in pixels for all images. It needs two samples of each image at least.
     """
     output = Output(as_json)
     where = common.get_device(device)
@@ -99,10 +101,14 @@ def evaluate(
     obs = chosen.observe(x, Noise(seed, n)) if obs is None else obs[:n]
     clothes = labels is not None and shape == (1, 32, 32) and (name == "fashion" or data.partition(":")[0] == "fashion")
     open_folder(out, overwrite=overwrite)
+    if samples == 1:
+        output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
+    slices = shape == (1, 64, 64) and "ct" in (name, data.partition(":")[0])
+    network = fashion_classifier() if clothes else ct_encoder() if slices else None
 
     outcomes = compare(
         plans, prior, x, obs, fitted=fitted, samples=samples, seed=seed, batch=batch, progress=common.bars(), say=output.say,
-        classifier=fashion_classifier() if clothes else None, labels=labels if clothes else None,
+        classifier=network, labels=labels if clothes else None,
     )  # fmt: skip
     rows = make_rows(chosen.name, outcomes)
     settings = {
