@@ -44,6 +44,7 @@ from deft.sample import (
     DDIM,
     DDRM,
     SAMPLERS,
+    Imputed,
     KernelSampler,
     Particles,
     REDDiff,
@@ -221,14 +222,33 @@ def _dps(m: Making) -> HTransform:
     return DPS.published(m.settings["zeta"], m.sampler.kernel, m.grid)
 
 
+def _pigdm(m: Making) -> HTransform:
+    if not isinstance(m.sampler, KernelSampler):
+        return Scaled(PiGDM(m.settings["data_std"]), m.settings["scale"])
+    return PiGDM.published(m.sampler.kernel, m.grid, m.settings["data_std"], m.settings["scale"])
+
+
+def _imputed(settings: Mapping[str, float]) -> Sampler:
+    """The ancestral sampler, with y noised anew at each level (fresh, as published) or left to an h that replaces the measured part of x̂."""
+    return Imputed(DDIM(1.0)) if settings["fresh"] else DDIM(1.0)
+
+
+def _mcg(m: Making) -> HTransform:
+    dps = DPS.published(m.settings["zeta"], DDIM(1.0).kernel, m.grid)
+    return dps if m.settings["fresh"] else MCG(dps)
+
+
 def _reconstruction(m: Making) -> HTransform:
     """Ho et al.'s gradient with w = scale s^2/(s^2 + rho^2), so that y has the variance s^2 + rho^2 given x_t.
 
-    s: the measurement's sigma_y. rho^2: what is left of data of deviation d at this level, as in `PiGDM`.
+    s: the measurement's sigma_y. rho^2: what is left of data of deviation d at this level, as in `PiGDM`. With `published`, their own
+    w = scale s^2 alpha^2/sigma^2 (y has the variance sigma^2/alpha^2), whatever d.
     """
     scale, d, s2 = m.settings["scale"], m.settings["data_std"], m.settings["sigma_y"] ** 2
 
     def weight(alpha: Any, sigma: Any) -> Any:
+        if m.settings["published"]:
+            return scale * s2 * alpha**2 / sigma**2
         rho2 = d**2 * sigma**2 / (d**2 * alpha**2 + sigma**2)
         return scale * s2 / (s2 + rho2)
 
@@ -284,19 +304,24 @@ METHODS: dict[str, Method] = {
             about="a weighted mean of the two: scale (weight DEFT + (1 - weight) ΠGDM)",
         ),
         Method(
-            "dps", "DPS", _dps, backward=True, settings={"zeta": 0.5},
+            "dps", "DPS", _dps, backward=True, settings={"zeta": 1.8},
             grid={"zeta": (0.3, 0.6, 1.0, 1.8, 3.0), "sampler": WEIGHTED, "spacing": ("angle", "uniform", "log-snr")},
             about="a gradient step on the norm of the residual (Chung et al. 2023, as published)",
         ),
         Method(
-            "pigdm", "ΠGDM", lambda m: PiGDM(m.settings["data_std"]), backward=True, settings={"data_std": 1.0},
+            "pigdm", "ΠGDM", _pigdm, backward=True, settings={"data_std": 1.0, "scale": 1.0},
+            grid={"data_std": (0.3, 0.5, 1.0), "eta": (1.0, 0.5), "sampler": WEIGHTED},
+            about="pseudoinverse guidance, for linear measurements and others with a pseudo-inverse (Song et al. 2023, algorithm 1)",
+        ),
+        Method(
+            "pigdm-score", "ΠGDM (score)", lambda m: PiGDM(m.settings["data_std"]), backward=True, settings={"data_std": 1.0},
             grid={"data_std": (0.3, 0.5, 0.7, 1.0), "eta": (1.0, 0.5)},
-            about="pseudoinverse guidance, for linear measurements and others with a pseudo-inverse (Song et al. 2023)",
+            about="the same paper's estimate of the score (eq. 7) in the sampler's own steps: what deft-pigdm adds to DEFT",
         ),
         Method(
             "reconstruction", "reconstruction", _reconstruction, backward=True, needs="likelihood",
-            settings={"scale": 1.0, "data_std": 1.0, "sigma_y": 0.05},
-            grid={"scale": (0.3, 1.0, 3.0), "data_std": (0.5, 1.0), "sigma_y": (0.02, 0.05, 0.2)},
+            settings={"scale": 3.0, "data_std": 1.0, "sigma_y": 0.05, "published": 0.0},
+            grid={"scale": (0.3, 1.0, 3.0, 10.0), "data_std": (0.5, 1.0), "sigma_y": (0.02, 0.05, 0.2)},
             about="the likelihood's gradient through the denoised mean (Ho et al. 2022)",
         ),
         Method(
@@ -314,8 +339,8 @@ METHODS: dict[str, Method] = {
             about="ΠGDM with all of that covariance, by conjugate gradients; iterations + 1 backward passes (Rozet et al. 2024)",
         ),
         Method(
-            "ddrm", "DDRM", lambda m: Zero(), needs="linear", settings={"eta_a": 0.85, "eta_b": 1.0}, steps=20, spacing="centre",
-            sampler=lambda s: DDRM(s["eta_a"], s["eta_b"]), grid={"eta_a": (0.5, 0.85, 1.0)},
+            "ddrm", "DDRM", lambda m: Zero(), needs="linear", settings={"eta_a": 0.85, "eta_b": 1.0, "limit": 1.0}, spacing="uniform",
+            sampler=lambda s: DDRM(s["eta_a"], s["eta_b"], s["limit"]), grid={"eta_a": (0.5, 0.85, 1.0), "spacing": ("uniform", "log-snr")},
             about="diffusion in the basis of the measurement's singular vectors (Kawar et al. 2022)",
         ),
         Method(
@@ -324,17 +349,23 @@ METHODS: dict[str, Method] = {
             about="a proximal step on the measurement at each level (Zhu et al. 2023)",
         ),
         Method(
-            "mcg", "MCG", lambda m: MCG(_dps(m)), backward=True, needs="linear", settings={"zeta": 0.5},
-            grid={"zeta": (0.3, 0.6, 1.0, 1.8), "sampler": WEIGHTED}, about="DPS's gradient, then the measured part replaced by y (Chung et al. 2022)",
+            "mcg", "MCG", _mcg, backward=True, needs="linear", settings={"zeta": 1.8, "fresh": 1.0},
+            sampler=_imputed, grid={"zeta": (0.3, 0.6, 1.0, 1.8, 3.0)},
+            about="DPS's gradient, then the measured part overwritten by a noised y (Chung et al. 2022)",
         ),
         Method(
             "replacement", "replacement", lambda m: Replacement(), needs="linear", grid={"eta": (1.0, 0.5)},
-            about="the measured part of the denoised mean replaced by y (Song et al. 2021; DDNM, Wang et al. 2023)",
+            about="the measured part of the denoised mean replaced by y (DDNM, Wang et al. 2023; for noise it has ddrm's step)",
         ),
         Method(
-            "repaint", "RePaint", lambda m: Replacement(), needs="mask", settings={"repeats": 10, "jump": 1}, steps=25,
-            sampler=lambda s: TimeTravel(DDIM(1.0), int(s["repeats"]), int(s["jump"])), grid={"repeats": (5, 10, 20)},
-            about="replacement, each step taken several times over (Lugmayr et al. 2022)",
+            "imputation", "imputation", lambda m: Zero(), needs="linear", sampler=lambda s: Imputed(DDIM(1.0)),
+            about="the measured part of each x_t overwritten by a noised y (Song et al. 2021)",
+        ),
+        Method(
+            "repaint", "RePaint", lambda m: Zero() if m.settings["fresh"] else Replacement(), needs="mask",
+            settings={"repeats": 10, "jump": 1, "fresh": 1.0}, steps=25, grid={"repeats": (5, 10, 20)},
+            sampler=lambda s: TimeTravel(_imputed(s), int(s["repeats"]), int(s["jump"])),
+            about="imputation, each step taken several times over (Lugmayr et al. 2022)",
         ),
         Method(
             "reddiff", "RED-diff", lambda m: Zero(), settings={"lr": 0.1, "lambda": 0.25}, steps=200, spacing="uniform",
@@ -342,10 +373,10 @@ METHODS: dict[str, Method] = {
             about="one point, found by gradient descent with the prior as regulariser (Mardani et al. 2023)",
         ),
         Method(
-            "daps", "DAPS", lambda m: Zero(), settings={"ode_steps": 5, "langevin_steps": 50, "lr": 0.2, "data_std": 1.0},
-            sampler=lambda s: DAPS(int(s["ode_steps"]), int(s["langevin_steps"]), s["lr"], s["data_std"]),
-            grid={"lr": (0.1, 0.2, 0.5), "data_std": (0.5, 1.0)},
-            about="Langevin steps on a whole x_0 at each level (Zhang et al. 2024)",
+            "daps", "DAPS", lambda m: Zero(), settings={"ode_steps": 5, "langevin_steps": 100, "lr": 1.0, "tau": 0.2, "decay": 0.01, "data_std": 1.0},
+            sampler=lambda s: DAPS(int(s["ode_steps"]), int(s["langevin_steps"]), s["lr"], s["data_std"], tau=s["tau"], decay=s["decay"]),
+            grid={"lr": (0.5, 1.0), "tau": (0.2, 0.5, 1.0)},
+            about="Langevin steps on a whole x_0 at each level (Zhang et al. 2025)",
         ),
         Method(
             "tds", "TDS", lambda m: Predictive(m.settings["data_std"]), backward=True, needs="likelihood",
@@ -373,6 +404,10 @@ TUNED: dict[str, dict[str, dict[str, Any]]] = json.loads(resources.files("deft")
 
 A distance of single samples to the truth is least for samples that vary less than the posterior: DEFT's settings here
 buy it with about half of the spread (docs/design-notes.md). `deft sample` keeps to scale 1 unless told `--tuned`."""
+
+
+SCORE_FORM: dict[str, str] = {"pigdm": "pigdm-score"}
+"""The row that estimates the score alone, for a method whose h is made for the steps of one grid: for paths on other grids, and for proteins."""
 
 
 def get_method(name: str) -> Method:

@@ -3,6 +3,7 @@
 from deft.sample.base import ManyDraws, Sampler, sample, sample_posterior
 from deft.sample.daps import DAPS
 from deft.sample.hamiltonian import Chains, sample_hmc
+from deft.sample.imputation import Imputed
 from deft.sample.ode import DDIM, Cooled, DPMpp2M, Heun, KernelSampler
 from deft.sample.path import Paths, sample_paths
 from deft.sample.refresh import Refresh
@@ -24,7 +25,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 """Name -> class, read by the command line and by the conformance tests."""
 
 __all__ = [
-    "DAPS", "DDIM", "DDRM", "SAMPLERS", "SPACINGS", "Ancestral", "Chains", "Cooled", "DPMpp2M", "Heun", "Ito", "KernelSampler", "ManyDraws",
+    "DAPS", "DDIM", "DDRM", "SAMPLERS", "SPACINGS", "Ancestral", "Chains", "Cooled", "DPMpp2M", "Heun", "Imputed", "Ito", "KernelSampler", "ManyDraws",
     "Particles", "Paths", "REDDiff", "Refresh", "SDEDPMpp2M", "Sampler", "TimeTravel", "adapted", "levels", "sample", "sample_hmc", "sample_paths",
     "sample_posterior", "sample_smc", "times",
 ]

@@ -23,8 +23,9 @@ class TimeTravel(ManyDraws):
         x_t = (alpha_t / alpha_s) x_s + sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) n.
 
     Each round brings what h left alone closer to agreement with what it fixed, at the noise level of the step. The
-    paper's jump length j is `jump`, counted in parts of our steps, its number of resamplings r is `repeats`; the step onto
-    the clean end is taken once, as x̂ put back under noise would be no sample. repeats = jump = 1 is the sampler itself.
+    paper's jump length j is `jump`, counted in parts of our steps, its number of resamplings r is `repeats`: its 250 steps with
+    j = r = 10 are 25 steps with jump = repeats = 10. Of the step onto the clean end all parts but the last are repeated, as
+    there; the last is taken once. Where ours differs: the first step is repeated too. repeats = jump = 1 is the sampler itself.
 
     Args:
         sampler: what takes the parts, for example `DDIM(1.0)` as in the paper.
@@ -38,15 +39,18 @@ class TimeTravel(ManyDraws):
         self.stochastic = sampler.stochastic or repeats > 1
 
     def calls(self, steps: int) -> int:
-        return self.sampler.calls(((steps - 1) * self.repeats + 1) * self.jump)
+        return self.sampler.calls((steps * self.jump - 1) * self.repeats + 1)
 
     def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
         parts = list(pairwise(between(denoiser.schedule, t, s, self.jump)))
-        for i in range(self.repeats if s.sigma > 0 else 1):
+        again, once = (parts, []) if s.sigma > 0 else (parts[:-1], parts[-1:])
+        for i in range(self.repeats if again else 0):
             if i:
-                x_t, carry = renoise(x_t, s, t, draw), None
-            for a, b in parts:
+                x_t, carry = renoise(x_t, again[-1][1], t, draw), None
+            for a, b in again:
                 x_t, carry = self.sampler.advance(denoiser, x_t, a, b, draw, carry)
+        for a, b in once:
+            x_t, carry = self.sampler.advance(denoiser, x_t, a, b, draw, carry)
         return x_t, carry
 
 

@@ -25,22 +25,23 @@ class Descent(NamedTuple):
 
 
 class REDDiff(ManyDraws):
-    """RED-diff (Mardani et al. 2023, algorithm 1): minimise over mu, along the grid of falling levels t,
+    """RED-diff (M. Mardani, J. Song, J. Kautz & A. Vahdat 2024, "A variational perspective on solving inverse problems with
+    diffusion models", https://arxiv.org/abs/2305.04391, algorithm 1): minimise over mu, along the grid of falling levels t,
 
-        |y - A(mu)|^2 / 2 + lambda (sigma_t / alpha_t) stop[eps(x_t) - n]^T mu,    x_t = alpha_t mu + sigma_t n,
+        |y - A(mu)|^2 / (2 M) + lambda (sigma_t / alpha_t) stop[eps(x_t) - n]^T mu / E,    x_t = alpha_t mu + sigma_t n,
 
-    with fresh n at each step, by Adam (betas 0.9 and 0.99), starting from mu = A^+ y. As eps - n = (alpha/sigma) (mu - x̂), the
-    gradient is
+    with fresh n at each step, by Adam (betas 0.9 and 0.99), starting from mu = A^+ y. M is the number of measurements, E that of
+    the sample's entries: both terms are means, as in the authors' code, whose lambda = 0.25 and rate = 0.1 these are (the printed
+    algorithm has sums, and no 1/2). As eps - n = (alpha/sigma) (mu - x̂), the gradient times M is
 
-        -A'(mu)^T (y - A(mu)) + lambda (mu - x̂(x_t)),
+        -A'(mu)^T (y - A(mu)) + lambda (M/E) (mu - x̂(x_t)),
 
-    which is how it is computed: nothing grows where alpha is small, and the prior is called without a backward pass. Squares
-    are summed over all entries of y and of mu (an implementation that takes means over each has another lambda where they
-    differ in number), and lambda has 2 sigma_y^2 in it: it does not follow the noise.
+    which is how it is computed: nothing grows where alpha is small, and the prior is called without a backward pass. lambda has
+    2 sigma_y^2 in it: it does not follow the noise.
 
     It seeks a mode of a q(x_0) that is a point, so it has no spread but that of Adam's last steps, about the step size; it is a
     restoration, not a sample of p(x_0 | y). In a Gaussian world at a fixed level the point is the solution of
-    A^T (A mu - y) + lambda sigma^2 (alpha^2 C + sigma^2 I)^{-1} (mu - m) = 0. x_t and h are not used.
+    A^T (A mu - y) + lambda (M/E) sigma^2 (alpha^2 C + sigma^2 I)^{-1} (mu - m) = 0. x_t and h are not used.
 
     Args:
         rate: Adam's, 0.1 to 0.5 in the paper. strength: lambda, 0.25 there.
@@ -62,7 +63,8 @@ class REDDiff(ManyDraws):
             carry = Descent(start, torch.zeros_like(start), torch.zeros_like(start), 0)
         mu, first, second, k = carry
         mean = evaluate(denoiser.prior, t.alpha * mu + t.sigma * draw(), t).mean
-        gradient = self.strength * (mu - mean) - like.operator.vjp(mu, like.residual(obs.y.to(mu), mu))
+        share = like.operator.count(obs.y).to(mu).reshape((-1,) + (1,) * (mu.ndim - 1)) / mu[0].numel()
+        gradient = self.strength * share * (mu - mean) - like.operator.vjp(mu, like.residual(obs.y.to(mu), mu))
         k += 1
         first = 0.9 * first + 0.1 * gradient
         second = 0.99 * second + 0.01 * gradient.square()
