@@ -18,8 +18,10 @@ from deft.nn import MLP, HalfUNet
 class ClassifierGuidance(_ClosedForm):
     """log_h = scale log p(c | x_t), a function of x_t alone: nothing is differentiated through the prior.
 
-    With the true p(c | x_t) and scale 1 this is the exact h for the label c (paper, Proposition 2.2); scale > 1 is
-    Dhariwal & Nichol's algorithm 1.
+    With the true p(c | x_t) and scale 1 this is the exact h for the label c (paper, Proposition 2.2). Under DDIM it is algorithm 2
+    of P. Dhariwal & A. Nichol 2021, "Diffusion models beat GANs on image synthesis" (https://arxiv.org/abs/2105.05233): eps - sigma_t
+    scale grad log p. Their algorithm 1 moves the ancestral mean by the step's variance times the gradient; ours by what the step
+    multiplies a score with, beta / sqrt(1 - beta), which is the same for small steps.
 
     Args:
         net: called as net(x_t / sqrt(alpha^2 + sigma^2), log(sigma/alpha)), returns logits [B, classes]; for example

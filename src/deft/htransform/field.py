@@ -84,12 +84,13 @@ class DiffPIR(Pulled):
 class Replacement(HTransform):
     """h = (alpha / sigma^2) A^+ (y - A x̂): the denoised mean with its measured part replaced by y's.
 
-    For a mask that is overwriting the seen entries (Song et al. 2021, section 5; the DEFT paper's algorithm 8); for other
-    linear maps the null-space decomposition of DDNM (Wang et al. 2023, eq. 13).
+    Under the ancestral sampler that is DDNM (Y. Wang, J. Yu & J. Zhang 2023, "Zero-shot image restoration using denoising diffusion
+    null-space model", https://arxiv.org/abs/2212.00490, algorithm 1); for a mask it overwrites the seen entries (the DEFT paper's
+    algorithm 8). Their DDNM+, which allows for the noise of y, has the step of `deft.sample.DDRM(eta, eta_b=1)`.
 
     Under DDIM with any eta the seen entries keep exactly the law N(alpha_s y, sigma_s^2) of a forward-noised y, and with
-    eta = 1 they walk along one path of the forward process; the start lacks alpha_T y, which the first steps forget. (Song et al. noise y afresh at each level, which is
-    `deft.sample.Refresh(1)`: the same law at each level, independent between them.) Known biases: y counts as noiseless, and
+    eta = 1 they walk along one path of the forward process; the start lacks alpha_T y, which the first steps forget. (Song et al. 2021 overwrite x_t itself, by a y noised
+    afresh at each level: `deft.sample.Imputed`, with the same law of the seen entries at each level.) Known biases: y counts as noiseless, and
     the hidden entries hear of y only through the prior's x̂, one level at a time, so that where they are correlated with what is
     seen their law is not p(x_0 | y); `deft.sample.TimeTravel` (RePaint) makes up for most of that.
     """
@@ -105,7 +106,8 @@ class MCG(Wrapped):
         h = (I - A^+ A) h_gradient + h_replacement.
 
     The paper's gradient step -c grad |r|^2 with c proportional to 1/|r| is that of DPS: ours is `MCG(DPS.published(zeta, ...))`.
-    Noise of the replaced part as in `Replacement`.
+    Here the measured part of x̂ is replaced, and its noise is as in `Replacement`. The paper overwrites that of x_s by a y noised
+    afresh: that is `deft.sample.Imputed(sampler)` with the gradient alone for h, and the row "mcg" of `deft.methods`.
 
     Args:
         h: the gradient, any h-transform.

@@ -27,8 +27,9 @@ class Predictive(Potential):
     """log p(y | x_t) as if x_0 given x_t were N(x̂, rho^2 I).
 
     For a linear A with Gaussian noise that is log N(y; A x̂, sigma_y^2 I + rho^2 A A^T) up to a number that depends on the
-    level alone (its gradient is ΠGDM, Song et al. 2023, eq. 7). For other Gaussian noise log p(y | x̂) is divided by
-    1 + rho^2 / sigma_y^2, for other likelihoods multiplied by the share 1 - rho^2 / d^2 of the data's variance that is known.
+    level alone (its gradient is ΠGDM, Song et al. 2023, eq. 7; the authors of TDS add x_0's variance to such y's, too). For other
+    Gaussian noise log p(y | x̂) is divided by 1 + rho^2 / sigma_y^2, for other likelihoods multiplied by the share 1 - rho^2 / d^2 of
+    the data's variance that is known; printed, TDS has p(y | x̂) as it is. A twist changes how many particles it takes, not the law.
 
     Args:
         data_std: d, the data's deviation: rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2).
