@@ -153,7 +153,7 @@ def do_compare(args: argparse.Namespace) -> None:
         begun = time.monotonic()
         x = made.draw(prior, obs, SAMPLES, fitted=h, seed=5)[0]
         row = {"name": name, **scores(x, truth, obs), "calls": made.calls(SAMPLES), "seconds": (time.monotonic() - begun) / SAMPLES, "plan": made.config()}
-        if method in ("deft", "dps", "pigdm"):  # any h weighs paths
+        if method in ("deft", "dps", "pigdm-score"):  # any h weighs paths
             row["diagnosis"] = diagnose(prior, made.make(prior, h)[0] if h is None else h, obs, paths=64)
         rows.append(row)
         pictures[name] = x[0]
@@ -170,7 +170,7 @@ def arms(fitted: dict[str, Any]) -> Iterator[tuple[str, str, Any, dict[str, Any]
     """(name, method, h, options of its plan)."""
     for name, h in fitted.items():
         yield name, "deft", h, {"sampler": "ancestral", "steps": 100, "spacing": "log-snr"}
-    for name in ("dps", "pigdm", "mmps", "tds"):
+    for name in ("dps", "pigdm-score", "mmps", "tds"):
         yield name, name, None, {}
     yield "amortised + particles", "deft-smc", fitted["amortised"], {"settings": {"particles": 16, "apart": 0.0}, "steps": 100}
 

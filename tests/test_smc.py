@@ -381,7 +381,7 @@ def test_the_mean_of_deft_and_pigdm():
         return plan(name, steps=6, spacing="log-snr", settings=settings).draw(prior, obs, 2, fitted=fitted)
 
     torch.testing.assert_close(draw("deft-pigdm", weight=1.0), draw("deft"))
-    torch.testing.assert_close(draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm", fitted=None, data_std=0.4))
+    torch.testing.assert_close(draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm-score", fitted=None, data_std=0.4))
     assert not torch.allclose(draw("deft-pigdm"), draw("deft"), atol=1e-3)
     for words, changes in {"between 0": {"weight": 1.5}, "needs a fitted": {"fitted": None}}.items():
         with pytest.raises(InputError, match=words):

@@ -16,7 +16,7 @@ from deft.errors import InputError
 from deft.htransform.learnable import Learned, count_parameters
 from deft.likelihood.base import Observation
 from deft.measurement import fingerprint_of
-from deft.methods import plan
+from deft.methods import SCORE_FORM, plan
 from deft.tasks import ImageTask
 from deft.train.adapter import save_h
 from deft.train.checkpoint import write_json, write_text
@@ -35,7 +35,7 @@ def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, d
     if drawn_by is not None:
         if not issubclass(kind, OffPolicy):
             raise InputError(f"--drawn-by is for vargrad and tb, whose paths may be another's: {name} draws its own")
-        made = plan(drawn_by)
+        made = plan(SCORE_FORM.get(drawn_by, drawn_by))
         if made.method.trained or made.method.draw is not None or made.method.sampler is not None:
             raise InputError(f"--drawn-by takes a training-free h-transform (pigdm, gradient, reconstruction, dps), not {drawn_by}")
         options["behaviour"] = made.make(prior)[0]

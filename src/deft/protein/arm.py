@@ -12,12 +12,12 @@ from deft.errors import InputError, unknown
 from deft.htransform import HTransform, Zero
 from deft.htransform.learnable import Learned
 from deft.kernel import Level
-from deft.methods import Plan, plan
+from deft.methods import SCORE_FORM, Plan, plan
 from deft.protein.clearance import Clearance
 from deft.sample import Cooled, KernelSampler, Sampler
 
 ARMS = ("deft", "pigdm", "dps", "replacement", "mcgdiff", "tds", "deft-smc", "prior")
-"""Methods that take motifs."""
+"""Methods that take motifs. pigdm is its estimate of the score (`pigdm-score`), with which all results on chains were found."""
 SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
 """Settings of a method that are not its own defaults: coordinates are no images."""
 
@@ -49,7 +49,8 @@ class Arm:
             raise InputError(f"a temperature of {self.temperature:g} is for samplers with noise: leave it out, or take an eta above 0")
 
     def plan(self) -> Plan:
-        return plan(self.method, settings={**SETTINGS.get(self.method, {}), **self.settings}, steps=self.steps, eta=self.eta, spacing=self.spacing)
+        name = SCORE_FORM.get(self.method, self.method)
+        return plan(name, settings={**SETTINGS.get(self.method, {}), **self.settings}, steps=self.steps, eta=self.eta, spacing=self.spacing)
 
     @property
     def particles(self) -> bool:
