@@ -30,7 +30,8 @@ def _back(pred: Prediction, v: Tensor) -> Tensor:
 
 
 class TMPD(HTransform):
-    """Tweedie moment projected diffusion (Boys et al. 2023), with the diagonal of A C A^T for all of it:
+    """Tweedie moment projected diffusion (B. Boys et al. 2024, "Tweedie moment projected diffusions for inverse problems",
+    https://arxiv.org/abs/2310.06721), with the diagonal of A C A^T for all of it:
 
         h = J^T A^T [ r / (sigma_y^2 + (sigma^2/alpha) A J^T A^T 1) ].
 
@@ -50,7 +51,8 @@ class TMPD(HTransform):
 
 
 class MMPS(HTransform):
-    """Moment matching posterior sampling (Rozet et al. 2024, section 4.2): the whole of C, by conjugate gradients.
+    """Moment matching posterior sampling (F. Rozet, G. Andry, F. Lanusse & G. Louppe 2024, "Learning diffusion priors from
+    observations by expectation maximization", https://arxiv.org/abs/2405.13712, section 4.2): the whole of C, by conjugate gradients.
 
     Exact for Gaussian data once `iterations` reaches the number of measured directions (or fewer, if many singular values are
     alike). A network's J is only nearly symmetric; few iterations forgive that. iterations + 1 backward passes a step.

@@ -68,7 +68,9 @@ def noise_variance(like: Gaussian, r: Tensor) -> Tensor:
 
 
 class ReconstructionGuidance(HTransform):
-    """h = w(alpha, sigma) J^T grad log p(y | x̂) (Ho et al. 2022, "Video diffusion models", eq. 7).
+    """h = w(alpha, sigma) J^T grad log p(y | x̂) (J. Ho et al. 2022, "Video diffusion models", https://arxiv.org/abs/2204.03458, eq. 7).
+
+    Their x̂ - (w_r alpha / 2) grad |y - A x̂|^2 is w = w_r sigma_y^2 alpha^2 / sigma^2: y as if it had the variance sigma^2 / alpha^2.
 
     Args:
         weight: w(alpha, sigma); default 1, which takes x_0 given x_t for a point.
@@ -88,10 +90,13 @@ class DPS(HTransform):
     """Diffusion posterior sampling (Chung et al. 2023, algorithm 1): h = -zeta w grad_{x_t} ||y - A(x̂)||.
 
     As published, DPS moves x_s by -zeta grad ||r|| after each step, so its strength depends on the step: use
-    `DPS.published(zeta, sampler, grid)` for exactly that. The norm is one sample's own, never a batch's.
+    `DPS.published(zeta, sampler, grid)` for exactly that. The norm is one sample's own, never a batch's. (H. Chung, J. Kim,
+    M. T. Mccann, M. L. Klasky & J. C. Ye 2023, "Diffusion posterior sampling for general noisy inverse problems",
+    https://arxiv.org/abs/2209.14687.)
 
     Args:
-        zeta: the step size (0.1 to 1 in the paper).
+        zeta: the step size, as in the authors' code (0.3 to 1 there, for 1,000 steps): twice the printed zeta', which multiplies
+            grad ||r||^2 / ||r||. Fewer steps want a larger one.
         weight: w(alpha, sigma); default 1.
     """
 
