@@ -19,7 +19,7 @@ from deft.likelihood import Gaussian, Observation
 from deft.noise import EDM, VE, RectifiedFlow, VPCosine, VPLinear
 from deft.operator import Mask, Matrix
 from deft.random import Noise
-from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, sample, sample_paths, times
+from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sample, sample_paths, times
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
 
 F64 = torch.float64
@@ -206,7 +206,7 @@ def test_check_htransform_finds(make, finds):
 # Samples.
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDIM(0.5), Ancestral(), Ito(), Heun(), DPMpp2M()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sampler", [DDIM(), DDIM(0.5), Ancestral(), Ito(), Heun(), DPMpp2M(), SDEDPMpp2M()], ids=lambda s: type(s).__name__)
 def test_both_modes_are_visited(sampler):
     """Exact h, two modes 4 apart, y drawn towards the lighter one: the share of samples nearer to each mode is the
     posterior's weight, and the mean and deviation inside a mode are right: 4 standard errors of 600, plus 1 % for

@@ -28,6 +28,7 @@ from deft import (
     Noise,
     Observation,
     PiGDM,
+    SDEDPMpp2M,
     VPCosine,
     condition,
     fit,
@@ -77,7 +78,7 @@ class Task:
         return Observation(like.sample(x, noise), like)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0), Ancestral(), Ito(), DPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
 def test_one_prior_call_a_step_and_no_backward(sampler):
     """N steps of DEFT call the prior N times (Heun: 2N - 1), never with gradients enabled."""
     prior, h = small_prior(), DEFT((D,), 2, width=16)
@@ -141,7 +142,7 @@ def test_state_of_h_holds_no_prior():
 
 
 @pytest.mark.parametrize("units", ["v", "eps"])
-@pytest.mark.parametrize("sampler", [DDIM(), Ancestral(), Ito(), DPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sampler", [DDIM(), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
 def test_untrained_h_is_the_prior_bit_for_bit(sampler, units):
     prior, h = small_prior(), DEFT((D,), 2, width=16, n2_start=0.0, units=units)
     conditioned = sample(condition(prior, h, small_obs(4)), 4, sampler=sampler, steps=9)
