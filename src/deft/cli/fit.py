@@ -24,8 +24,7 @@ from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
 from deft.methods import METHODS
 from deft.prior.inspect import warning
-from deft.random import Noise, generator
-from deft.sample import sample as draw_samples
+from deft.random import generator
 from deft.tasks import TASKS, ImageTask
 from deft.train.adapter import save_h, start_from
 from deft.train.checkpoint import write_json, write_text
@@ -34,6 +33,7 @@ from deft.train.denoising import WEIGHTINGS, DenoisingObjective
 from deft.train.fit import FitConfig, launched_config
 from deft.train.fit import fit as fit_module
 from deft.train.path import OBJECTIVES
+from deft.train.prior_samples import draw_prior_samples
 from deft.workflow import Recipe, fit_h
 
 DEFAULTS = Recipe()
@@ -97,7 +97,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--prior-samples", type=int, help="Add so many samples of the prior to the images; 0 for none.  [default: as many as keep an image from being seen too often (docs/fit.md)]")
 @click.option("--samples-folder", type=click.Path(path_type=Path), help="Where samples of the prior are kept; fits of other tasks may share it.  [default: --out]")
 @click.option("--cache", "--bank", "cache", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: follows steps and memory (docs/cache.md)]")
-@click.option("--fresh", default=DEFAULTS.fresh, show_default=True, help="Share of each batch that is drawn afresh beside the cache.")
+@click.option("--fresh", type=float, help="Share of each batch that is drawn afresh beside the cache.  [default: 0, or 1/8 where memory cuts the cache short]")
 @click.option("--patience", default=DEFAULTS.patience, show_default=True, help="End early after so many evaluations (of 20) without a lower held-out loss; 0 never does.")
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
 @common.accumulate_option
@@ -114,7 +114,7 @@ def fit(
     mask: Path | None, mask_hole: str, chain: int, subset: int | None, drawn_by: str | None, rounds: int, paths: int, warm: int, log_z_rate: float, held_out: str | None, out: Path, method: str, size: float, width: int | None, start: str | None,
     steps: int, batch: int, lr: float, warmup: int, ema: float, seconds: float | None, seed: int, units: str, weighting: str, focus: float, even: float,
     gate: bool, guide: str, n2_start: float | None, sigma_y: float | None, task_options: tuple[str, ...], hole: tuple[float, ...] | None,
-    prior_samples: int | None, samples_folder: Path | None, cache: int | None, fresh: float, patience: int, bf16: bool,
+    prior_samples: int | None, samples_folder: Path | None, cache: int | None, fresh: float | None, patience: int, bf16: bool,
     accumulate: int, streams: bool, shard_prior: bool, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -184,9 +184,7 @@ def fit(
         open_folder(out, overwrite=overwrite or resume)
         torch.manual_seed(seed)
         one = build(prior, chosen, method, size, width, start, {"units": units, "guide": guide, "gate": gate, **({} if n2_start is None else {"n2_start": n2_start})}, output)
-        with torch.no_grad():
-            drawn = draw_samples(prior, Noise(seed, 128), steps=20, progress=common.bars())
-        one.calibrate(prior, drawn)
+        one.calibrate(prior, draw_prior_samples(prior, 128, seed=seed, progress=common.bars()).x.to(prior.state_like()))
         if many:
             fit_by_importance(
                 output, one, prior, common.prior_name(prior_option), prior_options, chosen, tried, str(measurement), out, config, rounds=rounds, paths=paths,

@@ -18,7 +18,7 @@ from deft.htransform.base import HTransform
 from deft.htransform.learned import Calibrated
 from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
-from deft.random import Noise
+from deft.random import Noise, seed_for
 
 LEVELS: tuple[float, ...] = tuple(math.log(math.tan(math.pi / 2 * u / 100)) for u in range(5, 100, 10))
 """log(sigma/alpha) at the angles 0.05, 0.15, ..., 0.95 of a quarter turn (the times t of `VPCosine`)."""
@@ -68,7 +68,7 @@ def level_errors(
     for low in range(0, len(x), batch):
         part = slice(low, min(low + batch, len(x)))
         clean = x[part].to(where)
-        n = Noise(seed, range(part.start, part.stop)).normal(x.shape[1:], device=where).to(clean.dtype)
+        n = Noise(seed_for("probing", seed), range(part.start, part.stop)).normal(x.shape[1:], device=where).to(clean.dtype)
         n = prior.project(n, clean)
         conditioned = condition(prior, h, obs[part].to(where))
         for i, t in enumerate(times):

@@ -11,7 +11,7 @@ from torch import Tensor
 from deft.denoise import Denoiser
 from deft.evaluate.classifier import Classifier, frechet_distance, in_batches
 from deft.evaluate.levels import LEVELS
-from deft.random import Noise
+from deft.random import Noise, seed_for
 from deft.sample import DDIM, sample
 
 
@@ -29,7 +29,7 @@ def denoising_errors(
     totals = torch.zeros(len(level), dtype=torch.float64)
     for low in range(0, len(x), batch):
         clean = x[low : low + batch].to(where)
-        n = Noise(seed, range(low, low + len(clean))).normal(x.shape[1:], device=where)
+        n = Noise(seed_for("probing", seed), range(low, low + len(clean))).normal(x.shape[1:], device=where)
         for i, t in enumerate(times):
             _, alpha, sigma = prior.coefficients(t, clean)
             totals[i] += float((prior(alpha * clean + sigma * n, t).mean - clean).square().double().sum())
@@ -43,7 +43,7 @@ def draw(prior: Denoiser, n: int, *, steps: int = 100, seed: int = 0, batch: int
     """n samples of the prior: ancestral, `steps` steps."""
     parts = []
     for low in range(0, n, batch):
-        noise = Noise(seed, range(low, min(low + batch, n)))
+        noise = Noise(seed_for("prior samples", seed), range(low, min(low + batch, n)))
         parts.append(sample(prior, noise, sampler=DDIM(1.0), steps=steps, progress=progress).cpu())
     return torch.cat(parts)
 

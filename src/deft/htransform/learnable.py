@@ -39,6 +39,11 @@ class Learned(HTransform):
     def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> Learned:
         """The h that a `config()` describes, its weights still to be loaded."""
 
+    @classmethod
+    def upgrade(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a file of an earlier version, with what it lacks at its neutral value."""
+        return tensors
+
     def calibrate(self: H, prior: Denoiser, x: Tensor, most: int = 128, seed: int = 0) -> H:
         """Measure on clean samples x what h wants to know of the prior, if anything. Returns self."""
         return self

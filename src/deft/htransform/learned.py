@@ -29,7 +29,7 @@ from deft.htransform.learnable import count_parameters as count_parameters
 from deft.likelihood.base import Observation
 from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
-from deft.random import Noise
+from deft.random import Noise, seed_for
 
 C = TypeVar("C", bound="Calibrated")
 UNITS = ("v", "eps")
@@ -75,7 +75,7 @@ class Calibrated(Learned):
         """
         where = prior.state_like().device
         x = x[:most].to(where)
-        n = prior.project(Noise(seed, len(x)).normal(x.shape[1:], device=where).to(x.dtype), x)
+        n = prior.project(Noise(seed_for("probing", seed), len(x)).normal(x.shape[1:], device=where).to(x.dtype), x)
         entries = (n != 0).sum()  # rows behind the end of a chain are none
         ends = torch.tensor([prior.schedule.t_min, prior.schedule.t_max], dtype=torch.float64)
         low, high = sorted((-prior.schedule.log_snr(ends) / 2).tolist())
@@ -87,9 +87,14 @@ class Calibrated(Learned):
 
     def rho2(self, level: Tensor) -> Tensor:
         """rho^2 at log(sigma/alpha), any shape."""
-        place = ((level - KNOTS[0]) / (KNOTS[1] - KNOTS[0])).clamp(0, len(KNOTS) - 1.001)
-        i = place.floor().long()
-        return torch.lerp(self.log_rho2[i], self.log_rho2[i + 1], (place - i).to(self.log_rho2.dtype)).exp()
+        return _between_knots(self.log_rho2, level).exp()
+
+
+def _between_knots(values: Tensor, level: Tensor) -> Tensor:
+    """What is kept at `KNOTS`, linear between them and constant outside, at log(sigma/alpha) of any shape."""
+    place = ((level - KNOTS[0]) / (KNOTS[1] - KNOTS[0])).clamp(0, len(KNOTS) - 1.001)
+    i = place.floor().long()
+    return torch.lerp(values[i], values[i + 1], (place - i).to(values.dtype))
 
 
 class DEFT(Calibrated):
@@ -138,6 +143,17 @@ class DEFT(Calibrated):
         views = sum(lift_channels if i == "y" else 1 for i in self.inputs)
         self.n1 = net if net is not None else build_network(self.event_shape, views, width, gate)
         self.n2 = Multiplier(n2_start)
+        self.register_buffer("level_weight", torch.ones(len(KNOTS)))
+
+    level_weight: Tensor
+
+    def weight_at(self, level: Tensor) -> Tensor:
+        """c at log(sigma/alpha), any shape: how far h is trusted there (1 until `fit_level_weight` has looked)."""
+        return _between_knots(self.level_weight, level)
+
+    @classmethod
+    def upgrade(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"level_weight": torch.ones(len(KNOTS)), **tensors}
 
     @torch.no_grad()
     def begin(self, start: str, prior: Denoiser) -> DEFT:
@@ -250,11 +266,12 @@ class DEFT(Calibrated):
         if self.gate:
             n1, gate = n1.chunk(2, dim=1)
             n2 = n2 + gate
+        c = self.weight_at(level.float()).to(x_hat)
         if self.units == "eps":
             g = g * (a / s**2) if self.guide == "pull" else g
-            return n2 * g - n1 / s
+            return c * (n2 * g - n1 / s)
         g = g if self.guide == "pull" else g * s**2 / a
-        return (s * n1 + n2 * g) * (a / s**2)
+        return c * (s * n1 + n2 * g) * (a / s**2)
 
 
 def _bounded(f: Tensor) -> Tensor:

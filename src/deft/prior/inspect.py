@@ -24,7 +24,7 @@ from deft.likelihood.gaussian import Gaussian
 from deft.noise import Schedule
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.latent import LatentPrior
-from deft.random import Noise
+from deft.random import Noise, seed_for
 
 LEVELS = (0.15, 0.5, 1.5, 4.0)
 """sigma/alpha, on images in [-1, 1], at which a prior is tried."""
@@ -217,7 +217,7 @@ def _time(schedule: Schedule, ratio: float) -> Tensor | None:
 
 def _noisy(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     at, alpha, sigma = prior.coefficients(t, x)
-    return alpha * x + sigma * Noise(seed, len(x)).normal(x.shape[1:], device=x.device).to(x.dtype), at, alpha, sigma
+    return alpha * x + sigma * Noise(seed_for("probing", seed), len(x)).normal(x.shape[1:], device=x.device).to(x.dtype), at, alpha, sigma
 
 
 def _error(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> float:

@@ -19,7 +19,7 @@ from deft.errors import ContractError, InputError, NonFiniteError
 from deft.htransform.base import HTransform
 from deft.kernel import Level
 from deft.likelihood.base import Observation
-from deft.random import Noise
+from deft.random import Noise, seed_for
 from deft.sample.times import times
 
 Carry = Any
@@ -190,7 +190,7 @@ def sample_posterior(
     chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
 
     def draw(part: slice) -> Tensor:
-        noise = Noise(seed, range(first * samples + part.start, first * samples + part.stop))
+        noise = Noise(seed_for("samples", seed), range(first * samples + part.start, first * samples + part.stop))
         try:
             x = sample(condition(prior, h, all_obs[part]), noise, **options)
         except (torch.OutOfMemoryError, MemoryError) as error:

@@ -38,7 +38,7 @@ from deft.errors import ContractError, InputError, NonFiniteError
 from deft.htransform.base import HTransform
 from deft.kernel import Level, log_ratio, shift
 from deft.likelihood.base import Observation
-from deft.random import Noise
+from deft.random import Noise, seed_for
 from deft.sample.ode import KernelSampler, with_weights
 from deft.sample.sde import Ancestral
 from deft.sample.times import times
@@ -134,7 +134,7 @@ def sample_hmc(
     with tqdm(total=mine * samples * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)) as bar:
 
         def draw(part: slice) -> list[Tensor]:
-            noise = Noise(seed, range((first + part.start) * samples, (first + part.stop) * samples))
+            noise = Noise(seed_for("samples", seed), range((first + part.start) * samples, (first + part.stop) * samples))
             target = _Paths(prior, h, rows[part].repeat(samples), sampler, levels, batch)
             try:
                 states, log_w, accepted, step = _run(target, noise, samples, iterations, burn_in, leapfrogs, keep, every, bar)

@@ -34,7 +34,7 @@ from deft.htransform.twist import SeenNoisy
 from deft.kernel import Kernel, Level, log_ratio
 from deft.kernel import shift as shift_of
 from deft.likelihood.base import Observation
-from deft.random import Noise
+from deft.random import Noise, seed_for
 from deft.sample.ode import KernelSampler, with_weights
 from deft.sample.sde import Ancestral
 from deft.sample.times import times
@@ -172,8 +172,8 @@ def _run(
     """All particles of a few measurements in one batch, a measurement's rows next to each other."""
     b, rows = len(obs), obs.repeat(k)
     conditioned = condition(prior, h, rows)
-    noise = Noise(seed, range(numbers.start * k, numbers.stop * k))
-    uniforms = Noise(seed, [RESAMPLING + i for i in numbers])
+    noise = Noise(seed_for("samples", seed), range(numbers.start * k, numbers.stop * k))
+    uniforms = Noise(seed_for("samples", seed), [RESAMPLING + i for i in numbers])
     like, shape = conditioned.state_like(), prior.event_shape
     first_of = k * torch.arange(b, device=like.device)[:, None]
 

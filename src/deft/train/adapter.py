@@ -137,6 +137,7 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: 
     if not isinstance(name, str) or name not in kinds:
         raise CheckpointError(f"{path} holds an h of the kind {name!r}, which is none of those known here: {', '.join(kinds)}")
     kind = kinds[name]
+    tensors = kind.upgrade(tensors)
     try:
         with torch.device("meta"):
             described = {k: tuple(v.shape) for k, v in kind.from_config(prior, card["h"]).state_dict().items()}

@@ -251,8 +251,8 @@ def fit(
     average = copy.deepcopy(module).requires_grad_(False)
     if state is not None:
         at = _Progress(**{f.name: state[f.name] for f in fields(_Progress) if f.name in state})
-        module.load_state_dict(state["raw"])
-        average.load_state_dict(state["ema"])
+        module.load_state_dict(module.state_dict() | state["raw"])  # an earlier version's state may lack a buffer
+        average.load_state_dict(average.state_dict() | state["ema"])
         optimiser.load_state_dict(state["optimiser"])
         del state
 

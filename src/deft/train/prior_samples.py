@@ -23,7 +23,7 @@ from tqdm import tqdm
 from deft.denoise import Denoiser
 from deft.distributed import World, get_world
 from deft.errors import CheckpointError, InputError
-from deft.random import Noise
+from deft.random import Noise, seed_for
 from deft.sample import DPMpp2M, sample
 from deft.train.checkpoint import load_weights, save_weights
 
@@ -71,7 +71,7 @@ def draw_prior_samples(
     world = world or get_world()
     where = Path(folder) if folder is not None and world.size == 1 else None  # files would part processes that share a network
     started, known = time.monotonic(), 0.0
-    key = hashlib.sha256(f"{prior.fingerprint()} {seed} {steps}".encode()).hexdigest()[:12] if where is not None else ""
+    key = hashlib.sha256(f"{prior.fingerprint()} {seed_for('prior samples', seed)} {steps}".encode()).hexdigest()[:12] if where is not None else ""
     images = len(prior.event_shape) == 3 and tuple(prior.event_shape) == tuple(prior.data_shape)
 
     def draw(low: int) -> dict[str, Tensor]:
@@ -83,7 +83,7 @@ def draw_prior_samples(
             except (CheckpointError, KeyError):
                 pass  # damaged: drawn again
         begun = time.monotonic()
-        x = sample(prior, Noise(seed, range(low, low + CHUNK)), sampler=DPMpp2M(), steps=steps, spacing="log-snr")
+        x = sample(prior, Noise(seed_for("prior samples", seed), range(low, low + CHUNK)), sampler=DPMpp2M(), steps=steps, spacing="log-snr")
         x = (x.clamp(-1, 1) if images else x).half().cpu()
         done = {"x": x, "seconds": torch.tensor(time.monotonic() - begun)}
         if path is not None:

@@ -24,13 +24,14 @@ from deft.denoise import Denoiser
 from deft.distributed import get_world
 from deft.errors import InputError
 from deft.evaluate.levels import level_errors, level_warning
-from deft.htransform import Learned
+from deft.htransform import DEFT, Learned
 from deft.random import BatchNoise, Noise
 from deft.tasks import ImageTask, Through
 from deft.train.checkpoint import write_json
 from deft.train.data import Bank, Batches, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
+from deft.train.level_weight import fit_level_weight
 from deft.train.prior_samples import CHUNK, STEPS, draw_prior_samples, prior_gap
 
 Say = Callable[[str], None]
@@ -40,6 +41,8 @@ VISITS = 32
 before that (docs/fit.md)."""
 REUSE = 8
 """How often one cached prediction may be seen."""
+FRESH = 1 / 8
+"""Share of each batch that is drawn anew where memory keeps the cache smaller than that."""
 MAX_SAMPLES = 20_000
 MAX_CACHE = 100_000
 HELD_OUT = 512
@@ -57,7 +60,7 @@ class Recipe:
     prior_samples: samples of the prior that are added to the images; None chooses: as many as keep every image from being
         seen more than `VISITS` times, in the time there is. 0 for none.
     cache: cached predictions; None chooses: each is used about `REUSE` times, in 4 GiB at most. 0 draws all anew.
-    fresh: share of each batch that is drawn anew beside the cache.
+    fresh: share of each batch that is drawn anew beside the cache; None takes 1/8 where memory keeps the cache smaller than wanted.
     patience, evaluations, weights: see `FitConfig`; the fit ends early when nothing gets better.
     weighting, focus, even: of the loss over noise levels, see `DenoisingObjective`.
     """
@@ -65,13 +68,13 @@ class Recipe:
     steps: int = 2000
     seconds: float | None = None
     batch: int = 64
-    lr: float = 5e-3
+    lr: float = 2.5e-3
     warmup: int = 50
     ema: float = 0.998
     weight_decay: float = 0.0
     prior_samples: int | None = None
     cache: int | None = None
-    fresh: float = 0.125
+    fresh: float | None = None
     patience: int = 6
     evaluations: int = 20
     weights: str = "best"
@@ -90,7 +93,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"{name} must be at least 0 (None chooses), got {value}")
-        if not 0 <= self.fresh < 1:
+        if self.fresh is not None and not 0 <= self.fresh < 1:
             raise InputError(f"fresh is a share of each batch, at least 0 and below 1, got {self.fresh}")
         if self.seconds is not None and not self.seconds > 0:
             raise InputError(f"seconds must be above 0, got {self.seconds}")
@@ -106,10 +109,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is drawn before a fit: samples of the prior, and cached predictions."""
+    """How much is drawn: samples of the prior, cached predictions, and the share of each batch beside the cache."""
 
     prior_samples: int
     cache: int
+    fresh: float = 0.0
 
 
 @dataclass
@@ -134,7 +138,7 @@ class Fitted:
         return {
             "steps": r.steps, "seconds": round(self.seconds, 1), "seconds_of": {k: round(v, 1) for k, v in self.spent.items()},
             "weights": r.weights, "best_step": r.best_step, "held_out_loss": r.held_out, "ended": r.ended,
-            "prior_samples": self.sizes.prior_samples, "cache": self.sizes.cache, "levels": self.levels, "warnings": self.warnings,
+            "prior_samples": self.sizes.prior_samples, "cache": self.sizes.cache, "fresh": self.sizes.fresh, "levels": self.levels, "warnings": self.warnings,
         }  # fmt: skip
 
 
@@ -150,7 +154,7 @@ def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float =
         share: what a row of a step costs without the cache, in calls of the prior (three passes of h of 9 %).
     """
     b = recipe.batch
-    calls_a_step = b / REUSE + recipe.fresh * b  # the cache's and the fresh draws'
+    calls_a_step = b / REUSE  # the cache's, or as many fresh draws
     drawing = STEPS * b / VISITS  # the samples'
     if recipe.seconds is not None:
         k = recipe.seconds / (per_step + calls_a_step * per_call)
@@ -167,11 +171,13 @@ def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float =
     elif images == 0:
         samples = max(samples, 4 * CHUNK)
     samples = max(0, min(samples, MAX_SAMPLES if recipe.prior_samples is None else samples))
-    cache = recipe.cache
+    cache, fresh = recipe.cache, recipe.fresh
+    wanted = min(max(math.ceil(k * b / REUSE), 1000), MAX_CACHE)
     if cache is None:
-        wanted = min(max(math.ceil(k * b / REUSE), 1000), MAX_CACHE)
         cache = Bank.default_size(prior.event_shape, size=wanted)
-    return Sizes(samples, cache)
+    if fresh is None:
+        fresh = FRESH if 0 < cache < wanted and recipe.cache is None else 0.0
+    return Sizes(samples, cache, fresh)
 
 
 def time_parts(h: Learned, prior: Denoiser, task: Any, x: Tensor, recipe: Recipe, device: torch.device) -> tuple[float, float]:
@@ -261,7 +267,7 @@ def fit_h(
     batches: Batches
     options: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even, "seed": recipe.seed}
     if sizes.cache:
-        batches = Bank.build(prior, everything, measured, sizes.cache, fixed=task.fixed, fresh=recipe.fresh, progress=progress, **options)
+        batches = Bank.build(prior, everything, measured, sizes.cache, fixed=task.fixed, fresh=sizes.fresh, progress=progress, **options)
     else:
         batches = Clean(everything, measured, fixed=task.fixed)
     held_out = Bank.build(prior, x_out.cpu(), measured, max(1, HELD_OUT // recipe.batch) * recipe.batch, fixed=task.fixed, **{**options, "seed": recipe.seed + 1})
@@ -277,7 +283,9 @@ def fit_h(
     if result.ended:
         say(result.ended)
 
-    # 5. errors by noise level
+    # 5. how far h is to be trusted at each noise level, and what it is worth there
+    if isinstance(h, DEFT):
+        fit_level_weight(h, objective, held_out, batch=recipe.batch, batches=config.held_out_batches, seed=recipe.seed)
     few = x_out[:LOOKED]
     levels = level_errors(prior, h, few, measured.observe(few, Noise(recipe.seed, len(few))), seed=recipe.seed)
     worse = level_warning(levels)
@@ -294,7 +302,7 @@ def _kept_sizes(folder: str | Path | None) -> Sizes | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Sizes(int(found["prior_samples"]), int(found["cache"]))
+        return Sizes(int(found["prior_samples"]), int(found["cache"]), float(found["fresh"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {path}: {error}; start again without --resume") from error
 
