@@ -8,7 +8,7 @@ for each point of its grid.
 
 | form | what it is |
 |---|---|
-| pigdm, pigdm by the text | Song et al. 2023, algorithm 1: with the authors' factor alpha_s, and as printed |
+| pigdm; pigdm, no alpha_s | Song et al. 2023, algorithm 1, as the authors' code has it; and without the factor alpha_s |
 | pigdm, y noiseless | the same, with A^+ in place of the solve |
 | pigdm-score | eq. 7 in DDIM's steps |
 | ddrm | Kawar et al. 2022 without directions of which y says less than the data |
@@ -36,7 +36,7 @@ from deft.data import dataset
 from deft.denoise import Denoiser, Prediction
 from deft.evaluate.compare import measure
 from deft.evaluate.features import load_features
-from deft.htransform import GradientAtMean, HTransform, PiGDM
+from deft.htransform import GradientAtMean, HTransform
 from deft.htransform.field import DiffPIR, Pulled
 from deft.likelihood import Gaussian, Observation
 from deft.methods import plan
@@ -84,11 +84,6 @@ def noiseless(prior: Denoiser, obs: Observation, samples: int, settings: Setting
     return row("pigdm")(prior, Observation(obs.y, Gaussian(obs.likelihood.operator, 0.0)), samples, settings)
 
 
-def by_text(prior: Denoiser, obs: Observation, samples: int, settings: Settings) -> Tensor:
-    sampler, grid = DDIM(settings["eta"]), times(prior.schedule, STEPS)
-    return sample_posterior(prior, PiGDM.published(sampler.kernel, grid, settings["data_std"], by_code=False), obs, samples, sampler=sampler, grid=grid)
-
-
 def preconditioned(name: str) -> Draw:
     def draw(prior: Denoiser, obs: Observation, samples: int, settings: Settings) -> Tensor:
         exact = DiffPIR(settings["lambda"]) if name == "diffpir" else GradientAtMean(settings["data_std"], settings["scale"])
@@ -103,7 +98,7 @@ DIFFPIR: dict[str, Sequence[Any]] = {"lambda": (1.0, 4.0), "zeta": (0.3, 1.0)}
 GRADIENT: dict[str, Sequence[Any]] = {"scale": (1.0, 1.8), "data_std": (0.5,)}
 FORMS: dict[str, Form] = {
     "pigdm": Form(row("pigdm"), PIGDM),
-    "pigdm by the text": Form(by_text, PIGDM),
+    "pigdm, no alpha_s": Form(row("pigdm"), PIGDM | {"alpha_s": (0.0,)}),
     "pigdm, y noiseless": Form(noiseless, PIGDM),
     "pigdm-score": Form(row("pigdm-score"), {"data_std": (0.5, 1.0), "spacing": ("log-snr",)}),
     "ddrm": Form(row("ddrm"), {"eta_a": (0.5, 0.85)}),

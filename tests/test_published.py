@@ -6,7 +6,7 @@ States agree to 1e-6 at every level.
 
 | row | algorithm |
 |---|---|
-| pigdm | Song, Vahdat, Mardani & Kautz 2023, algorithm 1, with the factor sqrt(abar_s) of the authors' code (RED-diff, `pgdm`) |
+| pigdm | Song, Vahdat, Mardani & Kautz 2023, algorithm 1, as in the authors' code (RED-diff, `pgdm`) |
 | pigdm-score | the same paper, eq. 7, in DDIM's steps |
 | ddrm | Kawar, Elad, Ermon & Song 2022, eq. 7 and 8, and which directions count as measured |
 | diffpir | Zhu et al. 2023, algorithm 1 |
@@ -166,10 +166,9 @@ def test_pigdm_without_noise():
     torch.testing.assert_close(x[1], alone[0])
 
 
-def test_pigdm_by_the_papers_text():
-    """The printed algorithm adds sqrt(abar_t) g, without sqrt(abar_s); the scale is a factor on what is added."""
-    h = PiGDM.published(DDIM(1.0).kernel, GRID, by_code=False)
-    same(states(h, measured(0.3), DDIM(1.0)), pigdm_steps(noisy(0.3), 1.0, lambda i: ABAR[i].sqrt()))
+def test_pigdm_without_alpha_s():
+    """The form that adds sqrt(abar_t) g, without sqrt(abar_s); the scale is a factor on what is added."""
+    same(ours("pigdm", measured(0.3), alpha_s=0.0), pigdm_steps(noisy(0.3), 1.0, lambda i: ABAR[i].sqrt()))
     same(ours("pigdm", measured(0.3), scale=0.4), pigdm_steps(noisy(0.3), 1.0, lambda i: 0.4 * by_code(i)))
 
 
@@ -186,7 +185,7 @@ def test_pigdm_of_a_clip():
 def test_pigdm_elsewhere():
     """A sampler without kernels takes the estimate of the score, as do deft-pigdm and the proteins."""
     method = METHODS["pigdm"]
-    h = method.make(Making(PRIOR, GRID, DPMpp2M(), {"data_std": 0.6, "scale": 2.0}))
+    h = method.make(Making(PRIOR, GRID, DPMpp2M(), {"data_std": 0.6, "scale": 2.0, "alpha_s": 1.0}))
     pred = PRIOR(start()[None].requires_grad_(), torch.tensor(4.0))
     torch.testing.assert_close(h(pred, measured(0.3)), 2 * PiGDM(0.6)(pred, measured(0.3)))
 

@@ -225,7 +225,7 @@ def _dps(m: Making) -> HTransform:
 def _pigdm(m: Making) -> HTransform:
     if not isinstance(m.sampler, KernelSampler):
         return Scaled(PiGDM(m.settings["data_std"]), m.settings["scale"])
-    return PiGDM.published(m.sampler.kernel, m.grid, m.settings["data_std"], m.settings["scale"])
+    return PiGDM.published(m.sampler.kernel, m.grid, m.settings["data_std"], m.settings["scale"], alpha_s=bool(m.settings["alpha_s"]))
 
 
 def _imputed(settings: Mapping[str, float]) -> Sampler:
@@ -309,8 +309,8 @@ METHODS: dict[str, Method] = {
             about="a gradient step on the norm of the residual (Chung et al. 2023, as published)",
         ),
         Method(
-            "pigdm", "ΠGDM", _pigdm, backward=True, settings={"data_std": 1.0, "scale": 1.0},
-            grid={"data_std": (0.3, 0.5, 1.0), "eta": (1.0, 0.5), "sampler": WEIGHTED},
+            "pigdm", "ΠGDM", _pigdm, backward=True, settings={"data_std": 1.0, "scale": 1.0, "alpha_s": 1.0},
+            grid={"data_std": (0.5, 1.0), "alpha_s": (1.0, 0.0), "eta": (1.0, 0.5), "sampler": WEIGHTED},
             about="pseudoinverse guidance, for linear measurements and others with a pseudo-inverse (Song et al. 2023, algorithm 1)",
         ),
         Method(

@@ -140,9 +140,9 @@ class PiGDM(Potential):
 
         alpha_s alpha_t g,    g = J^T rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r,    or J^T (A^+ y - A^+ A(x̂)) without noise,
 
-    however long the step is. That is algorithm 1 with its adaptive weight r_t^2, and the factor alpha_s of the authors' code: the
-    paper's text has alpha_t g alone, which is larger at the first steps (`by_code=False`). Its noise is that of `DDIM(eta)`. It holds y tighter
-    and varies less than the posterior, and is nearer to the truth than the estimate of the score.
+    however long the step is. That is algorithm 1 with its adaptive weight r_t^2, as the authors' code has it (RED-diff, `pgdm`), azula
+    and InverseBench too. `alpha_s=False` adds alpha_t g alone, which is larger at the first steps. The noise is that of `DDIM(eta)`. It holds y
+    tighter and varies less than the posterior, and its mean is nearer to the truth than that of the estimate of the score.
 
     `log_h` is what h is the gradient of; without noise and for other A, as far as A^+A is an orthogonal projection.
 
@@ -157,7 +157,7 @@ class PiGDM(Potential):
 
     @classmethod
     def published(
-        cls, kernel: Callable[[Level, Level], Kernel], grid: Sequence[Level], data_std: float = 1.0, scale: float = 1.0, *, by_code: bool = True
+        cls, kernel: Callable[[Level, Level], Kernel], grid: Sequence[Level], data_std: float = 1.0, scale: float = 1.0, *, alpha_s: bool = True
     ) -> PiGDM:
         """The h with which the step of `kernel` along `grid` moves x_s by exactly scale alpha_s alpha_t g.
 
@@ -166,10 +166,10 @@ class PiGDM(Potential):
 
         Args:
             kernel: of the sampler, as `DDIM(eta).kernel`. grid: its levels. scale: a factor on the move (the code's `grad_term_weight`).
-            by_code: False for the paper's text, without alpha_s.
+            alpha_s: whether that factor is there.
         """
         pairs = list(pairwise(grid))
-        own = by_level(grid, [scale * (s.alpha if by_code else 1.0) * t.alpha**2 / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs])
+        own = by_level(grid, [scale * (s.alpha if alpha_s else 1.0) * t.alpha**2 / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs])
         return cls(data_std, lambda alpha, sigma: own(alpha, sigma) * remaining(alpha, sigma, data_std), noiseless=True)
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
