@@ -1,7 +1,7 @@
-"""Settings to try: every method gets the same number of settings and of calls of the prior to find its own best, on validation images.
+"""Settings to try: every method may try as many settings, with as many calls of the prior, on validation images.
 
-In two rounds, as one would by hand: first its own settings at its default sampler and spacing, then samplers and spacings at the best of
-these. Nothing in the order of what is tried depends on results of other methods.
+In two rounds, as one would by hand: first its own settings at its default sampler and spacing, then samplers and
+spacings at the best of these. Nothing in the order of what is tried depends on results of other methods.
 """
 
 from __future__ import annotations
@@ -41,14 +41,18 @@ def steps_for(p: Plan, calls: int, samples: int = 1) -> int | None:
     return steps if steps is not None and steps >= LEAST_STEPS else None
 
 
-def points(arm: Arm, tuning: Tuning, *, steps: Sequence[int] | None = None, calls: int = 0, most: int | None = None) -> list[Plan]:
+def points(
+    arm: Arm, tuning: Tuning, *, steps: Sequence[int] | None = None, calls: int = 0, most: int | None = None
+) -> list[Plan]:
     """The plans of the first round: the arm's defaults, then others of its method's own settings.
 
-    With no settings of its own to try, samplers and spacings at once; else a third of `tuning.points` is kept for these (`further`).
-    A plan that costs more calls than are left is passed over, so that a method with long runs tries fewer settings, not more calls.
+    With no settings of its own to try, samplers and spacings at once; else a third of `tuning.points` is kept for these
+    (`further`). A plan that costs more calls than are left is passed over, so that a method with long runs tries fewer
+    settings, not more calls.
 
     Args:
-        steps: numbers of steps, in place of the tuning's. calls: as many steps as cost at most so many calls, as `Tuning.calls`.
+        steps: numbers of steps, in place of the tuning's.
+        calls: as many steps as cost at most so many calls, as `Tuning.calls`.
         most: no more plans than this, and no account of calls.
     """
     own, solver = _grids(arm, tuning, steps, calls)
@@ -71,7 +75,9 @@ def further(arm: Arm, tuning: Tuning, best: Plan, tried: Sequence[Plan]) -> list
     return _take(arm, found, tuning, tuning.calls, tuning.points - len(tried), tried=tried, spent=spent)
 
 
-def _grids(arm: Arm, tuning: Tuning, steps: Sequence[int] | None, calls: int) -> tuple[dict[str, Sequence[object]], dict[str, Sequence[object]]]:
+def _grids(
+    arm: Arm, tuning: Tuning, steps: Sequence[int] | None, calls: int
+) -> tuple[dict[str, Sequence[object]], dict[str, Sequence[object]]]:
     """What the arm leaves open: its method's own settings, and those of the sampler."""
     open_ = METHODS[arm.method].choices()
     own = {k: v for k, v in open_.items() if k not in SAMPLER_KEYS and k not in arm.settings}
@@ -104,7 +110,15 @@ def _spread(arm: Arm, grid: Mapping[str, Sequence[object]], seed: int, fixed: Ma
 
 
 def _take(
-    arm: Arm, plans: Sequence[Plan] | Iterator[Plan], tuning: Tuning, calls: int, most: int, *, tried: Sequence[Plan] = (), spent: float = 0.0, count: bool = True
+    arm: Arm,
+    plans: Sequence[Plan] | Iterator[Plan],
+    tuning: Tuning,
+    calls: int,
+    most: int,
+    *,
+    tried: Sequence[Plan] = (),
+    spent: float = 0.0,
+    count: bool = True,
 ) -> list[Plan]:
     """The first `most` different plans that the budget allows, at their number of calls; the very first whatever it costs."""
     out: list[Plan] = []

@@ -106,9 +106,9 @@ def energy_score(x: Tensor, truth: Tensor) -> Tensor:
         ES = 1/S sum_j |x_j - truth| - 1/2 . 1/(S (S - 1)) sum_{j != k} |x_j - x_k|,    |.| Euclidean
 
     Gneiting & Raftery (2007), "Strictly Proper Scoring Rules, Prediction, and Estimation", equation 22,
-    https://doi.org/10.1198/016214506000001437. With S (S - 1), and not S^2, under the second sum its expectation is that of the law itself
-    (Ferro 2014, https://doi.org/10.1002/qj.2270), and for S >= 2 least if the law is the truth's: samples that vary too little, or too
-    much, score worse. A distance alone, without the second sum, is least for samples that vary too little.
+    https://doi.org/10.1198/016214506000001437. With S (S - 1), and not S^2, under the second sum its expectation is that of
+    the law itself (Ferro 2014, "Fair scores for ensemble forecasts", https://doi.org/10.1002/qj.2270), and for S >= 2 least
+    if the law is the truth's: samples that vary too little, or too much, score worse. A distance alone, without the second sum, is least for samples that vary too little.
 
     >>> energy_score(torch.tensor([[[0.0], [2.0]]]), torch.tensor([[1.0]]))
     tensor([0.])

@@ -1,7 +1,7 @@
 """Intervals for means over images, and tests of whether methods differ.
 
-`bootstrap`, `paired`, `clustered` (several seeds) and `crossed` (several fits) give intervals; `sign_flip` and `difference_p` (several fits) p-values, `holm` corrects many of them,
-and `tied_for_best` says which methods of a table cannot be told from the best.
+`bootstrap`, `paired`, `clustered` (several seeds) and `crossed` (several fits) give intervals; `sign_flip` and
+`difference_p` (several fits) p-values, `holm` corrects many of them, and `tied_for_best` says which methods of a table cannot be told from the best.
 """
 
 from __future__ import annotations
@@ -152,15 +152,17 @@ class Mean(NamedTuple):
 
 
 def crossed_mean(values: Sequence[Sequence[float]] | np.ndarray) -> Mean:
-    """The mean of values [K, N] whose K seeds are shared by all N images, as those of fits are, with images and seeds both drawn at random.
+    """The mean of values [K, N] whose K seeds are shared by all N images, as those of fits are; both are drawn at random.
 
-    From the mean squares of the two-way analysis of variance, seeds S = N var(seed means), images I = K var(image means), and the rest R:
+    From the mean squares of the two-way analysis of variance, seeds S = N var(seed means), images I = K var(image means),
+    and the rest R:
 
-        error^2 = V / (K N),    V = max(S + I - R, S, I),    degrees = V^2 / [ S^2/(K-1) + I^2/(N-1) + R^2/((K-1)(N-1)) ],
+        error^2 = V / (K N),    V = max(S + I - R, S, I),
+        degrees = V^2 / [ S^2/(K-1) + I^2/(N-1) + R^2/((K-1)(N-1)) ],
 
     the degrees of freedom of Satterthwaite (1946), "An Approximate Distribution of Estimates of Variance Components",
-    https://doi.org/10.2307/3002019. Where fits differ much there are about K - 1 of them, and three fits say little; where they do not, about
-    N - 1. Resampling three seeds gives errors that are too small by a third (`clustered`).
+    https://doi.org/10.2307/3002019. Where fits differ much there are about K - 1 of them, and three fits say little; where
+    they do not, about N - 1. Resampling three seeds gives errors that are too small by a third (`clustered`).
 
     >>> crossed_mean([[0.0, 2.0, 4.0, 6.0], [1.0, 3.0, 5.0, 7.0]]).value
     3.5
