@@ -29,6 +29,7 @@ from deft.htransform.exact import Mixture, dense
 from deft.kernel import Kernel, Level
 from deft.methods import plan
 from deft.operator.base import LinearOperator
+from deft.random import seed_for
 from deft.sample import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc, times
 from deft.sample.smc import effective_share, systematic
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, check_operator, moments, two_modes
@@ -176,11 +177,11 @@ def test_one_particle_is_plain_sampling(sampler):
     """Bit for bit the paths of `sample_paths`, and their weights; and `sample` with h left out of the last step."""
     obs, h = OBS.repeat(5), PiGDM(1.0)
     out = sample_smc(PRIOR, h, obs, twist=Predictive(0.5), particles=1, sampler=sampler, grid=GRID, seed=3, first=7)
-    paths = sample_paths(condition(PRIOR, h, obs), Noise(3, range(7, 12)), sampler, grid=GRID)
+    paths = sample_paths(condition(PRIOR, h, obs), Noise(seed_for("samples", 3), range(7, 12)), sampler, grid=GRID)
     assert torch.equal(out.x[:, 0], paths.x)
     torch.testing.assert_close(out.log_evidence, paths.log_weight, rtol=0, atol=2e-4)
     last = GRID[-2].sigma / GRID[-2].alpha
-    plain = sample(condition(PRIOR, Interval(h, 1.01 * last, math.inf), obs), Noise(3, range(7, 12)), sampler=sampler, grid=GRID)
+    plain = sample(condition(PRIOR, Interval(h, 1.01 * last, math.inf), obs), Noise(seed_for("samples", 3), range(7, 12)), sampler=sampler, grid=GRID)
     torch.testing.assert_close(out.x[:, 0], plain, rtol=1e-4, atol=1e-5)
 
 
