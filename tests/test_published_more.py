@@ -39,7 +39,7 @@ from deft.likelihood import Classifier, Gaussian, Observation
 from deft.methods import METHODS, Making
 from deft.noise import VPTable
 from deft.operator import Mask, Matrix
-from deft.random import Noise
+from deft.random import Noise, seed_for
 from deft.sample import DDIM, DDRM, levels, sample
 from deft.sample.smc import RESAMPLING
 from deft.sample.travel import between
@@ -357,7 +357,7 @@ def systematic(w, u, count):
 
 def particles(obs, k, seed=5):
     """The draws of each particle, and of resampling, in the order in which `sample_smc` takes them."""
-    noise, uniform = Noise(seed, range(k)), Noise(seed, [RESAMPLING])
+    noise, uniform = Noise(seed_for("samples", seed), range(k)), Noise(seed_for("samples", seed), [RESAMPLING])
     return (lambda: noise.normal((3,))), (lambda: float(uniform.uniform()[0]))
 
 
