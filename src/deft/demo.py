@@ -98,7 +98,7 @@ def demo(
     if config.pretrained:
         h, task, card = load_h(bundled_h(config.task), prior)
         say(f"h: bundled, {count_parameters(h):,} parameters")
-        about = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
+        about: dict[str, Any] = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
     else:
         say(f"fitting h for {task.name} on 1,000 images (the prior stays frozen)")
         torch.manual_seed(config.seed)

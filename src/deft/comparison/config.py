@@ -46,7 +46,8 @@ class FitSettings:
 
     seconds: for all of a fit, drawing included. steps: a number of steps in place of a time. images: how many of the fit split;
     0 or "prior" for none (samples of the prior alone). size: most parameters, as a share of the prior's. start_from: another h to
-    begin with, as in `deft fit --start-from` (its fit is not counted). seeds: fits of different seeds; a cell with a seed beyond
+    begin with, as in `deft fit --start-from` (its fit is not counted). fitted: no fit at all but this h, a file or run folder, or
+    "bundled" for the library's own. seeds: fits of different seeds; a cell with a seed beyond
     them uses the first. options: of the h's class (`units`, `guide`, `gate`, `inputs`, ...). The rest is `Recipe`'s, None for
     its defaults: prior_samples and cache None choose by the time there is.
     """
@@ -69,6 +70,7 @@ class FitSettings:
     even: float | None = None
     calibrate: bool | None = None
     start_from: str = ""
+    fitted: str = ""
     seeds: tuple[int, ...] = (0,)
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -6,6 +6,7 @@ settings, the images by split and number, the seeds, and the fit it belongs to.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 import traceback
@@ -27,7 +28,7 @@ from deft.comparison.store import Store, Unit, unit
 from deft.data import Labelled
 from deft.denoise import Denoiser, Prediction
 from deft.distributed import World, alone
-from deft.errors import NonFiniteError
+from deft.errors import InputError, NonFiniteError
 from deft.evaluate.compare import measure
 from deft.evaluate.features import FEATURES, FeatureNetwork, calibrate, load_features
 from deft.evaluate.report import picture_of
@@ -38,7 +39,7 @@ from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.random import Noise
 from deft.tasks import ImageTask, make_task
-from deft.train.adapter import load_h, save_h, start_from
+from deft.train.adapter import bundled_h, load_h, save_h, start_from
 from deft.workflow import fit_h
 
 WARM_UP, COUNTED = 2, 8
@@ -97,10 +98,26 @@ def base_of(on: Setting, *splits: str) -> dict[str, Any]:
 def fit_unit(on: Setting, task: dict[str, Any], arm: Arm, seed: int) -> Unit:
     settings = asdict(arm.fit)
     settings.pop("seeds")
-    if not settings["start_from"]:
-        settings.pop("start_from")
+    for name in ("start_from", "fitted"):
+        if not settings[name]:
+            settings.pop(name)
+    if arm.fit.fitted:  # another file of the same name is another h
+        settings["options"] = {**settings["options"], "sha256": file_digest(_fitted_path(arm.fit.fitted, task["name"], on.prior))}
     spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(arm), "fit": settings, "seed": seed}
     return unit("fit", f"{short(on.prior)}-{task['name']}-{learned_as(arm)}-s{seed}", spec)  # arms that want the same fit share it
+
+
+def _fitted_path(source: str, task: str, prior: str) -> Path:
+    """The file of an h that is taken as it is."""
+    path = bundled_h(task, prior) if source == "bundled" else Path(source)
+    return path / "h.safetensors" if path.is_dir() else path
+
+
+def file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}; give a fitted h, or \"bundled\"") from error
 
 
 def learned_as(arm: Arm) -> str:
@@ -176,6 +193,12 @@ def _fit(u: Unit, store: Store) -> dict[str, Any]:
     torch.manual_seed(seed)
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
     h: Learned
+    if settings.fitted:
+        h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"]), prior, task)
+        kept: dict[str, Any] = {k: card[k] for k in ("seconds", "steps", "levels", "weights", "held_out_loss") if k in card}
+        save_h(store.path(u, ".safetensors"), h, prior, task, prior=s["prior"], **kept)
+        trained = sum(p.numel() for p in h.parameters())
+        return {"seconds": 0.0, **kept, "held_out": kept.get("held_out_loss", {}), "parameters": trained, "share": trained / prior.parameter_count()}
     if settings.start_from:
         h = start_from(settings.start_from, prior, task.lift_channels)
     else:

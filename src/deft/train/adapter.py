@@ -21,14 +21,15 @@ LONG = 8
 """Lists longer than this are summed up in messages."""
 
 
-def bundled_h(task: str) -> Path:
-    """The file of the h that comes with the library for a task.
+def bundled_h(task: str, prior: str = "") -> Path:
+    """The file of the h that comes with the library for a task, on the bundled prior `prior` (default: the task's own).
 
     >>> bundled_h("inpaint").name
     'h-inpaint.safetensors'
     """
     folder = Path(str(resources.files("deft.prior") / "weights"))
-    path = folder / f"h-{task}.safetensors"
+    own = folder / f"h-{task}-{prior}.safetensors"
+    path = own if prior and own.exists() else folder / f"h-{task}.safetensors"
     if not path.exists():
         known = ", ".join(sorted(p.stem.removeprefix("h-") for p in folder.glob("h-*.safetensors")))
         raise InputError(f"no h for {task} is bundled, only for {known}: fit one (deft fit, or deft demo without --pretrained)")
@@ -53,8 +54,13 @@ class Described(Protocol):
     def config(self) -> dict[str, Any]: ...
 
 
-def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind: str = "", /, **card: Any) -> dict[str, Any]:
-    """Write h's weights and card; keywords are added to the card. kind: h's name, if it is none of `LEARNED`. Returns the card."""
+KEPT_WHOLE = ("log_rho2", "level_weight")
+"""Buffers that stay in float32 in a file of half precision."""
+
+
+def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind: str = "", /, *, half: bool = False, **card: Any) -> dict[str, Any]:
+    """Write h's weights and card; keywords are added to the card. kind: h's name, if it is none of `LEARNED`. half: weights in float16, half
+    the size; they are float32 again when loaded. Returns the card."""
     about = {
         "kind": "h-transform",
         "format": 1,
@@ -65,7 +71,11 @@ def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind:
         "prior_convention": convention_of(prior),
     }
     about |= {k: v for k, v in card.items() if k != "class"}
-    save_weights(path, h.state_dict(), about)
+    tensors = h.state_dict()
+    if half:
+        about["weights_stored"] = "float16"
+        tensors = {k: v.half() if v.dtype == torch.float32 and k not in KEPT_WHOLE else v for k, v in tensors.items()}
+    save_weights(path, tensors, about)
     return about
 
 

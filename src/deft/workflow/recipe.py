@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ MAX_SAMPLES = 20_000
 MAX_CACHE = 100_000
 HELD_OUT = 512
 """Draws of the held-out loss: enough that its own noise is below 2 % of it, the same at every evaluation."""
+MAX_STEPS = 1_000_000
 LOOKED = 200
 """Held-out images for the errors by noise level."""
 
@@ -102,7 +103,7 @@ class Recipe:
         """What `fit` is given: the recipe's settings for so many steps, or so much time."""
         return FitConfig(
             steps=steps, batch=self.batch, lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay, ema=self.ema, bf16=self.bf16,
-            seed=self.seed, max_seconds=seconds, evaluations=self.evaluations, held_out_batches=max(1, HELD_OUT // self.batch),
+            seed=self.seed, max_seconds=seconds, evaluations=self.evaluations, held_out_batches=max(1, min(HELD_OUT // self.batch, steps // 8)),
             patience=self.patience, accumulate=self.accumulate, streams=self.streams, weights=self.weights,
         )  # fmt: skip
 
@@ -270,14 +271,15 @@ def fit_h(
         batches = Bank.build(prior, everything, measured, sizes.cache, fixed=task.fixed, fresh=sizes.fresh, progress=progress, **options)
     else:
         batches = Clean(everything, measured, fixed=task.fixed)
-    held_out = Bank.build(prior, x_out.cpu(), measured, max(1, HELD_OUT // recipe.batch) * recipe.batch, fixed=task.fixed, **{**options, "seed": recipe.seed + 1})
+    config = recipe.fit_config(recipe.steps if recipe.seconds is None else MAX_STEPS, None)
+    held_out = Bank.build(prior, x_out.cpu(), measured, config.held_out_batches * recipe.batch, fixed=task.fixed, **{**options, "seed": recipe.seed + 1})
     spent["prediction cache"] = time.monotonic() - begun
 
     # 4. fit
     seconds = None
     if recipe.seconds is not None:
         seconds = max(recipe.seconds - spent["prediction cache"] - spent.get("prior samples", 0.0), 0.25 * recipe.seconds)
-    config = recipe.fit_config(recipe.steps if seconds is None else 1_000_000, seconds)
+    config = replace(config, max_seconds=seconds)
     result = fit(h, objective, batches, held_out, config=config, folder=folder, resume=resume, device=where, progress=progress, on_evaluation=on_evaluation)
     spent["fit"] = result.seconds
     if result.ended:
@@ -286,7 +288,7 @@ def fit_h(
     # 5. how far h is to be trusted at each noise level, and what it is worth there
     if isinstance(h, DEFT):
         fit_level_weight(h, objective, held_out, batch=recipe.batch, batches=config.held_out_batches, seed=recipe.seed)
-    few = x_out[:LOOKED]
+    few = x_out[: min(LOOKED, max(16, result.steps))]  # a fit of a few steps is a trial
     levels = level_errors(prior, h, few, measured.observe(few, Noise(recipe.seed, len(few))), seed=recipe.seed)
     worse = level_warning(levels)
     warnings += [worse] if worse else []
