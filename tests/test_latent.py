@@ -12,7 +12,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from deft import DPS, Gaussian, Mask, Noise, Observation, VPCosine, condition, sample_posterior
 from deft.denoise import MeanDenoiser
 from deft.errors import InputError
-from deft.operator import BlockAverage
+from deft.operator import BlockAverage, Radon
 from deft.operator.latent import GRADIENTS, Decoded
 from deft.prior import load_prior
 from deft.prior.latent import LatentPrior, measure_gain
@@ -54,6 +54,17 @@ def test_the_pull_is_exact_where_the_decoder_is(gradient, operator):
     r, noise, rho2 = latent.restrict(y - latent(z)), torch.full((3, 1, 1, 1), 0.04), torch.tensor([0.1, 1.0, 0.01]).reshape(3, 1, 1, 1)
     x_pull = operator.pull(pixel_shuffle(z, 2) * GAIN, r, noise, GAIN**2 * rho2)  # exact, in the data
     torch.testing.assert_close(latent.pull(z, r, noise, rho2), pixel_unshuffle(x_pull, 2) / GAIN, atol=1e-5, rtol=1e-4)
+
+
+def test_the_posterior_mean_of_latents_is_solved_in_the_data():
+    """CT after a decoder: `mean_update` goes by the operator's own, `pull` by its preconditioned step."""
+    z, operator = torch.randn(2, 4, 4, 4), Radon(8, 6)
+    latent = Decoded(operator, Folded(), "encoder", GAIN)
+    r, noise, rho2 = operator(torch.randn(2, 1, 8, 8)) - latent(z), torch.full((2, 1, 1, 1), 0.01), torch.full((2, 1, 1, 1), 0.3)
+    x = pixel_shuffle(z, 2) * GAIN
+    for found, step in ((latent.mean_update, operator.mean_update), (latent.pull, operator.pull)):
+        torch.testing.assert_close(found(z, r, noise, rho2), pixel_unshuffle(step(x, r, noise, GAIN**2 * rho2), 2) / GAIN, atol=1e-4, rtol=1e-3)
+    assert float((latent.mean_update(z, r, noise, rho2) - latent.pull(z, r, noise, rho2)).norm() / latent.mean_update(z, r, noise, rho2).norm()) > 0.1
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)

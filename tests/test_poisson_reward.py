@@ -111,6 +111,8 @@ def test_pull_is_the_gaussian_update_with_photon_noise():
         spread = torch.diag(light[i] / peak) + rho2 / 4 * a @ a.mT
         exact = rho2 / 2 * a.mT @ torch.linalg.solve(spread, y[i] - light[i])
         assert float((pulled[i] - exact).norm() / exact.norm()) < 2e-2
+        solved = like.mean_update(y, x, torch.full((2, 1), rho2, dtype=x.dtype))[i]
+        assert float((solved - exact).norm() / exact.norm()) < 1e-5
     small = torch.full((2, 1), 1e-8, dtype=x.dtype)
     torch.testing.assert_close(like.pull(y, x, small), small * like.score(y, x), rtol=1e-4, atol=0)
 
