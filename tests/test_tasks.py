@@ -191,3 +191,19 @@ def test_measure_and_sample(tmp_path, capsys):
 
 def test_the_paper():
     assert set(PAPER) <= set(TASKS) and len(PAPER) == 6
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_measures_where_the_images_are(name):
+    """An operator whose matrices stay on the CPU fails on a GPU. PyTorch's fake tensors say so without one; what they cannot follow (a
+    number read on the host, a CUDA generator) is left to the tests that have one."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            x = torch.empty(2, 3 if name == "colourise" else 1, 32, 32, device="cuda")
+            obs = TASKS[name]().observe(x, BatchNoise(2, 0))
+            obs.likelihood.pull(obs.y, x, torch.full((2, 1, 1, 1), 0.1, device="cuda"))
+    except Exception as error:
+        assert "same device" not in str(error), error
+        pytest.skip(f"not to be followed without a GPU: {type(error).__name__}")

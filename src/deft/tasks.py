@@ -82,7 +82,8 @@ class ImageTask(ABC):
         return Gaussian(operator, self.sigma_y)
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        likelihood = self.likelihood(self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", RefusingNoise(self.name))))
+        operator = self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", RefusingNoise(self.name)))
+        likelihood = self.likelihood(operator.to(x.device))
         return Observation(likelihood.sample(x, noise), likelihood)
 
     @property

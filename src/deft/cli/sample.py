@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 import torch
-from click.core import ParameterSource
 from PIL import Image
 
 from deft.cli import common
@@ -60,7 +59,7 @@ CHAIN = 50
 @click.option("--task", type=Name("task", TASKS), help="Without a run: what the measurement is.  [default: what the measurement file says, else inpaint]")
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
-@click.option("--sampler", type=Name("sampler", SAMPLERS), default="ddim", show_default=True)
+@click.option("--sampler", type=Name("sampler", SAMPLERS), help="How the steps are made (docs/samplers.md).  [default: the method's; sde-dpmpp-2m for a fitted h]")
 @click.option("--eta", type=float, help="Noise of the samplers ddim and sde-dpmpp-2m: 0 none, 1 that of the reverse SDE.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--steps", type=int, help="Calls of the prior.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's; of training-free ones what was found for the task]")
@@ -79,7 +78,7 @@ CHAIN = 50
 @json_option
 def sample(
     run: Path | None, measurement: Path | None, reward: str | None, beta: float | None, label: int | None, row: int, mask: Path | None, mask_hole: str, samples: int, method: str | None, pairs: tuple[str, ...],
-    prior_option: str | None, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], sigma_y: float | None, sampler: str, eta: float | None, steps: int | None,
+    prior_option: str | None, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], sigma_y: float | None, sampler: str | None, eta: float | None, steps: int | None,
     spacing: str | None, tuned: bool, scale: float, refine: int, seed: int, batch: int, out: Path, resize: bool, convert: bool, value_range: str | None,
     shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -134,7 +133,7 @@ def sample(
         which, chosen.name if tuned or not METHODS[which].trained else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
         steps=steps, spacing=spacing,
     )  # fmt: skip
-    if METHODS[which].sampler is not None and (eta is not None or click.get_current_context().get_parameter_source("sampler") is not ParameterSource.DEFAULT):
+    if METHODS[which].sampler is not None and (eta is not None or sampler is not None):
         raise InputError(f"{which} has steps of its own: leave --sampler and --eta out")
     if refine < 0 or (refine and not isinstance(fitted, DEFT)):
         raise InputError(f"--refine takes a number of steps and a RUN whose h is a DEFT, got {refine}" + ("" if fitted is None else f" and a {kind_of(fitted)}"))
