@@ -4,7 +4,7 @@ A block is fenced as
     ```python          always run
     ```python prior    run once the bundled prior's weights are there
     ```python notest   shown, never run
-Budgets are cut: `max_seconds=90` in a page is run as 1 second.
+Budgets are cut: `seconds=90` or `max_seconds=90` in a page is run as 1 second.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
             prior = have_prior() if prior is None else prior
             if not prior:
                 continue
-        code = re.sub(r"max_seconds=\d+", "max_seconds=1", block.code)
+        code = re.sub(r"\b(max_)?seconds=\d+", r"\1seconds=1", block.code)
         # blank lines first, so that a traceback names the page's own line
         exec(compile("\n" * (block.line - 1) + code, str(page), "exec", dont_inherit=True), vars(module))
 

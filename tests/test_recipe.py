@@ -249,7 +249,7 @@ def test_an_h_that_is_worse_than_the_prior_is_named():
     for h, bad in ((WORLD.h, False), (Scaled(WORLD.h, 0.5), False), (Zero(), False), (Scaled(WORLD.h, 5.0), True)):
         line = level_warning(level_errors(PRIOR, h, x, obs))
         assert (line is not None) is bad, line
-    assert "sigma/alpha" in line and "above=" in line
+    assert "sigma/alpha" in line and "--prior-samples" in line
     rows = level_errors(PRIOR, small_h(), x, obs)
     assert all(r["guide"] < r["prior"] for r in rows if r["angle"] > 0.5), "the guide alone is better than nothing at high noise"
 

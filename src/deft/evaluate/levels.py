@@ -116,7 +116,7 @@ def level_warning(rows: Sequence[dict[str, float]]) -> str | None:
     where = f"sigma/alpha {ratios[0]:.2g}" if len(bad) == 1 else f"sigma/alpha {min(ratios):.2g} to {max(ratios):.2g}"
     return (
         f"warning: at {where} this h is worse than the prior alone (squared error {worst['h']:.4f} against {worst['prior']:.4f}): "
-        f"fit with more prior samples or images, or leave it out there (deft sample --set above={max(ratios) * 1.3:.2g})"
+        "fit with more prior samples or images (--prior-samples, --data), or for longer"
     )
 
 

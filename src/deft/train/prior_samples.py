@@ -130,7 +130,7 @@ def prior_gap(samples: Tensor, x: Tensor) -> str | None:
         return None
     return (
         f"warning: samples of the prior differ from your images ({'; '.join(said)}): an h fitted to them learns another kind of image. "
-        "Give more images of yours and --prior-samples 0, or another prior; `deft prior inspect` shows both side by side"
+        "Give more images of yours and --prior-samples 0, or another prior"
     )
 
 
