@@ -102,7 +102,7 @@ def test_fit_takes_its_options(shop, tmp_path, capsys):
     card = result(capsys, *fit_line(shop, tmp_path / "run", *more))["card"]
     assert card["h"]["units"] == "eps" and card["h"]["guide"] == "score" and card["h"]["n2_start"] == 0
     assert card["task"] == {"name": "inpaint", "sigma_y": 0.2, "smallest": 0.3, "largest": 0.6}
-    assert card["recipe"]["bank"] == 40 and card["recipe"]["weighting"] == "eps"
+    assert card["recipe"]["cache"] == 40 and card["recipe"]["weighting"] == "eps"
 
 
 @pytest.mark.parametrize("task", ["inpaint", "sr4"])
@@ -201,25 +201,26 @@ def test_out_must_be_said(capsys, command):
     assert "--out" in refused(capsys, *command)
 
 
-def test_every_fitted_h_keeps_to_its_own_settings_unless_told(shop, tmp_path, capsys):
+def test_every_fitted_h_keeps_to_its_own_settings_unless_told(shop, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(TUNED["sr4"], "lora", {"scale": 1.3})
     photos, y = shop / "good", tmp_path / "y.npz"
     made = ("--prior", shop / "prior.safetensors", "--task", "sr4", "--data", photos)
     assert run(capsys, "measure", *made[2:], "--images", 1, "--out", y)[0] == 0
     assert run(capsys, "fit", *made, "--method", "lora", "--size", 0.2, "--steps", 2, "--batch", 2, "--out", tmp_path / "lora")[0] == 0
     ask = ("sample", tmp_path / "lora", "--measurement", y, "-n", 1, "--steps", 2)
-    for name, more, scale in (("plain", (), 1.0), ("tuned", ("--tuned",), TUNED["sr4"]["lora"]["scale"])):
+    for name, more, scale in (("plain", (), 1.0), ("tuned", ("--tuned",), 1.3)):
         assert result(capsys, *ask, *more, "--out", tmp_path / name)["plan"]["settings"]["scale"] == scale
-    assert scale != 1
 
 
-def test_settings_and_scale(shop, tmp_path, capsys):
+def test_settings_and_scale(shop, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(TUNED["inpaint"], "deft", {"scale": 1.3})
     about = result(capsys, *sample_line(shop, tmp_path / "a", "--method", "dps", "--set", "zeta=0.7", "--eta", 0.5, "--spacing", "karras"))
     assert about["plan"] | {"steps": 3} == {
         "method": "dps", "settings": {"zeta": 0.7}, "sampler": "ddim", "eta": 0.5, "steps": 3, "spacing": "karras",
     }  # fmt: skip
-    for name, more, scale in (("plain", (), 1.0), ("tuned", ("--tuned",), TUNED["inpaint"]["deft"]["scale"])):
+    for name, more, scale in (("plain", (), 1.0), ("tuned", ("--tuned",), 1.3)):
         assert result(capsys, *sample_line(shop, tmp_path / name, *more))["plan"]["settings"]["scale"] == scale
-    result(capsys, *sample_line(shop, tmp_path / "b", "--scale", 0, "--spacing", "angle"))
+    result(capsys, *sample_line(shop, tmp_path / "b", "--scale", 0, "--sampler", "ddim", "--spacing", "angle"))
     result(capsys, *sample_line(shop, tmp_path / "c", "--method", "prior", "--spacing", "angle"))
     with np.load(tmp_path / "b" / "samples.npz") as b, np.load(tmp_path / "c" / "samples.npz") as c:
         assert np.allclose(b["samples"], c["samples"], atol=1e-6)

@@ -15,6 +15,7 @@ import torch
 
 from deft.cli import main
 from deft.errors import NonFiniteError
+from deft.methods import SCORE_FORM
 from deft.protein import scaffold as protein_scaffold
 from deft.protein.benchmark import MOTIFS, problems
 from deft.protein.chains import chains, pad
@@ -95,7 +96,7 @@ def test_a_scaffold_does_not_depend_on_its_batch(place, short, tmp_path, capsys)
 @pytest.mark.parametrize("method", ["pigdm", "dps", "replacement", "prior"])
 def test_every_method(place, tmp_path, capsys, method):
     made = result(capsys, "protein", "scaffold", "--prior", place / "prior.safetensors", "--method", method, "--steps", 3, "-n", 1, "--problem", "4ZYP", "--out", tmp_path / "o")
-    assert made["plan"]["method"] == method and made["h"] is None and made["plan"]["settings"].get("zeta", 0.3) == 0.3
+    assert made["plan"]["method"] == SCORE_FORM.get(method, method) and made["h"] is None and made["plan"]["settings"].get("zeta", 0.3) == 0.3
 
 
 def test_groups_settings_and_noise_reach_the_work(place, short, tmp_path, capsys):

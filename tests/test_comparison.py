@@ -468,7 +468,7 @@ def test_parts_do_not_wait_for_what_failed(tmp_path, monkeypatch):
 def test_an_arm_may_name_its_sampler():
     table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "arms": ["deft", "second"]}], "arms": {"second": {"method": "deft", "sampler": "dpmpp-2m"}}}
     study = config.make_study(table)
-    assert [arm_plan(study.arms[k]).sampler for k in ("deft", "second")] == ["ddim", "dpmpp-2m"]
+    assert [arm_plan(study.arms[k]).sampler for k in ("deft", "second")] == ["sde-dpmpp-2m", "dpmpp-2m"]
     assert {p.sampler for p in points(study.arms["second"], study.tune)} == {"dpmpp-2m"}
     table["arms"]["second"]["sampler"] = "dpmpp-3m"
     with pytest.raises(InputError, match="did you mean 'dpmpp-2m'"):

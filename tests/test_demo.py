@@ -82,7 +82,7 @@ def test_pretrained(prior, tmp_path, monkeypatch):
 
 
 def test_no_bundled_h(capsys, tmp_path):
-    assert "only for inpaint: fit one" in refused(capsys, "demo", "--task", "sr4", "--pretrained", "--out", tmp_path / "demo")
+    assert "fit one" in refused(capsys, "demo", "--task", "mri", "--pretrained", "--out", tmp_path / "demo")
 
 
 def test_bad_settings():

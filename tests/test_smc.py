@@ -379,7 +379,7 @@ def test_the_mean_of_deft_and_pigdm():
     obs = Observation(MASKED.y.float(), Gaussian(Mask(torch.tensor([[1.0, 0.0, 1.0]])), 0.3))
 
     def draw(name, fitted=h, **settings):
-        return plan(name, steps=6, spacing="log-snr", settings=settings).draw(prior, obs, 2, fitted=fitted)
+        return plan(name, steps=6, sampler="ddim", spacing="log-snr", settings=settings).draw(prior, obs, 2, fitted=fitted)
 
     torch.testing.assert_close(draw("deft-pigdm", weight=1.0), draw("deft"))
     torch.testing.assert_close(draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm-score", fitted=None, data_std=0.4))

@@ -104,7 +104,7 @@ def demo(
         torch.manual_seed(config.seed)
         h = DEFT.sized(prior, config.size, task.lift_channels, log=say)
         fitted = fit_h(
-            h, prior, task, dataset(data, "fit").x, dataset(data, "validation").x, config.recipe(), folder=out, progress=progress, say=say,
+            h, prior, task, dataset(data, "fit").x, dataset(data, "validation").x, config.recipe(), progress=progress, say=say,
         )  # fmt: skip
         about = {"pretrained": False, **fitted.card()}
         save_h(out / "h.safetensors", h, prior, task, prior=name, data=f"{data} (bundled)", **about)

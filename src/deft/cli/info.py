@@ -19,6 +19,7 @@ from deft.noise import SCHEDULES
 from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
 from deft.sample import SAMPLERS, SPACINGS
 from deft.tasks import TASKS
+from deft.train.adapter import KEPT_WHOLE
 from deft.train.checkpoint import load_weights
 
 
@@ -59,7 +60,7 @@ def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
     elif not path.exists() and path.suffix == "":
         raise unknown("prior or file", name, BUNDLED)
     tensors, card = load_weights(path)
-    trained = (t for name, t in tensors.items() if name != "log_rho2")  # h's table of rho^2 is measured, not trained
+    trained = (t for name, t in tensors.items() if name not in KEPT_WHOLE)  # tables by noise level are measured, not trained
     return path, card, sum(t.numel() for t in trained)
 
 

@@ -50,7 +50,8 @@ class Arm:
 
     def plan(self) -> Plan:
         name = SCORE_FORM.get(self.method, self.method)
-        return plan(name, settings={**SETTINGS.get(self.method, {}), **self.settings}, steps=self.steps, eta=self.eta, spacing=self.spacing)
+        settings = {**SETTINGS.get(self.method, {}), **self.settings}
+        return plan(name, settings=settings, sampler="ddim", steps=self.steps, eta=self.eta, spacing=self.spacing)
 
     @property
     def particles(self) -> bool:

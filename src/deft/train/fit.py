@@ -296,6 +296,9 @@ def fit(
             if stop:
                 raise KeyboardInterrupt
             done = at.done(config, elapsed)
+            cut = done >= 1 and at.done(replace(config, max_seconds=None), 0.0) < 1
+            if cut:  # by the time: a resumed fit goes on from here, without the evaluation that this one ends with
+                save()
             due = config.evaluations if done >= 1 else at.due(config, done)
             if held_out is not None and (due > at.looked or done >= 1) and not (at.history and at.history[-1]["step"] == at.step):
                 at.looked = due
@@ -341,7 +344,8 @@ def fit(
 
     # 3. finish with the chosen weights
     elapsed = time.monotonic() - started
-    save()
+    if not cut:
+        save()
     last_row = {k: at.history[-1][k] for k in ("raw", "ema")} if at.history else {"raw": math.nan, "ema": math.nan}
     if config.weights == "best" and at.best is not None:
         winner, scores, best_step = at.best["weights"], {k: at.best[k] for k in ("raw", "ema")}, at.best["step"]
