@@ -406,8 +406,8 @@ TUNED: dict[str, dict[str, dict[str, Any]]] = json.loads(resources.files("deft")
 """task -> method -> settings (its own, `sampler`, `eta`, `steps`, `spacing`) found best on bundled validation images, mostly by `deft compare`
 (benchmarks/tuned.py writes the file); what is not here has the method's defaults.
 
-A distance of single samples to the truth is least for samples that vary less than the posterior: DEFT's settings here
-buy it with about half of the spread (docs/design-notes.md). `deft sample` keeps to scale 1 unless told `--tuned`."""
+Learned h are not in it: they have scale 1 and their row's sampler. Entries of inpaint, inpaint-random, sr4 and deblur-gaussian for seven methods
+were found by energy score; others are still from before, by the distance of single samples, and are to be found again."""
 
 
 SCORE_FORM: dict[str, str] = {"pigdm": "pigdm-score"}

@@ -95,7 +95,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @common.task_option_option
 @click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint).")
 @click.option("--prior-samples", type=int, help="Add so many samples of the prior to the images; 0 for none.  [default: as many as keep an image from being seen too often (docs/fit.md)]")
-@click.option("--samples-folder", type=click.Path(path_type=Path), help="Where samples of the prior are kept; fits of other tasks may share it.  [default: --out]")
+@click.option("--samples-folder", type=click.Path(path_type=Path), help="Where samples of the prior are kept; fits of other tasks may share it.  [default: prior-samples in --out]")
 @click.option("--cache", "--bank", "cache", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: follows steps and memory (docs/cache.md)]")
 @click.option("--fresh", type=float, help="Share of each batch that is drawn afresh beside the cache.  [default: 0, or 1/8 where memory cuts the cache short]")
 @click.option("--patience", default=DEFAULTS.patience, show_default=True, help="End early after so many evaluations (of 20) without a lower held-out loss; 0 never does.")

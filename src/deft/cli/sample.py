@@ -63,7 +63,7 @@ CHAIN = 50
 @click.option("--eta", type=float, help="Noise of the samplers ddim and sde-dpmpp-2m: 0 none, 1 that of the reverse SDE.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--steps", type=int, help="Calls of the prior.  [default: the method's; of training-free ones what was found for the task]")
 @click.option("--spacing", type=Name("spacing", SPACINGS), help="Of the time grid.  [default: the method's; of training-free ones what was found for the task]")
-@click.option("--tuned", is_flag=True, help="A fitted h with the settings of the reports: closer to the truth one by one, with too little spread. (Training-free methods have them always, where the task is in deft/tuned.json.)")
+@click.option("--tuned", is_flag=True, help="A fitted h with the settings of deft/tuned.json, if it has any for its method. (Training-free methods have them always, where the task is in it.)")
 @click.option("--scale", default=1.0, show_default=True, help="Multiply h by this, on top of the method's own settings.")
 @click.option("--refine", default=0, show_default=True, help="With a run: fit its h on for so many steps (10, say) to this very measurement, on paths (docs/control.md), and keep it as h.safetensors beside the samples.")
 @click.option("--seed", default=0, show_default=True)

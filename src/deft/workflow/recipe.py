@@ -220,7 +220,7 @@ def fit_h(
         x: images to fit to, [N, *E] of the prior (`prior.encode` brings data there), or None for samples of the prior alone.
         x_out: held-out images, which decide what is kept; None for held-out samples of the prior.
         folder: where `state.pt` and the sizes are kept for `resume`. samples_folder: where samples of the prior are kept; fits of
-            other tasks may share it (default: `folder`).
+            other tasks may share it (default: prior-samples in `folder`).
         say: told what is being done, and warnings.
 
     Raises: what `fit` raises; InputError if there is nothing to fit to.
@@ -232,7 +232,7 @@ def fit_h(
     if images == 0 and recipe.prior_samples == 0:
         raise InputError("nothing to fit to: no images and no samples of the prior; give images, or leave prior_samples open")
     objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
-    kept = samples_folder if samples_folder is not None else folder
+    kept = samples_folder if samples_folder is not None else (Path(folder) / "prior-samples" if folder is not None else None)
     spent: dict[str, float] = {}
 
     # 1. how much is drawn
