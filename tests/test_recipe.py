@@ -215,6 +215,16 @@ def test_sizes_of_a_number_of_steps():
     assert sizes_for(Recipe(prior_samples=7, cache=9), PRIOR, 1000) == Sizes(7, 9)
 
 
+def test_samples_of_large_images_stay_within_memory():
+    """3 x 512 x 512: 2 GiB hold 682 of them; a number that is asked for is taken as it is."""
+
+    class Large:
+        event_shape = (3, 512, 512)
+
+    assert sizes_for(Recipe(steps=20_000), Large(), 0).prior_samples == 2**31 // (4 * 3 * 512**2)
+    assert sizes_for(Recipe(steps=20_000, prior_samples=5000), Large(), 0).prior_samples == 5000
+
+
 def test_resumed_fits_keep_their_sizes(tmp_path):
     recipe = Recipe(steps=6, batch=8, warmup=1, prior_samples=16, cache=32, evaluations=2)
     fit_h(small_h(), PRIOR, Field(), None, None, recipe, folder=tmp_path, progress=False)

@@ -44,6 +44,8 @@ REUSE = 8
 FRESH = 1 / 8
 """Share of each batch that is drawn anew where memory keeps the cache smaller than that."""
 MAX_SAMPLES = 20_000
+MAX_BYTES = 2**31
+"""Memory that samples of the prior may take, unless a number is asked for."""
 MAX_CACHE = 100_000
 HELD_OUT = 512
 """Draws of the held-out loss: enough that its own noise is below 2 % of it, the same at every evaluation."""
@@ -171,7 +173,8 @@ def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float =
         samples = recipe.prior_samples
     elif images == 0:
         samples = max(samples, 4 * CHUNK)
-    samples = max(0, min(samples, MAX_SAMPLES if recipe.prior_samples is None else samples))
+    fitting = max(MAX_BYTES // (4 * math.prod(prior.event_shape)), CHUNK)
+    samples = max(0, min(samples, min(MAX_SAMPLES, fitting) if recipe.prior_samples is None else samples))
     cache, fresh = recipe.cache, recipe.fresh
     wanted = min(max(math.ceil(k * b / REUSE), 1000), MAX_CACHE)
     if cache is None:
