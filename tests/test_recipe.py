@@ -19,7 +19,7 @@ from deft.train.fit import Interrupted
 from deft.train.level_weight import fit_level_weight
 from deft.train.prior_samples import CHUNK, draw_prior_samples, prior_gap
 from deft.workflow import Recipe, fit_h
-from deft.workflow.recipe import REUSE, VISITS, Sizes, sizes_for
+from deft.workflow.recipe import REUSE, TIMED_VISITS, VISITS, Sizes, sizes_for
 
 CPU = torch.device("cpu")
 WORLD, OBS = half_seen(4)
@@ -202,7 +202,7 @@ def test_sizes_keep_to_the_time_and_to_the_visits(images, per_call, per_step):
     steps = (300 - drawing - caching) / per_step
     assert steps > 0
     floor = 512 if images == 0 else 0
-    assert steps * 64 / max(images + sizes.prior_samples, 1) < 1.1 * VISITS or sizes.prior_samples <= floor
+    assert steps * 64 / max(images + sizes.prior_samples, 1) < 1.1 * TIMED_VISITS or sizes.prior_samples <= floor
     assert steps * 64 / sizes.cache < 1.2 * REUSE
     assert (sizes.prior_samples == 0) == (images == 60_000)
 

@@ -39,6 +39,8 @@ Say = Callable[[str], None]
 VISITS = 32
 """How often one image may be seen in a fit: with a thousand images the held-out loss rises after some sixty times, and at low noise
 before that (docs/fit.md)."""
+TIMED_VISITS = 64
+"""The same where the time is given: what drawing takes is then missing from the fit (docs/fit.md)."""
 REUSE = 8
 """How often one cached prediction may be seen."""
 FRESH = 1 / 8
@@ -61,7 +63,7 @@ class Recipe:
     steps, batch: optimiser steps and rows of each. seconds: time for all of it (samples, cache and fit), in place of a number of
         steps.
     prior_samples: samples of the prior that are added to the images; None chooses: as many as keep every image from being
-        seen more than `VISITS` times, in the time there is. 0 for none.
+        seen more than `VISITS` times (`TIMED_VISITS` with `seconds`). 0 for none.
     cache: cached predictions; None chooses: each is used about `REUSE` times, in 4 GiB at most. 0 draws all anew.
     fresh: share of each batch that is drawn anew beside the cache; None takes 1/8 where memory keeps the cache smaller than wanted.
     patience, evaluations, weights: see `FitConfig`; the fit ends early when nothing gets better.
@@ -148,8 +150,8 @@ class Fitted:
 def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float = 0.0, per_step: float = 0.0, share: float = 0.27) -> Sizes:
     """How many samples of the prior and cached predictions a recipe asks for, beside so many images.
 
-    With `recipe.seconds`, the time is split so that no image is seen more than `VISITS` times and no cached prediction more than
-    `REUSE` times: for k steps of B rows, k B / VISITS images and k B / REUSE cached predictions. Otherwise the number of steps is
+    With `recipe.seconds`, the time is split so that no image is seen more than `TIMED_VISITS` times and no cached prediction more
+    than `REUSE` times: for k steps of B rows, k B / TIMED_VISITS images and k B / REUSE cached predictions. Otherwise the number of steps is
     known, and samples are drawn for at most one and a half times what the rest costs.
 
     Args:
@@ -158,17 +160,18 @@ def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float =
     """
     b = recipe.batch
     calls_a_step = b / REUSE  # the cache's, or as many fresh draws
-    drawing = STEPS * b / VISITS  # the samples'
+    visits = VISITS if recipe.seconds is None else TIMED_VISITS
+    drawing = STEPS * b / visits  # the samples'
     if recipe.seconds is not None:
         k = recipe.seconds / (per_step + calls_a_step * per_call)
-        if k * b / VISITS > images:
+        if k * b / visits > images:
             k = (recipe.seconds + images * STEPS * per_call) / (per_step + (calls_a_step + drawing) * per_call)
             k = max(k, 0.0)
-        samples = math.ceil(k * b / VISITS) - images
+        samples = math.ceil(k * b / visits) - images
     else:
         k = float(recipe.steps)
         rest = k * (calls_a_step + share * b)
-        samples = min(math.ceil(k * b / VISITS) - images, int(1.5 * rest / STEPS))
+        samples = min(math.ceil(k * b / visits) - images, int(1.5 * rest / STEPS))
     if recipe.prior_samples is not None:
         samples = recipe.prior_samples
     elif images == 0:
