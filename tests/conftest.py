@@ -19,3 +19,12 @@ def _reproducible():
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def double():
+    """float64 by default, for tests against a formula; a file asks for it with `pytestmark = pytest.mark.usefixtures("double")`."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(default)

@@ -98,12 +98,7 @@ class Basis:
         return out
 
 
-@pytest.fixture(autouse=True)
-def double():
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(F64)
-    yield
-    torch.set_default_dtype(default)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def law(world, h, obs, sampler, grid):

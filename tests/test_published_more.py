@@ -64,12 +64,7 @@ Y_SEEN = torch.tensor([1.3, 0.0, -0.4], dtype=F64)
 SIGMA_Y = 0.2
 
 
-@pytest.fixture(autouse=True)
-def double():
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(F64)
-    yield
-    torch.set_default_dtype(default)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def combinations(sigma_y=SIGMA_Y):

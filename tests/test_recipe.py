@@ -230,6 +230,8 @@ def test_resumed_fits_keep_their_sizes(tmp_path):
     fit_h(small_h(), PRIOR, Field(), None, None, recipe, folder=tmp_path, progress=False)
     again = fit_h(small_h(), PRIOR, Field(), None, None, replace(recipe, prior_samples=None), folder=tmp_path, resume=True, progress=False)
     assert again.sizes == Sizes(16, 32, 0.0)
+    with pytest.raises(InputError, match="began with prior_samples = 16, and is to be resumed with 17"):
+        fit_h(small_h(), PRIOR, Field(), None, None, replace(recipe, prior_samples=17), folder=tmp_path, resume=True, progress=False)
     (tmp_path / "sizes.json").write_text("{")
     with pytest.raises(InputError, match=r"sizes\.json"):
         fit_h(small_h(), PRIOR, Field(), None, None, recipe, folder=tmp_path, resume=True, progress=False)

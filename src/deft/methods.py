@@ -225,7 +225,7 @@ def _dps(m: Making) -> HTransform:
 
 def _pigdm(m: Making) -> HTransform:
     if not isinstance(m.sampler, KernelSampler):
-        return Scaled(PiGDM(m.settings["data_std"]), m.settings["scale"])
+        raise InputError(f"pigdm is an addition to a step that is one Gaussian kernel (ddim, ancestral, ito), got {type(m.sampler).__name__}: take pigdm-score with it")
     return PiGDM.published(m.sampler.kernel, m.grid, m.settings["data_std"], m.settings["scale"], alpha_s=bool(m.settings["alpha_s"]))
 
 

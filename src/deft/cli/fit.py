@@ -17,8 +17,8 @@ from deft.cli.control import fit_by_importance, fit_on_paths, make_objective
 from deft.cli.info import h_card_text
 from deft.denoise import Denoiser
 from deft.errors import InputError, NonFiniteError
-from deft.evaluate.levels import level_errors, level_table, level_warning
-from deft.htransform import LEARNED, HTransform, Learned
+from deft.evaluate.levels import level_table
+from deft.htransform import LEARNED, Learned
 from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
 from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
@@ -34,7 +34,8 @@ from deft.train.fit import FitConfig, launched_config
 from deft.train.fit import fit as fit_module
 from deft.train.path import OBJECTIVES
 from deft.train.prior_samples import draw_prior_samples
-from deft.workflow import Recipe, fit_h
+from deft.workflow import Recipe, fit_h, weigh_levels
+from deft.workflow.recipe import LEVEL_IMAGES
 
 DEFAULTS = Recipe()
 PATHS: dict[str, Any] = {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98, "lr": 2e-3}
@@ -237,17 +238,18 @@ def fit(
         if pairs is not None:
             assert x is not None and obs is not None and x_out is not None and obs_out is not None
             h.calibrate(prior, x)
+            paired, paired_out = Pairs(x, obs), Pairs(x_out, obs_out)
+            its = DenoisingObjective(prior, weighting, focus, even)
             result = fit_module(
-                h, DenoisingObjective(prior, weighting, focus, even), Pairs(x, obs), Pairs(x_out, obs_out), config=config, folder=out, resume=resume,
-                device=where, progress=common.bars(), on_evaluation=common.show_evaluation,
+                h, its, paired, paired_out, config=config, folder=out, resume=resume, device=where, progress=common.bars(),
+                on_evaluation=common.show_evaluation,
             )
-            levels = held_out_levels(prior, h, x_out, obs_out, seed)
-            worse = level_warning(levels)
+            levels, worse = weigh_levels(h, its, paired_out, config, x_out[:LEVEL_IMAGES], obs_out[:LEVEL_IMAGES])
             made: dict[str, Any] = {
                 "steps": result.steps, "seconds": round(result.seconds, 1), "weights": result.weights, "best_step": result.best_step,
-                "held_out_loss": result.held_out, "ended": result.ended, "levels": levels, "warnings": [worse] if worse else [],
+                "held_out_loss": result.held_out, "ended": result.ended, "levels": levels, "warnings": worse,
             }  # fmt: skip
-            for line in (result.ended, worse):
+            for line in (result.ended, *worse):
                 if line:
                     output.say(line)
         else:
@@ -306,8 +308,3 @@ def build(
     output.say(f"h: {count_parameters(h):,} parameters")
     return h
 
-
-def held_out_levels(prior: Denoiser, h: HTransform, x: Tensor, obs: Observation, seed: int, most: int = 200) -> list[dict[str, float]]:
-    """Errors by noise level on at most `most` held-out images."""
-    few = slice(0, most)
-    return level_errors(prior, h, x[few], obs[few], seed=seed)

@@ -140,14 +140,14 @@ class FitResult:
 class _Progress:
     """How far a fit is: what `state.pt` keeps of it beside the weights.
 
-    looked: evaluations that were due so far. best: of the best evaluation, its step, the losses, which weights won, and these
+    evaluated: evaluations that were due so far. best: of the best evaluation, its step, the losses, which weights won, and these
     weights. last: first step, length and learning rate of the last phase, once it has begun.
     """
 
     step: int = 0
     elapsed: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    looked: int = 0
+    evaluated: int = 0
     best: dict[str, Any] | None = None
     last: dict[str, float] | None = None
 
@@ -170,7 +170,7 @@ class _Progress:
         if self.last is None:
             return int(done * config.evaluations + 1e-9)
         u = (self.step - self.last["start"]) / self.last["length"]
-        return int(self.last["looked"]) + int(u * LAST_EVALUATIONS + 1e-9)
+        return int(self.last["evaluated"]) + int(u * LAST_EVALUATIONS + 1e-9)
 
     def stale(self) -> int:
         """Evaluations since the best one."""
@@ -264,7 +264,7 @@ def fit(
             now |= {"raw": module.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(path, now)
 
-    def look(data: Batches, done: float, running: Tensor | None) -> None:
+    def evaluate(data: Batches, done: float, running: Tensor | None) -> None:
         """Evaluate on held-out data, keep the weights if they are the best yet, and see whether it is time to end."""
         losses = _held_out(objective, {"raw": module, "ema": average}, data, config, where, world)
         row = {"step": at.step, "seconds": time.monotonic() - started}
@@ -279,7 +279,7 @@ def fit(
             on_evaluation(row)
         if config.patience and at.last is None and done < 1 and at.best is not None and at.stale() >= config.patience:
             length = max(1, round(LAST_PHASE * at.best["step"]))
-            at.last = {"start": at.step, "length": length, "rate": at.rate(config, done), "looked": at.looked}
+            at.last = {"start": at.step, "length": length, "rate": at.rate(config, done), "evaluated": at.evaluated}
             module.load_state_dict(at.best["state"])
             average.load_state_dict(at.best["state"])
 
@@ -300,9 +300,9 @@ def fit(
             if cut:  # by the time: a resumed fit goes on from here, without the evaluation that this one ends with
                 save()
             due = config.evaluations if done >= 1 else at.due(config, done)
-            if held_out is not None and (due > at.looked or done >= 1) and not (at.history and at.history[-1]["step"] == at.step):
-                at.looked = due
-                look(held_out, done, running)
+            if held_out is not None and (due > at.evaluated or done >= 1) and not (at.history and at.history[-1]["step"] == at.step):
+                at.evaluated = due
+                evaluate(held_out, done, running)
                 if at.last is not None:
                     bar.total = int(at.last["start"] + at.last["length"])
             if done >= 1:

@@ -19,8 +19,8 @@ from deft.random import BatchNoise
 from deft.train.data import Batches
 from deft.train.denoising import DenoisingObjective
 
-HELD = 10.0
-"""How hard a knot is held to 1: sum of <m, m>/rho^2 over its draws is the information on c (its inverse variance, were entries
+RIDGE = 10.0
+"""The pull of each knot towards 1: sum of <m, m>/rho^2 over its draws is the information on c (its inverse variance, were entries
 independent), and 10 is that of a belief c = 1 with deviation .3. It decides where hardly any draw is near."""
 
 
@@ -47,7 +47,7 @@ def fit_level_weight(h: DEFT, objective: DenoisingObjective, held_out: Batches, 
         mm, em = ((a * moved).sum(1) * scale for a in (moved, missed))
         normal += hats.T @ (mm.cpu()[:, None] * hats)
         right += hats.T @ em.cpu()
-    found = torch.linalg.solve(normal + HELD * torch.eye(n, dtype=torch.float64), right + HELD).clamp(0, 1)
+    found = torch.linalg.solve(normal + RIDGE * torch.eye(n, dtype=torch.float64), right + RIDGE).clamp(0, 1)
     h.level_weight.copy_(found.to(h.level_weight))
     h.train(was)
     return h.level_weight

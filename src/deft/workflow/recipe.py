@@ -25,6 +25,7 @@ from deft.distributed import get_world
 from deft.errors import InputError
 from deft.evaluate.levels import level_errors, level_warning
 from deft.htransform import DEFT, Learned
+from deft.likelihood import Observation
 from deft.random import BatchNoise, Noise
 from deft.tasks import ImageTask, Through
 from deft.train.checkpoint import write_json
@@ -52,7 +53,7 @@ MAX_CACHE = 100_000
 HELD_OUT = 512
 """Draws of the held-out loss: enough that its own noise is below 2 % of it, the same at every evaluation."""
 MAX_STEPS = 1_000_000
-LOOKED = 200
+LEVEL_IMAGES = 200
 """Held-out images for the errors by noise level."""
 
 
@@ -243,7 +244,7 @@ def fit_h(
 
     # 1. how much is drawn
     shown = x if x is not None and len(x) else draw_prior_samples(prior, CHUNK, seed=recipe.seed, folder=kept).x
-    sizes = _kept_sizes(folder) if resume else None
+    sizes = _kept_sizes(folder, recipe) if resume else None
     if sizes is None:
         times = (0.0, 0.0)
         if recipe.seconds is not None:  # the slowest process's clock, so that all choose the same
@@ -292,25 +293,39 @@ def fit_h(
         say(result.ended)
 
     # 5. how far h is to be trusted at each noise level, and what it is worth there
-    if isinstance(h, DEFT):
-        fit_level_weight(h, objective, held_out, batch=recipe.batch, batches=config.held_out_batches, seed=recipe.seed)
-    few = x_out[: min(LOOKED, max(16, result.steps))]  # a fit of a few steps is a trial
-    levels = level_errors(prior, h, few, measured.observe(few, Noise(recipe.seed, len(few))), seed=recipe.seed)
-    worse = level_warning(levels)
-    warnings += [worse] if worse else []
+    few = x_out[: min(LEVEL_IMAGES, max(16, result.steps))]  # a fit of a few steps is a trial
+    levels, worse = weigh_levels(h, objective, held_out, config, few, measured.observe(few, Noise(recipe.seed, len(few))))
+    warnings += worse
     for line in warnings:
         say(line)
     return Fitted(h, result, sizes, levels, warnings, sum(spent.values()), spent)
 
 
-def _kept_sizes(folder: str | Path | None) -> Sizes | None:
-    """The sizes that an interrupted fit chose; None if it has not come so far."""
+def weigh_levels(
+    h: Learned, objective: DenoisingObjective, held_out: Batches, config: FitConfig, x: Tensor, obs: Observation
+) -> tuple[list[dict[str, float]], list[str]]:
+    """What follows a fit: h's weight by noise level (for a `DEFT`), found on held-out batches, and its errors by level on images x with
+    measurements obs. Returns the rows of `level_errors`, and warnings."""
+    if isinstance(h, DEFT):
+        fit_level_weight(h, objective, held_out, batch=config.batch, batches=config.held_out_batches, seed=config.seed)
+    levels = level_errors(objective.prior, h, x, obs, seed=config.seed)
+    worse = level_warning(levels)
+    return levels, [worse] if worse else []
+
+
+def _kept_sizes(folder: str | Path | None, recipe: Recipe) -> Sizes | None:
+    """The sizes that an interrupted fit chose; None if it has not come so far. Other sizes that are asked for are refused."""
     path = Path(folder) / "sizes.json" if folder is not None else None
     if path is None or not path.exists():
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Sizes(int(found["prior_samples"]), int(found["cache"]), float(found["fresh"]))
+        sizes = Sizes(int(found["prior_samples"]), int(found["cache"]), float(found["fresh"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {path}: {error}; start again without --resume") from error
+    for name, value in asdict(sizes).items():
+        asked = getattr(recipe, name)
+        if asked is not None and asked != value:
+            raise InputError(f"this fit began with {name} = {value}, and is to be resumed with {asked}: leave it out, or start again without --resume")
+    return sizes
 
