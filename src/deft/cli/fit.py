@@ -136,6 +136,8 @@ def fit(
         raise InputError(f"--cache takes a number of draws (at least 1, or 0 for none), and is not for --pairs; got {cache}")
     if (prior_samples or 0) < 0 or (prior_samples and (pairs is not None or objective is not None)):
         raise InputError(f"--prior-samples takes a number (at least 1, or 0 for none), and is not for --pairs or --objective; got {prior_samples}")
+    if (fresh is not None or samples_folder is not None) and (pairs is not None or objective is not None):
+        raise InputError("--fresh and --samples-folder belong to the cache and the samples of the prior, which --pairs and --objective have not: leave them out")
     if measurement is not None and reward is not None:
         raise InputError("give --measurement or --reward, one of the two")
     if (objective is None) != (measurement is None and reward is None):
@@ -166,6 +168,7 @@ def fit(
     )  # fmt: skip
     config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, ema=ema, max_seconds=seconds, seed=seed, bf16=bf16, accumulate=accumulate, streams=streams,
+        patience=0 if _by_default("patience") else patience,
     ) if objective is not None else recipe.fit_config(steps, seconds))  # fmt: skip
     recipe = replace(recipe, bf16=config.bf16)
     where = common.get_device(device)
