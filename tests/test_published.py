@@ -24,7 +24,6 @@ import torch
 
 from deft.condition import condition
 from deft.denoise import Prediction
-from deft.errors import InputError
 from deft.htransform import DiffPIR, GradientAtMean, PiGDM
 from deft.htransform.exact import Mixture
 from deft.likelihood import Gaussian, Observation
@@ -179,9 +178,11 @@ def test_pigdm_of_a_clip():
 
 
 def test_pigdm_elsewhere():
-    """It is no other algorithm under the same name: a sampler without kernels is refused, and the way out is named."""
-    with pytest.raises(InputError, match="take pigdm-score with it"):
-        METHODS["pigdm"].make(Making(PRIOR, GRID, DPMpp2M(), {"data_std": 0.6, "scale": 2.0, "alpha_s": 1.0}))
+    """A sampler without kernels takes the estimate of the score, as do deft-pigdm and the proteins."""
+    method = METHODS["pigdm"]
+    h = method.make(Making(PRIOR, GRID, DPMpp2M(), {"data_std": 0.6, "scale": 2.0, "alpha_s": 1.0}))
+    pred = PRIOR(start()[None].requires_grad_(), torch.tensor(4.0))
+    torch.testing.assert_close(h(pred, measured(0.3)), 2 * PiGDM(0.6)(pred, measured(0.3)))
 
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])

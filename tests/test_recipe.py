@@ -15,7 +15,7 @@ from deft.htransform import Scaled, Zero
 from deft.random import BatchNoise, Noise
 from deft.testing import half_seen
 from deft.train.data import Bank, Clean
-from deft.train.fit import Interrupted
+from deft.train.fit import Interrupted, _Progress
 from deft.train.level_weight import fit_level_weight
 from deft.train.prior_samples import CHUNK, draw_prior_samples, prior_gap
 from deft.workflow import Recipe, fit_h
@@ -142,6 +142,15 @@ def test_it_ends_early_and_says_so(lengths):
     assert short.ended == "" or short.steps <= 120
     assert long.ended.startswith("ended early: the held-out loss had not fallen for 5 evaluations") and long.steps < 1200
     assert long.best_step <= long.steps and long.held_out[long.weights] == min(min(r["raw"], r["ema"]) for r in long.history)
+
+
+def test_the_last_phase_brings_the_rate_down():
+    """From what it was at its first step to 0 at its last, by half a cosine; then the fit is done."""
+    config, last = FitConfig(steps=1000), {"start": 10, "length": 4, "rate": 0.5, "evaluated": 3}
+    at = [_Progress(step=step, last=last) for step in (10, 12, 14)]
+    assert [p.rate(config, 0.1) for p in at] == pytest.approx([0.5, 0.25, 0.0], abs=1e-9)
+    assert [p.done(config, 0.0) for p in at] == pytest.approx([0.010, 0.012, 1.0])
+    assert [p.due(config, 0.1) for p in at] == [3, 5, 7]
 
 
 @pytest.mark.parametrize("where", [0.3, 0.95])

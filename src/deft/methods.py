@@ -225,7 +225,8 @@ def _dps(m: Making) -> HTransform:
 
 def _pigdm(m: Making) -> HTransform:
     if not isinstance(m.sampler, KernelSampler):
-        raise InputError(f"pigdm is an addition to a step that is one Gaussian kernel (ddim, ancestral, ito), got {type(m.sampler).__name__}: take pigdm-score with it")
+        # every method runs with every sampler: where a step has no kernel to add to, the paper's estimate of the score does
+        return Scaled(PiGDM(m.settings["data_std"]), m.settings["scale"])
     return PiGDM.published(m.sampler.kernel, m.grid, m.settings["data_std"], m.settings["scale"], alpha_s=bool(m.settings["alpha_s"]))
 
 
