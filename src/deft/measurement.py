@@ -10,7 +10,6 @@ A file made elsewhere needs `y` [N, *M] (or [*M]) and, for tasks whose operator 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,24 +33,6 @@ def save_measurement(path: str | Path, obs: Observation, task: ImageTask, **more
     if task.drawn:
         arrays[task.drawn] = getattr(operator_of(obs.likelihood), task.drawn)
     save_arrays(path, **arrays)
-
-
-def fingerprint_of(obs: Observation) -> str:
-    """SHA-256 of y and of what was drawn for it, as float32: the same measurement, however it came here.
-
-    >>> import torch
-    >>> from deft import Gaussian, Identity
-    >>> obs = Observation(torch.zeros(1, 1, 2, 2), Gaussian(Identity(), 0.1))
-    >>> fingerprint_of(obs) == fingerprint_of(obs.repeat(1))
-    True
-    """
-    found = hashlib.sha256(obs.y.detach().cpu().float().contiguous().numpy().tobytes())
-    operator = getattr(obs.likelihood, "operator", None)
-    for name in ("mask", "kernel"):
-        value = getattr(operator, name, None)
-        if isinstance(value, Tensor):
-            found.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def operator_of(likelihood: Likelihood) -> Operator:

@@ -14,7 +14,7 @@ from deft.evaluate.compare import METRICS
 from deft.methods import METHODS
 from deft.random import BatchNoise
 from deft.tasks import make_task
-from deft.train.adapter import schedule_text, shown
+from deft.train.identity import schedule_text, shown
 
 LICENCES = (
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0",

@@ -15,7 +15,6 @@ from deft.denoise import Denoiser
 from deft.errors import InputError
 from deft.htransform.learnable import Learned, count_parameters
 from deft.likelihood.base import Observation
-from deft.measurement import fingerprint_of
 from deft.methods import SCORE_FORM, plan
 from deft.tasks import ImageTask
 from deft.train.adapter import save_h
@@ -66,7 +65,7 @@ def fit_on_paths(
         progress=common.bars(), say=output.say, chain=chain,
     )  # fmt: skip
     recipe = {"objective": objective, "chain": chain, "subset": subset, "drawn_by": drawn_by, "warm": warm, **asdict(config)}
-    seen = {} if source is None else {"measurement": {"file": source, "sha256": fingerprint_of(obs)}}
+    seen = {} if source is None else {"measurement": {"file": source, "sha256": obs.fingerprint()}}
     about = _about(h, prior, prior_name, prior_options) | seen | {
         "recipe": recipe, "steps": result.steps, "seconds": round(result.seconds, 1),
         "weights": result.weights, "held_out_loss": result.held_out, "diagnosis": end,

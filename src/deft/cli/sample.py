@@ -29,7 +29,7 @@ from deft.images import (
     to_pixels,
 )
 from deft.likelihood import Gaussian, Observation
-from deft.measurement import fingerprint_of, task_of
+from deft.measurement import task_of
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
@@ -152,7 +152,7 @@ def sample(
     else:
         obs, seen, skipped = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
     theirs = card.get("measurement")
-    if isinstance(theirs, dict) and "sha256" in theirs and theirs["sha256"] != fingerprint_of(obs):
+    if isinstance(theirs, dict) and "sha256" in theirs and theirs["sha256"] != obs.fingerprint():
         output.say(f"warning: {run} was fitted to one measurement ({theirs.get('file')}), and this is another: its h knows nothing of it. Fit one to this measurement, or to pairs")
     open_folder(out, overwrite=overwrite)
     doubt = None if measurement is None else warning_from(prior, obs.to(where))
@@ -246,5 +246,5 @@ def refined(
         h, prior, prior.inside(obs).to(device), objective, config, device=device, progress=common.bars(), say=output.say, chain=CHAIN
     )
     h.eval().requires_grad_(False)
-    about: dict[str, Any] = {"prior": prior_name, "measurement": {"file": source, "sha256": fingerprint_of(obs)}, "refined": steps, "diagnosis": end}
+    about: dict[str, Any] = {"prior": prior_name, "measurement": {"file": source, "sha256": obs.fingerprint()}, "refined": steps, "diagnosis": end}
     save_h(out / "h.safetensors", h, prior, task, **about)

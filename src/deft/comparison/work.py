@@ -37,6 +37,7 @@ from deft.htransform.base import HTransform
 from deft.images import one_line, save_arrays
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
+from deft.prior.store import BUNDLED
 from deft.random import Noise
 from deft.tasks import ImageTask, make_task
 from deft.train.adapter import bundled_h, load_h, save_h, start_from
@@ -91,8 +92,12 @@ def _looking(name: str, x: Tensor) -> FeatureNetwork | None:
 
 def base_of(on: Setting, *splits: str) -> dict[str, Any]:
     """The prior and the images of these splits, as every piece's `spec` names them."""
-    options = {"prior_options": dict(on.prior_options)} if on.prior_options else {}
-    return {"prior": on.prior, "data": describe(on.source, splits, the_prior(on).data_shape), **options}
+    prior, more = the_prior(on), dict[str, Any]()
+    if on.prior_options:
+        more["prior_options"] = dict(on.prior_options)
+    if on.prior not in BUNDLED:  # another file of the same name is another prior
+        more["prior_sha256"] = prior.fingerprint()[:16]
+    return {"prior": on.prior, "data": describe(on.source, splits, prior.data_shape), **more}
 
 
 def fit_unit(on: Setting, task: dict[str, Any], arm: Arm, seed: int) -> Unit:
@@ -101,15 +106,20 @@ def fit_unit(on: Setting, task: dict[str, Any], arm: Arm, seed: int) -> Unit:
     for name in ("start_from", "fitted"):
         if not settings[name]:
             settings.pop(name)
-    if arm.fit.fitted:  # another file of the same name is another h
-        settings["options"] = {**settings["options"], "sha256": file_digest(_fitted_path(arm.fit.fitted, task["name"], on.prior))}
+    for source in (arm.fit.fitted, arm.fit.start_from):  # another file of the same name is another h
+        if source:
+            settings["options"] = {**settings["options"], "sha256": file_digest(_fitted_path(source, task["name"], on.prior))}
     spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(arm), "fit": settings, "seed": seed}
     return unit("fit", f"{short(on.prior)}-{task['name']}-{learned_as(arm)}-s{seed}", spec)  # arms that want the same fit share it
 
 
 def _fitted_path(source: str, task: str, prior: str) -> Path:
     """The file of an h that is taken as it is."""
-    path = bundled_h(task, prior) if source == "bundled" else Path(source)
+    path = Path(source)
+    if source == "bundled":
+        path = bundled_h(task, prior)
+    elif not path.exists() and path.suffix == "":  # a fit may start from the bundled h of a task
+        path = bundled_h(source)
     return path / "h.safetensors" if path.is_dir() else path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -92,6 +93,25 @@ class Observation:
             index = slice(index, index + 1 or None)
         return Observation(self.y[index], self.likelihood[index], None if self._lifted is None else self._lifted[index])
 
+    def fingerprint(self) -> str:
+        """SHA-256 of y and of every tensor that was drawn for it (`Operator.per_sample`), as float32.
+
+        >>> import torch
+        >>> from deft import Gaussian, Identity
+        >>> obs = Observation(torch.zeros(1, 1, 2, 2), Gaussian(Identity(), 0.1))
+        >>> obs.fingerprint() == obs.repeat(1).fingerprint()
+        True
+        """
+        found = hashlib.sha256(_bytes(self.y))
+        operator = getattr(self.likelihood, "operator", None)
+        while operator is not None:  # an operator may hold another, that of the data (a latent prior's)
+            for name in getattr(operator, "per_sample", ()):
+                value = getattr(operator, name, None)
+                if isinstance(value, Tensor) and not name.startswith("_"):  # those are computed from the others' tensors
+                    found.update(_bytes(value))
+            operator = getattr(operator, "operator", None)
+        return found.hexdigest()
+
     def repeat(self, n: int) -> Observation:
         lifted = None if self._lifted is None else self._lifted.repeat_interleave(n, 0)
         return Observation(self.y.repeat_interleave(n, 0), self.likelihood.repeat(n), lifted)
@@ -113,3 +133,8 @@ class Observation:
             object.__setattr__(self, "_lifted", self.likelihood.lift(self.y))
         assert self._lifted is not None
         return self._lifted
+
+
+def _bytes(value: Tensor) -> bytes:
+    value = value.detach().cpu()
+    return (torch.view_as_real(value) if value.is_complex() else value).float().contiguous().numpy().tobytes()

@@ -16,9 +16,7 @@ from deft.errors import CheckpointError, DeftError, InputError
 from deft.htransform import DEFT, LEARNED, Learned, kind_of
 from deft.tasks import ImageTask, make_task
 from deft.train.checkpoint import load_weights, save_weights
-
-LONG = 8
-"""Lists longer than this are summed up in messages."""
+from deft.train.identity import differences, listed, plain
 
 
 def bundled_h(task: str, prior: str = "") -> Path:
@@ -199,63 +197,3 @@ def _one_schedule(convention: dict[str, Any]) -> dict[str, Any]:
     """With the schedule's settings under its name: settings of two kinds of schedule have nothing in common."""
     rest = {k: v for k, v in convention.items() if k not in ("schedule", "settings")}
     return rest | {"schedule": {"name": convention.get("schedule"), "settings": convention.get("settings", {})}}
-
-
-def plain(value: Any) -> Any:
-    """As it looks after a journey through JSON: tuples become lists.
-
-    Raises `CheckpointError` for what JSON cannot hold: objects, NaN.
-    """
-    try:
-        return json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"a card holds text, finite numbers, lists and tables alone: {error}") from error
-
-
-def differences(fitted: Any, given: Any, field: str = "") -> list[tuple[str, str, str]]:
-    """(field, fitted, given) wherever two plain values differ; nested fields as a.b, the first of a list's entries as a[3].
-
-    >>> differences({"output": "eps", "settings": {"bound": 10}}, {"output": "v", "settings": {"bound": 10}})
-    [('output', "'eps'", "'v'")]
-    """
-    if isinstance(fitted, dict) and isinstance(given, dict):
-        if "settings" in fitted and fitted.get("name") != given.get("name"):
-            return [(field, schedule_text(fitted), schedule_text(given))]
-        out = []
-        for key in [*fitted, *(k for k in given if k not in fitted)]:
-            out += differences(fitted.get(key), given.get(key), f"{field}.{key}" if field else str(key))
-        return out
-    if isinstance(fitted, list) and isinstance(given, list) and len(fitted) == len(given) > LONG:
-        for i, (a, b) in enumerate(zip(fitted, given, strict=True)):
-            if a != b:
-                return differences(a, b, f"{field}[{i}]")
-        return []
-    return [] if (fitted == given and type(fitted) is type(given)) or _same_number(fitted, given) else [(field, shown(fitted), shown(given))]
-
-
-def _same_number(a: Any, b: Any) -> bool:
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (a, b))
-    return numbers and a == b
-
-
-def listed(found: list[tuple[str, str, str]], sides: tuple[str, str] = ("fitted", "given")) -> str:
-    return "; ".join(f"{field}: {sides[0]} {a}, {sides[1]} {b}" for field, a, b in found)
-
-
-def shown(value: Any) -> str:
-    """A value in a message; long lists and texts summed up."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, list) and len(value) > LONG:
-        return f"{len(value)} values from {shown(value[0])} to {shown(value[-1])}"
-    if isinstance(value, dict) and "settings" in value:
-        return schedule_text(value)
-    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def schedule_text(schedule: dict[str, Any]) -> str:
-    """vp-linear(beta_0=0.1, beta_1=20.0)"""
-    settings = schedule.get("settings")
-    inside = ", ".join(f"{k}={shown(v)}" for k, v in settings.items()) if isinstance(settings, dict) else ""
-    return f"{schedule.get('name')}({inside})"

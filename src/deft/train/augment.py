@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,10 @@ class Flipped(Batches):
 
     def __init__(self, inner: Batches):
         self.inner = inner
+
+    def identity(self) -> dict[str, Any]:
+        about = self.inner.identity()
+        return {**about, "samples": f"{about.get('samples', '')}, with flips"}
 
     def draw(
         self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise

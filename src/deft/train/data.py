@@ -18,6 +18,7 @@ from deft.distributed import World, get_world
 from deft.errors import InputError
 from deft.likelihood.base import Observation
 from deft.random import BatchNoise, generator
+from deft.train.identity import digest
 
 
 class Task(Protocol):
@@ -49,6 +50,16 @@ class Batches(ABC):
     def draw(
         self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
     ) -> Batch: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the batches are made of, as plain values: a fit on other data is not resumed (`deft.train.identity`)."""
+        return {}
+
+
+def task_identity(task: object) -> dict[str, Any]:
+    """The settings of a task that has any."""
+    config = getattr(task, "config", None) or getattr(getattr(task, "task", None), "config", None)
+    return {"task": config()} if callable(config) else {}
 
 
 class _Order:
@@ -94,6 +105,9 @@ class Clean(Batches):
         self.x, self.task, self._order = x, task, _Order(len(x))
         self._fixed = observe_fixed(task, x) if fixed and task is not None else None
 
+    def identity(self) -> dict[str, Any]:
+        return {"samples": f"{len(self.x)}, {digest(self.x)}", **task_identity(self.task)}
+
     def draw(
         self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
     ) -> Batch:
@@ -113,6 +127,9 @@ class Pairs(Batches):
         if len(observation) != len(x):
             raise InputError(f"{len(x)} samples but {len(observation)} observations: pairs must match one to one")
         self.x, self.observation, self._order = x, observation, _Order(len(x))
+
+    def identity(self) -> dict[str, Any]:
+        return {"samples": f"{len(self.x)}, {digest(self.x)}", "measurements": self.observation.fingerprint()[:16]}
 
     def draw(
         self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
@@ -139,6 +156,11 @@ class Bank(Batches):
     ):  # fmt: skip
         self.x, self.task, self.rows, self.prediction, self._fixed = x, task, rows, prediction, fixed
         self._order, self._images, self._fresh = _Order(len(rows)), _Order(len(x)), fresh
+
+    def identity(self) -> dict[str, Any]:
+        """Of what is cached, not of the predictions: they differ by rounding from machine to machine."""
+        fresh = 0.0 if self._fresh is None else self._fresh[1]
+        return {"samples": f"{len(self.x)}, {digest(self.x)}", "cache": len(self.rows), "fresh": fresh, **task_identity(self.task)}
 
     @staticmethod
     def default_size(event_shape: tuple[int, ...], max_bytes: int = 2**32, size: int = 4_000) -> int:

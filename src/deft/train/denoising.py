@@ -11,6 +11,7 @@ w = alpha^2/sigma^2. The frozen prior is only evaluated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,9 @@ class DenoisingObjective:
             raise unknown("weighting", weighting, WEIGHTINGS)
         self.prior, self.weighting, self.focus, self.even = prior, weighting, focus, even
         self._weight = WEIGHTINGS[weighting]
+
+    def identity(self) -> dict[str, Any]:
+        return {"prior": self.prior.fingerprint()[:16], "weighting": self.weighting, "focus": self.focus, "even": self.even}
 
     def predict(self, x: Tensor, noise: BatchNoise) -> Prediction:
         x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus, self.even, self.prior)

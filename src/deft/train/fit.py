@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, 
 from deft.random import BatchNoise, RowNoise
 from deft.train.checkpoint import load_state, save_state
 from deft.train.data import Batch, Batches, Source
+from deft.train.identity import identity_of, module_identity, other_identity, plain
 
 
 class Loss(NamedTuple):
@@ -213,6 +214,7 @@ def fit(
     progress: bool = True,
     on_evaluation: Callable[[dict[str, float]], None] | None = None,
     world: World | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Fit `module` to `objective` on `batches`.
 
@@ -222,19 +224,23 @@ def fit(
         batches: where (x_0, observation) come from.
         held_out: the same for data not trained on; decides between raw and averaged weights.
         folder: where `state.pt` is kept for `resume`; None keeps nothing.
+        resume: go on from that state. More steps than it was made with train it for longer.
         device: where the module and the batches go; by default where the objective's frozen prior is (`load_prior(name, "cuda")`), and for a prior in
             training the best there is.
         on_evaluation: called with each row of the history, on the main process.
         world: the processes that share the work, by default all that were launched; each must call this.
+        identity: what the data are, as plain values by part; kept in the state, and compared by `resume`. By default what
+            batches say of themselves (`identity()`); module and objective always say it.
 
     Raises:
         NonFiniteError: a loss that is not a number, on any process; the last good state is still in `folder`.
         Interrupted: Ctrl-C; the state is saved first.
         LostError: another process died; the state is saved first.
-        CheckpointError: `resume` without a usable state, or with other settings.
+        CheckpointError: `resume` without a usable state, with other settings, or with the state of another fit.
     """
     world = world or get_world()
     config = launched_config(config or FitConfig(), world)
+    given = config
     where = torch.device(device) if device is not None else place_of(objective)
     path = Path(folder) / "state.pt" if folder is not None else None
 
@@ -246,21 +252,33 @@ def fit(
         parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
     )
     at = _Progress()
-    state = world.from_main(lambda: _read(path, config) if resume else None)
+    if path is None:
+        about = {}
+    elif identity is None:
+        about = whole_identity(module, objective, {"data": identity_of(batches), "held-out data": identity_of(held_out)})
+    else:
+        about = whole_identity(module, objective, identity)
+    state = world.from_main(lambda: read_resumable(path, given, about) if resume else None)
     world.same_weights(module)
     average = copy.deepcopy(module).requires_grad_(False)
     if state is not None:
         at = _Progress(**{f.name: state[f.name] for f in fields(_Progress) if f.name in state})
-        module.load_state_dict(module.state_dict() | state["raw"])  # an earlier version's state may lack a buffer
-        average.load_state_dict(average.state_dict() | state["ema"])
-        optimiser.load_state_dict(state["optimiser"])
+        config = replace(config, held_out_batches=state["config"].get("held_out_batches", config.held_out_batches))
+        try:
+            module.load_state_dict(module.state_dict() | state["raw"])  # an earlier version's state may lack a buffer
+            average.load_state_dict(average.state_dict() | state["ema"])
+            optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError, KeyError) as error:  # of a version that kept no identity
+            raise CheckpointError(f"{path} is of another network: {' '.join(str(error).split())[:200]}; {WAY_OUT}") from error
+        if config.steps > state["config"].get("steps", config.steps):  # for longer: the learning rate rises again
+            at.last, at.evaluated = None, int(at.done(config, at.elapsed) * config.evaluations + 1e-9)
         del state
 
     def save() -> None:
         """Write the state as it is now."""
         if path is not None:
             at.elapsed = time.monotonic() - started
-            now = {"config": lasting(config), **{f.name: getattr(at, f.name) for f in fields(_Progress)}}
+            now = {"config": asdict(config), "identity": about, **{f.name: getattr(at, f.name) for f in fields(_Progress)}}
             now |= {"raw": module.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(path, now)
 
@@ -446,20 +464,36 @@ def _held_out(
 
 
 def lasting(config: FitConfig) -> dict[str, Any]:
-    """What must be the same to resume: not for how long, nor how a batch is split."""
-    kept = asdict(replace(config, max_seconds=None, accumulate=1))
-    kept.pop("weights")  # which weights are kept at the end changes no step
+    """What must be the same to resume: not how long the fit is, nor how a batch is split, nor what changes no step."""
+    kept = asdict(config)
+    for name in ("steps", "max_seconds", "accumulate", "held_out_batches", "saves", "weights"):
+        kept.pop(name)
     return kept
 
 
-def _read(path: Path | None, config: FitConfig) -> dict[str, Any]:
-    """The state in a file, once it is known to be of a fit with these settings."""
+WAY_OUT = "give what it was made with to resume, or another --out to start anew"
+
+
+def whole_identity(module: nn.Module, objective: Objective, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What is trained on what, as `state.pt` keeps it. more: what is said of the data, and whatever else."""
+    return {"module": module_identity(module), "objective": identity_of(objective), **plain(dict(more))}
+
+
+def read_resumable(path: Path | None, config: FitConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The state in a file, once it is known to be of this fit.
+
+    Raises `CheckpointError`: no state, a damaged one, or one of a fit with other settings or another identity.
+    """
     if path is None or not path.exists():
         raise CheckpointError(f"nothing to resume: {path} does not exist")
     state = load_state(path, torch.device("cpu"))
-    mine = lasting(config)
-    theirs = lasting(FitConfig()) | state["config"]  # an older file lacks the newer settings
-    if theirs != mine:
-        other = {k: v for k, v in theirs.items() if k not in mine or mine[k] != v}
-        raise CheckpointError(f"{path} was made with other settings: {other}; give the same ones to resume")
+    other = other_identity(state.get("identity", {}), identity)  # an older file has none
+    if other:
+        raise CheckpointError(f"{path} is the state of another fit ({other}): {WAY_OUT}")
+    mine, theirs = lasting(config), lasting(FitConfig()) | state["config"]  # an older file lacks the newer settings
+    if state["step"] >= max(mine["warmup"], theirs["warmup"]):
+        theirs["warmup"] = mine["warmup"]  # over for both
+    settings = {k: v for k, v in theirs.items() if k in mine and mine[k] != v}
+    if settings:
+        raise CheckpointError(f"{path} was made with other settings: {settings}; {WAY_OUT}")
     return state

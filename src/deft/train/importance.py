@@ -10,7 +10,6 @@ With a folder a stopped run resumes: `round.pt` holds the round's paths and the 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,7 +32,8 @@ from deft.sample.times import times
 from deft.train.checkpoint import load_state, save_state
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
-from deft.train.fit import FitConfig, fit, lasting, place_of
+from deft.train.fit import WAY_OUT, FitConfig, fit, lasting, place_of, whole_identity
+from deft.train.identity import other_identity
 from deft.train.path import walk
 
 
@@ -101,9 +101,10 @@ def importance_fit(
     device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
     h, obs = h.to(device), obs.to(device)
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
+    about = whole_identity(h, DenoisingObjective(prior, **objective), {"measurements": {"y": obs.fingerprint()[:16]}})
     own = {
-        "rounds": rounds, "paths": paths, "steps": steps, "least": least, "y": hashlib.sha256(obs.y.cpu().contiguous().numpy().tobytes()).hexdigest(),
-        "objective": repr(sorted(objective.items())), **{f"{k} of the fit": v for k, v in lasting(config).items()},
+        "paths": paths, "steps": steps, "least": least, "identity": about, "steps of the fit": config.steps,
+        **{f"{k} of the fit": v for k, v in lasting(config).items()},
     }  # fmt: skip
     rows, x = _resumed(folder, own, h, device) if resume else ([], None)
     for k in range(max(len(rows) - 1, 0), rounds):
@@ -125,7 +126,7 @@ def importance_fit(
         begun = resume and part is not None and (part / "state.pt").exists()
         fit(
             h, DenoisingObjective(prior, **objective), fitted, held_out, config=replace(config, seed=config.seed + k), folder=part, resume=begun,
-            device=device, progress=progress,
+            device=device, progress=progress, identity={"round": {"number": k + 1, "measurements": obs.fingerprint()[:16]}},
         )  # fmt: skip
         x = None
     return rows
@@ -139,9 +140,12 @@ def _resumed(folder: Path | None, own: dict[str, Any], h: Learned, device: torch
     if folder is None or not (folder / STATE).exists():
         raise CheckpointError(f"nothing to resume: {'no folder was given' if folder is None else f'{folder / STATE} does not exist'}")
     state = load_state(folder / STATE, device, frozenset({"own", "rows", "x", "h"}))
-    if state["own"] != own:
-        other = [k for k in own if state["own"].get(k) != own[k]]
-        raise CheckpointError(f"{folder / STATE} was made with other {', '.join(other)}: give the same to resume")
+    another = other_identity(state["own"].get("identity", {}), own["identity"])
+    if another:
+        raise CheckpointError(f"{folder / STATE} is the state of another fit ({another}): {WAY_OUT}")
+    other = [k for k in own if k != "identity" and state["own"].get(k) != own[k]]
+    if other:
+        raise CheckpointError(f"{folder / STATE} was made with other {', '.join(other)}: {WAY_OUT}")
     h.load_state_dict(state["h"])
     return state["rows"], state["x"]
 

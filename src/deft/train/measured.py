@@ -80,6 +80,9 @@ class Measured(Batches):
             raise InputError(f"warm is a number of steps and cold a share above 0, got {warm} and {cold}")
         self.obs, self.warm, self.cold = obs, warm, cold
 
+    def identity(self) -> dict[str, Any]:
+        return {"measurements": self.obs.fingerprint()[:16], "warm": self.warm, "cold": self.cold}
+
     def beta(self, step: int) -> float:
         """The likelihood's power at a step; 1 for held-out looks."""
         return 1.0 if step < 0 or step >= self.warm else self.cold ** (1 - step / self.warm)

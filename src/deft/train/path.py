@@ -238,6 +238,14 @@ class PathObjective(ABC):
             raise InputError(f"subset must be at least 1, got {subset}")
         with_weights(self.sampler)
 
+    def identity(self) -> dict[str, Any]:
+        """What `deft.train.identity` compares when a fit is resumed."""
+        behaviour = getattr(self, "behaviour", None)
+        return {
+            "class": type(self).__name__, "prior": self.prior.fingerprint()[:16], "steps": list(self.steps), "spacing": self.spacing,
+            "sampler": type(self.sampler).__name__, "subset": self.subset, "drawn by": behaviour and type(behaviour).__name__,
+        }  # fmt: skip
+
     def grid(self, noise: BatchNoise) -> list[Level]:
         low, high = self.steps
         n = low if low == high else int(torch.randint(low, high + 1, (), generator=noise.shared(NUMBER)))

@@ -29,9 +29,10 @@ from deft.likelihood import Observation
 from deft.random import BatchNoise, Noise
 from deft.tasks import ImageTask, Through
 from deft.train.checkpoint import write_json
-from deft.train.data import Bank, Batches, Clean
+from deft.train.data import Bank, Batches, Clean, task_identity
 from deft.train.denoising import DenoisingObjective
-from deft.train.fit import FitConfig, FitResult, fit
+from deft.train.fit import FitConfig, FitResult, fit, launched_config, read_resumable, whole_identity
+from deft.train.identity import digest
 from deft.train.level_weight import fit_level_weight
 from deft.train.prior_samples import CHUNK, STEPS, draw_prior_samples, prior_gap
 
@@ -241,10 +242,13 @@ def fit_h(
     objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
     kept = samples_folder if samples_folder is not None else (Path(folder) / "prior-samples" if folder is not None else None)
     spent: dict[str, float] = {}
+    identity, asked_to_resume = _identity(task, x, x_out), resume
+    if resume:
+        resume = _can_resume(folder, recipe, whole_identity(h, objective, identity))
 
     # 1. how much is drawn
     shown = x if x is not None and len(x) else draw_prior_samples(prior, CHUNK, seed=recipe.seed, folder=kept).x
-    sizes = _kept_sizes(folder, recipe) if resume else None
+    sizes = _kept_sizes(folder, recipe) if asked_to_resume else None
     if sizes is None:
         times = (0.0, 0.0)
         if recipe.seconds is not None:  # the slowest process's clock, so that all choose the same
@@ -287,7 +291,7 @@ def fit_h(
     if recipe.seconds is not None:
         seconds = max(recipe.seconds - spent["prediction cache"] - spent.get("prior samples", 0.0), 0.25 * recipe.seconds)
     config = replace(config, max_seconds=seconds)
-    result = fit(h, objective, batches, held_out, config=config, folder=folder, resume=resume, device=where, progress=progress, on_evaluation=on_evaluation)
+    result = fit(h, objective, batches, held_out, config=config, folder=folder, resume=resume, device=where, progress=progress, on_evaluation=on_evaluation, identity=identity)
     spent["fit"] = result.seconds
     if result.ended:
         say(result.ended)
@@ -311,6 +315,25 @@ def weigh_levels(
     levels = level_errors(objective.prior, h, x, obs, seed=config.seed)
     worse = level_warning(levels)
     return levels, [worse] if worse else []
+
+
+def _identity(task: ImageTask, x: Tensor | None, x_out: Tensor | None) -> dict[str, Any]:
+    """What a resumed fit must have in common with the one before. Samples of the prior follow from the prior and the seed."""
+    data, held_out = ("samples of the prior" if v is None or len(v) == 0 else f"{len(v)}, {digest(v)}" for v in (x, x_out))
+    return {"data": {"images": data}, "held-out data": {"images": held_out}, **task_identity(task)}
+
+
+def _can_resume(folder: str | Path | None, recipe: Recipe, identity: dict[str, Any]) -> bool:
+    """Whether there is a state to go on from; False if the fit before was stopped while samples were drawn.
+
+    Raises `CheckpointError` if there is nothing at all, or the state of another fit: before anything is drawn.
+    """
+    path = Path(folder) / "state.pt" if folder is not None else None
+    if path is not None and not path.exists() and (path.parent / "sizes.json").exists():
+        return False
+    world = get_world()
+    world.from_main(lambda: read_resumable(path, launched_config(recipe.fit_config(recipe.steps, None)), identity) and None)
+    return True
 
 
 def _kept_sizes(folder: str | Path | None, recipe: Recipe) -> Sizes | None:
