@@ -9,6 +9,8 @@ from deft.denoise import Denoiser, Prediction
 from deft.errors import ContractError, InputError
 from deft.htransform.base import HTransform
 from deft.likelihood.base import Observation
+from deft.operator import Mask, MaskedFourier
+from deft.operator.base import Operator
 
 
 class Conditioned(Denoiser):
@@ -43,6 +45,71 @@ class Conditioned(Denoiser):
         return pred.corrected(h)
 
 
+def fitted_to(prior: Denoiser, obs: Observation, event_shape: tuple[int, ...] | None = None) -> Observation:
+    """The observation, once it is known to be one of the prior's samples; y in the prior's precision.
+
+    Shapes alone would not tell: y without its channel axis, or a mask for another number of rows, broadcasts against A(x) to
+    something else. So A is run on a grey sample, and y must have the shape of its result, row by row.
+
+    Args:
+        event_shape: *E that A measures; default the prior's `data_shape` (for a latent prior that of the data).
+
+    Raises:
+        InputError: y or what was drawn for it (a mask) has another shape or number of rows; y is complex where A(x) is not, holds
+            whole numbers, or values that are not finite; a row measures nothing.
+    """
+    shape = tuple(prior.data_shape if event_shape is None else event_shape)
+    like, y, n = obs.likelihood, obs.y, len(obs)
+    if y.ndim < 1 or n == 0:
+        raise InputError(f"no measurement: y has shape {tuple(y.shape)}, expected [B, ...] with B at least 1")
+    operator = getattr(like, "operator", None)
+    if not isinstance(operator, Operator):
+        return obs
+    if not (y.is_floating_point() or y.is_complex()):
+        raise InputError(f"y holds {str(y.dtype).removeprefix('torch.')}, expected floats in the units of A(x), for images in [-1, 1]: bytes are y / 127.5 - 1")
+    for name, value in drawn_tensors(operator, like):
+        if value.shape[0] not in (1, n):
+            raise InputError(f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape {tuple(value.shape)})")
+        if name == "mask" and isinstance(operator, (Mask, MaskedFourier)) and value.ndim != len(shape) + 1:
+            raise InputError(f"mask has shape {tuple(value.shape)}, expected [{n} or 1, {', '.join(map(str, shape))}], or 1 where it is the same along an axis")
+    place = prior.state_like(y)
+    one = obs[: min(n, 2)]
+    x = torch.zeros(len(one), *shape, dtype=place.dtype, device=place.device)
+    try:
+        with torch.no_grad():
+            seen = one.likelihood.operator(x)  # type: ignore[attr-defined]
+    except (RuntimeError, ContractError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"the observation (y of shape {tuple(y.shape)}, of {type(operator).__name__}) does not fit samples of shape {shape}: {said}") from error
+    if y.is_complex() and not seen.is_complex():
+        raise InputError(
+            f"y is complex, and {type(operator).__name__} makes real numbers of shape {tuple(seen.shape[1:])}: give real and imaginary part as channels, "
+            "torch.view_as_real(y).movedim(-1, 1)"
+        )
+    if tuple(seen.shape) != tuple(one.y.shape):
+        raise InputError(
+            f"y has shape {tuple(y.shape)}, expected {(n, *seen.shape[1:])}: what {type(operator).__name__} makes of {n} samples of shape {shape}"
+        )
+    if y.is_floating_point() and place.is_floating_point() and y.dtype != place.dtype:
+        obs = Observation(y.to(place.dtype), like)
+    if not bool(torch.isfinite(obs.y).all()):  # NaN where nothing was measured says the same as the mask
+        measured = operator.restrict(torch.ones_like(obs.y)) != 0
+        obs = Observation(torch.where(measured, obs.y, torch.zeros_like(obs.y)), like)
+    if not bool(torch.isfinite(obs.y).all()):
+        raise InputError("y has values that are not finite (NaN or infinite) where it was measured: leave these entries out with a mask")
+    count = operator.count(obs.y)
+    if bool((count == 0).any()):
+        raise InputError(f"measurement number {int((count == 0).nonzero()[0])} measures nothing: its mask hides everything")
+    return obs
+
+
+def drawn_tensors(operator: Operator, likelihood: object = None) -> list[tuple[str, Tensor]]:
+    """(name, tensor) of what belongs to single measurements: an operator's `per_sample`, and the noise level."""
+    found = [(k, v) for k in operator.per_sample if not k.startswith("_") and isinstance(v := getattr(operator, k, None), Tensor) and v.ndim]
+    sigma = getattr(likelihood, "sigma_y", None)
+    return [*found, ("sigma_y", sigma)] if isinstance(sigma, Tensor) and sigma.ndim else found
+
+
 def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     """The prior, conditioned on an observation by an h-transform.
 
@@ -53,6 +120,7 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
 
     The chain is run once on B random states, and whoever breaks its promise about shapes is named.
     """
+    obs = fitted_to(prior, obs, prior.event_shape)
     b = len(obs)
     like = prior.state_like(obs.y)
     x = torch.randn((1, *prior.event_shape), generator=torch.Generator().manual_seed(0))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from deft.condition import fitted_to
 from deft.denoise import Denoiser
 from deft.errors import InputError, unknown
 from deft.htransform import (
@@ -456,6 +457,7 @@ class Plan:
         reason = self.method.misfit(obs.likelihood)
         if reason:
             raise InputError(reason)
+        obs = fitted_to(prior, obs)
         h, sampler, grid = self.make(prior, fitted)
         if scale != 1 and self.method.sampler is not None and isinstance(h, Zero):
             raise InputError(f"{self.method.title} has no h to scale (its own settings: {', '.join(self.method.settings)})")

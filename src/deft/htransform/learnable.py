@@ -64,6 +64,8 @@ def widest(prior: Denoiser, size: float, make: Callable[[int], nn.Module], step:
     if budget == 0:
         raise InputError("this prior has no parameters to take a share of (a bare function): give a width instead (deft fit --width 16)")
     n = step
+    if count(n) == count(2 * step):  # a network that is given does not follow: any n would do
+        raise InputError("the size cannot be chosen for a network of your own (net=): build h with it directly, DEFT(event_shape, lift_channels, net=net)")
     if count(n) > budget:
         raise InputError(
             f"size={size} of this prior's {prior.parameter_count():,} parameters is {budget:,}; the smallest h "

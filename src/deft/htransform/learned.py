@@ -141,6 +141,7 @@ class DEFT(Calibrated):
         self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
         self.units, self.guide, self.n2_start, self.gate, self.normalise = units, guide, n2_start, gate, normalise
         views = sum(lift_channels if i == "y" else 1 for i in self.inputs)
+        self.own_network = net is not None
         self.n1 = net if net is not None else build_network(self.event_shape, views, width, gate)
         self.n2 = Multiplier(n2_start)
         self.register_buffer("level_weight", torch.ones(len(KNOTS)))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from operator import index as operator_index
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,8 +71,10 @@ class Likelihood(ABC):
 class Observation:
     """A batch of measurements y [B, *M] with the likelihood they came from. Immutable.
 
-    `obs[i:j]`, `obs.repeat(n)` (each row n times in turn) and `obs.to(device)` move y, operator, masks and
-    noise level together; nothing is ever set on a likelihood.
+    `obs[i]`, `obs[i:j]`, `for one in obs`, `obs.repeat(n)` (each row n times in turn) and `obs.to(device)` move y, operator,
+    masks and noise level together; nothing is ever set on a likelihood. Copies and pickles like any value.
+
+    y: a tensor, or a NumPy array, which becomes one. Whether it fits a prior is checked where the two meet (`fitted_to`).
     """
 
     __slots__ = ("_lifted", "likelihood", "y")
@@ -78,7 +83,7 @@ class Observation:
     _lifted: Tensor | None
 
     def __init__(self, y: Tensor, likelihood: Likelihood, lifted: Tensor | None = None):
-        object.__setattr__(self, "y", y)
+        object.__setattr__(self, "y", as_tensor(y, "y"))
         object.__setattr__(self, "likelihood", likelihood)
         object.__setattr__(self, "_lifted", lifted)
 
@@ -88,9 +93,26 @@ class Observation:
     def __len__(self) -> int:
         return self.y.shape[0]
 
+    def __iter__(self) -> Iterator[Observation]:
+        return (self[i] for i in range(len(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Observation, (self.y, self.likelihood)
+
+    def __repr__(self) -> str:
+        operator = getattr(self.likelihood, "operator", None)
+        what = type(self.likelihood).__name__ + ("" if operator is None else f" of {type(operator).__name__}")
+        return f"Observation(y {tuple(self.y.shape)}, {what})"
+
     def __getitem__(self, index: Any) -> Observation:
-        if isinstance(index, int):
-            index = slice(index, index + 1 or None)
+        """Some rows, as a batch: by a number, a slice, a list, or a tensor of numbers or truth values."""
+        if isinstance(index, tuple) or index is None or index is Ellipsis:
+            raise InputError(f"an Observation is indexed by rows alone, got {index!r}: take obs.y for parts of a measurement")
+        if not isinstance(index, (slice, list, Tensor)) and not (hasattr(index, "ndim") and index.ndim):
+            i = operator_index(index)
+            if not -len(self) <= i < len(self):
+                raise IndexError(f"row {i} of {len(self)} measurements")
+            index = slice(i, i + 1 or None)
         return Observation(self.y[index], self.likelihood[index], None if self._lifted is None else self._lifted[index])
 
     def fingerprint(self) -> str:
@@ -133,6 +155,17 @@ class Observation:
             object.__setattr__(self, "_lifted", self.likelihood.lift(self.y))
         assert self._lifted is not None
         return self._lifted
+
+
+def as_tensor(value: Any, name: str) -> Tensor:
+    """A tensor as it is, a NumPy array as one (of this machine's byte order)."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":
+        kept = {"longdouble": np.float64, "clongdouble": np.complex128}.get(value.dtype.name, value.dtype.newbyteorder("="))
+        kept = np.float64 if value.dtype.itemsize > 8 and value.dtype.kind == "f" else kept
+        return torch.from_numpy(np.ascontiguousarray(value, dtype=kept))
+    raise InputError(f"{name} is {type(value).__name__}, expected a tensor [B, ...] of measurements")
 
 
 def _bytes(value: Tensor) -> bytes:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.condition import Conditioned, condition
+from deft.condition import Conditioned, condition, fitted_to
 from deft.denoise import Denoiser, Prediction
 from deft.distributed import World, get_world
 from deft.errors import ContractError, InputError, NonFiniteError
@@ -184,7 +184,7 @@ def sample_posterior(
     """
     if samples < 1 or batch < 1:
         raise InputError(f"samples and batch must be at least 1, got {samples} and {batch}")
-    world = world or get_world()
+    world, obs = world or get_world(), fitted_to(prior, obs)
     all_obs = prior.inside(obs).repeat(samples)
     total = len(all_obs)
     chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]

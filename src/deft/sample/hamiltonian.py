@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.condition import condition
+from deft.condition import condition, fitted_to
 from deft.denoise import Denoiser
 from deft.distributed import World, get_world
 from deft.errors import ContractError, InputError, NonFiniteError
@@ -126,6 +126,7 @@ def sample_hmc(
     if levels[-1].sigma != 0:
         raise InputError(f"the likelihood is of clean samples: the grid's last level must have sigma 0, got {levels[-1].sigma:g} (see deft.sample.times)")
     world = world or get_world()
+    obs = fitted_to(prior, obs)
     rows = prior.inside(obs)
     at_once = max(1, batch // samples)
     chunks = [slice(low, min(low + at_once, len(rows))) for low in range(0, len(rows), at_once)]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.condition import condition
+from deft.condition import condition, fitted_to
 from deft.denoise import Denoiser
 from deft.distributed import World, get_world
 from deft.errors import InputError, NonFiniteError
@@ -138,6 +138,7 @@ def sample_smc(
     sampler = with_weights(sampler or Ancestral(), "particles")
     levels = list(grid) if grid is not None else times(prior.schedule, 50)
     world = world or get_world()
+    obs = fitted_to(prior, obs)
     inside = prior.inside(obs)
     at_once = max(1, batch // particles)
     chunks = [slice(low, min(low + at_once, len(obs))) for low in range(0, len(obs), at_once)]

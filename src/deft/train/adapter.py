@@ -14,7 +14,7 @@ from torch import Tensor
 from deft.denoise import Denoiser, NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.htransform import DEFT, LEARNED, Learned, kind_of
-from deft.tasks import ImageTask, make_task
+from deft.tasks import TASKS, ImageTask, Tilt, make_task
 from deft.train.checkpoint import load_weights, save_weights
 from deft.train.identity import differences, listed, plain
 
@@ -59,6 +59,11 @@ KEPT_WHOLE = ("log_rho2", "level_weight")
 def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind: str = "", /, *, half: bool = False, **card: Any) -> dict[str, Any]:
     """Write h's weights and card; keywords are added to the card. kind: h's name, if it is none of `LEARNED`. half: weights in float16, half
     the size; they are float32 again when loaded. Returns the card."""
+    cannot = _unloadable(h, task, kind)
+    if cannot:
+        raise InputError(
+            f"this h cannot be saved, for it could not be loaded: {cannot}. Keep torch.save(h.state_dict(), FILE) and the code that builds it"
+        )
     about = {
         "kind": "h-transform",
         "format": 1,
@@ -75,6 +80,19 @@ def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind:
         tensors = {k: v.half() if v.dtype == torch.float32 and k not in KEPT_WHOLE else v for k, v in tensors.items()}
     save_weights(path, tensors, about)
     return about
+
+
+def _unloadable(h: Learned, task: Described, kind: str) -> str:
+    """Why `load_h` could not build this h from its card, "" if it can. kind: named by another domain, which answers for it."""
+    if getattr(h, "own_network", False):
+        return "its N1 is a network of your own (net=), which a card cannot describe"
+    if kind:
+        return ""
+    if type(h) not in LEARNED.values():
+        return f"{type(h).__name__} is a class of your own; the kinds of h a file may hold are {', '.join(LEARNED)}"
+    if type(task) not in (*TASKS.values(), Tilt):
+        return f"its task {task.name} is a class of your own ({type(task).__name__}), which is none of `deft list`"
+    return ""
 
 
 def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> tuple[Learned, ImageTask, dict[str, Any]]:
