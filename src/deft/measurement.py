@@ -6,11 +6,16 @@
 
 A file made elsewhere needs `y` [N, *M] (or [*M]) and, for tasks whose operator differs from image to image, the tensor that
 `deft list` names (`mask`, `kernel`); `task`, the settings as JSON, is compared if it is there.
+
+Units: y is what the operator makes of images in [-1, 1]. With `value_range` (low, high) it was made of images u in that range,
+x = s u + o with s = 2/(high - low) and o = -1 - s low, and is brought to the same units (`in_our_units`). A file that does
+not say its task, and whose values look like those of another range, is a question and not a guess.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +27,10 @@ from torch import Tensor
 from deft.errors import ContractError, InputError
 from deft.images import read_arrays, save_arrays, shape_text
 from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
-from deft.operator import Operator
+from deft.likelihood.base import as_tensor
+from deft.operator import LinearOperator, Operator
 from deft.random import BatchNoise
-from deft.tasks import Drawn, ImageTask, get_task
+from deft.tasks import Drawn, ImageTask, LowLight, get_task
 
 
 def save_measurement(path: str | Path, obs: Observation, task: ImageTask, **more: Any) -> None:
@@ -48,8 +54,8 @@ def is_measurement(path: str | Path) -> bool:
     return path.suffix == ".npz" and path.exists() and "y" in read_arrays(path)
 
 
-def read_measurement(path: str | Path, task: ImageTask, event_shape: Sequence[int]) -> Observation:
-    """The observation in a file, as one of `task` for images of a shape.
+def read_measurement(path: str | Path, task: ImageTask, event_shape: Sequence[int], value_range: Limits | None = None) -> Observation:
+    """The observation in a file, as one of `task` for images of a shape. value_range: black and white of the images that y was made of.
 
     Raises `InputError`: a file of another task or of other settings (other noise is allowed: the given task's counts), y of a
     shape that the task does not make, values that are not finite or all zero, a missing mask or kernel.
@@ -60,7 +66,7 @@ def read_measurement(path: str | Path, task: ImageTask, event_shape: Sequence[in
         raise InputError(f"{path} has no array y: a measurement file holds y" + (f" and {task.drawn}" if task.drawn else ""))
     if "task" in arrays:
         _check_task(path, str(arrays["task"]), task)
-    return observation(str(path), arrays, task, event_shape)
+    return observation(str(path), arrays, task, event_shape, value_range, sure="task" in arrays)
 
 
 def task_of(path: str | Path) -> ImageTask | None:
@@ -100,9 +106,20 @@ def _check_task(path: Path, text: str, task: ImageTask) -> None:
         raise InputError(f"{path} was measured by another operator: {'; '.join(other)}")
 
 
-def observation(where: str, arrays: Mapping[str, np.ndarray], task: ImageTask, event_shape: Sequence[int]) -> Observation:
-    """An observation from arrays y and, if the task draws one, a mask or kernel; `where` names them in errors."""
+def observation(
+    where: str, arrays: Mapping[str, np.ndarray], task: ImageTask, event_shape: Sequence[int], value_range: Limits | None = None, *, sure: bool = True
+) -> Observation:  # fmt: skip
+    """An observation from arrays y and, if the task draws one, a mask or kernel; `where` names them in errors.
+
+    value_range: see the module. sure: y is known to be in the units of images in [-1, 1]; otherwise values that look like another range's
+    are refused with the question.
+    """
     probe = task.check(event_shape)
+    if arrays["y"].dtype.kind in "iub" and value_range is None:
+        raise InputError(
+            f"{where}[y] holds {arrays['y'].dtype} values, {arrays['y'].min()} to {arrays['y'].max()}: say what black and white of the images were with "
+            f"--range{_asked(arrays['y'].astype(np.float64), task)}"
+        )
     y = _tensor(arrays["y"], f"{where}[y]")
     y = y[None] if y.ndim == probe.y.ndim - 1 else y
     if y.shape[1:] != probe.y.shape[1:]:
@@ -110,7 +127,7 @@ def observation(where: str, arrays: Mapping[str, np.ndarray], task: ImageTask, e
             f"{where}[y] has shape {tuple(y.shape)}; the task {task.name} makes (N, {', '.join(map(str, probe.y.shape[1:]))}) of images of {shape_text(event_shape)}"
         )
     for i, row in enumerate(y):
-        if not bool(row.any()):
+        if not bool(row.any()) and value_range is None:
             raise InputError(f"{where}[y]: measurement number {i} is all zeros: nothing was measured, or it was not filled in")
     if isinstance(task, Drawn):
         if task.drawn not in arrays:
@@ -118,6 +135,21 @@ def observation(where: str, arrays: Mapping[str, np.ndarray], task: ImageTask, e
         operator = task.build(_drawn(arrays[task.drawn], f"{where}[{task.drawn}]", task, event_shape, len(y)))
     else:
         operator = task.operator(torch.zeros(len(y), *event_shape), BatchNoise(len(y), 0))
+    measured = operator.restrict(torch.ones_like(y)) != 0
+    empty = (~measured.flatten(1).any(1)).nonzero()
+    if len(empty):
+        raise InputError(f"{where}: measurement number {int(empty[0])} measures nothing: its {getattr(task, 'drawn', '') or 'mask'} hides everything (1 is seen, 0 hidden)")
+    if task.drawn == "mask" and task.pictures and bool((~measured).any()):
+        seen, hidden = y[measured], y[~measured]
+        if bool((seen == seen[0]).all()) and not bool((hidden == hidden[0]).all()):
+            raise InputError(
+                f"{where}: every pixel that its mask calls seen has the value {float(seen[0]):g}, and the others differ: 1 is seen and 0 hidden; is the mask the "
+                "other way round? Give 1 - mask"
+            )
+    if value_range is not None:
+        y = in_our_units(y, task, operator, event_shape, value_range)
+    elif not sure:
+        _question(where, y[measured], task)
     if isinstance(probe.likelihood, Poisson) and bool((y < 0).any()):
         raise InputError(f"{where}[y] has negative values (down to {float(y.min()):.3g}): photon counts are 0 or more")
     try:
@@ -126,20 +158,98 @@ def observation(where: str, arrays: Mapping[str, np.ndarray], task: ImageTask, e
         raise InputError(f"{where} does not fit the task {task.name}: {error}") from error
 
 
+Limits = tuple[float, float]
+"""Black and white of images."""
+
+
+def in_our_units(y: Tensor, task: ImageTask, operator: Operator, event_shape: Sequence[int], value_range: Limits) -> Tensor:
+    """y [N, *M] that was measured of images u in [low, high], as if it had been of x = s u + o in [-1, 1].
+
+    Of a linear A: s y + A(o), its noise s times as large. Of a non-linear one whose y is a picture: s y + o. Of photon counts:
+    (y - low)/(high - low), the share of white.
+
+    Raises:
+        InputError: y is no such function of the image (magnitudes, say); a range that is none.
+
+    >>> from deft.tasks import SuperResolution
+    >>> from deft.operator import BlockAverage
+    >>> in_our_units(torch.tensor([[[[0.25]]]]), SuperResolution(), BlockAverage(4), (1, 4, 4), (0.0, 1.0))
+    tensor([[[[-0.5000]]]])
+    """
+    low, high = value_range
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"--range takes black and white, two numbers with the lower first, got {low:g},{high:g}")
+    s = 2 / (high - low)
+    o = -1 - s * low
+    if isinstance(task.likelihood(operator), Poisson):
+        return (y - low) / (high - low)
+    if isinstance(operator, LinearOperator):
+        return operator.restrict(s * y + operator(torch.full((len(y), *event_shape), o, dtype=y.dtype)))
+    if task.pictures:
+        return s * y + o
+    if (low, high) == (-1.0, 1.0):
+        return y
+    raise InputError(f"--range {low:g},{high:g} cannot be carried out: y of {task.name} is neither a picture nor linear in the image; measure images in [-1, 1]")
+
+
+def _asked(values: np.ndarray, task: ImageTask) -> str:
+    """The range that values look like, as an option's value."""
+    if isinstance(task, LowLight):
+        return f" 0,{task.photons:g}" if values.max() > 2 else " 0,1"
+    top = float(values.max())
+    return " 0,1" if top <= 1.5 else " 0,255" if top <= 260 else " 0,4095" if top <= 4200 else " 0,65535"
+
+
+def _question(where: str, seen: Tensor, task: ImageTask) -> None:
+    """Refuse y of a file that does not say its units, where they look like another range's."""
+    values = seen.double().numpy()
+    if isinstance(task, LowLight):
+        if values.max() > 2 and bool((values == np.round(values)).all()):
+            raise InputError(
+                f"{where}[y] holds whole numbers up to {values.max():g}, expected counts as a share of white (counts / {task.photons:g}): give "
+                f"--range 0,{task.photons:g} (or --range 0,1 if they are right as they are)"
+            )
+        return
+    if not task.pictures:
+        return
+    low, top = np.quantile(values, [0.01, 0.99]).tolist()
+    noise = 3 * task.sigma_y
+    if low > -0.25 and top > 0.0 and values.min() > -0.5 - noise:
+        raise InputError(
+            f"{where}[y] holds values from {values.min():.3g} to {values.max():.3g}, and hardly any below 0; images are in [-1, 1]: give --range"
+            f"{_asked(values, task)} (or --range=-1,1 if they are right as they are)"
+        )
+    if max(abs(low), abs(top)) > 1.5 + noise:
+        raise InputError(
+            f"{where}[y] holds values from {values.min():.3g} to {values.max():.3g}, and images are in [-1, 1]: say what black and white were with "
+            "--range LOW,HIGH (or --range=-1,1 if they are right as they are)"
+        )
+
+
 def _drawn(array: np.ndarray, where: str, task: Drawn, event_shape: Sequence[int], n: int) -> Tensor:
     like = task.draw(event_shape, BatchNoise(1, 0))
     value = _tensor(array, where)
+    if task.drawn == "mask" and value.max() > 1 and set(value.unique().tolist()) == {0.0, 255.0}:
+        value = value / 255
     while value.ndim < like.ndim:
         value = value[None] if value.ndim < like.ndim - 1 or value.shape[0] != n else value[:, None]
-    if value.shape[0] not in (1, n) or (task.drawn == "mask" and value.shape[-2:] != like.shape[-2:]):
+    fits = value.ndim == like.ndim and all(a in (1, b) for a, b in zip(value.shape[1:], _mask_shape(like, event_shape), strict=True))
+    if value.shape[0] not in (1, n) or (task.drawn == "mask" and (not fits or value.shape[-2:] != like.shape[-2:])):
         raise InputError(f"{where} has shape {tuple(array.shape)}, expected ({n} or 1, {', '.join(map(str, like.shape[1:]))})")
     return value
+
+
+def _mask_shape(like: Tensor, event_shape: Sequence[int]) -> tuple[int, ...]:
+    """The largest mask of a sample, without the batch: of each entry, or as the task draws it."""
+    return tuple(event_shape) if like.ndim == len(event_shape) + 1 else tuple(like.shape[1:])
 
 
 def _tensor(array: np.ndarray, where: str) -> Tensor:
     if array.dtype.kind not in "fiub":
         raise InputError(f"{where} holds {array.dtype}, expected numbers")
-    value = torch.from_numpy(np.ascontiguousarray(array)).float()
+    if array.ndim == 0:
+        raise InputError(f"{where} is one number, expected an array")
+    value = as_tensor(array, where).float()
     bad = int((~torch.isfinite(value)).sum())
     if bad:
         raise InputError(f"{where} has {bad} values that are not finite (NaN or infinite)")

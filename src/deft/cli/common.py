@@ -345,9 +345,14 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
     return Tilt(source=source, beta=beta, label=-1 if label is None else label, function=function)
 
 
-def measurement_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+def measurement_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, ...]:
     """The shape of y for one image."""
-    a, b, c = task.check(event_shape).y.shape[1:]
+    return tuple(task.check(event_shape).y.shape[1:])
+
+
+def picture_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape of y for one image, of a task whose y is a picture."""
+    a, b, c = measurement_shape(task, event_shape)
     return a, b, c
 
 
@@ -370,11 +375,16 @@ def read_measured(
     resize: bool = False, convert: bool = False, value_range: str | None = None,
 ) -> tuple[Observation, Tensor | None, list[str]]:  # fmt: skip
     """(one measurement, the mask that was given with it, what was skipped) of a picture or a measurement file; row None: all of the file's."""
+    if not path.exists():
+        raise InputError(f"no such measurement: {path} does not exist")
     wanted = measurement_shape(task, event_shape)
     if is_measurement(path):
         if mask is not None:
             raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
-        every = read_measurement(path, task, event_shape)
+        for name, given in (("--resize", resize), ("--convert", convert)):
+            if given:
+                raise InputError(f"{path} is a measurement file, and {name} is for pictures: what was measured is not resized; leave {name} out")
+        every = read_measurement(path, task, event_shape, limits(value_range))
         if row is None:
             return every, None, []
         if not 0 <= row < len(every):
@@ -384,8 +394,9 @@ def read_measured(
         raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
     if not task.pictures:
         raise InputError(f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
+    shape = picture_shape(task, event_shape)
     reading = Reading(
-        wanted, False, resize, convert, value_range, slack=6 * task.sigma_y + 1e-3,
+        shape, False, resize, convert, value_range, slack=6 * task.sigma_y + 1e-3,
         whose="the prior's" if wanted == event_shape else f"the {task.name} measurement's",
     )  # fmt: skip
     found = read_images(path, reading)
@@ -407,10 +418,9 @@ def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], r
         )
     strict = replace(reading, skip_bad=False)
     x, _, _ = read_stack(arrays["x"], f"{path}[x]", strict)
-    shape = measurement_shape(task, event_shape)
     if task.pictures:
         about_y = replace(
-            strict, event_shape=shape, constant=True, slack=6 * task.sigma_y + 1e-3, whose="the measurement's",
+            strict, event_shape=picture_shape(task, event_shape), constant=True, slack=6 * task.sigma_y + 1e-3, whose="the measurement's",
         )  # fmt: skip
         y, _, _ = read_stack(arrays["y"], f"{path}[y]", about_y)
         arrays["y"] = y.numpy()
@@ -419,7 +429,16 @@ def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], r
     if task.drawn == "mask" and isinstance(task, Masked):
         mask = check_masks(torch.from_numpy(arrays["mask"].astype("float32")), f"{path}[mask]", len(x), event_shape)
         arrays["mask"] = mask.numpy()
-    return x, observation(str(path), arrays, task, event_shape)
+    given = None if task.pictures else limits(reading.range)
+    return x, observation(str(path), arrays, task, event_shape, given)
+
+
+def limits(value_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
+    """--range as two numbers."""
+    if isinstance(value_range, str):
+        low, _, high = value_range.partition(",")
+        return float(low), float(high)
+    return value_range
 
 
 def check_masks(mask: Tensor, name: str, n: int, event_shape: tuple[int, int, int]) -> Tensor:

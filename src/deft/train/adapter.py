@@ -59,6 +59,7 @@ KEPT_WHOLE = ("log_rho2", "level_weight")
 def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind: str = "", /, *, half: bool = False, **card: Any) -> dict[str, Any]:
     """Write h's weights and card; keywords are added to the card. kind: h's name, if it is none of `LEARNED`. half: weights in float16, half
     the size; they are float32 again when loaded. Returns the card."""
+    name = kind or kind_of(h)
     cannot = _unloadable(h, task, kind)
     if cannot:
         raise InputError(
@@ -67,7 +68,7 @@ def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind:
     about = {
         "kind": "h-transform",
         "format": 1,
-        "class": kind or kind_of(h),
+        "class": name,
         "h": h.config(),
         "task": task.config(),
         "prior_sha256": prior.fingerprint(),
