@@ -95,7 +95,7 @@ def _scan(folder: Path, found: Listing) -> list[Path]:
     inner = []
     for entry in entries:
         path = Path(folder, entry.name)
-        if entry.is_dir():
+        if os.path.isdir(path):  # which bears a link to itself
             inner.append(path)
         elif is_picture(path) or looks_like_scan(path):
             found.files.append(path)

@@ -100,7 +100,7 @@ def _unit(stored: np.ndarray, path: Path) -> np.ndarray:
     tops = (1, 255, 65535) if integer else (1.01, 256)
     top = next((t for t in tops if high <= t), None)
     if low < -0.01 or top is None or (high > 1 and high < 0.75 * top):
-        raise InputError(f"mask {path} holds values from {low:.4g} to {high:.4g}, expected 0 and 1, or 0 and 255")
+        raise InputError(f"mask {path} holds values from {low:.6g} to {high:.6g}, expected 0 and 1, or 0 and 255")
     return (values / {1.01: 1, 256: 255}.get(top, top)).clip(0, 1)
 
 

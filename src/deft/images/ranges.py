@@ -172,7 +172,7 @@ def _usual(kind: str, raws: Sequence[Raw], source: str) -> tuple[float, float]:
         return 0.0, 1.0
     if kind == "8-bit":
         if 0 < high <= 15:
-            raise InputError(f"{source} holds 8-bit values {extent} of 255, which would all be black: give {option((0, 1 if high == 1 else high))} (or --range 0,255 if they are right as they are)")
+            raise InputError(f"{source} holds 8-bit values {extent} of 255, which would all be black: give --range 0,{next(t for t in (1, 3, 7, 15) if high <= t)} (or --range 0,255 if they are right as they are)")
         return 0.0, 255.0
     if kind == "deep":
         if high < 64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -96,7 +97,7 @@ def read_images(source: str | Path, reading: Reading | None = None) -> ImageSet:
         raise InputError(f"{source} names {part}, and --array {reading.array}: give one of them")
     part = reading.array if part is None else part
     if not exists(path):
-        raise InputError(f"no such file or folder: {path}" + (" (a link to something that is not there)" if path.is_symlink() else ""))
+        raise InputError(f"no such file or folder: {path}" + (" (a link to something that is not there)" if os.path.islink(path) else ""))
     if reading.resize and reading.event_shape is None:
         raise InputError("--resize brings images to the size of a prior, and there is none here: bring them to one size first")
     if path.is_dir():
@@ -316,8 +317,10 @@ def _in_range(item: Raw, limits: dict[str, tuple[float, float]], reading: Readin
     own = limits.get(item.kind, item.window)
     assert own is not None
     x = torch.from_numpy(np.ascontiguousarray(scaled(item.values, own)))
-    low, high = float(x.min()), float(x.max())
-    over = max(-1 - low, high - 1)
+    stored = scaled(np.array([item.low, item.high]), own)
+    if stored[0] >= -1 - 1e-6 and stored[1] <= 1 + 1e-6:
+        x = x.clamp(-1, 1)  # the overshoot of enlarging, and rounding
+    over = max(-1 - float(x.min()), float(x.max()) - 1)
     window = item.kind == "scan"
     given = as_range(reading.range) is not None and reading.slack is None
     if over > 1e-6 and (window or (given and over <= 2 * MARGIN)):

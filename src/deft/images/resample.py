@@ -64,11 +64,9 @@ def _both(size: Sequence[int], wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def resized(x: Tensor, wanted: Sequence[int]) -> Tensor:
-    """[C, H, W] cropped and resized; no value beyond those that went in."""
+    """[C, H, W] cropped and resized. Cubic interpolation overshoots; to clip it by the greatest value would let in a hidden one."""
     rows, columns = _both(x.shape[-2:], wanted)
-    x = x.float()
-    made = (rows @ x) @ columns.T
-    return made.clamp(x.min(), x.max())
+    return (rows @ x.float()) @ columns.T
 
 
 def resized_hidden(hidden: Tensor, wanted: Sequence[int]) -> Tensor:
