@@ -999,6 +999,41 @@ def test_a_picture_and_its_mask_from_elsewhere(shop, capsys):
     assert "expected one picture" in refused(capsys, *("sample", "--prior", shop / "prior.safetensors", "--task", "denoise", "--measurement", shop / "folder", "--out", shop / "o2"))
 
 
+@pytest.mark.parametrize("option", [("--recursive",), ("--array", "x"), ("--range", "0,1"), ("--resize",), ("--skip-bad",)])
+def test_options_that_would_not_be_used_are_refused(shop, capsys, option):
+    np.savez(shop / "pairs.npz", x=floats(-1, 1), y=floats(-1, 1))
+    fit = ("fit", "--prior", shop / "prior.safetensors", "--task", "denoise", "--steps", 1, "--batch", 2, "--size", 0.4, "--out", shop / "run")
+    assert "leave them out" in refused(capsys, *fit, *option)
+    if option[0] in ("--recursive", "--array", "--skip-bad"):
+        assert "leave --skip-bad, --array and --recursive out" in refused(capsys, *fit, "--pairs", shop / "pairs.npz", *option)
+    if option[0] in ("--recursive", "--array", "--range"):
+        assert "leave them out" in refused(capsys, *measure(shop, "fashion:test", *option))
+
+
+def test_held_out_images_are_read_as_the_others_are_where_that_can_be(shop, capsys):
+    np.savez(shop / "x.npz", mask=U > 99, image=floats(0, 1))
+    save_pictures(shop / "held", U)
+    fit = ("fit", "--prior", shop / "prior.safetensors", "--task", "denoise", "--steps", 1, "--batch", 2, "--size", 0.4, "--prior-samples", 0, "--out", shop / "run")
+    code, out, err = run(capsys, *fit, "--data", shop / "x.npz", "--array", "image", "--range", "0,1", "--held-out", f"{shop}/x.npz:image")
+    assert code == 0, err
+    code, out, err = run(capsys, *fit, "--overwrite", "--data", f"{shop}/held", "--recursive", "--held-out", shop / "held" / "000.png")
+    assert code == 0, out + err
+
+
+def test_comparisons_name_parts_and_say_what_they_leave_out(tmp_path, capsys):
+    from deft.comparison.images import check_data, describe, images_of
+
+    np.savez(tmp_path / "x.npz", mask=U > 99, image=U, labels=np.array(list("abcd")))
+    source = f"{tmp_path}/x.npz:image"
+    check_data(source, "here")
+    found = describe(source, ("test",), (1, 16, 16))
+    assert "are words: not used" in capsys.readouterr().err
+    assert len(images_of(found, "test", (1, 16, 16)).x) == 1
+    np.savez(tmp_path / "y.npz", x=floats(0, 1))
+    with pytest.raises(InputError, match="as they are, without options"):
+        describe(f"{tmp_path}/y.npz", ("test",), (1, 16, 16))
+
+
 def test_what_is_written_is_read_again(tmp_path):
     """PNGs that the library writes, in memory and on disk."""
     pixels = to_pixels(X)

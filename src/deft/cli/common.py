@@ -22,6 +22,7 @@ from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.evaluate.classifier import fashion_classifier
 from deft.htransform.learnable import Learned
 from deft.images import ImageSet, Reading, as_range, read_arrays, read_images, read_mask, read_stack, shape_text
+from deft.images.files import split_source
 from deft.likelihood.base import Observation
 from deft.measurement import is_measurement, observation, read_measurement, task_of
 from deft.prior import load_prior
@@ -291,10 +292,14 @@ def load_images(source: str, split: str, reading: Reading, say: Callable[[str], 
         found = ImageSet(data.x, [f"{i:05d}" for i in range(len(data.x))], data.labels)
         if reading.event_shape not in (None, tuple(data.x.shape[1:])):
             raise InputError(f"the bundled {name} images are {shape_text(data.x.shape[1:])}, the prior makes {shape_text(reading.event_shape or ())}: give other --data")
-        if reading.range is not None or _asked_parts():
+        if split != "validation" and (reading.range is not None or _asked_parts()):
             raise InputError(f"the bundled {name} images need no --range, --array or --recursive: leave them out")
         return found
-    return read_source(source, reading, say)
+    parts = _asked_parts()
+    if split == "validation":  # said of --data, and for --held-out where it can be
+        path, named = split_source(source)
+        parts = {k: v for k, v in parts.items() if (path.is_dir() if k == "recursive" else path.is_file() and named is None)}
+    return read_source(source, replace(reading, **parts), say)
 
 
 def _asked_parts() -> dict[str, Any]:
@@ -304,8 +309,8 @@ def _asked_parts() -> dict[str, Any]:
 
 
 def read_source(source: str | Path, reading: Reading, say: Callable[[str], None] | None = None) -> ImageSet:
-    """`read_images` with --recursive and --array, saying what was left out, cropped or clipped."""
-    found = read_images(source, replace(reading, **_asked_parts()))
+    """`read_images`, saying what was left out, cropped or clipped."""
+    found = read_images(source, reading)
     if say is None:
         context = click.get_current_context(silent=True)
         say = Output(context is None or bool(context.params.get("as_json"))).say
@@ -409,6 +414,8 @@ def read_measured(
     """(one measurement, the mask that was given with it, what was skipped) of a picture or a measurement file; row None: all of the file's."""
     wanted = measurement_shape(task, event_shape)
     if is_measurement(path):
+        if _asked_parts():
+            raise InputError(f"{path} is a measurement file, whose array is y: leave --array and --recursive out")
         if mask is not None:
             raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
         every = read_measurement(path, task, event_shape)
@@ -427,7 +434,7 @@ def read_measured(
     )  # fmt: skip
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected one picture or a measurement file: give a file")
-    found = read_source(path, reading)
+    found = read_source(path, replace(reading, **_asked_parts()))
     if len(found) != 1:
         raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
     seen = None if mask is None else read_mask(mask, event_shape, hole=mask_hole, resize=resize, picture=found.sizes[0])
@@ -438,6 +445,8 @@ def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], r
     """The user's own pairs: an .npz with x, y and, where the task draws one for each image, mask or kernel."""
     if not path.exists():
         raise InputError(f"no such file: {path}")
+    if reading.skip_bad or _asked_parts():
+        raise InputError("--pairs are x and y of one file, all of them: leave --skip-bad, --array and --recursive out")
     arrays = read_arrays(path)
     wanted = {"x", "y"} | ({task.drawn} if task.drawn else set())
     if wanted - set(arrays):

@@ -351,7 +351,10 @@ def read_stack(array: np.ndarray, name: str, reading: Reading) -> tuple[Tensor, 
 
     Nothing is clipped: there is nobody here to say so to, and what belongs together (x and y of pairs) would come apart.
     """
-    found = stack_images(array, name, replace(reading, slack=SLACK if reading.slack is None else reading.slack))
+    try:
+        found = stack_images(array, name, replace(reading, slack=SLACK if reading.slack is None else reading.slack))
+    except InputError as error:
+        raise InputError(str(error).removesuffix(", or leave them out with --skip-bad")) from error
     return found.x, [int(n) for n in found.names], found.skipped
 
 
