@@ -61,7 +61,7 @@ def test_missing_folder(shop, tmp_path, capsys):
 def test_empty_folder(shop, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     line = refused(capsys, *fit_line(shop, tmp_path / "out", data=tmp_path / "empty"))
-    assert "no PNG or JPEG files" in line and "empty" in line and ".npz" in line
+    assert "no pictures in" in line and "empty" in line and ".npz" in line
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def spoilt(shop, tmp_path):
 def test_bad_files_among_good_ones_are_named(shop, spoilt, tmp_path, capsys):
     line = refused(capsys, *fit_line(shop, tmp_path / "out", data=spoilt))
     assert "3 of 15" in line and "100.png: the file is empty (0 bytes)" in line
-    assert "101.png: not a PNG" in line and "102.png: truncated" in line and "--skip-bad" in line
+    assert "101.png: not a picture" in line and "102.png: truncated" in line and "--skip-bad" in line
     assert not (tmp_path / "out").exists()
 
 

@@ -107,7 +107,7 @@ def test_the_table_of_conventions_is_the_table_of_the_code():
 
 def test_help_imports_nothing_heavy():
     """deft --help: no adapter, no server, no plotting."""
-    heavy = ["diffusers", "transformers", "accelerate", "huggingface_hub", "starlette", "uvicorn", "httpx", "matplotlib", "scipy", "skimage", "odl", "galaxygrad", "biotite"]
+    heavy = ["diffusers", "transformers", "accelerate", "huggingface_hub", "starlette", "uvicorn", "httpx", "matplotlib", "scipy", "skimage", "odl", "galaxygrad", "biotite", "pydicom", "nibabel"]
     code = f"import sys; from deft.cli import main; main(['--help']); print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"

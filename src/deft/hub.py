@@ -23,6 +23,7 @@ from deft.denoise import Denoiser
 from deft.errors import CheckpointError, InputError
 from deft.htransform.learnable import Learned, count_parameters
 from deft.images import open_folder, save_image
+from deft.images.pictures import formats
 from deft.modelcard import HUB_ID, read_rows, readme
 from deft.prior import BUNDLED, load_prior
 from deft.prior.load import CONVENTION_OPTIONS
@@ -272,7 +273,7 @@ def _read_json(path: Path, kind: type[InputError] | type[CheckpointError] = Inpu
 
 def _read_picture(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats()) as image:
             image.thumbnail((2048, 2048))
             return image.convert("RGB")
     except FileNotFoundError as error:

@@ -21,7 +21,8 @@ from deft.distributed import get_world
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.evaluate.classifier import fashion_classifier
 from deft.htransform.learnable import Learned
-from deft.images import RANGES, ImageSet, Reading, read_arrays, read_images, read_mask, read_stack, shape_text
+from deft.images import ImageSet, Reading, as_range, read_arrays, read_images, read_mask, read_stack, shape_text
+from deft.images.files import split_source
 from deft.likelihood.base import Observation
 from deft.measurement import is_measurement, observation, read_measurement, task_of
 from deft.prior import load_prior
@@ -83,6 +84,18 @@ class Numbers(click.ParamType):
             self.fail(f"{value!r} is not a list of numbers with commas between them")
 
 
+class ValueRange(click.ParamType):
+    """LOW,HIGH or "window"."""
+
+    name = "range"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "LOW,HIGH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return as_range(value)
+
+
 class Output:
     """Text for people on standard output; with --json one object there, and the text on standard error."""
 
@@ -138,11 +151,20 @@ accumulate_option = click.option("--accumulate", default=1, show_default=True, h
 streams_option = click.option("--streams", is_flag=True, help="For many processes: each draws the random numbers of its own rows alone (docs/distributed.md).")
 shard_option = click.option("--shard-prior", is_flag=True, help="With several processes: each holds a part of the prior, for one that does not fit.")
 device_option = click.option("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one).")
+def _part(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value:
+        ctx.meta[f"deft.reading.{param.name}"] = value
+
+
+range_option = click.option("--range", "value_range", type=ValueRange(), help="The two numbers that are black and white: 0,1  0,255  0,4095  -1000,1000; or window, that of DICOM files (docs/images.md).")
+array_option = click.option("--array", metavar="NAME", expose_value=False, callback=_part, help="Which array of an .npz holds the images, as in FILE.npz:NAME.")
 reading_options = options(
     click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and name them."),
     click.option("--resize", is_flag=True, help="Bring images to the prior's size."),
     click.option("--convert", is_flag=True, help="Bring images to the prior's channels (grey or RGB)."),
-    click.option("--range", "value_range", type=Name("range", RANGES), help="What black and white are in a floating-point array."),
+    range_option,
+    click.option("--recursive", is_flag=True, expose_value=False, callback=_part, help="Take the pictures in subfolders too."),
+    array_option,
 )
 
 
@@ -270,15 +292,35 @@ def load_images(source: str, split: str, reading: Reading, say: Callable[[str], 
         found = ImageSet(data.x, [f"{i:05d}" for i in range(len(data.x))], data.labels)
         if reading.event_shape not in (None, tuple(data.x.shape[1:])):
             raise InputError(f"the bundled {name} images are {shape_text(data.x.shape[1:])}, the prior makes {shape_text(reading.event_shape or ())}: give other --data")
+        if split != "validation" and (reading.range is not None or _asked_parts()):
+            raise InputError(f"the bundled {name} images need no --range, --array or --recursive: leave them out")
         return found
+    parts = _asked_parts()
+    if split == "validation":  # said of --data, and for --held-out where it can be
+        path, named = split_source(source)
+        parts = {k: v for k, v in parts.items() if (path.is_dir() if k == "recursive" else path.is_file() and named is None)}
+    return read_source(source, replace(reading, **parts), say)
+
+
+def _asked_parts() -> dict[str, Any]:
+    """What --recursive and --array say, as settings of a `Reading`."""
+    context = click.get_current_context(silent=True)
+    return {} if context is None else {key.rpartition(".")[2]: v for key, v in context.meta.items() if key.startswith("deft.reading.")}
+
+
+def read_source(source: str | Path, reading: Reading, say: Callable[[str], None] | None = None) -> ImageSet:
+    """`read_images`, saying what was left out, cropped or clipped."""
     found = read_images(source, reading)
-    if found.skipped:
-        say(f"left out {len(found.skipped)} of {len(found.skipped) + len(found)}: {', '.join(found.skipped[:10])}")
+    if say is None:
+        context = click.get_current_context(silent=True)
+        say = Output(context is None or bool(context.params.get("as_json"))).say
+    for note in found.notes:
+        say(note)
     return found
 
 
 DATA_HELP = (
-    f"A folder of PNG/JPEG files, an .npz (array x or images: uint8, or floating point with --range), or `{'`, `'.join(DATASETS)}` for "
+    f"A folder of pictures (PNG, JPEG, TIFF, ..., DICOM, NIfTI), an .npz (array x or images, or FILE.npz:NAME), or `{'`, `'.join(DATASETS)}` for "
     f"bundled images (`fashion:{'`, `fashion:'.join(SPLITS)}`)."
 )
 
@@ -379,6 +421,8 @@ def read_measured(
         raise InputError(f"no such measurement: {path} does not exist")
     wanted = measurement_shape(task, event_shape)
     if is_measurement(path):
+        if _asked_parts():
+            raise InputError(f"{path} is a measurement file, whose array is y: leave --array and --recursive out")
         if mask is not None:
             raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
         for name, given in (("--resize", resize), ("--convert", convert)):
@@ -399,10 +443,12 @@ def read_measured(
         shape, False, resize, convert, value_range, slack=6 * task.sigma_y + 1e-3,
         whose="the prior's" if wanted == event_shape else f"the {task.name} measurement's",
     )  # fmt: skip
-    found = read_images(path, reading)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected one picture or a measurement file: give a file")
+    found = read_source(path, replace(reading, **_asked_parts()))
     if len(found) != 1:
         raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
-    seen = None if mask is None else read_mask(mask, event_shape, hole=mask_hole, resize=resize)
+    seen = None if mask is None else read_mask(mask, event_shape, hole=mask_hole, resize=resize, picture=found.sizes[0])
     return make_observation(task, found.x, seen, event_shape), seen, found.skipped
 
 
@@ -410,6 +456,8 @@ def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], r
     """The user's own pairs: an .npz with x, y and, where the task draws one for each image, mask or kernel."""
     if not path.exists():
         raise InputError(f"no such file: {path}")
+    if reading.skip_bad or _asked_parts():
+        raise InputError("--pairs are x and y of one file, all of them: leave --skip-bad, --array and --recursive out")
     arrays = read_arrays(path)
     wanted = {"x", "y"} | ({task.drawn} if task.drawn else set())
     if wanted - set(arrays):
@@ -445,10 +493,10 @@ def check_masks(mask: Tensor, name: str, n: int, event_shape: tuple[int, int, in
     """Masks [N, H, W] or [N, 1, H, W] (N may be 1) of 1 and 0."""
     mask = mask[None] if mask.ndim == 2 else mask
     mask = mask[:, None] if mask.ndim == 3 else mask
-    if mask.shape[0] not in (1, n) or mask.shape[2:] != event_shape[1:] or mask.shape[1] not in (1, event_shape[0]):
+    if mask.ndim != 4 or mask.shape[0] not in (1, n) or mask.shape[2:] != event_shape[1:] or mask.shape[1] not in (1, event_shape[0]):
         raise InputError(f"{name} has shape {tuple(mask.shape)}, expected ({n} or 1, 1, {event_shape[1]}, {event_shape[2]})")
     if not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError(f"{name} holds values other than 1 (seen) and 0 (hidden)")
+        raise InputError(f"{name} holds values other than 1 (seen) and 0 (hidden), from {float(mask.min()):.4g} to {float(mask.max()):.4g}: write it as bool")
     seen = mask.flatten(1).mean(1)
     for value, what in ((0.0, "hides everything"), (1.0, "hides nothing")):
         if bool((seen == value).any()):

@@ -156,6 +156,8 @@ def fit(
         raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
     if objective is None and data is None and pairs is None and prior_samples == 0:
         raise InputError("nothing to fit to: give --data, --pairs, or a --prior-samples above 0")
+    if data is None and pairs is None and measurement is None and not all(map(_by_default, ("skip_bad", "resize", "convert", "value_range", "recursive", "array"))):
+        raise InputError("--skip-bad, --resize, --convert, --range, --recursive and --array say how files are read, and none is given: leave them out")
     if objective is not None:
         own: dict[str, Any] = {"steps": steps, "batch": batch, "warmup": warmup, "ema": ema, "lr": lr}
         own |= {k: v for k, v in (IMPORTANCE if objective == "importance" else PATHS).items() if _by_default(k)}

@@ -46,7 +46,7 @@ CHAIN = 50
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--measurement", type=click.Path(path_type=Path), help="A PNG, JPEG, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one; or a measurement file (.npz with y, `deft measure`).")
+@click.option("--measurement", type=click.Path(path_type=Path), help="A picture, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one; or a measurement file (.npz with y, `deft measure`).")
 @common.reward_options
 @click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file.")
 @click.option("--mask", type=click.Path(path_type=Path), help="As large as the picture: white is seen, black is the hole (inpaint).")
@@ -71,7 +71,8 @@ CHAIN = 50
 @out_option("samples")
 @click.option("--resize", is_flag=True, help="Bring the picture and the mask to the size that is needed.")
 @click.option("--convert", is_flag=True, help="Bring the picture to the prior's channels (grey or RGB).")
-@click.option("--range", "value_range", type=Name("range", common.RANGES), help="What black and white are in a floating-point array.")
+@common.range_option
+@common.array_option
 @common.shard_option
 @common.device_option
 @overwrite_option

@@ -2,6 +2,7 @@
 
     data = "ct"                                                       # bundled: its own three splits
     data = "photos/"                                                  # yours: shared out, three fifths to fit, a fifth each to validate and test
+    data = "scans.npz:slices"                                         # yours: one array of a file
     data = { fit = "train/", validation = "held-out/", test = "scans.npz" }   # from three places; "ct:test" is a split of a bundled one
 
 A piece of work names its images by plain JSON: the name of a bundled set, or for each split where it comes from and a hash of its pixels.
@@ -10,6 +11,7 @@ A piece of work names its images by plain JSON: the name of a bundled set, or fo
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -19,7 +21,7 @@ import torch
 
 from deft.data import DATASETS, SPLITS, Labelled, dataset
 from deft.errors import InputError, unknown
-from deft.images import Reading, read_images, shape_text
+from deft.images import ImageSet, Reading, read_images, shape_text, source_exists
 from deft.random import generator
 
 SHARES = {"test": 0.2, "validation": 0.2, "fit": 0.6}
@@ -35,7 +37,7 @@ def is_bundled(source: str) -> bool:
 def check_data(data: Data, where: str) -> None:
     """Complain of a `data` that says nothing usable, before any work."""
     if isinstance(data, str):
-        if data and not is_bundled(data) and not Path(data).exists():
+        if data and not is_bundled(data) and not source_exists(data):
             raise InputError(f"{where}: data = {data!r} is neither bundled ({', '.join(DATASETS)}) nor a folder or file that exists")
         return
     for split in data:
@@ -49,7 +51,7 @@ def check_data(data: Data, where: str) -> None:
             part = source.partition(":")[2]
             if part and part not in SPLITS:
                 raise unknown(f"split of {source.partition(':')[0]}", part, SPLITS)
-        elif not Path(source).exists():
+        elif not source_exists(source):
             raise InputError(f"{where}: data.{split} = {source!r} is neither bundled ({', '.join(DATASETS)}) nor a folder or file that exists")
 
 
@@ -60,6 +62,9 @@ def describe(data: Data, splits: Sequence[str], event_shape: Sequence[int]) -> A
     if len(names) == 1 and len({source for source, _ in found.values()}) == 1:
         return names.pop()
     shape = tuple(event_shape)
+    for source, _ in found.values():
+        if not is_bundled(source):
+            _say(source, shape)
     return {s: {"source": source, "part": part, "digest": _digest(source, part or s, shape)} for s, (source, part) in found.items()}
 
 
@@ -86,11 +91,27 @@ def _read(source: str, part: str, event_shape: tuple[int, ...]) -> Labelled:
         if DATASETS[source].event_shape != event_shape:
             raise InputError(f"the prior makes {shape_text(event_shape)}, the images of {source} are {shape_text(DATASETS[source].event_shape)}")
         return dataset(source, part)
-    c, h, w = event_shape
-    found = read_images(source, Reading((c, h, w)))
+    found = _found(source, event_shape)
     rows = torch.arange(len(found)) if part == "all" else _share(len(found), part, source)
     labels = torch.full((len(found),), -1) if found.labels is None else found.labels
     return Labelled(found.x[rows], labels[rows])
+
+
+@cache
+def _found(source: str, event_shape: tuple[int, ...]) -> ImageSet:
+    """Images as they are: a comparison has no options that change them."""
+    c, h, w = event_shape
+    try:
+        return read_images(source, Reading((c, h, w)))
+    except InputError as error:
+        raise InputError(f"{error} (a comparison takes images as they are, without options: write them to an .npz in the form that is wanted)") from error
+
+
+@cache
+def _say(source: str, event_shape: tuple[int, ...]) -> None:
+    """Once, on standard error, what was left out or changed."""
+    for note in _found(source, event_shape).notes:
+        print(f"{source}: {note}", file=sys.stderr)
 
 
 def _share(n: int, part: str, source: str) -> torch.Tensor:
