@@ -214,7 +214,7 @@ def _question(where: str, seen: Tensor, task: ImageTask) -> None:
         return
     low, top = np.quantile(values, [0.01, 0.99]).tolist()
     noise = 3 * task.sigma_y
-    if low > -0.25 and top > 0.0 and values.min() > -0.5 - noise:
+    if low > -0.25 - 0.4 * noise and top > 0.0 and values.min() > -0.5 - noise:
         raise InputError(
             f"{where}[y] holds values from {values.min():.3g} to {values.max():.3g}, and hardly any below 0; images are in [-1, 1]: give --range"
             f"{_asked(values, task)} (or --range=-1,1 if they are right as they are)"

@@ -94,7 +94,7 @@ def residual_ratio(obs: Observation, x: Tensor) -> Tensor | None:
 def check_pairs(obs: Observation, x: Tensor, where: str) -> str | None:
     """One line if the measurements differ from A(x) by more than their noise allows, else None.
 
-    Raises `InputError` where they differ ten times as much: the pairs are in another order, or y in other units.
+    Raises `InputError` where they differ five times as much: the pairs are in another order, or y in other units.
     """
     ratio = residual_ratio(obs, x)
     if ratio is None:
@@ -102,7 +102,7 @@ def check_pairs(obs: Observation, x: Tensor, where: str) -> str | None:
     sigma = float(getattr(obs.likelihood, "deviation", torch.tensor([1.0])).mean())
     typical = float(ratio.median())
     said = f"{where}: y differs from A(x) by {typical * sigma:.3g} (root mean square, median over pairs), and the noise sigma_y is {sigma:.3g}"
-    if typical > 10:
+    if typical > 5:
         raise InputError(
             f"{said}: x and y are in another order, y is in other units (--range) or made by another operator (--task-option); "
             f"if it is noise, say so with --sigma-y {typical * sigma:.2g}"
@@ -126,8 +126,10 @@ FAR = 1.5
 """Values beyond this, of images in [-1, 1], are no image."""
 
 
-def sample_warnings(prior: Denoiser, obs: Observation, drawn: Tensor, seed: int = 0, subset: int = 4, what: str = "the measurement") -> list[str]:
-    """What is wrong with samples [n, *data_shape] of one measurement, a line each: they left the range, do not explain y, or are no images of the prior's kind."""
+def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, seed: int = 0, subset: int = 4, what: str = "the measurement") -> list[str]:
+    """What is wrong with samples [n, *data_shape] of one measurement, a line each: they left the range, do not explain y, or are no images of the prior's kind.
+
+    obs: None for samples of a reward, of which the range alone is looked at. subset: samples that the prior sees (two calls at each of three levels)."""
     said = []
     x = drawn.float()
     low, high = float(x.min()), float(x.max())
@@ -137,6 +139,9 @@ def sample_warnings(prior: Denoiser, obs: Observation, drawn: Tensor, seed: int 
             f"warning: samples reach from {low:.3g} to {high:.3g}, and images are in [-1, 1] ({100 * beyond:.1f} % of the values are beyond {FAR}): they have diverged. "
             "Give more --steps, a larger --sigma-y, or another method"
         )
+        if not max(-low, high) <= 3:
+            return said  # nothing else can be said of such samples
+    if obs is None:
         return said
     few = x[:subset]
     ratio = residual_ratio(obs.repeat(len(few)), few)
@@ -321,7 +326,7 @@ def inspect_measurement(
         best = better
     confirmed = best is taken and taken.fit < GOOD
     tried = sorted(known.values(), key=lambda t: t.score)
-    return Inspected(taken, best, confirmed, _verdict(taken, best, confirmed, len(tried)), tried)
+    return Inspected(taken, best, confirmed, _verdict(taken, best, confirmed, tried), tried)
 
 
 MARGIN = 0.15
@@ -357,15 +362,17 @@ def _size(y: np.ndarray) -> float:
     return max(float(np.asarray(y, np.float64).std()), 1e-12)
 
 
-def _verdict(taken: Tried, best: Tried, confirmed: bool, count: int) -> str:
+def _verdict(taken: Tried, best: Tried, confirmed: bool, tried: list[Tried]) -> str:
     if confirmed:
-        return f"confirmed: of {count} readings the file as it is fits the operator and the prior (surprise {taken.surprise:.2f}, about 1 is right)"
+        others = [t.name for t in tried if t is not taken and abs(t.score - taken.score) < MARGIN]
+        same = f"; about as well fits: {'; '.join(others)}" if others else ""
+        return f"confirmed: of {len(tried)} readings the file as it is fits the operator and the prior (surprise {taken.surprise:.2f}, about 1 is right){same}"
     if best is not taken:
         fixes = "; ".join(c.fix for c in best.changes)
         how = "is right" if best.fit < GOOD else "is nearer, though not right either"
         return f"not confirmed: read as {best.name} it {how} (surprise {best.surprise:.2f} for {taken.surprise:.2f} as it is). Use: {fixes}"
     return (
-        f"not confirmed: none of {count} readings fits (surprise {best.surprise:.2f}, about 1 is right; residual {best.residual:.2f} times the noise): another operator, "
+        f"not confirmed: none of {len(tried)} readings fits (surprise {best.surprise:.2f}, about 1 is right; residual {best.residual:.2f} times the noise): another operator, "
         "more noise than sigma_y, or images of another kind than the prior's"
     )
 

@@ -481,12 +481,12 @@ def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], r
     return x, observation(str(path), arrays, task, event_shape, given)
 
 
-def limits(value_range: str | tuple[float, float] | None) -> tuple[float, float] | None:
-    """--range as two numbers."""
-    if isinstance(value_range, str):
-        low, _, high = value_range.partition(",")
-        return float(low), float(high)
-    return value_range
+def limits(value_range: object) -> tuple[float, float] | None:
+    """--range as two numbers, for arrays of measurements."""
+    found = as_range(value_range)
+    if isinstance(found, str):
+        raise InputError(f"--range {found} is for DICOM files: say black and white of the images that were measured, LOW,HIGH")
+    return found
 
 
 def check_masks(mask: Tensor, name: str, n: int, event_shape: tuple[int, int, int]) -> Tensor:

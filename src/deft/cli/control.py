@@ -15,6 +15,7 @@ from deft.denoise import Denoiser
 from deft.errors import InputError
 from deft.htransform.learnable import Learned, count_parameters
 from deft.likelihood.base import Observation
+from deft.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
 from deft.methods import SCORE_FORM, plan
 from deft.tasks import ImageTask
 from deft.train.adapter import save_h
@@ -74,6 +75,12 @@ def fit_on_paths(
     write_json(out / "log.json", {"history": result.history, "diagnoses": history, "end": end, "card": card})
     write_text(out / "card.md", h_card_text(card))
     output.say(f"{result.steps} steps in {result.seconds:.0f} s; {in_words(end)}")
+    sigma = float(getattr(obs.likelihood, "deviation", torch.zeros(1)).mean())
+    if end.get("residual", 0.0) > max(MAX_RESIDUAL * sigma, MIN_RESIDUAL):
+        output.say(
+            f"warning: paths of this h do not explain {source}: y - A(x) is {end['residual']:.3g} where the noise sigma_y is {sigma:.3g}. More --steps, or other units "
+            "or another convention of y (`deft measure inspect` tells)?"
+        )
     how = f"--reward {getattr(task, 'source', '')}" if source is None else f"--measurement {source}"
     output.say(f"\nwrote {out}/h.safetensors, for this {'reward' if source is None else 'measurement'} alone; next: deft sample {out} {how}")
     output.result({"out": str(out), "card": card, "history": result.history, "diagnosis": end})

@@ -22,6 +22,7 @@ from deft.htransform import LEARNED, Learned
 from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
 from deft.images import Reading, open_folder
 from deft.likelihood.base import Observation
+from deft.measurement_check import check_pairs
 from deft.methods import METHODS
 from deft.prior.inspect import warning
 from deft.random import generator
@@ -215,6 +216,9 @@ def fit(
             rows, (x_out, obs_out) = torch.arange(len(x)), common.read_pairs(Path(held_out), chosen, shape, reading)
         else:
             x_out, obs_out = x[rest], obs[rest]
+        doubtful = check_pairs(obs, x, str(pairs))
+        if doubtful:
+            output.say(doubtful)
         x, obs, obs_out = prior.encode(x[rows]), prior.inside(obs[rows]), prior.inside(obs_out)
     elif data is not None:
         x = common.load_images(str(data), "fit", reading, output.say).x

@@ -30,6 +30,7 @@ from deft.images import (
 )
 from deft.likelihood import Gaussian, Observation
 from deft.measurement import task_of
+from deft.measurement_check import sample_warnings
 from deft.methods import METHODS, plan
 from deft.prior.inspect import warning_from
 from deft.sample import SAMPLERS, SPACINGS
@@ -170,6 +171,7 @@ def sample(
         prior, obs.to(where), samples, fitted=fitted, scale=scale, seed=seed, batch=batch, progress=common.bars(), told=told
     ).cpu()
     seconds = time.perf_counter() - started
+    warnings = sample_warnings(prior, None if measurement is None else obs.to(where), drawn[0].to(where), seed=seed, what=str(measurement))
 
     # what is written
     x, mean = drawn[0], drawn[0].mean(0)
@@ -196,7 +198,7 @@ def sample(
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
-        "residual": residual, "reward": liked, "diagnosis": {k: v[0] for k, v in told.items()}, "spread": float(deviation.mean()), "skipped": skipped,
+        "residual": residual, "reward": liked, "warnings": warnings, "diagnosis": {k: v[0] for k, v in told.items()}, "spread": float(deviation.mean()), "skipped": skipped,
     }  # fmt: skip
     write_json(out / "sample.json", about)
     obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
@@ -204,6 +206,8 @@ def sample(
     output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")
     if told:
         output.say(told_in_words({k: v[0] for k, v in told.items()}))
+    for line in warnings:
+        output.say(line)
     output.say(f"wrote {out}/sheet.png, {out}/sample-000.png ..., {out}/mean.png, {out}/spread.png, {out}/samples.npz")
     output.result(about)
 
