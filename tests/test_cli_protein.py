@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from deft.protein.htransform import ChainDEFT
 from deft.protein.metrics import motif_rmsd
 from deft.protein.motif import MotifTask
 from deft.protein.outcome import REASONS, failures, in_words
-from deft.protein.place import draw_placements, observe_placements
+from deft.protein.place import bundled_h, draw_placements, observe_placements
 from deft.protein.prior import backbone_prior
 from deft.protein.structure import read_structure, write_pdb
 from proteins import entries, helix, problem_file
@@ -258,3 +260,50 @@ def test_without_biotite_one_line_names_the_extra(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, "protein", "scaffold", "--problem", "5W0GA", "--out", str(tmp_path / "o")], capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "'deft-diffusion[protein]'" in done.stderr
     assert main(["protein", "--help"]) == 0
+
+
+def commands() -> list[str]:
+    """Every `deft protein` line of the pages' shell blocks."""
+    root = Path(__file__).parents[1]
+    lines = []
+    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            lines += [line.partition(" #")[0].strip() for line in block.splitlines() if line.startswith("deft protein")]
+    return list(dict.fromkeys(lines))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A folder with what the pages name: entries of the PDB (stand-ins), a prior and an h of one's own. Nothing else is needed by any of them."""
+    here = tmp_path_factory.mktemp("pages")
+    for file in entries(here / "entries").iterdir():
+        for name in (file.name, f"{file.stem.upper()}.pdb"):
+            (here / name).write_bytes(file.read_bytes())
+    (here / "backbone").mkdir()
+    (here / "backbone" / "prior.safetensors").write_bytes(bundled_h(9).with_name("backbone.safetensors").read_bytes())
+    for name, size in (("run", 9), ("my-h", 9), ("my-h-2", 4)):
+        (here / name).mkdir()
+        (here / name / "h.safetensors").write_bytes(bundled_h(size).read_bytes())
+    return here
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_of_the_pages_run(bare, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(bare)
+    words = shlex.split(command)[1:]
+    small = {"scaffold": ("-n", 1, "--steps", 2), "benchmark": ("-n", 1, "--steps", 2, "--natives", 2)}.get(words[1], ())
+    count = ("--count", 1) if words[1] == "benchmark" and "b" not in words else ()
+    words = [":".join((w.partition(":")[0], "particles=2")) if "particles" in w else w for w in words]
+    out = ("--out", tmp_path / "o") if words[1] in ("scaffold", "benchmark") else ()
+    code, _, err = run(capsys, *words, *small, *count, *out)
+    assert code == 0, err
+
+
+def test_no_coordinates_of_published_problems_are_bundled():
+    """Of other people's data the package has the Debian chains alone."""
+    data = bundled_h(9).parents[1] / "data"
+    assert sorted(p.name for p in data.iterdir() if not p.name.startswith("__")) == ["MPNN-LICENSE.txt", "PROVENANCE.txt", "ca-mpnn-48-020.safetensors", "ca-mpnn-48-020.txt", "chains.npz", "published.txt", "view.html"]
+    root = Path(__file__).parents[1]
+    tracked = [p for folder in ("src", "docs", "benchmarks", "examples") for p in (root / folder).rglob("*") if p.suffix in (".pdb", ".cif", ".ent", ".html", ".md", ".json", ".txt")]
+    assert len(tracked) > 50
+    assert not [p for p in tracked if re.search(r"^(ATOM  |HETATM).{24}[ -]*\d+\.\d{3}", p.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)]
