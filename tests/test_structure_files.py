@@ -364,6 +364,30 @@ def test_lengths_that_are_too_short_are_said(tmp_path):
     assert "fewer than 2 cannot" in note
 
 
+@pytest.mark.parametrize("contig", ["A3/5/A9/5/A15", "A3/4/A8", "A2/1/A4/1/A6"])
+def test_nanometres_are_known_without_neighbours(tmp_path, contig):
+    """A file of a few residues far from each other along the chain."""
+    numbers = [int(n) for n in re.findall(r"A(\d+)", contig)]
+    found = {s: read_structure(saved(tmp_path / "a.pdb", [line(n, s * helix(20)[n]) for n in numbers])) for s in (0.1, 1)}
+    assert "nanometres" in complaint(Contig.parse(contig).motif, found[0.1])
+    assert len(Contig.parse(contig).motif(found[1])) == len(numbers)
+
+
+@pytest.mark.parametrize("lost", [(9,), (9, 10, 11), (8, 13), (7, 8, 11, 12, 13)])
+@pytest.mark.parametrize("how", ["absent", "without a C-alpha"])
+def test_residues_that_are_missing(tmp_path, lost, how):
+    lines = trace(helix(20))
+    if how == "absent":
+        lines = [text for i, text in enumerate(lines, 1) if i not in lost]
+    else:
+        lines = [text.replace(" CA ", " CB ") if i in lost else text for i, text in enumerate(lines, 1)]
+    found = read_structure(saved(tmp_path / "a.pdb", lines))
+    message = complaint(Contig.parse("3/A5-15/3").motif, found)
+    way = re.search(r"in their place, (\S+)", message)[1]
+    contig = Contig.parse(f"3/{way}/3")
+    assert contig.reach == (17, 17) and len(contig.motif(found)) == 11 - len(lost) and not contig.motif(found).notes
+
+
 @pytest.mark.parametrize(("step", "says"), [(4.6, "not at 3.8"), (1.2, "misplaced")])
 def test_neighbours_that_are_oddly_placed(tmp_path, step, says):
     x = helix(20)

@@ -68,7 +68,10 @@ def list_problems(as_json: bool) -> None:
     say_problems(output, f"motifs of held-out chains ({len(rows)} of {len(held_out())}, by the chain's name), ready to use:", rows)
     output.say(f"\nnext: deft protein scaffold --problem {rows[0]['name']} --out scaffolds\n")
     say_problems(output, "published motifs (RFdiffusion benchmark), for which the file of their PDB entry is needed:", needs)
-    output.say(f"\nnext: fetch {FETCH.format(needs[0]['entry'])}, then deft protein scaffold --problem {needs[0]['name']} --pdb {needs[0]['entry']}.pdb --out scaffolds")
+    output.say(
+        f"\nnext: fetch {FETCH.format(needs[0]['entry'])}, then deft protein scaffold --problem {needs[0]['name']} "
+        f"--pdb {needs[0]['entry']}.pdb --out scaffolds"
+    )
     output.result({"problems": rows + needs})
 
 
@@ -216,9 +219,15 @@ def benchmark(
     if which == "b":
         for name, given in (("--count", given_by_user("count")), ("--free", free)):
             if given:
-                raise InputError(f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are: leave it out")
+                raise InputError(
+                    f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are: "
+                    "leave it out"
+                )
     elif pdb:
-        raise InputError(f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it out, or give --set b")
+        raise InputError(
+            f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it "
+            "out, or give --set b"
+        )
     found_problems = named_set(which, count, "free" if free else "native", pdb)
     prior = load_backbone_prior(prior_name, where)
     common.check_batch(batch, prior.event_shape)
@@ -293,17 +302,29 @@ def find_problem(source: Path | None, contig: str | None, length: str | None, pr
 
     if problem is not None:
         if source is not None or contig is not None:
-            raise InputError("--problem brings its own motif and contig: leave --motif and --contig out, or leave --problem out")
+            raise InputError(
+                "--problem brings its own motif and contig: leave --motif and --contig out, or leave --problem out"
+            )
         file = bool(Path(problem).suffix)
         if pdb and (file or problem.upper() not in {name.upper() for name in published()}):
-            raise InputError(f"--pdb brings the entry of a published problem, and {problem} needs none: leave --pdb out (`deft protein problems` lists which is which)")
+            raise InputError(
+                f"--pdb brings the entry of a published problem, and {problem} needs none: leave --pdb out (`deft "
+                "protein problems` lists which is which)"
+            )
         found = read_problem(problem) if file else problems([problem], pdb)[0]
         if length is not None:
-            output.say(f"note: the lengths of {found.name} are {'-'.join(map(str, found.contig.lengths or found.contig.reach))}: with --length {length} it is another problem")
+            output.say(
+                f"note: the lengths of {found.name} are "
+                f"{'-'.join(map(str, found.contig.lengths or found.contig.reach))}: with --length {length} it is "
+                "another problem"
+            )
             found = replace(found, contig=found.contig.of_length(length))
     else:
         if pdb:
-            raise InputError("--pdb brings the entry of a published problem: give --problem NAME with it, or --motif FILE for a motif of your own")
+            raise InputError(
+                "--pdb brings the entry of a published problem: give --problem NAME with it, or --motif FILE for a "
+                "motif of your own"
+            )
         if source is None or contig is None:
             raise InputError('give --motif FILE.pdb with --contig "10-40/A163-181/10-40", or --problem NAME (`deft protein problems` lists them)')
         wanted = Contig.parse(contig, length)

@@ -116,7 +116,10 @@ def problems(names: Sequence[str] | None = None, pdb: Sequence[str | Path] = ())
         if name.lower() not in small:
             near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise InputError(f"unknown problem {name!r}: {hint}`deft protein problems` lists them; a problem file is given with its suffix")
+            raise InputError(
+                f"unknown problem {name!r}: {hint}`deft protein problems` lists them; a problem file is given with its "
+                "suffix"
+            )
         found = known[small[name.lower()]]
         if isinstance(found, Problem):
             out.append(found)
@@ -187,7 +190,9 @@ def _entry_file(entry: str, given: Sequence[str | Path], alone: bool) -> Path | 
     mine = [p for p in files if {small, f"pdb{small}"} & set(re.split(r"[^a-z0-9]+", p.name.lower()))]
     exact = [p for p in mine if _STRUCTURE.sub("", p.name.lower()) in (small, f"pdb{small}")]
     if len(exact or mine) > 1:
-        raise InputError(f"several files are named after the entry {entry} ({named(exact or mine)}): give one of them with --pdb")
+        raise InputError(
+            f"several files are named after the entry {entry} ({named(exact or mine)}): give one of them with --pdb"
+        )
     if mine:
         return (exact or mine)[0]
     return files[0] if alone and len(files) == 1 and not Path(given[0]).is_dir() else None
@@ -200,10 +205,12 @@ def _no_entry(missing: list[str], given: Sequence[str | Path]) -> InputError:
     looked = f" (none of {named(given)} is named after it)" if given else ""
     if len(missing) == 1:
         return InputError(
-            f"the coordinates of PDB entry {missing[0]} are not part of deft{looked}: fetch {FETCH.format(missing[0])} and give the file with --pdb {missing[0]}.pdb, or its folder"
+            f"the coordinates of PDB entry {missing[0]} are not part of deft{looked}: fetch "
+            f"{FETCH.format(missing[0])} and give the file with --pdb {missing[0]}.pdb, or its folder"
         )
     return InputError(
-        f"the coordinates of PDB entries {', '.join(missing)} are not part of deft{looked.replace('after it', 'after them')}: fetch {FETCH.format(missing[0])} and so on into "
+        f"the coordinates of PDB entries {', '.join(missing)} are not part of "
+        f"deft{looked.replace('after it', 'after them')}: fetch {FETCH.format(missing[0])} and so on into "
         "a folder and give it with --pdb FOLDER"
     )
 
@@ -225,7 +232,9 @@ def read_problem(path: str | Path) -> Problem:
         try:
             if not line.startswith("REMARK 999 "):
                 if word.startswith(_WORDS):
-                    raise ValueError("REMARK is expected in columns 1-6, 999 in columns 8-10, its word from column 12 on")
+                    raise ValueError(
+                        "REMARK is expected in columns 1-6, 999 in columns 8-10, its word from column 12 on"
+                    )
             elif line[11:15] == "NAME":
                 name = line[15:].strip()
             elif line[11:16] == "INPUT":
@@ -305,7 +314,10 @@ def set_a(
 def _cut(x: np.ndarray, name: str, sequence: str, key: tuple[int, ...], placement: str, max_length: int) -> Problem:
     length = len(x)
     if x.shape != (length, 3) or not SHORTEST <= length <= max_length or not np.isfinite(x).all():
-        raise InputError(f"a motif is cut from finite traces [L, 3] of {SHORTEST} to {max_length} residues, got {name} of shape {x.shape}")
+        raise InputError(
+            f"a motif is cut from finite traces [L, 3] of {SHORTEST} to {max_length} residues, got {name} of shape "
+            f"{x.shape}"
+        )
     g = generator(*key)
     usual = float(torch.rand((), generator=g)) < SHARE
     sizes = [m for m in (range(USUAL[0], USUAL[1] + 1) if usual else UNUSUAL) if 2 * m <= length]

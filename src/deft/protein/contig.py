@@ -24,6 +24,7 @@ segments of one group keep their relative pose; groups may shift against each ot
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -249,6 +250,7 @@ class Contig:
             _check_segment(segment, structure)
         structure.check_unit()
         rows = [structure.place[r] for r in self.residues]
+        _check_places(self, structure)
         notes = (*_check_steps(self, structure), *_check_joints(self, structure), *_check_hand(self, structure))
         return Motif(structure.x[rows], self.groups, "".join(structure.sequence[i] for i in rows), notes)
 
@@ -272,13 +274,17 @@ def _split(text: str) -> list[str]:
     found = _KEY.match(bare)
     if found:
         if found[1] == "length":
-            raise InputError(f"{text!r} is a total length: give it as --length {bare[found.end():]}, and the contig by itself")
+            raise InputError(
+                f"{text!r} is a total length: give it as --length {bare[found.end():]}, and the contig by itself"
+            )
         bare = bare[found.end() :]
     bare = bare.strip("'\" ")
     if bare[:1] in "[(" and bare[-1:] in "])":
         bare = bare[1:-1].strip("'\" ")
     if "[" in bare or "=" in bare:
-        raise InputError(f"cannot read contig {text!r}: one contig is wanted, such as 10-40/A163-181/10-40, without other settings")
+        raise InputError(
+            f"cannot read contig {text!r}: one contig is wanted, such as 10-40/A163-181/10-40, without other settings"
+        )
     parts = [re.sub(r"\s*-\s*", "-", p.strip()) for p in re.split("[/,]", bare)]
     for i, part in enumerate(parts):
         breaks = re.fullmatch(r"0\s+(\S.*)", part)
@@ -286,7 +292,8 @@ def _split(text: str) -> list[str]:
             rest = [*([breaks[1]] if breaks else []), *parts[i + 1 :]]
             before, after = "/".join(parts[:i]), "/".join(rest)
             raise InputError(
-                f"contig {text!r} has a 0 between its parts, which is a chain break in RFdiffusion's writing: chain breaks are not supported, what is made is one chain. "
+                f"contig {text!r} has a 0 between its parts, which is a chain break in RFdiffusion's writing: chain "
+                "breaks are not supported, what is made is one chain. "
                 f"Join the parts ({before}/{after}), or put a scaffold between them ({before}/5-20/{after})"
             )
     return ["0-0" if p == "0" else p for p in parts]
@@ -332,23 +339,61 @@ def _check_segment(segment: Segment, structure: Structure) -> None:
     if segment.chain not in structure.chains:
         near = [c for c in structure.chains if c.lower() == segment.chain.lower()]
         hint = f": did you mean {replace(segment, chain=near[0])}?" if near else ""
-        raise InputError(f"motif {segment} needs chain {segment.chain!r}, {structure.source} has {named(structure.chains)}{hint}")
+        raise InputError(
+            f"motif {segment} needs chain {segment.chain!r}, {structure.source} has {named(structure.chains)}{hint}"
+        )
     without = [r for r in segment.residues if r in structure.missing]
     if without:
-        raise InputError(f"motif {segment}: no C-alpha for {named(without)} in {structure.source}; choose a segment without a gap")
+        raise InputError(
+            f"motif {segment}: no C-alpha for {named(without)} in {structure.source}; "
+            f"{_around(segment, structure) or 'choose a segment without a gap'}"
+        )
     absent = [r for r in segment.residues if r not in structure.place]
     if absent:
         here = [r.number for r in structure.residues if r.chain == segment.chain]
-        about = f"its chain {segment.chain} runs from {min(here)} to {max(here)}" if here else f"its chain {segment.chain} has none"
-        raise InputError(f"motif {segment}: no residue {named(absent)} in {structure.source} ({about}, perhaps with gaps)")
+        about = f"its chain {segment.chain} runs from {min(here)} to {max(here)}, perhaps with gaps" if here else f"its chain {segment.chain} has none"
+        way = _around(segment, structure)
+        raise InputError(f"motif {segment}: no residue {named(absent)} in {structure.source} ({about})" + (f": {way}" if way else ""))
     inside = [r for r in structure.residues if r.chain == segment.chain and r.insertion and segment.first <= r.number < segment.last]
     if inside and segment.last > segment.first:
         at = inside[0].number
         front, back = replace(segment, last=at), replace(segment, first=at + 1)
         codes = "/".join(str(replace(segment, first=at, last=at, insertion=r.insertion)) for r in inside if r.number == at)
         raise InputError(
-            f"motif {segment} skips inserted residues of {structure.source} ({named(inside)}): name them, {front}/{codes}/{back}, "
+            f"motif {segment} skips inserted residues of {structure.source} ({named(inside)}): name them, "
+            f"{front}/{codes}/{back}, "
             f"or put scaffold in their place, {front}/{len(inside)}-{2 * len(inside) + 3}/{back}"
+        )
+
+
+def _around(segment: Segment, structure: Structure) -> str:
+    """How to write a segment with scaffold in place of the residues it lacks, if they are inside of it."""
+    there = [r.number for r in segment.residues if r in structure.place]
+    if not there or there[0] != segment.first or there[-1] != segment.last:
+        return ""
+    parts, first = [], there[0]
+    for a, b in itertools.pairwise(there):
+        if b > a + 1:
+            parts += [str(replace(segment, first=first, last=a)), str(b - a - 1)]
+            first = b
+    return f"put scaffold in their place, {'/'.join([*parts, str(replace(segment, first=first))])}"
+
+
+def _check_places(contig: Contig, structure: Structure) -> None:
+    """Refuse two residues of one pose at one place; neighbours in a segment are `_check_steps`' matter."""
+    residues, groups = contig.residues, contig.groups
+    x = np.asarray(structure.x[[structure.place[r] for r in residues]], np.float64)
+    near = np.linalg.norm(x[:, None] - x[None], axis=-1) < SHORT
+    apart = np.subtract.outer(np.arange(len(x)), np.arange(len(x)))
+    segment = np.repeat(np.arange(len(contig.segments)), [len(s.residues) for s in contig.segments])
+    near &= (groups[:, None] == groups[None]) & ((apart < -1) | ((apart < 0) & (segment[:, None] != segment[None])))
+    if near.any():
+        i, j = np.argwhere(near)[0]
+        raise InputError(
+            f"the C-alphas of {residues[i]} and {residues[j]} in {structure.source} are "
+            f"{np.linalg.norm(x[i] - x[j]):.2g} angstrom apart, nearer than two can be: "
+            "its coordinates are in other units (nanometres are multiplied by 10), or one of the two is misplaced "
+            "and must be left out"
         )
 
 
@@ -360,12 +405,16 @@ def _check_steps(contig: Contig, structure: Structure) -> list[str]:
         for i, d in enumerate(np.linalg.norm(np.diff(x, axis=0), axis=1)):
             a, b = segment.residues[i], segment.residues[i + 1]
             if d < SHORT:
-                raise InputError(f"motif {segment}: the C-alphas of {a} and {b} in {structure.source} are {d:.1f} angstrom apart, those of neighbours {STEP}: one is misplaced, leave it out")
+                raise InputError(
+                    f"motif {segment}: the C-alphas of {a} and {b} in {structure.source} are {d:.1f} angstrom apart, "
+                    f"those of neighbours {STEP}: one is misplaced, leave it out"
+                )
             if d > BROKEN:
                 fewest = int(np.ceil(d / STEP)) - 1
                 cut = f"{replace(segment, last=a.number)}/{fewest}-{2 * fewest + 3}/{replace(segment, first=b.number)}"
                 raise InputError(
-                    f"motif {segment}: the C-alphas of {a} and {b} in {structure.source} are {d:.1f} angstrom apart, those of neighbours {STEP}: residues are missing there though "
+                    f"motif {segment}: the C-alphas of {a} and {b} in {structure.source} are {d:.1f} angstrom apart, "
+                    f"those of neighbours {STEP}: residues are missing there though "
                     f"the numbers go on, and no chain has such a motif. Split it where the gap is, {cut}"
                 )
             if not STRETCHED[0] <= d <= STRETCHED[1]:
@@ -388,11 +437,15 @@ def _check_joints(contig: Contig, structure: Structure) -> list[str]:
                 between = f"at most {high} residues are" if high else "nothing is"
                 wanted = f"{fewest}-{2 * fewest + 3}" if high < fewest else "5-20"
                 raise InputError(
-                    f"contig {str(contig)!r}: {a} and {b} are {d:.1f} angstrom apart in {structure.source}, and {between} between them, which cannot join them: "
+                    f"contig {str(contig)!r}: {a} and {b} are {d:.1f} angstrom apart in {structure.source}, and "
+                    f"{between} between them, which cannot join them: "
                     f"put {wanted} between {before} and {part}"
                 )
             if low < fewest:
-                notes.append(f"{a} and {b} are {d:.1f} angstrom apart: of the {low} to {high} residues between them fewer than {fewest} cannot join them")
+                notes.append(
+                    f"{a} and {b} are {d:.1f} angstrom apart: of the {low} to {high} residues between them fewer than "
+                    f"{fewest} cannot join them"
+                )
         earlier = {g: (q, n + size[0], m + size[1]) for g, (q, n, m) in earlier.items()}
         if isinstance(part, Segment):
             earlier[part.group] = (part, 0, 0)

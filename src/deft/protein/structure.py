@@ -135,10 +135,16 @@ class Structure:
         if USUAL_STEP[0] <= middle <= USUAL_STEP[1] or high - low > 0.4 * middle:
             return  # without one distance that most have, it is no question of units
         if middle == 0:
-            raise InputError(f"{self.source} has the C-alphas of neighbours at one and the same place: these are no coordinates; look at what wrote the file")
+            raise InputError(
+                f"{self.source} has the C-alphas of neighbours at one and the same place: these are no coordinates; "
+                "look at what wrote the file"
+            )
         unit, known = min(UNITS.items(), key=lambda item: abs(np.log(middle / item[0])))
         guess = f"they look like {known}" if abs(np.log(middle / unit)) < 0.12 else f"multiply them by {STEP / middle:.3g}, if all are on one scale"
-        raise InputError(f"the coordinates of {self.source} are no angstrom: C-alphas of neighbours are {middle:.3g} apart (median), where {STEP} is right; {guess}")
+        raise InputError(
+            f"the coordinates of {self.source} are no angstrom: C-alphas of neighbours are {middle:.3g} apart "
+            f"(median), where {STEP} is right; {guess}"
+        )
 
     def only(self, chain: str) -> Structure:
         """One chain of it."""
@@ -263,7 +269,8 @@ def _read_pdb(lines: list[str], path: Path) -> _Atoms:
                 raise ValueError
         except ValueError as error:
             raise InputError(
-                f"line {number} of {path} is cut off or damaged ({line.strip()[:40]!r}): its residue number or coordinates cannot be "
+                f"line {number} of {path} is cut off or damaged ({line.strip()[:40]!r}): its residue number or "
+                "coordinates cannot be "
                 "read; fetch the file again"
             ) from error
         residue = Residue(line[21].strip() or NAMELESS, place, code)
@@ -492,7 +499,9 @@ def _check_found(seen: int, best: int, twice: list[Residue], atoms: int, source:
     if not seen:
         raise InputError(f"{source} holds {atoms} atoms but no protein: a chain of amino acids (in ATOM records) is needed")
     if not best:
-        raise InputError(f"{source} holds {seen} residues but no C-alpha (atom name CA): C-alpha coordinates are needed")
+        raise InputError(
+            f"{source} holds {seen} residues but no C-alpha (atom name CA): C-alpha coordinates are needed"
+        )
     if twice:
         raise InputError(
             f"residue {twice[0]} of {source} has two C-alphas without letters of alternative places: give each copy its own chain"
@@ -534,7 +543,10 @@ def write_pdb(
     if x.ndim != 2 or x.shape[1] != 3 or not 0 < len(x) <= 9999:
         raise InputError(f"a trace [L, 3] of 1 to 9999 residues can be written as PDB, got shape {x.shape}")
     if not -999 <= first <= 10000 - len(x):
-        raise InputError(f"residues of {path} would be numbered {first} to {first + len(x) - 1}: a PDB file has room for -999 to 9999")
+        raise InputError(
+            f"residues of {path} would be numbered {first} to {first + len(x) - 1}: a PDB file has room for -999 to "
+            "9999"
+        )
     if not np.isfinite(x).all() or x.min() < -999.9994 or x.max() > 9999.9994:
         raise InputError(f"coordinates for {path} are not finite or outside -999.999 to 9999.999 angstrom: centre the trace, or look at its sampler")
     letters = sequence or "X" * len(x)
