@@ -103,7 +103,9 @@ def test_it_turns_with_the_chain_and_does_not_see_padding():
 def test_it_takes_clashes_from_the_bundled_prior():
     prior = load_prior("backbone")
     n, length = 8, 48
-    obs = Observation(torch.zeros(n, length, 3), Gaussian(Motif(torch.zeros(n, length, dtype=torch.long)), 0.0125))
+    two = torch.zeros(n, length, dtype=torch.long)
+    two[:, :2] = 1  # something must be measured; neither h looks at it
+    obs = Observation(torch.zeros(n, length, 3), Gaussian(Motif(two), 0.0125))
     counts = [sum(clashes(x.numpy()) for x in draw_scaffolds(prior, h, obs, [length] * n, steps=20, spacing="log-snr")) for h in (Zero(), Clearance(Zero()))]
     assert counts[0] >= 4 and counts[1] <= counts[0] / 4
 

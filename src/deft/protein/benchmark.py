@@ -249,7 +249,10 @@ def read_problem(path: str | Path) -> Problem:
             why = str(error) if "column" in str(error) else "a number is expected from column 32 on"
             raise InputError(f"cannot read line {number} of {path}, {line!r}: {why}") from error
     if not parts or not 0 < least <= most:
-        raise InputError(f"{path} is no motif-scaffolding problem: it needs REMARK 999 lines with INPUT and the MINIMUM and MAXIMUM TOTAL LENGTH")
+        raise InputError(
+            f"{path} is no motif-scaffolding problem: it needs REMARK 999 lines with INPUT and the MINIMUM and MAXIMUM TOTAL LENGTH "
+            "(the file of a PDB entry is given with --pdb beside a problem's name, or with --motif and --contig)"
+        )
     contig = Contig.parse("/".join(parts), (least, most))
     motif = contig.motif(structure)
     return Problem(name, contig, motif, name.split("_")[0], notes=(*structure.notes, *motif.notes))
