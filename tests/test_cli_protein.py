@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,15 +18,16 @@ from deft.cli import main
 from deft.errors import NonFiniteError
 from deft.methods import SCORE_FORM
 from deft.protein import scaffold as protein_scaffold
-from deft.protein.benchmark import MOTIFS, problems
+from deft.protein.benchmark import problems
 from deft.protein.chains import chains, pad
 from deft.protein.htransform import ChainDEFT
 from deft.protein.metrics import motif_rmsd
 from deft.protein.motif import MotifTask
 from deft.protein.outcome import REASONS, failures, in_words
-from deft.protein.place import draw_placements, observe_placements
+from deft.protein.place import bundled_h, draw_placements, observe_placements
 from deft.protein.prior import backbone_prior
 from deft.protein.structure import read_structure, write_pdb
+from proteins import entries, helix, problem_file
 from toys import refused, result, run, toy_prior
 
 
@@ -80,7 +82,7 @@ def test_scaffolds(place, short, tmp_path, capsys):
 
 
 def test_a_scaffold_does_not_depend_on_its_batch(place, short, tmp_path, capsys):
-    more = ("--problem", "4ZYP", "--overwrite")
+    more = ("--problem", "5W0GA", "--overwrite")
     for batch in (1, 3):
         code, out, err = run(capsys, *short, *more, "-n", 3, "--batch", batch, "--out", tmp_path / f"b{batch}")
         assert code == 0, err
@@ -95,7 +97,7 @@ def test_a_scaffold_does_not_depend_on_its_batch(place, short, tmp_path, capsys)
 
 @pytest.mark.parametrize("method", ["pigdm", "dps", "replacement", "prior"])
 def test_every_method(place, tmp_path, capsys, method):
-    made = result(capsys, "protein", "scaffold", "--prior", place / "prior.safetensors", "--method", method, "--steps", 3, "-n", 1, "--problem", "4ZYP", "--out", tmp_path / "o")
+    made = result(capsys, "protein", "scaffold", "--prior", place / "prior.safetensors", "--method", method, "--steps", 3, "-n", 1, "--problem", "5W0GA", "--out", tmp_path / "o")
     assert made["plan"]["method"] == SCORE_FORM.get(method, method) and made["h"] is None and made["plan"]["settings"].get("zeta", 0.3) == 0.3
 
 
@@ -117,7 +119,7 @@ def test_what_is_drawn_before_it_breaks_is_kept(short, tmp_path, capsys, monkeyp
         return kept(*args, **options)
 
     monkeypatch.setattr(protein_scaffold, "draw_scaffolds", breaks)
-    found, said, err = run(capsys, *short, "--problem", "4ZYP", "-n", 2, "--batch", 1, "--out", tmp_path)
+    found, said, err = run(capsys, *short, "--problem", "5W0GA", "-n", 2, "--batch", 1, "--out", tmp_path)
     assert found == code and "stopped after 1 of 2" in said and len(err.strip().splitlines()) == 1
     about = json.loads((tmp_path / "scaffold.json").read_text())
     assert (about["drawn"], about["whole"]) == (1, False) and len((tmp_path / "table.csv").read_text().splitlines()) == 2
@@ -125,8 +127,35 @@ def test_what_is_drawn_before_it_breaks_is_kept(short, tmp_path, capsys, monkeyp
 
 def test_problems(capsys):
     made = result(capsys, "protein", "problems")
-    assert len(made["problems"]) == 17 and {"name", "contig", "lengths", "motif"} <= set(made["problems"][0])
-    assert "10-40/A163-181/10-40" in run(capsys, "protein", "problems")[1]
+    assert {"name", "contig", "lengths", "motif"} <= set(made["problems"][0])
+    assert sum(p["entry"] is not None for p in made["problems"]) == 17 and sum(p["entry"] is None for p in made["problems"]) == 12
+    said = run(capsys, "protein", "problems")[1]
+    assert "10-40/A163-181/10-40" in said and "https://files.rcsb.org/download/1YCR.pdb" in said and "0-47/A25-35/0-47" in said
+
+
+def test_published_problems_take_the_entry_that_is_given(place, short, tmp_path, capsys):
+    folder = entries(tmp_path / "entries")
+    out = ("-n", 1, "--out", tmp_path / "o", "--overwrite")
+    made = result(capsys, *short, "--problem", "4zyp", "--pdb", folder, *out)
+    assert made["problem"] == "4ZYP" and made["contig"] == "10-40/A422-436/10-40" and 30 <= made["scaffolds"][0]["length"] <= 50 and made["pdb"] == [str(folder)]
+    drawn = read_structure(tmp_path / "o" / "scaffold-000.pdb")
+    assert "CTASNKNRGIIKTFS" in drawn.sequence
+    (tmp_path / "any.pdb").write_bytes((folder / "4zyp.pdb").read_bytes())
+    assert result(capsys, *short, "--problem", "4ZYP", "--pdb", tmp_path / "any.pdb", *out)["scaffolds"] == made["scaffolds"]
+    said = refused(capsys, *short, "--problem", "4ZYP", *out)
+    assert "https://files.rcsb.org/download/4ZYP.pdb" in said and "--pdb" in said
+    assert "needs none" in refused(capsys, *short, "--problem", "5W0GA", "--pdb", folder, *out)
+    assert "give --problem" in refused(capsys, *short, "--motif", place / "native.pdb", "--contig", "9/A5-9/9", "--pdb", folder, *out)
+    assert "no such structure file" in refused(capsys, *short, "--problem", "4ZYP", "--pdb", tmp_path / "gone", *out)
+
+
+def test_the_length_of_a_problem_can_be_changed(short, tmp_path, capsys):
+    file = problem_file(tmp_path / "long.pdb", helix(40), most=150)
+    said = refused(capsys, *short, "--problem", file, "--out", tmp_path / "o")
+    length = re.search(r"give a total length of (\S+)", said)[1]  # the way out that is advised leads out
+    made = result(capsys, *short, "--problem", file, "--length", length, "-n", 1, "--out", tmp_path / "o")
+    assert made["lengths"] == [30, 128]
+    assert "does not add up" in refused(capsys, *short, "--problem", file, "--length", "10-15", "--out", tmp_path / "p")
 
 
 def test_bad_motifs(place, short, tmp_path, capsys):
@@ -163,16 +192,16 @@ def test_bad_motifs(place, short, tmp_path, capsys):
 
 def test_bad_options(place, short, tmp_path, capsys):
     native, out = place / "native.pdb", ("--out", tmp_path / "o")
-    ok = (*short, "--problem", "5TPN")
+    ok = (*short, "--problem", "5W0GA")
     assert "did you mean '5TPN'" in refused(capsys, *short, "--problem", "5TPM", *out)
     assert "leave --motif" in refused(capsys, *ok, "--motif", native, "--contig", "10/A10-20/10", *out)
     for some in ((), ("--motif", native), ("--contig", "10/A10-20/10")):
         assert "or --problem NAME" in refused(capsys, *short, *some, *out)
-    assert "of the same convention and other weights" in refused(capsys, "protein", "scaffold", "--problem", "5TPN", "--prior", place / "prior.safetensors", "--run", place / "other-run", *out)
-    assert "belongs to the prior backbone" in refused(capsys, "protein", "scaffold", "--problem", "5TPN", "--prior", place / "prior.safetensors", *out)
-    assert "not protein backbones" in refused(capsys, "protein", "scaffold", "--problem", "5TPN", "--prior", toy_prior(tmp_path / "image.safetensors"), *out)
+    assert "of the same convention and other weights" in refused(capsys, "protein", "scaffold", "--problem", "5W0GA", "--prior", place / "prior.safetensors", "--run", place / "other-run", *out)
+    assert "belongs to the prior backbone" in refused(capsys, "protein", "scaffold", "--problem", "5W0GA", "--prior", place / "prior.safetensors", *out)
+    assert "not protein backbones" in refused(capsys, "protein", "scaffold", "--problem", "5W0GA", "--prior", toy_prior(tmp_path / "image.safetensors"), *out)
     assert "one of the two" in refused(capsys, *ok, "--size", 9, *out)
-    assert "gone" in refused(capsys, *short[:4], "--run", tmp_path / "gone", "--problem", "5TPN", *out)
+    assert "gone" in refused(capsys, *short[:4], "--run", tmp_path / "gone", "--problem", "5W0GA", *out)
     assert "which pigdm has none of" in refused(capsys, *ok, "--method", "pigdm", *out)
     assert "did you mean 'pigdm'" in refused(capsys, *ok, "--method", "pigdn", *out)
     assert "setting of deft" in refused(capsys, *ok, "--set", "zeta=3", *out)
@@ -191,7 +220,7 @@ def test_bad_options(place, short, tmp_path, capsys):
 
 
 def test_a_damaged_problem_file(short, tmp_path, capsys):
-    text = next(p for p in map(Path.read_text, MOTIFS.glob("*.pdb")) if "5TPN" in p)
+    text = problem_file(tmp_path / "p.pdb", helix(40)).read_text()
     (tmp_path / "p.pdb").write_text("".join(line for line in text.splitlines(keepends=True) if not line.startswith("REMARK")))
     assert "no motif-scaffolding problem" in refused(capsys, *short, "--problem", tmp_path / "p.pdb", "--out", tmp_path / "o")
 
@@ -208,7 +237,7 @@ def test_list_and_info_know_the_prior(capsys):
 
 
 def test_placements_are_the_same_however_many():
-    problem = problems(["5TPN"])[0]
+    problem = problems(["5W0GA"])[0]
     few, many = draw_placements(problem.contig, 2, 5), draw_placements(problem.contig, 6, 5)
     assert [p.scaffolds for p in few] == [p.scaffolds for p in many[:2]] and len({p.scaffolds for p in many}) > 3
     obs = observe_placements(problem.motif, many)
@@ -228,6 +257,53 @@ def test_reasons_are_counted():
 
 def test_without_biotite_one_line_names_the_extra(tmp_path):
     code = "import sys; sys.modules['biotite'] = None; sys.modules['biotite.structure'] = None; from deft.cli import main; sys.exit(main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, "protein", "scaffold", "--problem", "5TPN", "--out", str(tmp_path / "o")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, "protein", "scaffold", "--problem", "5W0GA", "--out", str(tmp_path / "o")], capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "'deft-diffusion[protein]'" in done.stderr
     assert main(["protein", "--help"]) == 0
+
+
+def commands() -> list[str]:
+    """Every `deft protein` line of the pages' shell blocks."""
+    root = Path(__file__).parents[1]
+    lines = []
+    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            lines += [line.partition(" #")[0].strip() for line in block.splitlines() if line.startswith("deft protein")]
+    return list(dict.fromkeys(lines))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A folder with what the pages name: entries of the PDB (stand-ins), a prior and an h of one's own. Nothing else is needed by any of them."""
+    here = tmp_path_factory.mktemp("pages")
+    for file in entries(here / "entries").iterdir():
+        for name in (file.name, f"{file.stem.upper()}.pdb"):
+            (here / name).write_bytes(file.read_bytes())
+    (here / "backbone").mkdir()
+    (here / "backbone" / "prior.safetensors").write_bytes(bundled_h(9).with_name("backbone.safetensors").read_bytes())
+    for name, size in (("run", 9), ("my-h", 9), ("my-h-2", 4)):
+        (here / name).mkdir()
+        (here / name / "h.safetensors").write_bytes(bundled_h(size).read_bytes())
+    return here
+
+
+@pytest.mark.parametrize("command", commands())
+def test_the_commands_of_the_pages_run(bare, tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(bare)
+    words = shlex.split(command)[1:]
+    small = {"scaffold": ("-n", 1, "--steps", 2), "benchmark": ("-n", 1, "--steps", 2, "--natives", 2)}.get(words[1], ())
+    count = ("--count", 1) if words[1] == "benchmark" and "b" not in words else ()
+    words = [":".join((w.partition(":")[0], "particles=2")) if "particles" in w else w for w in words]
+    out = ("--out", tmp_path / "o") if words[1] in ("scaffold", "benchmark") else ()
+    code, _, err = run(capsys, *words, *small, *count, *out)
+    assert code == 0, err
+
+
+def test_no_coordinates_of_published_problems_are_bundled():
+    """Of other people's data the package has the Debian chains alone."""
+    data = bundled_h(9).parents[1] / "data"
+    assert sorted(p.name for p in data.iterdir() if not p.name.startswith("__")) == ["MPNN-LICENSE.txt", "PROVENANCE.txt", "ca-mpnn-48-020.safetensors", "ca-mpnn-48-020.txt", "chains.npz", "published.txt", "view.html"]
+    root = Path(__file__).parents[1]
+    tracked = [p for folder in ("src", "docs", "benchmarks", "examples") for p in (root / folder).rglob("*") if p.suffix in (".pdb", ".cif", ".ent", ".html", ".md", ".json", ".txt")]
+    assert len(tracked) > 50
+    assert not [p for p in tracked if re.search(r"^(ATOM  |HETATM).{24}[ -]*\d+\.\d{3}", p.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)]

@@ -326,9 +326,9 @@ def test_its_name_is_enough(tmp_path, capsys):
     assert main(["info", name]) == 0
     shown = capsys.readouterr().out
     assert f"{prior.parameter_count():,} parameters" in shown and "unsure" in shown
-    trial = Trial(problems(["4ZYP"]), 2, max_length=64)
+    trial = Trial(problems(["5W0GA"]), 2, max_length=64)
     x = trial.draw(prior, Arm("pigdm", steps=3), tmp_path / "chains").x
     assert [len(v) for v in x] == [p.length for p in trial.placements] and all(np.isfinite(v).all() for v in x)
-    assert "belongs to the prior backbone" in refused_line(capsys, "protein", "scaffold", "--prior", name, "--problem", "4ZYP", "--out", tmp_path / "s")
+    assert "belongs to the prior backbone" in refused_line(capsys, "protein", "scaffold", "--prior", name, "--problem", "5W0GA", "--out", tmp_path / "s")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.ckpt")
     assert family_of(tmp_path / "other.ckpt") == "adm"

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 
 from deft.errors import InputError
-from deft.protein.benchmark import problems, read_problem, set_a
+from deft.protein.benchmark import held_out, problems, published, read_problem, set_a
+from deft.protein.chains import chains
 from deft.protein.contig import Contig
 from deft.protein.structure import Residue, read_structure, write_pdb
 from deft.random import generator
+from proteins import entries
 
 
 def atom(number, x=0.0, *, name="CA", residue="ALA", chain="A", code=" ", alt=" ", occupancy=1.0, record="ATOM", element=None, y=0.0):
@@ -184,11 +186,12 @@ def test_models_of_nmr(tmp_path):
 
 
 def test_missing_c_alphas(tmp_path):
-    path = saved(tmp_path, [*walk([1, 2]), atom(3, name="CB"), *walk([4, 5])])
+    path = saved(tmp_path, [*walk([1, 2]), atom(3, name="CB"), atom(4, 11.4), atom(5, 15.2)])
     found = read_structure(path)
     assert len(found) == 4 and found.missing == (Residue("A", 3),) and "no C-alpha in A3" in found.notes[0]
-    assert "no C-alpha for A3" in complaint(Contig.parse("A1-5").motif, found)
-    assert len(Contig.parse("A1-2/3/A4-5").motif(found)) == 4
+    message = complaint(Contig.parse("A1-5").motif, found)
+    assert "no C-alpha for A3" in message and "A1-2/1/A4-5" in message
+    assert len(Contig.parse("A1-2/1/A4-5").motif(found)) == 4
 
 
 def test_one_chain_of_several(tmp_path):
@@ -307,15 +310,16 @@ def test_longer_than_the_prior():
 
 
 def test_motif_that_is_not_in_the_structure(tmp_path):
-    structure = read_structure(saved(tmp_path, [*walk([98, 99, 100]), atom(100, 11, code="A"), atom(100, 15, code="B"), *walk([101, 102, 105])]))
+    structure = read_structure(saved(tmp_path, [*walk([98, 99, 100]), atom(100, 11, code="A"), atom(100, 15, code="B"), atom(101, 19), atom(102, 22.8), atom(105, 34)]))
     assert "needs chain 'B'" in complaint(Contig.parse("B1-5").motif, structure)
     assert "no residue A103, A104" in complaint(Contig.parse("A101-105").motif, structure)
     assert "no residue A100C" in complaint(Contig.parse("A100C").motif, structure)
     message = complaint(Contig.parse("A99-102").motif, structure)
-    assert "skips inserted residues" in message and "A99-100/A100A/A101-102" in message
+    assert "skips inserted residues" in message and "A99-100/A100A/A100B/A101-102" in message and "A99-100/2-7/A101-102" in message
     motif = Contig.parse("A99-100/A100A/A100B/A101-102").motif(structure)
     assert len(motif) == 6 and motif.x[2:4, 0].tolist() == [11, 15]
-    assert len(Contig.parse("A99-100/A101-102").motif(structure)) == 4
+    assert len(Contig.parse("A99-100/2-7/A101-102").motif(structure)) == 4
+    assert "put 2-7 between A99-100 and A101-102" in complaint(Contig.parse("A99-100/A101-102").motif, structure)
 
 
 def test_draws_are_uniform_feasible_and_repeatable():
@@ -343,17 +347,27 @@ def test_placement():
 MOTIFS = {"5TPN": 19, "3IXT": 24, "1YCR": 9, "4ZYP": 15, "5WN9": 20, "5TRV": 21, "6E6R": 13, "6EXZ": 15, "7MRX": 22}
 
 
-def test_the_bundled_problems():
-    found = problems()
+def test_the_published_problems(tmp_path):
+    found = problems(list(published()), [entries(tmp_path)])
     assert len(found) == 17 and {p.family: len(p.motif) for p in found} == MOTIFS
     for p in found:
         low, high = p.contig.allowed()
         placements = [p.draw(seed) for seed in range(20)]
         assert all(low <= q.length <= high <= 128 and len(q.positions) == len(p.motif) for q in placements)
-        assert np.linalg.norm(np.diff(p.motif.x, axis=0), axis=1) == pytest.approx(3.8, abs=0.15)
-    ycr = problems(["1YCR"])[0]
+        assert np.median(np.linalg.norm(np.diff(p.motif.x, axis=0), axis=1)) == pytest.approx(3.8, abs=0.05)
+    ycr = problems(["1ycr"], [tmp_path])[0]
     assert str(ycr.contig) == "10-40/B19-27/10-40" and ycr.contig.lengths == (40, 100) and ycr.motif.sequence == "FSDLWKLLP"
     assert "did you mean '1YCR'" in complaint(problems, ["1YCS"])
+
+
+def test_problems_of_held_out_chains():
+    found = problems()
+    assert len(found) == 12 and all(q.contig.allowed()[1] <= 128 for q in found)
+    trained = {c.name for c in chains("train")}
+    everything = held_out()
+    assert len(everything) == 548 and not set(everything) & trained
+    one = problems(["2ej8a"])[0]
+    assert one.name == "2EJ8A" and one.motif.sequence == next(c for c in chains("test") if c.name == "2EJ8A").sequence[8:30] and len(one.motif) == 22
 
 
 PROBLEM = [

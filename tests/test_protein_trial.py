@@ -30,6 +30,7 @@ from deft.protein.prior import backbone_prior
 from deft.protein.scaffold import draw_scaffolds
 from deft.protein.table import differences, line, row
 from deft.protein.trial import Trial, measured, named_set
+from proteins import entries
 from toys import refused, result, run
 
 
@@ -102,7 +103,9 @@ def test_it_turns_with_the_chain_and_does_not_see_padding():
 def test_it_takes_clashes_from_the_bundled_prior():
     prior = load_prior("backbone")
     n, length = 8, 48
-    obs = Observation(torch.zeros(n, length, 3), Gaussian(Motif(torch.zeros(n, length, dtype=torch.long)), 0.0125))
+    two = torch.zeros(n, length, dtype=torch.long)
+    two[:, :2] = 1  # something must be measured; neither h looks at it
+    obs = Observation(torch.zeros(n, length, 3), Gaussian(Motif(two), 0.0125))
     counts = [sum(clashes(x.numpy()) for x in draw_scaffolds(prior, h, obs, [length] * n, steps=20, spacing="log-snr")) for h in (Zero(), Clearance(Zero()))]
     assert counts[0] >= 4 and counts[1] <= counts[0] / 4
 
@@ -129,7 +132,7 @@ def place(tmp_path_factory):
 @pytest.fixture
 def three(monkeypatch):
     """Three short problems for any set."""
-    found = problems(["1YCR", "4ZYP", "5WN9"])
+    found = problems(["5W0GA", "5A1QB", "4ESNA"])
     monkeypatch.setattr(trials, "named_set", lambda *_, **__: found)
     return found
 
@@ -150,10 +153,15 @@ def test_an_h_that_was_fitted_anew_is_another_arm(place):
     assert before["h_sha256"] != after["h_sha256"] and {**before, "h_sha256": 0} == {**after, "h_sha256": 0}
 
 
-def test_sets():
-    assert len(named_set("b")) == 17 and len(named_set("a", 30)) == 30
-    a, v = ({p.name for p in named_set(k, 1000)} for k in ("a", "validation"))
-    assert a and v and not a & v
+def test_sets(tmp_path):
+    assert len(named_set("b", pdb=[entries(tmp_path)])) == 17 and len(named_set("a", 30)) == 30
+    a, v, left = ({p.name for p in named_set(k, 1000)} for k in ("a", "validation", "left-out"))
+    assert len(a) == 451 and v and len(left) == 97 and not a & v and not left & (a | v)
+    with pytest.raises(InputError, match="1YCR, 3IXT, 4ZYP"):
+        named_set("b")
+    (tmp_path / "5wn9.pdb").unlink()
+    with pytest.raises(InputError, match=r"5WN9 are? not part of deft|entry 5WN9"):
+        named_set("b", pdb=[tmp_path])
     with pytest.raises(InputError, match="unknown set"):
         named_set("c")
 
@@ -225,7 +233,7 @@ def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, 
         one, two = ({k: v for k, v in r["rows"][name].items() if k != "cost"} for r in (whole, again))
         assert one == two
     text = (tmp_path / "parts" / "report.md").read_text()
-    assert "no folding network was run" in text and "| natives | 2 |" in text and "1YCR" in text and "clearance 4 Å" in text
+    assert "no folding network was run" in text and "| natives | 2 |" in text and "5W0GA" in text and "clearance 4 Å" in text
     assert list(json.loads((tmp_path / "parts" / "report.json").read_text())["rows"]) == ["natives", "pigdm", str(place / "run")]
     assert f"pigdm less that of the others, in points, paired: {place / 'run'}" in text
     assert {p.name for p in (tmp_path / "parts").iterdir()} == {"chains", "report.md", "report.json", "success.png"}
@@ -236,7 +244,8 @@ def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, 
     [
         (("--arm", "redif"), "unknown arm"), (("--arm", "dps:zetta=1"), "zetta"), (("--arm", "dps:zeta"), "KEY=NUMBER"), (("--set", "c"), "'c'"), (("-n", 0), "at least 1"),
         (("--temperature", 0), "above 0"), (("--arm", "pigdm", "--arm", "pigdm"), "two arms"), (("--run", "nowhere"), "nowhere"), (("--prior", "fashion"), "not protein backbones"),
-        (("--sigma-y", -1), "above 0"), (("--clearance", 20, "--arm", "prior"), "a clearance needs"),
+        (("--sigma-y", -1), "above 0"), (("--set", "b"), "download/1YCR.pdb"), (("--pdb", "."), "--set b"), (("--set", "b", "--count", 5), "--count"), (("--set", "b", "--free"), "--free"),
+        (("--clearance", 20, "--arm", "prior"), "a clearance needs"),
     ],
 )  # fmt: skip
 def test_benchmark_refuses(tmp_path, capsys, args, said):
@@ -244,7 +253,7 @@ def test_benchmark_refuses(tmp_path, capsys, args, said):
 
 
 def test_scaffold_knows_clearance(place, tmp_path, capsys):
-    short = ("protein", "scaffold", "--prior", place / "prior.safetensors", "--method", "prior", "--problem", "4ZYP", "--steps", 3, "-n", 2)
+    short = ("protein", "scaffold", "--prior", place / "prior.safetensors", "--method", "prior", "--problem", "5W0GA", "--steps", 3, "-n", 2)
     free, clear = (result(capsys, *short, "--clearance", d, "--out", tmp_path / str(d)) for d in (0, 6))
     assert free["clearance_angstrom"] == 0 and clear["clearance_angstrom"] == 6
     assert (tmp_path / "0" / "scaffold-000.pdb").read_text() != (tmp_path / "6" / "scaffold-000.pdb").read_text()

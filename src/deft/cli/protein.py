@@ -38,6 +38,17 @@ SHORTEST = 40
 
 PANELS = 24
 """Most scaffolds in sheet.png."""
+COUNT = 20
+"""Problems of a benchmark by default."""
+BY_NAME = 30
+"""A report says how many chains pass of each problem, if there are no more than so many."""
+
+pdb_option = click.option("--pdb", multiple=True, type=click.Path(path_type=Path), help="The file of the PDB entry that a published problem is from (5TPN.pdb or .cif, .gz too), or a folder of such files. May be repeated.")
+
+
+def given_by_user(name: str) -> bool:
+    """Whether an option of this command was given, and is not its default."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 @click.group(cls=NearestGroup)
@@ -48,25 +59,36 @@ def protein() -> None:
 @protein.command(name="problems")
 @json_option
 def list_problems(as_json: bool) -> None:
-    """List the bundled motif-scaffolding problems."""
-    from deft.protein.benchmark import problems
+    """List motif-scaffolding problems: of held-out chains, and the published ones."""
+    from deft.protein.benchmark import FETCH, held_out, problems, published
 
     output = Output(as_json)
-    found = problems()
-    rows = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.motif), "family": p.family} for p in found]
+    rows = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.motif), "family": p.family, "entry": None} for p in problems()]
+    needs = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.letters), "family": p.entry, "entry": p.entry} for p in published().values()]
+    say_problems(output, f"motifs of held-out chains ({len(rows)} of {len(held_out())}, by the chain's name), ready to use:", rows)
+    output.say(f"\nnext: deft protein scaffold --problem {rows[0]['name']} --out scaffolds\n")
+    say_problems(output, "published motifs (RFdiffusion benchmark), for which the file of their PDB entry is needed:", needs)
+    output.say(
+        f"\nnext: fetch {FETCH.format(needs[0]['entry'])}, then deft protein scaffold --problem {needs[0]['name']} "
+        f"--pdb {needs[0]['entry']}.pdb --out scaffolds"
+    )
+    output.result({"problems": rows + needs})
+
+
+def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None:
+    output.say(title)
     output.say(f"{'problem':<11} {'contig':<23} {'length':>8}  motif")
-    for p in found:
-        low, high = p.contig.lengths or p.contig.reach
-        output.say(f"{p.name:<11} {p.contig!s:<23} {f'{low}-{high}' if low < high else low:>8}  {len(p.motif):>5}")
-    output.say("\nnext: deft protein scaffold --problem 5TPN --out scaffolds")
-    output.result({"problems": rows})
+    for r in rows:
+        low, high = r["lengths"]
+        output.say(f"{r['name']:<11} {r['contig']:<23} {f'{low}-{high}' if low < high else low:>8}  {r['motif']:>5}")
 
 
 @protein.command()
 @click.option("--motif", "source", type=click.Path(path_type=Path), help="A PDB or mmCIF file (.gz too) that holds the motif.")
 @click.option("--contig", help="Which residues are kept, and how much goes between: 10-40/A163-181/10-40 (docs/protein.md).")
-@click.option("--length", help="Total length, with --contig: 60-80 or 70.  [default: what the contig allows]")
-@click.option("--problem", help="Instead of --motif and --contig: a bundled problem, such as 5TPN (`deft protein problems`), or a file in that format.")
+@click.option("--length", help="Total length: 60-80 or 70.  [default: what the contig allows, or the problem's own]")
+@click.option("--problem", help="Instead of --motif and --contig: a problem's name (`deft protein problems`), or a problem file of Genie 2.")
+@pdb_option
 @click.option("-n", "--samples", default=8, show_default=True, help="How many scaffolds to draw; each has lengths of its own.")
 @click.option("--run", type=click.Path(path_type=Path), help="Your own h: h.safetensors, or its folder (benchmarks/train_scaffold.py).")
 @click.option("--size", type=Name("size", ("9", "4")), help="Which bundled h: 9 or 4 % of the prior's parameters.  [default: 9]")
@@ -86,13 +108,14 @@ def list_problems(as_json: bool) -> None:
 @overwrite_option
 @json_option
 def scaffold(
-    source: Path | None, contig: str | None, length: str | None, problem: str | None, samples: int, run: Path | None, size: str | None, prior_name: str, method: str,
+    source: Path | None, contig: str | None, length: str | None, problem: str | None, pdb: tuple[Path, ...], samples: int, run: Path | None, size: str | None, prior_name: str, method: str,
     pairs: tuple[str, ...], steps: int, eta: float, temperature: float, clearance: float, spacing: str, sigma_y: float, seed: int, batch: int, out: Path, device: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Draw chains of C-alphas that hold a motif.
 
     \b
-    deft protein scaffold --problem 5TPN -n 8 --out scaffolds
+    deft protein scaffold --problem 2EJ8A -n 8 --out scaffolds
+    deft protein scaffold --problem 5TPN --pdb 5tpn.pdb --out scaffolds
     deft protein scaffold --motif 5tpn.pdb --contig "10-40/A163-181/10-40" --length 60-80 --out scaffolds
 
     Writes scaffold-000.pdb, ... (B-factor 1 on the motif, which lies where it does in the file given), table.csv,
@@ -110,10 +133,10 @@ def scaffold(
         raise InputError("--run is your own h and --size a bundled one: give one of the two")
     from deft.protein.arm import Arm
 
-    if eta == 0 and click.get_current_context().get_parameter_source("temperature") is ParameterSource.DEFAULT:
+    if eta == 0 and not given_by_user("temperature"):
         temperature = 1.0  # there is no noise to cool
     arm = Arm(method, common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing, temperature=temperature, clearance=clearance)
-    chosen = find_problem(source, contig, length, problem, output)
+    chosen = find_problem(source, contig, length, problem, pdb, output)
     from deft.protein.chains import UNIT
     from deft.protein.place import check_groups, draw_placements, observe_placements
 
@@ -136,7 +159,7 @@ def scaffold(
     open_folder(out, overwrite=overwrite)
 
     work = Work(output, out, chosen, placements, {
-        "problem": chosen.name, "motif": None if source is None else str(source), "contig": str(chosen.contig),
+        "problem": chosen.name, "motif": None if source is None else str(source), "pdb": [str(p) for p in pdb], "contig": str(chosen.contig),
         "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": arm.h_name, "plan": arm.plan().config(), "samples": samples, "seed": seed,
         "sigma_y_angstrom": sigma_y, "temperature": temperature, "clearance_angstrom": clearance, "batch": batch,
     }, arm.plan().calls(1))  # fmt: skip
@@ -151,12 +174,13 @@ def scaffold(
 
 
 @protein.command()
-@click.option("--set", "which", type=Name("set", ("a", "b", "validation")), default="b", show_default=True, help="b: the 17 bundled problems; a: motifs cut from held-out chains (test split); validation: the same from another split, to try settings on.")
+@click.option("--set", "which", type=Name("set", ("a", "b", "left-out", "validation")), default="a", show_default=True, help="a: motifs cut from held-out chains (test split); left-out: from relatives of the published problems' targets; b: the 17 published problems, with --pdb; validation: as a, from another split, to try settings on.")
+@pdb_option
 @click.option("--arm", "arms", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
 @click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more arm with your own h; several seeds of a fit are several runs. May be repeated.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
-@click.option("--count", default=200, show_default=True, help="Problems of set a or validation.")
-@click.option("--free", is_flag=True, help="Set a, validation: place and length are drawn anew, as a designer has it, instead of the native's.")
+@click.option("--count", default=COUNT, show_default=True, help="Problems of set a, left-out or validation.")
+@click.option("--free", is_flag=True, help="Set a, left-out, validation: place and length are drawn anew, as a designer has it, instead of the native's.")
 @click.option("--prior", "prior_name", default="backbone", show_default=True)
 @click.option("--steps", default=100, show_default=True)
 @click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every arm alike.")
@@ -170,7 +194,7 @@ def scaffold(
 @common.device_option
 @json_option
 def benchmark(
-    which: str, arms: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
+    which: str, pdb: tuple[Path, ...], arms: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
     novelty: bool, native_count: int, seed: int, batch: int, out: Path, device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare methods on motif problems: the same placements and noise for all.
@@ -192,6 +216,19 @@ def benchmark(
     where = common.get_device(device)
     if samples < 1 or count < 1 or native_count < 1 or not 0 < temperature <= 1 or not clearance >= 0 or not 0 < sigma_y < math.inf:
         raise InputError(f"-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and --sigma-y above 0; got {samples}, {count}, {native_count}, {temperature:g}, {clearance:g} and {sigma_y:g}")
+    if which == "b":
+        for name, given in (("--count", given_by_user("count")), ("--free", free)):
+            if given:
+                raise InputError(
+                    f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are: "
+                    "leave it out"
+                )
+    elif pdb:
+        raise InputError(
+            f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it "
+            "out, or give --set b"
+        )
+    found_problems = named_set(which, count, "free" if free else "native", pdb)
     prior = load_backbone_prior(prior_name, where)
     common.check_batch(batch, prior.event_shape)
     chosen: dict[str, Arm] = {}
@@ -200,7 +237,7 @@ def benchmark(
         if name in chosen:
             raise InputError(f"two arms are called {name}: give each once")
         chosen[name] = make_arm(method, prior, prior_name, where, steps, temperature, clearance, run)
-    trial = Trial(named_set(which, count, "free" if free else "native"), samples, seed, max_length=prior.event_shape[0], sigma_y=sigma_y / UNIT)
+    trial = Trial(found_problems, samples, seed, max_length=prior.event_shape[0], sigma_y=sigma_y / UNIT)
     known = [UNIT * c.x.numpy() for c in chains("train")] if novelty else None
 
     title = f"{len(trial.problems)} problems of set {which}, {samples} of each"
@@ -220,7 +257,7 @@ def benchmark(
         text += ["Intervals: 95 %, bootstrap over problems, then chains. Seconds and MiB: of this machine, in batches of " f"{batch}.", ""]
         gaps, gap_rows = differences(found, samples)
         text += [gaps, ""] if gaps else []
-        if which == "b":
+        if len(trial.problems) <= BY_NAME:
             text += ["Chains that pass, by problem:", "", *by_problem(trial.problems, found), ""]
         write_text(out / "report.md", "\n".join(text))
         about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {k: a.config() for k, a in chosen.items()}, "rows": rows, "first_less_others": gap_rows, "note": NOTE}
@@ -257,24 +294,46 @@ def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device,
     return replace(arm, h=h.to(where), h_name=h_name)
 
 
-def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, output: Output) -> Problem:
-    """What --motif and --contig, or --problem, ask for."""
-    from deft.protein.benchmark import Problem, problems, read_problem
+def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, pdb: tuple[Path, ...], output: Output) -> Problem:
+    """What --motif and --contig, or --problem, ask for, with --length; what its file left open is said."""
+    from deft.protein.benchmark import Problem, problems, published, read_problem
     from deft.protein.contig import Contig
     from deft.protein.structure import read_structure
 
     if problem is not None:
-        if source is not None or contig is not None or length is not None:
-            raise InputError("--problem brings its own motif, contig and length: leave --motif, --contig and --length out, or leave --problem out")
-        return read_problem(problem) if Path(problem).suffix else problems([problem])[0]
-    if source is None or contig is None:
-        raise InputError('give --motif FILE.pdb with --contig "10-40/A163-181/10-40", or --problem NAME (`deft protein problems` lists them)')
-    wanted = Contig.parse(contig, length)
-    structure = read_structure(source)
-    motif = wanted.motif(structure)
-    for note in structure.notes:
+        if source is not None or contig is not None:
+            raise InputError(
+                "--problem brings its own motif and contig: leave --motif and --contig out, or leave --problem out"
+            )
+        file = bool(Path(problem).suffix)
+        if pdb and (file or problem.upper() not in {name.upper() for name in published()}):
+            raise InputError(
+                f"--pdb brings the entry of a published problem, and {problem} needs none: leave --pdb out (`deft "
+                "protein problems` lists which is which)"
+            )
+        found = read_problem(problem) if file else problems([problem], pdb)[0]
+        if length is not None:
+            output.say(
+                f"note: the lengths of {found.name} are "
+                f"{'-'.join(map(str, found.contig.lengths or found.contig.reach))}: with --length {length} it is "
+                "another problem"
+            )
+            found = replace(found, contig=found.contig.of_length(length))
+    else:
+        if pdb:
+            raise InputError(
+                "--pdb brings the entry of a published problem: give --problem NAME with it, or --motif FILE for a "
+                "motif of your own"
+            )
+        if source is None or contig is None:
+            raise InputError('give --motif FILE.pdb with --contig "10-40/A163-181/10-40", or --problem NAME (`deft protein problems` lists them)')
+        wanted = Contig.parse(contig, length)
+        structure = read_structure(source)
+        motif = wanted.motif(structure)
+        found = Problem(source.name.split(".")[0], wanted, motif, source.stem, notes=(*structure.notes, *motif.notes))
+    for note in found.notes:
         output.say(f"note: {note}")
-    return Problem(source.name.split(".")[0], wanted, motif, source.stem)
+    return found
 
 
 def load_backbone_prior(name: str, device: torch.device) -> ChainPrior:
@@ -388,5 +447,5 @@ def realised(problem: Problem, placement: Any) -> str:
     from deft.protein.contig import Contig, Scaffold
 
     lengths = iter(placement.scaffolds)
-    parts = tuple(Scaffold(n, n) if isinstance(p, Scaffold) else p for p in problem.contig.parts for n in ([next(lengths)] if isinstance(p, Scaffold) else [0]))
-    return str(Contig(parts))
+    parts = [Scaffold(n, n) if isinstance(p, Scaffold) else p for p in problem.contig.parts for n in ([next(lengths)] if isinstance(p, Scaffold) else [0])]
+    return str(Contig(tuple(p for p in parts if p != Scaffold(0, 0))))

@@ -1,6 +1,6 @@
 """Methods side by side on motif problems: the same placements and the same noise for each, everything measured, natives first.
 
-    trial = Trial(named_set("b"), each=10, seed=0)
+    trial = Trial(named_set("a", 20), each=10, seed=0)
     for arm in (Arm("pigdm"), Arm("deft", h=h)):
         columns = measured(trial, trial.draw(prior, arm, folder))
 
@@ -27,7 +27,7 @@ from deft.errors import InputError, unknown
 from deft.htransform import HTransform
 from deft.likelihood import Observation
 from deft.protein.arm import Arm
-from deft.protein.benchmark import Problem, problems, set_a
+from deft.protein.benchmark import SHORTEST, Problem, problems, published, set_a
 from deft.protein.chains import UNIT, chains
 from deft.protein.contig import MAX_LENGTH, Placement
 from deft.protein.metrics import measure
@@ -37,17 +37,22 @@ from deft.protein.prior import ChainPrior
 from deft.protein.scaffold import draw_scaffolds
 from deft.train.checkpoint import write_atomic
 
-SETS = ("a", "b", "validation")
+SETS = ("a", "b", "left-out", "validation")
 
 
-def named_set(name: str, count: int = 200, placement: str = "native") -> list[Problem]:
-    """a: `count` motifs cut from chains of the test split; b: the 17 bundled problems; validation: as a, from that split, to tune on."""
+def named_set(name: str, count: int = 200, placement: str = "native", pdb: Sequence[str | Path] = ()) -> list[Problem]:
+    """`count` motifs cut from held-out chains, or the published problems.
+
+    a: from chains of the test split; left-out: of relatives of the published problems' targets; validation: of that split, to tune on.
+    b: the 17 published problems, whose entries' files are in `pdb` (files, or folders of them); `count` and `placement` say nothing of them.
+    """
     if name not in SETS:
         raise unknown("set", name, SETS)
     if name == "b":
-        return problems()
-    found = [c for c in chains("test" if name == "a" else "validation") if len(c.x) >= 18]
-    return set_a([UNIT * c.x.numpy() for c in found], names=[c.name for c in found], count=min(count, len(found)), placement=placement)
+        return problems(list(published()), pdb)
+    found = [c for c in chains("test" if name == "a" else name) if len(c.x) >= SHORTEST]
+    traces, names, letters = [UNIT * c.x.numpy() for c in found], [c.name for c in found], [c.sequence for c in found]
+    return set_a(traces, names=names, sequences=letters, count=min(count, len(found)), placement=placement)
 
 
 @dataclass
