@@ -37,6 +37,7 @@ class Convolution(LinearOperator):
     """
 
     per_sample = ("kernel",)
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, kernel: Tensor):
         if kernel.ndim != 4 or kernel.shape[1] != 1 or not kernel.is_floating_point():
@@ -141,6 +142,7 @@ class MaskedFourier(LinearOperator):
     """
 
     per_sample = ("mask", "_parts", "_twice")
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, mask: Tensor):
         if mask.ndim != 4 or mask.shape[1] != 1 or not bool(((mask == 0) | (mask == 1)).all()):

@@ -60,6 +60,7 @@ class JPEG(Operator):
     """
 
     per_sample = ("quality",)
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, quality: int | Tensor = 10):
         self.quality = torch.as_tensor(quality, dtype=torch.get_default_dtype()).reshape(-1)

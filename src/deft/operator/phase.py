@@ -25,6 +25,7 @@ class PhaseRetrieval(Operator):
     """
 
     lift_channels = 2
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, oversample: int = 2, iterations: int = 60):
         if oversample < 2 or oversample != int(oversample):

@@ -33,6 +33,8 @@ class Separable(LinearOperator):
         lift: what a network is shown of y instead, [B, c', h', w'] -> [B, c, h, w].
     """
 
+    sample_axes = measured_axes = "B, C, H, W"
+
     def __init__(
         self,
         rows: Tensor | None = None,
