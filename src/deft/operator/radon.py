@@ -15,14 +15,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from deft.errors import ContractError, InputError, unknown
-from deft.operator.base import DENSE, Spectrum, conjugate_gradient
+from deft.operator.base import DENSE, LinearOperator, Spectrum, conjugate_gradient
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 from deft.random import BatchNoise
@@ -274,6 +274,69 @@ class Radon(Wrapped):
             lambda c: (c @ vectors.mT).unflatten(2, sides),
             lambda y: back[:, None] * (self.adjoint(y).flatten(2) @ vectors),
         )
+
+
+class RayRadon(Radon):
+    """`Radon` where some rays are no measurement: a dead detector, a direction that was lost, metal that nothing came through.
+
+    y has the shape of a whole sinogram, 0 where nothing was measured; A = M R with M the mask. A network and `fbp` are shown the
+    sinogram with each missing ray filled in from the nearest measured ones of its row, linearly (a row that is missing as a whole stays 0).
+
+    Args:
+        mask: 1 where a ray was measured, 0 where not, [B or 1, 1, angles, detectors]. The rest is `Radon`'s.
+    """
+
+    per_sample = ("mask",)
+
+    def __init__(self, side: int, mask: Tensor, **geometry: Any):
+        super().__init__(side, **geometry)
+        g = self.geometry
+        if mask.ndim != 4 or tuple(mask.shape[1:]) != (1, g.angles, g.detectors) or not bool(((mask == 0) | (mask == 1)).all()):
+            raise ContractError(
+                f"the mask of rays is [B or 1, 1, {g.angles}, {g.detectors}] of 1 (measured) and 0, got shape {tuple(mask.shape)}"
+            )
+        empty = (mask.flatten(1).sum(1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ContractError(f"the mask of rays number {empty[0]} hides every ray: 1 is measured, 0 is not")
+        self.mask = mask.to(torch.get_default_dtype())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.restrict(super().__call__(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return super().adjoint(self.restrict(y))
+
+    def _back(self, y: Tensor) -> Tensor:
+        return super()._back(self.restrict(y))
+
+    def _there(self, x: Tensor) -> Tensor:
+        return self.restrict(super()._there(x))
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.mask.to(y.dtype) * self._sinogram(y)
+
+    def count(self, y: Tensor) -> Tensor:
+        return self.mask.to(y.dtype).expand(len(y), *y.shape[1:]).flatten(1).sum(1)
+
+    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
+        return super().fbp(self.filled(y), window)
+
+    def filled(self, y: Tensor) -> Tensor:
+        """y with what is missing between measured rays of a row interpolated linearly; at a row's ends the nearest goes on."""
+        measured = self.mask.to(y.dtype).expand(len(y), *y.shape[1:]) > 0
+        n = y.shape[-1]
+        at = torch.arange(n, device=y.device).expand(y.shape)
+        left = torch.where(measured, at, -1).cummax(-1).values
+        right = torch.where(measured, at, n).flip(-1).cummin(-1).values.flip(-1)
+        some = (left >= 0) | (right < n)
+        left, right = torch.where(left < 0, right, left).clamp(0, n - 1), torch.where(right >= n, left, right).clamp(0, n - 1)
+        weight = ((at - left) / (right - left).clamp_min(1)).to(y.dtype)
+        inside = (1 - weight) * y.gather(-1, left) + weight * y.gather(-1, right)
+        return torch.where(measured, y, torch.where(some, inside, torch.zeros_like(y)))
+
+    def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+        """From the dense matrix (`LinearOperator.spectrum`): the masks differ."""
+        return LinearOperator.spectrum(self, event_shape, like)
 
 
 class Table(NamedTuple):
