@@ -88,10 +88,10 @@ class Operator(ABC):
                 raise ContractError(f"{name} holds the {setting} of {rows} samples, got {shape[0]} {what}: index it, op[i]")
         (self._check_sample if kind == SAMPLES else self._check_measurement)(value)
 
-    def _check_sample(self, x: Tensor) -> None:
+    def _check_sample(self, x: Tensor) -> None:  # noqa: B027
         """More than the number of axes, for an operator that knows more."""
 
-    def _check_measurement(self, y: Tensor) -> None:
+    def _check_measurement(self, y: Tensor) -> None:  # noqa: B027
         """The same of measurements."""
 
     @abstractmethod

@@ -18,19 +18,20 @@ class EdgedConvolution(Convolution):
     adjoint folds what fell outside back to where it came from. No closed-form solve: conjugate gradients.
 
     Args:
-        kernel: as `Convolution`'s. boundary: one of `deft.operator.separable.BOUNDARIES`; "circular" is `Convolution` itself.
+        kernel, correlate, early: as `Convolution`'s. boundary: one of `deft.operator.separable.BOUNDARIES`; "circular" is `Convolution` itself.
     """
 
-    def __init__(self, kernel: Tensor, boundary: str = BOUNDARIES[0]):
-        super().__init__(kernel)
+    def __init__(self, kernel: Tensor, boundary: str = BOUNDARIES[0], *, correlate: bool = False, early: bool = False):
+        super().__init__(kernel, correlate=correlate, early=early)
         if boundary not in BOUNDARIES:
             raise unknown("boundary", str(boundary), BOUNDARIES)
         self.boundary = boundary
 
     @property
     def _reach(self) -> tuple[int, int]:
-        """How many pixels above and left of the image a kernel centred at (k // 2, k' // 2) looks at."""
-        return (self.kernel.shape[2] - 1) // 2, (self.kernel.shape[3] - 1) // 2
+        """How many pixels above and left of the image the kernel looks at."""
+        down, across = self._middle()
+        return self.kernel.shape[2] - 1 - down, self.kernel.shape[3] - 1 - across
 
     def _places(self, n: int, reach: int, size: int, device: torch.device) -> Tensor:
         return _outside(torch.arange(-reach, n + size - 1 - reach, device=device), n, self.boundary)

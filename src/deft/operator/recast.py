@@ -106,17 +106,19 @@ class KSpace(Convention):
 
 @dataclass(frozen=True)
 class Magnitudes(Convention):
-    """Magnitudes of a Fourier transform, next to those of `PhaseRetrieval`: shifted: zero frequency in the middle, not at (0, 0); norm as in `KSpace`."""
+    """Magnitudes of a Fourier transform, next to those of `PhaseRetrieval`: shifted: zero frequency in the middle, not at (0, 0); norm as in `KSpace`;
+    intensity: their squares."""
 
     shifted: bool = False
     norm: str = "ortho"
+    intensity: bool = False
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise unknown("norm", str(self.norm), NORMS)
 
     def scale(self, y: Tensor) -> float:
-        return _scale(self.norm, y)
+        return _scale(self.norm, y) ** (2 if self.intensity else 1)
 
     def there(self, y: Tensor) -> Tensor:
         return torch.fft.fftshift(y, (-2, -1)) if self.shifted else y
@@ -132,10 +134,10 @@ class Recast(Operator):
         self.operator, self.convention, self.lift_channels = operator, convention, operator.lift_channels
 
     def __getattr__(self, name: str) -> Any:
-        """A mask of the operator's, in the order of this convention."""
-        if name == "mask" and "operator" in vars(self):
-            mask = self.operator.mask
-            return self._reorder(mask)
+        """What the operator was drawn with (`mask`, `coils`), frequencies in the order of this convention."""
+        if name in ("mask", "coils") and "operator" in vars(self):
+            held = getattr(self.operator, name)
+            return torch.cat([self._reorder(held[:, :1]), held[:, 1:]], 1)
         raise AttributeError(f"{type(self).__name__} has no {name}")
 
     def _check_array(self, kind: str, value: Any) -> None:
@@ -215,6 +217,6 @@ class RecastLinear(Recast, LinearOperator):
 
 def recast(operator: Operator, convention: Convention) -> Operator:
     """The operator in a convention; the operator itself where that is its own."""
-    if convention == type(convention)():
+    if convention == type(convention)() or convention == Magnitudes(intensity=True):
         return operator
     return RecastLinear(operator, convention) if isinstance(operator, LinearOperator) else Recast(operator, convention)
