@@ -52,7 +52,6 @@ from deft.operator.separable import BOUNDARIES, FILTERS, LUMAS, PIXELS
 from deft.random import BatchNoise, Noise
 from deft.settings import FALSE, TRUE, choice, in_degrees, kernel_rows, numbers, read_angles, read_kernel, switch
 
-
 Choices = dict[str, tuple[str, ...]]
 
 

@@ -9,6 +9,7 @@ from click.core import ParameterSource
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, NearestGroup, Output, json_option
+from deft.cli.convert import convert as convert_command
 from deft.errors import InputError
 from deft.evaluate.report import picture_of
 from deft.images import Column, Reading, picture_grid, save_image, to_pixels
@@ -66,3 +67,6 @@ def measure(
     save_image(picture, picture_grid(columns, title=f"{chosen.title}, noise {chosen.sigma_y:g}"))
     output.say(f"{len(x)} measurements of shape {tuple(obs.y.shape[1:])}; wrote {out}, {picture}")
     output.result({"out": str(out), "picture": str(picture), "task": chosen.config(), "n": len(x), "shape": list(obs.y.shape[1:])})
+
+
+measure.add_command(convert_command)
