@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +36,8 @@ UNIT = (0.0, 1.0)
 LODOPAB_SIDE, LODOPAB_EXTENT, LODOPAB_SHAPE, LODOPAB_MU = 362, 0.26, (1000, 513), 81.35858
 """LoDoPaB-CT (Leuschner et al. 2021): images of 362 x 362 pixels, .26 m wide; 1000 angles, 513 detectors; the attenuation (1/m) its values are divided by."""
 PERCENTILE = 99.9
-PHASE_TOLERANCE = 0.1
-"""How much of k-space's energy may contradict a real image before it is refused; noise and rounding leave less."""
+PHASE_TOLERANCE = 0.02
+"""How much of the energy of low frequencies, where noise is small, may contradict a real image before it is refused."""
 ORIENTATIONS = ("flip-rows", "flip-columns", "transpose")
 EXCESS = 1.5
 """How far above an image of the range's upper end all over a sinogram may lie: beyond, the units are others."""
@@ -63,7 +64,7 @@ class Converted:
 def read_array(path: str | Path, keys: Sequence[str]) -> np.ndarray:
     """An array of an .npy, of an .npz, or of an HDF5 file (with h5py): the one of these names, or the only one."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file: {path}")
     arrays: Mapping[str, np.ndarray] = _hdf5(path) if path.suffix in (".h5", ".hdf5", ".hdf") else _numpy(path)
     found = next((k for k in keys if k in arrays), None)
@@ -188,8 +189,13 @@ def _lines(mask: Any, k: np.ndarray, centred: bool, notes: list[str]) -> np.ndar
 
 
 def _contradiction(f: Tensor, mask: Tensor) -> tuple[float, float]:
-    """(share of the energy of pairs k, -k that no real image has, the constant phase that was taken out first)."""
-    mirror, both = _mirrored(f), mask * _mirrored(mask)
+    """(share of the energy of low-frequency pairs k, -k that no real image has, the constant phase that was taken out first)."""
+    low = torch.ones_like(mask)
+    for dim in (-2, -1):
+        n = f.shape[dim]
+        near = (torch.arange(n) - n // 2).abs() <= max(2, n // 8)
+        low = low * (near[:, None] if dim == -2 else near)
+    mirror, both = _mirrored(f), low * mask * _mirrored(mask)
     energy = float((both * f.abs().square()).sum())
     if energy == 0:
         return math.nan, 0.0
@@ -315,8 +321,8 @@ def _real_image(z: Tensor, m: Tensor, scale: float | None, sigma_y: float | None
         notes.append("no frequency was sampled together with its mirror image: whether the image has a phase cannot be told")
     elif share > PHASE_TOLERANCE:
         raise InputError(
-            f"{100 * share:.0f} % of this k-space's energy contradicts a real image: the image has a phase, and what the priors make has none. Give maps "
-            "(exp(i phase) for one coil), or magnitude where all of k-space was sampled"
+            f"{100 * share:.0f} % of the energy of this k-space's low frequencies contradicts a real image: the image has a phase, and what the priors make has none. "
+            "Give maps (exp(i phase) for one coil), or magnitude where all of k-space was sampled"
         )
     else:
         turned = z * np.exp(-1j * phase)
@@ -326,7 +332,7 @@ def _real_image(z: Tensor, m: Tensor, scale: float | None, sigma_y: float | None
         z = z * np.exp(-1j * phase)
         if abs(math.remainder(phase, 2 * math.pi)) > 1e-3:
             notes.append(f"a constant phase of {math.remainder(phase, 2 * math.pi):.3f} was taken out")
-        notes.append(f"{100 * share:.2g} % of the energy contradicts a real image")
+        notes.append(f"{100 * share:.2g} % of the energy of low frequencies contradicts a real image")
     operator = MaskedFourier(m)
     y = operator.restrict(_complex_y(z))
     s = _unit_scale(operator.pinv(y), scale, notes)

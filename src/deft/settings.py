@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def numbers(name: str, value: Any) -> list[float]:
 def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarray:
     """Numbers of a text file (blanks, commas, lines), an .npy, or an .npz in which one array has one of the names, or is alone."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for {name}: {path}")
     if path.suffix in (".npy", ".npz"):
         arrays = read_arrays(path)
@@ -106,7 +107,7 @@ def in_degrees(values: list[float], unit: str, where: str) -> list[float]:
 def read_kernel(path: str | Path) -> list[list[float]]:
     """A blur kernel [k, k'] as rows of numbers: a text file, .npy, .npz, or a grey picture (which is divided by its sum)."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for kernel: {path}")
     if path.suffix in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
         from PIL import Image, UnidentifiedImageError

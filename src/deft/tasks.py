@@ -245,7 +245,7 @@ class SuperResolution(ImageTask):
     name = "sr4"
     title = "4x super-resolution"
     about = "4x super-resolution of block averages (the paper's code)"
-    convention = "y [N, C, H/4, W/4] in [-1, 1]: the mean of each block; pixel=first (torch's nearest, x[::4]) or middle (Pillow's) for one pixel of it"
+    convention = "y is the mean of each block, in [-1, 1]"
     conventions = ("pixel",)
     choices: ClassVar[Choices] = {"pixel": ("mean", *PIXELS)}
     factor: int = 4
@@ -262,7 +262,7 @@ class BicubicSuperResolution(ImageTask):
     name = "sr4-bicubic"
     title = "4x super-resolution (bicubic)"
     about = "4x super-resolution of antialiased bicubic down-sampling, noiseless (the paper's text)"
-    convention = "y [N, C, H/4, W/4]: antialiased, a = -1/2, as Pillow and torch (antialias=True); filter=matlab (mirrored edges) or opencv (no antialias)"
+    convention = "antialiased, a = -1/2, as Pillow and torch (antialias=True)"
     conventions = ("filter",)
     choices: ClassVar[Choices] = {"filter": FILTERS}
     sigma_y: float = 0.0
@@ -298,10 +298,7 @@ class Phase(ImageTask):
     pictures = False
     title = "phase retrieval"
     about = "magnitudes of the Fourier transform, oversampled twice"
-    convention = (
-        "y = |fft2(u)|, u = (x + 1)/2 padded with black to 2H x 2W, orthonormal, zero frequency at [0, 0]; "
-        "intensity=, shifted=, norm=, padding= (pixels a side, in place of oversample), signed= (of x, not of u)"
-    )
+    convention = "y = |fft2((x + 1)/2, padded with black)|, orthonormal, zero frequency at [0, 0]"
     conventions = ("intensity", "shifted", "norm", "padding", "signed")
     switches = ("intensity", "shifted", "signed")
     choices: ClassVar[Choices] = {"norm": NORMS}
@@ -349,7 +346,7 @@ class GaussianDeblur(ImageTask):
     name = "deblur-gaussian"
     title = "Gaussian deblurring"
     about = "a Gaussian blur, 1.5 pixels wide"
-    convention = "cut off at 4 deviations, sum 1; edges mirrored, d c b a | a b c d (SciPy's reflect); boundary=circular, zero or repeat"
+    convention = "sum 1, cut off at 4 deviations, edges mirrored (d c b a | a b c d)"
     conventions = ("boundary",)
     choices: ClassVar[Choices] = {"boundary": BOUNDARIES}
     deviation: float = 1.5
@@ -372,10 +369,7 @@ class MotionDeblur(Drawn):
     title = "motion deblurring"
     about = "a shaken camera: another motion blur for each image"
     drawn = "kernel"
-    convention = (
-        "kernel [N, 1, k, k] of odd sides and sum 1, convolved (turned round), the image goes on at the opposite edge; "
-        "kernel=FILE for one of yours, correlate=, boundary=, sum=any or divide, even=before or after"
-    )
+    convention = "kernels of odd sides and sum 1, convolved (turned round); the image goes on at the opposite edge"
     conventions = ("kernel", "taps", "correlate", "boundary", "sum", "even")
     switches = ("correlate",)
     choices: ClassVar[Choices] = {"boundary": ("circular", *(b for b in BOUNDARIES if b != "circular")), "sum": SUMS, "even": EVENS}
@@ -430,7 +424,7 @@ class Colourise(ImageTask):
     name = "colourise"
     title = "colourisation"
     about = "a grey version of a colour image"
-    convention = "y [N, 1, H, W] = .299 R + .587 G + .114 B (BT.601, as Pillow and OpenCV) of values in [-1, 1]; luma=709 (scikit-image) or mean"
+    convention = "y = .299 R + .587 G + .114 B (BT.601) of values in [-1, 1]"
     conventions = ("luma",)
     choices: ClassVar[Choices] = {"luma": tuple(LUMAS)}
     luma: str = "601"
@@ -462,10 +456,7 @@ class Decompress(ImageTask):
     name = "jpeg"
     title = "JPEG restoration"
     about = "a JPEG of quality 5"
-    convention = (
-        "libjpeg's quality and luminance table for every channel by itself, which is a grey file; colour=420 (Pillow's own choice for RGB), 422 or 444 "
-        "for full-range YCbCr with chroma halved both ways, across, or not"
-    )
+    convention = "libjpeg's quality and its luminance table for each channel by itself: a grey file"
     conventions = ("colour",)
     choices: ClassVar[Choices] = {"colour": ("each", *SUBSAMPLINGS)}
     sigma_y: float = 0.0
@@ -504,10 +495,7 @@ class MRI(Drawn):
     title = "accelerated MRI"
     about = "one coil, every fourth line of k-space at random and the centre"
     drawn = "mask"
-    convention = (
-        "y [N, 2, H, W]: real, then imaginary parts of fft2 of the real image in [-1, 1], orthonormal, zero frequency at [H/2, W/2], pixel [0, 0] of phase 0; "
-        "centred=, norm=, origin=middle (fastMRI, sigpy), sign=; `deft measure convert` reads complex arrays"
-    )
+    convention = "y: real, then imaginary parts of the orthonormal fft2 of x, zero frequency at [H/2, W/2], pixel [0, 0] of phase 0"
     conventions = ("centred", "norm", "origin", "sign")
     switches = ("centred",)
     choices: ClassVar[Choices] = {"norm": NORMS, "origin": ORIGINS}
@@ -545,10 +533,7 @@ class CoilMRI(MRI):
     title = "accelerated MRI, known coils"
     about = "four coils of known complex sensitivity, every fourth line of k-space and the centre"
     drawn = "coils"
-    convention = (
-        "as mri, y [N, 2 coils, H, W]: real parts of all coils, then imaginary ones; coils [N, 1 + 2 coils, H, W]: mask, real and imaginary parts of the "
-        "sensitivities, which carry the image's phase (x is real)"
-    )
+    convention = "as mri, for each coil; x is real and the sensitivities carry its phase: coils = mask, their real, their imaginary parts"
     coils: int = 4
 
     def __post_init__(self) -> None:
@@ -583,10 +568,7 @@ class CT(ImageTask):
     title = "sparse-view CT"
     about = "parallel-beam CT from 60 angles, noise of about 3.5 % (the paper's)"
     prior = "ct"
-    convention = (
-        "y [N, 1, angles, detectors]: line integrals of x in [-1, 1], the image's side 1 long; row 0 at 0 degrees sums columns, counter-clockwise over 180 degrees, its "
-        "end left out; as many detectors, a pixel apart, as the diagonal needs; rotation=, start=, centre=, detectors=, pitch=, length=, axis_x=, axis_y=, angle_file="
-    )
+    convention = "integrals of x along lines, its side 1 long; row 0 (0 degrees) runs along columns, then counter-clockwise; detectors a pixel apart"
     conventions = (
         "rotation", "start", "centre", "detectors", "pitch", "length", "axis_x", "axis_y", "directions", "angle_file", "angle_unit",
     )  # fmt: skip
@@ -664,7 +646,7 @@ class RayCT(CT, Drawn):
     title = "CT with dead detectors"
     about = "parallel-beam CT from 60 angles, one detector in ten is dead"
     drawn = "mask"
-    convention = "as ct, with a mask of rays [N, 1, angles, detectors], 1 measured and 0 not; y is 0 where not (`deft measure convert` makes one of NaN)"
+    convention = "as ct, with a mask of rays [N, 1, angles, detectors]: 1 measured, 0 not"
     missing: float = 0.1
     side: int = 0
 
@@ -706,7 +688,7 @@ class LowLight(ImageTask):
     pictures = False
     title = "low light"
     about = "photon counts, 20 where the image is white"
-    convention = "y = counts / photons, 0 at black and about 1 at white: divide counts by the number expected at white"
+    convention = "y = counts / photons: 0 is black, about 1 white"
     photons: float = 20.0
 
     @property

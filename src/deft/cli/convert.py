@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | N
     if program == "skimage":
         if "theta" in asked:
             text = asked.pop("theta")
-            asked["theta"] = read_angles(text, "degrees") if Path(text).is_file() else _degrees(text)
+            asked["theta"] = read_angles(text, "degrees") if os.path.isfile(text) else _degrees(text)
         return programs.from_skimage(array, sigma_y=sigma_y, **asked)
     if program == "odl":
         for key, what in (("extent", "the side of the domain"), ("own_side", "its pixels")):

@@ -99,11 +99,12 @@ def list_all(as_json: bool) -> None:
         "families": [{"name": k, "about": v.about} for k, v in FAMILIES.items()], "conventions": [{"name": k, "about": v.about} for k, v in CONVENTIONS.items()],
         "spacings": list(SPACINGS), "schedules": list(SCHEDULES),
     }  # fmt: skip
-    output.say("tasks (the second line of each: what the numbers of y mean, with settings for measurements of other programs; docs/conventions.md)")
+    output.say("tasks; below each what the numbers of y mean, and its settings for measurements of other programs (docs/conventions.md)")
     for t in tasks:
         drawn = f"; drawn for each image: {t['drawn']}" if t["drawn"] else ""
         output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())}){drawn}")
-        output.say(f"  {'':<17} {t['convention']}")
+        more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))
+        output.say(f"  {'':<17} {t['convention']}{more}")
     output.say("methods")
     for m in methods:
         needs = "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"
