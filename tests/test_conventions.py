@@ -444,8 +444,9 @@ def test_an_image_with_a_phase():
     close(anew.y, anew.task.build(anew.drawn)(x))
     cut = convert.from_kspace(k, magnitude=True, crop=8, scale=1.0)
     close(cut.y, cut.task.build(cut.drawn)(x[..., 4:12, 4:12]))
-    with pytest.raises(InputError, match="not sampled everywhere"):
-        convert.from_kspace(k * mask, magnitude=True)
+    for given in (None, mask):
+        with pytest.raises(InputError, match="takes all of its k-space, and 50 %"):
+            convert.from_kspace(k * mask, magnitude=True, mask=given)
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.7, 2.0, 3.0, -1.5])

@@ -38,6 +38,8 @@ LODOPAB_SIDE, LODOPAB_EXTENT, LODOPAB_SHAPE, LODOPAB_MU = 362, 0.26, (1000, 513)
 PERCENTILE = 99.9
 PHASE_TOLERANCE = 0.02
 """How much of the energy of low frequencies, where noise is small, may contradict a real image before it is refused."""
+EMPTY = 0.02
+"""How much of a fully sampled k-space may be 0 all the same (a scanner that cuts corners)."""
 ORIENTATIONS = ("flip-rows", "flip-columns", "transpose")
 EXCESS = 1.5
 """How far above an image of the range's upper end all over a sinogram may lie: beyond, the units are others."""
@@ -256,7 +258,13 @@ def from_kspace(
         raise InputError("the mask hides all of k-space: 1 is sampled, 0 is not")
     if sign not in (-1, 1):
         raise InputError(f"the sign of the exponent is -1 or 1, got {sign}")
-    z = torch.from_numpy(f) * m
+    empty = float((np.abs(f).sum(1) == 0).mean())
+    if magnitude and empty > EMPTY:
+        raise InputError(
+            f"the magnitude of an image takes all of its k-space, and {100 * empty:.0f} % of this one is 0: give maps "
+            "(exp(i phase) for one coil) in place of magnitude"
+        )
+    z = torch.from_numpy(f) * (1 if magnitude else m)
     if not centred:
         z, m = (torch.fft.fftshift(v, (-2, -1)) for v in (z, m))
     if sign == 1:  # the same frequencies, mirrored
@@ -267,7 +275,7 @@ def from_kspace(
     if orientation:
         notes.append(f"image turned: {', '.join(orientation)}")
     if magnitude:
-        z, m = _magnitude_only(z, m, mask, maps, crop, orientation, notes)
+        z, m = _magnitude_only(z, torch.ones_like(m) if mask is None else m, mask, maps, crop, notes)
     elif crop is not None:
         raise InputError("crop takes all of k-space and the magnitude of the image: say magnitude as well, or crop nothing")
     if coils:
@@ -277,13 +285,11 @@ def from_kspace(
 
 
 def _magnitude_only(
-    z: Tensor, m: Tensor, mask: Any, maps: Any, crop: int | None, orientation: Sequence[str], notes: list[str]
+    z: Tensor, m: Tensor, mask: Any, maps: Any, crop: int | None, notes: list[str]
 ) -> tuple[Tensor, Tensor]:
     """K-space of the magnitude image, and the mask to measure it with."""
     if maps is not None:
         raise InputError("magnitude is for one coil: with maps the phase is known")
-    if mask is None and not bool((m == 1).all()):
-        raise InputError("the magnitude of an image takes all of its k-space, and this one is not sampled everywhere: give maps (exp(i phase) for one coil) in place of magnitude")
     u = torch.fft.ifft2(torch.fft.ifftshift(z, (-2, -1)), norm="ortho").abs()
     if crop is not None:
         if not 0 < crop <= min(u.shape[-2:]):
