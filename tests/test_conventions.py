@@ -53,7 +53,7 @@ from deft.operator.recast import NORMS, ORIGINS
 from deft.operator.separable import BOUNDARIES, FILTERS, LUMAS
 from deft.random import BatchNoise, Noise
 from deft.settings import read_angles, read_kernel, switch
-from deft.tasks import TASKS, get_task, make_task
+from deft.tasks import TASKS, get_task, make_task, other_settings
 from deft.testing import check_operator
 from toys import refused, result
 
@@ -117,7 +117,7 @@ def test_arrays_that_do_not_fit_are_refused(name):
 @pytest.mark.parametrize("kind", ["NumPy", "complex", "bytes", "whole numbers", "a list"])
 @pytest.mark.parametrize("make", [Identity, lambda: HDR(2.0), lambda: Linear(lambda x: 2 * x, (1, 4, 4)), lambda: Compressed((1, 4, 4), 0.5)])
 def test_types_are_refused_by_operators_of_any_shape(make, kind):
-    with pytest.raises(ContractError, match="torch tensor|floating-point"):
+    with pytest.raises(ContractError, match=r"torch tensor|floating-point"):
         make()(wrong(random(2, 1, 4, 4))[kind])
 
 
@@ -435,7 +435,7 @@ def test_an_image_with_a_phase():
     u = (0.2 + blob(16, (1.0, 2.0), 4.0, (8, 8)))[None] / 1.2
     k = fourier(u * slow_phase(16, 16), True, "ortho", "middle", -1)
     mask = lines(1, 16, 16)[0, 0].numpy()
-    with pytest.raises(InputError, match="the image has a phase.*maps.*magnitude"):
+    with pytest.raises(InputError, match=r"the image has a phase.*maps.*magnitude"):
         convert.from_kspace(k * mask)
     x = torch.from_numpy(2 * u - 1)[:, None]
     known = convert.from_kspace(k * mask, maps=slow_phase(16, 16), mask=mask, scale=1.0)
@@ -767,6 +767,14 @@ def test_settings_that_are_refused(name, options, says):
     with pytest.raises(InputError, match=says) as error:
         get_task(name, **options).check((3 if name == "colourise" else 1, 32, 32))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=lambda v: str(v))
+def test_a_file_of_another_convention_is_told_from_this_one(name, options):
+    """Both ways round: the setting that only one of them names is compared with its usual value."""
+    there, usual_task = get_task(name, **options), get_task(name)
+    assert other_settings(json.loads(json.dumps(there.config())), usual_task) and other_settings(usual_task.config(), there)
+    assert not other_settings(json.loads(json.dumps(there.config())), there) and not other_settings(usual_task.config(), usual_task)
 
 
 @pytest.mark.parametrize("word", ["true", "True", "yes", "on", "1", 1, True])

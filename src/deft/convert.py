@@ -3,8 +3,8 @@
     k-space      fastMRI (HDF5), sigpy and others (complex arrays)     -> the tasks mri, mri-coils
     sinograms    scikit-image, ODL, LoDoPaB-CT (HDF5)                  -> the tasks ct, ct-rays
 
-Their images lie in a range [low, high], [0, 1] as a rule, and the library's in [-1, 1]: x = s u + o with s = 2 / (high - low) and
-o = -(high + low) / (high - low). So for a linear A
+Their images lie in a range [low, high], [0, 1] as a rule, and the library's in [-1, 1]: x = s u + o with
+s = 2 / (high - low) and o = -(high + low) / (high - low). So for a linear A
 
     y_x = s y_u + A(o)
 
@@ -34,7 +34,8 @@ from deft.tasks import CT, MRI, CoilMRI, ImageTask, RayCT
 UNIT = (0.0, 1.0)
 """Where other programs' images lie, unless told otherwise."""
 LODOPAB_SIDE, LODOPAB_EXTENT, LODOPAB_SHAPE, LODOPAB_MU = 362, 0.26, (1000, 513), 81.35858
-"""LoDoPaB-CT (Leuschner et al. 2021): images of 362 x 362 pixels, .26 m wide; 1000 angles, 513 detectors; the attenuation (1/m) its values are divided by."""
+"""LoDoPaB-CT (Leuschner et al. 2021): images of 362 x 362 pixels, .26 m wide; 1000 angles, 513 detectors; the
+attenuation (1/m) its values are divided by."""
 PERCENTILE = 99.9
 PHASE_TOLERANCE = 0.02
 """How much of the energy of low frequencies, where noise is small, may contradict a real image before it is refused."""
@@ -47,7 +48,8 @@ EXCESS = 1.5
 
 @dataclass
 class Converted:
-    """y and what was drawn for it, of a task; scale: what the program's own numbers were multiplied with; notes: what was assumed, in words."""
+    """y and what was drawn for it, of a task; scale: what the program's own numbers were multiplied with; notes:
+    what was assumed, in words."""
 
     y: Tensor
     task: ImageTask
@@ -57,7 +59,11 @@ class Converted:
 
     def save(self, path: str | Path) -> None:
         """A measurement file for `deft sample --measurement`."""
-        arrays: dict[str, Any] = {"y": self.y.float(), "task": np.array(json.dumps(self.task.config())), "scale": np.array(self.scale)}
+        arrays: dict[str, Any] = {
+            "y": self.y.float(),
+            "task": np.array(json.dumps(self.task.config())),
+            "scale": np.array(self.scale),
+        }
         if self.drawn is not None:
             arrays[self.task.drawn] = self.drawn.float()
         save_arrays(path, **arrays, notes=np.array("\n".join(self.notes)))
@@ -72,7 +78,9 @@ def read_array(path: str | Path, keys: Sequence[str]) -> np.ndarray:
     found = next((k for k in keys if k in arrays), None)
     if found is None:
         if len(arrays) != 1:
-            raise InputError(f"{path} holds {', '.join(sorted(arrays)) or 'no array'}: expected one of {', '.join(keys)}")
+            raise InputError(
+                f"{path} holds {', '.join(sorted(arrays)) or 'no array'}: expected one of {', '.join(keys)}"
+            )
         found = next(iter(arrays))
     return arrays[found]
 
@@ -87,7 +95,9 @@ def _hdf5(path: Path) -> dict[str, np.ndarray]:
     try:
         import h5py
     except ImportError as error:
-        raise InputError(f"{path} is an HDF5 file: install h5py (pip install 'deft-diffusion[hdf5]') to read it") from error
+        raise InputError(
+            f"{path} is an HDF5 file: install h5py (pip install 'deft-diffusion[hdf5]') to read it"
+        ) from error
     try:
         with h5py.File(path, "r") as f:
             return {k: np.asarray(v) for k, v in f.items() if isinstance(v, h5py.Dataset) and v.dtype.kind in "fiucbV"}
@@ -103,7 +113,9 @@ def _range(value_range: tuple[float, float]) -> tuple[float, float]:
     return 2 / (high - low), -(high + low) / (high - low)
 
 
-def to_model_range(y: Tensor, operator: Operator, event_shape: Sequence[int], value_range: tuple[float, float] = UNIT) -> Tensor:
+def to_model_range(
+    y: Tensor, operator: Operator, event_shape: Sequence[int], value_range: tuple[float, float] = UNIT
+) -> Tensor:
     """y of a linear operator on images in a range, as y on images in [-1, 1]: s y + A(o)."""
     s, o = _range(value_range)
     at = operator(torch.full((1, *event_shape), o, dtype=y.dtype))
@@ -114,7 +126,8 @@ def to_model_range(y: Tensor, operator: Operator, event_shape: Sequence[int], va
 
 
 def as_complex(array: np.ndarray, layout: str = "auto") -> np.ndarray:
-    """Complex numbers [..., H, W] from complex ones, or from real ones with an axis of 2, last ("last") or before the last two ("channels").
+    """Complex numbers [..., H, W] from complex ones, or from real ones with an axis of 2, last ("last") or before
+    the last two ("channels").
 
     >>> as_complex(np.zeros((5, 4, 2))).shape
     (5, 4)
@@ -131,9 +144,15 @@ def as_complex(array: np.ndarray, layout: str = "auto") -> np.ndarray:
         raise InputError(f"k-space is complex, or real with an axis of 2, got {array.dtype} of shape {array.shape}")
     last, channels = array.ndim >= 3 and array.shape[-1] == 2, array.ndim >= 3 and array.shape[-3] == 2
     if layout == "auto" and last and channels:
-        raise InputError(f"k-space of shape {array.shape} may hold real and imaginary parts first or last: say layout=last or layout=channels")
+        raise InputError(
+            f"k-space of shape {array.shape} may hold real and imaginary parts first or last: say layout=last or "
+            "layout=channels"
+        )
     if (layout == "last" and not last) or (layout == "channels" and not channels) or not (last or channels):
-        raise InputError(f"k-space of shape {array.shape} and {array.dtype} has no axis of 2 for real and imaginary parts: give complex numbers")
+        raise InputError(
+            f"k-space of shape {array.shape} and {array.dtype} has no axis of 2 for real and imaginary parts: "
+            "give complex numbers"
+        )
     axis = -1 if layout == "last" or (layout == "auto" and last) else -3
     real, imaginary = np.moveaxis(np.asarray(array, dtype=np.float64), axis, 0)
     return real + 1j * imaginary
@@ -171,27 +190,39 @@ def _mirror_mask(mask: Tensor, orientation: Sequence[str]) -> Tensor:
 
 
 def _lines(mask: Any, k: np.ndarray, centred: bool, notes: list[str]) -> np.ndarray:
-    """The mask [N or 1, H, W] in the order of k [N, coils, H, W]: given (lines [W], or [H, W], or [N, H, W]), or where k is not 0."""
+    """The mask [N or 1, H, W] in the order of k [N, coils, H, W]: given (lines [W], or [H, W], or [N, H, W]), or
+    where k is not 0."""
     height, width = k.shape[-2:]
     if mask is None:
         found = np.abs(k).sum(1) > 0
         share = found.mean()
-        notes.append("every frequency was sampled" if share == 1 else f"sampled: {100 * share:.1f} % of the frequencies, those that are not 0 in the file")
+        notes.append(
+            "every frequency was sampled"
+            if share == 1
+            else f"sampled: {100 * share:.1f} % of the frequencies, those that are not 0 in the file"
+        )
         return found.astype(np.float64)
     m = np.asarray(mask)
     if m.dtype.kind not in "fiub" or not np.isin(m, (0, 1)).all():
-        raise InputError(f"the mask of k-space holds 1 (sampled) and 0 alone, got {m.dtype} from {m.min() if m.size else 0} to {m.max() if m.size else 0}")
+        raise InputError(
+            f"the mask of k-space holds 1 (sampled) and 0 alone, got {m.dtype} from {m.min() if m.size else 0} to "
+            f"{m.max() if m.size else 0}"
+        )
     if m.ndim == 1 and m.shape[0] == width:
         m = np.broadcast_to(m, (1, height, width))
     elif m.shape[-2:] == (height, width) and m.size in (height * width, len(k) * height * width):
         m = m.reshape(-1, height, width)
     else:
-        raise InputError(f"the mask of k-space has shape {m.shape}, expected ({width},) for columns, ({height}, {width}) or ({len(k)}, {height}, {width})")
+        raise InputError(
+            f"the mask of k-space has shape {m.shape}, expected ({width},) for columns, ({height}, {width}) or "
+            f"({len(k)}, {height}, {width})"
+        )
     return np.array(m, dtype=np.float64)
 
 
 def _contradiction(f: Tensor, mask: Tensor) -> tuple[float, float]:
-    """(share of the energy of low-frequency pairs k, -k that no real image has, the constant phase that was taken out first)."""
+    """(share of the energy of low-frequency pairs k, -k that no real image has, the constant phase that was taken
+    out first)."""
     low = torch.ones_like(mask)
     for dim in (-2, -1):
         n = f.shape[dim]
@@ -223,20 +254,26 @@ def from_kspace(
     scale: float | None = None,
     sigma_y: float | None = None,
 ) -> Converted:
-    """K-space as a measurement of the task mri, or with `maps` of mri-coils. The usual settings are those of fastMRI and sigpy.
+    """K-space as a measurement of the task mri, or with `maps` of mri-coils. The usual settings are those of fastMRI
+    and sigpy.
 
     Args:
-        k: complex, or real with an axis of 2: [H, W], [N, H, W]; with maps [coils, H, W] or [N, coils, H, W]; not sampled: 0.
+        k: complex, or real with an axis of 2: [H, W], [N, H, W]; with maps [coils, H, W] or [N, coils, H, W]; not
+            sampled: 0.
         mask: [W] columns, [H, W] or [N, H, W] of 1 and 0, in the order of k; None: where k is not 0.
-        maps: complex sensitivities [coils, H, W] or [N, coils, H, W] at the image's pixels; they carry its phase. For one coil: exp(i phase).
+        maps: complex sensitivities [coils, H, W] or [N, coils, H, W] at the image's pixels; they carry its phase.
+            For one coil: exp(i phase).
         centred, norm, origin, sign: as `KSpace`.
         orientation: what to do to the image, in turn: "flip-rows", "flip-columns", "transpose".
-        magnitude: take the magnitude of the image, which takes all of k-space, and measure that anew with the lines of `mask`: a simulation.
+        magnitude: take the magnitude of the image, which takes all of k-space, and measure that anew with the lines
+            of `mask`: a simulation.
         crop: of the magnitude image, around its middle.
-        scale: what the image is multiplied with to lie in [0, 1]; None: 1 over the 99.9th percentile of the zero-filled magnitude.
+        scale: what the image is multiplied with to lie in [0, 1]; None: 1 over the 99.9th percentile of the
+            zero-filled magnitude.
 
     Raises:
-        InputError: shapes, or an image with a phase where none can be (the priors make real images): what to give is said.
+        InputError: shapes, or an image with a phase where none can be (the priors make real images): what to give is
+            said.
     """
     notes: list[str] = []
     f = as_complex(k, layout)
@@ -251,7 +288,10 @@ def from_kspace(
     if bad:
         raise InputError(f"k-space has {bad} values that are not finite: set those that were not sampled to 0")
     if f.shape[1] > 1 and not coils:
-        raise InputError(f"k-space of {f.shape[1]} coils needs their sensitivities: give maps ({f.shape[1]}, {f.shape[2]}, {f.shape[3]}), complex")
+        raise InputError(
+            f"k-space of {f.shape[1]} coils needs their sensitivities: give maps ({f.shape[1]}, {f.shape[2]}, "
+            f"{f.shape[3]}), complex"
+        )
     m = torch.from_numpy(_lines(mask, f, centred, notes))[:, None]
     seen = m.expand(len(f), -1, -1, -1)
     if bool((seen.flatten(1).sum(1) == 0).any()):
@@ -277,7 +317,9 @@ def from_kspace(
     if magnitude:
         z, m = _magnitude_only(z, torch.ones_like(m) if mask is None else m, mask, maps, crop, notes)
     elif crop is not None:
-        raise InputError("crop takes all of k-space and the magnitude of the image: say magnitude as well, or crop nothing")
+        raise InputError(
+            "crop takes all of k-space and the magnitude of the image: say magnitude as well, or crop nothing"
+        )
     if coils:
         assert maps is not None
         return _with_maps(z, m, maps, orientation, scale, sigma_y, notes)
@@ -297,9 +339,14 @@ def _magnitude_only(
         top, left = ((n - crop) // 2 for n in u.shape[-2:])
         u = u[..., top : top + crop, left : left + crop]
         if mask is not None:
-            raise InputError("a mask of the uncropped k-space does not go with crop: draw one for the cropped image, or leave crop out")
+            raise InputError(
+                "a mask of the uncropped k-space does not go with crop: draw one for the cropped image, or leave "
+                "crop out"
+            )
         m = m[..., :crop, :crop]
-    notes.append("magnitude of the fully sampled image, measured anew: a simulation, without the scanner's own noise and phase")
+    notes.append(
+        "magnitude of the fully sampled image, measured anew: a simulation, without the scanner's own noise and phase"
+    )
     return torch.fft.fftshift(torch.fft.fft2(u.to(z), norm="ortho"), (-2, -1)), m
 
 
@@ -324,10 +371,13 @@ def _real_image(z: Tensor, m: Tensor, scale: float | None, sigma_y: float | None
     z = z * m
     share, phase = _contradiction(z, m)
     if math.isnan(share):
-        notes.append("no frequency was sampled together with its mirror image: whether the image has a phase cannot be told")
+        notes.append(
+            "no frequency was sampled together with its mirror image: whether the image has a phase cannot be told"
+        )
     elif share > PHASE_TOLERANCE:
         raise InputError(
-            f"{100 * share:.0f} % of the energy of this k-space's low frequencies contradicts a real image: the image has a phase, and what the priors make has none. "
+            f"{100 * share:.0f} % of the energy of this k-space's low frequencies contradicts a real image: the "
+            "image has a phase, and what the priors make has none. "
             "Give maps (exp(i phase) for one coil), or magnitude where all of k-space was sampled"
         )
     else:
@@ -348,14 +398,23 @@ def _real_image(z: Tensor, m: Tensor, scale: float | None, sigma_y: float | None
 
 
 def _with_maps(
-    z: Tensor, m: Tensor, maps: np.ndarray, orientation: Sequence[str], scale: float | None, sigma_y: float | None, notes: list[str]
+    z: Tensor,
+    m: Tensor,
+    maps: np.ndarray,
+    orientation: Sequence[str],
+    scale: float | None,
+    sigma_y: float | None,
+    notes: list[str],
 ) -> Converted:
     s = torch.from_numpy(as_complex(maps))
     s = s[None, None] if s.ndim == 2 else s[None] if s.ndim == 3 else s
     for name in orientation:
         s = s.transpose(-2, -1) if name == "transpose" else s.flip(-2 if name == "flip-rows" else -1)
     if s.ndim != 4 or s.shape[1:] != z.shape[1:] or len(s) not in (1, len(z)):
-        raise InputError(f"maps of shape {tuple(s.shape)} do not go with k-space of {tuple(z.shape)}: give [coils, H, W] or [N, coils, H, W]")
+        raise InputError(
+            f"maps of shape {tuple(s.shape)} do not go with k-space of {tuple(z.shape)}: give [coils, H, W] or "
+            "[N, coils, H, W]"
+        )
     rows = max(len(s), len(m))
     coils = torch.cat([m.expand(rows, -1, -1, -1), s.real.expand(rows, -1, -1, -1), s.imag.expand(rows, -1, -1, -1)], 1)
     operator = CoilFourier(coils)
@@ -385,9 +444,16 @@ def _sinograms(array: np.ndarray, name: str, angles_last: bool = False) -> np.nd
 
 
 def _ct(
-    y: np.ndarray, side: int, settings: dict[str, Any], value_range: tuple[float, float], sigma_y: float | None, notes: list[str], scale: float
+    y: np.ndarray,
+    side: int,
+    settings: dict[str, Any],
+    value_range: tuple[float, float],
+    sigma_y: float | None,
+    notes: list[str],
+    scale: float,
 ) -> Converted:
-    """Line integrals y [N, angles, detectors] in units of the image's side, NaN where not measured, as a measurement file."""
+    """Line integrals y [N, angles, detectors] in units of the image's side, NaN where not measured, as a measurement
+    file."""
     values = torch.from_numpy(y)[:, None]
     rays = torch.isfinite(values)
     if bool(torch.isinf(values).any()):
@@ -400,13 +466,17 @@ def _ct(
     top = float((measured / high if high > 0 else measured).amax() / ones.amax())
     if top > EXCESS:
         raise InputError(
-            f"the sinogram's largest value is {top:.3g} times that of an image of {high:g} all over: other units? give scale (what to multiply it with), "
+            f"the sinogram's largest value is {top:.3g} times that of an image of {high:g} all over: other units? "
+            "give scale (what to multiply it with), "
             "or the range of the images"
         )
     if float(ones[0, 0].sum()) == 0:
         raise InputError("no ray meets the image: check side, pitch and centre")
     out = to_model_range(measured, radon, (1, side, side), value_range)
-    notes.append(f"images in [{low:g}, {high:g}] became [-1, 1]: y = {_range(value_range)[0]:g} y + A({_range(value_range)[1]:g})")
+    notes.append(
+        f"images in [{low:g}, {high:g}] became [-1, 1]: y = {_range(value_range)[0]:g} y + "
+        f"A({_range(value_range)[1]:g})"
+    )
     if bool(rays.all()):
         return Converted(out, CT(**options), None, scale, notes)
     missing = 1 - float(rays.double().mean())
@@ -437,12 +507,15 @@ def from_skimage(
     value_range: tuple[float, float] = UNIT,
     sigma_y: float | None = None,
 ) -> Converted:
-    """What `skimage.transform.radon(image, theta, circle)` returned, [detectors, angles], as a measurement of the task ct.
+    """What `skimage.transform.radon(image, theta, circle)` returned, [detectors, angles], as a measurement of the
+    task ct.
 
-    Its values are plain sums over pixels; it turns about pixel [side // 2, side // 2], half a pixel from the middle of an even side.
+    Its values are plain sums over pixels; it turns about pixel [side // 2, side // 2], half a pixel from the middle
+    of an even side.
 
     Args:
-        theta: degrees, as it was given to `radon`; None: 0 to 179, its default. circle: as given to `radon` (its default is True).
+        theta: degrees, as it was given to `radon`; None: 0 to 179, its default. circle: as given to `radon` (its
+            default is True).
         own_side: of the image it was made of, where circle=False leaves it open. side: of the images to be made now.
         scale: what to multiply the values with first, where they are no plain sums over pixels.
     """
@@ -452,22 +525,30 @@ def from_skimage(
     degrees = list(range(180)) if theta is None else [float(v) for v in theta]
     if len(degrees) != count:
         given = "radon's default theta has 180" if theta is None else f"theta has {len(degrees)}"
-        raise InputError(f"the sinogram has {count} angles (its last axis) and {given}: give the theta it was made with, in degrees")
+        raise InputError(
+            f"the sinogram has {count} angles (its last axis) and {given}: give the theta it was made with, in degrees"
+        )
     if circle:
         own = detectors
     else:
         fits = [n for n in range(2, detectors + 1) if math.ceil(math.sqrt(2) * n) == detectors]
         own = own_side or (fits[0] if fits else 0)
         if not own:
-            raise InputError(f"no image padded by radon(circle=False) has {detectors} detectors: circle=True, or own_side?")
+            raise InputError(
+                f"no image padded by radon(circle=False) has {detectors} detectors: circle=True, or own_side?"
+            )
     new = _side_of(side, own, notes)
     ratio = new / own
     off = 0.5 * ratio if own % 2 == 0 else 0.0
     settings: dict[str, Any] = {
-        "detectors": detectors, "centre": detectors // 2 - (detectors - 1) / 2, "pitch": ratio, "axis_x": off, "axis_y": -off,
+        "detectors": detectors, "centre": detectors // 2 - (detectors - 1) / 2, "pitch": ratio, "axis_x": off,
+        "axis_y": -off,
     }  # fmt: skip
     settings |= _spaced(degrees)
-    notes.append(f"plain sums over {own} pixels, divided by {own}; theta in degrees; axis of rotation at pixel [{own // 2}, {own // 2}]")
+    notes.append(
+        f"plain sums over {own} pixels, divided by {own}; theta in degrees; axis of rotation at pixel "
+        f"[{own // 2}, {own // 2}]"
+    )
     return _ct(y * (scale / own), new, settings, value_range, sigma_y, notes, scale / own)
 
 
@@ -475,7 +556,11 @@ def _spaced(degrees: Sequence[float]) -> dict[str, Any]:
     """angles, start and arc if these are evenly spaced and rise, else the directions themselves."""
     n = len(degrees)
     step = (degrees[-1] - degrees[0]) / (n - 1) if n > 1 else 180.0
-    if step > 0 and n * step <= 360 and all(abs(d - degrees[0] - i * step) < 1e-9 * max(1.0, n * step) for i, d in enumerate(degrees)):
+    if (
+        step > 0
+        and n * step <= 360
+        and all(abs(d - degrees[0] - i * step) < 1e-9 * max(1.0, n * step) for i, d in enumerate(degrees))
+    ):
         return {"angles": n, "start": float(degrees[0]), "arc": float(n * step)}
     return {"angles": n, "directions": [float(d) for d in degrees]}
 
@@ -493,13 +578,17 @@ def from_odl(
     sigma_y: float | None = None,
     name: str = "ODL",
 ) -> Converted:
-    """What ODL's `RayTransform` of a `parallel_beam_geometry` returned, [angles, detectors], as a measurement of the task ct.
+    """What ODL's `RayTransform` of a `parallel_beam_geometry` returned, [angles, detectors], as a measurement of the
+    task ct.
 
-    Its angles lie in the middles of equal parts of half a turn, from (0.5 / n) 180 degrees on. ODL's first axis is x: of an array that is
-    looked at as rows and columns, direction 0 sums along rows, which is -90 degrees here. Values are line integrals in the space's units.
+    Its angles lie in the middles of equal parts of half a turn, from (0.5 / n) 180 degrees on. ODL's first axis is
+    x: of an array that is
+    looked at as rows and columns, direction 0 sums along rows, which is -90 degrees here. Values are line integrals
+    in the space's units.
 
     Args:
-        extent: of the square domain, in its units: 128 for uniform_discr([-64, -64], [64, 64], ...). own_side: its pixels.
+        extent: of the square domain, in its units: 128 for uniform_discr([-64, -64], [64, 64], ...). own_side: its
+            pixels.
         detector_extent: of the row of detectors; None: the domain's diagonal, as `parallel_beam_geometry` takes it.
         every: keep one angle of so many.
     """
@@ -516,33 +605,55 @@ def from_odl(
     new = _side_of(side, own_side, notes)
     width = extent * math.sqrt(2) if detector_extent is None else detector_extent
     settings = {
-        "angles": y.shape[1], "start": -90.0 + 90.0 / count, "arc": 180.0, "detectors": detectors, "pitch": width / detectors / (extent / new),
+        "angles": y.shape[1], "start": -90.0 + 90.0 / count, "arc": 180.0, "detectors": detectors,
+        "pitch": width / detectors / (extent / new),
     }  # fmt: skip
-    notes.append(f"line integrals over a field {extent:g} wide, divided by it; first axis x: angles start at -90 degrees, half a step in")
+    notes.append(
+        f"line integrals over a field {extent:g} wide, divided by it; first axis x: angles start at -90 degrees, "
+        "half a step in"
+    )
     return _ct(y * (scale / extent), new, settings, value_range, sigma_y, notes, scale / extent)
 
 
 def from_lodopab(
-    observation: np.ndarray, *, side: int | None = None, every: int = 1, scale: float = 1.0, sigma_y: float | None = None
+    observation: np.ndarray,
+    *,
+    side: int | None = None,
+    every: int = 1,
+    scale: float = 1.0,
+    sigma_y: float | None = None,
 ) -> Converted:
-    """Observations of LoDoPaB-CT [N, 1000, 513], as in its files: after the logarithm, divided by 81.35858, the attenuation of 3071 HU in 1/m.
+    """Observations of LoDoPaB-CT [N, 1000, 513], as in its files: after the logarithm, divided by 81.35858, the
+    attenuation of 3071 HU in 1/m.
 
-    So they are line integrals in metres of ground truths in [0, 1] over .26 m. Noise: 4096 photons a detector before attenuation, which makes
+    So they are line integrals in metres of ground truths in [0, 1] over .26 m. Noise: 4096 photons a detector before
+    attenuation, which makes
     the deviation of y (here) 2 / (.26 * 81.35858 * sqrt(counts)): .0015 outside the body, tens of times that behind it.
     """
     y = _sinograms(observation, "the observation of LoDoPaB-CT")
     if y.shape[1:] != LODOPAB_SHAPE:
-        raise InputError(f"observations of LoDoPaB-CT are [N, {LODOPAB_SHAPE[0]}, {LODOPAB_SHAPE[1]}], got shape {np.asarray(observation).shape}")
+        raise InputError(
+            f"observations of LoDoPaB-CT are [N, {LODOPAB_SHAPE[0]}, {LODOPAB_SHAPE[1]}], got shape "
+            f"{np.asarray(observation).shape}"
+        )
     out = from_odl(
-        y, extent=LODOPAB_EXTENT, own_side=LODOPAB_SIDE, side=side, every=every, scale=scale, sigma_y=sigma_y, name="LoDoPaB-CT"
+        y,
+        extent=LODOPAB_EXTENT,
+        own_side=LODOPAB_SIDE,
+        side=side,
+        every=every,
+        scale=scale,
+        sigma_y=sigma_y,
+        name="LoDoPaB-CT",
     )
-    out.notes.append(f"values as in the dataset's files: attenuation over {LODOPAB_MU}/m; give scale 1/{LODOPAB_MU} for attenuation itself")
+    out.notes.append(
+        f"values as in the dataset's files: attenuation over {LODOPAB_MU}/m; give scale 1/{LODOPAB_MU} for "
+        "attenuation itself"
+    )
     return out
 
 
-def from_nan(
-    y: np.ndarray, task: CT, side: int | None = None, sigma_y: float | None = None
-) -> Converted:
+def from_nan(y: np.ndarray, task: CT, side: int | None = None, sigma_y: float | None = None) -> Converted:
     """A sinogram of the task ct in which NaN marks rays that were not measured, as one of ct-rays, with their mask."""
     a = _sinograms(y, "y")
     options = {k: v for k, v in task.config().items() if k != "name"} | _options(sigma_y)
@@ -554,7 +665,10 @@ def from_nan(
         side = RayCT(**plain)._image_side(a.shape[2])
     g = Radon(side, **task.geometry()).geometry
     if a.shape[1:] != (g.angles, g.detectors):
-        raise InputError(f"y has shape {np.asarray(y).shape}; this task makes (N, 1, {g.angles}, {g.detectors}) of images of {side}x{side}")
+        raise InputError(
+            f"y has shape {np.asarray(y).shape}; this task makes (N, 1, {g.angles}, {g.detectors}) of images of "
+            f"{side}x{side}"
+        )
     values = torch.where(rays, torch.from_numpy(a)[:, None], 0.0)
     notes = [f"{100 * (1 - float(rays.double().mean())):.1f} % of the rays are NaN: a mask of rays, task ct-rays"]
     return Converted(values, RayCT(side=side, **plain), rays.float(), 1.0, notes)

@@ -38,7 +38,8 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def numbers(name: str, value: Any) -> list[float]:
-    """Finite numbers, from a list of them or a text with commas (or the letters of such a text, which `list(text)` makes of it).
+    """Finite numbers, from a list of them or a text with commas (or the letters of such a text, which `list(text)`
+    makes of it).
 
     >>> numbers("directions", "0,22.5,45")
     [0.0, 22.5, 45.0]
@@ -56,7 +57,8 @@ def numbers(name: str, value: Any) -> list[float]:
 
 
 def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarray:
-    """Numbers of a text file (blanks, commas, lines), an .npy, or an .npz in which one array has one of the names, or is alone."""
+    """Numbers of a text file (blanks, commas, lines), an .npy, or an .npz in which one array has one of the names,
+    or is alone."""
     path = Path(path)
     if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for {name}: {path}")
@@ -66,16 +68,24 @@ def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarr
         if not found and len(arrays) == 1:
             found = list(arrays)
         if len(found) != 1:
-            raise InputError(f"{path} holds the arrays {', '.join(sorted(arrays))}: name the one for {name} {keys[0]!r}")
+            raise InputError(
+                f"{path} holds the arrays {', '.join(sorted(arrays))}: name the one for {name} {keys[0]!r}"
+            )
         array = arrays[found[0]]
         if array.dtype.kind not in "fiu":
             raise InputError(f"{path}[{found[0]}] holds {array.dtype}, expected numbers for {name}")
         return np.asarray(array, dtype=np.float64)
     try:
         text = path.read_text(encoding="utf-8")
-        rows = [[float(v) for v in line.split("#")[0].replace(",", " ").replace(";", " ").split()] for line in text.splitlines()]
+        rows = [
+            [float(v) for v in line.split("#")[0].replace(",", " ").replace(";", " ").split()]
+            for line in text.splitlines()
+        ]
     except (UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"{path} is no text file of numbers for {name} ({' '.join(str(error).split())[:80]}): give .txt, .csv, .npy or .npz") from error
+        raise InputError(
+            f"{path} is no text file of numbers for {name} ({' '.join(str(error).split())[:80]}): give .txt, "
+            ".csv, .npy or .npz"
+        ) from error
     rows = [r for r in rows if r]
     if not rows:
         raise InputError(f"{path} holds no number for {name}")
@@ -85,7 +95,8 @@ def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarr
 
 
 def read_angles(path: str | Path, unit: str = "") -> list[float]:
-    """Directions in degrees, from a file in degrees or radians; without a unit, numbers that may be either are refused."""
+    """Directions in degrees, from a file in degrees or radians; without a unit, numbers that may be either are
+    refused."""
     values = read_numbers(path, "angle_file", ("angles", "theta", "directions")).squeeze()
     if values.ndim > 1:
         raise InputError(f"{path} holds angles of shape {values.shape}, expected one row or column")
@@ -99,13 +110,15 @@ def in_degrees(values: list[float], unit: str, where: str) -> list[float]:
         choice("angle_unit", unit, ANGLE_UNITS)
     elif len(values) > 3 and max(values) - min(values) <= 2 * math.pi + 0.01:
         raise InputError(
-            f"{where} holds {len(values)} angles from {min(values):.4g} to {max(values):.4g}: radians, or a few degrees? say angle_unit=radians or angle_unit=degrees"
+            f"{where} holds {len(values)} angles from {min(values):.4g} to {max(values):.4g}: radians, or a few "
+            "degrees? say angle_unit=radians or angle_unit=degrees"
         )
     return [math.degrees(v) for v in values] if unit == "radians" else values
 
 
 def read_kernel(path: str | Path) -> list[list[float]]:
-    """A blur kernel [k, k'] as rows of numbers: a text file, .npy, .npz, or a grey picture (which is divided by its sum)."""
+    """A blur kernel [k, k'] as rows of numbers: a text file, .npy, .npz, or a grey picture (which is divided by its
+    sum)."""
     path = Path(path)
     if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for kernel: {path}")
@@ -114,9 +127,13 @@ def read_kernel(path: str | Path) -> list[list[float]]:
 
         try:
             with Image.open(path) as picture:
-                values = np.asarray(picture.convert("L") if picture.mode not in ("I", "I;16", "F") else picture, dtype=np.float64)
+                values = np.asarray(
+                    picture.convert("L") if picture.mode not in ("I", "I;16", "F") else picture, dtype=np.float64
+                )
         except (UnidentifiedImageError, OSError) as error:
-            raise InputError(f"cannot read {path} as a picture of a kernel: {' '.join(str(error).split())[:80]}") from error
+            raise InputError(
+                f"cannot read {path} as a picture of a kernel: {' '.join(str(error).split())[:80]}"
+            ) from error
         if not values.sum() > 0:
             raise InputError(f"the kernel in {path} is black")
         values = values / values.sum()

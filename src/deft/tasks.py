@@ -6,7 +6,7 @@ A task is what an amortised h is fitted to. `TASKS` is the table that the comman
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar, cast
 
@@ -130,8 +130,18 @@ class ImageTask(ABC):
     @classmethod
     def usual_conventions(cls) -> dict[str, Any]:
         """The settings for other programs' measurements, with their usual values."""
-        usual = {f.name: f.default if f.default is not MISSING else f.default_factory() for f in fields(cls) if f.name in cls.conventions}  # type: ignore[misc]
+        usual: dict[str, Any] = {}
+        for f in fields(cls):
+            usual[f.name] = f.default_factory() if f.default_factory is not MISSING else f.default
         return {k: usual[k] for k in cls.conventions}
+
+    @property
+    def elsewhere(self) -> str:
+        """What to say of a y that does not fit, which another program may have measured: the settings there are for that. "" if none."""
+        if not self.conventions:
+            return ""
+        names = ", ".join(f"{k}=" for k in self.conventions)
+        return f"measured by another program? This task has the settings {names}; `deft measure convert` reads other programs' files (docs/conventions.md)"
 
     def check(self, event_shape: Sequence[int]) -> Observation:
         """Try the task on one grey image of a shape, before anything is computed; returns that observation.
@@ -311,8 +321,9 @@ class Phase(ImageTask):
     signed: str = FALSE
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        options = {"padding": self.padding, "signed": self.signed == TRUE, "intensity": self.intensity == TRUE}
-        return recast(PhaseRetrieval(self.oversample, **options), Magnitudes(self.shifted == TRUE, self.norm, self.intensity == TRUE))
+        counts = self.intensity == TRUE
+        own = PhaseRetrieval(self.oversample, padding=self.padding, signed=self.signed == TRUE, intensity=counts)
+        return recast(own, Magnitudes(self.shifted == TRUE, self.norm, counts))
 
 
 @dataclass(frozen=True)
@@ -806,3 +817,15 @@ def make_task(config: dict[str, Any]) -> ImageTask:
     options = dict(config)
     name = options.pop("name")
     return Tilt(**options) if name == Tilt.name else get_task(name, **options)
+
+
+def other_settings(made: Mapping[str, Any], task: ImageTask) -> list[str]:
+    """What a file's `config()` says otherwise than a task, the noise aside: one text each. A convention that is not written is the usual one.
+
+    >>> other_settings({"name": "ct", "angles": 60, "start": 90.0}, get_task("ct"))
+    ['start: measured with 90.0, expected 0.0']
+    """
+    usual = task.usual_conventions()
+    wanted = {**usual, **task.config()}
+    found = {**usual, **made}
+    return [f"{k}: measured with {found[k]}, expected {v}" for k, v in wanted.items() if k in found and found[k] != v and k not in ("name", "sigma_y")]

@@ -15,7 +15,19 @@ from deft.operator.recast import NORMS, ORIGINS
 from deft.settings import read_angles, switch
 from deft.tasks import CT
 
-K_SPACE = ("mask", "maps", "centred", "norm", "origin", "sign", "layout", "orientation", "magnitude", "crop", "value_scale")
+K_SPACE = (
+    "mask",
+    "maps",
+    "centred",
+    "norm",
+    "origin",
+    "sign",
+    "layout",
+    "orientation",
+    "magnitude",
+    "crop",
+    "value_scale",
+)
 OPTIONS: dict[str, tuple[str, ...]] = {
     "fastmri": (*K_SPACE, "rows"),
     "sigpy": (*K_SPACE, "rows"),
@@ -26,7 +38,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Which options each program's measurements have."""
 KEYS = {
-    "fastmri": ("kspace",), "sigpy": ("kspace", "ksp", "y"), "skimage": ("sinogram", "y"), "odl": ("sinogram", "y"), "lodopab": ("data",), "rays": ("y",),
+    "fastmri": ("kspace",), "sigpy": ("kspace", "ksp", "y"), "skimage": ("sinogram", "y"), "odl": ("sinogram", "y"),
+    "lodopab": ("data",), "rays": ("y",),
 }  # fmt: skip
 SPELLING = {"value_scale": "--scale", "value_range": "--images-in", "task_options": "--task-option"}
 
@@ -38,28 +51,70 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.command()
 @click.argument("program", type=Name("program", OPTIONS))
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write."
+)
 @click.option("--rows", metavar="FIRST:LAST", help="Slices FIRST to LAST - 1 of the file.  [default: all]")
 @click.option("--sigma-y", type=float, help="Deviation of the noise in the converted y.  [default: the task's]")
 @click.option("--scale", "value_scale", type=float, help="Multiply the program's values with this first.")
-@click.option("--mask", type=click.Path(path_type=Path), help="k-space: 1 sampled, 0 not: [W] columns, or [H, W].  [default: where it is not 0]")
-@click.option("--maps", type=click.Path(path_type=Path), help="k-space: complex sensitivities [coils, H, W]; for one coil exp(i phase) of the image.")
-@click.option("--centred", callback=_yes_no, metavar="true|false", help="k-space: zero frequency in the middle.  [default: true]")
-@click.option("--norm", type=Name("norm", NORMS), help="k-space: ortho, backward (plain sums) or forward.  [default: ortho]")
-@click.option("--origin", type=Name("origin", ORIGINS), help="k-space: the pixel of phase 0, middle or corner.  [default: middle]")
+@click.option(
+    "--mask",
+    type=click.Path(path_type=Path),
+    help="k-space: 1 sampled, 0 not: [W] columns, or [H, W].  [default: where it is not 0]",
+)
+@click.option(
+    "--maps",
+    type=click.Path(path_type=Path),
+    help="k-space: complex sensitivities [coils, H, W]; for one coil exp(i phase) of the image.",
+)
+@click.option(
+    "--centred", callback=_yes_no, metavar="true|false", help="k-space: zero frequency in the middle.  [default: true]"
+)
+@click.option(
+    "--norm", type=Name("norm", NORMS), help="k-space: ortho, backward (plain sums) or forward.  [default: ortho]"
+)
+@click.option(
+    "--origin", type=Name("origin", ORIGINS), help="k-space: the pixel of phase 0, middle or corner.  [default: middle]"
+)
 @click.option("--sign", type=int, help="k-space: of the exponent.  [default: -1]")
-@click.option("--layout", type=Name("layout", ("auto", "complex", "last", "channels")), help="k-space of real numbers: where the axis of 2 is.")
-@click.option("--orientation", multiple=True, type=Name("orientation", programs.ORIENTATIONS), help="Turn the image so. May be repeated.")
-@click.option("--magnitude", is_flag=True, default=None, help="k-space, all of it sampled: measure the magnitude of the image anew (a simulation).")
+@click.option(
+    "--layout",
+    type=Name("layout", ("auto", "complex", "last", "channels")),
+    help="k-space of real numbers: where the axis of 2 is.",
+)
+@click.option(
+    "--orientation",
+    multiple=True,
+    type=Name("orientation", programs.ORIENTATIONS),
+    help="Turn the image so. May be repeated.",
+)
+@click.option(
+    "--magnitude",
+    is_flag=True,
+    default=None,
+    help="k-space, all of it sampled: measure the magnitude of the image anew (a simulation).",
+)
 @click.option("--crop", type=int, help="With --magnitude: the middle of the image, so many pixels wide.")
-@click.option("--theta", help="skimage: the angles given to radon, in degrees: a file, or numbers with commas.  [default: 0 to 179]")
+@click.option(
+    "--theta",
+    help="skimage: the angles given to radon, in degrees: a file, or numbers with commas.  [default: 0 to 179]",
+)
 @click.option("--circle", callback=_yes_no, metavar="true|false", help="skimage: as given to radon.  [default: true]")
 @click.option("--extent", type=float, help="odl: side of the domain, in its units.")
 @click.option("--detector-extent", type=float, help="odl: of the row of detectors.  [default: the domain's diagonal]")
 @click.option("--every", type=int, help="odl, lodopab: keep one angle of so many.  [default: 1]")
 @click.option("--own-side", type=int, help="skimage, odl: pixels along a side of the image that was measured.")
-@click.option("--side", type=int, help="Pixels along a side of the images to be made (the prior's).  [default: those that were measured]")
-@click.option("--images-in", "value_range", type=Numbers(), help="Black and white of the images that were measured.  [default: 0,1]")
+@click.option(
+    "--side",
+    type=int,
+    help="Pixels along a side of the images to be made (the prior's).  [default: those that were measured]",
+)
+@click.option(
+    "--images-in",
+    "value_range",
+    type=Numbers(),
+    help="Black and white of the images that were measured.  [default: 0,1]",
+)
 @task_option_option
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @json_option
@@ -92,8 +147,20 @@ def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool,
     made.save(out)
     for note in made.notes:
         output.say(note)
-    output.say(f"{len(made.y)} measurements of the task {made.task.name}, shape {tuple(made.y.shape[1:])}, noise {made.task.sigma_y:g}; wrote {out}")
-    output.result({"out": str(out), "task": made.task.config(), "n": len(made.y), "shape": list(made.y.shape[1:]), "scale": made.scale, "notes": made.notes})
+    output.say(
+        f"{len(made.y)} measurements of the task {made.task.name}, shape {tuple(made.y.shape[1:])}, noise "
+        f"{made.task.sigma_y:g}; wrote {out}"
+    )
+    output.result(
+        {
+            "out": str(out),
+            "task": made.task.config(),
+            "n": len(made.y),
+            "shape": list(made.y.shape[1:]),
+            "scale": made.scale,
+            "notes": made.notes,
+        }
+    )
 
 
 def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | None) -> programs.Converted:
@@ -114,7 +181,10 @@ def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | N
     if program == "odl":
         for key, what in (("extent", "the side of the domain"), ("own_side", "its pixels")):
             if key not in asked:
-                raise InputError(f"odl needs --{key.replace('_', '-')}, {what}: 128 and 128 for uniform_discr([-64, -64], [64, 64], (128, 128))")
+                raise InputError(
+                    f"odl needs --{key.replace('_', '-')}, {what}: 128 and 128 for uniform_discr([-64, -64], [64, "
+                    "64], (128, 128))"
+                )
         return programs.from_odl(array, sigma_y=sigma_y, **asked)
     if program == "lodopab":
         return programs.from_lodopab(array, sigma_y=sigma_y, **asked)
@@ -127,7 +197,9 @@ def _degrees(text: str) -> list[float]:
     try:
         return [float(v) for v in text.split(",")]
     except ValueError:
-        raise InputError(f"--theta is a file of degrees, or numbers with commas between them; got {text!r}, which is neither") from None
+        raise InputError(
+            f"--theta is a file of degrees, or numbers with commas between them; got {text!r}, which is neither"
+        ) from None
 
 
 def _rows(array: Any, rows: str | None) -> Any:

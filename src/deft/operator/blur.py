@@ -12,13 +12,15 @@ from deft.operator.separable import BOUNDARIES, _outside
 
 
 class EdgedConvolution(Convolution):
-    """y = k * x with something else outside the image than the opposite edge: E, then `Convolution`, then the crop back to the image.
+    """y = k * x with something else outside the image than the opposite edge: E, `Convolution`, then a crop.
 
-    E puts the image into a larger one and fills what is around it ("reflect": d c b a | a b c d | d c b a; "zero"; "repeat"). The
+    E puts the image into a larger one and fills what is around it: "reflect" (d c b a | a b c d | d c b a), "zero",
+    or "repeat" (the edge's own pixel). The
     adjoint folds what fell outside back to where it came from. No closed-form solve: conjugate gradients.
 
     Args:
-        kernel, correlate, early: as `Convolution`'s. boundary: one of `deft.operator.separable.BOUNDARIES`; "circular" is `Convolution` itself.
+        kernel, correlate, early: as `Convolution`'s. boundary: one of `deft.operator.separable.BOUNDARIES`;
+            "circular" is `Convolution` itself.
     """
 
     def __init__(self, kernel: Tensor, boundary: str = BOUNDARIES[0], *, correlate: bool = False, early: bool = False):
@@ -74,8 +76,11 @@ class EdgedConvolution(Convolution):
         return LinearOperator.solve(self, r, noise, gram)
 
     def pinv(self, y: Tensor) -> Tensor:
-        """argmin |A x - y|^2 + 1e-10 |x|^2, by conjugate gradients: made for consistent y; noise comes back much enlarged."""
-        return conjugate_gradient(lambda v: 1e-10 * v + self.adjoint(self(v)), self.adjoint(y), tolerance=1e-9, most=1000)
+        """argmin |A x - y|^2 + 1e-10 |x|^2, by conjugate gradients: made for consistent y; noise comes back much
+        enlarged."""
+        return conjugate_gradient(
+            lambda v: 1e-10 * v + self.adjoint(self(v)), self.adjoint(y), tolerance=1e-9, most=1000
+        )
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
         """From the dense matrix."""

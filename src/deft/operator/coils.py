@@ -13,10 +13,10 @@ from deft.random import BatchNoise, Noise
 class CoilFourier(LinearOperator):
     """y_c = M F (s_c x): frequencies of a real image x seen through known complex sensitivities s_c, one for each coil.
 
-    A real image has no phase; what it is multiplied with may have one. One coil with s = exp(i phase) is an image of known phase.
-    y [B, 2 coils, H, W] holds the real parts of all coils, then the imaginary ones, of the orthonormal transform, zero frequency in the
-    middle, 0 where not sampled: `MaskedFourier`'s convention, whose measurements these are for one coil with s = 1 (which keeps
-    the imaginary part of frequencies that are their own mirror images at zero; here they are measured).
+    A real image has no phase; what it is multiplied with may have one. One coil with s = exp(i phase) is an image of
+    known phase. y [B, 2 coils, H, W] holds the real parts of all coils, then the imaginary ones, of the orthonormal
+    transform, zero frequency in the middle, 0 where not sampled. With one coil and s = 1 that is `MaskedFourier`'s y
+    (which keeps the imaginary part of frequencies that are their own mirror images at zero; here it is measured).
 
         A^T y = sum over c of Re(conj(s_c) F^H M y_c)
 
@@ -32,7 +32,8 @@ class CoilFourier(LinearOperator):
     def __init__(self, coils: Tensor):
         if coils.ndim != 4 or coils.shape[1] < 3 or coils.shape[1] % 2 == 0:
             raise ContractError(
-                f"CoilFourier needs [B or 1, 1 + 2 coils, H, W] (mask, real parts, imaginary parts of the sensitivities), got shape {tuple(coils.shape)}"
+                "CoilFourier needs [B or 1, 1 + 2 coils, H, W] (mask, real parts, imaginary parts of the "
+                f"sensitivities), got shape {tuple(coils.shape)}"
             )
         mask = coils[:, :1]
         if not bool(((mask == 0) | (mask == 1)).all()):
@@ -50,12 +51,17 @@ class CoilFourier(LinearOperator):
 
     def _check_sample(self, x: Tensor) -> None:
         if x.shape[1] != 1 or x.shape[2:] != self.coils.shape[2:]:
-            raise ContractError(f"CoilFourier takes grey images [B, 1, {self.coils.shape[2]}, {self.coils.shape[3]}], got shape {tuple(x.shape)}")
+            raise ContractError(
+                f"CoilFourier takes grey images [B, 1, {self.coils.shape[2]}, {self.coils.shape[3]}], got shape "
+                f"{tuple(x.shape)}"
+            )
 
     def _check_measurement(self, y: Tensor) -> None:
         if y.shape[1] != self.coils.shape[1] - 1 or y.shape[2:] != self.coils.shape[2:]:
             wanted = ", ".join(map(str, (self.coils.shape[1] - 1, *self.coils.shape[2:])))
-            raise ContractError(f"CoilFourier with {self.coils.shape[1] // 2} coils makes y [B, {wanted}], got shape {tuple(y.shape)}")
+            raise ContractError(
+                f"CoilFourier with {self.coils.shape[1] // 2} coils makes y [B, {wanted}], got shape {tuple(y.shape)}"
+            )
 
     def __call__(self, x: Tensor) -> Tensor:
         mask, real, imaginary = (v.to(x.dtype) for v in self._parts)
@@ -92,7 +98,7 @@ class CoilFourier(LinearOperator):
 
 
 def smooth_coils(noise: Noise | BatchNoise, height: int, width: int, coils: int) -> Tensor:
-    """Sensitivities drawn at random, [B, coils, H, W] complex with sum |s_c|^2 = 1: each a bump around the image, each with a slow phase.
+    """Sensitivities drawn at random, [B, coils, H, W] complex with sum |s_c|^2 = 1: bumps with slow phases.
 
     For training where the scanner's own are not at hand. One coil: magnitude 1 everywhere, a slow phase.
     """

@@ -2,8 +2,8 @@
 
     y' = scale R y,    R orthonormal: a permutation of y's entries, changes of sign, a phase at each frequency
 
-so that A' = scale R A, and everything else follows from A's own: A'^T = scale A^T R^T, A'^+ = A^+ R^T / scale, and the noise of y'
-is that of y times `scale`. A network is shown the same as for A.
+so that A' = scale R A, and everything else follows from A's own: A'^T = scale A^T R^T, A'^+ = A^+ R^T / scale. The
+noise of y' is that of y times `scale`. A network is shown the same as for A.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class KSpace(Convention):
 
     centred: zero frequency at (H // 2, W // 2); False: at (0, 0), as `fft2` leaves it.
     norm: as NumPy and PyTorch name it: "ortho", "backward" (plain sums), "forward" (sums divided by H W).
-    origin: the image's pixel that has phase 0, "corner" (0, 0), as `fft2` takes it, or "middle" (H // 2, W // 2): fastMRI's fft2c, sigpy.
+    origin: the image's pixel that has phase 0, "corner" (0, 0), as `fft2` takes it, or "middle" (H // 2, W // 2):
+        fastMRI's fft2c, sigpy.
     sign: of the exponent, -1 as `fft2`, or 1.
     """
 
@@ -73,7 +74,8 @@ class KSpace(Convention):
         return _scale(self.norm, y)
 
     def _turn(self, y: Tensor) -> Tensor:
-        """exp(2 pi i (k_1 (H // 2) / H + k_2 (W // 2) / W)), zero frequency in the middle, [H, W]: what moves the origin."""
+        """exp(2 pi i (k_1 (H // 2) / H + k_2 (W // 2) / W)), zero frequency in the middle, [H, W]: what moves the
+        origin."""
         along = []
         for n in y.shape[-2:]:
             k = torch.arange(n, dtype=torch.float64, device=y.device) - n // 2
@@ -106,8 +108,10 @@ class KSpace(Convention):
 
 @dataclass(frozen=True)
 class Magnitudes(Convention):
-    """Magnitudes of a Fourier transform, next to those of `PhaseRetrieval`: shifted: zero frequency in the middle, not at (0, 0); norm as in `KSpace`;
-    intensity: their squares."""
+    """Magnitudes of a Fourier transform, next to those of `PhaseRetrieval`.
+
+    shifted: zero frequency in the middle, not at (0, 0). norm: as in `KSpace`. intensity: squares of magnitudes.
+    """
 
     shifted: bool = False
     norm: str = "ortho"
