@@ -581,10 +581,8 @@ def from_odl(
     """What ODL's `RayTransform` of a `parallel_beam_geometry` returned, [angles, detectors], as a measurement of the
     task ct.
 
-    Its angles lie in the middles of equal parts of half a turn, from (0.5 / n) 180 degrees on. ODL's first axis is
-    x: of an array that is
-    looked at as rows and columns, direction 0 sums along rows, which is -90 degrees here. Values are line integrals
-    in the space's units.
+    Its angles lie in the middles of n equal parts of half a turn, from 90 / n degrees on. Its first axis is x, that is
+    the rows of an array, downwards, so that its 0 degrees are -90 here. Values are line integrals in the space's units.
 
     Args:
         extent: of the square domain, in its units: 128 for uniform_discr([-64, -64], [64, 64], ...). own_side: its

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from deft.errors import InputError, unknown
-from deft.images import read_arrays
 
 TRUE, FALSE = "true", "false"
 WORDS = {TRUE: TRUE, "yes": TRUE, "1": TRUE, "on": TRUE, FALSE: FALSE, "no": FALSE, "0": FALSE, "off": FALSE}
@@ -63,7 +63,7 @@ def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarr
     if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for {name}: {path}")
     if path.suffix in (".npy", ".npz"):
-        arrays = read_arrays(path)
+        arrays = _arrays(path)
         found = [k for k in keys if k in arrays]
         if not found and len(arrays) == 1:
             found = list(arrays)
@@ -92,6 +92,15 @@ def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarr
     if len({len(r) for r in rows}) != 1:
         raise InputError(f"{path}: its lines hold different amounts of numbers, {len(rows[0])} in the first")
     return np.asarray(rows)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as f:
+            loaded = np.load(f, allow_pickle=False)
+            return {"x": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"cannot read {path} as an array file: {' '.join(str(error).split())[:80]}") from error
 
 
 def read_angles(path: str | Path, unit: str = "") -> list[float]:

@@ -15,8 +15,8 @@ class EdgedConvolution(Convolution):
     """y = k * x with something else outside the image than the opposite edge: E, `Convolution`, then a crop.
 
     E puts the image into a larger one and fills what is around it: "reflect" (d c b a | a b c d | d c b a), "zero",
-    or "repeat" (the edge's own pixel). The
-    adjoint folds what fell outside back to where it came from. No closed-form solve: conjugate gradients.
+    or "repeat" (the edge's own pixel). The adjoint folds what fell outside back to where it came from. No closed-form
+    solve: conjugate gradients.
 
     Args:
         kernel, correlate, early: as `Convolution`'s. boundary: one of `deft.operator.separable.BOUNDARIES`;
