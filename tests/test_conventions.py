@@ -894,7 +894,7 @@ def test_convert_and_sample_at_the_command_line(program, tmp_path, capsys):
         (("skimag", "x.npy"), "did you mean 'skimage'"), (("skimage", "none.npy"), "no such file"), (("skimage", "x.npy", "--extent", "2"), "--extent does nothing for skimage"),
         (("odl", "x.npy"), "odl needs --extent"), (("odl", "x.npy", "--extent", "2"), "needs --own-side"), (("skimage", "x.npy", "--theta", "zero"), "neither"),
         (("skimage", "x.npy", "--theta", "0,1", "--rows", "0:1"), "leave --rows out"), (("sigpy", "x.npy", "--centred", "perhaps"), "true or false"),
-        (("skimage", "x.npy", "--out", "y.npy"), "must end in .npz"), (("skimage", "x.txt"), "read as .npy"), (("skimage", "x.npy", "--images-in", "0,1,2"), "two numbers"),
+        (("skimage", "x.npy", "--out", "y.npy"), "must end in .npz"), (("skimage", "x.txt"), "read as .npy"), (("skimage", "x.npy", "--range", "0,1,2"), "two numbers"),
         (("sigpy", "two.npz"), "expected one of kspace"), (("rays", "x.npy", "--task-option", "angle=3"), "did you mean 'angles'"),
     ],
     ids=lambda v: str(v)[:40],

@@ -650,14 +650,14 @@ class LimitedAngle(CT):
 class RayCT(CT, Drawn):
     """CT where some rays were not measured: `missing` of the detectors are dead, others for each image (in a file of yours: any rays).
 
-    side: of the image in pixels, needed where `detectors` is given: the mask alone must say how large the image is.
+    side: of the image in pixels, needed where `detectors` is given: `rays` alone must say how large the image is.
     """
 
     name = "ct-rays"
     title = "CT with dead detectors"
     about = "parallel-beam CT from 60 angles, one detector in ten is dead"
-    drawn = "mask"
-    convention = "as ct, with a mask of rays [N, 1, angles, detectors]: 1 measured, 0 not"
+    drawn = "rays"
+    convention = "as ct; rays [N, 1, angles, detectors]: 1 measured, 0 not"
     missing: float = 0.1
     side: int = 0
 

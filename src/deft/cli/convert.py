@@ -41,7 +41,7 @@ KEYS = {
     "fastmri": ("kspace",), "sigpy": ("kspace", "ksp", "y"), "skimage": ("sinogram", "y"), "odl": ("sinogram", "y"),
     "lodopab": ("data",), "rays": ("y",),
 }  # fmt: skip
-SPELLING = {"value_scale": "--scale", "value_range": "--images-in", "task_options": "--task-option"}
+SPELLING = {"value_scale": "--scale", "value_range": "--range", "task_options": "--task-option"}
 
 
 def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bool | None:
@@ -110,7 +110,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
     help="Pixels along a side of the images to be made (the prior's).  [default: those that were measured]",
 )
 @click.option(
-    "--images-in",
+    "--range",
     "value_range",
     type=Numbers(),
     help="Black and white of the images that were measured.  [default: 0,1]",
@@ -165,7 +165,7 @@ def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool,
 
 def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | None) -> programs.Converted:
     if "value_range" in asked and len(asked["value_range"]) != 2:
-        raise InputError(f"--images-in takes black and white, two numbers, got {len(asked['value_range'])}")
+        raise InputError(f"--range takes black and white, two numbers, got {len(asked['value_range'])}")
     if "value_scale" in asked:
         asked["scale"] = asked.pop("value_scale")
     if program in ("fastmri", "sigpy"):

@@ -279,26 +279,26 @@ class Radon(Wrapped):
 class RayRadon(Radon):
     """`Radon` where some rays are no measurement: a dead detector, a direction that was lost, metal that nothing came through.
 
-    y has the shape of a whole sinogram, 0 where nothing was measured; A = M R with M the mask. A network and `fbp` are shown the
+    y has the shape of a whole sinogram, 0 where nothing was measured; A = M R with M of 1 and 0. A network and `fbp` are shown the
     sinogram with each missing ray filled in from the nearest measured ones of its row, linearly (a row that is missing as a whole stays 0).
 
     Args:
-        mask: 1 where a ray was measured, 0 where not, [B or 1, 1, angles, detectors]. The rest is `Radon`'s.
+        rays: 1 where a ray was measured, 0 where not, [B or 1, 1, angles, detectors]. The rest is `Radon`'s.
     """
 
-    per_sample = ("mask",)
+    per_sample = ("rays",)
 
-    def __init__(self, side: int, mask: Tensor, **geometry: Any):
+    def __init__(self, side: int, rays: Tensor, **geometry: Any):
         super().__init__(side, **geometry)
         g = self.geometry
-        if mask.ndim != 4 or tuple(mask.shape[1:]) != (1, g.angles, g.detectors) or not bool(((mask == 0) | (mask == 1)).all()):
+        if rays.ndim != 4 or tuple(rays.shape[1:]) != (1, g.angles, g.detectors) or not bool(((rays == 0) | (rays == 1)).all()):
             raise ContractError(
-                f"the mask of rays is [B or 1, 1, {g.angles}, {g.detectors}] of 1 (measured) and 0, got shape {tuple(mask.shape)}"
+                f"the mask of rays is [B or 1, 1, {g.angles}, {g.detectors}] of 1 (measured) and 0, got shape {tuple(rays.shape)}"
             )
-        empty = (mask.flatten(1).sum(1) == 0).nonzero().flatten().tolist()
+        empty = (rays.flatten(1).sum(1) == 0).nonzero().flatten().tolist()
         if empty:
             raise ContractError(f"the mask of rays number {empty[0]} hides every ray: 1 is measured, 0 is not")
-        self.mask = mask.to(torch.get_default_dtype())
+        self.rays = rays.to(torch.get_default_dtype())
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.restrict(super().__call__(x))
@@ -313,17 +313,17 @@ class RayRadon(Radon):
         return self.restrict(super()._there(x))
 
     def restrict(self, y: Tensor) -> Tensor:
-        return self.mask.to(y.dtype) * self._sinogram(y)
+        return self.rays.to(y.dtype) * self._sinogram(y)
 
     def count(self, y: Tensor) -> Tensor:
-        return self.mask.to(y.dtype).expand(len(y), *y.shape[1:]).flatten(1).sum(1)
+        return self.rays.to(y.dtype).expand(len(y), *y.shape[1:]).flatten(1).sum(1)
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
         return super().fbp(self.filled(y), window)
 
     def filled(self, y: Tensor) -> Tensor:
         """y with what is missing between measured rays of a row interpolated linearly; at a row's ends the nearest goes on."""
-        measured = self.mask.to(y.dtype).expand(len(y), *y.shape[1:]) > 0
+        measured = self.rays.to(y.dtype).expand(len(y), *y.shape[1:]) > 0
         n = y.shape[-1]
         at = torch.arange(n, device=y.device).expand(y.shape)
         left = torch.where(measured, at, -1).cummax(-1).values
@@ -335,7 +335,7 @@ class RayRadon(Radon):
         return torch.where(measured, y, torch.where(some, inside, torch.zeros_like(y)))
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
-        """From the dense matrix (`LinearOperator.spectrum`): the masks differ."""
+        """From the dense matrix (`LinearOperator.spectrum`): the rays differ from row to row."""
         return LinearOperator.spectrum(self, event_shape, like)
 
 
