@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from deft import convert
 from deft.errors import ContractError, InputError
-from deft.measurement import read_measurement, save_measurement
+from deft.measurement import read_measurement, save_measurement, task_of
 from deft.operator import (
     HDR,
     JPEG,
@@ -775,6 +775,33 @@ def test_a_file_of_another_convention_is_told_from_this_one(name, options):
     there, usual_task = get_task(name, **options), get_task(name)
     assert other_settings(json.loads(json.dumps(there.config())), usual_task) and other_settings(usual_task.config(), there)
     assert not other_settings(json.loads(json.dumps(there.config())), there) and not other_settings(usual_task.config(), usual_task)
+
+
+@pytest.mark.parametrize(("name", "options"), SETTINGS, ids=lambda v: str(v))
+def test_a_file_brings_its_convention_or_is_refused(name, options, tmp_path):
+    """Without a task the file's own is taken; with a task of another convention it is refused, either way round."""
+    there, usual_task = get_task(name, **options), get_task(name)
+    channels = 3 if name in ("colourise", "jpeg") else 1
+    x = random(2, channels, 32, 32).float().clamp(-1, 1)
+    for task, other in ((there, usual_task), (usual_task, there)):
+        save_measurement(tmp_path / "y.npz", task.observe(x, BatchNoise(2, 0)), task)
+        assert task_of(tmp_path / "y.npz") == task
+        with pytest.raises(InputError, match="by another operator"):
+            read_measurement(tmp_path / "y.npz", other, (channels, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda y: np.where(np.arange(y.shape[-1]) == 3, np.nan, y), lambda y: y.astype(complex), lambda y: y[..., 2:-2]], ids=["NaN", "complex", "size"]
+)
+@pytest.mark.parametrize("name", ["ct", "mri", "phase"])
+def test_a_y_that_does_not_fit_names_the_settings(name, change, tmp_path):
+    task, x = get_task(name), random(2, 1, 32, 32).float().clamp(-1, 1)
+    obs = task.observe(x, BatchNoise(2, 0))
+    arrays = {"y": change(obs.y.numpy())} | ({task.drawn: obs.likelihood.operator.mask.numpy()} if task.drawn else {})
+    np.savez(tmp_path / "y.npz", **arrays)
+    with pytest.raises(InputError, match=r"deft measure convert.*docs/conventions.md") as error:
+        read_measurement(tmp_path / "y.npz", task, (1, 32, 32))
+    assert all(f"{k}=" in str(error.value) for k in task.conventions)
 
 
 @pytest.mark.parametrize("word", ["true", "True", "yes", "on", "1", 1, True])
