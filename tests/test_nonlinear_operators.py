@@ -291,7 +291,7 @@ def test_settings_out_of_range(make, finds):
     ("call", "finds"),
     [
         (lambda: JPEG(10)(torch.zeros(1, 1, 12, 8)), "multiples of 8"),
-        (lambda: JPEG(10)(torch.zeros(1, 8)), "multiples of 8"),
+        (lambda: JPEG(10)(torch.zeros(1, 8)), "4 axes"),
         (lambda: PhaseRetrieval()(torch.zeros(1, 8)), r"\[B, C, H, W\]"),
         (lambda: PhaseRetrieval().lift(torch.zeros(1, 1, 7, 8)), "2 H"),
         (lambda: Camera(9)(torch.zeros(1, 1, 8, 8)), "at least that size"),

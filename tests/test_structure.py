@@ -171,7 +171,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 # Layers.
 
 LAYERS = (
-    ("errors", "noise", "random", "gradient", "distributed"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
+    ("errors", "noise", "random", "gradient", "distributed", "settings"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
     ("condition",), ("sample",), ("tasks",),
     ("train",),
 )

@@ -30,7 +30,7 @@ from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
 from deft.likelihood.base import as_tensor
 from deft.operator import LinearOperator, Operator
 from deft.random import BatchNoise
-from deft.tasks import Drawn, ImageTask, LowLight, get_task
+from deft.tasks import Drawn, ImageTask, LowLight, get_task, other_settings
 
 
 def save_measurement(path: str | Path, obs: Observation, task: ImageTask, **more: Any) -> None:
@@ -82,7 +82,7 @@ def task_of(path: str | Path) -> ImageTask | None:
             kind = type(getattr(usual, key, value))
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise InputError(f"{key} is {value!r}")
-            if isinstance(value, str) and value:
+            if isinstance(value, str) and value and key not in (*usual.choices, *usual.switches):
                 raise InputError(f"{key} names a file, {value}")  # whoever made this file does not choose what is opened here
         return get_task(usual.name, **{k: float(v) if type(v) is int and isinstance(getattr(usual, k, v), float) else v for k, v in made.items()})
     except InputError as error:
@@ -101,7 +101,7 @@ def _check_task(path: Path, text: str, task: ImageTask) -> None:
     wanted = task.config()
     if made.get("name") != wanted["name"]:
         raise InputError(f"{path} is a measurement of the task {made.get('name')}, not of {wanted['name']}: give one of the same task")
-    other = [f"{k}: measured with {made[k]}, expected {v}" for k, v in wanted.items() if k in made and made[k] != v and k != "sigma_y"]
+    other = other_settings(made, task)
     if other:
         raise InputError(f"{path} was measured by another operator: {'; '.join(other)}")
 
@@ -120,11 +120,12 @@ def observation(
             f"{where}[y] holds {arrays['y'].dtype} values, {arrays['y'].min()} to {arrays['y'].max()}: say what black and white of the images were with "
             f"--range{_asked(arrays['y'].astype(np.float64), task)}"
         )
-    y = _tensor(arrays["y"], f"{where}[y]")
+    y = _tensor(arrays["y"], f"{where}[y]", task.elsewhere)
     y = y[None] if y.ndim == probe.y.ndim - 1 else y
     if y.shape[1:] != probe.y.shape[1:]:
         raise InputError(
             f"{where}[y] has shape {tuple(y.shape)}; the task {task.name} makes (N, {', '.join(map(str, probe.y.shape[1:]))}) of images of {shape_text(event_shape)}"
+            + (f"; {task.elsewhere}" if task.elsewhere else "")
         )
     for i, row in enumerate(y):
         if not bool(row.any()) and value_range is None:
@@ -244,13 +245,15 @@ def _mask_shape(like: Tensor, event_shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(event_shape) if like.ndim == len(event_shape) + 1 else tuple(like.shape[1:])
 
 
-def _tensor(array: np.ndarray, where: str) -> Tensor:
+def _tensor(array: np.ndarray, where: str, elsewhere: str = "") -> Tensor:
+    """elsewhere: what leads out where another program measured."""
+    out = f"; {elsewhere}" if elsewhere else ""
     if array.dtype.kind not in "fiub":
-        raise InputError(f"{where} holds {array.dtype}, expected numbers")
+        raise InputError(f"{where} holds {array.dtype}, expected real numbers{out}")
     if array.ndim == 0:
         raise InputError(f"{where} is one number, expected an array")
     value = as_tensor(array, where).float()
     bad = int((~torch.isfinite(value)).sum())
     if bad:
-        raise InputError(f"{where} has {bad} values that are not finite (NaN or infinite)")
+        raise InputError(f"{where} has {bad} values that are not finite (NaN or infinite){out}")
     return value

@@ -6,8 +6,8 @@ A task is what an amortised h is fitted to. `TASKS` is the table that the comman
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, ClassVar, cast
 
 import torch
@@ -22,21 +22,37 @@ from deft.operator import (
     BlockAverage,
     BlurSpace,
     Camera,
+    CoilFourier,
+    ColourJPEG,
     Compressed,
     Convolution,
+    EdgedConvolution,
     Identity,
+    KSpace,
+    Magnitudes,
     Mask,
     MaskedFourier,
     Operator,
     PhaseRetrieval,
     Radon,
+    RayRadon,
     bicubic,
+    every,
     gaussian_blur,
     grey,
     masks,
     motion_kernels,
+    recast,
+    smooth_coils,
 )  # fmt: skip
+from deft.operator.jpeg import SUBSAMPLINGS
+from deft.operator.radon import SENSES
+from deft.operator.recast import NORMS, ORIGINS
+from deft.operator.separable import BOUNDARIES, FILTERS, LUMAS, PIXELS
 from deft.random import BatchNoise, Noise
+from deft.settings import FALSE, TRUE, choice, in_degrees, kernel_rows, numbers, read_angles, read_kernel, switch
+
+Choices = dict[str, tuple[str, ...]]
 
 
 class RefusingNoise:
@@ -58,6 +74,8 @@ class ImageTask(ABC):
 
     Class variables: name, title and about for people; lift_channels as the operator's; prior: the bundled prior that `deft demo`
     takes; pictures: y is a picture with values in [-1, 1], which may come as a PNG; drawn: what differs from image to image ("mask", "kernel"), so that a measurement has to come with it ("" if nothing does).
+    convention: what y's numbers mean, in one line; conventions: the settings that say so where another program measured. At their
+    usual values these are left out of `config()`, so that cards and measurement files stay what they were before there were any.
     """
 
     name: ClassVar[str]
@@ -67,11 +85,24 @@ class ImageTask(ABC):
     drawn: ClassVar[str] = ""
     prior: ClassVar[str] = "fashion"
     pictures: ClassVar[bool] = True
+    convention: ClassVar[str] = ""
+    conventions: ClassVar[tuple[str, ...]] = ()
+    switches: ClassVar[tuple[str, ...]] = ()
+    """Settings that are "true" or "false"."""
+    choices: ClassVar[Choices] = {}
+    """Settings that are one of some words."""
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
         if not self.sigma_y >= 0:
             raise InputError(f"{self.name}: sigma_y must be 0 (noiseless) or more, got {self.sigma_y}")
+        for key in self.switches:
+            self._set(key, switch(f"{key} of the task {self.name}", getattr(self, key)))
+        for key, known in self.choices.items():
+            choice(f"{key} of the task {self.name}", getattr(self, key), known)
+
+    def _set(self, key: str, value: Any) -> None:
+        object.__setattr__(self, key, value)
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
@@ -92,7 +123,25 @@ class ImageTask(ABC):
         return self.sigma_y == 0 and not self.drawn
 
     def config(self) -> dict[str, Any]:
-        return {"name": self.name, **asdict(self)}
+        """The settings as JSON; `make_task` makes the same task of them."""
+        usual = self.usual_conventions()
+        return {"name": self.name, **{k: v for k, v in asdict(self).items() if k not in usual or v != usual[k]}}
+
+    @classmethod
+    def usual_conventions(cls) -> dict[str, Any]:
+        """The settings for other programs' measurements, with their usual values."""
+        usual: dict[str, Any] = {}
+        for f in fields(cls):
+            usual[f.name] = f.default_factory() if f.default_factory is not MISSING else f.default
+        return {k: usual[k] for k in cls.conventions}
+
+    @property
+    def elsewhere(self) -> str:
+        """What to say of a y that does not fit, which another program may have measured: the settings there are for that. "" if none."""
+        if not self.conventions:
+            return ""
+        names = ", ".join(f"{k}=" for k in self.conventions)
+        return f"measured by another program? This task has the settings {names}; `deft measure convert` reads other programs' files (docs/conventions.md)"
 
     def check(self, event_shape: Sequence[int]) -> Observation:
         """Try the task on one grey image of a shape, before anything is computed; returns that observation.
@@ -128,6 +177,7 @@ class Masked(Drawn):
 
     lift_channels = 2
     drawn = "mask"
+    convention = "y = m x in [-1, 1], 0 where hidden; mask: 1 is seen, 0 hidden, [N, 1, H, W]"
 
     def build(self, drawn: Tensor) -> Operator:
         return Mask(drawn)
@@ -205,10 +255,14 @@ class SuperResolution(ImageTask):
     name = "sr4"
     title = "4x super-resolution"
     about = "4x super-resolution of block averages (the paper's code)"
+    convention = "y is the mean of each block, in [-1, 1]"
+    conventions = ("pixel",)
+    choices: ClassVar[Choices] = {"pixel": ("mean", *PIXELS)}
     factor: int = 4
+    pixel: str = "mean"
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return BlockAverage(self.factor)
+        return BlockAverage(self.factor) if self.pixel == "mean" else every((x.shape[2], x.shape[3]), self.factor, self.pixel)
 
 
 @dataclass(frozen=True)
@@ -218,11 +272,15 @@ class BicubicSuperResolution(ImageTask):
     name = "sr4-bicubic"
     title = "4x super-resolution (bicubic)"
     about = "4x super-resolution of antialiased bicubic down-sampling, noiseless (the paper's text)"
+    convention = "antialiased, a = -1/2, as Pillow and torch (antialias=True)"
+    conventions = ("filter",)
+    choices: ClassVar[Choices] = {"filter": FILTERS}
     sigma_y: float = 0.0
     factor: int = 4
+    filter: str = FILTERS[0]
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return bicubic((x.shape[2], x.shape[3]), self.factor)
+        return bicubic((x.shape[2], x.shape[3]), self.factor, self.filter)
 
 
 @dataclass(frozen=True)
@@ -232,6 +290,7 @@ class HighDynamicRange(ImageTask):
     name = "hdr"
     title = "high dynamic range"
     about = "over- and underexposed: y = clip(2 x, -1, 1)"
+    convention = "x and y in [-1, 1]: mid-grey 0 stays, both ends are cut off"
     lift_channels = 2
     sigma_y: float = 0.0
     gain: float = 2.0
@@ -249,11 +308,22 @@ class Phase(ImageTask):
     pictures = False
     title = "phase retrieval"
     about = "magnitudes of the Fourier transform, oversampled twice"
+    convention = "y = |fft2((x + 1)/2, padded with black)|, orthonormal, zero frequency at [0, 0]"
+    conventions = ("intensity", "shifted", "norm", "padding", "signed")
+    switches = ("intensity", "shifted", "signed")
+    choices: ClassVar[Choices] = {"norm": NORMS}
     sigma_y: float = 0.0
     oversample: int = 2
+    intensity: str = FALSE
+    shifted: str = FALSE
+    norm: str = NORMS[0]
+    padding: int = 0
+    signed: str = FALSE
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return PhaseRetrieval(self.oversample)
+        counts = self.intensity == TRUE
+        own = PhaseRetrieval(self.oversample, padding=self.padding, signed=self.signed == TRUE, intensity=counts)
+        return recast(own, Magnitudes(self.shifted == TRUE, self.norm, counts))
 
 
 @dataclass(frozen=True)
@@ -267,6 +337,7 @@ class CameraDeblur(ImageTask):
     lift_channels = 2
     title = "non-linear deblurring"
     about = "a camera with blurs that differ over the image, a response curve and saturation"
+    convention = "y in [-1, 1], black -1 and saturated 1; a camera of this library's own, no other program's"
     sigma_y: float = 0.0
     seed: int = 42
     weights: str = ""
@@ -286,10 +357,19 @@ class GaussianDeblur(ImageTask):
     name = "deblur-gaussian"
     title = "Gaussian deblurring"
     about = "a Gaussian blur, 1.5 pixels wide"
+    convention = "sum 1, cut off at 4 deviations, edges mirrored (d c b a | a b c d)"
+    conventions = ("boundary",)
+    choices: ClassVar[Choices] = {"boundary": BOUNDARIES}
     deviation: float = 1.5
+    boundary: str = BOUNDARIES[0]
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return gaussian_blur((x.shape[2], x.shape[3]), self.deviation)
+        return gaussian_blur((x.shape[2], x.shape[3]), self.deviation, self.boundary)
+
+
+SUMS, EVENS = ("one", "any", "divide"), ("refuse", "before", "after")
+SUM_TOLERANCE = 1e-2
+"""How far from 1 the sum of a kernel may be, which is more than rounding it to bytes does."""
 
 
 @dataclass(frozen=True)
@@ -300,13 +380,52 @@ class MotionDeblur(Drawn):
     title = "motion deblurring"
     about = "a shaken camera: another motion blur for each image"
     drawn = "kernel"
+    convention = "kernels of odd sides and sum 1, convolved (turned round); the image goes on at the opposite edge"
+    conventions = ("kernel", "taps", "correlate", "boundary", "sum", "even")
+    switches = ("correlate",)
+    choices: ClassVar[Choices] = {"boundary": ("circular", *(b for b in BOUNDARIES if b != "circular")), "sum": SUMS, "even": EVENS}
     size: int = 9
+    kernel: str = ""
+    taps: list[list[float]] = field(default_factory=list, hash=False)
+    correlate: str = FALSE
+    boundary: str = "circular"
+    sum: str = "one"
+    even: str = "refuse"
+
+    def __post_init__(self) -> None:
+        """kernel: a file, read once into `taps`, which a card keeps. correlate, boundary: see the operators. sum: what to do with a kernel
+        whose sum is not 1: refuse it ("one"), take it ("any"), divide it. even: which pixel is the middle of an even side, if any."""
+        super().__post_init__()
+        if self.kernel:
+            self._set("taps", read_kernel(self.kernel))
+            self._set("kernel", "")
+        if self.taps:
+            self._set("taps", kernel_rows(f"taps of the task {self.name}", self.taps))
+            self.build(torch.tensor(self.taps)[None, None])
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
-        return motion_kernels(noise, self.size)
+        drawn = motion_kernels(noise, self.size)
+        return torch.tensor(self.taps, dtype=drawn.dtype).expand(len(drawn), 1, -1, -1).contiguous() if self.taps else drawn
 
     def build(self, drawn: Tensor) -> Operator:
-        return Convolution(drawn)
+        if drawn.ndim != 4 or drawn.shape[1] != 1:
+            raise InputError(f"kernels for {self.name} are [N, 1, k, k'], one for all channels, got shape {tuple(drawn.shape)}")
+        sides = tuple(drawn.shape[2:])
+        if self.even == "refuse" and any(n % 2 == 0 for n in sides):
+            raise InputError(
+                f"a kernel of {sides[0]}x{sides[1]} has an even side, which has no middle: say even=before (pixel {sides[0] // 2 - 1}, as MATLAB) or "
+                f"even=after (pixel {sides[0] // 2}, as SciPy), or add a row or column of zeros"
+            )
+        total = drawn.double().sum((1, 2, 3))
+        far = int((total - 1).abs().argmax())
+        if self.sum == "divide":
+            if not bool((total.abs() > 1e-6 * drawn.abs().double().sum((1, 2, 3))).all()):
+                raise InputError(f"a kernel of sum {float(total[far]):.3g} cannot be divided by it")
+            drawn = drawn / total.to(drawn)[:, None, None, None]
+        elif self.sum == "one" and abs(float(total[far]) - 1) > SUM_TOLERANCE:
+            raise InputError(f"kernel number {far} has the sum {float(total[far]):.4g}, so that a grey image gets brighter or darker: sum=divide makes it 1, sum=any takes it so")
+        options = {"correlate": self.correlate == TRUE, "early": self.even == "before"}
+        return Convolution(drawn, **options) if self.boundary == "circular" else EdgedConvolution(drawn, self.boundary, **options)
 
 
 @dataclass(frozen=True)
@@ -316,11 +435,15 @@ class Colourise(ImageTask):
     name = "colourise"
     title = "colourisation"
     about = "a grey version of a colour image"
+    convention = "y = .299 R + .587 G + .114 B (BT.601) of values in [-1, 1]"
+    conventions = ("luma",)
+    choices: ClassVar[Choices] = {"luma": tuple(LUMAS)}
+    luma: str = "601"
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         if x.shape[1] < 2:
             raise ContractError(f"colourisation needs images of several channels, got {x.shape[1]}")
-        return grey(x.shape[1])
+        return grey(x.shape[1], self.luma)
 
 
 @dataclass(frozen=True)
@@ -330,6 +453,7 @@ class Denoise(ImageTask):
     name = "denoise"
     title = "remove noise"
     about = "the image under noise of deviation 0.5"
+    convention = "y = x + noise in [-1, 1], not clipped; .5 is 64 grey levels of 255"
     sigma_y: float = 0.5
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
@@ -343,11 +467,15 @@ class Decompress(ImageTask):
     name = "jpeg"
     title = "JPEG restoration"
     about = "a JPEG of quality 5"
+    convention = "libjpeg's quality and its luminance table for each channel by itself: a grey file"
+    conventions = ("colour",)
+    choices: ClassVar[Choices] = {"colour": ("each", *SUBSAMPLINGS)}
     sigma_y: float = 0.0
     quality: int = 5
+    colour: str = "each"
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return JPEG(self.quality)
+        return JPEG(self.quality) if self.colour == "each" else ColourJPEG(self.quality, self.colour)
 
 
 @dataclass(frozen=True)
@@ -358,6 +486,7 @@ class CompressedSensing(ImageTask):
     pictures = False
     title = "compressed sensing"
     about = "random mixtures of all pixels, one for every four"
+    convention = "y [N, m] = signs, cosine transform and choice drawn from `seed`: this library's own, no other program's"
     ratio: float = 0.25
     seed: int = 0
 
@@ -367,40 +496,144 @@ class CompressedSensing(ImageTask):
 
 @dataclass(frozen=True)
 class MRI(Drawn):
-    """Single-coil k-space with an acceleration, another choice of lines for each image."""
+    """Single-coil k-space with an acceleration, another choice of lines for each image.
+
+    centred, norm, origin, sign: the k-space's convention (`deft.operator.recast.KSpace`); a mask is in the same order.
+    """
 
     name = "mri"
     pictures = False
     title = "accelerated MRI"
     about = "one coil, every fourth line of k-space at random and the centre"
     drawn = "mask"
+    convention = "y: real, then imaginary parts of the orthonormal fft2 of x, zero frequency at [H/2, W/2], pixel [0, 0] of phase 0"
+    conventions = ("centred", "norm", "origin", "sign")
+    switches = ("centred",)
+    choices: ClassVar[Choices] = {"norm": NORMS, "origin": ORIGINS}
     acceleration: float = 4.0
     centre: float = 0.08
+    centred: str = TRUE
+    norm: str = NORMS[0]
+    origin: str = ORIGINS[0]
+    sign: int = -1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.k_space  # noqa: B018  the sign is -1 or 1
+
+    @property
+    def k_space(self) -> KSpace:
+        return KSpace(self.centred == TRUE, self.norm, self.origin, self.sign)
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
-        return masks.columns(noise, shape[1], shape[2], self.acceleration, self.centre)
+        mask = masks.columns(noise, shape[1], shape[2], self.acceleration, self.centre)
+        return mask if self.k_space.centred else torch.fft.ifftshift(mask, (-2, -1))
 
     def build(self, drawn: Tensor) -> Operator:
-        return MaskedFourier(drawn)
+        return recast(MaskedFourier(drawn if self.k_space.centred else torch.fft.fftshift(drawn, (-2, -1))), self.k_space)
+
+
+@dataclass(frozen=True)
+class CoilMRI(MRI):
+    """K-space of several coils with known sensitivities, or of one image of known phase (one coil of magnitude 1).
+
+    What is drawn is [N, 1 + 2 coils, H, W]: the mask, then the real and the imaginary parts of the sensitivities.
+    """
+
+    name = "mri-coils"
+    title = "accelerated MRI, known coils"
+    about = "four coils of known complex sensitivity, every fourth line of k-space and the centre"
+    drawn = "coils"
+    convention = "as mri, for each coil; x is real and the sensitivities carry its phase: coils = mask, their real, their imaginary parts"
+    coils: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sign != -1 or self.coils < 1:
+            raise InputError(f"{self.name} needs sign=-1 and at least 1 coil, got {self.sign} and {self.coils}: conjugate k-space and sensitivities instead")
+
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        if shape[0] != 1:
+            raise ContractError(f"{self.name} needs grey images, got {shape[0]} channels")
+        mask = super().draw(shape, noise)
+        s = smooth_coils(noise, shape[1], shape[2], self.coils)
+        return torch.cat([mask, s.real.to(mask), s.imag.to(mask)], 1)
+
+    def build(self, drawn: Tensor) -> Operator:
+        if not self.k_space.centred:
+            drawn = torch.cat([torch.fft.fftshift(drawn[:, :1], (-2, -1)), drawn[:, 1:]], 1)
+        return recast(CoilFourier(drawn), self.k_space)
 
 
 @dataclass(frozen=True)
 class CT(ImageTask):
-    """Line integrals along parallel beams from `angles` directions over `arc` degrees."""
+    """Line integrals along parallel beams from `angles` directions over `arc` degrees.
+
+    The settings for other scanners and programs are those of `Radon`; here detectors 0 is enough for the image's corners, and axis_x, axis_y
+    are its `axis`. angle_file: a file with one angle for each row of y, read once into `directions`, which a card keeps;
+    angle_unit: degrees or radians, where the file leaves it open.
+    """
 
     name = "ct"
     pictures = False
     title = "sparse-view CT"
     about = "parallel-beam CT from 60 angles, noise of about 3.5 % (the paper's)"
     prior = "ct"
+    convention = "integrals of x along lines, its side 1 long; row 0 (0 degrees) runs along columns, then counter-clockwise; detectors a pixel apart"
+    conventions = (
+        "rotation", "start", "centre", "detectors", "pitch", "length", "axis_x", "axis_y", "directions", "angle_file", "angle_unit",
+    )  # fmt: skip
+    choices: ClassVar[Choices] = {"rotation": SENSES, "angle_unit": ("", "degrees", "radians")}
     sigma_y: float = 0.02
     angles: int = 60
     arc: float = 180.0
+    rotation: str = SENSES[0]
+    start: float = 0.0
+    centre: float = 0.0
+    detectors: int = 0
+    pitch: float = 1.0
+    length: float = 1.0
+    axis_x: float = 0.0
+    axis_y: float = 0.0
+    directions: list[float] = field(default_factory=list, hash=False)
+    angle_file: str = ""
+    angle_unit: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.angle_file:
+            self._set("directions", read_angles(self.angle_file, self.angle_unit))
+        elif self.directions:
+            given = numbers(f"directions of the task {self.name}", self.directions)
+            self._set("directions", in_degrees(given, self.angle_unit, "directions") if self.angle_unit else given)
+        elif self.angle_unit:
+            raise InputError(f"angle_unit of the task {self.name} says what angle_file or directions are in: give one of them")
+        if self.directions:
+            if self.rotation != SENSES[0] or self.start:
+                sign = 1 if self.rotation == SENSES[0] else -1
+                self._set("directions", [self.start + sign * v for v in self.directions])
+                self._set("rotation", SENSES[0])
+                self._set("start", 0.0)
+            if self.angles != len(self.directions):
+                if self.angles != type(self).angles:
+                    raise InputError(f"angles of the task {self.name} is {self.angles}, but {len(self.directions)} directions are given: leave angles out")
+                self._set("angles", len(self.directions))
+        self._set("angle_file", "")
+        self._set("angle_unit", "")
+        if self.detectors < 0:
+            raise InputError(f"detectors of the task {self.name} is a number of them, or 0 for what the image's corners need, got {self.detectors}")
+
+    def geometry(self) -> dict[str, Any]:
+        """What `Radon` is told besides the image's side."""
+        return {
+            "angles": self.angles, "detectors": self.detectors or None, "arc": self.arc, "start": self.start, "rotation": self.rotation,
+            "centre": self.centre, "pitch": self.pitch, "length": self.length, "axis": (self.axis_x, self.axis_y), "directions": self.directions,
+        }  # fmt: skip
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         if x.shape[2] != x.shape[3]:
             raise ContractError(f"CT needs square images, got {x.shape[2]}x{x.shape[3]}")
-        return Radon(x.shape[2], self.angles, arc=self.arc).to(x.device)
+        return Radon(x.shape[2], **self.geometry()).to(x.device)
 
 
 @dataclass(frozen=True)
@@ -414,6 +647,51 @@ class LimitedAngle(CT):
 
 
 @dataclass(frozen=True)
+class RayCT(CT, Drawn):
+    """CT where some rays were not measured: `missing` of the detectors are dead, others for each image (in a file of yours: any rays).
+
+    side: of the image in pixels, needed where `detectors` is given: `rays` alone must say how large the image is.
+    """
+
+    name = "ct-rays"
+    title = "CT with dead detectors"
+    about = "parallel-beam CT from 60 angles, one detector in ten is dead"
+    drawn = "rays"
+    convention = "as ct; rays [N, 1, angles, detectors]: 1 measured, 0 not"
+    missing: float = 0.1
+    side: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.missing < 1:
+            raise InputError(f"missing of the task {self.name} is a share of the detectors from 0 to below 1, got {self.missing}")
+
+    def _image_side(self, detectors: int) -> int:
+        if self.side:
+            return self.side
+        sides = [n for n in range(2, detectors + 1) if Radon(n, 1, pitch=self.pitch).geometry.detectors == detectors]
+        if self.detectors or len(sides) != 1:
+            raise InputError(f"{self.name} with {detectors} detectors does not say how large the image is: give side=PIXELS (--task-option)")
+        return sides[0]
+
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        if shape[1] != shape[2] or self.side not in (0, shape[1]):
+            raise ContractError(f"{self.name} needs square images" + (f" of side {self.side}" if self.side else "") + f", got {shape[1]}x{shape[2]}")
+        g = Radon(shape[1], **self.geometry()).geometry
+        if self._image_side(g.detectors) != shape[1]:
+            raise InputError(f"{self.name} with {g.detectors} detectors needs side={shape[1]}")
+        u = noise.uniform((g.detectors,))
+        dead = torch.zeros_like(u).scatter_(1, u.topk(round(self.missing * g.detectors), dim=1).indices, 1.0)
+        return (1 - dead)[:, None, None].expand(-1, 1, g.angles, -1).contiguous()
+
+    def build(self, drawn: Tensor) -> Operator:
+        return RayRadon(self._image_side(drawn.shape[-1]), drawn, **self.geometry())
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return Drawn.operator(self, x, noise)
+
+
+@dataclass(frozen=True)
 class LowLight(ImageTask):
     """Photon counts: y ~ Poisson(photons (x + 1)/2) / photons, on the scale of intensities."""
 
@@ -421,6 +699,7 @@ class LowLight(ImageTask):
     pictures = False
     title = "low light"
     about = "photon counts, 20 where the image is white"
+    convention = "y = counts / photons: 0 is black, about 1 white"
     photons: float = 20.0
 
     @property
@@ -509,7 +788,7 @@ TASKS: dict[str, type[ImageTask]] = {
     t.name: t
     for t in (
         Inpaint, FreeForm, RandomPixels, Outpaint, SuperResolution, BicubicSuperResolution, HighDynamicRange, Phase, CameraDeblur,
-        GaussianDeblur, MotionDeblur, Colourise, Denoise, Decompress, CompressedSensing, MRI, CT, LimitedAngle, LowLight,
+        GaussianDeblur, MotionDeblur, Colourise, Denoise, Decompress, CompressedSensing, MRI, CoilMRI, CT, LimitedAngle, RayCT, LowLight,
     )
 }  # fmt: skip
 """Name -> class: read by the command line, the comparison and the conformance tests."""
@@ -538,3 +817,15 @@ def make_task(config: dict[str, Any]) -> ImageTask:
     options = dict(config)
     name = options.pop("name")
     return Tilt(**options) if name == Tilt.name else get_task(name, **options)
+
+
+def other_settings(made: Mapping[str, Any], task: ImageTask) -> list[str]:
+    """What a file's `config()` says otherwise than a task, the noise aside: one text each. A convention that is not written is the usual one.
+
+    >>> other_settings({"name": "ct", "angles": 60, "start": 90.0}, get_task("ct"))
+    ['start: measured with 90.0, expected 0.0']
+    """
+    usual = task.usual_conventions()
+    wanted = {**usual, **task.config()}
+    found = {**usual, **made}
+    return [f"{k}: measured with {found[k]}, expected {v}" for k, v in wanted.items() if k in found and found[k] != v and k not in ("name", "sigma_y")]

@@ -81,7 +81,13 @@ def info(name: str, as_json: bool) -> None:
 def list_all(as_json: bool) -> None:
     """List tasks, methods, samplers and priors."""
     output = Output(as_json)
-    tasks: list[dict[str, Any]] = [{"name": k, "title": t.title, "about": t.about, "drawn": t.drawn, "prior": t.prior, "settings": {a: b for a, b in t().config().items() if a != "name"}} for k, t in TASKS.items()]
+    tasks: list[dict[str, Any]] = [
+        {
+            "name": k, "title": t.title, "about": t.about, "drawn": t.drawn, "prior": t.prior,
+            "settings": {a: b for a, b in t().config().items() if a != "name"}, "convention": t.convention, "conventions": t.usual_conventions(),
+        }
+        for k, t in TASKS.items()
+    ]  # fmt: skip
     samplers: list[dict[str, Any]] = [
         {"name": k, "stochastic": s.stochastic or "eta" in inspect.signature(s).parameters, "order": s.order, "about": (s.__doc__ or "").split("\n")[0]}
         for k, s in SAMPLERS.items()
@@ -93,10 +99,12 @@ def list_all(as_json: bool) -> None:
         "families": [{"name": k, "about": v.about} for k, v in FAMILIES.items()], "conventions": [{"name": k, "about": v.about} for k, v in CONVENTIONS.items()],
         "spacings": list(SPACINGS), "schedules": list(SCHEDULES),
     }  # fmt: skip
-    output.say("tasks")
+    output.say("tasks; below each what the numbers of y mean, and its settings for measurements of other programs (docs/conventions.md)")
     for t in tasks:
         drawn = f"; drawn for each image: {t['drawn']}" if t["drawn"] else ""
         output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())}){drawn}")
+        more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))
+        output.say(f"  {'':<17} {t['convention']}{more}")
     output.say("methods")
     for m in methods:
         needs = "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from deft.cli import common
-from deft.cli.common import DATA_HELP, Name, Output, json_option
+from deft.cli.common import DATA_HELP, Name, NearestGroup, Output, json_option
+from deft.cli.convert import convert as convert_command
 from deft.errors import InputError
 from deft.evaluate.report import picture_of
 from deft.images import Column, Reading, picture_grid, save_image, to_pixels
@@ -16,20 +18,21 @@ from deft.random import Noise
 from deft.tasks import TASKS
 
 
-@click.command()
-@click.option("--task", type=Name("task", TASKS), required=True)
+@click.group(cls=NearestGroup, invoke_without_command=True)
+@click.option("--task", type=Name("task", TASKS), help="What is measured.  [required]")
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the noise.  [default: the task's]")
-@click.option("--data", required=True, help=DATA_HELP)
+@click.option("--data", help=f"{DATA_HELP}  [required]")
 @click.option("--images", type=int, help="Measure the first so many images.  [default: all]")
 @click.option("--seed", default=0, show_default=True, help="Of masks, kernels and noise.")
 @click.option("--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write; a picture goes beside it.")
 @common.reading_options
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @json_option
+@click.pass_context
 def measure(
-    task: str, task_options: tuple[str, ...], sigma_y: float | None, data: str, images: int | None, seed: int, out: Path, skip_bad: bool,
-    resize: bool, convert: bool, value_range: str | None, overwrite: bool, as_json: bool,
+    ctx: click.Context, task: str | None, task_options: tuple[str, ...], sigma_y: float | None, data: str | None, images: int | None, seed: int, out: Path,
+    skip_bad: bool, resize: bool, convert: bool, value_range: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure images as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`.
 
@@ -37,6 +40,14 @@ def measure(
     deft measure --task ct --data ct:test --images 4 --out scans.npz
     deft sample --prior ct --method diffpir --measurement scans.npz --row 2 --out slice
     """
+    if ctx.invoked_subcommand is not None:
+        given = [p.opts[0] for p in ctx.command.params if p.name and ctx.get_parameter_source(p.name) is ParameterSource.COMMANDLINE]
+        if given:
+            raise InputError(f"{', '.join(given)} before `{ctx.invoked_subcommand}` would do nothing: give the options of `deft measure {ctx.invoked_subcommand}` after it")
+        return
+    if task is None or data is None:
+        missing = [name for name, value in (("--task", task), ("--data", data)) if value is None]
+        raise InputError(f"missing option {' and '.join(missing)}: deft measure --task NAME --data FOLDER")
     output = Output(as_json)
     if out.suffix != ".npz":
         raise InputError(f"--out must end in .npz, got {out}")
@@ -56,3 +67,6 @@ def measure(
     save_image(picture, picture_grid(columns, title=f"{chosen.title}, noise {chosen.sigma_y:g}"))
     output.say(f"{len(x)} measurements of shape {tuple(obs.y.shape[1:])}; wrote {out}, {picture}")
     output.result({"out": str(out), "picture": str(picture), "task": chosen.config(), "n": len(x), "shape": list(obs.y.shape[1:])})
+
+
+measure.add_command(convert_command)

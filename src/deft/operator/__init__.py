@@ -1,17 +1,20 @@
 """Operators: the noiseless part of a measurement."""
 
 from deft.operator.base import Identity, Linear, LinearOperator, Matrix, Operator, Spectrum
+from deft.operator.blur import EdgedConvolution
 from deft.operator.blurspace import BlurSpace
 from deft.operator.camera import Camera
+from deft.operator.coils import CoilFourier, smooth_coils
 from deft.operator.compressed import Compressed
 from deft.operator.foreign import from_deepinv, from_odl, from_scipy
 from deft.operator.fourier import Convolution, MaskedFourier, motion_kernels
 from deft.operator.image import BlockAverage, Mask
-from deft.operator.jpeg import JPEG
+from deft.operator.jpeg import JPEG, ColourJPEG
 from deft.operator.phase import PhaseRetrieval
 from deft.operator.pointwise import HDR
-from deft.operator.radon import Radon
-from deft.operator.separable import Separable, bicubic, gaussian_blur, grey
+from deft.operator.radon import Radon, RayRadon
+from deft.operator.recast import KSpace, Magnitudes, recast
+from deft.operator.separable import Separable, bicubic, every, gaussian_blur, grey
 
 __all__ = [
     "HDR",
@@ -19,24 +22,33 @@ __all__ = [
     "BlockAverage",
     "BlurSpace",
     "Camera",
+    "CoilFourier",
+    "ColourJPEG",
     "Compressed",
     "Convolution",
+    "EdgedConvolution",
     "Identity",
+    "KSpace",
     "Linear",
     "LinearOperator",
+    "Magnitudes",
     "Mask",
     "MaskedFourier",
     "Matrix",
     "Operator",
     "PhaseRetrieval",
     "Radon",
+    "RayRadon",
     "Separable",
     "Spectrum",
     "bicubic",
+    "every",
     "from_deepinv",
     "from_odl",
     "from_scipy",
     "gaussian_blur",
     "grey",
     "motion_kernels",
+    "recast",
+    "smooth_coils",
 ]

@@ -2,11 +2,16 @@
 
 An operator may carry one setting per sample (a mask each, say). Such tensors are named in `per_sample`, have
 the batch as their first axis (or 1 to be shared), and follow the batch when an observation is indexed.
+
+What an operator is given is checked before its own code sees it, here and for every subclass (`Operator._check_array`): a real
+floating-point tensor, with as many axes as the operator says it takes (`sample_axes`, `measured_axes`), and rows that go with
+its settings. PyTorch would broadcast or average where an axis is missing, and the result would look right.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,10 +26,73 @@ from deft.gradient import pullback
 Self = TypeVar("Self", bound="Operator")
 
 
+SAMPLES, MEASUREMENTS = "x", "y"
+ARGUMENTS = {
+    "__call__": (SAMPLES,), "adjoint": (MEASUREMENTS,), "lift": (MEASUREMENTS,), "pinv": (MEASUREMENTS,), "start": (MEASUREMENTS,),
+    "picture": (MEASUREMENTS,), "restrict": (MEASUREMENTS,), "count": (MEASUREMENTS,), "solve": (MEASUREMENTS,),
+    "vjp": (SAMPLES, MEASUREMENTS), "pull": (SAMPLES, MEASUREMENTS), "mean_update": (SAMPLES, MEASUREMENTS),
+}  # fmt: skip
+"""Which of an operator's methods take samples or measurements first: these arguments are checked."""
+
+
+def _checked(method: Callable[..., Any], kinds: tuple[str, ...]) -> Callable[..., Any]:
+    """The method, which looks at its first arguments before it runs."""
+
+    @functools.wraps(method)
+    def run(self: Operator, *args: Any, **more: Any) -> Any:
+        for kind, value in zip(kinds, args, strict=False):
+            self._check_array(kind, value)
+        return method(self, *args, **more)
+
+    return run
+
+
 class Operator(ABC):
     """A map from samples [B, *E] to measurements [B, *M]."""
 
     per_sample: ClassVar[tuple[str, ...]] = ()
+    sample_axes: ClassVar[str] = ""
+    """The axes of a batch of samples, for an operator that takes no other number of them: "B, C, H, W". Checked at every call."""
+    measured_axes: ClassVar[str] = ""
+    """The same of a batch of measurements."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, kinds in ARGUMENTS.items():
+            method = vars(cls).get(name)
+            if callable(method) and not getattr(method, "__isabstractmethod__", False):
+                setattr(cls, name, _checked(method, kinds))
+
+    def _check_array(self, kind: str, value: Any) -> None:
+        """Refuse what is no real floating-point tensor of this operator's axes, with rows for its settings (a `ContractError`)."""
+        name, what = type(self).__name__, "samples x" if kind == SAMPLES else "measurements y"
+        if not isinstance(value, Tensor):
+            found = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
+            raise ContractError(f"{name} takes {what} as a torch tensor, got a {found}: give torch.as_tensor(...)")
+        shape = tuple(value.shape)
+        if not value.is_floating_point():
+            way = "convert them to the prior's range as floats"
+            if value.is_complex():
+                way = "give the real and the imaginary parts as channels, torch.cat([y.real, y.imag], 1)"
+            dtype = str(value.dtype).removeprefix("torch.")
+            raise ContractError(f"{name} takes {what} as real floating-point numbers, got {dtype} of shape {shape}: {way}")
+        axes = self.sample_axes if kind == SAMPLES else self.measured_axes
+        count = axes.count(",") + 1
+        if axes and value.ndim != count:
+            way = "keep every axis, one of size 1 too" if value.ndim < count else "leave the extra axes out"
+            raise ContractError(f"{name} takes {what} of {count} axes [{axes}], got shape {shape}: {way}")
+        for setting in self.per_sample:
+            rows = getattr(self, setting).shape[0]
+            if rows != 1 and shape[0] not in (1, rows):  # one sample for all rows is a broadcast that is meant
+                setting = setting.strip("_")
+                raise ContractError(f"{name} holds the {setting} of {rows} samples, got {shape[0]} {what}: index it, op[i]")
+        (self._check_sample if kind == SAMPLES else self._check_measurement)(value)
+
+    def _check_sample(self, x: Tensor) -> None:  # noqa: B027
+        """More than the number of axes, for an operator that knows more."""
+
+    def _check_measurement(self, y: Tensor) -> None:  # noqa: B027
+        """The same of measurements."""
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -258,6 +326,7 @@ class Matrix(LinearOperator):
     """y = A x for vectors: A [m, d] shared by all samples, or [B, m, d]."""
 
     per_sample = ("matrix", "_values", "_vectors")
+    sample_axes, measured_axes = "B, d", "B, m"
 
     def __init__(self, matrix: Tensor):
         if matrix.ndim not in (2, 3):
@@ -301,6 +370,10 @@ class Linear(LinearOperator):
         adjoint: Callable[[Tensor], Tensor] | None = None,
     ):
         self.forward, self.event_shape, self._adjoint = forward, tuple(event_shape), adjoint
+
+    def _check_sample(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ContractError(f"this Linear takes samples [B, {', '.join(map(str, self.event_shape))}], got shape {tuple(x.shape)}")
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x)

@@ -38,6 +38,7 @@ class BlurSpace(Operator):
     """
 
     lift_channels = 2
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, net: BlurSpaceNet, seed: int = 42, code: Tensor | None = None):
         self.net, self.seed, self.code = net.eval().requires_grad_(False), seed, code

@@ -32,6 +32,7 @@ class Camera(Operator):
     """
 
     lift_channels = 2
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, side: int = 9, kernels: int = 4, exposure: float = 1.4, curve: float = 8.0, seed: int = 0):
         if side < 3 or side % 2 == 0 or kernels < 1:

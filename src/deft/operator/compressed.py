@@ -26,6 +26,8 @@ class Compressed(LinearOperator):
         seed: of signs and choice, which are kept in the operator and the same for all samples.
     """
 
+    measured_axes = "B, m"
+
     def __init__(self, event_shape: Sequence[int], ratio: float = 0.25, seed: int = 0):
         self.event_shape = tuple(event_shape)
         d = math.prod(self.event_shape)

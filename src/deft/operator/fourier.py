@@ -34,22 +34,32 @@ class Convolution(LinearOperator):
 
     Args:
         kernel: [B, 1, k, k'] or [1, 1, k, k'], centred at (k // 2, k' // 2); any sizes up to the image's.
+        correlate: y[i] = sum over a of k[a] x[i + a - middle], the kernel not turned round, as `torch.nn.functional.conv2d` does it.
+        early: the middle of an even side is k // 2 - 1, the pixel before the one that is taken otherwise (MATLAB).
     """
 
     per_sample = ("kernel",)
+    sample_axes = measured_axes = "B, C, H, W"
 
-    def __init__(self, kernel: Tensor):
+    def __init__(self, kernel: Tensor, *, correlate: bool = False, early: bool = False):
         if kernel.ndim != 4 or kernel.shape[1] != 1 or not kernel.is_floating_point():
             raise ContractError(f"Convolution needs a real kernel [B or 1, 1, k, k], got {kernel.dtype} of shape {tuple(kernel.shape)}")
-        self.kernel = kernel
+        self.kernel, self.correlate, self.early = kernel, correlate, early
+
+    def _middle(self) -> tuple[int, int]:
+        """Where the kernel that is convolved with (turned round for `correlate`) has its middle."""
+        k, l = ((n - 1) // 2 if self.early else n // 2 for n in self.kernel.shape[2:])
+        return (self.kernel.shape[2] - 1 - k, self.kernel.shape[3] - 1 - l) if self.correlate else (k, l)
 
     def _centred(self, height: int, width: int, like: Tensor) -> Tensor:
         """The kernel on the whole image with its middle at (0, 0), [B or 1, 1, H, W]."""
         k, l = self.kernel.shape[2:]
         if k > height or l > width:
             raise ContractError(f"a kernel of {k}x{l} does not fit an image of {height}x{width}: cut it, or fold it at the edges")
-        padded = torch.nn.functional.pad(self.kernel.to(like), (0, width - l, 0, height - k))
-        return padded.roll((-(k // 2), -(l // 2)), (2, 3))
+        kernel = self.kernel.to(like)
+        padded = torch.nn.functional.pad(kernel.flip((2, 3)) if self.correlate else kernel, (0, width - l, 0, height - k))
+        down, across = self._middle()
+        return padded.roll((-down, -across), (2, 3))
 
     def _times(self, v: Tensor, factor: Tensor) -> Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(v) * factor, s=v.shape[2:])
@@ -141,6 +151,7 @@ class MaskedFourier(LinearOperator):
     """
 
     per_sample = ("mask", "_parts", "_twice")
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, mask: Tensor):
         if mask.ndim != 4 or mask.shape[1] != 1 or not bool(((mask == 0) | (mask == 1)).all()):

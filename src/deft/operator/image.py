@@ -29,6 +29,16 @@ class Mask(LinearOperator):
             raise ContractError("a mask holds 1 (seen) and 0 (hidden) alone")
         self.mask = mask.to(torch.get_default_dtype())
 
+    def _check_sample(self, x: Tensor) -> None:
+        fits = x.ndim == self.mask.ndim and all(m in (1, n) for m, n in zip(self.mask.shape[1:], x.shape[1:], strict=True))
+        if not fits:
+            raise ContractError(
+                f"a mask of shape {tuple(self.mask.shape)} does not go with samples of shape {tuple(x.shape)}: expected the same axes, [B or 1, 1 or C, H, W] for images"
+            )
+
+    def _check_measurement(self, y: Tensor) -> None:
+        self._check_sample(y)
+
     def __call__(self, x: Tensor) -> Tensor:
         return self.mask.to(x.dtype) * x
 
@@ -61,6 +71,8 @@ class BlockAverage(LinearOperator):
 
     A A^T = I / factor^2, so both solves are closed forms.
     """
+
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, factor: int = 4):
         if factor < 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,46 +15,80 @@ from deft.random import generator
 class PhaseRetrieval(Operator):
     """y = |F P u|, u = (x + 1)/2: the orthonormal 2-d Fourier transform F of the image padded with black, P u.
 
-    For images [B, C, H, W] in [-1, 1], each channel by itself; y is [B, C, oversample H, oversample W]. Where in the
+    For images [B, C, H, W] in [-1, 1], each channel by itself; y is [B, C, oversample H, oversample W], zero frequency at (0, 0)
+    (`deft.operator.recast` has other orders and norms). Where in the
     padded plane the image lies does not change the magnitudes. An image turned by 180 degrees has the same y, and so
     has one moved inside a black border: nothing measured tells them apart.
 
     Args:
         oversample: the padded side over the image's, a whole number from 2 on (2: half a side on each side).
         iterations: of the reconstruction that `lift` and `pinv` make from y alone.
+        padding: pixels of black on each side, in place of `oversample`: y is [B, C, H + 2 padding, W + 2 padding].
+        signed: u = x, in [-1, 1], in place of (x + 1)/2: the padding is grey, and -x has the same y as x.
+        intensity: y = |F P u|^2, what a detector counts. `lift` and `pull` work with its root.
 
     Raises (when called): ContractError for a y that is no multiple of `oversample`.
     """
 
     lift_channels = 2
+    sample_axes = measured_axes = "B, C, H, W"
 
-    def __init__(self, oversample: int = 2, iterations: int = 60):
+    def __init__(
+        self, oversample: int = 2, iterations: int = 60, *, padding: int = 0, signed: bool = False, intensity: bool = False
+    ):
         if oversample < 2 or oversample != int(oversample):
             raise InputError(f"PhaseRetrieval needs a whole oversampling of at least 2, got {oversample}")
         if iterations < 1:
             raise InputError(f"PhaseRetrieval needs at least 1 iteration, got {iterations}")
+        if padding < 0 or padding != int(padding):
+            raise InputError(f"PhaseRetrieval needs a padding of whole pixels (0: oversample says it), got {padding}")
         self.oversample, self.iterations = int(oversample), iterations
+        self.padding, self.signed, self.intensity = int(padding), bool(signed), bool(intensity)
 
     def _transform(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
             raise ContractError(f"PhaseRetrieval needs images [B, C, H, W], got {tuple(x.shape)}")
-        height, width = x.shape[-2:]
-        return torch.fft.fft2((x + 1) / 2, s=(self.oversample * height, self.oversample * width), norm="ortho")
+        height, width = self._plane(x.shape[-2:])
+        return torch.fft.fft2(x if self.signed else (x + 1) / 2, s=(height, width), norm="ortho")
+
+    def _plane(self, sides: Sequence[int]) -> tuple[int, int]:
+        """Sides of y for an image's."""
+        height, width = (n + 2 * self.padding if self.padding else self.oversample * n for n in sides)
+        return height, width
+
+    @property
+    def _slope(self) -> float:
+        """du/dx."""
+        return 1.0 if self.signed else 0.5
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._transform(x).abs()
+        f = self._transform(x)
+        return f.real.square() + f.imag.square() if self.intensity else f.abs()
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
-        """P^T Re F^H (r e^{i phase}) / 2; a magnitude of exactly 0 has no derivative, and counts as 0."""
-        return torch.fft.ifft2(r * torch.sgn(self._transform(x)), norm="ortho").real[..., : x.shape[-2], : x.shape[-1]] / 2
+        """P^T Re F^H (r e^{i phase}) / 2; a magnitude of exactly 0 has no derivative, and counts as 0. (Of intensities: times 2 |F P u|.)"""
+        f = self._transform(x)
+        return self._carried(r * (2 * f if self.intensity else torch.sgn(f)), x.shape[-2:])
+
+    def _carried(self, f: Tensor, sides: Sequence[int]) -> Tensor:
+        """P^T Re F^H f times du/dx."""
+        back = torch.fft.ifft2(f, norm="ortho").real[..., : sides[0], : sides[1]]
+        return back if self.signed else back / 2
 
     def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 A'^T r / (noise + rho2/4): no eigenvalue of A' A'^T exceeds 1/4.
 
+        Of intensities, m = |F P u| and m' the root of y: 2 m r / (noise + rho2 2 m (m + m') / 4) in place of r / (noise + rho2/4).
         For noise -> 0 that is Fienup's error reduction, a whole step to the image with magnitudes y and the phase of
         x, cropped. It never raises the misfit, but it stops at local minima: a guidance map that is only as good as x.
         """
-        return rho2 * self.vjp(x, r / (noise + rho2 / 4))
+        bound = self._slope**2
+        if not self.intensity:
+            return rho2 * self.vjp(x, r / (noise + rho2 * bound))
+        f = self._transform(x)
+        here, seen = f.abs(), (r + f.abs().square()).clamp_min(0).sqrt()
+        gap = 2 * here * r / (noise + rho2 * bound * 2 * here * (seen + here))
+        return rho2 * self._carried(gap * torch.sgn(f), x.shape[-2:])
 
     def pinv(self, y: Tensor) -> Tensor:
         """The first half of `lift`."""
@@ -66,12 +102,16 @@ class PhaseRetrieval(Operator):
         its autocorrelation and is put in the middle. What remains: a fair share of images fails, the more the
         noise; a colour image's channels are turned to agree with the first one.
         """
-        n = self.oversample
-        if y.ndim != 4 or y.shape[-1] % n or y.shape[-2] % n:
+        n, p = self.oversample, self.padding
+        if p and min(y.shape[-2:]) <= 2 * p:
+            raise ContractError(f"PhaseRetrieval with a padding of {p} needs y [B, C, H + {2 * p}, W + {2 * p}], got {tuple(y.shape)}")
+        if not p and (y.shape[-1] % n or y.shape[-2] % n):
             raise ContractError(f"PhaseRetrieval with oversampling {n} needs y [B, C, {n} H, {n} W], got {tuple(y.shape)}")
-        height, width = y.shape[-2] // n, y.shape[-1] // n
-        u = retrieve(y.flatten(0, 1).float(), height, width, self.iterations).unflatten(0, y.shape[:2])
-        u = u.to(y.dtype) - 0.5
+        height, width = (size - 2 * p if p else size // n for size in y.shape[-2:])
+        magnitudes = y.clamp_min(0).sqrt() if self.intensity else y
+        low = -1.0 if self.signed else 0.0
+        u = retrieve(magnitudes.flatten(0, 1).float(), height, width, self.iterations, low=low).unflatten(0, y.shape[:2])
+        u = u.to(y.dtype) / 2 if self.signed else u.to(y.dtype) - 0.5
         turned = u.flip((-2, -1))
         centred = u - u.mean((-2, -1), keepdim=True)
         agree = (centred * centred[:, :1]).sum((-2, -1)) >= (centred.flip((-2, -1)) * centred[:, :1]).sum((-2, -1))
@@ -79,8 +119,8 @@ class PhaseRetrieval(Operator):
         return 2 * torch.cat([torch.where(agree, u, turned), torch.where(agree, turned, u)], dim=1)
 
 
-def retrieve(y: Tensor, height: int, width: int, iterations: int, beta: float = 0.9, polish: int = 10) -> Tensor:
-    """Images [N, height, width] in [0, 1] whose padded transform has magnitudes near y [N, *M]."""
+def retrieve(y: Tensor, height: int, width: int, iterations: int, beta: float = 0.9, polish: int = 10, low: float = 0.0) -> Tensor:
+    """Images [N, height, width] in [low, 1] whose padded transform has magnitudes near y [N, *M]."""
     plane = y.shape[-2:]
     half = (y + y.flip((-2, -1)).roll((1, 1), (-2, -1)))[..., : plane[1] // 2 + 1].clamp_min(0) / 2  # F u is Hermitian
     inside = support(half, plane, height, width).to(y.dtype)
@@ -91,7 +131,7 @@ def retrieve(y: Tensor, height: int, width: int, iterations: int, beta: float = 
     for i in range(iterations):
         f = torch.fft.rfft2(u, norm="ortho")
         v = torch.fft.irfft2(f * (half / f.abs().clamp_min(tiny)), s=plane, norm="ortho")
-        kept = inside * v.clamp(0, 1)
+        kept = inside * v.clamp(low, 1)
         u = kept if i >= iterations - polish else torch.where(v == kept, kept, u - beta * (v - kept))
     return u[..., :height, :width]
 
@@ -100,8 +140,13 @@ def support(half: Tensor, plane: torch.Size, height: int, width: int) -> Tensor:
     """Where the object may be, [N, *plane]: a box of its size in the middle of the image.
 
     A box of h rows has an autocorrelation of lags below h. The lags of `height` rows and `width` columns are out of
-    reach of any image: what is found there is noise, and measures what may be found at the others.
+    reach of any image: what is found there is noise, and measures what may be found at the others. In a plane of less than
+    twice the image's sides the lags wrap around and say nothing: the object may be anywhere in the image.
     """
+    if plane[0] < 2 * height or plane[1] < 2 * width:
+        box = torch.zeros(plane, dtype=torch.bool, device=half.device)
+        box[:height, :width] = True
+        return box.expand(len(half), -1, -1)
     lags = torch.fft.irfft2(half.square(), s=plane).abs()
     floor = torch.maximum(lags[..., height, :].amax(-1), lags[..., :, width].amax(-1))
     floor = torch.maximum(1.5 * floor, 1e-3 * lags[..., 0, 0])[:, None]

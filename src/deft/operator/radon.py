@@ -1,7 +1,8 @@
 """Computed tomography with parallel rays: the sinogram of an image, by Joseph's method, with its true adjoint.
 
-A ray at the angle theta and the distance s from the middle is the line X cos(theta) + Y sin(theta) = s, with X to the right
-and Y upwards. Joseph (1982): walk along the axis the ray is closest to, pixel by pixel, and interpolate linearly between the
+A ray at the angle theta and the distance s from the axis of rotation is the line X cos(theta) + Y sin(theta) = s, with X to the
+right and Y upwards, in pixels from the axis, which is the image's middle (between pixels where the side is even) unless told
+otherwise. Rows of a sinogram are angles, from 0 degrees on counter-clockwise; along a row s rises. Joseph (1982): walk along the axis the ray is closest to, pixel by pixel, and interpolate linearly between the
 two neighbours across it:
 
     y(theta, s) = 1/side * sum over steps of l * ((1 - w) x_i + w x_{i+1}),    l = 1 / max(|cos theta|, |sin theta|)
@@ -13,15 +14,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deft.errors import ContractError, InputError
-from deft.operator.base import DENSE, Spectrum, conjugate_gradient
+from deft.errors import ContractError, InputError, unknown
+from deft.operator.base import DENSE, LinearOperator, Spectrum, conjugate_gradient
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 from deft.random import BatchNoise
@@ -30,18 +31,64 @@ TOLERANCE, MOST = 1e-6, 500
 """Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most steps they take."""
 
 
+SENSES = ("counterclockwise", "clockwise")
+
+
 class Geometry(NamedTuple):
-    """side, detectors: in pixels, detectors one pixel apart. angles: how many, over `arc` degrees from 0, its end left out."""
+    """Where the rays are; see `Radon` for each. directions: theta in degrees, in place of angles, arc, start and rotation."""
 
     side: int
     angles: int
     detectors: int
     arc: float
+    start: float = 0.0
+    rotation: str = SENSES[0]
+    centre: float = 0.0
+    pitch: float = 1.0
+    length: float = 1.0
+    axis: tuple[float, float] = (0.0, 0.0)
+    directions: tuple[float, ...] = ()
+
+    def theta(self) -> Tensor:
+        """Angles in radians, counter-clockwise from the X axis, [angles], float64."""
+        if self.directions:
+            return torch.tensor(self.directions, dtype=torch.float64).deg2rad()
+        steps = torch.arange(self.angles, dtype=torch.float64) * math.radians(self.arc) / self.angles
+        return steps if self.default_angles else math.radians(self.start) + (1 if self.rotation == SENSES[0] else -1) * steps
+
+    @property
+    def default_angles(self) -> bool:
+        return self.start == 0 and self.rotation == SENSES[0] and not self.directions
+
+    @property
+    def arc_radians(self) -> float:
+        """The part of half a turn that the directions look from."""
+        if not self.directions:
+            return min(math.radians(self.arc), math.pi)
+        turn = sorted(v % 180 for v in self.directions)
+        gaps = [b - a for a, b in zip(turn, [*turn[1:], turn[0] + 180], strict=True)]
+        step = sorted(gaps)[len(gaps) // 2]
+        wedge = max(gaps) - step if len(gaps) > 2 and max(gaps) > 4 * step else 0.0
+        return math.radians(180 - wedge)
 
     def lines(self) -> tuple[Tensor, Tensor, Tensor]:
-        """cos theta, sin theta [angles], s [detectors], float64."""
-        theta = torch.arange(self.angles, dtype=torch.float64) * math.radians(self.arc) / self.angles
-        return theta.cos(), theta.sin(), torch.arange(self.detectors, dtype=torch.float64) - (self.detectors - 1) / 2
+        """cos theta, sin theta [angles], s [detectors] in pixels, float64."""
+        theta = self.theta()
+        s = torch.arange(self.detectors, dtype=torch.float64) - (self.detectors - 1) / 2
+        return theta.cos(), theta.sin(), (s - self.centre) * self.pitch
+
+    def share(self) -> Tensor | None:
+        """How much of half a turn each direction stands for, next to an even share: [angles] of mean 1; None if all are alike."""
+        if not self.directions:
+            return None
+        turn = torch.tensor(self.directions, dtype=torch.float64) % 180
+        order = turn.argsort()
+        gap = (turn[order].roll(-1) - turn[order]) % 180
+        gap[-1] = 180 - (turn[order][-1] - turn[order][0])
+        if self.angles > 2 and float(gap.max()) > 4 * float(gap.median()):  # a wedge that nobody looked at belongs to no direction
+            gap[gap.argmax()] = gap.median()
+        each = torch.zeros_like(gap).index_put_((order,), (gap + gap.roll(1)) / 2)
+        return each / each.mean()
 
 
 class Radon(Wrapped):
@@ -59,18 +106,53 @@ class Radon(Wrapped):
 
     Args:
         side: of the image, in pixels. angles: number of directions. arc: degrees they cover, less than 180 for a limited angle.
-        detectors: one pixel apart; if not given, enough for the image's corners.
+        detectors: how many; if not given, enough for the image's corners.
+        start: theta of the first direction, in degrees. rotation: "counterclockwise" or "clockwise", how theta goes on from there.
+        centre: where the axis of rotation falls on the row of detectors, in detectors right of its middle; fractions are usual.
+        pitch: from one detector to the next, in pixels of the image.
+        length: of the image's side in the units of y. 1 is described above; `side` makes y plain sums over pixels.
+        axis: where the axis of rotation meets the image, in pixels (right of, above) its middle.
+        directions: every theta in degrees, for directions that are not evenly spaced: angles, arc, start and rotation do not count.
+        (docs/conventions.md has what other programs need.)
     """
 
-    def __init__(self, side: int, angles: int = 60, detectors: int | None = None, arc: float = 180.0):
+    sample_axes = measured_axes = "B, C, H, W"
+
+    def __init__(
+        self,
+        side: int,
+        angles: int = 60,
+        detectors: int | None = None,
+        arc: float = 180.0,
+        *,
+        start: float = 0.0,
+        rotation: str = SENSES[0],
+        centre: float = 0.0,
+        pitch: float = 1.0,
+        length: float = 1.0,
+        axis: tuple[float, float] = (0.0, 0.0),
+        directions: Sequence[float] = (),
+    ):
         if side < 2 or angles < 1 or not 0 < arc <= 360 or (detectors is not None and detectors < 1):
             raise InputError(
                 f"Radon needs side >= 2, angles >= 1, detectors >= 1 and 0 < arc <= 360 degrees, got {side}, {angles}, {detectors} and {arc}"
             )
+        if not (0 < pitch < math.inf and 0 < length < math.inf):
+            raise InputError(f"Radon needs a pitch (pixels from detector to detector) and a length (of the image's side) above 0, got {pitch} and {length}")
+        offsets = {"start": start, "centre": centre, "axis x": axis[0], "axis y": axis[1]} | {f"directions[{i}]": v for i, v in enumerate(directions)}
+        for name, value in offsets.items():
+            if not math.isfinite(value):
+                raise InputError(f"Radon needs a finite {name}, got {value}")
+        if rotation not in SENSES:
+            raise unknown("rotation", str(rotation), SENSES)
         if detectors is None:
-            detectors = math.ceil(side * math.sqrt(2))
+            detectors = math.ceil(side * math.sqrt(2) / pitch)
             detectors += (detectors - side) % 2
-        self.geometry = Geometry(side, angles, detectors, float(arc))
+        directions = tuple(float(v) for v in directions)
+        self.geometry = Geometry(
+            side, len(directions) or angles, detectors, float(arc), float(start), rotation, float(centre), float(pitch), float(length),
+            (float(axis[0]), float(axis[1])), directions,
+        )  # fmt: skip
 
     def _there(self, x: Tensor) -> Tensor:
         g = self.geometry
@@ -110,8 +192,11 @@ class Radon(Wrapped):
         n = 2 * g.detectors
         response = _ramp(n, window, y.dtype, str(y.device))
         filtered = torch.fft.irfft(torch.fft.rfft(self._sinogram(y), n) * response, n)[..., : g.detectors]
+        share = g.share()
+        if share is not None:
+            filtered = filtered * share.to(filtered)[:, None]
         smeared = _apply(_table(_smear, g, y.dtype, str(y.device)), filtered, (g.side, g.side))
-        return smeared * (g.side * min(math.radians(g.arc), math.pi) / g.angles)
+        return smeared * (g.side * g.arc_radians / g.angles) / (g.pitch * g.length)
 
     def lift(self, y: Tensor) -> Tensor:
         """`fbp` with the Hann window."""
@@ -191,6 +276,69 @@ class Radon(Wrapped):
         )
 
 
+class RayRadon(Radon):
+    """`Radon` where some rays are no measurement: a dead detector, a direction that was lost, metal that nothing came through.
+
+    y has the shape of a whole sinogram, 0 where nothing was measured; A = M R with M of 1 and 0. A network and `fbp` are shown the
+    sinogram with each missing ray filled in from the nearest measured ones of its row, linearly (a row that is missing as a whole stays 0).
+
+    Args:
+        rays: 1 where a ray was measured, 0 where not, [B or 1, 1, angles, detectors]. The rest is `Radon`'s.
+    """
+
+    per_sample = ("rays",)
+
+    def __init__(self, side: int, rays: Tensor, **geometry: Any):
+        super().__init__(side, **geometry)
+        g = self.geometry
+        if rays.ndim != 4 or tuple(rays.shape[1:]) != (1, g.angles, g.detectors) or not bool(((rays == 0) | (rays == 1)).all()):
+            raise ContractError(
+                f"the mask of rays is [B or 1, 1, {g.angles}, {g.detectors}] of 1 (measured) and 0, got shape {tuple(rays.shape)}"
+            )
+        empty = (rays.flatten(1).sum(1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise ContractError(f"the mask of rays number {empty[0]} hides every ray: 1 is measured, 0 is not")
+        self.rays = rays.to(torch.get_default_dtype())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.restrict(super().__call__(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return super().adjoint(self.restrict(y))
+
+    def _back(self, y: Tensor) -> Tensor:
+        return super()._back(self.restrict(y))
+
+    def _there(self, x: Tensor) -> Tensor:
+        return self.restrict(super()._there(x))
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.rays.to(y.dtype) * self._sinogram(y)
+
+    def count(self, y: Tensor) -> Tensor:
+        return self.rays.to(y.dtype).expand(len(y), *y.shape[1:]).flatten(1).sum(1)
+
+    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
+        return super().fbp(self.filled(y), window)
+
+    def filled(self, y: Tensor) -> Tensor:
+        """y with what is missing between measured rays of a row interpolated linearly; at a row's ends the nearest goes on."""
+        measured = self.rays.to(y.dtype).expand(len(y), *y.shape[1:]) > 0
+        n = y.shape[-1]
+        at = torch.arange(n, device=y.device).expand(y.shape)
+        left = torch.where(measured, at, -1).cummax(-1).values
+        right = torch.where(measured, at, n).flip(-1).cummin(-1).values.flip(-1)
+        some = (left >= 0) | (right < n)
+        left, right = torch.where(left < 0, right, left).clamp(0, n - 1), torch.where(right >= n, left, right).clamp(0, n - 1)
+        weight = ((at - left) / (right - left).clamp_min(1)).to(y.dtype)
+        inside = (1 - weight) * y.gather(-1, left) + weight * y.gather(-1, right)
+        return torch.where(measured, y, torch.where(some, inside, torch.zeros_like(y)))
+
+    def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+        """From the dense matrix (`LinearOperator.spectrum`): the rays differ from row to row."""
+        return LinearOperator.spectrum(self, event_shape, like)
+
+
 class Table(NamedTuple):
     """A sparse matrix by rows: entries `start[i]` to `start[i + 1]` of `place` and `weight` belong to row i."""
 
@@ -229,7 +377,11 @@ def _joseph(g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
         c, q = float(cos[angle]), float(sin[angle])
         steep = abs(c) >= abs(q)  # the ray runs along Y: one step for each image row
         walk = middle - along.double() if steep else along.double() - middle
+        if g.axis != (0.0, 0.0):
+            walk = walk - g.axis[1 if steep else 0]
         across = (s[:, None] - walk * q) / c + middle if steep else middle - (s[:, None] - walk * c) / q
+        if g.axis != (0.0, 0.0):
+            across = across + (g.axis[0] if steep else -g.axis[1])
         low = across.floor()
         for i, w in ((low, 1 - (across - low)), (low + 1, across - low)):
             inside = (i >= 0) & (i < g.side) & (w > 0)
@@ -238,7 +390,7 @@ def _joseph(g: Geometry) -> tuple[Tensor, Tensor, Tensor]:
             ray = (angle * g.detectors + torch.arange(g.detectors))[:, None].expand_as(pixel)
             rows.append(ray[inside])
             places.append(pixel[inside])
-            weights.append(w[inside] / (max(abs(c), abs(q)) * g.side))
+            weights.append(w[inside] / (max(abs(c), abs(q)) * g.side) * g.length)
     return torch.cat(rows), torch.cat(places), torch.cat(weights)
 
 
@@ -258,7 +410,8 @@ def _smear(g: Geometry) -> Table:
     """Sum over angles of a sinogram, linearly interpolated at X cos theta + Y sin theta, for each pixel."""
     cos, sin, s = g.lines()
     axis = torch.arange(g.side, dtype=torch.float64) - (g.side - 1) / 2
-    at = (axis * cos[:, None])[:, None, :] - (axis * sin[:, None])[:, :, None] - s[0]
+    across, up = axis - g.axis[0], axis + g.axis[1]
+    at = ((across * cos[:, None])[:, None, :] - (up * sin[:, None])[:, :, None] - s[0]) / g.pitch
     low = at.floor()
     rows, places, weights = [], [], []
     pixel = torch.arange(g.side**2).reshape(1, g.side, g.side).expand_as(at)
@@ -299,7 +452,7 @@ def _roomy(side: int) -> int:
 def _response(g: Geometry, dtype: torch.dtype, device: str) -> Tensor:
     n = _roomy(g.side)
     down, across = (f(n, dtype=torch.float64) for f in (torch.fft.fftfreq, torch.fft.rfftfreq))
-    width = min(math.radians(g.arc), math.pi) * g.side
+    width = g.arc_radians * g.side
     shape = (1 + g.angles / (1 + width**2 * (down[:, None].square() + across.square())).sqrt()) / g.side
     there, back = (_table(make, g, torch.float32, "cpu") for make in (_rays, _pixels))
     v = BatchNoise(1, 0).normal((1, g.side, g.side)).float()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from deft.errors import ContractError, InputError
+from deft.errors import ContractError, InputError, unknown
 from deft.operator.base import LinearOperator, Spectrum
 
 SEEN = 1e-5
@@ -32,6 +32,8 @@ class Separable(LinearOperator):
         rows: R [h', h]. columns: W [w', w]. channels: K [c', c]. None: that axis is left as it is, of any size.
         lift: what a network is shown of y instead, [B, c', h', w'] -> [B, c, h, w].
     """
+
+    sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(
         self,
@@ -162,61 +164,128 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def bicubic(size: int | tuple[int, int], factor: int = 4) -> Separable:
+FILTERS = ("pillow", "matlab", "opencv")
+"""Bicubic down-sampling as three programs do it; see `bicubic`."""
+
+
+def bicubic(size: int | tuple[int, int], factor: int = 4, filter: str = FILTERS[0]) -> Separable:
     """Down-sampling by a whole factor with the antialiased bicubic filter, as Pillow and torch (antialias=True) do it.
 
     Keys' kernel (1981, a = -1/2) stretched by the factor, cut off at the image's edge and normalised to sum 1.
 
     Args:
         size: of the image: a side, or (height, width).
+        filter: "pillow", as above; "matlab" (imresize): the same kernel, the image mirrored at its edges (d c b a | a b c d); "opencv"
+            (INTER_CUBIC, and torch without antialias): a = -3/4, not stretched (4 pixels each way are looked at), edges repeated outwards.
     """
     height, width = _sides(size)
+    if filter not in FILTERS:
+        raise unknown("filter", str(filter), FILTERS)
     if factor < 1 or height % factor or width % factor:
         raise ContractError(f"image {height}x{width} is no multiple of the factor {factor}")
-    return Separable(_bicubic(height, factor), _bicubic(width, factor))
+    make = _bicubic if filter == "pillow" else functools.partial(_cubic, filter=filter)
+    return Separable(make(height, factor), make(width, factor))
 
 
 def _bicubic(n: int, factor: int) -> Tensor:
     centre = (torch.arange(n // factor, dtype=torch.float64)[:, None] + 0.5) * factor
     d = (torch.arange(n, dtype=torch.float64) + 0.5 - centre).abs() / factor
-    inner, outer = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
-    weights = torch.where(d < 1, inner, torch.where(d < 2, outer, 0.0))
+    weights = _keys(d, -0.5)
     return weights / weights.sum(1, keepdim=True)
 
 
-def gaussian_blur(size: int | tuple[int, int], deviation: float) -> Separable:
+def _keys(d: Tensor, a: float) -> Tensor:
+    """Keys' cubic convolution kernel at distances d >= 0."""
+    inner, outer = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+    return torch.where(d < 1, inner, torch.where(d < 2, outer, 0.0))
+
+
+def _cubic(n: int, factor: int, filter: str) -> Tensor:
+    """As MATLAB or OpenCV: the edge is met by going on outside the image, mirrored or repeated."""
+    stretch = factor if filter == "matlab" else 1
+    centre = (torch.arange(n // factor, dtype=torch.float64)[:, None] + 0.5) * factor - 0.5
+    offset = torch.arange(-2 * stretch, 2 * stretch + 1)
+    place = centre.floor().long() + offset
+    weights = _keys((place - centre).abs() / stretch, -0.5 if filter == "matlab" else -0.75)
+    weights = weights / weights.sum(1, keepdim=True)
+    place = _outside(place, n, "reflect" if filter == "matlab" else "repeat")
+    return torch.zeros(n // factor, n, dtype=torch.float64).scatter_add_(1, place, weights)
+
+
+PIXELS = ("first", "middle")
+
+
+def every(size: int | tuple[int, int], factor: int = 4, pixel: str = PIXELS[0]) -> Separable:
+    """One pixel of each factor x factor block: "first", x[::factor], as torch's "nearest" and slicing; "middle", factor // 2, as Pillow's NEAREST."""
+    height, width = _sides(size)
+    if pixel not in PIXELS:
+        raise unknown("pixel", str(pixel), PIXELS)
+    if factor < 1 or height % factor or width % factor:
+        raise ContractError(f"image {height}x{width} is no multiple of the factor {factor}")
+    at = 0 if pixel == PIXELS[0] else factor // 2
+    rows, columns = (torch.eye(n, dtype=torch.float64)[at::factor] for n in (height, width))
+    return Separable(rows, columns, lift=functools.partial(_enlarged, factor))
+
+
+BOUNDARIES = ("reflect", "circular", "zero", "repeat")
+"""What lies outside an image: d c b a | a b c d | d c b a; the opposite edge; black of value 0, mid-grey in [-1, 1]; the edge's own pixel."""
+
+
+def gaussian_blur(size: int | tuple[int, int], deviation: float, boundary: str = BOUNDARIES[0]) -> Separable:
     """Blur by a Gaussian of this deviation in pixels, cut off at 4 deviations; the image is mirrored at its edges.
 
-    The mirror is between pixels (d c b a | a b c d | d c b a: SciPy's "reflect"), which makes A symmetric. A network is shown y
-    itself: a blurred image is a good picture, and any sharper one has more noise.
+    The mirror is between pixels (d c b a | a b c d | d c b a: SciPy's "reflect"), which makes A symmetric; `BOUNDARIES` has others. A
+    network is shown y itself: a blurred image is a good picture, and any sharper one has more noise.
     """
     if not deviation > 0:
         raise InputError(f"gaussian_blur needs a deviation > 0 in pixels, got {deviation}")
+    if boundary not in BOUNDARIES:
+        raise unknown("boundary", str(boundary), BOUNDARIES)
     height, width = _sides(size)
-    return Separable(_gaussian(height, deviation), _gaussian(width, deviation), lift=_itself)
+    return Separable(_gaussian(height, deviation, boundary), _gaussian(width, deviation, boundary), lift=_itself)
 
 
-def _gaussian(n: int, deviation: float) -> Tensor:
+def _gaussian(n: int, deviation: float, boundary: str) -> Tensor:
     reach = int(4 * deviation + 0.5)
     offset = torch.arange(-reach, reach + 1)
     weights = (-0.5 * (offset.double() / deviation).square()).exp()
-    place = (torch.arange(n)[:, None] + offset) % (2 * n)
-    place = torch.minimum(place, 2 * n - 1 - place)
-    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, place, (weights / weights.sum()).expand(n, -1))
+    weights = (weights / weights.sum()).expand(n, -1)
+    place = torch.arange(n)[:, None] + offset
+    if boundary == "zero":
+        weights = torch.where((place >= 0) & (place < n), weights, 0.0)
+    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, _outside(place, n, boundary), weights)
 
 
-def grey(channels: int = 3) -> Separable:
+def _outside(place: Tensor, n: int, boundary: str) -> Tensor:
+    """Which of n pixels stands at a place that may lie outside them ("zero": any)."""
+    if boundary == "reflect":
+        place = place % (2 * n)
+        return torch.minimum(place, 2 * n - 1 - place)
+    return place % n if boundary == "circular" else place.clamp(0, n - 1)
+
+
+def grey(channels: int = 3, luma: str = "601") -> Separable:
     """Colour lost: y = 0.299 R + 0.587 G + 0.114 B (luma, ITU-R BT.601), one channel; the mean if there are not three.
 
     `pinv` is the shortest image with that luma, which is tinted; `lift` is the grey image, y in each channel.
+
+    Args:
+        luma: "601" (Pillow, OpenCV, torchvision), "709" (scikit-image's rgb2gray: 0.2125 R + 0.7154 G + 0.0721 B), or "mean".
     """
     if channels < 1:
         raise InputError(f"grey needs at least one channel, got {channels}")
-    weights = LUMA if channels == 3 else (1 / channels,) * channels
+    if luma not in LUMAS:
+        raise unknown("luma", str(luma), LUMAS)
+    weights = LUMAS[luma] if channels == 3 else (1 / channels,) * channels
     return Separable(channels=torch.tensor([weights], dtype=torch.float64), lift=functools.partial(_copied, channels))
 
 
 LUMA = (0.299, 0.587, 0.114)
+LUMAS = {"601": LUMA, "709": (0.2125, 0.7154, 0.0721), "mean": (1 / 3, 1 / 3, 1 / 3)}
+
+
+def _enlarged(factor: int, y: Tensor) -> Tensor:
+    return y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
 
 
 def _itself(y: Tensor) -> Tensor:
