@@ -17,8 +17,9 @@ has the first-order formula; the second follows by another derivative.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from deft.likelihood import Gaussian, Observation, Poisson
 from deft.measurement import Limits, observation
 from deft.methods import plan
 from deft.random import Noise, seed_for
-from deft.tasks import CT, MRI, ImageTask, Masked
+from deft.tasks import CT, MRI, ImageTask, Masked, get_task
 
 LEVELS = (0.3, 1.0, 3.0)
 """sigma/alpha at which surprise is looked at: below, a method's own leftover noise counts; above, a prior knows its mean image alone."""
@@ -169,12 +170,13 @@ Arrays = dict[str, np.ndarray]
 @dataclass(frozen=True)
 class Change:
     """One way in which a measurement may have been made otherwise. name: for people. fix: what to do about it. apply: arrays of the file -> arrays as we
-    have them. value_range: of the images, instead."""
+    have them. value_range: of the images. options: settings of the task."""
 
     name: str
     fix: str
     apply: Callable[[Arrays], Arrays] | None = None
     value_range: Limits | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,51 +235,31 @@ def changes_of(task: ImageTask, arrays: Arrays) -> list[Change]:
             found.append(Change("rows and columns swapped", "swap the last two axes of y (and mask)", _on_images(lambda v: v.swapaxes(-1, -2))))
     if isinstance(task, (Masked, MRI)) and "mask" in arrays:
         found.append(Change("with its mask the other way round", "give 1 - mask: 1 is seen, 0 hidden", lambda a: {**a, "mask": 1 - a["mask"] / max(a["mask"].max(), 1)}))
-    if isinstance(task, MRI):
-        side = math.sqrt(y.shape[-1] * y.shape[-2])
-        sign = np.where(np.add.outer(np.arange(y.shape[-2]), np.arange(y.shape[-1])) % 2, -1.0, 1.0)
-        found += [
-            Change("with the zero frequency in the middle", "numpy.fft.ifftshift over the last two axes of y and mask", _on_images(lambda v: np.fft.ifftshift(v, _last_two(v)))),
-            Change("of an image whose middle is the origin", "multiply y by (-1)^(row + column)", _on_y(lambda v: v * sign)),
-            Change("of a transform without factor (norm backward)", f"divide y by {side:g}, the root of the number of pixels", _on_y(lambda v: v / side)),
-            Change("of a transform divided by all pixels (norm forward)", f"multiply y by {side:g}", _on_y(lambda v: v * side)),
-            Change("conjugate", "change the sign of y's imaginary part", _on_y(_conjugate)),
-        ]
-    if isinstance(task, CT):
-        n, pixels = y.shape[-2], y.shape[-1]
-        found += [
-            Change("turned the other way round", "take the angles in the other sense", _on_y(lambda v: np.concatenate([v[..., :1, :], v[..., :0:-1, ::-1]], -2))),
-            Change("with its detectors the other way round", "flip y along its detectors: y[..., ::-1]", _on_y(lambda v: v[..., ::-1])),
-            Change("sums over pixels, not integrals over the image's side", "divide y by the image's side in pixels", _on_y(lambda v: v / _image_side(task, pixels))),
-        ]
-        if task.arc == 180:
-            found.append(Change("beginning at 90 degrees", f"begin at the angle number {n // 2}", _on_y(lambda v: np.concatenate([v[..., n // 2 :, :], v[..., : n // 2, ::-1]], -2))))
-        found += [Change(f"its centre {k:+d} detectors off", f"move y by {-k} detectors", _on_y(lambda v, k=k: np.roll(v, -k, -1))) for k in (-3, -2, -1, 1, 2, 3)]  # type: ignore[misc]
-    if task.name == "phase":
-        side = math.sqrt(y.shape[-1] * y.shape[-2])
-        found += [
-            Change("intensities, not magnitudes", "give the root of y", _on_y(lambda v: np.sqrt(np.maximum(v, 0)))),
-            Change("with the zero frequency in the middle", "numpy.fft.ifftshift over the last two axes of y", _on_y(lambda v: np.fft.ifftshift(v, _last_two(v)))),
-            Change("of a transform without factor (norm backward)", f"divide y by {side:g}", _on_y(lambda v: v / side)),
-        ]
-    if task.drawn == "kernel" and "kernel" in arrays:
-        found += [
-            Change("with its kernel turned (correlation)", "turn the kernel by 180 degrees: kernel[..., ::-1, ::-1]", lambda a: {**a, "kernel": np.ascontiguousarray(a["kernel"][..., ::-1, ::-1])}),
-            Change("with a kernel that does not sum to one", "divide the kernel by its sum", lambda a: {**a, "kernel": a["kernel"] / a["kernel"].sum((-1, -2), keepdims=True)}),
-        ]
+    settings: dict[str, list[tuple[str, dict[str, Any]]]] = {
+        "mri": [
+            ("with the zero frequency in the corner", {"centred": "false"}), ("of a transform without factor", {"norm": "backward"}),
+            ("of a transform divided by the number of pixels", {"norm": "forward"}), ("of an image whose middle has phase 0", {"origin": "middle"}),
+            ("conjugate", {"sign": 1}),
+        ],
+        "ct": [
+            ("turned the other way round", {"rotation": "clockwise"}), ("beginning at 90 degrees", {"start": 90.0}), ("beginning at -90 degrees", {"start": -90.0}),
+            ("sums over pixels", {"length": float(_image_side(y.shape[-1]))}), *((f"its centre {k:+d} detectors off", {"centre": float(k)}) for k in (-3, -2, -1, 1, 2, 3)),
+        ],
+        "phase": [
+            ("intensities, not magnitudes", {"intensity": "true"}), ("with the zero frequency in the middle", {"shifted": "true"}),
+            ("of a transform without factor", {"norm": "backward"}),
+        ],
+        "deblur-motion": [("with a kernel that is not turned (correlation)", {"correlate": "true"})],
+    }  # fmt: skip
+    for name, options in settings.get("ct" if isinstance(task, CT) else task.name, []):
+        if all(k in {f.name for f in fields(task)} and getattr(task, k) != v for k, v in options.items()):
+            shown = " ".join(f"--task-option {k}={v:g}" if isinstance(v, float) else f"--task-option {k}={v}" for k, v in options.items())
+            found.append(Change(name, shown, options=options))
     return found
 
 
-def _last_two(v: np.ndarray) -> tuple[int, ...]:
-    return tuple(i - 2 for i in range(2) if v.shape[i - 2] > 1)
-
-
-def _conjugate(y: np.ndarray) -> np.ndarray:
-    half = y.shape[-3] // 2
-    return np.concatenate([y[..., :half, :, :], -y[..., half:, :, :]], -3)
-
-
-def _image_side(task: CT, detectors: int) -> int:
+def _image_side(detectors: int) -> int:
+    """Pixels a side of the image whose corners so many detectors see."""
     return max(1, round((detectors - 1) / math.sqrt(2)))
 
 
@@ -319,18 +301,25 @@ def inspect_measurement(
 
     taken = best = look(())
     for _ in range(3):
-        further = [look((*best.changes, c)) for c in singles if c not in best.changes and not (c.value_range and any(b.value_range for b in best.changes))]
+        further = [look((*best.changes, c)) for c in singles if not any(_same_thing(c, b) for b in best.changes)]
         better = min(further, key=lambda t: t.score, default=best)
         if not better.score < best.score - MARGIN:
             break
         best = better
-    confirmed = best is taken and taken.fit < GOOD
     tried = sorted(known.values(), key=lambda t: t.score)
+    confirmed = best is taken and taken.fit < GOOD and taken.score - tried[0].score < UNSURE
     return Inspected(taken, best, confirmed, _verdict(taken, best, confirmed, tried), tried)
+
+
+def _same_thing(a: Change, b: Change) -> bool:
+    """Two changes of which one alone makes sense."""
+    return a is b or bool(a.value_range and b.value_range) or bool(a.options.keys() & b.options.keys())
 
 
 MARGIN = 0.15
 """By which another reading must be better."""
+UNSURE = 0.07
+"""By which another reading may be better, without that the one in use is in doubt: the noise of a few samples."""
 GOOD = 0.7
 """See `Tried.fit`."""
 
@@ -343,7 +332,8 @@ def _try(
         changed = dict(arrays)
         for c in changes:
             changed = c.apply(changed) if c.apply is not None else changed
-        obs = observation("the measurement", changed, task, shape, limits).to(prior.state_like().device)
+        of = get_task(task.name, **{k: v for c in changes for k, v in c.options.items()} | {k: v for k, v in task.config().items() if k != "name" and not any(k in c.options for c in changes)})
+        obs = observation("the measurement", changed, of, shape, limits).to(prior.state_like().device)
         drawn = plan("gradient", steps=steps).draw(prior, obs, samples, seed=seed)
     except (DeftError, ValueError, IndexError) as error:
         return Tried(changes, math.inf, why=" ".join(str(error).split())[:160])
@@ -371,6 +361,12 @@ def _verdict(taken: Tried, best: Tried, confirmed: bool, tried: list[Tried]) -> 
         fixes = "; ".join(c.fix for c in best.changes)
         how = "is right" if best.fit < GOOD else "is nearer, though not right either"
         return f"not confirmed: read as {best.name} it {how} (surprise {best.surprise:.2f} for {taken.surprise:.2f} as it is). Use: {fixes}"
+    if taken.fit < GOOD:
+        fixes = "; ".join(c.fix for c in tried[0].changes)
+        return (
+            f"not sure: the file as it is fits (surprise {taken.surprise:.2f}), and read as {tried[0].name} it fits a little better ({tried[0].surprise:.2f}; {fixes}). "
+            "Give more --rows, or look at samples of both"
+        )
     return (
         f"not confirmed: none of {len(tried)} readings fits (surprise {best.surprise:.2f}, about 1 is right; residual {best.residual:.2f} times the noise): another operator, "
         "more noise than sigma_y, or images of another kind than the prior's"

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, NearestGroup, Output, json_option
 from deft.cli.convert import convert as convert_command
+from deft.cli.measure_inspect import inspect as inspect_command
 from deft.errors import InputError
 from deft.evaluate.report import picture_of
 from deft.images import Column, Reading, picture_grid, save_image, to_pixels
@@ -70,3 +71,4 @@ def measure(
 
 
 measure.add_command(convert_command)
+measure.add_command(inspect_command)

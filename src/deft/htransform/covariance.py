@@ -13,6 +13,8 @@ which is exact if x_0 given x_t is Gaussian with a covariance that does not depe
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -36,9 +38,12 @@ class TMPD(HTransform):
         h = J^T A^T [ r / (sigma_y^2 + (sigma^2/alpha) A J^T A^T 1) ].
 
     The diagonal is estimated by its row sums, as in the paper's practical version: exact for a mask if the prior's
-    covariance is diagonal. Negative row sums, which no covariance's diagonal has, count as 0 (not in the paper).
+    covariance is diagonal. Row sums below `SMALLEST` of the measurement's mean row sum count as that (not in the paper): no
+    covariance's diagonal is negative, and one near 0 beside a small sigma_y would send the sample out of range.
     Two backward passes a step.
     """
+
+    SMALLEST: ClassVar[float] = 0.01
 
     needs_graph = True
 
@@ -47,6 +52,8 @@ class TMPD(HTransform):
         r = like.residual(obs.y, pred.mean).detach()
         ones = operator.adjoint(operator.restrict(torch.ones_like(r)))
         rows = operator((pred.sigma**2 / pred.alpha) * _back(pred, ones)).clamp_min(0)
+        mean = rows.flatten(1).sum(1) / operator.count(rows).clamp_min(1)
+        rows = torch.maximum(rows, self.SMALLEST * mean.reshape((-1,) + (1,) * (rows.ndim - 1)))
         return _back(pred, operator.adjoint(r / (noise_variance(like, r) + rows)))
 
 
