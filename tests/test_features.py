@@ -31,12 +31,12 @@ BUNDLED = [name for name, source in FEATURES.items() if source.data]
 
 
 def test_ct_images():
+    """Drawn from the prior: of the right number, within the range, of both classes, and none of them twice."""
     rows = []
     for split, n in zip(SPLITS, (1000, 200, 500), strict=True):
         x, labels = dataset("ct", split)
-        assert x.shape == (n, *DATASETS["ct"].event_shape) and labels.bincount().tolist() == [n // 2] * 2
+        assert x.shape == (n, *DATASETS["ct"].event_shape) and 0.3 < float(labels.float().mean()) < 0.7
         assert float(x.min()) == -1 and float(x.max()) == 1
-        assert labels[:10].tolist() == [0, 1] * 5  # the first images are of both classes
         rows += [image.numpy().tobytes() for image in x]
     assert len(set(rows)) == len(rows)  # the splits share no image
 

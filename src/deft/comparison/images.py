@@ -56,11 +56,11 @@ def check_data(data: Data, where: str) -> None:
 
 
 def describe(data: Data, splits: Sequence[str], event_shape: Sequence[int]) -> Any:
-    """What a piece that uses these splits writes into its `spec`: a bundled set's name, or split -> {source, part, digest}."""
+    """What a piece that uses these splits writes into its `spec`: a bundled set's name (and version), or split -> {source, part, digest}."""
     found = {split: _place(data, split) for split in splits}
     names = {source for source, part in found.values() if is_bundled(source) and part == ""}
     if len(names) == 1 and len({source for source, _ in found.values()}) == 1:
-        return names.pop()
+        return _versioned(names.pop())
     shape = tuple(event_shape)
     for source, _ in found.values():
         if not is_bundled(source):
@@ -71,9 +71,15 @@ def describe(data: Data, splits: Sequence[str], event_shape: Sequence[int]) -> A
 def images_of(spec: Any, split: str, event_shape: Sequence[int]) -> Labelled:
     """The images that `describe` described."""
     if isinstance(spec, str):
-        return _read(spec, split, tuple(event_shape))
+        return _read(spec.partition("@")[0], split, tuple(event_shape))
     at = spec[split]
     return _read(at["source"], at["part"] or split, tuple(event_shape))
+
+
+def _versioned(name: str) -> str:
+    """A bundled set's name, with its version from the second on."""
+    version = DATASETS[name].version
+    return name if version == 1 else f"{name}@{version}"
 
 
 def _place(data: Data, split: str) -> tuple[str, str]:

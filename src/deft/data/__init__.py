@@ -1,4 +1,8 @@
-"""Bundled images, so that the demo and the comparisons need no network: clothes (MIT) and CT slices (CC BY-SA 4.0)."""
+"""Bundled images, so that the demo and the comparisons need no network: clothes (MIT), and pictures of CT drawn from the `ct` prior.
+
+Of the pictures of CT the truth is known: they are samples of the prior itself, not slices of patients. The real slices are made by
+`examples/ct/make_data.py` from the public originals; `--data ct-real.npz:test` then takes their place.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,9 @@ from torch import Tensor
 from deft.errors import unknown
 
 SPLITS: dict[str, str] = {
-    "fit": "1,000 images of what the prior was trained on: what an h is fitted to",
-    "validation": "200 images it has not seen: for settings and early stopping",
-    "test": "500 others it has not seen: for reported figures alone",
+    "fit": "1,000 images: what an h is fitted to",
+    "validation": "200 others: for settings and early stopping",
+    "test": "500 others: for reported figures alone",
 }
 
 FASHION_LABELS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
@@ -24,13 +28,15 @@ CT_LABELS = ("abdomen", "head")
 
 @dataclass(frozen=True)
 class DataSet:
-    """A bundled data set. labels: the names of its classes. event_shape: of one image."""
+    """A bundled data set. labels: the names of its classes. event_shape: of one image. version: of the images; pieces of a
+    comparison that were made with another are not used again."""
 
     file: str
     labels: tuple[str, ...]
     event_shape: tuple[int, ...]
     about: str
     licence: str
+    version: int = 1
 
 
 DATASETS: dict[str, DataSet] = {
@@ -38,7 +44,7 @@ DATASETS: dict[str, DataSet] = {
         "fashion.npz", FASHION_LABELS, (1, 32, 32), "clothes of Fashion-MNIST (Zalando SE), padded to 32 x 32", "MIT"
     ),
     "ct": DataSet(
-        "ct.npz", CT_LABELS, (1, 64, 64), "abdomen and head CT slices of MedNIST (Dr. Bradley J. Erickson, Mayo Clinic)", "CC BY-SA 4.0"
+        "ct.npz", CT_LABELS, (1, 64, 64), "pictures of CT slices, drawn from the ct prior (no patient's)", "CC BY-SA 4.0", 2
     ),
 }
 """Their licences in full, and what was changed, are in LICENCE.txt beside the files."""
