@@ -33,7 +33,7 @@ BUNDLED = [name for name, source in FEATURES.items() if source.data]
 def test_ct_images():
     """Drawn from the prior: of the right number, within the range, of both classes, and none of them twice."""
     rows = []
-    for split, n in zip(SPLITS, (1000, 200, 500), strict=True):
+    for split, n in zip(SPLITS, (600, 200, 500), strict=True):
         x, labels = dataset("ct", split)
         assert x.shape == (n, *DATASETS["ct"].event_shape) and 0.3 < float(labels.float().mean()) < 0.7
         assert float(x.min()) == -1 and float(x.max()) == 1
@@ -149,14 +149,14 @@ def ct():
 
 
 def test_the_nearest_slice_is_itself(ct):
-    """Noise of 0.1, or a shift of two pixels: as often as the card says, within 4 standard errors of 500 slices."""
+    """Noise of 0.1, or a shift of two pixels: as often as the card says of real slices, or more often, within 4 standard errors of 500."""
     x, _, f = ct
     shifted = F.pad(x, (2, 0, 2, 0), mode="replicate")[..., :64, :64]
     card = ct_encoder().card["nearest_is_itself"]
     for changed, stated in ((x + 0.1 * torch.randn(x.shape, generator=generator(3)), card["noise 0.1"]), (shifted, card["shift 2"])):
         found = torch.cdist(in_batches(ct_encoder().features, changed), f).argmin(1)
         rate = float((found == torch.arange(500)).float().mean())
-        assert stated > 0.75 and rate == pytest.approx(stated, abs=4 * math.sqrt(stated * (1 - stated) / 500))
+        assert stated > 0.75 and rate > stated - 4 * math.sqrt(stated * (1 - stated) / 500)
 
 
 def test_a_plane_separates_abdomen_from_head(ct):

@@ -23,7 +23,7 @@ from deft.prior import load_prior
 from deft.train.prior_samples import draw_prior_samples
 
 FIRST = 1_000_000
-SIZES = {"fit": 1000, "validation": 200, "test": 500}
+SIZES = {"fit": 600, "validation": 200, "test": 500}
 
 
 def labels_of(x: torch.Tensor, real: Path | None) -> np.ndarray:

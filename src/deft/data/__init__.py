@@ -17,7 +17,7 @@ from torch import Tensor
 from deft.errors import unknown
 
 SPLITS: dict[str, str] = {
-    "fit": "1,000 images: what an h is fitted to",
+    "fit": "1,000 images (ct: 600): what an h is fitted to",
     "validation": "200 others: for settings and early stopping",
     "test": "500 others: for reported figures alone",
 }
@@ -58,7 +58,7 @@ class Labelled(NamedTuple):
 
 
 def dataset(name: str, split: str) -> Labelled:
-    """A split of a bundled data set of `DATASETS`: fit (1,000 images), validation (200) or test (500).
+    """A split of a bundled data set of `DATASETS`: fit (1,000 images; ct 600), validation (200) or test (500).
 
     >>> dataset("ct", "test").x.shape
     torch.Size([500, 1, 64, 64])
