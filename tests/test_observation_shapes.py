@@ -126,6 +126,21 @@ def test_every_method_meets_the_check(method):
             plan(method, steps=5).draw(PRIOR, gaussian((HOLE * X)[:, 0], deft.Mask(HOLE)), 2)
 
 
+def test_pairs_and_fits_to_one_measurement_meet_the_check():
+    from deft.train.control import learn
+    from deft.train.data import Pairs
+    from deft.train.importance import importance_fit
+    from deft.train.path import LogVariance
+
+    bad = gaussian((HOLE * X)[:, 0], deft.Mask(HOLE))
+    with pytest.raises(InputError, match="expected"):
+        Pairs(X, bad)
+    with pytest.raises(InputError, match="expected"):
+        learn(h_of(), PRIOR, bad[:1], LogVariance(PRIOR, 4), deft.FitConfig(steps=1, batch=2), say=lambda text: None)
+    with pytest.raises(InputError, match="expected"):
+        importance_fit(h_of(), PRIOR, bad, rounds=1, paths=2, steps=4)
+
+
 def test_photon_counts_have_their_image_shape():
     with pytest.raises(InputError, match="expected"):
         fitted_to(PRIOR, deft.Observation(X[:, 0].abs(), Poisson(deft.Identity(), 20.0)))

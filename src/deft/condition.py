@@ -58,7 +58,11 @@ def fitted_to(prior: Denoiser, obs: Observation, event_shape: tuple[int, ...] | 
         InputError: y or what was drawn for it (a mask) has another shape or number of rows; y is complex where A(x) is not, holds
             whole numbers, or values that are not finite; a row measures nothing.
     """
-    shape = tuple(prior.data_shape if event_shape is None else event_shape)
+    return fitted_to_samples(obs, tuple(prior.data_shape if event_shape is None else event_shape), prior.state_like(obs.y))
+
+
+def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -> Observation:
+    """`fitted_to` for samples of a shape; place: a tensor on their device and in their precision."""
     like, y, n = obs.likelihood, obs.y, len(obs)
     if y.ndim < 1 or n == 0:
         raise InputError(f"no measurement: y has shape {tuple(y.shape)}, expected [B, ...] with B at least 1")
@@ -72,7 +76,6 @@ def fitted_to(prior: Denoiser, obs: Observation, event_shape: tuple[int, ...] | 
             raise InputError(f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape {tuple(value.shape)})")
         if name == "mask" and isinstance(operator, (Mask, MaskedFourier)) and value.ndim != len(shape) + 1:
             raise InputError(f"mask has shape {tuple(value.shape)}, expected [{n} or 1, {', '.join(map(str, shape))}], or 1 where it is the same along an axis")
-    place = prior.state_like(y)
     one = obs[: min(n, 2)]
     x = torch.zeros(len(one), *shape, dtype=place.dtype, device=place.device)
     try:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from deft.condition import fitted_to
 from deft.denoise import Denoiser
 from deft.errors import NonFiniteError
 from deft.htransform.learnable import Learned
@@ -50,7 +51,7 @@ def learn(
         NonFiniteError: with the term that broke, and where the last good state is.
     """
     device = place_of(objective) if device is None else device
-    obs = obs.to(device)
+    obs = fitted_to(prior, obs.to(device), prior.event_shape)
     module = Control(h, rate=rate) if isinstance(objective, TrajectoryBalance) else h
     h.to(device).train()
     start = diagnose(prior, h, obs, paths=LOOK, steps=chain, seed=config.seed)

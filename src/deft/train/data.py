@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from deft.condition import fitted_to_samples
 from deft.denoise import Denoiser, Prediction
 from deft.distributed import World, get_world
 from deft.errors import InputError
@@ -126,6 +127,7 @@ class Pairs(Batches):
     def __init__(self, x: Tensor, observation: Observation):
         if len(observation) != len(x):
             raise InputError(f"{len(x)} samples but {len(observation)} observations: pairs must match one to one")
+        observation = fitted_to_samples(observation, tuple(x.shape[1:]), x)
         self.x, self.observation, self._order = x, observation, _Order(len(x))
 
     def identity(self) -> dict[str, Any]:

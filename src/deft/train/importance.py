@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deft.condition import fitted_to
 from deft.denoise import Denoiser
 from deft.errors import CheckpointError, InputError
 from deft.htransform.learnable import Learned
@@ -99,7 +100,7 @@ def importance_fit(
         raise InputError(f"importance fine-tuning needs at least 1 round and 2 measurements, got {rounds} and {len(obs)}: for one, take an objective on paths")
     config = config or FitConfig(steps=300)
     device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
-    h, obs = h.to(device), obs.to(device)
+    h, obs = h.to(device), fitted_to(prior, obs.to(device), prior.event_shape)
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
     about = whole_identity(h, DenoisingObjective(prior, **objective), {"measurements": {"y": obs.fingerprint()[:16]}})
     own = {
