@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -98,6 +100,11 @@ class Denoiser(nn.Module, ABC):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    def train(self, mode: bool = True) -> Denoiser:
+        """As every module's, but for parts that have one mode alone (what torch.export makes): they stay as they are."""
+        set_mode(self, mode)
+        return self
+
     def parameter_count(self) -> int:
         """How many parameters the model has; an h is sized by it."""
         return sum(p.numel() for p in self.parameters())
@@ -186,6 +193,28 @@ in a table. 999t: VP networks of Song et al. 2021. log-sigma/4: c_noise of Karra
 """
 
 
+_MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)(t|\(1-t\))")
+
+
+def time_map(name: str | TimeMap) -> TimeMap:
+    """A row of `TIMES`, or N t or N (1 - t) for any number N ("500t", "1000(1-t)"), or the function itself.
+
+    >>> float(time_map("500t")(torch.tensor(0.5), torch.tensor(1.0), torch.tensor(1.0)))
+    250.0
+    """
+    if not isinstance(name, str):
+        if not callable(name):
+            raise InputError(f"time is a name ({', '.join(TIMES)}) or a function of (t, alpha, sigma), got {name!r}")
+        return name
+    if name in TIMES:
+        return TIMES[name]
+    found = _MULTIPLE.fullmatch(name)
+    if found is None:
+        raise unknown("time", name, [*TIMES, "1000(1-t)"])
+    factor, falling = float(found[1]), found[2] != "t"
+    return lambda t, a, s: factor * (1 - t) if falling else factor * t
+
+
 def to_output(kind: str, x_t: Tensor, mean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The network output of the given kind that stands for `mean`: the table read backwards."""
     c_skip, c_out = parametrisation(kind)
@@ -194,7 +223,7 @@ def to_output(kind: str, x_t: Tensor, mean: Tensor, alpha: Tensor, sigma: Tensor
 
 def parametrisation(kind: str) -> tuple[Coefficient, Coefficient]:
     if kind not in OUTPUTS:
-        raise unknown("output kind", kind, OUTPUTS)
+        raise unknown("output kind", str(kind), OUTPUTS)
     return OUTPUTS[kind]
 
 
@@ -207,7 +236,7 @@ class NetworkDenoiser(Denoiser):
         schedule: alpha(t), sigma(t) the network was trained with, on data in `value_range`.
         event_shape: *E.
         output: a key of `OUTPUTS`.
-        time: what the network is told about the noise: a key of `TIMES`, or a function of (t, alpha, sigma), each [B].
+        time: what the network is told about the noise: a name (see `time_map`), or a function of (t, alpha, sigma), each [B].
         scale_input: multiply x_t by c_in = 1/sqrt(d^2 alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP and d = 1).
         value_range: the two numbers that stood for -1 and 1 in training; (0, 1) for images between 0 and 1.
         sigma_data: d, the deviation of the data for which an "edm" network is preconditioned; 0.5 in Karras et al.
@@ -231,19 +260,22 @@ class NetworkDenoiser(Denoiser):
         learned_variance: bool = False,
     ):
         super().__init__()
-        low, high = (float(v) for v in value_range)
-        if not low < high:
+        try:
+            low, high = (float(v) for v in value_range)
+        except (TypeError, ValueError):
+            low = high = math.nan
+        if not low < high or math.isinf(high - low):
             raise InputError(f"value_range must be two rising numbers, what stood for -1 and for 1; got {value_range}")
-        if not sigma_data > 0:
-            raise InputError(f"sigma_data must be above 0, got {sigma_data}")
-        if isinstance(time, str) and time not in TIMES:
-            raise unknown("time", time, TIMES)
+        if not isinstance(schedule, Schedule):
+            raise InputError(f"schedule must be a deft.Schedule (VPTable(betas), VPCosine(), ...), got {schedule!r}")
+        if not (isinstance(sigma_data, (int, float)) and 0 < sigma_data < math.inf):
+            raise InputError(f"sigma_data must be a number above 0, got {sigma_data!r}")
+        self._time: TimeMap = time_map(time)
         self.net = net if isinstance(net, nn.Module) else Function(net)
         self.inner_schedule, self.event_shape = schedule, tuple(event_shape)
         self.output, self.time, self.scale_input = output, time, scale_input
         self.value_range, self.sigma_data, self.learned_variance = (low, high), float(sigma_data), learned_variance
         self._coefficients = parametrisation(output)
-        self._time: TimeMap = TIMES[time] if isinstance(time, str) else time
         self._c, self._b = (high - low) / 2, (high + low) / 2
         self.schedule = schedule if self._c == 1 else Rescaled(schedule, 1 / self._c)
         self.register_buffer("_where", torch.empty(0), persistent=False)  # so that a bare function has a device, too
@@ -330,6 +362,17 @@ class MeanDenoiser(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
         return Prediction(x_t, t, alpha, sigma, self.mean(x_t, alpha, sigma))
+
+
+def set_mode(module: nn.Module, mode: bool) -> None:
+    """Training or evaluation mode of a module and its parts. A part whose `train` says it is not implemented (the graph of
+    an ExportedProgram, which was traced in one mode) is left in its own."""
+    module.training = mode
+    for child in module.children():
+        try:
+            child.train(mode)
+        except NotImplementedError:
+            set_mode(child, mode)
 
 
 def freeze(denoiser: Denoiser) -> Denoiser:

@@ -22,6 +22,7 @@ from deft.noise import SCHEDULES, VPTable
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.store import BUNDLED, load_own
+from deft.prior.torchfile import BY_FUNCTION, foreign
 
 
 class Family(NamedTuple):
@@ -159,13 +160,13 @@ def family_of(name: str | Path) -> str:
             f"{path} holds no prior that is known here (it holds {inside}): expected prior.safetensors, a diffusers "
             "model_index.json or config.json, or a file of weights"
         )
-    if path.suffix == ".pkl":
+    if path.suffix in (".pkl", ".pickle"):
         raise CheckpointError(
-            f"{path} is a pickle, which holds code: load it with the library it is from, in a function of yours, wrap the network "
-            "(deft.prior.wrap(net, shape, 'edm-denoiser') for those of EDM) and give FILE.py:FUNCTION"
+            f"{path} is a pickle, which holds code: {BY_FUNCTION} ('edm-denoiser' is the convention of EDM's pickles), and load it there with the library it is from"
         )
     if path.exists():
-        raise CheckpointError(f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion")
+        named = foreign(path)
+        raise CheckpointError(named or f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion; or {BY_FUNCTION}")
     if path.suffix or "/" in str(name):
         raise InputError(f"no such prior: {path} does not exist")
     raise unknown("prior", str(name), BUNDLED)
