@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.errors import InputError, unknown
+from deft.errors import ContractError, InputError, unknown
 from deft.noise import Rescaled, Schedule
 
 Coefficient = Callable[[Tensor, Tensor], Tensor | float]
@@ -312,7 +312,10 @@ class NetworkDenoiser(Denoiser):
         time = self._time(t, alpha.reshape(-1).expand(t.shape), s.reshape(-1).expand(t.shape))
         own = next(self.net.parameters(), x).dtype
         out = (net or self.net)(x_in.to(own), time.to(own) if own == torch.float64 else time).to(x.dtype)
-        return out[:, : x.shape[1]] if self.learned_variance else out
+        out = out[:, : x.shape[1]] if self.learned_variance else out
+        if out.shape != x.shape:
+            raise ContractError(f"the network returns {tuple(out.shape)} for x_t of shape {tuple(x.shape)}: what it returns must have that shape (with learned_variance twice the channels)")
+        return out
 
     def _inside(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """x_t and sigma on the network's own range."""
@@ -322,7 +325,10 @@ class NetworkDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
-        return Prediction(x_t, t, alpha, sigma, self.mean_of(self.raw(x_t, t, alpha, sigma), x_t, alpha, sigma))
+        out = self.raw(x_t, t, alpha, sigma)
+        # a network that lets no gradient through has half a derivative, by c_skip: none at all is what the others can tell
+        like = x_t.detach() if x_t.requires_grad and not out.requires_grad else x_t
+        return Prediction(x_t, t, alpha, sigma, self.mean_of(out, like, alpha, sigma))
 
     def mean_of(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[x_0 | x_t] that the network's output stands for."""

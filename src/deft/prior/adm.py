@@ -170,7 +170,7 @@ def _states(where: str, level: Mapping[Any, Any]) -> Iterator[Found]:
         betas = next((flat[p + "betas"] for p in _parents(prefix) if isinstance(flat.get(p + "betas"), Tensor)), None)
         state.pop("betas", None)
         plain = all(part in ("", "module", "model", "net") for part in prefix.split("."))
-        yield Found(where if plain and where else f"{where}/{prefix}".strip("/"), state, average, betas)
+        yield Found(where if plain else f"{where}/{prefix}".strip("/"), state, average, betas)
 
 
 def _parents(prefix: str) -> Iterator[str]:
@@ -190,7 +190,7 @@ def _refuse_latent(path: Path, levels: Sequence[tuple[str, Mapping[Any, Any]]]) 
             if re.search(r"(^|\.)(model\.diffusion_model|first_stage_model|cond_stage_model)\.", str(key)):
                 raise CheckpointError(
                     f"{path} is of latent-diffusion, a UNet of latents: {BY_FUNCTION} around it and its autoencoder (deft.prior.latent.LatentPrior), built with that "
-                    "code; the betas of its unconditional models are the convention ldm; or convert it to a folder of diffusers"
+                    "code; the betas of its unconditional models are the convention ldm-scaled-linear; or convert it to a folder of diffusers"
                 )
 
 
@@ -385,7 +385,7 @@ def load_adm(
     """
     path = Path(path)
     if "event_shape" in changes:
-        raise InputError(f"the channels of {path.name} are in its weights: give image_size=SIDE, or sides=HEIGHT,WIDTH for images that are not square")
+        raise InputError(f"event_shape: the channels of {path.name} are in its weights; give image_size=SIDE, or sides=HEIGHT,WIDTH for images that are not square")
     if isinstance(config, str) and config not in CONFIGS:
         raise unknown("ADM config", config, CONFIGS)
     if str(dtype).removeprefix("torch.") not in DTYPES:

@@ -11,7 +11,6 @@ import torch
 
 from deft.errors import CheckpointError
 
-
 BY_FUNCTION = "give FILE.py:FUNCTION, a function of yours that loads it and returns deft.prior.wrap(net, shape, convention)"
 """The way in for whatever has no adapter."""
 
