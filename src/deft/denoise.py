@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,9 @@ class Prediction:
         )
 
 
+D = TypeVar("D", bound="Denoiser")
+
+
 class Denoiser(nn.Module, ABC):
     """Anything that returns a `Prediction`: `denoiser(x_t, t)`, x_t [B, *E], t [B] or a scalar tensor."""
 
@@ -100,7 +103,7 @@ class Denoiser(nn.Module, ABC):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def train(self, mode: bool = True) -> Denoiser:
+    def train(self: D, mode: bool = True) -> D:
         """As every module's, but for parts that have one mode alone (what torch.export makes): they stay as they are."""
         set_mode(self, mode)
         return self

@@ -182,7 +182,7 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     >>> read_options(["output=v", "value_range=0,1", "label=3"])
     {'output': 'v', 'value_range': (0.0, 1.0), 'label': 3}
     """
-    out = {}
+    out: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
@@ -255,8 +255,8 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         if "unexpected keyword" not in str(error):
             raise
         wrong = str(error).split("'")[1]
-        known = {*CONVENTION_OPTIONS, *KINDS.get(family, ()), *(k for k in takes if k not in ("name", "device", "changes", "options"))}
-        raise unknown(f"option of a prior of the family {family}", wrong, known) from error
+        every = {*CONVENTION_OPTIONS, *KINDS.get(family, ()), *(k for k in takes if k not in ("name", "device", "changes", "options"))}
+        raise unknown(f"option of a prior of the family {family}", wrong, every) from error
     prior.card.setdefault("family", family)
     return prior
 
