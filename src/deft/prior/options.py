@@ -68,7 +68,9 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (tuple, list, torch.Size)) else [value]
 
 
-def _all(of: Callable[[Any], Any], low: int = 1, high: float = math.inf, least: float = -math.inf) -> Callable[[Any], tuple[Any, ...]]:
+def _all(
+    of: Callable[[Any], Any], low: int = 1, high: float = math.inf, least: float = -math.inf
+) -> Callable[[Any], tuple[Any, ...]]:
     def read(value: Any) -> tuple[Any, ...]:
         found = tuple(of(v) for v in _listed(value))
         if not low <= len(found) <= high or any(v < least for v in found):
@@ -140,7 +142,9 @@ def _numbers(value: Any) -> Any:
 def _sides(value: Any) -> Any:
     found = _all(_whole)(value)
     if len(found) != 1 or found[0] < 1:
-        raise InputError(f"image_size is one whole number above 0, got {_show(value)}: for images that are not square give sides=HEIGHT,WIDTH")
+        raise InputError(
+            f"image_size is one whole number above 0, got {_show(value)}: for images that are not square give sides=HEIGHT,WIDTH"
+        )
     return found[0]
 
 
@@ -160,7 +164,9 @@ CONVENTION_KINDS: dict[str, Kind] = {
 DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
     "label": Kind("a whole number from 0, or none", _label),
     "variant": Kind("the name in the files' names (fp16)", _text),
-    "event_shape": Kind("whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 2, 4, 1)),
+    "event_shape": Kind(
+        "whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 2, 4, 1)
+    ),
     "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
     "latent_scale": Kind("a number, or one for each channel with commas between them", _numbers),
     "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
@@ -176,7 +182,10 @@ ADM_KINDS: dict[str, Kind] = (
         "image_size": Kind("a whole number above 0", _sides),
         "sides": Kind("two whole numbers above 0, height and width (256,384)", _all(_whole, 2, 2, 1)),
         "channel_mult": Kind("numbers above 0 with commas between them (1,2,4)", _all(_above)),
-        "attention_resolutions": Kind("whole numbers with commas between them (32,16,8)", lambda v: () if v == "" else _all(_whole, 1, math.inf, 1)(v)),
+        "attention_resolutions": Kind(
+            "whole numbers with commas between them (32,16,8)",
+            lambda v: () if v == "" else _all(_whole, 1, math.inf, 1)(v),
+        ),
         "num_head_channels": Kind("a whole number above 0, or -1", _least(_whole, -1)),
         "label": Kind("a whole number from 0, or none", _label),
         "weights": Kind("the place of a network in the file (ema, model)", _text),

@@ -19,10 +19,27 @@ from deft.noise import EDM, VE, RectifiedFlow, Schedule, VPTable
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 """diffusers' prediction_type -> our output kind."""
 
-TABLE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr", "snr_shift_scale")
+TABLE = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "snr_shift_scale",
+)
 """Keys that make the table of cumulative alphas."""
 
-READ = {*TABLE, "prediction_type", "predict_epsilon", "timesteps", "timestep_type", "use_flow_sigmas", "invert_sigmas", "sigma_data"}
+READ = {
+    *TABLE,
+    "prediction_type",
+    "predict_epsilon",
+    "timesteps",
+    "timestep_type",
+    "use_flow_sigmas",
+    "invert_sigmas",
+    "sigma_data",
+}
 """Keys that change the schedule, the output or what the network is told; each is read where its class has it."""
 
 HARMLESS = {
@@ -47,7 +64,13 @@ DISTILLED = {
 }  # fmt: skip
 """Scheduler -> what its networks are: they learned where a trajectory ends, not E[x_0 | x_t]."""
 
-DISCRETE = ("AmusedScheduler", "VQDiffusionScheduler", "BlockRefinementScheduler", "DiscreteDDIMScheduler", "EntropyBoundScheduler")
+DISCRETE = (
+    "AmusedScheduler",
+    "VQDiffusionScheduler",
+    "BlockRefinementScheduler",
+    "DiscreteDDIMScheduler",
+    "EntropyBoundScheduler",
+)
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
 BY_HAND = "give output and schedule by hand (and time, where it is not the schedule's own t): --prior-option output=..., schedule=..., time=..."
@@ -90,7 +113,9 @@ def examine(config: dict[str, Any], output: str | None = None) -> Said:
             f"distilled from; or, if this network is a diffusion model all the same, {BY_HAND}"
         )
     if kind in DISCRETE:
-        raise InputError(f"{kind} is the scheduler of a model of discrete tokens: this library takes models of numbers under Gaussian noise")
+        raise InputError(
+            f"{kind} is the scheduler of a model of discrete tokens: this library takes models of numbers under Gaussian noise"
+        )
     made = getattr(diffusers, kind, None)
     if made is None:
         raise InputError(f"diffusers {diffusers.__version__} has no scheduler {kind!r}: {BY_HAND}")
@@ -106,27 +131,45 @@ def examine(config: dict[str, Any], output: str | None = None) -> Said:
         if prediction != "epsilon" and output is None:
             raise InputError(f"{kind} with prediction_type {prediction!r} is not known here: {BY_HAND}")
         edm = EDM(config.get("sigma_min", 0.002), config.get("sigma_max", 80.0))
-        said = {"schedule": edm, "output": output or "edm", "time": "log-sigma/4", "scale_input": True, "sigma_data": config.get("sigma_data", 0.5)}
+        said = {
+            "schedule": edm,
+            "output": output or "edm",
+            "time": "log-sigma/4",
+            "scale_input": True,
+            "sigma_data": config.get("sigma_data", 0.5),
+        }
         return Said(said, unsure)
     if "stages" in takes:
-        raise InputError(f"{kind} goes through images of several sizes in one run, which this library does not: {BY_HAND}")
+        raise InputError(
+            f"{kind} goes through images of several sizes in one run, which this library does not: {BY_HAND}"
+        )
     if config.get("use_flow_sigmas") and "use_flow_sigmas" in takes:
         if prediction == "v_prediction" and output is None:
-            raise InputError(f"{kind} reads prediction_type 'v_prediction' with use_flow_sigmas by a formula for other paths than these: {BY_HAND}")
+            raise InputError(
+                f"{kind} reads prediction_type 'v_prediction' with use_flow_sigmas by a formula for other paths than these: {BY_HAND}"
+            )
         return _flow(config, output or PREDICTIONS[prediction], unsure)
     if prediction == "flow_prediction" and output is None:
-        raise InputError(f"{kind} with prediction_type 'flow_prediction' and without use_flow_sigmas has no meaning of its own: {BY_HAND}")
+        raise InputError(
+            f"{kind} with prediction_type 'flow_prediction' and without use_flow_sigmas has no meaning of its own: {BY_HAND}"
+        )
     abar = _alphas_cumprod(kind, made, takes, config)
     betas = config.get("trained_betas")
     if betas is not None and "trained_betas" in takes and config.get("num_train_timesteps", len(betas)) != len(betas):
-        unsure.append(f"num_train_timesteps: {config['num_train_timesteps']} is stated with {len(betas)} trained_betas; the network is told 0 to {len(betas) - 1}")
-    schedule: Schedule = table(abar, zero=bool(config.get("rescale_betas_zero_snr")) and "rescale_betas_zero_snr" in takes)
+        unsure.append(
+            f"num_train_timesteps: {config['num_train_timesteps']} is stated with {len(betas)} trained_betas; the network is told 0 to {len(betas) - 1}"
+        )
+    schedule: Schedule = table(
+        abar, zero=bool(config.get("rescale_betas_zero_snr")) and "rescale_betas_zero_snr" in takes
+    )
     said = {"schedule": schedule, "output": output or PREDICTIONS[prediction], "time": "t"}
     if config.get("timestep_type") == "continuous" and "timestep_type" in takes:
         if prediction == "v_prediction":
             said |= {"schedule": _continuous(config, schedule), "time": "log-sigma/4"}
         else:
-            unsure.append(f"timestep_type: 'continuous' changes nothing in diffusers with prediction_type {prediction!r}: the network is told the index of the table")
+            unsure.append(
+                f"timestep_type: 'continuous' changes nothing in diffusers with prediction_type {prediction!r}: the network is told the index of the table"
+            )
     return Said(*_cut(said, unsure, bool(config.get("rescale_betas_zero_snr"))))
 
 
@@ -134,7 +177,9 @@ def _prediction(kind: str, config: dict[str, Any]) -> str:
     usual = "sample" if config.get("predict_epsilon") is False else "epsilon"
     prediction = str(config.get("prediction_type", usual))
     if prediction not in PREDICTIONS:
-        raise InputError(f"{kind} has prediction_type {prediction!r}, which is none of {', '.join(PREDICTIONS)}: {BY_HAND}")
+        raise InputError(
+            f"{kind} has prediction_type {prediction!r}, which is none of {', '.join(PREDICTIONS)}: {BY_HAND}"
+        )
     return prediction
 
 
@@ -146,18 +191,26 @@ def _flow(config: dict[str, Any], output: str | None, unsure: list[str]) -> Said
     if config.get("invert_sigmas"):  # time runs from noise (0) to data (n), and the velocity with it
         if output not in (None, "flow"):
             raise InputError(f"invert_sigmas with output {output!r} is not known here: {BY_HAND}")
-        return Said({"schedule": RectifiedFlow(), "output": "reverse-flow", "time": "1-t" if n == 1 else f"{n:g}(1-t)"}, unsure)
+        return Said(
+            {"schedule": RectifiedFlow(), "output": "reverse-flow", "time": "1-t" if n == 1 else f"{n:g}(1-t)"}, unsure
+        )
     return Said({"schedule": RectifiedFlow(), "output": output or "flow", "time": "t" if n == 1 else f"{n:g}t"}, unsure)
 
 
 def _alphas_cumprod(kind: str, made: Any, takes: set[str], config: dict[str, Any]) -> Tensor:
     options = {k: config[k] for k in TABLE if k in config and k in takes}
-    if "num_train_timesteps" not in options and isinstance(config.get("timesteps"), int) and "num_train_timesteps" in takes:
+    if (
+        "num_train_timesteps" not in options
+        and isinstance(config.get("timesteps"), int)
+        and "num_train_timesteps" in takes
+    ):
         options["num_train_timesteps"] = config["timesteps"]
     try:
         abar = getattr(made(**options), "alphas_cumprod", None)
     except Exception as error:  # what a class makes of a config that is not its own is anything
-        raise InputError(f"diffusers cannot make the scheduler {kind} ({' '.join(str(error).split())[:160]}): {BY_HAND}") from error
+        raise InputError(
+            f"diffusers cannot make the scheduler {kind} ({' '.join(str(error).split())[:160]}): {BY_HAND}"
+        ) from error
     if not isinstance(abar, Tensor) or abar.ndim != 1:
         raise InputError(f"the scheduler {kind} states no table of betas: {BY_HAND}")
     return abar
@@ -179,7 +232,9 @@ def _continuous(config: dict[str, Any], schedule: Schedule) -> VPTable:
     """The variance-preserving process over the sigmas of a scheduler that tells log(sigma)/4: sigma/alpha even in its logarithm."""
     ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
     low, high = (-schedule.log_snr(ends) / 2).exp().tolist()
-    if any(config.get(k) for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")):  # without, diffusers does not look at them
+    if any(
+        config.get(k) for k in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+    ):  # without, diffusers does not look at them
         low, high = config.get("sigma_min") or low, config.get("sigma_max") or high
     if not 0 < low < high:
         raise InputError(f"sigma_min and sigma_max must be above 0 and rising, got {low} and {high}")
@@ -196,7 +251,9 @@ def _cut(said: dict[str, Any], unsure: list[str], zero: bool) -> tuple[dict[str,
     ratios = (-schedule.log_snr(torch.arange(len(schedule.betas), dtype=torch.float64)) / 2).exp()
     kept = int((ratios <= FURTHEST).sum())
     if kept < 2:
-        raise InputError(f"zero terminal SNR (rescale_betas_zero_snr) with a table that has no other end, for a network that returns {said['output']}: {BY_HAND}")
+        raise InputError(
+            f"zero terminal SNR (rescale_betas_zero_snr) with a table that has no other end, for a network that returns {said['output']}: {BY_HAND}"
+        )
     note = (
         f"zero terminal SNR (rescale_betas_zero_snr) with a network that returns {said['output']}: at alpha = 0 that says nothing of x_0. Indices {kept} to "
         f"{len(ratios) - 1} of the table are left out (sigma/alpha above {FURTHEST:g}); if it was trained to return v, give output=v"
@@ -206,7 +263,11 @@ def _cut(said: dict[str, Any], unsure: list[str], zero: bool) -> tuple[dict[str,
 
 def _passed_over(kind: str, config: dict[str, Any], made: Any) -> list[str]:
     """A doubt for each key that is set to something and that neither this nor the scheduler's own class reads."""
-    usual = {k: p.default for k, p in inspect.signature(made.__init__).parameters.items() if p.default is not inspect.Parameter.empty}
+    usual = {
+        k: p.default
+        for k, p in inspect.signature(made.__init__).parameters.items()
+        if p.default is not inspect.Parameter.empty
+    }
     doubts = []
     for key, value in config.items():
         if key.startswith("_") or key in HARMLESS or value is None or value is False:

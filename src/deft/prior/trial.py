@@ -28,6 +28,8 @@ def try_once(prior: Denoiser, name: str) -> None:
         raise
     except Exception as error:  # whatever a network raises that is called in a way it does not know
         first = " ".join(str(error).split())[:200] or "no message"
-        raise InputError(f"{what} fails ({type(error).__name__}: {first}): {WANTS_MORE}; another shape is given as event_shape=C,H,W") from error
+        raise InputError(
+            f"{what} fails ({type(error).__name__}: {first}): {WANTS_MORE}; another shape is given as event_shape=C,H,W"
+        ) from error
     if shape != tuple(x.shape):
         raise InputError(f"{what} returns {shape}: {WANTS_MORE}; another shape is given as event_shape=C,H,W")
