@@ -470,6 +470,7 @@ def test_flat_without_its_scheduler_or_weights(tmp_path):
     with pytest.raises(InputError, match=r"no scheduler_config\.json.*by hand"):
         load_prior(tmp_path / "a")
     assert load_prior(tmp_path / "a", convention="ddpm").event_shape == (1, 8, 8)
+    assert {"output: not given, eps is taken", "time: not given, the schedule's own t is taken"} <= set(load_prior(tmp_path / "a", schedule="vp-table").card["unsure"])
     flat(tmp_path / "b")
     (tmp_path / "b/config.json").unlink()
     with pytest.raises(CheckpointError, match="the download is not complete"):
@@ -808,6 +809,19 @@ def test_weights_of_diffusers_by_their_file(tmp_path):
     torch.save(unet().state_dict(), tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(CheckpointError, match="look like the weights of a model of diffusers: give its folder"):
         load_prior(tmp_path / "diffusion_pytorch_model.bin")
+
+
+def test_safetensors_of_another_library(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"double_blocks.0.img_attn.qkv.weight": torch.zeros(3, 3)}, tmp_path / "flux.safetensors")
+    with pytest.raises(CheckpointError, match=r"of another library.*give the folder, with its config\.json; else give FILE\.py:FUNCTION"):
+        load_prior(tmp_path / "flux.safetensors")
+    save_file(prefixed("model.diffusion_model."), tmp_path / "sd.safetensors")
+    with pytest.raises(CheckpointError, match="is of latent-diffusion"):
+        load_prior(tmp_path / "sd.safetensors")
+    save_file(prefixed("ema_model."), tmp_path / "ema.safetensors")
+    assert load_prior(tmp_path / "ema.safetensors").card["weights"] == "ema_model."
 
 
 def test_sides_of_guided_diffusion(tmp_path):

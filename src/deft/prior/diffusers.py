@@ -25,7 +25,18 @@ from deft.prior.scheduler import BY_HAND, PREDICTIONS, examine, read_scheduler, 
 from deft.prior.torchfile import BY_FUNCTION
 from deft.prior.trial import try_once
 
-__all__ = ["PREDICTIONS", "Labelled", "Sample", "find_autoencoder", "find_parts", "load_diffusers", "load_model", "read_scheduler", "recognise", "table"]
+__all__ = [
+    "PREDICTIONS",
+    "Labelled",
+    "Sample",
+    "find_autoencoder",
+    "find_parts",
+    "load_diffusers",
+    "load_model",
+    "read_scheduler",
+    "recognise",
+    "table",
+]
 
 INSTALL = "diffusers is not installed: pip install 'deft-diffusion[diffusers]'"
 
@@ -103,7 +114,14 @@ def load_diffusers(
         raise InputError(f"{name} has no autoencoder: latent_scale and latent_shift are for latent priors")
     latent: Denoiser = prior
     if where is not None:
-        autoencoder, data_shape, doubts = load_autoencoder(where, prior.event_shape, variant, latent_scale, latent_shift, elsewhere=(parts.model / "config.json", folder / "model_index.json"))
+        autoencoder, data_shape, doubts = load_autoencoder(
+            where,
+            prior.event_shape,
+            variant,
+            latent_scale,
+            latent_shift,
+            elsewhere=(parts.model / "config.json", folder / "model_index.json"),
+        )
         latent = LatentPrior(prior, autoencoder.to(device), data_shape, gradient)
         unsure += doubts
     elif "value_range" not in said and "value_range" not in changes:
@@ -120,28 +138,50 @@ def load_diffusers(
 def _convention(name: object, scheduler: Path | None, changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """What the scheduler's file says of the network, unless what is given by hand is all there is to say."""
     by_hand = "schedule" in changes and "output" in changes
+    assumed = [
+        f"{k}: not given, {usual} is taken"
+        for k, usual in (("output", "eps"), ("time", "the schedule's own t"))
+        if k not in changes
+    ]
     if scheduler is None:
-        if by_hand or "schedule" in changes:
-            return {}, []
-        raise InputError(f"{name} holds a model but no scheduler_config.json: give the pipeline's folder, or {BY_HAND.removeprefix('give ')}")
+        if "schedule" in changes:
+            return {}, assumed
+        raise InputError(
+            f"{name} holds a model but no scheduler_config.json: give the pipeline's folder, or {BY_HAND.removeprefix('give ')}"
+        )
     try:
         said, unsure = examine(_json(scheduler), changes.get("output"))
     except (InputError, CheckpointError) as error:
         if not by_hand:
             raise
-        return {}, [f"scheduler: {scheduler.name} was passed over, output and schedule are given by hand ({str(error).partition(':')[0]})"]
-    return dict(said), [u for u in unsure if not ("schedule" in changes and u.startswith(("zero terminal SNR", "num_train_timesteps", "rescale_betas")))]
+        return {}, [
+            f"scheduler: {scheduler.name} was passed over, output and schedule are given by hand ({str(error).partition(':')[0]})",
+            *assumed,
+        ]
+    return dict(said), [
+        u
+        for u in unsure
+        if not ("schedule" in changes and u.startswith(("zero terminal SNR", "num_train_timesteps", "rescale_betas")))
+    ]
 
 
-def _with_label(name: object, model: nn.Module, config: dict[str, Any], label: int | str | None) -> tuple[nn.Module, int | None, list[str]]:
+def _with_label(
+    name: object, model: nn.Module, config: dict[str, Any], label: int | str | None
+) -> tuple[nn.Module, int | None, list[str]]:
     """The model as net(x, t), with its class held fixed if it has classes, and what there is to say of the class."""
     classes = config.get("num_class_embeds") or config.get("num_embeds_ada_norm")
     classes = classes if classes and "class_labels" in inspect.signature(model.forward).parameters else None
     if not classes:
         if label is not None:
-            raise InputError(f"{name} takes no class (a {type(model).__name__} without classes), got label={label}: give no label")
+            raise InputError(
+                f"{name} takes no class (a {type(model).__name__} without classes), got label={label}: give no label"
+            )
         return Sample(model), None, []
-    tables = [m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings in (classes, classes + 1)]
+    tables = [
+        m.num_embeddings
+        for m in model.modules()
+        if isinstance(m, nn.Embedding) and m.num_embeddings in (classes, classes + 1)
+    ]
     rows = max(tables, default=int(classes))
     none = null_class(rows, int(classes))
     if label == NONE:
@@ -153,10 +193,20 @@ def _with_label(name: object, model: nn.Module, config: dict[str, Any], label: i
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < rows:
         also = f"; label={NONE} (class {none}) is the unconditional prior" if none is not None else ""
         last = rows - 1 if none is None else none - 1
-        raise InputError(f"{name} is class-conditional: give label, a whole number from 0 to {last} (got {label}){also}")
+        raise InputError(
+            f"{name} is class-conditional: give label, a whole number from 0 to {last} (got {label}){also}"
+        )
     if label == none:
-        return Labelled(model, label), label, [f"class {label} of {rows} is taken for the one that stands for none: this is the unconditional prior"]
-    return Labelled(model, label), label, [f"class {label} of {classes}: the card of an h fitted to this prior should say so"]
+        return (
+            Labelled(model, label),
+            label,
+            [f"class {label} of {rows} is taken for the one that stands for none: this is the unconditional prior"],
+        )
+    return (
+        Labelled(model, label),
+        label,
+        [f"class {label} of {classes}: the card of an h fitted to this prior should say so"],
+    )
 
 
 class Labelled(nn.Module):
@@ -201,23 +251,43 @@ def look_at(folder: Path) -> Parts:
     """
     index = _json(folder / "model_index.json")
     own = str(_json(folder / "config.json").get("_class_name", ""))
-    text = [k for k, v in index.items() if k.startswith(("text_encoder", "tokenizer")) and not (isinstance(v, list) and None in v[:1])]
+    text = [
+        k
+        for k, v in index.items()
+        if k.startswith(("text_encoder", "tokenizer")) and not (isinstance(v, list) and None in v[:1])
+    ]
     if text:
         raise InputError(
             f"{folder} is a text-conditional pipeline ({index.get('_class_name')}, with {text[0]}): this adapter takes unconditional models; {BY_FUNCTION}, with the text held fixed in it"
         )
     kinds = {p.parent.name: str(_json(p).get("_class_name", "")) for p in sorted(folder.glob("*/config.json"))}
-    encoders = sorted((k for k, kind in kinds.items() if is_autoencoder(kind) or (k in AUTOENCODERS and kind)), key=lambda k: (k not in AUTOENCODERS, k))
+    encoders = sorted(
+        (k for k, kind in kinds.items() if is_autoencoder(kind) or (k in AUTOENCODERS and kind)),
+        key=lambda k: (k not in AUTOENCODERS, k),
+    )
     encoders.sort(key=lambda k: (k not in index, AUTOENCODERS.index(k) if k in AUTOENCODERS else len(AUTOENCODERS)))
     autoencoder = folder / encoders[0] if encoders else None
-    unsure = [f"autoencoder: {encoders[0]}/ was taken; {', '.join(encoders[1:])} is there as well" for _ in encoders[1:2]]
-    schedulers = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
+    unsure = [
+        f"autoencoder: {encoders[0]}/ was taken; {', '.join(encoders[1:])} is there as well" for _ in encoders[1:2]
+    ]
+    schedulers = [
+        folder / "scheduler" / "scheduler_config.json",
+        folder / "scheduler_config.json",
+        *sorted(folder.glob("*/scheduler_config.json")),
+    ]
     if own and not is_autoencoder(own):  # a model folder, or a pipeline whose parts lie side by side
         if not index and autoencoder is None:
             beside = folder.parent
             schedulers = [schedulers[1], beside / "scheduler" / "scheduler_config.json", schedulers[0]]
-            near = [k for k in AUTOENCODERS if (beside / k / "config.json").is_file() and (beside / "model_index.json").is_file()]
-            unsure += [f"autoencoder: {beside / k} lies beside this model: its samples are latents; give the folder {beside} for images" for k in near[:1]]
+            near = [
+                k
+                for k in AUTOENCODERS
+                if (beside / k / "config.json").is_file() and (beside / "model_index.json").is_file()
+            ]
+            unsure += [
+                f"autoencoder: {beside / k} lies beside this model: its samples are latents; give the folder {beside} for images"
+                for k in near[:1]
+            ]
         return Parts(folder, _first(reversed(schedulers) if index else schedulers), autoencoder, unsure)
     models = [k for k, kind in kinds.items() if k not in encoders and (k in MODELS or k in index) and kind]
     named = [k for k in models if k in index] or models
@@ -227,7 +297,9 @@ def look_at(folder: Path) -> Parts:
         raise CheckpointError(f"{folder} holds no model_index.json and no config.json: it is not a diffusers folder")
     if not named:
         missing = next((k for k in MODELS if k in index), MODELS[0])
-        raise CheckpointError(f"{folder} has a model_index.json but no {missing}/config.json, and no config.json beside it: the download is not complete")
+        raise CheckpointError(
+            f"{folder} has a model_index.json but no {missing}/config.json, and no config.json beside it: the download is not complete"
+        )
     averaged = [k for k in kinds if k.startswith(named[0]) and k != named[0] and "ema" in k]
     unsure += [f"weights: {named[0]}/ was taken; {k}/ is there as well" for k in averaged]
     return Parts(folder / named[0], _first(schedulers), autoencoder, unsure)
@@ -258,16 +330,23 @@ def load_autoencoder(
     """
     config = _json(folder / "config.json")
     model, unsure = load_model(folder, variant, dtype=torch.float32)
-    found_scale, found_shift, doubts = latent_statistics(folder, config, model, latent, elsewhere, asked=(scale is not None, shift is not None))
+    found_scale, found_shift, doubts = latent_statistics(
+        folder, config, model, latent, elsewhere, asked=(scale is not None, shift is not None)
+    )
     stated: dict[str, Any] = {}
     for key, value in (("latent_scale", scale), ("latent_shift", shift)):
         if value is not None:
             stated[key] = list(value) if isinstance(value, (list, tuple)) else value
     made = Autoencoder(
-        model, found_scale if scale is None else _per_channel("latent_scale", scale, latent), found_shift if shift is None else _per_channel("latent_shift", shift, latent), stated
+        model,
+        found_scale if scale is None else _per_channel("latent_scale", scale, latent),
+        found_shift if shift is None else _per_channel("latent_shift", shift, latent),
+        stated,
     )
     if not bool((torch.as_tensor(made.scale) > 0).all()):
-        raise InputError(f"{folder}: the scale of the latents must be above 0, got {_numbers(made.scale)}: give latent_scale")
+        raise InputError(
+            f"{folder}: the scale of the latents must be above 0, got {_numbers(made.scale)}: give latent_scale"
+        )
     made.eval().requires_grad_(False)
     try:
         with torch.no_grad():
@@ -280,7 +359,12 @@ def load_autoencoder(
 
 
 def latent_statistics(
-    folder: Path, config: dict[str, Any], model: nn.Module, latent: tuple[int, ...], elsewhere: Sequence[Path] = (), asked: tuple[bool, bool] = (False, False)
+    folder: Path,
+    config: dict[str, Any],
+    model: nn.Module,
+    latent: tuple[int, ...],
+    elsewhere: Sequence[Path] = (),
+    asked: tuple[bool, bool] = (False, False),
 ) -> tuple[Tensor | float, Tensor | float, list[str]]:
     """(scale, shift, doubts) with z = scale (E(x) - shift), as diffusers' pipelines use an autoencoder: scaling_factor, shift_factor, latents_mean, latents_std.
 
@@ -290,7 +374,9 @@ def latent_statistics(
     if kind == "AutoencoderRAE":  # scales its latents itself
         return 1.0, 0.0, []
     if isinstance(getattr(model, "bn", None), nn.BatchNorm2d) and not all(asked):
-        raise InputError(f"{folder}: {kind} scales its latents by a batch norm of its own, in its pipeline: give latent_scale and latent_shift, one number for each channel")
+        raise InputError(
+            f"{folder}: {kind} scales its latents by a batch norm of its own, in its pipeline: give latent_scale and latent_shift, one number for each channel"
+        )
     filled = dict(getattr(model, "config", {}))
     doubts, others = [], [(p, _json(p)) for p in elsewhere]
 
@@ -321,9 +407,13 @@ def latent_statistics(
     if mean is None and std is None:
         return float(factor), float(shift or 0.0), doubts
     if not all(asked):
-        doubts.append("latents_mean and latents_std: z = (E(x) - mean) scaling_factor / std is taken, as diffusers' pipelines do (latent_scale and latent_shift overrule it)")
+        doubts.append(
+            "latents_mean and latents_std: z = (E(x) - mean) scaling_factor / std is taken, as diffusers' pipelines do (latent_scale and latent_shift overrule it)"
+        )
     if shift:
-        doubts.append(f"shift_factor: {shift:g} is stated beside latents_mean, and was passed over (latent_shift overrules it)")
+        doubts.append(
+            f"shift_factor: {shift:g} is stated beside latents_mean, and was passed over (latent_shift overrules it)"
+        )
     deviation = torch.ones(1) if std is None else _statistic("latents_std", std, latent)
     if not bool((deviation > 0).all()):
         raise InputError(f"{folder}: latents_std must be above 0, got {_numbers(deviation)}: give latent_scale")
@@ -344,7 +434,9 @@ def _per_channel(key: str, value: float | Sequence[float], latent: tuple[int, ..
             raise InputError(f"{key} must be a finite number, got {value}")
         return float(value)
     if len(value) not in (1, latent[0]):
-        raise InputError(f"{key} has {len(value)} numbers, the latents have {latent[0]} channels: give one number, or {latent[0]}")
+        raise InputError(
+            f"{key} has {len(value)} numbers, the latents have {latent[0]} channels: give one number, or {latent[0]}"
+        )
     return torch.tensor([float(v) for v in value]).reshape(1, -1, *(1,) * (len(latent) - 1))
 
 
@@ -366,7 +458,9 @@ def weight_files(folder: Path) -> dict[str, set[str]]:
     return found
 
 
-def load_model(folder: Path, variant: str | None = None, dtype: torch.dtype | None = None) -> tuple[nn.Module, list[str]]:
+def load_model(
+    folder: Path, variant: str | None = None, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, list[str]]:
     """(the model of a folder, doubts); its weights loaded strictly and without unpickling.
 
     variant: of the files; where the folder has none of that name, the plain ones. dtype: by default half precision for "fp16", else float32.
@@ -378,9 +472,13 @@ def load_model(folder: Path, variant: str | None = None, dtype: torch.dtype | No
     kind = str(_json(folder / "config.json").get("_class_name"))
     known = getattr(diffusers, kind, None)
     if not (isinstance(known, type) and issubclass(known, nn.Module)):
-        raise InputError(f"{folder}/config.json names the class {kind!r}, which diffusers {diffusers.__version__} does not have")
+        raise InputError(
+            f"{folder}/config.json names the class {kind!r}, which diffusers {diffusers.__version__} does not have"
+        )
     if "Condition" in kind or "ControlNet" in kind:
-        raise InputError(f"{kind} is conditional (it wants more than x_t and t): this adapter takes unconditional models")
+        raise InputError(
+            f"{kind} is conditional (it wants more than x_t and t): this adapter takes unconditional models"
+        )
     taken, formats, unsure = _choose(folder, variant)
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(taken)
     try:
@@ -395,7 +493,9 @@ def load_model(folder: Path, variant: str | None = None, dtype: torch.dtype | No
         ) from error
     wrong = {k: info.get(k) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(k)}
     if wrong:
-        what = "; ".join(f"{k.replace('_', ' ')}: {len(v)} ({sorted(map(str, v))[0]} ...)" for k, v in wrong.items() if v)
+        what = "; ".join(
+            f"{k.replace('_', ' ')}: {len(v)} ({sorted(map(str, v))[0]} ...)" for k, v in wrong.items() if v
+        )
         raise CheckpointError(f"{folder}: the weights do not fit the config: {what}")
     return model, unsure
 
@@ -408,12 +508,23 @@ def _choose(folder: Path, variant: str | None) -> tuple[str, set[str], list[str]
         return variant, there[variant], []
     if "" in there:
         averaged = [v for v in named if "ema" in v]
-        unsure = [f"weights: {folder.name}/ holds the variant {v} as well, the plain files were taken" for v in averaged]
-        unsure += [f"variant: {folder.name}/ has no files of the variant {variant}, the plain ones were taken" for _ in (variant,) if variant is not None]
+        unsure = [
+            f"weights: {folder.name}/ holds the variant {v} as well, the plain files were taken" for v in averaged
+        ]
+        unsure += [
+            f"variant: {folder.name}/ has no files of the variant {variant}, the plain ones were taken"
+            for _ in (variant,)
+            if variant is not None
+        ]
         return "", there[""], unsure
-    files = ", ".join(sorted(p.name for p in folder.iterdir() if p.suffix not in (".json", ".md", ".txt"))[:4]) or "no weights"
+    files = (
+        ", ".join(sorted(p.name for p in folder.iterdir() if p.suffix not in (".json", ".md", ".txt"))[:4])
+        or "no weights"
+    )
     if named:
-        raise CheckpointError(f"{folder}: the weights cannot be loaded: it holds {files} alone: give variant={named[0]} (--prior-option variant={named[0]})")
+        raise CheckpointError(
+            f"{folder}: the weights cannot be loaded: it holds {files} alone: give variant={named[0]} (--prior-option variant={named[0]})"
+        )
     raise CheckpointError(
         f"{folder}: the weights cannot be loaded: no {WEIGHTS}.safetensors or .bin (it holds {files}); fetch them, or convert what is there with the library it is from"
     )

@@ -196,7 +196,23 @@ ADM_KINDS: dict[str, Kind] = (
 )
 """Of guided-diffusion: its flags, under their published names, and ours."""
 
-KINDS: dict[str, Mapping[str, Kind]] = {"diffusers": DIFFUSERS_KINDS, "hub": DIFFUSERS_KINDS, "adm": ADM_KINDS}
+GENIE_KINDS: dict[str, Kind] = {
+    "config": Kind("a file", lambda v: _text(v) if isinstance(v, (str, bool, int, float)) else v)
+}
+REMOTE_KINDS: dict[str, Kind] = {
+    "timeout": Kind("a number of seconds above 0", _above),
+    "retries": Kind("a whole number from 0", _least(_whole, 0)),
+    "wait": Kind("a number of seconds from 0", _least(_number, 0)),
+    "batch": COUNT,
+}
+
+KINDS: dict[str, Mapping[str, Kind]] = {
+    "diffusers": DIFFUSERS_KINDS,
+    "hub": DIFFUSERS_KINDS,
+    "adm": ADM_KINDS,
+    "genie": GENIE_KINDS,
+    "remote": REMOTE_KINDS,
+}
 """family -> option -> its kind. Options of other families are their own business."""
 
 
