@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from deft.errors import InputError, unknown
+from deft.errors import ContractError, InputError, unknown
 from deft.noise import Rescaled, Schedule
 
 Coefficient = Callable[[Tensor, Tensor], Tensor | float]
@@ -71,6 +73,9 @@ class Prediction:
         )
 
 
+D = TypeVar("D", bound="Denoiser")
+
+
 class Denoiser(nn.Module, ABC):
     """Anything that returns a `Prediction`: `denoiser(x_t, t)`, x_t [B, *E], t [B] or a scalar tensor."""
 
@@ -97,6 +102,11 @@ class Denoiser(nn.Module, ABC):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def train(self: D, mode: bool = True) -> D:
+        """As every module's, but for parts that have one mode alone (what torch.export makes): they stay as they are."""
+        set_mode(self, mode)
+        return self
 
     def parameter_count(self) -> int:
         """How many parameters the model has; an h is sized by it."""
@@ -186,6 +196,28 @@ in a table. 999t: VP networks of Song et al. 2021. log-sigma/4: c_noise of Karra
 """
 
 
+_MULTIPLE = re.compile(r"(\d+(?:\.\d+)?)(t|\(1-t\))")
+
+
+def time_map(name: str | TimeMap) -> TimeMap:
+    """A row of `TIMES`, or N t or N (1 - t) for any number N ("500t", "1000(1-t)"), or the function itself.
+
+    >>> float(time_map("500t")(torch.tensor(0.5), torch.tensor(1.0), torch.tensor(1.0)))
+    250.0
+    """
+    if not isinstance(name, str):
+        if not callable(name):
+            raise InputError(f"time is a name ({', '.join(TIMES)}) or a function of (t, alpha, sigma), got {name!r}")
+        return name
+    if name in TIMES:
+        return TIMES[name]
+    found = _MULTIPLE.fullmatch(name)
+    if found is None:
+        raise unknown("time", name, [*TIMES, "1000(1-t)"])
+    factor, falling = float(found[1]), found[2] != "t"
+    return lambda t, a, s: factor * (1 - t) if falling else factor * t
+
+
 def to_output(kind: str, x_t: Tensor, mean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The network output of the given kind that stands for `mean`: the table read backwards."""
     c_skip, c_out = parametrisation(kind)
@@ -194,7 +226,7 @@ def to_output(kind: str, x_t: Tensor, mean: Tensor, alpha: Tensor, sigma: Tensor
 
 def parametrisation(kind: str) -> tuple[Coefficient, Coefficient]:
     if kind not in OUTPUTS:
-        raise unknown("output kind", kind, OUTPUTS)
+        raise unknown("output kind", str(kind), OUTPUTS)
     return OUTPUTS[kind]
 
 
@@ -207,7 +239,7 @@ class NetworkDenoiser(Denoiser):
         schedule: alpha(t), sigma(t) the network was trained with, on data in `value_range`.
         event_shape: *E.
         output: a key of `OUTPUTS`.
-        time: what the network is told about the noise: a key of `TIMES`, or a function of (t, alpha, sigma), each [B].
+        time: what the network is told about the noise: a name (see `time_map`), or a function of (t, alpha, sigma), each [B].
         scale_input: multiply x_t by c_in = 1/sqrt(d^2 alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP and d = 1).
         value_range: the two numbers that stood for -1 and 1 in training; (0, 1) for images between 0 and 1.
         sigma_data: d, the deviation of the data for which an "edm" network is preconditioned; 0.5 in Karras et al.
@@ -231,19 +263,22 @@ class NetworkDenoiser(Denoiser):
         learned_variance: bool = False,
     ):
         super().__init__()
-        low, high = (float(v) for v in value_range)
-        if not low < high:
+        try:
+            low, high = (float(v) for v in value_range)
+        except (TypeError, ValueError):
+            low = high = math.nan
+        if not low < high or math.isinf(high - low):
             raise InputError(f"value_range must be two rising numbers, what stood for -1 and for 1; got {value_range}")
-        if not sigma_data > 0:
-            raise InputError(f"sigma_data must be above 0, got {sigma_data}")
-        if isinstance(time, str) and time not in TIMES:
-            raise unknown("time", time, TIMES)
+        if not isinstance(schedule, Schedule):
+            raise InputError(f"schedule must be a deft.Schedule (VPTable(betas), VPCosine(), ...), got {schedule!r}")
+        if not (isinstance(sigma_data, (int, float)) and 0 < sigma_data < math.inf):
+            raise InputError(f"sigma_data must be a number above 0, got {sigma_data!r}")
+        self._time: TimeMap = time_map(time)
         self.net = net if isinstance(net, nn.Module) else Function(net)
         self.inner_schedule, self.event_shape = schedule, tuple(event_shape)
         self.output, self.time, self.scale_input = output, time, scale_input
         self.value_range, self.sigma_data, self.learned_variance = (low, high), float(sigma_data), learned_variance
         self._coefficients = parametrisation(output)
-        self._time: TimeMap = TIMES[time] if isinstance(time, str) else time
         self._c, self._b = (high - low) / 2, (high + low) / 2
         self.schedule = schedule if self._c == 1 else Rescaled(schedule, 1 / self._c)
         self.register_buffer("_where", torch.empty(0), persistent=False)  # so that a bare function has a device, too
@@ -280,7 +315,10 @@ class NetworkDenoiser(Denoiser):
         time = self._time(t, alpha.reshape(-1).expand(t.shape), s.reshape(-1).expand(t.shape))
         own = next(self.net.parameters(), x).dtype
         out = (net or self.net)(x_in.to(own), time.to(own) if own == torch.float64 else time).to(x.dtype)
-        return out[:, : x.shape[1]] if self.learned_variance else out
+        out = out[:, : x.shape[1]] if self.learned_variance else out
+        if out.shape != x.shape:
+            raise ContractError(f"the network returns {tuple(out.shape)} for x_t of shape {tuple(x.shape)}: what it returns must have that shape (with learned_variance twice the channels)")
+        return out
 
     def _inside(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """x_t and sigma on the network's own range."""
@@ -290,7 +328,10 @@ class NetworkDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
-        return Prediction(x_t, t, alpha, sigma, self.mean_of(self.raw(x_t, t, alpha, sigma), x_t, alpha, sigma))
+        out = self.raw(x_t, t, alpha, sigma)
+        # a network that lets no gradient through has half a derivative, by c_skip: none at all is what the others can tell
+        like = x_t.detach() if x_t.requires_grad and not out.requires_grad else x_t
+        return Prediction(x_t, t, alpha, sigma, self.mean_of(out, like, alpha, sigma))
 
     def mean_of(self, out: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """E[x_0 | x_t] that the network's output stands for."""
@@ -330,6 +371,17 @@ class MeanDenoiser(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
         return Prediction(x_t, t, alpha, sigma, self.mean(x_t, alpha, sigma))
+
+
+def set_mode(module: nn.Module, mode: bool) -> None:
+    """Training or evaluation mode of a module and its parts. A part whose `train` says it is not implemented (the graph of
+    an ExportedProgram, which was traced in one mode) is left in its own."""
+    module.training = mode
+    for child in module.children():
+        try:
+            child.train(mode)
+        except NotImplementedError:
+            set_mode(child, mode)
 
 
 def freeze(denoiser: Denoiser) -> Denoiser:

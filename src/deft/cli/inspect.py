@@ -61,7 +61,7 @@ def inspect(
         if best is not taken:
             output.say(_row(", ".join(f"{k} {v}" for k, v in best.changes.items()), best))
         output.say(f"\n{text}")
-        result |= {"confirmed": confirmed, "verdict": text, "taken": _json(taken), "best": _json(best)}
+        result |= {"confirmed": confirmed, "coupled": best.coupled, "verdict": text, "taken": _json(taken), "best": _json(best)}
     elif about["unsure"]:
         output.say("\nto test what is unsure: --images DIR")
     output.result(result)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -25,7 +26,8 @@ from deft.denoise import NetworkDenoiser, freeze
 from deft.errors import CheckpointError, InputError, unknown
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.noise import VPTable
-from deft.prior.torchfile import read_torch_file
+from deft.prior.labels import NONE, null_class
+from deft.prior.torchfile import BY_FUNCTION, read_torch_file
 
 
 def _published(image_size: int, **flags: Any) -> ADMConfig:
@@ -77,8 +79,9 @@ LANDMARKS = (
     "middle_block.1.qkv.weight", "output_blocks.0.0.in_layers.2.weight", "out.2.weight",
 )  # fmt: skip
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-NESTS = ("ema", "model_ema", "ema_model", "params_ema", "state_dict", "model", "net")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+"""What sharding, checkpointing and compiling put into parameter names, at any depth."""
+AVERAGES = ("ema", "shadow", "average", "averaged", "swa")
 
 
 # Files.
@@ -97,25 +100,107 @@ def read_state(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Ten
     Raises:
         CheckpointError: no such file; truncated; more than tensors in a pickle (unless `trust_pickle`); no ADM UNet.
     """
+    return read_states(path, trust_pickle=trust_pickle)[0].state
+
+
+class Found(NamedTuple):
+    """A state dict in a file: where it was ("ema", "state_dict/model."), its tensors, whether it is an average, and the table of betas beside it."""
+
+    where: str
+    state: dict[str, Tensor]
+    average: bool
+    betas: Tensor | None = None
+
+
+def read_states(path: str | Path, *, trust_pickle: bool = False, weights: str | None = None) -> list[Found]:
+    """Every ADM state dict in a file, the one to take first: a moving average before the weights it is of, the outer before the inner.
+
+    weights: take the one whose place in the file is this, or has this in it.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no such checkpoint: {path}")
-    found: Any = _read(path, trust_pickle)
-    seen = found
-    for _ in range(4):  # deep enough for any nesting met so far; a pickle may hold itself
-        if not isinstance(seen, Mapping):
-            break
-        state = _without_prefix(seen)
-        if recognise(state):
-            foreign = next((k for k, v in state.items() if not (isinstance(v, Tensor) and v.is_floating_point())), None)
-            if foreign is not None:
-                raise CheckpointError(f"{path}: {foreign} is no tensor of floats; give a file of plain weights")
-            return state
-        seen = next((seen[k] for k in NESTS if isinstance(seen.get(k), Mapping)), None)
-    holds = ", ".join(str(k) for k in list(found)[:3]) if isinstance(found, Mapping) else type(found).__name__
-    raise CheckpointError(
-        f"{path} holds no guided-diffusion UNet (it holds: {holds}, ...); expected {LANDMARKS[0]} and so on"
-    )
+    whole: Any = _read(path, trust_pickle)
+    levels = list(_levels(whole))
+    _refuse_latent(path, levels)
+    found = [f for where, level in levels for f in _states(where, level)]
+    if not found:
+        raise CheckpointError(_holds_none(path, whole, levels))
+    found.sort(key=lambda f: not f.average)  # stable: in the file's order otherwise
+    if weights is not None:
+        named = [f for f in found if f.where == weights] or [f for f in found if weights in f.where]
+        if not named:
+            raise unknown(f"weights in {path.name}", weights, [f.where or "(the file itself)" for f in found])
+        found = [named[0], *(f for f in found if f is not named[0])]
+    elif not found[0].average and not all(_alike(found[0].state, f.state) for f in found[1:]):
+        places = ", ".join(f.where for f in found)
+        raise CheckpointError(f"{path} holds several networks that differ ({places}): say which with weights=PLACE (--prior-option weights={found[0].where})")
+    for name, value in found[0].state.items():
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            raise CheckpointError(f"{path}: {name} is no tensor of floats; give a file of plain weights")
+    return found
+
+
+def _levels(whole: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """(place, mapping) of every mapping in a training state; a pickle may hold itself, so no deeper than four."""
+    if isinstance(whole, Mapping):
+        yield where, whole
+        if depth < 4:
+            for key, value in whole.items():
+                if isinstance(value, Mapping):
+                    yield from _levels(value, f"{where}/{key}".lstrip("/"), depth + 1)
+
+
+def _states(where: str, level: Mapping[Any, Any]) -> Iterator[Found]:
+    """The state dicts among the names of one mapping, by their prefixes."""
+    flat: dict[str, Any] = {}
+    for key, value in level.items():
+        name = str(key)
+        for wrapper in WRAPPERS:
+            name = name.replace(wrapper, "")
+        flat[name] = value
+    prefixes = [name.removesuffix(LANDMARKS[0]) for name in flat if name.endswith(LANDMARKS[0])]
+    for prefix in prefixes:
+        longer = tuple(p for p in prefixes if p != prefix and p.startswith(prefix))
+        state = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix) and not (longer and k.startswith(longer))}
+        if not recognise(state):
+            continue
+        words = re.split(r"[^a-z]+", f"{where}/{prefix}".lower())
+        average = "online" not in words and any(word in words for word in AVERAGES)
+        betas = next((flat[p + "betas"] for p in _parents(prefix) if isinstance(flat.get(p + "betas"), Tensor)), None)
+        state.pop("betas", None)
+        plain = all(part in ("", "module", "model", "net") for part in prefix.split("."))
+        yield Found(where if plain else f"{where}/{prefix}".strip("/"), state, average, betas)
+
+
+def _parents(prefix: str) -> Iterator[str]:
+    """"a.b." -> "a.b.", "a.", ""."""
+    parts = prefix.split(".")[:-1]
+    for n in range(len(parts), -1, -1):
+        yield "".join(part + "." for part in parts[:n])
+
+
+def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(isinstance(v, Tensor) and isinstance(b[k], Tensor) and v.shape == b[k].shape and torch.equal(v, b[k]) for k, v in a.items())
+
+
+def _refuse_latent(path: Path, levels: Sequence[tuple[str, Mapping[Any, Any]]]) -> None:
+    for _, level in levels:
+        for key in level:
+            if re.search(r"(^|\.)(model\.diffusion_model|first_stage_model|cond_stage_model)\.", str(key)):
+                raise CheckpointError(
+                    f"{path} is of latent-diffusion, a UNet of latents: {BY_FUNCTION} around it and its autoencoder (deft.prior.latent.LatentPrior), built with that "
+                    "code; the betas of its unconditional models are the convention ldm-scaled-linear; or convert it to a folder of diffusers"
+                )
+
+
+def _holds_none(path: Path, whole: Any, levels: Sequence[tuple[str, Mapping[Any, Any]]]) -> str:
+    holds = ", ".join(str(k) for k in list(whole)[:3]) if isinstance(whole, Mapping) else type(whole).__name__
+    names = {str(key) for _, level in levels for key in level}
+    way = f"a network of another library: {BY_FUNCTION}"
+    if any(name.endswith(("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "transformer_blocks.0.attn1.to_q.weight")) for name in names):
+        way = "these look like the weights of a model of diffusers: give its folder, which has the config.json and the scheduler"
+    return f"{path} holds no guided-diffusion UNet (it holds: {holds}, ...); expected {LANDMARKS[0]} and so on; {way}"
 
 
 def _read(path: Path, trust_pickle: bool) -> Any:
@@ -125,13 +210,6 @@ def _read(path: Path, trust_pickle: bool) -> Any:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); fetch it again") from error
     return read_torch_file(path, "give --trust-pickle (in Python: trust_pickle=True) only for a file from someone you trust", trust_pickle=trust_pickle)
-
-
-def _without_prefix(state: Mapping[Any, Any]) -> dict[str, Any]:
-    out = {str(k): v for k, v in state.items()}
-    while prefix := next((p for p in PREFIXES if out and all(k.startswith(p) for k in out)), None):
-        out = {k.removeprefix(prefix): v for k, v in out.items()}
-    return out
 
 
 # Flags.
@@ -254,19 +332,20 @@ class Eps(nn.Module):
 class ADMPrior(NetworkDenoiser):
     """An ADM UNet as a prior for images in [-1, 1]; t is the index into the table of betas, fractions allowed.
 
-    changes: of the convention the flags imply; see `NetworkDenoiser`.
+    sides: (H, W) of the images; by default the flags' image_size, twice. changes: of the convention the flags imply; see `NetworkDenoiser`.
     """
 
-    def __init__(self, net: ADMUNet, label: int | None = None, **changes: Any):
-        side = net.config.image_size
+    def __init__(self, net: ADMUNet, label: int | None = None, *, sides: tuple[int, int] | None = None, **changes: Any):
+        height, width = sides or (net.config.image_size,) * 2
         convention: dict[str, Any] = {"schedule": noise_schedule(net.config), "output": "eps"} | changes
-        super().__init__(Eps(net, label), event_shape=(net.config.in_channels, side, side), **convention)
+        super().__init__(Eps(net, label), event_shape=(net.config.in_channels, height, width), **convention)
         self.config = net.config
 
     def reread(self, **changes: Any) -> ADMPrior:
         assert isinstance(self.net, Eps)
         label = self.net.label
-        out = ADMPrior(self.net.net, None if label is None else int(label), **(self.convention() | changes))
+        _, height, width = self.event_shape
+        out = ADMPrior(self.net.net, None if label is None else int(label), sides=(height, width), **(self.convention() | changes))
         out.card = dict(self.card)
         return out.to(next(self.parameters()).device).train(self.training)
 
@@ -282,7 +361,9 @@ def load_adm(
     config: ADMConfig | str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | str = torch.float32,
-    label: int | None = None,
+    label: int | str | None = None,
+    sides: tuple[int, int] | None = None,
+    weights: str | None = None,
     trust_pickle: bool = False,
     **changes: Any,
 ) -> ADMPrior:
@@ -292,7 +373,9 @@ def load_adm(
         config: the flags, or a key of `CONFIGS`; None: `infer_config`, whose doubts are then in `prior.card["unsure"]`.
         dtype: of the trunk's convolutions, the rest is float32: float16 or bfloat16 for a GPU. Files in half precision
             are read into either.
-        label: the class of every image, for a class-conditional model.
+        label: the class of every image, for a class-conditional model; "none" for the class that stands for none, where the weights have one.
+        sides: (H, W) of the images where they are not square, multiples of `ADMUNet.multiple_of`.
+        weights: which of several networks in the file, by its place there ("ema", "model").
         trust_pickle: also run the code a pickle may hold. Only for files from someone you trust.
         changes: single flags of `ADMConfig` over those of config (num_heads=8), or of the convention.
 
@@ -301,12 +384,15 @@ def load_adm(
         InputError: an unknown name; flags without a network; a label missing, not wanted or out of range.
     """
     path = Path(path)
+    if "event_shape" in changes:
+        raise InputError(f"event_shape: the channels of {path.name} are in its weights; give image_size=SIDE, or sides=HEIGHT,WIDTH for images that are not square")
     if isinstance(config, str) and config not in CONFIGS:
         raise unknown("ADM config", config, CONFIGS)
     if str(dtype).removeprefix("torch.") not in DTYPES:
         raise unknown("dtype", str(dtype), DTYPES)
     dtype = DTYPES[str(dtype).removeprefix("torch.")]
-    state = read_state(path, trust_pickle=trust_pickle)
+    found = read_states(path, trust_pickle=trust_pickle, weights=weights)
+    state = found[0].state
     name, unsure = None, list[str]()
     if config is None:
         config, unsure = infer_config(state)
@@ -317,29 +403,59 @@ def load_adm(
         config = _changed(config, flags)
         with torch.device("meta"):  # gigabytes are made once, where they stay
             net = ADMUNet(config).trunk_to(dtype)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise InputError(f"no network has these flags: {error}") from error
-    last = config.num_classes - 1
-    if config.class_cond and (label is None or not 0 <= label <= last):
-        raise InputError(f"{path.name} is class-conditional, got label={label}: give label=0..{last}")
-    if not config.class_cond and label is not None:
-        raise InputError(f"{path.name} is unconditional, got label={label}: give no label")
+    label = _label(path, config, label)
+    for side in sides or (config.image_size,):
+        if side % net.multiple_of:
+            raise InputError(f"{path.name} takes images whose sides are multiples of {net.multiple_of}, got {side}")
     _check(path, net, state)
     net.to_empty(device=device)
     net.load_state_dict(state)
-    prior = ADMPrior(net, label, **changes)
-    settled = {*flags, "noise_schedule"} if "schedule" in changes else set(flags)
+    settled = {*flags, "noise_schedule"} if "schedule" in changes or found[0].betas is not None else set(flags)
+    if found[0].betas is not None and "schedule" not in changes and "noise_schedule" not in flags:
+        changes["schedule"] = VPTable(found[0].betas.double().flatten().tolist())
+    prior = ADMPrior(net, label, sides=sides, **changes)
     prior.card = {
         "family": "adm",
         "name": name or _name(path, config),
         "file": path.name,
         "config": asdict(config),
         "label": label,
-        "unsure": [doubt for doubt in unsure if not any(flag in doubt for flag in settled)],
+        "unsure": [doubt for doubt in unsure if not any(flag in doubt for flag in settled)] + _which(found),
         "parameters": sum(p.numel() for p in net.parameters()),
     }
+    if found[0].where:
+        prior.card["weights"] = found[0].where
     freeze(prior)
     return prior.to(device)
+
+
+def _which(found: Sequence[Found]) -> list[str]:
+    """The doubt that a file with several networks leaves."""
+    others = [f.where or "the file itself" for f in found[1:] if not _alike(found[0].state, f.state)]
+    if not others:
+        return []
+    return [f"weights: {found[0].where} was taken; the file also holds {', '.join(others)}, which differ (weights=PLACE takes another)"]
+
+
+def _label(path: Path, config: ADMConfig, label: int | str | None) -> int | None:
+    last = config.num_classes - 1
+    if not config.class_cond:
+        if label is not None:
+            raise InputError(f"{path.name} is unconditional, got label={label}: give no label")
+        return None
+    if label == NONE:
+        found = null_class(config.num_classes, None)
+        if found is None:
+            raise InputError(
+                f"{path.name} has {config.num_classes} classes, and its weights do not say that one of them stands for none: if it was trained with one, give its number"
+            )
+        return found
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= last:
+        none = f", or label={NONE} for the unconditional prior (class {last})" if null_class(config.num_classes, None) is not None else ""
+        raise InputError(f"{path.name} is class-conditional, got label={label}: give label=0..{last}{none}")
+    return label
 
 
 def _changed(config: ADMConfig, flags: dict[str, Any]) -> ADMConfig:
@@ -348,7 +464,10 @@ def _changed(config: ADMConfig, flags: dict[str, Any]) -> ADMConfig:
     if "num_heads" in flags:
         out.setdefault("num_head_channels", -1)
     if "image_size" in flags:  # the weights know levels, not pixels
-        sides = tuple(int(flags["image_size"]) // 2**i for i, there in enumerate(config.attention_levels) if there)
+        side = flags["image_size"]
+        if isinstance(side, bool) or not isinstance(side, int):
+            raise InputError(f"image_size is one whole number, got {side!r}: for images that are not square give sides=HEIGHT,WIDTH")
+        sides = tuple(side // 2**i for i, there in enumerate(config.attention_levels) if there)
         out.setdefault("attention_resolutions", sides)
     return replace(config, **out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deft.denoise import NetworkDenoiser, freeze
-from deft.errors import unknown
+from deft.errors import InputError, unknown
 from deft.noise import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 
 
@@ -39,6 +40,10 @@ CONVENTIONS: dict[str, Convention] = {
     "ddpm-scaled-linear": Convention(
         "the same with betas linear in their root, 0.00085 to 0.012 (Rombach et al. 2022)",
         lambda: {"schedule": _scaled_linear(), "output": "eps", "time": "t"},
+    ),
+    "ldm-scaled-linear": Convention(
+        "the same from 0.0015 to 0.0195: latent diffusion's unconditional and class-conditional models (Rombach et al. 2022, their code)",
+        lambda: {"schedule": _scaled_linear(first=0.0015, last=0.0195), "output": "eps", "time": "t"},
     ),
     "ddpm-cosine": Convention(
         "the same with cosine betas (Nichol & Dhariwal 2021)", lambda: {"schedule": _cosine(), "output": "eps", "time": "t"}
@@ -94,15 +99,22 @@ def wrap(
     net: nn.Module | Callable[[Tensor, Tensor], Tensor],
     event_shape: tuple[int, ...],
     convention: str = "ddpm",
+    *,
+    label: int | None = None,
     **changes: Any,
 ) -> NetworkDenoiser:
     """A network or function `net(x_t, time)` of yours as a frozen prior.
 
     Args:
-        net: returns [B, *E] for x_t [B, *E] and time [B].
+        net: returns [B, *E] for x_t [B, *E] and time [B]. A module may be a graph (`torch.jit`, `ExportedProgram.module()`), or one of EDM's networks, whose
+            inner one is called as net(x, time, class_labels).
         event_shape: *E.
         convention: a key of `CONVENTIONS`.
+        label: the class, for a network of EDM with classes (one-hot there); by default none, as EDM's own samplers do.
         changes: whatever differs from it, as keywords of `NetworkDenoiser`: output, schedule, time, value_range, ...
+
+    Raises:
+        InputError: EDM's preconditioned network (it has `round_sigma`) under a convention for another; a label for a network without classes.
 
     `deft.prior.inspect.confirm` tells from a few images whether the convention is the network's own.
 
@@ -113,7 +125,59 @@ def wrap(
     """
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
-    prior = NetworkDenoiser(net, event_shape=event_shape, **(CONVENTIONS[convention].make() | changes))
+    whole = callable(getattr(net, "round_sigma", None))
+    if whole and convention != "edm-denoiser" and not {"output", "time"} <= changes.keys():
+        inner = "; its inner network, net.model, is read as 'edm'" if isinstance(getattr(net, "model", None), nn.Module) else ""
+        raise InputError(f"this network is EDM's with its preconditioning (it has round_sigma), which returns x_0 and is told sigma: give the convention 'edm-denoiser', not {convention!r}{inner}")
+    prior = NetworkDenoiser(_with_class(net, label), event_shape=event_shape, **(CONVENTIONS[convention].make() | changes))
     freeze(prior)
-    prior.card = {"family": "callable", "convention": convention}
+    prior.card = {"family": "callable", "convention": convention} | ({} if label is None else {"label": label})
     return prior
+
+
+class WithClass(nn.Module):
+    """A network called as net(x, time, class_labels), with the class held fixed: one-hot [B, classes], zeros for none, or None without classes."""
+
+    code: Tensor | None
+
+    def __init__(self, net: nn.Module, classes: int, label: int | None):
+        super().__init__()
+        self.net = net
+        code = torch.zeros(1, classes) if classes else None
+        if code is not None and label is not None:
+            code[0, label] = 1
+        self.register_buffer("code", code)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        out: Tensor = self.net(x, time, None if self.code is None else self.code.expand(len(x), -1))
+        return out
+
+
+def _with_class(net: Any, label: int | None) -> Any:
+    """The network itself; or, if its forward takes class_labels and wants them, that with the class held fixed."""
+    classes = _classes_of(net)
+    parameters = {}
+    if isinstance(net, nn.Module):
+        try:
+            parameters = dict(inspect.signature(net.forward).parameters)
+        except (TypeError, ValueError):  # a graph
+            parameters = {}
+    takes = parameters.get("class_labels")
+    if label is not None and (takes is None or not classes):
+        raise InputError(f"label={label} is for a network of EDM with classes (label_dim above 0), and {type(net).__name__} has none: leave it out, or fix the class in a function")
+    if label is not None and not (isinstance(label, int) and not isinstance(label, bool) and 0 <= label < classes):
+        raise InputError(f"label is {label!r}: this network has {classes} classes, give 0 to {classes - 1}")
+    third = list(parameters)[2] if len(parameters) > 2 else None
+    if takes is None or third != "class_labels":
+        return net
+    return WithClass(net, classes, label) if takes.default is inspect.Parameter.empty or label is not None else net
+
+
+def _classes_of(net: Any) -> int:
+    """Classes of EDM's networks: label_dim of the whole, the width of the embedding of labels of the inner one."""
+    found = getattr(net, "label_dim", None)
+    if isinstance(found, int):
+        return found
+    inner = getattr(net, "map_label", None)
+    width = getattr(inner, "in_features", None)
+    return width if isinstance(width, int) else 0

@@ -17,23 +17,38 @@ from deft.random import Noise
 
 
 class Autoencoder(nn.Module):
-    """An autoencoder of diffusers (AutoencoderKL, VQModel) as encode and decode, with its scaling factor.
+    """An autoencoder of diffusers (AutoencoderKL, VQModel) as encode and decode, with what scales its latents.
 
-    z = scale (E(x) - shift), E the mean of the code; x = D(z / scale + shift).
+    z = scale (E(x) - shift), E the mean of the code; x = D(z / scale + shift). scale and shift are numbers, or tensors that
+    broadcast with z (a number for each channel).
+
+    stated: what of scale and shift is not the files' own, and so part of a prior's fingerprint.
     """
 
-    def __init__(self, model: nn.Module, scale: float = 1.0, shift: float = 0.0):
+    scale: Tensor | float
+    shift: Tensor | float
+
+    def __init__(self, model: nn.Module, scale: Tensor | float = 1.0, shift: Tensor | float = 0.0, stated: dict[str, Any] | None = None):
         super().__init__()
-        self.model, self.scale, self.shift = model, scale, shift
+        self.model, self.stated = model, dict(stated or {})
+        for name, value in (("scale", scale), ("shift", shift)):
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+
+    def _own(self, x: Tensor) -> Tensor:
+        like = next(self.model.parameters(), x)
+        return x.to(like.dtype)
 
     def encode(self, x: Tensor) -> Tensor:
-        code = self.model.encode(x, return_dict=False)[0]  # type: ignore[operator]
+        code = self.model.encode(self._own(x), return_dict=False)[0]  # type: ignore[operator]
         z: Tensor = code if isinstance(code, Tensor) else code.mode()
-        return self.scale * (z - self.shift)
+        return self.scale * (z.to(x.dtype) - self.shift)
 
     def decode(self, z: Tensor) -> Tensor:
-        x: Tensor = self.model.decode(z / self.scale + self.shift, return_dict=False)[0]  # type: ignore[operator]
-        return x
+        x: Tensor = self.model.decode(self._own(z / self.scale + self.shift), return_dict=False)[0]  # type: ignore[operator]
+        return x.to(z.dtype)
 
 
 @torch.no_grad()
@@ -75,7 +90,7 @@ class LatentPrior(Denoiser):
         return self._data_shape
 
     def describe(self) -> dict[str, Any]:
-        return self.prior.describe() | {"latent": list(self.data_shape), "gradient": self.gradient}
+        return self.prior.describe() | {"latent": list(self.data_shape), "gradient": self.gradient} | getattr(self.autoencoder, "stated", {})
 
     def parameter_count(self) -> int:
         """Those of the denoiser; the autoencoder is no part of what an h is sized by."""

@@ -21,7 +21,10 @@ from deft.errors import CheckpointError, InputError, unknown
 from deft.noise import SCHEDULES, VPTable
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
+from deft.prior.options import KINDS, typed
 from deft.prior.store import BUNDLED, load_own
+from deft.prior.torchfile import BY_FUNCTION, foreign
+from deft.prior.trial import try_once
 
 
 class Family(NamedTuple):
@@ -119,7 +122,9 @@ def load_function(name: str, device: torch.device | str = "cpu", **options: Any)
         raise InputError(f"{name} returned a {type(made).__name__}, expected a deft.Denoiser (see deft.prior.wrap)")
     freeze(made)
     made.card = {"family": "python", "name": name} | made.card
-    return made.to(device)
+    made = made.to(device)
+    try_once(made, name)
+    return made
 
 
 def load_remote(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
@@ -159,29 +164,31 @@ def family_of(name: str | Path) -> str:
             f"{path} holds no prior that is known here (it holds {inside}): expected prior.safetensors, a diffusers "
             "model_index.json or config.json, or a file of weights"
         )
-    if path.suffix == ".pkl":
+    if path.suffix in (".pkl", ".pickle"):
         raise CheckpointError(
-            f"{path} is a pickle, which holds code: load it with the library it is from, in a function of yours, wrap the network "
-            "(deft.prior.wrap(net, shape, 'edm-denoiser') for those of EDM) and give FILE.py:FUNCTION"
+            f"{path} is a pickle, which holds code: {BY_FUNCTION} ('edm-denoiser' is the convention of EDM's pickles), and load it there with the library it is from"
         )
     if path.exists():
-        raise CheckpointError(f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion")
+        named = foreign(path)
+        raise CheckpointError(named or f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion; or {BY_FUNCTION}")
     if path.suffix or "/" in str(name):
         raise InputError(f"no such prior: {path} does not exist")
     raise unknown("prior", str(name), BUNDLED)
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts as options of `load_prior`: numbers, true/false, a,b for two numbers, else a text.
+    """KEY=VALUE texts as options of `load_prior`: numbers, true/false, a,b for two numbers, else a text; `load_prior` says what each must be.
 
     >>> read_options(["output=v", "value_range=0,1", "label=3"])
     {'output': 'v', 'value_range': (0.0, 1.0), 'label': 3}
     """
-    out = {}
+    out: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise InputError(f"expected KEY=VALUE, got {pair!r}")
+        if key in out:
+            raise InputError(f"{key} is given twice: {key}={out[key]} and {pair}")
         out[key] = _value(key, value)
     return out
 
@@ -195,7 +202,7 @@ def _value(key: str, text: str) -> Any:
         except ValueError:
             pass
     if "," in text:
-        kind = int if key == "event_shape" else float
+        kind = int if key in ("event_shape", "sides", "image_size", "attention_resolutions") else float
         try:
             return tuple(kind(part) for part in text.split(","))
         except ValueError:
@@ -208,9 +215,10 @@ def resolve(options: dict[str, Any]) -> dict[str, Any]:
     out = dict(options)
     name = out.pop("convention", None)
     if name is not None:
-        if name not in CONVENTIONS:
+        if not isinstance(name, str) or name not in CONVENTIONS:
             raise unknown("convention", str(name), CONVENTIONS)
-        out = CONVENTIONS[name].make() | out
+        usual = {"scale_input": False, "sigma_data": 1.0, "value_range": (-1.0, 1.0)}  # all that a convention says, over whatever a file does
+        out = usual | CONVENTIONS[name].make() | out
     schedule = out.get("schedule")
     if isinstance(schedule, str):
         if schedule not in SCHEDULES:
@@ -232,7 +240,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
     """
     family = family_of(name)
     load = FAMILIES[family].load
-    takes = inspect.signature(load).parameters
+    takes = dict(inspect.signature(load).parameters)
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         for key in options:
             if key not in takes:
@@ -240,14 +248,15 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
                 if not known:
                     raise InputError(f"{name} is read as its file says and takes no options, got {key!r}")
                 raise unknown(f"option of a prior of the family {family}", key, known)
-    chosen = options if family == "python" else resolve(options)
+    chosen = options if family == "python" else resolve(typed(family, options))
     try:
         prior = load(str(name), device=device, **chosen)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         wrong = str(error).split("'")[1]
-        raise unknown(f"option of a prior of the family {family}", wrong, [*CONVENTION_OPTIONS, *(k for k in takes if k not in ("name", "device", "changes"))]) from error
+        every = {*CONVENTION_OPTIONS, *KINDS.get(family, ()), *(k for k in takes if k not in ("name", "device", "changes", "options"))}
+        raise unknown(f"option of a prior of the family {family}", wrong, every) from error
     prior.card.setdefault("family", family)
     return prior
 

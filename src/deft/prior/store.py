@@ -12,6 +12,7 @@ from deft.denoise import NetworkDenoiser, freeze
 from deft.errors import CheckpointError, unknown
 from deft.nn import UNet
 from deft.noise import Schedule, make_schedule
+from deft.prior.torchfile import BY_FUNCTION
 from deft.train.checkpoint import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -75,7 +76,12 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> NetworkDen
         path = path / "prior.safetensors"
     elif not path.exists() and path.suffix == "":
         raise unknown("prior", str(name), BUNDLED)
-    tensors, card = load_weights(path)
+    try:
+        tensors, card = load_weights(path)
+    except CheckpointError as error:
+        if "of another library" not in str(error):
+            raise
+        raise CheckpointError(f"{error}, and it is no guided-diffusion UNet: of a model of diffusers give the folder, with its config.json; else {BY_FUNCTION}") from error
     if card.get("kind") != "prior":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a prior")
     network = {k: v for k, v in card["network"].items() if k != "class"}

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, read without running anything in them, and one line for whatever is wrong."""
+"""Files that torch.save wrote, read without running anything in them; files of other kinds, named; and one line for whatever is wrong."""
 
 from __future__ import annotations
 
@@ -11,6 +11,43 @@ import torch
 
 from deft.errors import CheckpointError
 
+BY_FUNCTION = "give FILE.py:FUNCTION, a function of yours that loads it and returns deft.prior.wrap(net, shape, convention)"
+"""The way in for whatever has no adapter."""
+
+_WEIGHTS = BY_FUNCTION + "; or save its weights as a folder of diffusers or a state dict, with the library it is from"
+_SUFFIXES = {
+    ".onnx": ("an ONNX graph", BY_FUNCTION + " (net: a function of (x, time) that asks a session of onnxruntime)"),
+    ".gguf": ("a GGUF file of quantised weights", _WEIGHTS),
+    ".h5": ("an HDF5 file (Keras)", _WEIGHTS), ".hdf5": ("an HDF5 file", _WEIGHTS), ".keras": ("a Keras model", _WEIGHTS),
+    ".msgpack": ("a Flax file (msgpack)", BY_FUNCTION + "; diffusers converts its own with from_pretrained(..., from_flax=True)"),
+    ".tflite": ("a TensorFlow Lite graph", BY_FUNCTION), ".pb": ("a TensorFlow graph", BY_FUNCTION), ".engine": ("a TensorRT engine", BY_FUNCTION),
+    ".trt": ("a TensorRT engine", BY_FUNCTION), ".mlmodel": ("a Core ML model", BY_FUNCTION), ".npz": ("a file of arrays", BY_FUNCTION),
+}  # fmt: skip
+_MAGIC = {b"GGUF": ".gguf", b"\x89HDF\r\n\x1a\n": ".h5"}
+_SCRIPT = ("a TorchScript graph", BY_FUNCTION + " (net: torch.jit.load(path))")
+_EXPORTED = ("a graph of torch.export", BY_FUNCTION + " (net: torch.export.load(path).module())")
+
+
+def foreign(path: Path) -> str | None:
+    """One line for a file that holds a network of a kind that is not read here: what it is, and what to do with it; None for other files."""
+    try:
+        with path.open("rb") as f:
+            head = f.read(8)
+        names = zipfile.ZipFile(path).namelist() if head[:2] == b"PK" else []
+    except (OSError, zipfile.BadZipFile):
+        return None
+    inside = {name.partition("/")[2] for name in names}
+    magic = next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), None)
+    if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
+        kind, way = _SCRIPT
+    elif path.suffix == ".pt2" or "serialized_exported_program.json" in inside | set(names) or {"archive_format", "models/model.json"} & inside:
+        kind, way = _EXPORTED
+    elif magic or path.suffix.lower() in _SUFFIXES:
+        kind, way = _SUFFIXES[magic or path.suffix.lower()]
+    else:
+        return None
+    return f"{path} is {kind}: {way}"
+
 
 def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -> Any:
     """What is in the file, on the CPU; tensors and plain values alone, unless trusted.
@@ -21,6 +58,9 @@ def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -
         CheckpointError: the file is cut off, no PyTorch file, or holds more.
     """
     cut = f"{path} is truncated or not a PyTorch file"
+    named = foreign(path)
+    if named is not None:
+        raise CheckpointError(named)
     try:
         archive = zipfile.is_zipfile(path)
         with path.open("rb") as f:

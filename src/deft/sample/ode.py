@@ -67,8 +67,21 @@ class Cooled(KernelSampler):
         return kernel._replace(std=self.temperature * kernel.std)
 
 
+WIDE = 2.0
+"""A step down which sigma/alpha falls by more than this factor is too wide for a rule in sigma/alpha, whose error grows with that factor without
+bound: from the first level of zero terminal SNR it is 10^4. `Heun` and `Ito` take such steps in another way."""
+
+
+def wide(t: Level, s: Level) -> bool:
+    """Whether sigma/alpha falls by more than `WIDE` from t to s, a level with noise."""
+    return s.sigma > 0 and t.sigma * s.alpha > WIDE * s.sigma * t.alpha
+
+
 class Heun(Sampler):
     """Heun's second-order rule for d(x/alpha)/d(sigma/alpha) = eps (Karras et al. 2022, algorithm 1).
+
+    A wide step (see `WIDE`) is Heun's rule for the same ODE in the angle phi = arctan(sigma/alpha), whose slope is bounded everywhere,
+    alpha = 0 included: with r = sqrt(alpha^2 + sigma^2), d(x/r)/d(phi) = (alpha eps - sigma x̂)/r, the velocity of Salimans & Ho 2022.
 
     Two calls a step, one in the last.
     """
@@ -81,14 +94,24 @@ class Heun(Sampler):
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
     ) -> tuple[Tensor, Carry]:
+        pred = evaluate(denoiser, x_t, t)
+        if wide(t, s):
+            return self._wide(denoiser, pred, t, s), None
         width = s.sigma / s.alpha - t.sigma / t.alpha
-        slope = evaluate(denoiser, x_t, t).eps
         z = x_t / t.alpha
-        x_s = s.alpha * (z + width * slope)
+        x_s = s.alpha * (z + width * pred.eps)
         if s.sigma == 0:
-            return x_s, None
+            return ddim(t, s).step(x_t, pred.mean, None), None
         corrected = evaluate(denoiser, x_s, s).eps
-        return s.alpha * (z + width * (slope + corrected) / 2), None
+        return s.alpha * (z + width * (pred.eps + corrected) / 2), None
+
+    @staticmethod
+    def _wide(denoiser: Denoiser, pred: Prediction, t: Level, s: Level) -> Tensor:
+        first = ddim(t, s).step(pred.x_t, pred.mean, None)
+        after = evaluate(denoiser, first, s)
+        slopes = [(at.alpha * p.eps - at.sigma * p.mean) / math.hypot(at.alpha, at.sigma) for at, p in ((t, pred), (s, after))]
+        turn = math.atan2(s.sigma, s.alpha) - math.atan2(t.sigma, t.alpha)
+        return math.hypot(s.alpha, s.sigma) * (pred.x_t / math.hypot(t.alpha, t.sigma) + turn * (slopes[0] + slopes[1]) / 2)
 
 
 class DPMpp2M(Sampler):

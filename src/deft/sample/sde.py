@@ -10,7 +10,7 @@ from deft.denoise import Denoiser
 from deft.errors import InputError
 from deft.kernel import Kernel, Level, ancestral, ito
 from deft.sample.base import Carry, Sampler, evaluate
-from deft.sample.ode import DDIM, KernelSampler, extrapolated
+from deft.sample.ode import DDIM, KernelSampler, extrapolated, wide
 
 
 class Ancestral(DDIM):
@@ -27,12 +27,19 @@ class Ito(KernelSampler):
     """Euler-Maruyama on the reverse SDE, with drift and diffusion integrated exactly over the step.
 
     DDPM's "fixed large" variance. The step onto the clean end is the denoised mean, without noise.
+
+    On a wide step (sigma/alpha falls by more than `deft.sample.ode.WIDE`) the SDE's noise exceeds what x_s holds, without bound where
+    alpha_t -> 0 (zero terminal SNR): there it is at most that of p(x_s | x_t) for data of unit deviation.
     """
 
     stochastic = True
 
     def kernel(self, t: Level, s: Level) -> Kernel:
-        return ito(t, s) if s.sigma > 0 else ancestral(t, s)
+        least = ancestral(t, s)
+        if s.sigma == 0:
+            return least
+        kernel = ito(t, s)
+        return kernel._replace(std=min(kernel.std, math.hypot(least.std, least.c_mean))) if wide(t, s) else kernel
 
 
 class SDEDPMpp2M(Sampler):

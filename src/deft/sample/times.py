@@ -40,14 +40,24 @@ def _angle(schedule: Schedule, n: int) -> Tensor:
 
 
 def _log_snr(schedule: Schedule, n: int) -> Tensor:
-    high, low = _ratios(schedule)
-    return _by_ratio(schedule, torch.linspace(math.log(high), math.log(low), n, dtype=torch.float64).exp())
+    return _from_far(schedule, n, lambda high, low, k: torch.linspace(math.log(high), math.log(low), k, dtype=torch.float64).exp())
 
 
 def _karras(schedule: Schedule, n: int) -> Tensor:
-    high, low = _ratios(schedule)
     rho = 7.0
-    return _by_ratio(schedule, torch.linspace(high ** (1 / rho), low ** (1 / rho), n, dtype=torch.float64) ** rho)
+    return _from_far(schedule, n, lambda high, low, k: torch.linspace(high ** (1 / rho), low ** (1 / rho), k, dtype=torch.float64) ** rho)
+
+
+FAR = 5000.0
+"""sigma/alpha beyond which a state holds no trace of x_0 that a picture shows: from there to here is one step."""
+
+
+def _from_far(schedule: Schedule, n: int, ratios: Callable[[float, float, int], Tensor]) -> Tensor:
+    """The first level is t_max; where that is beyond `FAR` (zero terminal SNR), the rest begins at `FAR`."""
+    high, low = _ratios(schedule)
+    if high <= FAR or n < 3:
+        return _by_ratio(schedule, ratios(high, low, n))
+    return _by_ratio(schedule, torch.cat([torch.tensor([high], dtype=torch.float64), ratios(FAR, low, n - 1)]))
 
 
 def _centre(schedule: Schedule, n: int) -> Tensor:
@@ -69,8 +79,13 @@ SPACINGS: dict[str, Callable[[Schedule, int], Tensor]] = {
 
 angle: even steps of arctan(sigma/alpha), whatever the schedule's own time (for `VPCosine`, even steps of t); uniform and quadratic: in t; log-snr; karras: rho = 7 in sigma/alpha (Karras et al. 2022, eq. 5); centre: even steps of
 log(sigma/alpha) from 20 to 0.02, the levels between which data of order one takes shape, after one step down from
-t_max. The first three stop one step short of t_min; log-snr and karras end on it (never below sigma/alpha = 1e-4).
+t_max. The first three stop one step short of t_min; log-snr and karras end on it (never below sigma/alpha = 1e-4), and go from a t_max beyond
+`FAR` to `FAR` in one step.
 """
+
+
+FEW = 4
+"""With fewer steps than this every grid jumps to the clean end from where the noise is as large as the data."""
 
 
 def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]:
@@ -90,7 +105,14 @@ def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]
     t = SPACINGS[spacing](schedule, steps)
     if steps > 1 and not bool((t.diff() < 0).all()):
         raise InputError(f"the {spacing} grid of {steps} steps has equal times; give fewer steps")
-    return levels(schedule, t.tolist())
+    grid = levels(schedule, t.tolist())
+    last = grid[-2]
+    if steps >= FEW and spacing in ("uniform", "quadratic") and last.sigma > last.alpha:
+        raise InputError(
+            f"the {spacing} grid of {steps} steps jumps from sigma/alpha = {last.sigma / last.alpha:.2g} to the clean end, and every sample would be a blurred "
+            f"mean: even steps of t are none of the noise's where t is sigma; give another spacing (log-snr, karras, angle, centre), or many more steps"
+        )
+    return grid
 
 
 def levels(schedule: Schedule, t: Sequence[float]) -> list[Level]:
