@@ -101,7 +101,7 @@ def test_importance(place, tmp_path, capsys):
     made = result(capsys, "fit", "--objective", "importance", *few, "--rounds", 2, "--paths", 3, "--out", tmp_path / "run", "--json")
     assert len(made["rounds"]) == 2 and made["card"]["measurement"]["count"] == 2
     code, out, _ = run(capsys, "sample", tmp_path / "run", "--measurement", here / "y.npz", "--row", 1, "--prior", prior, "-n", 2, "--steps", 3, "--out", tmp_path / "s")
-    assert code == 0 and "warning" not in out  # it is for measurements like these, not for one
+    assert code == 0 and "was fitted to one measurement" not in out  # it is for measurements like these, not for one
     assert "no file of many" in refused(capsys, "fit", "--objective", "importance", "--prior", prior, "--task", "sr4", "--measurement", here / "photos" / "000.png", "--out", tmp_path / "r")
 
 

@@ -176,9 +176,9 @@ def test_residual_ratio_is_one_for_the_truth():
 # readings
 
 
-CENTRED = lambda a: {k: np.fft.fftshift(v, [i - 2 for i in range(2) if v.shape[i - 2] > 1]) for k, v in a.items()}  # noqa: E731
+CENTRED = lambda a: {k: np.fft.ifftshift(v, [i - 2 for i in range(2) if v.shape[i - 2] > 1]) for k, v in a.items()}  # noqa: E731
 CASES = [
-    ("inpaint", lambda a: a, ""), ("inpaint", lambda a: {**a, "y": (a["y"] + a["mask"]) / 2}, "--range 0,1"), ("mri", CENTRED, "ifftshift"),
+    ("inpaint", lambda a: a, ""), ("inpaint", lambda a: {**a, "y": (a["y"] + a["mask"]) / 2}, "--range 0,1"), ("mri", lambda a: CENTRED({**a, "y": 32 * a["y"]}), "norm=backward"), ("mri", CENTRED, "centred=false"),
     ("sr4", lambda a: {**a, "y": 127.5 * (a["y"] + 1)}, "--range 0,255"),
 ]  # fmt: skip
 
@@ -189,7 +189,7 @@ def test_the_right_reading_is_found(prior, name, change, fix):
     found = inspect_measurement(prior, task, change(arrays), rows=2, steps=10)
     assert found.confirmed == (not fix)
     assert fix in found.text and ("confirmed" in found.text)
-    assert [c.fix for c in found.best.changes] == ([] if not fix else [c.fix for c in found.best.changes if fix in c.fix])
+    assert len(found.best.changes) == (0 if not fix else 2 if "norm" in fix else 1)
 
 
 def test_the_command_line_says_it(prior, tmp_path, capsys):

