@@ -192,6 +192,20 @@ def test_the_right_reading_is_found(prior, name, change, fix):
     assert len(found.best.changes) == (0 if not fix else 2 if "norm" in fix else 1)
 
 
+def test_readings_that_make_every_image_flat_are_not_right(prior):
+    """Counts as they were counted are divided by photons, not taken for almost black images; what no reading can be is said once."""
+    task, arrays, _, _ = measured("poisson", 2)
+    found = inspect_measurement(prior, task, {"y": (20 * arrays["y"]).round()}, rows=2, steps=10)
+    assert "--range 0,20" in found.text
+    task, arrays, _, _ = measured("mri", 2)
+    for bad in ({**arrays, "mask": 1 - arrays["mask"]}, {**arrays, "y": np.fft.ifftshift(arrays["y"], (-1,))}):
+        with pytest.raises(InputError, match="other way round"):
+            observation("f", bad, task, SHAPE)
+    for y in (arrays["y"][:0], arrays["y"][..., :5], arrays["y"] * np.nan):
+        with pytest.raises(InputError):
+            inspect_measurement(prior, task, {**arrays, "y": y}, rows=2, steps=4)
+
+
 def test_the_command_line_says_it(prior, tmp_path, capsys):
     """deft sample carries out --range, refuses what it would not use, and warns of what it sees; deft fit --pairs refuses pairs in another order."""
     _, arrays, x, _ = measured("sr4", 12)

@@ -58,7 +58,7 @@ OF_H = [
 ]  # fmt: skip
 CHANGES = {
     "images": [
-        *OF_H, (["--task", "inpaint-random"], "inpaint"), (["--task", "sr4"], "sr4"), (["--task-option", "largest=0.4"], "largest"),
+        *OF_H, (["--task", "inpaint-random"], "inpaint"), (["--task", "sr4"], "sr4"), (["--task-option", "largest=0.4"], "largest"), (["--task", "ct", "--task-option", "rotation=clockwise"], "ct"),
         (["--data", "fewer"], "images"), (["--data", "others"], "images"), (["--held-out", "others"], "held-out"),
         (["--focus", 1], "focus"), (["--weighting", "eps"], "weighting"), (["--cache", 8], "cache"), (["--prior-samples", 9], "prior_samples"),
     ],
@@ -121,6 +121,16 @@ def test_a_fit_stopped_while_samples_are_drawn_is_resumed(shop, tmp_path, capsys
     (tmp_path / "run" / "state.pt").unlink()
     assert run(capsys, *line, "--resume")[0] == 0
     assert (tmp_path / "run" / "state.pt").exists()
+
+
+def test_a_setting_that_is_usually_left_out_is_compared(shop, tmp_path, capsys):
+    """Tasks leave settings at their usual value out of their config: absent on one side is a difference."""
+    line = [*lines(shop)["images"], "--out", tmp_path / "run", "--task", "sr4"]
+    assert run(capsys, *line)[0] == 0
+    assert "task.pixel" in refused(capsys, *line, "--resume", "--steps", 6, "--task-option", "pixel=first")
+    line = [*lines(shop)["images"], "--out", tmp_path / "ct", "--task", "ct", "--task-option", "rotation=clockwise"]
+    assert run(capsys, *line)[0] == 0
+    assert "task.rotation" in refused(capsys, *lines(shop)["images"], "--out", tmp_path / "ct", "--task", "ct", "--resume")
 
 
 def test_identities_compare_what_both_know():

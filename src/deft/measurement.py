@@ -127,6 +127,8 @@ def observation(
             f"{where}[y] has shape {tuple(y.shape)}; the task {task.name} makes (N, {', '.join(map(str, probe.y.shape[1:]))}) of images of {shape_text(event_shape)}"
             + (f"; {task.elsewhere}" if task.elsewhere else "")
         )
+    if len(y) == 0:
+        raise InputError(f"{where}[y] holds 0 measurements")
     for i, row in enumerate(y):
         if not bool(row.any()) and value_range is None:
             raise InputError(f"{where}[y]: measurement number {i} is all zeros: nothing was measured, or it was not filled in")
@@ -145,8 +147,14 @@ def observation(
         if bool((seen == seen[0]).all()) and not bool((hidden == hidden[0]).all()):
             raise InputError(
                 f"{where}: every pixel that its mask calls seen has the value {float(seen[0]):g}, and the others differ: 1 is seen and 0 hidden; is the mask the "
-                "other way round? Give 1 - mask"
+                "other way round? Give 1 - mask (of a picture with --mask: --mask-hole white)"
             )
+    hidden_too = task.drawn == "mask" and not task.pictures and bool((~measured).any())
+    if hidden_too and float((y[measured] == 0).float().mean()) > 0.3 and float((y[~measured] != 0).float().mean()) > 0.05:
+        raise InputError(
+            f"{where}: y is 0 at many places that its mask calls measured, and not 0 at many that it calls not measured: the mask is the other way round "
+            "(give 1 - mask), or y and mask are in different orders (one of them shifted or transposed)"
+        )
     if value_range is not None:
         y = in_our_units(y, task, operator, event_shape, value_range)
     elif not sure:

@@ -31,7 +31,7 @@ from deft.likelihood import Gaussian, Observation, Poisson
 from deft.measurement import Limits, observation
 from deft.methods import plan
 from deft.random import BatchNoise, Noise, seed_for
-from deft.tasks import CT, MRI, ImageTask, Masked, get_task
+from deft.tasks import CT, MRI, ImageTask, LowLight, Masked, get_task
 
 LEVELS = (0.3, 1.0, 3.0)
 """sigma/alpha at which surprise is looked at: below, a method's own leftover noise counts; above, a prior knows its mean image alone."""
@@ -138,7 +138,7 @@ def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, see
     if not math.isfinite(low + high) or max(-low, high) > 3 or beyond > 0.001:
         said.append(
             f"warning: samples reach from {low:.3g} to {high:.3g}, and images are in [-1, 1] ({100 * beyond:.1f} % of the values are beyond {FAR}): they have diverged. "
-            "Give more --steps, a larger --sigma-y, or another method"
+            "Give more --steps, a larger --sigma-y, or another method; if y is in other units (`deft measure inspect` tells), --range"
         )
         if not max(-low, high) <= 3:
             return said  # nothing else can be said of such samples
@@ -226,6 +226,8 @@ def changes_of(task: ImageTask, arrays: Arrays) -> list[Change]:
     """The single changes that are usual for a task; `inspect_measurement` also tries them together."""
     y = arrays["y"]
     found = [Change(f"of images in [{a:g}, {b:g}]", f"--range {a:g},{b:g}", value_range=(a, b)) for a, b in ((0, 1), (0, 255), (0, 4095), (0, 65535)) if _could_be(y, b)]
+    if isinstance(task, LowLight):
+        found = [Change("counts as they were counted", f"--range 0,{task.photons:g}", value_range=(0.0, task.photons))]
     if task.pictures:
         found += [
             Change("upside down", "flip y (and mask) along its rows: y[..., ::-1, :]", _on_images(lambda v: v[..., ::-1, :])),
@@ -288,6 +290,8 @@ def inspect_measurement(
     """
     if "y" not in arrays:
         raise InputError("a measurement file holds y")
+    if not arrays["y"].size:
+        raise InputError("y holds 0 measurements: nothing to inspect")
     arrays = {k: v[:rows] if v.ndim and len(v) == len(arrays["y"]) else v for k, v in arrays.items() if k in ("y", "mask", "kernel")}
     shape = tuple(prior.data_shape)
     singles = [c for c in changes_of(task, arrays) if value_range is None or c.value_range is None]
@@ -302,6 +306,8 @@ def inspect_measurement(
 
     taken = best = look(())
     front = [taken]
+    if taken.why and all(look((c,)).why for c in singles):
+        raise InputError(taken.why)
     for _ in range(3):
         further = [look((*t.changes, c)) for t in front for c in singles if not any(_same_thing(c, b) for b in t.changes)]
         front = sorted(further, key=lambda t: t.score)[:FRONT]
@@ -320,6 +326,8 @@ def _same_thing(a: Change, b: Change) -> bool:
 
 FRONT = 3
 """Readings that further changes are tried on top of: the best one alone may be right for a wrong reason."""
+FLAT = 0.15
+"""Images with less contrast (standard deviation over pixels) are flat, and a flat image surprises no prior."""
 MARGIN = 0.15
 """By which another reading must be better."""
 UNSURE = 0.07
@@ -340,13 +348,14 @@ def _try(
         obs = observation("the measurement", changed, of, shape, limits).to(prior.state_like().device)
         drawn = plan("gradient", steps=steps).draw(prior, obs, samples, seed=seed)
     except (DeftError, ValueError, IndexError) as error:
-        return Tried(changes, math.inf, why=" ".join(str(error).split())[:160])
+        return Tried(changes, math.inf, why=" ".join(str(error).split()))
     x = drawn.flatten(0, 1)
     ratio = residual_ratio(obs.repeat(samples), x)
     residual = math.nan if ratio is None else float(ratio.median())
     strange = float(surprise(prior, prior.encode(x), seed=seed).mean())
     beyond = float((x.abs() > 1.3).float().mean())
-    fit = max(strange, -strange - 0.3) + math.log1p(20 * beyond)
+    contrast = float(x.flatten(1).std(1).mean())
+    fit = max(strange, -strange - 0.3) + math.log1p(20 * beyond) + max(0.0, math.log(FLAT / max(contrast, 1e-6)))
     if not math.isnan(residual):
         fit += max(0.0, math.log(max(residual, 1e-9) / 1.5))
         if task.sigma_y > 0:  # noise that is far less than sigma_y says is a scale that is too small

@@ -54,6 +54,8 @@ def inspect(
     arrays = read_arrays(file)
     if "y" not in arrays:
         raise InputError(f"{file} has no array y (it has {', '.join(arrays)}): a measurement file holds y, and mask or kernel where the task draws one")
+    if task is None and "task" not in arrays:
+        raise InputError(f"{file} does not say what was measured: give --task")
     chosen = common.make_task(task, sigma_y, None, task_options, file)
     prior = common.find_prior(prior_option, common.get_device(device), prior_options)
     common.image_shape(prior)

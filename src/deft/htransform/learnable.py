@@ -61,7 +61,9 @@ def widest(prior: Denoiser, size: float, make: Callable[[int], nn.Module], step:
         with torch.device("meta"):
             return count_parameters(make(n))
 
-    if budget == 0:
+    if not size > 0:
+        raise InputError(f"size is a share of the prior's parameters, above 0, got {size}")
+    if prior.parameter_count() == 0:
         raise InputError("this prior has no parameters to take a share of (a bare function): give a width instead (deft fit --width 16)")
     n = step
     if count(n) == count(2 * step):  # a network that is given does not follow: any n would do

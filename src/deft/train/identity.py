@@ -19,6 +19,8 @@ from deft.errors import CheckpointError
 
 LONG = 8
 """Lists longer than this are summed up in messages."""
+WHOLE = ("module", "task")
+"""Parts in which a setting that one side lacks is a difference: a task leaves out those that have their usual value."""
 MAX_LISTED = 6
 """Differences that one message names."""
 
@@ -67,8 +69,8 @@ def other_identity(kept: Mapping[str, Any], given: Mapping[str, Any]) -> str:
             if "class" in a and "class" in b and a["class"] != b["class"]:  # settings of two kinds have nothing in common
                 found.append((part, shown(a["class"]), shown(b["class"])))
                 continue
-            common = {k for k in a if k in b or part == "module"}
-            a, b = {k: a[k] for k in sorted(common)}, {k: b[k] for k in sorted(b) if k in a or part == "module"}
+            whole = part in WHOLE
+            a, b = {k: a[k] for k in sorted(a) if whole or k in b}, {k: b[k] for k in sorted(b) if whole or k in a}
         found += differences(a, b, part)
     settings = [d for d in found if not d[0].startswith("module.parameters")]
     found = settings or found  # shapes follow from settings
