@@ -192,6 +192,32 @@ def test_the_right_reading_is_found(prior, name, change, fix):
     assert len(found.best.changes) == (0 if not fix else 2 if "norm" in fix else 1)
 
 
+@pytest.mark.parametrize("name", list(TASKS))
+def test_readings_of_every_task_are_settings_of_it(name):
+    """Each is another task than the usual one, or refused by it in words."""
+    if name == "colourise":
+        return
+    shape = (3, 16, 16) if name == "deblur-nonlinear" else (1, 16, 16)
+    task = get_task(name)
+    found = list(task.readings(task.check(shape).y.shape))
+    for _, options in found:
+        assert all(getattr(task, k) != v for k, v in options.items())
+        try:
+            assert get_task(name, **options).config() != task.config()
+        except InputError:
+            assert name == "mri-coils"
+    assert found or name not in ("mri", "ct", "ct-rays", "phase", "sr4")
+
+
+@pytest.mark.parametrize("name", ["mri-coils", "ct-rays", "deblur-motion"])
+def test_whatever_a_task_draws_is_inspected(prior, name, monkeypatch):
+    """The drawn tensor goes along under any name, for all rows and for one measurement without its batch axis."""
+    task, arrays, _, _ = measured(name, 2)
+    monkeypatch.setattr("deft.measurement_check.changes_of", lambda task, arrays: [])
+    for given in (arrays, {k: v[0] for k, v in arrays.items()}):
+        assert inspect_measurement(prior, task, given, rows=1, samples=1, steps=4).taken.why == ""
+
+
 def test_readings_that_make_every_image_flat_are_not_right(prior):
     """Counts as they were counted are divided by photons, not taken for almost black images; what no reading can be is said once."""
     task, arrays, _, _ = measured("poisson", 2)

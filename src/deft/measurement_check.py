@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from deft.likelihood import Gaussian, Observation, Poisson
 from deft.measurement import Limits, observation
 from deft.methods import plan
 from deft.random import BatchNoise, Noise, seed_for
-from deft.tasks import CT, MRI, ImageTask, LowLight, Masked, get_task
+from deft.tasks import MRI, ImageTask, LowLight, Masked, get_task
 
 LEVELS = (0.3, 1.0, 3.0)
 """sigma/alpha at which surprise is looked at: below, a method's own leftover noise counts; above, a prior knows its mean image alone."""
@@ -238,32 +238,11 @@ def changes_of(task: ImageTask, arrays: Arrays) -> list[Change]:
             found.append(Change("rows and columns swapped", "swap the last two axes of y (and mask)", _on_images(lambda v: v.swapaxes(-1, -2))))
     if isinstance(task, (Masked, MRI)) and "mask" in arrays:
         found.append(Change("with its mask the other way round", "give 1 - mask: 1 is seen, 0 hidden", lambda a: {**a, "mask": 1 - a["mask"] / max(a["mask"].max(), 1)}))
-    settings: dict[str, list[tuple[str, dict[str, Any]]]] = {
-        "mri": [
-            ("with the zero frequency in the corner", {"centred": "false"}), ("of a transform without factor", {"norm": "backward"}),
-            ("of a transform divided by the number of pixels", {"norm": "forward"}), ("of an image whose middle has phase 0", {"origin": "middle"}),
-            ("conjugate", {"sign": 1}),
-        ],
-        "ct": [
-            ("turned the other way round", {"rotation": "clockwise"}), ("beginning at 90 degrees", {"start": 90.0}), ("beginning at -90 degrees", {"start": -90.0}),
-            ("sums over pixels", {"length": float(_image_side(y.shape[-1]))}), *((f"its centre {k:+d} detectors off", {"centre": float(k)}) for k in (-3, -2, -1, 1, 2, 3)),
-        ],
-        "phase": [
-            ("intensities, not magnitudes", {"intensity": "true"}), ("with the zero frequency in the middle", {"shifted": "true"}),
-            ("of a transform without factor", {"norm": "backward"}),
-        ],
-        "deblur-motion": [("with a kernel that is not turned (correlation)", {"correlate": "true"})],
-    }  # fmt: skip
-    for name, options in settings.get("ct" if isinstance(task, CT) else task.name, []):
-        if all(k in {f.name for f in fields(task)} and getattr(task, k) != v for k, v in options.items()):
+    for name, options in task.readings(y.shape):
+        if all(getattr(task, k) != v for k, v in options.items()):
             shown = " ".join(f"--task-option {k}={v:g}" if isinstance(v, float) else f"--task-option {k}={v}" for k, v in options.items())
             found.append(Change(name, shown, options=options))
     return found
-
-
-def _image_side(detectors: int) -> int:
-    """Pixels a side of the image whose corners so many detectors see."""
-    return max(1, round((detectors - 1) / math.sqrt(2)))
 
 
 def _could_be(y: np.ndarray, white: float) -> bool:
@@ -282,7 +261,7 @@ def inspect_measurement(
     makes y small explains everything by noise). The best single changes are taken, and further changes are tried on top of them, as long as that helps by `MARGIN`.
 
     Args:
-        arrays: y [N, *M], and mask or kernel where the task draws one.
+        arrays: y [N, *M] or of one measurement, and what the task draws for each (mask, kernel, rays, coils).
         value_range: black and white of the images, if that is known; then no other is tried.
 
     Raises:
@@ -292,8 +271,11 @@ def inspect_measurement(
         raise InputError("a measurement file holds y")
     if not arrays["y"].size:
         raise InputError("y holds 0 measurements: nothing to inspect")
-    arrays = {k: v[:rows] if v.ndim and len(v) == len(arrays["y"]) else v for k, v in arrays.items() if k in ("y", "mask", "kernel")}
     shape = tuple(prior.data_shape)
+    y = arrays["y"]
+    y = y[None] if y.ndim == task.check(shape).y.ndim - 1 else y
+    drawn = {k: v[:rows] if v.ndim and len(v) == len(y) else v for k, v in arrays.items() if k == task.drawn}
+    arrays = {"y": y[:rows], **drawn}
     singles = [c for c in changes_of(task, arrays) if value_range is None or c.value_range is None]
     known = {}
 

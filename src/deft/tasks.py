@@ -5,6 +5,7 @@ A task is what an amortised h is fitted to. `TASKS` is the table that the comman
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -116,6 +117,10 @@ class ImageTask(ABC):
         operator = self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", RefusingNoise(self.name)))
         likelihood = self.likelihood(operator.to(x.device))
         return Observation(likelihood.sample(x, noise), likelihood)
+
+    def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
+        """Other conventions that a measurement of this shape may have been made in: (words, settings), for `deft measure inspect`."""
+        return ()
 
     @property
     def fixed(self) -> bool:
@@ -261,6 +266,9 @@ class SuperResolution(ImageTask):
     factor: int = 4
     pixel: str = "mean"
 
+    def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
+        return [("one pixel of each block, the first", {"pixel": "first"}), ("one pixel of each block, the middle one", {"pixel": "middle"})]
+
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return BlockAverage(self.factor) if self.pixel == "mean" else every((x.shape[2], x.shape[3]), self.factor, self.pixel)
 
@@ -319,6 +327,12 @@ class Phase(ImageTask):
     norm: str = NORMS[0]
     padding: int = 0
     signed: str = FALSE
+
+    def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
+        return [
+            ("intensities, not magnitudes", {"intensity": TRUE}), ("with the zero frequency in the middle", {"shifted": TRUE}),
+            ("of a transform without factor", {"norm": "backward"}),
+        ]  # fmt: skip
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         counts = self.intensity == TRUE
@@ -402,6 +416,9 @@ class MotionDeblur(Drawn):
         if self.taps:
             self._set("taps", kernel_rows(f"taps of the task {self.name}", self.taps))
             self.build(torch.tensor(self.taps)[None, None])
+
+    def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
+        return [("with a kernel that is not turned (correlation)", {"correlate": TRUE})]
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         drawn = motion_kernels(noise, self.size)
@@ -525,6 +542,13 @@ class MRI(Drawn):
     def k_space(self) -> KSpace:
         return KSpace(self.centred == TRUE, self.norm, self.origin, self.sign)
 
+    def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
+        return [
+            ("with the zero frequency in the corner", {"centred": FALSE}), ("of a transform without factor", {"norm": "backward"}),
+            ("of a transform divided by the number of pixels", {"norm": "forward"}), ("of an image whose middle has phase 0", {"origin": "middle"}),
+            ("conjugate", {"sign": 1}),
+        ]  # fmt: skip
+
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         mask = masks.columns(noise, shape[1], shape[2], self.acceleration, self.centre)
         return mask if self.k_space.centred else torch.fft.ifftshift(mask, (-2, -1))
@@ -629,6 +653,14 @@ class CT(ImageTask):
             "angles": self.angles, "detectors": self.detectors or None, "arc": self.arc, "start": self.start, "rotation": self.rotation,
             "centre": self.centre, "pitch": self.pitch, "length": self.length, "axis": (self.axis_x, self.axis_y), "directions": self.directions,
         }  # fmt: skip
+
+    def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
+        side = max(1, round((y_shape[-1] - 1) / math.sqrt(2)))  # whose corners so many detectors see
+        return [
+            ("turned the other way round", {"rotation": "clockwise"}), ("beginning at 90 degrees", {"start": 90.0}),
+            ("beginning at -90 degrees", {"start": -90.0}), ("sums over pixels", {"length": float(side)}),
+            *((f"its centre {k:+d} detectors off", {"centre": float(k)}) for k in (-3, -2, -1, 1, 2, 3)),
+        ]  # fmt: skip
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         if x.shape[2] != x.shape[3]:
