@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import deft
-from deft.condition import drawn_tensors, fitted_to
+from deft.condition import fitted_to
 from deft.errors import InputError
 from deft.likelihood import Poisson
 from deft.methods import METHODS, plan
 from deft.nn import UNet
 from deft.operator import HDR, BlockAverage, Compressed, Convolution, MaskedFourier, Radon, gaussian_blur
 from deft.prior import ImagePrior
-from deft.tasks import Inpaint
+from deft.tasks import MRI, Inpaint
 from deft.train.adapter import load_h, save_h
 
 N, C, S = 3, 1, 8
@@ -48,7 +48,7 @@ def test_the_right_shape_is_taken_and_all_others_refused(name):
     y = op(X)
     assert fitted_to(PRIOR, gaussian(y, op)).y.shape == y.shape
     wrong = [y[:, 0] if y.ndim > 2 else y[:, :-1], y[:, None], torch.cat([y, y], 1), y[..., :-1], y[..., :1], y.flatten(1)[:, :5], y[0]]
-    if any(v.shape[0] > 1 for _, v in drawn_tensors(op)):
+    if any(v.shape[0] > 1 for _, v in op.drawn()):
         wrong += [y[:2], torch.cat([y, y])]
     tried = 0
     for bad in wrong:
@@ -170,6 +170,19 @@ def test_an_observation_is_copied(way, name):
     assert torch.equal(again.y, obs.y) and torch.equal(again.log_prob(X), obs.log_prob(X)) and again.fingerprint() == obs.fingerprint()
     with pytest.raises(AttributeError):
         again.y = X
+
+
+def test_operators_around_others_count_what_is_drawn_inside():
+    """A mask inside another convention: rows are compared, and the fingerprint sees it."""
+    masks = HOLE[:, :, :1].expand(N, 1, S, S)
+    op = MRI(norm="backward").build(masks)
+    y = op(X)
+    assert [k for k, _ in op.drawn()] == ["mask"]
+    with pytest.raises(InputError, match="2 rows and y 3"):
+        fitted_to(PRIOR, gaussian(y, MRI(norm="backward").build(masks[:2])))
+    other = masks.clone()
+    other[..., 0] = 1 - other[..., 0]
+    assert gaussian(y, op).fingerprint() != gaussian(y, MRI(norm="backward").build(other)).fingerprint()
 
 
 def test_a_torch_file_of_an_observation():

@@ -71,7 +71,8 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
         return obs
     if not (y.is_floating_point() or y.is_complex()):
         raise InputError(f"y holds {str(y.dtype).removeprefix('torch.')}, expected floats in the units of A(x), for images in [-1, 1]: bytes are y / 127.5 - 1")
-    for name, value in drawn_tensors(operator, like):
+    sigma = getattr(like, "sigma_y", None)
+    for name, value in [*operator.drawn(), *([("sigma_y", sigma)] if isinstance(sigma, Tensor) and sigma.ndim else [])]:
         if value.shape[0] not in (1, n):
             raise InputError(f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape {tuple(value.shape)})")
         if name == "mask" and isinstance(operator, (Mask, MaskedFourier)) and value.ndim != len(shape) + 1:
@@ -104,13 +105,6 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
     if bool((count == 0).any()):
         raise InputError(f"measurement number {int((count == 0).nonzero()[0])} measures nothing: its mask hides everything")
     return obs
-
-
-def drawn_tensors(operator: Operator, likelihood: object = None) -> list[tuple[str, Tensor]]:
-    """(name, tensor) of what belongs to single measurements: an operator's `per_sample`, and the noise level."""
-    found = [(k, v) for k in operator.per_sample if not k.startswith("_") and isinstance(v := getattr(operator, k, None), Tensor) and v.ndim]
-    sigma = getattr(likelihood, "sigma_y", None)
-    return [*found, ("sigma_y", sigma)] if isinstance(sigma, Tensor) and sigma.ndim else found
 
 
 def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:

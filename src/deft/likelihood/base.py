@@ -116,7 +116,7 @@ class Observation:
         return Observation(self.y[index], self.likelihood[index], None if self._lifted is None else self._lifted[index])
 
     def fingerprint(self) -> str:
-        """SHA-256 of y and of every tensor that was drawn for it (`Operator.per_sample`), as float32.
+        """SHA-256 of y and of every tensor that was drawn for it (`Operator.drawn`), as float32.
 
         >>> import torch
         >>> from deft import Gaussian, Identity
@@ -126,12 +126,8 @@ class Observation:
         """
         found = hashlib.sha256(_bytes(self.y))
         operator = getattr(self.likelihood, "operator", None)
-        while operator is not None:  # an operator may hold another, that of the data (a latent prior's)
-            for name in getattr(operator, "per_sample", ()):
-                value = getattr(operator, name, None)
-                if isinstance(value, Tensor) and not name.startswith("_"):  # those are computed from the others' tensors
-                    found.update(_bytes(value))
-            operator = getattr(operator, "operator", None)
+        for _, value in [] if operator is None else operator.drawn():
+            found.update(_bytes(value))
         return found.hexdigest()
 
     def repeat(self, n: int) -> Observation:

@@ -154,6 +154,12 @@ class Operator(ABC):
         """How many numbers were measured, [B]."""
         return torch.full((y.shape[0],), float(y[0].numel()), dtype=y.dtype, device=y.device)
 
+    def drawn(self) -> list[tuple[str, Tensor]]:
+        """(name, tensor) of what belongs to single measurements: `per_sample`, but for what is computed from it, and that of an operator inside."""
+        found = [(k, v) for k in self.per_sample if not k.startswith("_") and isinstance(v := getattr(self, k, None), Tensor)]
+        inner = getattr(self, "operator", None)
+        return found + (inner.drawn() if isinstance(inner, Operator) else [])
+
     def _map(self: Self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
         out = copy.copy(self)
         if names:
@@ -301,6 +307,26 @@ def conjugate_gradient(
         p = z + torch.where(active, new / rz.clamp_min(tiny), 0.0) * p
         rr, rz = torch.where(active, dot(r, r), rr), torch.where(active, new, rz)
     return x
+
+
+class Around(Operator):
+    """An operator around another, `operator`, whose settings follow the batch."""
+
+    operator: Operator
+
+    def _with(self: Self, operator: Operator) -> Self:
+        out = copy.copy(self)
+        vars(out)["operator"] = operator
+        return out
+
+    def __getitem__(self: Self, index: Any) -> Self:
+        return self._with(self.operator[index])  # type: ignore[attr-defined]
+
+    def repeat(self: Self, n: int) -> Self:
+        return self._with(self.operator.repeat(n))  # type: ignore[attr-defined]
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        return self._with(self.operator.to(device))  # type: ignore[attr-defined]
 
 
 class Identity(LinearOperator):

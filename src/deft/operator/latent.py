@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from deft.errors import unknown
 from deft.gradient import pullback
-from deft.operator.base import Operator
+from deft.operator.base import Around, Operator
 
 GRADIENTS = ("encoder", "decoder")
 """How a pull on the decoded data becomes one on the latents; see `Decoded`."""
@@ -25,7 +24,7 @@ class Codec(Protocol):
     def decode(self, z: Tensor) -> Tensor: ...
 
 
-class Decoded(Operator):
+class Decoded(Around):
     """A(D(z)): the operator A after the decoder D (Rout et al. 2023, PSLD, eq. 5).
 
     How far the belief N(z, rho^2 I) moves when the measurement says r = y - A(D(z)) (`pull`) is told in one of two ways:
@@ -83,17 +82,3 @@ class Decoded(Operator):
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         return pullback(self, x, r)
-
-    def _with(self, operator: Operator) -> Decoded:
-        out = copy.copy(self)
-        out.operator = operator
-        return out
-
-    def __getitem__(self, index: Any) -> Decoded:
-        return self._with(self.operator[index])
-
-    def repeat(self, n: int) -> Decoded:
-        return self._with(self.operator.repeat(n))
-
-    def to(self, device: torch.device | str) -> Decoded:
-        return self._with(self.operator.to(device))

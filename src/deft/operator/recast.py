@@ -8,7 +8,6 @@ noise of y' is that of y times `scale`. A network is shown the same as for A.
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deft.errors import InputError, unknown
-from deft.operator.base import LinearOperator, Operator, Spectrum
+from deft.operator.base import Around, LinearOperator, Operator, Spectrum
 
 NORMS = ("ortho", "backward", "forward")
 ORIGINS = ("corner", "middle")
@@ -131,7 +130,7 @@ class Magnitudes(Convention):
         return torch.fft.ifftshift(y, (-2, -1)) if self.shifted else y
 
 
-class Recast(Operator):
+class Recast(Around):
     """An operator in another convention; see the module."""
 
     def __init__(self, operator: Operator, convention: Convention):
@@ -185,20 +184,6 @@ class Recast(Operator):
 
     def count(self, y: Tensor) -> Tensor:
         return self.operator.count(self.convention.back(y))
-
-    def _with(self, operator: Operator) -> Any:
-        out = copy.copy(self)
-        out.operator = operator
-        return out
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._with(self.operator[index])
-
-    def repeat(self, n: int) -> Any:
-        return self._with(self.operator.repeat(n))
-
-    def to(self, device: torch.device | str) -> Any:
-        return self._with(self.operator.to(device))
 
 
 class RecastLinear(Recast, LinearOperator):
