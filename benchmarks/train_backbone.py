@@ -29,7 +29,7 @@ from deft.protein.geometry import dihedrals
 from deft.protein.network import SIZES, Stage
 from deft.protein.prior import BackbonePrior, backbone_prior, load_backbone
 from deft.random import BatchNoise
-from deft.sample.base import sample
+from deft.sample.draw import sample
 from deft.sample.ode import DDIM
 from deft.train.data import Batch, Batches
 from deft.train.denoising import PriorObjective

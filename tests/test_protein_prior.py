@@ -23,7 +23,7 @@ from deft.protein.geometry import dihedrals, frames, neighbours, residues, rmsd,
 from deft.protein.network import BOND, Block, chain_net
 from deft.protein.prior import backbone_prior, load_backbone
 from deft.random import BatchNoise, RowNoise
-from deft.sample.base import sample
+from deft.sample.draw import sample
 from deft.sample.ode import DDIM
 from deft.train.denoising import PriorObjective, diffuse
 

@@ -9,7 +9,6 @@ from deft.denoise import Denoiser, Prediction
 from deft.errors import ContractError, InputError
 from deft.htransform.base import HTransform
 from deft.likelihood.base import Observation
-from deft.operator import Mask, MaskedFourier
 from deft.operator.base import Operator
 
 
@@ -75,8 +74,8 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
     for name, value in [*operator.drawn(), *([("sigma_y", sigma)] if isinstance(sigma, Tensor) and sigma.ndim else [])]:
         if value.shape[0] not in (1, n):
             raise InputError(f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape {tuple(value.shape)})")
-        if name == "mask" and isinstance(operator, (Mask, MaskedFourier)) and value.ndim != len(shape) + 1:
-            raise InputError(f"mask has shape {tuple(value.shape)}, expected [{n} or 1, {', '.join(map(str, shape))}], or 1 where it is the same along an axis")
+        if name in operator.sample_shaped and value.ndim != len(shape) + 1:
+            raise InputError(f"{name} has shape {tuple(value.shape)}, expected [{n} or 1, {', '.join(map(str, shape))}], or 1 where it is the same along an axis")
     one = obs[: min(n, 2)]
     x = torch.zeros(len(one), *shape, dtype=place.dtype, device=place.device)
     try:

@@ -51,6 +51,8 @@ class Operator(ABC):
     """A map from samples [B, *E] to measurements [B, *M]."""
 
     per_sample: ClassVar[tuple[str, ...]] = ()
+    sample_shaped: ClassVar[tuple[str, ...]] = ()
+    """Those of `per_sample` that have the axes of a batch of samples: a mask over pixels."""
     sample_axes: ClassVar[str] = ""
     """The axes of a batch of samples, for an operator that takes no other number of them: "B, C, H, W". Checked at every call."""
     measured_axes: ClassVar[str] = ""

@@ -151,6 +151,7 @@ class MaskedFourier(LinearOperator):
     """
 
     per_sample = ("mask", "_parts", "_twice")
+    sample_shaped = ("mask",)
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, mask: Tensor):

@@ -21,6 +21,7 @@ class Mask(LinearOperator):
     """
 
     per_sample = ("mask",)
+    sample_shaped = ("mask",)
     lift_channels = 2
     projection = True
 

@@ -26,7 +26,7 @@ from deft.protein.htransform import ChainDEFT
 from deft.protein.motif import MotifTask
 from deft.protein.prior import ChainPrior
 from deft.random import Noise
-from deft.sample.base import sample
+from deft.sample.draw import sample
 from deft.train.adapter import load_any_h, save_h
 
 KINDS: Mapping[str, type[Learned]] = {"chain-deft": ChainDEFT, "chain-amortised": ChainAmortised}

@@ -1,6 +1,7 @@
 """Samplers, time grids, and weights of paths."""
 
-from deft.sample.base import ManyDraws, Sampler, sample, sample_posterior
+from deft.sample.base import ManyDraws, Sampler
+from deft.sample.draw import sample, sample_posterior
 from deft.sample.daps import DAPS
 from deft.sample.hamiltonian import Chains, sample_hmc
 from deft.sample.imputation import Imputed

@@ -29,7 +29,8 @@ from deft.likelihood.gaussian import Gaussian
 from deft.noise import SCHEDULES, Schedule, VPTable
 from deft.operator.base import LinearOperator, Operator
 from deft.random import Noise
-from deft.sample.base import Sampler, sample
+from deft.sample.base import Sampler
+from deft.sample.draw import sample
 from deft.sample.times import SPACINGS, times
 
 SOLVE_TOLERANCE = 1e-4
