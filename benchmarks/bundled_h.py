@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
-from deft.data import dataset
-from deft.evaluate.levels import level_table
-from deft.htransform import DEFT
+from deft.domains.image.data import dataset
+from deft.domains.image.tasks import TASKS
+from deft.io.h_files import save_h
+from deft.learned import DEFT
 from deft.prior import load_prior
-from deft.tasks import TASKS
-from deft.train.adapter import save_h
+from deft.train.levels import level_table
 from deft.train.prior_samples import draw_prior_samples
 from deft.workflow import Recipe, fit_h
 

@@ -25,16 +25,17 @@ import torch
 from torch import Tensor
 
 from deft import DEFT, FitConfig, Observation, fit
-from deft.data import fashion
-from deft.denoise import Denoiser
-from deft.htransform.learnable import count_parameters
+from deft.core.denoiser import Denoiser
+from deft.core.grid import times
+from deft.core.random import Noise
+from deft.domains.image.data import fashion
+from deft.domains.image.tasks import ImageTask, get_task
+from deft.io.files import write_json
+from deft.io.h_files import load_h, save_h
+from deft.learned.base import count_parameters
 from deft.methods import plan
 from deft.prior import load_prior
-from deft.random import Noise
-from deft.sample import sample, sample_hmc, times
-from deft.tasks import ImageTask, get_task
-from deft.train.adapter import load_h, save_h
-from deft.train.checkpoint import write_json
+from deft.samplers import sample, sample_hmc
 from deft.train.data import Bank, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.diagnosis import diagnose, in_words

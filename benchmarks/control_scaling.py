@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from deft import DEFT, FitConfig, Gaussian, Mask, Observation, VPCosine, fit
-from deft.comparison.memory import PeakMemory
-from deft.denoise import Denoiser, MeanDenoiser, Prediction
-from deft.htransform.base import HTransform
-from deft.htransform.learnable import count_parameters
-from deft.random import BatchNoise, Noise, generator
-from deft.sample import Ito, times
-from deft.train.checkpoint import write_json
+from deft.core.denoiser import Denoiser, MeanDenoiser, Prediction
+from deft.core.grid import times
+from deft.core.htransform import HTransform
+from deft.core.random import BatchNoise, Noise, generator
+from deft.io.files import write_json
+from deft.learned.base import count_parameters
+from deft.runtime.memory import PeakMemory
+from deft.samplers import Ito
 from deft.train.data import Batches, Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.measured import Measured

@@ -21,15 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from deft import DEFT, FitConfig, Gaussian, Mask, Observation, VPCosine, fit
-from deft.comparison.memory import PeakMemory
-from deft.denoise import Denoiser, Prediction
-from deft.htransform import DPS, GradientAtMean, PiGDM, Zero
-from deft.htransform.base import HTransform
-from deft.htransform.learnable import count_parameters
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.grid import times
+from deft.core.htransform import HTransform, Zero
+from deft.core.random import BatchNoise, Noise
+from deft.domains.image.tasks import get_task
+from deft.guidance import DPS, GradientAtMean, PiGDM
+from deft.learned.base import count_parameters
 from deft.prior import load_prior
-from deft.random import BatchNoise, Noise
-from deft.sample import Ancestral, Ito, sample_hmc, sample_posterior, times
-from deft.tasks import get_task
+from deft.runtime.memory import PeakMemory
+from deft.samplers import Ancestral, Ito, sample_hmc, sample_posterior
 from deft.testing import two_modes
 from deft.train.data import Batch
 from deft.train.measured import Measured
@@ -173,7 +174,7 @@ def memory() -> None:
     lengths = (50, 200, 800)
     print("| | " + " | ".join(f"{n} steps" for n in lengths) + " |\n|---|---|---|---|")
     prior, task = load_prior("fashion"), get_task("sr4")
-    from deft.data import fashion
+    from deft.domains.image.data import fashion
 
     obs = task.observe(fashion("test").x[:1], Noise(0, 1))
     torch.manual_seed(0)

@@ -19,11 +19,11 @@ import time
 import torch
 
 from deft import DEFT, DenoisingObjective, FitConfig, Noise, fit
-from deft.data import fashion
-from deft.evaluate.levels import level_errors
+from deft.domains.image.data import fashion
+from deft.domains.image.tasks import TASKS
 from deft.prior import load_prior
-from deft.tasks import TASKS
 from deft.train.data import Bank, Clean
+from deft.train.levels import level_errors
 
 PAPER = {"units": "eps", "weighting": "eps", "focus": 1.0, "even": 0.0, "guide": "score", "n2_start": 0.01, "normalise": False, "gate": False}
 LEVELS = [math.log(math.tan(math.pi / 2 * u)) for u in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.985)]

@@ -13,17 +13,17 @@ from functools import partial
 
 import torch
 
-from deft.condition import condition
-from deft.htransform import PiGDM, Zero
-from deft.htransform.base import HTransform
+from deft.core.condition import condition
+from deft.core.htransform import HTransform, Zero
+from deft.core.random import Noise
+from deft.domains.protein.chains import UNIT, chains, pad
+from deft.domains.protein.clearance import Clearance
+from deft.domains.protein.motif import SIGMA_Y, observe_motif
+from deft.domains.protein.place import bundled_h
+from deft.domains.protein.prior import BackbonePrior
+from deft.domains.protein.scaffold import load_scaffolder
+from deft.guidance import PiGDM
 from deft.prior import load_prior
-from deft.protein.chains import UNIT, chains, pad
-from deft.protein.clearance import Clearance
-from deft.protein.motif import SIGMA_Y, observe_motif
-from deft.protein.place import bundled_h
-from deft.protein.prior import BackbonePrior
-from deft.protein.scaffold import load_scaffolder
-from deft.random import Noise
 
 LEVEL = 0.5
 """sigma / alpha of the step."""

@@ -32,18 +32,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.data import dataset
-from deft.denoise import Denoiser, Prediction
-from deft.evaluate.compare import measure
-from deft.evaluate.features import load_features
-from deft.htransform import GradientAtMean, HTransform
-from deft.htransform.field import DiffPIR, Pulled
+from deft.bench.measure import measure
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.grid import times
+from deft.core.htransform import HTransform
+from deft.core.random import BatchNoise
+from deft.domains.image.data import dataset
+from deft.domains.image.features import load_features
+from deft.domains.image.tasks import TASKS
+from deft.guidance import GradientAtMean
+from deft.guidance.at_mean import DiffPIR, Pulled
 from deft.likelihood import Gaussian, Observation
 from deft.methods import plan
 from deft.prior import load_prior
-from deft.random import BatchNoise
-from deft.sample import DDIM, Refresh, sample_posterior, times
-from deft.tasks import TASKS
+from deft.samplers import DDIM, Refresh, sample_posterior
 
 STEPS, TUNING = 50, 6
 Settings = Mapping[str, Any]

@@ -28,19 +28,21 @@ from typing import Any
 import torch
 
 from deft import Noise, sample_posterior, times
-from deft.data import fashion
-from deft.denoise import Denoiser
-from deft.evaluate.compare import measure
-from deft.evaluate.features import features_for, load_features
-from deft.htransform.exact import Mixture
-from deft.kernel import Kernel, Level, ancestral
+from deft.bench.measure import measure
+from deft.core.denoiser import Denoiser
+from deft.core.grid import SPACINGS
+from deft.core.sampler import Sampler
+from deft.core.schedule import SCHEDULES, Schedule
+from deft.core.transition import Kernel, Level, ancestral
+from deft.domains.image.data import fashion
+from deft.domains.image.features import features_for, load_features
+from deft.guidance.exact import Mixture
+from deft.io.h_files import load_h
 from deft.methods import make_sampler
-from deft.noise import SCHEDULES, Schedule
 from deft.prior import load_prior
-from deft.sample import SPACINGS, KernelSampler, Sampler
+from deft.samplers import KernelSampler
 from deft.testing import MixtureWorld, half_seen, moments, schedules
 from deft.testing.worlds import Posterior
-from deft.train.adapter import load_h
 
 EXACT_STEPS, IMAGE_STEPS = (10, 20, 50, 100, 200), (20, 50)
 EXACT_SPACINGS, IMAGE_SPACINGS = ("angle", "log-snr", "karras"), ("angle", "log-snr")

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 import deft
-from deft.kernel import Level, ddim
+from deft.core.transition import Level, ddim
 from deft.nn import UNet
 from deft.prior import load_prior
 

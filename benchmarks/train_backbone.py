@@ -24,13 +24,13 @@ import numpy as np
 import torch
 
 from deft import FitConfig, Noise, fit
-from deft.protein.chains import BOUNDS, UNIT, Bucketed, chains
-from deft.protein.geometry import dihedrals
-from deft.protein.network import SIZES, Stage
-from deft.protein.prior import BackbonePrior, backbone_prior, load_backbone
-from deft.random import BatchNoise
-from deft.sample.draw import sample
-from deft.sample.ode import DDIM
+from deft.core.random import BatchNoise
+from deft.domains.protein.chains import BOUNDS, UNIT, Bucketed, chains
+from deft.domains.protein.geometry import dihedrals
+from deft.domains.protein.network import SIZES, Stage
+from deft.domains.protein.prior import BackbonePrior, backbone_prior, load_backbone
+from deft.samplers.draw import sample
+from deft.samplers.ode import DDIM
 from deft.train.data import Batch, Batches
 from deft.train.denoising import PriorObjective
 from deft.train.fit import Interrupted, pick_device

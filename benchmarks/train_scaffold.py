@@ -16,19 +16,19 @@ from typing import Any
 import torch
 
 from deft import FitConfig, fit
-from deft.denoise import Denoiser
-from deft.htransform.base import HTransform
-from deft.htransform.learnable import count_parameters
-from deft.protein.alternatives import ChainAmortised
-from deft.protein.chains import UNIT, Bucketed, chains, pad
-from deft.protein.geometry import residues
-from deft.protein.htransform import ChainDEFT
-from deft.protein.motif import MotifTask
-from deft.protein.network import Stage
-from deft.protein.prior import load_backbone
-from deft.protein.scaffold import save_scaffolder
-from deft.random import BatchNoise
-from deft.train.checkpoint import write_json
+from deft.core.denoiser import Denoiser
+from deft.core.htransform import HTransform
+from deft.core.random import BatchNoise
+from deft.domains.protein.baselines import ChainAmortised
+from deft.domains.protein.chains import UNIT, Bucketed, chains, pad
+from deft.domains.protein.geometry import residues
+from deft.domains.protein.htransform import ChainDEFT
+from deft.domains.protein.motif import MotifTask
+from deft.domains.protein.network import Stage
+from deft.domains.protein.prior import load_backbone
+from deft.domains.protein.scaffold import save_scaffolder
+from deft.io.files import write_json
+from deft.learned.base import count_parameters
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import pick_device
 

@@ -12,8 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
+from deft.io.files import write_text
 from deft.methods import METHODS
-from deft.train.checkpoint import write_text
 
 OUT = Path(__file__).resolve().parents[1] / "src" / "deft" / "tuned.json"
 

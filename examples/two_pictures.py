@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 import deft
-from deft.data import fashion
-from deft.images import Column, picture_grid, save_image, to_pixels
+from deft.domains.image.data import fashion
+from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
 from deft.prior import load_prior
 
 prior = load_prior("fashion")

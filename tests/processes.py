@@ -28,10 +28,10 @@ from deft import (
     freeze,
     sample_posterior,
 )
-from deft.distributed import World, get_world
 from deft.errors import CheckpointError, InputError, NonFiniteError
 from deft.nn import MLP, UNet
-from deft.shard import shard
+from deft.runtime.distributed import World, get_world
+from deft.runtime.shard import shard
 from deft.train.data import Bank, Clean
 from deft.train.fit import Loss
 

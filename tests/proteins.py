@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deft.protein.benchmark import published
-from deft.protein.chains import UNIT, chains
-from deft.protein.structure import write_pdb
+from deft.domains.protein.benchmark import published
+from deft.domains.protein.chains import UNIT, chains
+from deft.domains.protein.structure import write_pdb
 
 
 def helix(n: int, start: int = 0) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from deft import DDIM, sample
-from deft.denoise import fingerprint
+from deft.core.denoiser import fingerprint
 from deft.errors import CheckpointError, InputError
 from deft.nn.adm import ADMConfig, ADMUNet, Attention, Norm, ResBlock, sinusoids
 from deft.prior.adm import CONFIGS, FILES, infer_config, load_adm, noise_schedule, read_state, recognise

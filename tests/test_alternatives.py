@@ -23,22 +23,24 @@ from deft import (
     freeze,
     sample,
 )
-from deft.denoise import fingerprint
+from deft.core.denoiser import fingerprint
+from deft.core.grid import times
+from deft.core.htransform import Zero
+from deft.core.random import BatchNoise
+from deft.domains.image.tasks import TASKS
 from deft.errors import CheckpointError, ContractError, InputError
-from deft.htransform import LEARNED, Amortised, ClassifierGuidance, FullTuning, LoRA, SideNetwork, Zero, kind_of
-from deft.htransform.classifier import build_classifier, shares
-from deft.htransform.learnable import count_parameters
+from deft.io.files import load_weights, save_weights
+from deft.io.h_files import load_h, save_h
+from deft.learned import LEARNED, Amortised, ClassifierGuidance, FullTuning, LoRA, SideNetwork, kind_of
+from deft.learned.base import count_parameters
+from deft.learned.classifier import build_classifier, shares
 from deft.likelihood import Likelihood
 from deft.methods import METHODS, plan
 from deft.nn import MLP, HalfUNet, UNet
 from deft.nn.lora import LowRank
 from deft.prior import ImagePrior
-from deft.random import BatchNoise
-from deft.sample import Ancestral, times
-from deft.tasks import TASKS
+from deft.samplers import Ancestral
 from deft.testing import check_htransform, half_seen, two_modes
-from deft.train.adapter import load_h, save_h
-from deft.train.checkpoint import load_weights, save_weights
 from deft.train.classifier import NoisyClassifierObjective
 from deft.train.data import Bank, Clean, Pairs
 

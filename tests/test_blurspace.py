@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from deft.domains.image.tasks import get_task
 from deft.errors import CheckpointError, ContractError, InputError
 from deft.nn.blurspace import BlurSpaceNet
 from deft.operator import BlurSpace
 from deft.operator.blurspace import load_blurspace
-from deft.tasks import get_task
 from deft.testing import check_operator
 
 SMALL = {"channels": 3, "width": 2, "front": 1, "back": 2, "blocks": 1}

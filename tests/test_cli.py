@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from deft.domains.image.tasks import TASKS
+from deft.io.h_files import load_h
 from deft.methods import METHODS, TUNED
 from deft.prior import load_prior
-from deft.sample import SAMPLERS
-from deft.tasks import TASKS
-from deft.train.adapter import load_h
+from deft.samplers import SAMPLERS
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 

@@ -11,12 +11,12 @@ import torch
 
 from deft.cli import main
 from deft.cli.sample import refined
-from deft.images import read_arrays
+from deft.io.arrays import read_arrays
+from deft.io.files import load_weights
+from deft.io.h_files import load_h
 from deft.likelihood import Gaussian
 from deft.prior import load_prior
 from deft.train import control
-from deft.train.adapter import load_h
-from deft.train.checkpoint import load_weights
 from deft.train.path import OBJECTIVES
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 

@@ -15,18 +15,18 @@ import pytest
 import torch
 
 from deft.cli import main
+from deft.domains.protein import scaffold as protein_scaffold
+from deft.domains.protein.benchmark import problems
+from deft.domains.protein.chains import chains, pad
+from deft.domains.protein.htransform import ChainDEFT
+from deft.domains.protein.metrics import motif_rmsd
+from deft.domains.protein.motif import MotifTask
+from deft.domains.protein.outcome import REASONS, failures, in_words
+from deft.domains.protein.place import bundled_h, draw_placements, observe_placements
+from deft.domains.protein.prior import backbone_prior
+from deft.domains.protein.structure import read_structure, write_pdb
 from deft.errors import NonFiniteError
 from deft.methods import SCORE_FORM
-from deft.protein import scaffold as protein_scaffold
-from deft.protein.benchmark import problems
-from deft.protein.chains import chains, pad
-from deft.protein.htransform import ChainDEFT
-from deft.protein.metrics import motif_rmsd
-from deft.protein.motif import MotifTask
-from deft.protein.outcome import REASONS, failures, in_words
-from deft.protein.place import bundled_h, draw_placements, observe_placements
-from deft.protein.prior import backbone_prior
-from deft.protein.structure import read_structure, write_pdb
 from proteins import entries, helix, problem_file
 from toys import refused, result, run, toy_prior
 

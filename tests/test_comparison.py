@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from deft.comparison import config, read_study, run_study, work
-from deft.comparison.report import (
+from deft.bench import jobs as work
+from deft.bench import studies as config
+from deft.bench.measure import PROPER, measure
+from deft.bench.run import Crew, best, run_study, score
+from deft.bench.store import Store, unit
+from deft.bench.studies import read_study
+from deft.bench.study_report import (
     TIED,
     Outcome,
     best_of,
@@ -25,17 +30,14 @@ from deft.comparison.report import (
     verdict,
     write_report,
 )
-from deft.comparison.run import Crew, best, score
-from deft.comparison.store import Store, unit
-from deft.comparison.tuning import arm_plan, further, points, steps_for
+from deft.bench.tuning import arm_plan, further, points, steps_for
+from deft.domains.image.features import Activations, FeatureNetwork
+from deft.domains.image.tasks import get_task
 from deft.errors import InputError
-from deft.evaluate.compare import PROPER, measure
-from deft.evaluate.features import Activations, FeatureNetwork
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, SOLVERS, WEIGHTED, plan
 from deft.operator import Mask
-from deft.sample import SAMPLERS, KernelSampler
-from deft.tasks import get_task
+from deft.samplers import SAMPLERS, KernelSampler
 from toys import refused, result, run
 
 SMALL = """
@@ -200,7 +202,7 @@ def test_parts_wait_for_each_other(done, tmp_path):
 
 def test_costs_are_measured_by_one_process(tmp_path, monkeypatch):
     """Parts share draws; what a sample costs is measured by the first alone, or they would slow each other down."""
-    from deft.comparison import run as running
+    from deft.bench import run as running
 
     units, did = [unit("cost", f"c{i}", {"i": i}) for i in range(4)], []
     monkeypatch.setattr(running, "do", lambda u, folder, device: (did.append(u), Store(folder).write(u, {})))
@@ -389,7 +391,7 @@ def test_fits_that_differ_widen_what_is_said_of_an_arm():
 
 def test_the_device_is_no_part_of_a_piece(tmp_path, monkeypatch):
     """The same key on every device; the device reaches the work, and is written into the result."""
-    from deft.comparison import run as running
+    from deft.bench import run as running
 
     on = STUDY.on[0]
 
@@ -455,7 +457,7 @@ def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
 
 def test_parts_do_not_wait_for_what_failed(tmp_path, monkeypatch):
     """Part 2's piece failed: part 1 goes on without it."""
-    from deft.comparison import run as running
+    from deft.bench import run as running
 
     units = [unit("draw", f"d{i}", {"i": i}) for i in range(2)]
     Store(tmp_path).fail(units[1], "RuntimeError: gone")

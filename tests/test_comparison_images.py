@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.comparison import read_study, run_study
-from deft.comparison.config import tuned_by
-from deft.comparison.images import SHARES, describe, images_of
-from deft.comparison.report import write_report
-from deft.comparison.work import fit_unit
-from deft.data import dataset
+from deft.bench.images import SHARES, describe, images_of
+from deft.bench.jobs import fit_unit
+from deft.bench.run import run_study
+from deft.bench.studies import read_study, tuned_by
+from deft.bench.study_report import write_report
+from deft.domains.image.data import dataset
+from deft.domains.image.tasks import get_task
 from deft.errors import InputError
-from deft.tasks import get_task
 
 SHAPE = (1, 32, 32)
 

@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 
-from deft.condition import condition
-from deft.denoise import OUTPUTS, NetworkDenoiser, to_output
-from deft.htransform.exact import Mixture
+from deft.core.condition import condition
+from deft.core.denoiser import OUTPUTS, NetworkDenoiser, to_output
+from deft.core.grid import times
+from deft.core.sampler import Sampler
+from deft.core.schedule import SCHEDULES, VPCosine
+from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
-from deft.noise import SCHEDULES, VPCosine
 from deft.operator import Matrix
-from deft.sample import DDIM, SAMPLERS, Ancestral, Sampler, sample, sample_posterior, times
+from deft.samplers import DDIM, SAMPLERS, Ancestral, sample, sample_posterior
 from deft.testing import MixtureWorld, check_sampler, moments, schedules
 
 F64 = torch.float64

@@ -18,9 +18,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from deft import convert
+from deft.core.random import BatchNoise, Noise
+from deft.domains.image import conventions as convert
+from deft.domains.image.tasks import TASKS, get_task, make_task, other_settings
 from deft.errors import ContractError, InputError
-from deft.measurement import read_measurement, save_measurement, task_of
+from deft.io.measurements import read_measurement, save_measurement, task_of
+from deft.io.settings import read_angles, read_kernel, switch
 from deft.operator import (
     HDR,
     JPEG,
@@ -51,9 +54,6 @@ from deft.operator import (
 )
 from deft.operator.recast import NORMS, ORIGINS
 from deft.operator.separable import BOUNDARIES, FILTERS, LUMAS
-from deft.random import BatchNoise, Noise
-from deft.settings import read_angles, read_kernel, switch
-from deft.tasks import TASKS, get_task, make_task, other_settings
 from deft.testing import check_operator
 from toys import refused, result
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.demo import DemoConfig, demo
+from deft.bench.measure import METRICS
 from deft.errors import InputError
-from deft.evaluate.compare import METRICS
+from deft.io.h_files import load_h, save_h
 from deft.prior import load_prior
-from deft.train.adapter import load_h, save_h
+from deft.workflow.demo import DemoConfig, demo
 from toys import refused, result, run, toy_prior
 
 
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_figures(prior, tmp_path):
 
 def test_pretrained(prior, tmp_path, monkeypatch):
     """--pretrained takes the bundled h, and checks that it belongs to the prior."""
-    import deft.demo as library
+    import deft.workflow.demo as library
 
     first = demo(tmp_path / "fit", DemoConfig(quick=True, prior=str(prior), size=0.4), progress=False)
     monkeypatch.setattr(library, "bundled_h", lambda task: tmp_path / "fit" / "h.safetensors")

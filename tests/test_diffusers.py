@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
+from deft.core.grid import levels
+from deft.core.random import Noise
+from deft.core.schedule import EDM, VE, RectifiedFlow
 from deft.errors import CheckpointError, DeftError, InputError
-from deft.noise import EDM, VE, RectifiedFlow
 from deft.prior import load_prior
-from deft.random import Noise
-from deft.sample import DDIM, Ancestral, sample
-from deft.sample.times import levels
+from deft.samplers import DDIM, Ancestral, sample
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -50,7 +50,7 @@ def close(ours, theirs, step):
 
 def walk(sampler, prior, grid, x, noises):
     """Our states along a grid, the noise of each step given."""
-    from deft.sample.base import Sampler
+    from deft.core.sampler import Sampler
 
     assert isinstance(sampler, Sampler)
     states, carry = [], None

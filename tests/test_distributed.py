@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from deft import FitConfig, VPCosine, fit
-from deft.distributed import World, get_world, launch_note
+from deft.core.random import BatchNoise, RowNoise
 from deft.errors import InputError
-from deft.random import BatchNoise, RowNoise
-from deft.shard import shard
+from deft.runtime.distributed import World, get_world, launch_note
+from deft.runtime.shard import shard
 from deft.train.data import Bank, Clean, Pairs
 from deft.train.denoising import draw_times
 from deft.train.fit import Interrupted, launched_config

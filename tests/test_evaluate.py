@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from deft import VPCosine, condition, sample
-from deft.data import SPLITS, fashion
-from deft.denoise import MeanDenoiser
+from deft.bench.measure import METRICS, Outcome, compare
+from deft.bench.report import make_rows, markdown, terminal, verdict, write_report
+from deft.core.denoiser import MeanDenoiser
+from deft.core.htransform import HTransform, Zero
+from deft.core.random import Noise
+from deft.domains.image.data import SPLITS, fashion
+from deft.domains.image.prior_quality import denoising_errors, draw, feature_report
+from deft.domains.image.tasks import TASKS, Inpaint, SuperResolution
 from deft.errors import InputError
-from deft.evaluate.compare import METRICS, Outcome, compare
-from deft.evaluate.levels import LEVELS, hidden_pixels, level_errors, level_table
-from deft.evaluate.priors import denoising_errors, draw, feature_report
-from deft.evaluate.report import make_rows, markdown, terminal, verdict, write_report
-from deft.htransform import DPS, Zero
-from deft.htransform.base import HTransform
+from deft.guidance import DPS
 from deft.methods import METHODS, TUNED, Making, make_sampler, plan
 from deft.prior import load_prior
-from deft.random import Noise
-from deft.sample import SAMPLERS
-from deft.tasks import TASKS, Inpaint, SuperResolution
+from deft.samplers import SAMPLERS
+from deft.train.levels import LEVELS, hidden_pixels, level_errors, level_table
 from toys import run, toy_prior
 
 
@@ -113,7 +113,7 @@ def test_bundled_images():
 def test_splits_come_from_where_they_should():
     from importlib import resources
 
-    with np.load(str(resources.files("deft.data") / "fashion.npz")) as data:
+    with np.load(str(resources.files("deft.domains.image.data") / "fashion.npz")) as data:
         assert data["test_index"].min() >= 2000 and data["validation_index"].min() >= 2000
         assert not set(data["test_index"]) & set(data["validation_index"])
 
@@ -276,7 +276,7 @@ def test_samples_of_a_prior_do_not_depend_on_the_batch():
 
 
 def test_feature_report_of_real_images():
-    from deft.evaluate.classifier import fashion_classifier
+    from deft.domains.image.classifier import fashion_classifier
 
     data = fashion("test").x
     found = feature_report(fashion_classifier(), data[:100], data[100:300])

@@ -11,15 +11,17 @@ import math
 import pytest
 import torch
 
-from deft.condition import condition
-from deft.htransform import DPS, Clipped, Interval, PiGDM, ReconstructionGuidance, Scaled, Sum, Zero
-from deft.htransform.exact import Mixture
-from deft.kernel import Level
+from deft.core.condition import condition
+from deft.core.grid import times
+from deft.core.htransform import Clipped, Interval, Scaled, Sum, Zero
+from deft.core.random import Noise
+from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear
+from deft.core.transition import Level
+from deft.guidance import DPS, PiGDM, ReconstructionGuidance
+from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
-from deft.noise import EDM, VE, RectifiedFlow, VPCosine, VPLinear
 from deft.operator import Mask, Matrix
-from deft.random import Noise
-from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sample, sample_paths, times
+from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sample, sample_paths
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
 
 F64 = torch.float64

@@ -13,16 +13,24 @@ import torch
 from torch.nn import functional as F
 
 from deft import Gaussian, Mask, Noise, Observation
-from deft.data import DATASETS, SPLITS, dataset, fashion
+from deft.bench.measure import METRICS, measure
+from deft.core.random import generator
+from deft.domains.image import external as foreign
+from deft.domains.image.classifier import Classifier, accuracy, fashion_classifier, load_classifier
+from deft.domains.image.contrastive import (
+    Encoder,
+    change,
+    ct_encoder,
+    load_encoder,
+    nt_xent,
+    save_encoder,
+    train_encoder,
+)
+from deft.domains.image.data import DATASETS, SPLITS, dataset, fashion
+from deft.domains.image.external import CifarResNet, EffNetLite0
+from deft.domains.image.features import FEATURES, calibrate, features_for, in_batches, load_features, measure_features
+from deft.domains.image.metrics import feature_distance
 from deft.errors import CheckpointError, InputError
-from deft.evaluate import foreign
-from deft.evaluate.classifier import Classifier, accuracy, fashion_classifier, load_classifier
-from deft.evaluate.compare import METRICS, measure
-from deft.evaluate.contrastive import Encoder, change, ct_encoder, load_encoder, nt_xent, save_encoder, train_encoder
-from deft.evaluate.features import FEATURES, calibrate, features_for, in_batches, load_features, measure_features
-from deft.evaluate.foreign import CifarResNet, EffNetLite0
-from deft.evaluate.metrics import feature_distance
-from deft.random import generator
 
 BUNDLED = [name for name, source in FEATURES.items() if source.data]
 
@@ -43,7 +51,7 @@ def test_ct_images():
 
 def test_data_sets():
     assert torch.equal(dataset("fashion", "test").x, fashion("test").x)
-    licence = (resources.files("deft.data") / "LICENCE.txt").read_text()
+    licence = (resources.files("deft.domains.image.data") / "LICENCE.txt").read_text()
     for about in DATASETS.values():
         assert about.file in licence and about.licence.split()[0] in licence
     assert "Bradley J. Erickson" in licence and "Mayo Clinic" in licence
@@ -211,7 +219,7 @@ def test_an_encoder_learns_and_is_kept(tmp_path):
     save_encoder(tmp_path / "e.safetensors", net, about="a test")
     again = load_encoder(tmp_path / "e.safetensors")
     assert torch.allclose(again.features(clean), net.features(clean), atol=1e-6) and again.name == "tiny" and again.card["about"] == "a test"
-    weights = resources.files("deft.evaluate") / "weights"
+    weights = resources.files("deft.domains.image") / "weights"
     with pytest.raises(CheckpointError, match="'classifier', not an encoder"):
         load_encoder(str(weights / "fashion-classifier.safetensors"))
     with pytest.raises(CheckpointError, match="'encoder', not a classifier"):

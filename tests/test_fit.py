@@ -22,9 +22,9 @@ from deft import (
     fit,
     freeze,
 )
+from deft.core.random import BatchNoise
 from deft.errors import CheckpointError, InputError, NonFiniteError
 from deft.nn import MLP
-from deft.random import BatchNoise
 from deft.testing import half_seen
 from deft.train.data import Bank, Clean, Pairs
 from deft.train.denoising import WEIGHTINGS, PriorObjective, draw_times

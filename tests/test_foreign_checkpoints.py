@@ -13,18 +13,19 @@ import torch
 from torch import nn
 
 from deft import DDIM, DEFT, Gaussian, Identity, Observation, condition, sample
-from deft.denoise import MeanDenoiser, NetworkDenoiser, freeze, time_map
+from deft.core.denoiser import MeanDenoiser, NetworkDenoiser, freeze, time_map
+from deft.core.grid import SPACINGS, times
+from deft.core.htransform import Zero
+from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 from deft.errors import CheckpointError, ContractError, DeftError, InputError
-from deft.htransform import Zero
-from deft.htransform.guidance import DPS
+from deft.guidance.through_prior import DPS
 from deft.nn.adm import ADMConfig, ADMUNet
-from deft.noise import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 from deft.prior import load_prior, wrap
 from deft.prior.adm import load_adm, read_states
+from deft.prior.check import confirm, coupled, try_readings, warning
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.inspect import confirm, coupled, try_readings, warning
 from deft.prior.load import read_options
-from deft.sample import SAMPLERS, SPACINGS, times
+from deft.samplers import SAMPLERS
 from deft.testing import moments
 from toys import refused, result, run
 
@@ -98,8 +99,8 @@ def test_zero_terminal_snr_in_float32(name):
 
 def test_a_narrow_step_is_the_published_rule():
     """Where sigma/alpha falls by less than half, Heun is Karras et al.'s algorithm 1 to rounding, and Itô's noise that of the SDE."""
-    from deft.kernel import ito
-    from deft.sample import Heun, Ito
+    from deft.core.transition import ito
+    from deft.samplers import Heun, Ito
 
     prior, grid = MeanDenoiser(normal_mean, EDM(), (1,)), times(EDM(), 40, "karras")
     x = torch.randn(5, 1).double()

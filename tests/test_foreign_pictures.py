@@ -11,9 +11,13 @@ import pytest
 import torch
 from PIL import Image, features
 
+from deft.domains.image.masks import read_mask
+from deft.domains.image.ranges import as_range
+from deft.domains.image.reading import Reading, read_images, read_stack
+from deft.domains.image.resample import crop_box, resized, resized_hidden
+from deft.domains.image.writing import to_pixels
 from deft.errors import InputError
-from deft.images import Reading, as_range, read_arrays, read_images, read_mask, read_stack, to_pixels
-from deft.images.resample import crop_box, resized, resized_hidden
+from deft.io.arrays import read_arrays
 from toys import pictures, refused, run, save_pictures, toy_prior
 
 GREY = Reading((1, 16, 16))
@@ -1021,7 +1025,7 @@ def test_held_out_images_are_read_as_the_others_are_where_that_can_be(shop, caps
 
 
 def test_comparisons_name_parts_and_say_what_they_leave_out(tmp_path, capsys):
-    from deft.comparison.images import check_data, describe, images_of
+    from deft.bench.images import check_data, describe, images_of
 
     np.savez(tmp_path / "x.npz", mask=U > 99, image=U, labels=np.array(list("abcd")))
     source = f"{tmp_path}/x.npz:image"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from deft.gradient import pullback
+from deft.core.autodiff import pullback
 from deft.likelihood import Reward
 from deft.operator import Linear
 

@@ -12,15 +12,17 @@ import torch
 from torch import nn
 
 from deft import DEFT, DPS, Gaussian, Mask, Matrix, Noise, Observation, VPCosine, condition
-from deft.denoise import MeanDenoiser
+from deft.core.denoiser import MeanDenoiser
+from deft.core.grid import times
+from deft.core.htransform import HTransform, Scaled, Zero
 from deft.errors import ContractError, InputError, NonFiniteError
-from deft.htransform import GradientAtMean, HTransform, Scaled, Zero
-from deft.htransform.exact import Mixture
+from deft.guidance import GradientAtMean
+from deft.guidance.exact import Mixture
 from deft.likelihood import Classifier, Poisson, Reward
 from deft.methods import plan
 from deft.operator import Operator
-from deft.sample import DDIM, Ancestral, Heun, Ito, hamiltonian, sample_hmc, sample_paths, times
-from deft.sample.hamiltonian import Chains, StepSize, _Paths
+from deft.samplers import DDIM, Ancestral, Heun, Ito, hamiltonian, sample_hmc, sample_paths
+from deft.samplers.hamiltonian import Chains, StepSize, _Paths
 from deft.testing import MixtureWorld, half_seen, moments, two_modes
 from toys import F64, tensor
 from toys import THREE as WORLD

@@ -8,12 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from deft.denoise import OUTPUTS, NetworkDenoiser, Prediction, to_output
+from deft.core.denoiser import OUTPUTS, NetworkDenoiser, Prediction, to_output
+from deft.core.grid import SPACINGS, times
+from deft.core.random import BatchNoise, Noise, generator
+from deft.core.schedule import EDM, SCHEDULES, VE, VPCosine, VPLinear, VPTable
+from deft.core.transition import Level, ancestral, ddim, ito
 from deft.errors import InputError
-from deft.kernel import Level, ancestral, ddim, ito
-from deft.noise import EDM, SCHEDULES, VE, VPCosine, VPLinear, VPTable
-from deft.random import BatchNoise, Noise, generator
-from deft.sample.times import SPACINGS, times
 from deft.testing import schedules
 
 ALL = schedules()

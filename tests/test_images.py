@@ -7,20 +7,19 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.errors import InputError
-from deft.images import (
+from deft.domains.image.masks import read_mask
+from deft.domains.image.reading import Reading, read_images
+from deft.domains.image.writing import (
     Column,
-    Reading,
     heat,
     open_folder,
     picture_grid,
-    read_images,
-    read_mask,
     save_arrays,
     save_picture,
     to_pixels,
     with_hole,
 )
+from deft.errors import InputError
 from toys import pictures, save_pictures
 
 GREY, COLOUR = Reading((1, 16, 16)), Reading((3, 16, 16))

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from deft import Gaussian, Mask, Observation, VPCosine
-from deft.denoise import MeanDenoiser
+from deft.core.denoiser import MeanDenoiser
+from deft.core.random import Noise
 from deft.errors import CheckpointError, InputError
-from deft.htransform import DEFT
-from deft.htransform.exact import Mixture
-from deft.random import Noise
-from deft.sample.smc import effective_share
+from deft.guidance.exact import Mixture
+from deft.learned import DEFT
+from deft.samplers.smc import effective_share
 from deft.testing import MixtureWorld
 from deft.train.fit import FitConfig
 from deft.train.importance import draw_round, flattened, importance_fit

@@ -29,8 +29,8 @@ from deft import (
     freeze,
 )
 from deft.errors import CheckpointError, InputError
+from deft.io.files import load_state, load_weights, save_weights, write_text
 from deft.nn import MLP
-from deft.train.checkpoint import load_state, load_weights, save_weights, write_text
 from deft.train.data import Clean
 from toys import pictures, refused, run, save_pictures, toy_prior
 

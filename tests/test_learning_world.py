@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deft import DEFT, DPS, DenoisingObjective, FitConfig, Observation, PiGDM, VPCosine, condition, fit, sample
-from deft.random import Noise
-from deft.sample import DDIM, DPMpp2M
+from deft.core.random import Noise
+from deft.samplers import DDIM, DPMpp2M
 from deft.testing import half_seen
 from deft.train.data import Clean
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
-from deft.htransform.exact import dense
+from deft.guidance.exact import dense
 from deft.likelihood import Gaussian
 from deft.operator import (
     BlockAverage,
@@ -35,7 +36,6 @@ from deft.operator import (
 )
 from deft.operator.fourier import hartley
 from deft.operator.wrapped import ArrayLinear
-from deft.random import BatchNoise, Noise
 from deft.testing import check_likelihood, check_operator
 
 

@@ -12,9 +12,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from deft.condition import condition
+from deft.core.condition import condition
+from deft.core.grid import times
+from deft.core.htransform import Scaled, Sum, Zero
+from deft.core.random import Noise
+from deft.core.schedule import VPCosine, VPTable
+from deft.core.transition import Level
 from deft.errors import ContractError, InputError
-from deft.htransform import (
+from deft.guidance import (
     DPS,
     MCG,
     MMPS,
@@ -24,19 +29,13 @@ from deft.htransform import (
     PiGDM,
     ReconstructionGuidance,
     Replacement,
-    Scaled,
     ScoreAtMean,
-    Sum,
-    Zero,
 )
-from deft.htransform.exact import Mixture
-from deft.kernel import Level
+from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, plan
-from deft.noise import VPCosine, VPTable
 from deft.operator import Mask, Matrix, Operator
-from deft.random import Noise
-from deft.sample import (
+from deft.samplers import (
     DAPS,
     DDIM,
     DDRM,
@@ -51,7 +50,6 @@ from deft.sample import (
     sample,
     sample_paths,
     sample_posterior,
-    times,
 )
 from deft.testing import MixtureWorld, check_htransform, check_sampler, half_seen, moments
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from deft import Gaussian, Mask, Noise, Observation
-from deft.errors import InputError
-from deft.evaluate.classifier import fashion_classifier
-from deft.evaluate.compare import METRICS, PROPER, measure
-from deft.evaluate.metrics import (
+from deft.bench.measure import METRICS, PROPER, measure
+from deft.domains.image.classifier import fashion_classifier
+from deft.domains.image.metrics import (
     calibration_error,
     coverage,
     crps,
@@ -30,6 +29,7 @@ from deft.evaluate.metrics import (
     spread_skill,
     ssim,
 )
+from deft.errors import InputError
 
 skimage = pytest.importorskip("skimage.metrics")
 

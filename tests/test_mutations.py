@@ -12,17 +12,19 @@ from itertools import pairwise
 import pytest
 import torch
 
-from deft import kernel
-from deft.condition import condition
-from deft.denoise import OUTPUTS, Prediction, parametrisation
-from deft.htransform import DEFT, DPS, ExactInside, ExactMixture, PiGDM, ReconstructionGuidance
-from deft.htransform.exact import Mixture
-from deft.kernel import Level, ddim, ito, log_ratio, shift
+from deft.core import transition as kernel
+from deft.core.condition import condition
+from deft.core.denoiser import OUTPUTS, Prediction, parametrisation
+from deft.core.grid import times
+from deft.core.random import BatchNoise, Noise, generator
+from deft.core.schedule import SCHEDULES, VE, VPCosine, VPLinear, VPTable
+from deft.core.transition import Level, ddim, ito, log_ratio, shift
+from deft.guidance import DPS, ExactInside, ExactMixture, PiGDM, ReconstructionGuidance
+from deft.guidance.exact import Mixture
+from deft.learned import DEFT
 from deft.likelihood import Gaussian, Observation
-from deft.noise import SCHEDULES, VE, VPCosine, VPLinear, VPTable
 from deft.operator import BlockAverage, Mask, Matrix
-from deft.random import BatchNoise, Noise, generator
-from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, ode, path, sample, sample_paths, sde, times
+from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, ode, path, sample, sample_paths, sde
 from deft.testing import (
     InsideWorld,
     MixtureWorld,
@@ -241,7 +243,7 @@ def truth_objective():
 
 
 def _scaled(c):
-    from deft.htransform import Scaled
+    from deft.core.htransform import Scaled
 
     return Scaled(ExactMixture(WORLD.mixture), c)
 

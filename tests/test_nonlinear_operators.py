@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from deft.data import dataset
+from deft.core.random import Noise, generator
+from deft.domains.image.data import dataset
 from deft.errors import ContractError, InputError
 from deft.likelihood import Gaussian
 from deft.operator import HDR, JPEG, Camera, PhaseRetrieval
 from deft.operator.jpeg import table
-from deft.random import Noise, generator
 from deft.testing import check_likelihood, check_operator
 
 

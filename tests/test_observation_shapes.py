@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 import deft
-from deft.condition import fitted_to
+from deft.core.condition import fitted_to
+from deft.domains.image.tasks import MRI, Inpaint
 from deft.errors import InputError
+from deft.io.h_files import load_h, save_h
 from deft.likelihood import Poisson
 from deft.methods import METHODS, plan
 from deft.nn import UNet
 from deft.operator import HDR, BlockAverage, Compressed, Convolution, MaskedFourier, Radon, gaussian_blur
 from deft.prior import ImagePrior
-from deft.tasks import MRI, Inpaint
-from deft.train.adapter import load_h, save_h
 
 N, C, S = 3, 1, 8
 torch.manual_seed(0)

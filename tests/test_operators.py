@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from deft.core.random import Noise
 from deft.errors import ContractError, InputError
 from deft.likelihood import Gaussian, Inside, Observation
 from deft.operator import BlockAverage, Identity, Linear, LinearOperator, Mask, Matrix, Operator
-from deft.random import Noise
 from deft.testing import check_likelihood, check_operator
 
 

@@ -12,15 +12,16 @@ import math
 import pytest
 import torch
 
-from deft.condition import condition
+from deft.core.condition import condition
+from deft.core.grid import times
+from deft.core.random import Noise
+from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine
+from deft.core.transition import Level
 from deft.errors import InputError
-from deft.htransform.exact import Mixture
-from deft.kernel import Level
+from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
-from deft.noise import EDM, VE, RectifiedFlow, VPCosine
 from deft.operator import Matrix
-from deft.random import Noise
-from deft.sample import (
+from deft.samplers import (
     DDIM,
     Ancestral,
     DPMpp2M,
@@ -32,7 +33,6 @@ from deft.sample import (
     sample_hmc,
     sample_paths,
     sample_smc,
-    times,
 )
 from deft.testing import MixtureWorld, flow, half_seen, moments
 from deft.train.path import LogVariance

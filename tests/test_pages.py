@@ -94,8 +94,8 @@ def test_the_commands_of_a_page_run(page, place, capsys):
 
 
 def test_the_table_of_conventions_is_the_table_of_the_code():
-    from deft.denoise import OUTPUTS, TIMES
-    from deft.noise import SCHEDULES
+    from deft.core.denoiser import OUTPUTS, TIMES
+    from deft.core.schedule import SCHEDULES
     from deft.prior import CONVENTIONS
 
     text = (ROOT / "docs/priors.md").read_text(encoding="utf-8")
@@ -123,7 +123,7 @@ def test_galaxies(monkeypatch):
     import galaxies
 
     import deft
-    from deft.prior.inspect import confirm, warning
+    from deft.prior.check import confirm, warning
 
     prior = galaxies.hsc32()
     assert prior.parameter_count() == 605_761

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 from deft import FitConfig, Gaussian, Matrix, Observation, VPCosine, fit
-from deft.denoise import MeanDenoiser
+from deft.core.denoiser import MeanDenoiser
+from deft.core.grid import times
+from deft.core.htransform import HTransform, Scaled
+from deft.core.random import BatchNoise, RowNoise
+from deft.core.transition import log_ratio
 from deft.errors import ContractError, InputError
-from deft.htransform import PiGDM, Scaled
-from deft.htransform.base import HTransform
-from deft.htransform.exact import Mixture
-from deft.kernel import log_ratio
+from deft.guidance import PiGDM
+from deft.guidance.exact import Mixture
 from deft.likelihood import Classifier, Poisson, Reward
 from deft.operator import Operator
-from deft.random import BatchNoise, RowNoise
-from deft.sample import DDIM, Ito, times
+from deft.samplers import DDIM, Ito
 from deft.testing import MixtureWorld, moments
 from deft.train import path
 from deft.train.data import Batch

@@ -11,15 +11,11 @@ import torch
 
 from deft import PiGDM
 from deft.cli import main
-from deft.denoise import freeze
-from deft.errors import CheckpointError, DeftError, InputError
-from deft.htransform.field import Replacement
-from deft.prior import load_prior
-from deft.prior.load import family_of
-from deft.protein.arm import Arm
-from deft.protein.benchmark import problems
-from deft.protein.chains import UNIT
-from deft.protein.genie import (
+from deft.core.denoiser import freeze
+from deft.domains.protein.arm import Arm
+from deft.domains.protein.benchmark import problems
+from deft.domains.protein.chains import UNIT
+from deft.domains.protein.genie import (
     GenieConfig,
     GenieNet,
     GeniePrior,
@@ -29,11 +25,15 @@ from deft.protein.genie import (
     recognise,
     waves,
 )
-from deft.protein.geometry import centred, residues
-from deft.protein.motif import SIGMA_Y, given_motif
-from deft.protein.prior import ChainPrior
-from deft.protein.scaffold import draw_scaffolds
-from deft.protein.trial import Trial
+from deft.domains.protein.geometry import centred, residues
+from deft.domains.protein.motif import SIGMA_Y, given_motif
+from deft.domains.protein.prior import ChainPrior
+from deft.domains.protein.scaffold import draw_scaffolds
+from deft.domains.protein.trial import Trial
+from deft.errors import CheckpointError, DeftError, InputError
+from deft.guidance.at_mean import Replacement
+from deft.prior import load_prior
+from deft.prior.load import family_of
 from toys import refused as refused_line
 
 SMALL = GenieConfig(

@@ -9,11 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import deft.protein
-from deft.errors import CheckpointError, InputError
-from deft.protein.benchmark import set_a
-from deft.protein.chains import UNIT, chains
-from deft.protein.metrics import (
+import deft.domains.protein
+from deft.domains.protein.benchmark import set_a
+from deft.domains.protein.chains import UNIT, chains
+from deft.domains.protein.metrics import (
     Goal,
     bond_lengths,
     clashes,
@@ -27,9 +26,19 @@ from deft.protein.metrics import (
     motif_rmsd,
     secondary_structure,
 )
-from deft.protein.mpnn import ALPHABET, WEIGHTS, bundled, draw_orders, encode_sequence, load_mpnn, pad, plausibility
-from deft.protein.report import report_row, summary
-from deft.protein.similarity import clusters, novelty, tm_scores
+from deft.domains.protein.mpnn import (
+    ALPHABET,
+    WEIGHTS,
+    bundled,
+    draw_orders,
+    encode_sequence,
+    load_mpnn,
+    pad,
+    plausibility,
+)
+from deft.domains.protein.report import report_row, summary
+from deft.domains.protein.similarity import clusters, novelty, tm_scores
+from deft.errors import CheckpointError, InputError
 
 MIRROR = np.array([1.0, 1.0, -1.0])
 
@@ -269,5 +278,5 @@ def test_weights_load_strictly(tmp_path):
 
 def test_nothing_is_called_what_it_is_not():
     """No folding network is run, so no result may be named after one."""
-    folder = Path(deft.protein.__file__).parent
+    folder = Path(deft.domains.protein.__file__).parent
     assert not [p.name for p in folder.rglob("*.py") if "design" + "able" in p.read_text().lower()]

@@ -8,19 +8,20 @@ import pytest
 import torch
 
 from deft import DDIM, FitConfig, Gaussian, Observation, PiGDM, VPCosine, fit
-from deft.denoise import MeanDenoiser
+from deft.core.denoiser import MeanDenoiser
+from deft.core.grid import times
+from deft.core.random import BatchNoise, Noise
+from deft.domains.protein.baselines import ChainAmortised
+from deft.domains.protein.chains import Bucketed, chains, pad
+from deft.domains.protein.geometry import residues
+from deft.domains.protein.htransform import ChainDEFT, Seen
+from deft.domains.protein.motif import SIGMA_Y, Motif, MotifTask, given_motif, observe_motif
+from deft.domains.protein.prior import backbone_prior
+from deft.domains.protein.scaffold import load_scaffolder, save_scaffolder
 from deft.errors import ContractError, InputError
-from deft.htransform.exact import dense
-from deft.htransform.learnable import count_parameters
-from deft.protein.alternatives import ChainAmortised
-from deft.protein.chains import Bucketed, chains, pad
-from deft.protein.geometry import residues
-from deft.protein.htransform import ChainDEFT, Seen
-from deft.protein.motif import SIGMA_Y, Motif, MotifTask, given_motif, observe_motif
-from deft.protein.prior import backbone_prior
-from deft.protein.scaffold import load_scaffolder, save_scaffolder
-from deft.random import BatchNoise, Noise
-from deft.sample import SAMPLERS, Cooled, Ito, sample_posterior, times
+from deft.guidance.exact import dense
+from deft.learned.base import count_parameters
+from deft.samplers import SAMPLERS, Cooled, Ito, sample_posterior
 from deft.testing import check_operator, gaussian_chain
 from deft.train.data import Batch
 from deft.train.denoising import DenoisingObjective

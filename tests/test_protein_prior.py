@@ -10,21 +10,21 @@ import pytest
 import torch
 
 from deft import FitConfig, Noise, fit, freeze
-from deft.condition import Conditioned
-from deft.denoise import MeanDenoiser
+from deft.core.condition import Conditioned
+from deft.core.denoiser import MeanDenoiser
+from deft.core.htransform import Zero
+from deft.core.likelihood import Observation
+from deft.core.operator import Identity
+from deft.core.random import BatchNoise, RowNoise
+from deft.core.schedule import EDM, make_schedule
+from deft.domains.protein.chains import BOUNDS, UNIT, Bucketed, chains, pad, template
+from deft.domains.protein.geometry import dihedrals, frames, neighbours, residues, rmsd, superposed
+from deft.domains.protein.network import BOND, Block, chain_net
+from deft.domains.protein.prior import backbone_prior, load_backbone
 from deft.errors import CheckpointError, InputError
-from deft.htransform.base import Zero
-from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
-from deft.noise import EDM, make_schedule
-from deft.operator.base import Identity
-from deft.protein.chains import BOUNDS, UNIT, Bucketed, chains, pad, template
-from deft.protein.geometry import dihedrals, frames, neighbours, residues, rmsd, superposed
-from deft.protein.network import BOND, Block, chain_net
-from deft.protein.prior import backbone_prior, load_backbone
-from deft.random import BatchNoise, RowNoise
-from deft.sample.draw import sample
-from deft.sample.ode import DDIM
+from deft.samplers.draw import sample
+from deft.samplers.ode import DDIM
 from deft.train.denoising import PriorObjective, diffuse
 
 CPU = torch.device("cpu")

@@ -11,12 +11,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from deft.core.random import generator
+from deft.domains.protein.benchmark import held_out, problems, published, read_problem, set_a
+from deft.domains.protein.chains import chains
+from deft.domains.protein.contig import Contig
+from deft.domains.protein.structure import Residue, read_structure, write_pdb
 from deft.errors import InputError
-from deft.protein.benchmark import held_out, problems, published, read_problem, set_a
-from deft.protein.chains import chains
-from deft.protein.contig import Contig
-from deft.protein.structure import Residue, read_structure, write_pdb
-from deft.random import generator
 from proteins import entries
 
 
@@ -248,9 +248,9 @@ def test_the_extra_is_an_extra():
     """Geometry and CA-MPNN need none of its packages; without biotite the reader says in one line what to install."""
     code = (
         "import sys; sys.modules['biotite'] = None\n"
-        "import deft, deft.protein.metrics, deft.protein.mpnn\n"
+        "import deft, deft.domains.protein.metrics, deft.domains.protein.mpnn\n"
         "print([m for m in ('tmtools', 'scipy') if m in sys.modules])\n"
-        "try:\n    import deft.protein.structure\nexcept Exception as e:\n    print(type(e).__name__, e)"
+        "try:\n    import deft.domains.protein.structure\nexcept Exception as e:\n    print(type(e).__name__, e)"
     )
     free, message = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert free == "[]"

@@ -9,27 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from deft.denoise import Prediction
+from deft.core.denoiser import Prediction
+from deft.core.htransform import HTransform, Zero
+from deft.domains.protein import scaffold as protein_scaffold
+from deft.domains.protein import trial as trials
+from deft.domains.protein.arm import Arm
+from deft.domains.protein.benchmark import problems
+from deft.domains.protein.chains import UNIT, chains, pad
+from deft.domains.protein.clearance import Clearance, apart
+from deft.domains.protein.contig import Contig, Scaffold
+from deft.domains.protein.geometry import centred, residues
+from deft.domains.protein.htransform import ChainDEFT
+from deft.domains.protein.metrics import clashes
+from deft.domains.protein.motif import Motif, MotifTask
+from deft.domains.protein.prior import backbone_prior
+from deft.domains.protein.scaffold import draw_scaffolds
+from deft.domains.protein.table import differences, line, row
+from deft.domains.protein.trial import Trial, measured, named_set
 from deft.errors import InputError
-from deft.htransform import Zero
-from deft.htransform.base import HTransform
 from deft.likelihood import Gaussian, Observation
 from deft.prior import load_prior
-from deft.protein import scaffold as protein_scaffold
-from deft.protein import trial as trials
-from deft.protein.arm import Arm
-from deft.protein.benchmark import problems
-from deft.protein.chains import UNIT, chains, pad
-from deft.protein.clearance import Clearance, apart
-from deft.protein.contig import Contig, Scaffold
-from deft.protein.geometry import centred, residues
-from deft.protein.htransform import ChainDEFT
-from deft.protein.metrics import clashes
-from deft.protein.motif import Motif, MotifTask
-from deft.protein.prior import backbone_prior
-from deft.protein.scaffold import draw_scaffolds
-from deft.protein.table import differences, line, row
-from deft.protein.trial import Trial, measured, named_set
 from proteins import entries
 from toys import refused, result, run
 

@@ -22,16 +22,17 @@ import math
 import pytest
 import torch
 
-from deft.condition import condition
-from deft.denoise import Prediction
-from deft.htransform import DiffPIR, GradientAtMean, PiGDM
-from deft.htransform.exact import Mixture
+from deft.core.condition import condition
+from deft.core.denoiser import Prediction
+from deft.core.grid import levels
+from deft.core.random import Noise
+from deft.core.schedule import VPTable
+from deft.guidance import DiffPIR, GradientAtMean, PiGDM
+from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, Making, plan
-from deft.noise import VPTable
 from deft.operator import HDR, Matrix, Radon
-from deft.random import Noise
-from deft.sample import DDIM, DDRM, DPMpp2M, levels, sample
+from deft.samplers import DDIM, DDRM, DPMpp2M, sample
 from deft.testing import MixtureWorld
 
 F64 = torch.float64

@@ -32,17 +32,20 @@ from itertools import pairwise
 import pytest
 import torch
 
-from deft.condition import condition
-from deft.htransform import ClassifierGuidance, Predictive, Zero
-from deft.htransform.exact import Mixture
+from deft.core.condition import condition
+from deft.core.grid import levels
+from deft.core.htransform import Zero
+from deft.core.random import Noise, seed_for
+from deft.core.schedule import VPTable
+from deft.guidance import Predictive
+from deft.guidance.exact import Mixture
+from deft.learned import ClassifierGuidance
 from deft.likelihood import Classifier, Gaussian, Observation
 from deft.methods import METHODS, Making
-from deft.noise import VPTable
 from deft.operator import Mask, Matrix
-from deft.random import Noise, seed_for
-from deft.sample import DDIM, DDRM, levels, sample
-from deft.sample.smc import RESAMPLING
-from deft.sample.travel import between
+from deft.samplers import DDIM, DDRM, sample
+from deft.samplers.smc import RESAMPLING
+from deft.samplers.travel import between
 from deft.testing import MixtureWorld
 
 F64 = torch.float64

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from deft import DEFT, DenoisingObjective, FitConfig, Observation, VPCosine, fit
+from deft.core.htransform import Scaled, Zero
+from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
-from deft.evaluate.levels import level_errors, level_warning
-from deft.htransform import Scaled, Zero
-from deft.random import BatchNoise, Noise
 from deft.testing import half_seen
 from deft.train.data import Bank, Clean
 from deft.train.fit import Interrupted, _Progress
 from deft.train.level_weight import fit_level_weight
+from deft.train.levels import level_errors, level_warning
 from deft.train.prior_samples import CHUNK, draw_prior_samples, prior_gap
 from deft.workflow import Recipe, fit_h
 from deft.workflow.recipe import REUSE, TIMED_VISITS, VISITS, Sizes, sizes_for

@@ -29,14 +29,15 @@ from starlette.routing import Route
 import deft
 from deft.cli import cli
 from deft.cli.serve import serve as serve_command
-from deft.denoise import MeanDenoiser
+from deft.core.denoiser import MeanDenoiser
+from deft.core.schedule import SCHEDULES, Rescaled, VPTable
+from deft.domains.image.tasks import Inpaint
 from deft.errors import ContractError, DeftError, InputError, NonFiniteError
-from deft.noise import SCHEDULES, Rescaled, VPTable
-from deft.prior import load_own, remote
-from deft.prior.remote import HEADER, RemoteDenoiser, pack, unpack
-from deft.serve import is_loopback, make_app, running, serve
-from deft.tasks import Inpaint
-from deft.train.adapter import load_h, save_h
+from deft.io.h_files import load_h, save_h
+from deft.prior import load_own
+from deft.remote import client as remote
+from deft.remote.client import HEADER, RemoteDenoiser, pack, unpack
+from deft.remote.server import is_loopback, make_app, running, serve
 from deft.train.data import Bank, Clean
 from toys import refused, toy_prior
 
@@ -47,7 +48,7 @@ if "serve" not in cli.commands:
 COMMAND = """
 import os, sys, time
 from deft.cli.serve import serve
-from deft.prior.store import ImagePrior
+from deft.io.prior_files import ImagePrior
 forward = ImagePrior.forward
 def slow(self, x_t, t):
     time.sleep(float(os.environ.get("PAUSE", 0)))

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from deft.bench import jobs as work
+from deft.bench.jobs import draw_unit, fit_unit
+from deft.bench.studies import make_study
 from deft.cli import main
-from deft.comparison import work
-from deft.comparison.config import make_study
-from deft.comparison.work import draw_unit, fit_unit
+from deft.io.files import load_weights
+from deft.io.identity import other_identity
 from deft.methods import plan
-from deft.train.checkpoint import load_weights
-from deft.train.identity import other_identity
 from toys import pictures, refused, run, save_pictures, toy_prior
 
 

@@ -13,25 +13,18 @@ import torch
 from torch import nn
 
 from deft import DEFT, Gaussian, Mask, NetworkDenoiser, Noise, Observation, VPCosine, condition, freeze
-from deft.denoise import Prediction
+from deft.core.denoiser import Prediction
+from deft.core.grid import times
+from deft.core.htransform import Interval, Scaled, Zero
+from deft.core.operator import LinearOperator
+from deft.core.random import seed_for
+from deft.core.transition import Kernel, Level
 from deft.errors import InputError
-from deft.htransform import (
-    DPS,
-    Interval,
-    PiGDM,
-    Predictive,
-    ReconstructionGuidance,
-    Scaled,
-    SeenNoisy,
-    Zero,
-)
-from deft.htransform.exact import Mixture, dense
-from deft.kernel import Kernel, Level
+from deft.guidance import DPS, PiGDM, Predictive, ReconstructionGuidance, SeenNoisy
+from deft.guidance.exact import Mixture, dense
 from deft.methods import plan
-from deft.operator.base import LinearOperator
-from deft.random import seed_for
-from deft.sample import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc, times
-from deft.sample.smc import effective_share, systematic
+from deft.samplers import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc
+from deft.samplers.smc import effective_share, systematic
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, check_operator, moments, two_modes
 from toys import F64, tensor
 from toys import THREE as WORLD

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 import deft
-from deft.comparison.config import make_study
-from deft.comparison.work import fit_unit
-from deft.data import fashion
+from deft.bench.jobs import fit_unit
+from deft.bench.studies import make_study
+from deft.core.random import BatchNoise, Noise
+from deft.domains.image.data import fashion
+from deft.domains.image.tasks import get_task
 from deft.errors import InputError
-from deft.htransform import DEFT
+from deft.io.h_files import bundled_h, load_h, start_from
+from deft.learned import DEFT
 from deft.prior import load_prior
-from deft.random import BatchNoise, Noise
-from deft.tasks import get_task
-from deft.train.adapter import bundled_h, load_h, start_from
 from deft.train.data import Clean
 from toys import refused, result
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deft.errors import InputError
-from deft.evaluate.statistics import (
+from deft.bench.statistics import (
     EXACT,
     bootstrap,
     clustered,
@@ -19,6 +18,7 @@ from deft.evaluate.statistics import (
     student_p,
     tied_for_best,
 )
+from deft.errors import InputError
 
 stats = pytest.importorskip("scipy.stats")
 

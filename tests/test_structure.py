@@ -36,11 +36,11 @@ from deft import (
     sample,
     sample_posterior,
 )
-from deft.denoise import MeanDenoiser
+from deft.core.denoiser import MeanDenoiser
+from deft.core.htransform import HTransform, Zero
+from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError, NonFiniteError
-from deft.htransform import HTransform, Zero
 from deft.nn import MLP
-from deft.random import BatchNoise
 from deft.testing import half_seen
 from deft.train.data import Clean
 
@@ -170,11 +170,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 
 # Layers.
 
-LAYERS = (
-    ("errors", "noise", "random", "gradient", "distributed", "settings"), ("kernel", "denoise"), ("nn",), ("operator",), ("likelihood",), ("htransform",),
-    ("condition",), ("sample",), ("tasks",),
-    ("train",),
-)
+LAYERS = (("errors", "nn"), ("core",), ("runtime",), ("operator", "likelihood"), ("guidance",), ("learned",), ("samplers",), ("methods",))
 
 
 def imports(path):
@@ -201,15 +197,16 @@ def test_import_direction():
     assert not wrong
 
 
-def test_noise_and_random_stand_alone():
-    for name in ("noise", "random", "errors", "gradient"):
-        assert {other for other, _ in imports(SRC / f"{name}.py")} <= {"errors"}
+def test_schedule_and_random_stand_alone():
+    for name in ("schedule", "random", "autodiff"):
+        assert {other for other, _ in imports(SRC / "core" / f"{name}.py")} <= {"errors"}
+    assert {other for other, _ in imports(SRC / "errors.py")} == set()
     assert {other for path in (SRC / "nn").glob("*.py") for other, _ in imports(path)} <= {"nn"}
 
 
 def test_import_is_light():
     """`import deft` brings torch, numpy, safetensors and a progress bar; no extras, no command line, no prior."""
-    heavy = ["torchvision", "matplotlib", "scipy", "skimage", "accelerate", "click", "PIL", "deft.cli", "deft.prior", "deft.evaluate", "deft.testing"]
+    heavy = ["torchvision", "matplotlib", "scipy", "skimage", "accelerate", "click", "PIL", "deft.cli", "deft.prior", "deft.domains", "deft.bench", "deft.testing"]
     code = f"import sys, torch; before = set(sys.modules); import deft; print([m for m in {heavy} if m in sys.modules and m not in before])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 

@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 
+from deft.domains.protein.benchmark import problems, published, read_problem
+from deft.domains.protein.contig import Contig
+from deft.domains.protein.structure import Residue, Structure, read_structure, write_pdb
 from deft.errors import InputError
-from deft.protein.benchmark import problems, published, read_problem
-from deft.protein.contig import Contig
-from deft.protein.structure import Residue, Structure, read_structure, write_pdb
 from proteins import COLUMNS, cif, cif_row, entries, helix, line, problem_file, saved, trace
 
 TEN = helix(10)
@@ -514,7 +514,7 @@ def test_an_entry_as_mmcif(tmp_path):
 
 
 def _three(sequence: str) -> list[str]:
-    from deft.protein.structure import THREE
+    from deft.domains.protein.structure import THREE
 
     return [THREE[s] for s in sequence]
 

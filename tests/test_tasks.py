@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from deft.data import dataset
-from deft.denoise import freeze
+from deft.bench.report import picture_of
+from deft.core.denoiser import freeze
+from deft.core.random import BatchNoise, Noise
+from deft.core.schedule import VPCosine
+from deft.domains.image.data import dataset
+from deft.domains.image.tasks import PAPER, TASKS, ImageTask, get_task, make_task
 from deft.errors import InputError
-from deft.evaluate.report import picture_of
-from deft.htransform import DEFT
-from deft.measurement import is_measurement, read_measurement, save_measurement
+from deft.io.measurements import is_measurement, read_measurement, save_measurement
+from deft.learned import DEFT
 from deft.nn import UNet
-from deft.noise import VPCosine
 from deft.operator import Mask
 from deft.prior import ImagePrior
-from deft.random import BatchNoise, Noise
-from deft.tasks import PAPER, TASKS, ImageTask, get_task, make_task
 from deft.train.data import Bank, Clean
 from toys import refused, result, toy_prior
 

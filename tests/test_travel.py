@@ -21,16 +21,16 @@ import deft
 from deft import DEFT, NetworkDenoiser, VPCosine, VPLinear, VPTable, freeze
 from deft.cli import cli, main
 from deft.cli.hub import hub
-from deft.denoise import MeanDenoiser
+from deft.core.denoiser import MeanDenoiser
+from deft.domains.image.tasks import Inpaint, SuperResolution
 from deft.errors import CheckpointError, InputError
-from deft.hub import FILES, from_pretrained, public_text, push_to_hub, save_pretrained
-from deft.modelcard import front_matter
+from deft.io.files import load_weights, save_weights
+from deft.io.h_files import load_h, save_h
 from deft.nn import UNet
 from deft.prior import load_prior
-from deft.sample import sample_posterior
-from deft.tasks import Inpaint, SuperResolution
-from deft.train.adapter import load_h, save_h
-from deft.train.checkpoint import load_weights, save_weights
+from deft.samplers import sample_posterior
+from deft.workflow.hub import FILES, from_pretrained, public_text, push_to_hub, save_pretrained
+from deft.workflow.model_card import front_matter
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 ROOT = Path(__file__).parents[1]
@@ -303,7 +303,7 @@ def test_truncated_and_missing_files(prior, shared):
 
 
 def test_cards_that_are_too_large(prior, shared, monkeypatch):
-    import deft.hub as module
+    import deft.workflow.hub as module
 
     monkeypatch.setattr(module, "LARGEST_CARD", 400)
     with pytest.raises(CheckpointError, match=r"header of .* has [\d,]+ bytes, at most 400"):

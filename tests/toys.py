@@ -11,9 +11,9 @@ from PIL import Image
 
 from deft import Gaussian, Matrix, Observation, VPCosine
 from deft.cli import main
-from deft.htransform.exact import Mixture
+from deft.core.schedule import Schedule
+from deft.guidance.exact import Mixture
 from deft.nn import UNet
-from deft.noise import Schedule
 from deft.prior import ImagePrior
 from deft.testing import MixtureWorld
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deft.evaluate.contrastive import ct_encoder
+from deft.domains.image.contrastive import ct_encoder
 from deft.prior import load_prior
 from deft.train.prior_samples import draw_prior_samples
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from fashion_mnist import DEBIAN, read
 
-from deft.evaluate.classifier import accuracy, calibrate, labels_from, save_classifier, to_range, train_classifier
+from deft.domains.image.classifier import accuracy, calibrate, labels_from, save_classifier, to_range, train_classifier
 
 
 def main() -> None:

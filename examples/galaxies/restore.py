@@ -14,8 +14,8 @@ from galaxies import hsc32
 from torch import Tensor
 
 import deft
-from deft.evaluate.metrics import psnr
-from deft.images import Column, picture_grid, save_image, to_pixels
+from deft.domains.image.metrics import psnr
+from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
 from deft.operator import LinearOperator, Mask
 from deft.train.data import Bank
 
@@ -94,8 +94,8 @@ def main() -> None:
         obs = task.observe(x_out, deft.Noise(2, len(x_out)))
         print(f"\n{task.name}: h fitted in {fitted.seconds:.0f} s, {fitted.steps} steps; PSNR of the mean of 8, and residual / sigma_y")
         # far out this prior's Jacobian is noise, and ΠGDM runs off: its h is kept no larger than the prior's own eps
-        pigdm = deft.htransform.Clipped(deft.PiGDM(0.15), 1.0)
-        for name, method in (("DEFT", h), ("ΠGDM, capped", pigdm), ("prior alone", deft.htransform.Zero())):
+        pigdm = deft.core.htransform.Clipped(deft.PiGDM(0.15), 1.0)
+        for name, method in (("DEFT", h), ("ΠGDM, capped", pigdm), ("prior alone", deft.core.htransform.Zero())):
             drawn = deft.sample_posterior(prior, method, obs, 8, steps=50, spacing="log-snr" if name == "DEFT" else "angle", seed=3)
             # x spans [-1, 1]: a peak of 2
             r = obs.likelihood.residual(obs.y, drawn[:, 0]).square().flatten(1).sum(1) / obs.likelihood.operator.count(obs.y)

@@ -59,7 +59,7 @@ def main() -> None:
     torch.manual_seed(0)
     source = Path("fashion-mnist/train.npz")  # examples/fashion/make_data.py --all fashion-mnist
     pixels = np.load(source)["x"] if source.exists() else None
-    x = deft.data.fashion("fit").x if pixels is None else torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
+    x = deft.domains.image.data.fashion("fit").x if pixels is None else torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
     x = x.reshape(-1, 1, 32, 32)
 
     vae = autoencoder()

@@ -8,15 +8,19 @@ parameters. Start with `docs/start.md`.
 
 from __future__ import annotations
 
-from deft.condition import condition
-from deft.denoise import Denoiser, NetworkDenoiser, Prediction, fingerprint, freeze
+from deft.core.condition import condition
+from deft.core.denoiser import Denoiser, NetworkDenoiser, Prediction, fingerprint, freeze
+from deft.core.grid import times
+from deft.core.htransform import HTransform, Potential
+from deft.core.random import Noise
+from deft.core.sampler import Sampler
+from deft.core.schedule import EDM, VE, RectifiedFlow, Schedule, VPCosine, VPLinear, VPTable
 from deft.errors import DeftError
-from deft.htransform import DEFT, DPS, HTransform, PiGDM, Potential, ReconstructionGuidance
+from deft.guidance import DPS, PiGDM, ReconstructionGuidance
+from deft.learned import DEFT
 from deft.likelihood import Gaussian, Likelihood, Observation
-from deft.noise import EDM, VE, RectifiedFlow, Schedule, VPCosine, VPLinear, VPTable
 from deft.operator import BlockAverage, Identity, Linear, LinearOperator, Mask, Matrix, Operator
-from deft.random import Noise
-from deft.sample import DDIM, Ancestral, DPMpp2M, Heun, Ito, Sampler, SDEDPMpp2M, sample, sample_posterior, times
+from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sample, sample_posterior
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
 

@@ -23,8 +23,8 @@ from deft.cli.prior import prior
 from deft.cli.protein import protein
 from deft.cli.sample import sample
 from deft.cli.serve import serve
-from deft.distributed import World, get_world, launch_note
 from deft.errors import DeftError, LostError
+from deft.runtime.distributed import World, get_world, launch_note
 from deft.train.fit import Interrupted
 
 

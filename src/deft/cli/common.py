@@ -15,22 +15,26 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.data import DATASETS, SPLITS, dataset
-from deft.denoise import Denoiser
-from deft.distributed import get_world
+from deft.core.denoiser import Denoiser
+from deft.core.likelihood import Observation
+from deft.domains.image.classifier import fashion_classifier
+from deft.domains.image.data import DATASETS, SPLITS, dataset
+from deft.domains.image.files import split_source
+from deft.domains.image.masks import read_mask
+from deft.domains.image.ranges import as_range
+from deft.domains.image.reading import ImageSet, Reading, read_images, read_stack
+from deft.domains.image.tasks import ImageTask, Inpaint, Masked, Tilt, get_task
 from deft.errors import CheckpointError, DeftError, InputError, unknown
-from deft.evaluate.classifier import fashion_classifier
-from deft.htransform.learnable import Learned
-from deft.images import ImageSet, Reading, as_range, read_arrays, read_images, read_mask, read_stack, shape_text
-from deft.images.files import split_source
-from deft.likelihood.base import Observation
-from deft.measurement import is_measurement, observation, read_measurement, task_of
+from deft.io.arrays import read_arrays
+from deft.io.files import json_text, load_weights
+from deft.io.h_files import load_h
+from deft.io.measurements import is_measurement, observation, read_measurement, task_of
+from deft.io.text import shape_text
+from deft.learned.base import Learned
 from deft.prior import load_prior
 from deft.prior.load import family_of, find_function, read_options
-from deft.shard import shard
-from deft.tasks import ImageTask, Inpaint, Masked, Tilt, get_task
-from deft.train.adapter import load_h
-from deft.train.checkpoint import json_text, load_weights
+from deft.runtime.distributed import get_world
+from deft.runtime.shard import shard
 from deft.train.fit import pick_device
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from deft.cli.common import Output, bars, get_device, json_option, out_option
-from deft.distributed import get_world
 from deft.errors import InputError, LostError
+from deft.runtime.distributed import get_world
 
 
 @click.command()
@@ -33,11 +33,12 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     change of the file does only what changed. A piece that fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png.
     `quick` is a file that comes with the library and takes two minutes.
     """
-    from deft.comparison import read_study, run_study
-    from deft.comparison.report import write_report
+    from deft.bench.run import run_study
+    from deft.bench.studies import read_study
+    from deft.bench.study_report import write_report
 
     output = Output(as_json)
-    bundled = Path(str(resources.files("deft.comparison") / f"{file}.toml"))
+    bundled = Path(str(resources.files("deft.bench") / f"{file}.toml"))
     study = read_study(bundled if bundled.exists() and not file.exists() else file)
     i, n = _part(part)
     if jobs < 1:

@@ -11,21 +11,21 @@ import torch
 from deft.cli import common
 from deft.cli.common import Output
 from deft.cli.info import h_card_text
-from deft.denoise import Denoiser
+from deft.core.denoiser import Denoiser
+from deft.core.likelihood import Observation
+from deft.domains.image.tasks import ImageTask
 from deft.errors import InputError
-from deft.htransform.learnable import Learned, count_parameters
-from deft.likelihood.base import Observation
-from deft.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
+from deft.io.files import write_json, write_text
+from deft.io.h_files import save_h
+from deft.learned.base import Learned, count_parameters
 from deft.methods import SCORE_FORM, plan
-from deft.tasks import ImageTask
-from deft.train.adapter import save_h
-from deft.train.checkpoint import write_json, write_text
 from deft.train.control import learn
 from deft.train.diagnosis import in_words
 from deft.train.fit import FitConfig
 from deft.train.importance import importance_fit
 from deft.train.importance import in_words as importance_words
 from deft.train.path import OBJECTIVES, AdjointMatching, OffPolicy, PathObjective, RelativeEntropy, has_derivative
+from deft.workflow.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
 
 
 def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, drawn_by: str | None) -> PathObjective:

@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from deft import convert as programs
 from deft.cli.common import Name, Numbers, Output, json_option, make_task, task_option_option
+from deft.domains.image import conventions as programs
+from deft.domains.image.tasks import CT
 from deft.errors import InputError
+from deft.io.settings import read_angles, switch
 from deft.operator.recast import NORMS, ORIGINS
-from deft.settings import read_angles, switch
-from deft.tasks import CT
 
 K_SPACE = (
     "mask",

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from deft import demo as library
+from deft.bench.report import terminal
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
-from deft.evaluate.report import terminal
-from deft.tasks import TASKS
+from deft.domains.image.tasks import TASKS
+from deft.workflow import demo as library
 
 
 @click.command()

@@ -7,19 +7,20 @@ from pathlib import Path
 import click
 import torch
 
+from deft.bench.measure import compare
+from deft.bench.report import comparison_picture, machine, make_rows, terminal, write_report, write_samples
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
-from deft.data import FASHION_LABELS
+from deft.core.random import Noise
+from deft.domains.image.classifier import fashion_classifier
+from deft.domains.image.contrastive import ct_encoder
+from deft.domains.image.data import FASHION_LABELS
+from deft.domains.image.reading import Reading
+from deft.domains.image.tasks import TASKS
+from deft.domains.image.writing import open_folder
 from deft.errors import InputError
-from deft.evaluate.classifier import fashion_classifier
-from deft.evaluate.compare import compare
-from deft.evaluate.contrastive import ct_encoder
-from deft.evaluate.report import comparison_picture, machine, make_rows, terminal, write_report, write_samples
-from deft.htransform import kind_of
-from deft.images import Reading, open_folder
+from deft.learned import kind_of
 from deft.methods import plan
-from deft.random import Noise
-from deft.tasks import TASKS
 
 
 @click.command()

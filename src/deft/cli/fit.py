@@ -15,27 +15,29 @@ from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
 from deft.cli.control import fit_by_importance, fit_on_paths, make_objective
 from deft.cli.info import h_card_text
-from deft.denoise import Denoiser
+from deft.core.denoiser import Denoiser
+from deft.core.likelihood import Observation
+from deft.core.random import generator
+from deft.domains.image.reading import Reading
+from deft.domains.image.tasks import TASKS, ImageTask
+from deft.domains.image.writing import open_folder
 from deft.errors import InputError, NonFiniteError
-from deft.evaluate.levels import level_table
-from deft.htransform import LEARNED, Learned
-from deft.htransform.learned import DEFT, GUIDES, UNITS, count_parameters
-from deft.images import Reading, open_folder
-from deft.likelihood.base import Observation
-from deft.measurement_check import check_pairs
+from deft.io.files import write_json, write_text
+from deft.io.h_files import save_h, start_from
+from deft.learned import LEARNED, Learned
+from deft.learned.base import count_parameters
+from deft.learned.deft import DEFT, GUIDES, UNITS
 from deft.methods import METHODS
-from deft.prior.inspect import warning
-from deft.random import generator
-from deft.tasks import TASKS, ImageTask
-from deft.train.adapter import save_h, start_from
-from deft.train.checkpoint import write_json, write_text
+from deft.prior.check import warning
 from deft.train.data import Pairs
 from deft.train.denoising import WEIGHTINGS, DenoisingObjective
 from deft.train.fit import FitConfig, launched_config
 from deft.train.fit import fit as fit_module
+from deft.train.levels import level_table
 from deft.train.path import OBJECTIVES
 from deft.train.prior_samples import draw_prior_samples
 from deft.workflow import Recipe, fit_h, weigh_levels
+from deft.workflow.measurement_check import check_pairs
 from deft.workflow.recipe import LEVEL_IMAGES
 
 DEFAULTS = Recipe()

@@ -8,8 +8,8 @@ import click
 
 from deft.cli import common
 from deft.cli.common import NearestGroup, Output, json_option, out_option, overwrite_option
-from deft.hub import FILES, push_to_hub, save_pretrained
-from deft.modelcard import noise_text
+from deft.workflow.hub import FILES, push_to_hub, save_pretrained
+from deft.workflow.model_card import noise_text
 
 
 @click.group(cls=NearestGroup)

@@ -12,15 +12,16 @@ import click
 from deft import __version__
 from deft.cli import common
 from deft.cli.common import Output, json_option
+from deft.core.grid import SPACINGS
+from deft.core.schedule import SCHEDULES
+from deft.domains.image.tasks import TASKS
 from deft.errors import CheckpointError, unknown
-from deft.evaluate.levels import level_table
+from deft.io.files import load_weights
+from deft.io.h_files import KEPT_WHOLE
 from deft.methods import METHODS
-from deft.noise import SCHEDULES
 from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
-from deft.sample import SAMPLERS, SPACINGS
-from deft.tasks import TASKS
-from deft.train.adapter import KEPT_WHOLE
-from deft.train.checkpoint import load_weights
+from deft.samplers import SAMPLERS
+from deft.train.levels import level_table
 
 
 def card_lines(card: dict[str, Any], indent: str = "") -> list[str]:

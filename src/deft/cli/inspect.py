@@ -9,9 +9,9 @@ import click
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
 from deft.cli.info import card_lines
-from deft.denoise import NetworkDenoiser
-from deft.images import Reading as ReadingImages
-from deft.prior.inspect import LEVELS, WORSE, Reading, confirm, describe, try_readings
+from deft.core.denoiser import NetworkDenoiser
+from deft.domains.image.reading import Reading as ReadingImages
+from deft.prior.check import LEVELS, WORSE, Reading, confirm, describe, try_readings
 from deft.prior.latent import LatentPrior
 
 

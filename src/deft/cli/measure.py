@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from deft.bench.report import picture_of
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, NearestGroup, Output, json_option
 from deft.cli.convert import convert as convert_command
 from deft.cli.measure_inspect import inspect as inspect_command
+from deft.core.random import Noise
+from deft.domains.image.reading import Reading
+from deft.domains.image.tasks import TASKS
+from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
 from deft.errors import InputError
-from deft.evaluate.report import picture_of
-from deft.images import Column, Reading, picture_grid, save_image, to_pixels
-from deft.measurement import save_measurement
-from deft.random import Noise
-from deft.tasks import TASKS
+from deft.io.measurements import save_measurement
 
 
 @click.group(cls=NearestGroup, invoke_without_command=True)

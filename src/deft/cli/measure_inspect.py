@@ -10,10 +10,10 @@ import click
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option
+from deft.domains.image.tasks import TASKS
 from deft.errors import InputError
-from deft.images import read_arrays
-from deft.measurement_check import Tried, inspect_measurement
-from deft.tasks import TASKS
+from deft.io.arrays import read_arrays
+from deft.workflow.measurement_check import Tried, inspect_measurement
 
 SHOWN = 8
 """Readings in the table."""

@@ -16,23 +16,24 @@ from deft.cli.common import DATA_HELP, Name, NearestGroup, Numbers, Output, json
 from deft.cli.fit import hold_out
 from deft.cli.info import card_lines
 from deft.cli.inspect import inspect
-from deft.denoise import OUTPUTS, fingerprint, freeze
-from deft.distributed import get_world
+from deft.core.denoiser import OUTPUTS, fingerprint, freeze
+from deft.core.schedule import SCHEDULES, Schedule
+from deft.domains.image.classifier import fashion_classifier
+from deft.domains.image.prior_quality import denoising_errors, draw, feature_report
+from deft.domains.image.reading import Reading
+from deft.domains.image.writing import Column, open_folder, picture_grid, save_image, to_pixels
 from deft.errors import InputError, NonFiniteError
-from deft.evaluate.classifier import fashion_classifier
-from deft.evaluate.levels import level_table
-from deft.evaluate.priors import denoising_errors, draw, feature_report
-from deft.images import Column, Reading, open_folder, picture_grid, save_image, to_pixels
+from deft.io.files import write_json, write_text
+from deft.io.prior_files import load_own
 from deft.nn import UNet
-from deft.noise import SCHEDULES, Schedule
 from deft.prior import ImagePrior
-from deft.prior.store import load_own
+from deft.runtime.distributed import get_world
 from deft.train.augment import Flipped
-from deft.train.checkpoint import write_json, write_text
 from deft.train.compiled import compiled
 from deft.train.data import Batches, Clean
 from deft.train.denoising import PriorObjective
 from deft.train.fit import FitConfig, fit, launched_config
+from deft.train.levels import level_table
 
 KEPT_ON_DEVICE = 2**31
 """Training images of at most so many bytes are kept on the GPU."""

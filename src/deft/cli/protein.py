@@ -15,17 +15,17 @@ from tqdm import tqdm
 
 from deft.cli import common
 from deft.cli.common import Name, NearestGroup, Output, json_option, out_option, overwrite_option
+from deft.core.grid import SPACINGS
+from deft.domains.image.writing import open_folder
 from deft.errors import CheckpointError, InputError, unknown
-from deft.images import open_folder
+from deft.io.files import write_json, write_text
 from deft.methods import get_method
-from deft.sample import SPACINGS
-from deft.train.checkpoint import write_json, write_text
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
-    from deft.htransform import Learned
-    from deft.protein.arm import Arm
-    from deft.protein.benchmark import Problem
-    from deft.protein.prior import ChainPrior
+    from deft.domains.protein.arm import Arm
+    from deft.domains.protein.benchmark import Problem
+    from deft.domains.protein.prior import ChainPrior
+    from deft.learned import Learned
 
 METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
 TEMPERATURE, CLEARANCE, TIGHT = 0.6, 4.0, 0.3
@@ -60,7 +60,7 @@ def protein() -> None:
 @json_option
 def list_problems(as_json: bool) -> None:
     """List motif-scaffolding problems: of held-out chains, and the published ones."""
-    from deft.protein.benchmark import FETCH, held_out, problems, published
+    from deft.domains.protein.benchmark import FETCH, held_out, problems, published
 
     output = Output(as_json)
     rows = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.motif), "family": p.family, "entry": None} for p in problems()]
@@ -131,14 +131,14 @@ def scaffold(
         raise InputError(f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft")
     if run is not None and size is not None:
         raise InputError("--run is your own h and --size a bundled one: give one of the two")
-    from deft.protein.arm import Arm
+    from deft.domains.protein.arm import Arm
 
     if eta == 0 and not given_by_user("temperature"):
         temperature = 1.0  # there is no noise to cool
     arm = Arm(method, common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing, temperature=temperature, clearance=clearance)
     chosen = find_problem(source, contig, length, problem, pdb, output)
-    from deft.protein.chains import UNIT
-    from deft.protein.place import check_groups, draw_placements, observe_placements
+    from deft.domains.protein.chains import UNIT
+    from deft.domains.protein.place import check_groups, draw_placements, observe_placements
 
     check_groups(chosen.contig)
     prior = load_backbone_prior(prior_name, where)
@@ -206,11 +206,11 @@ def benchmark(
     Writes report.md, report.json and success.png. Chains are kept in the folder as they are drawn: the same command goes
     on where it was stopped, and draws nothing twice.
     """
-    from deft.protein.chains import UNIT, chains
-    from deft.protein.report import NOTE
-    from deft.protein.table import HEAD, by_problem, differences, line, picture, row
-    from deft.protein.trial import Trial, measured, named_set
-    from deft.protein.trial import natives as native_columns
+    from deft.domains.protein.chains import UNIT, chains
+    from deft.domains.protein.report import NOTE
+    from deft.domains.protein.table import HEAD, by_problem, differences, line, picture, row
+    from deft.domains.protein.trial import Trial, measured, named_set
+    from deft.domains.protein.trial import natives as native_columns
 
     output = Output(as_json)
     where = common.get_device(device)
@@ -278,7 +278,7 @@ def say_row(output: Output, name: str, r: dict[str, Any]) -> None:
 
 def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> Arm:
     """An arm from METHOD[:KEY=NUMBER,...]; deft-4 is DEFT with the smaller bundled h."""
-    from deft.protein.arm import ARMS, Arm
+    from deft.domains.protein.arm import ARMS, Arm
 
     method, _, rest = text.partition(":")
     if method not in (*ARMS, "deft-4"):
@@ -296,9 +296,9 @@ def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device,
 
 def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, pdb: tuple[Path, ...], output: Output) -> Problem:
     """What --motif and --contig, or --problem, ask for, with --length; what its file left open is said."""
-    from deft.protein.benchmark import Problem, problems, published, read_problem
-    from deft.protein.contig import Contig
-    from deft.protein.structure import read_structure
+    from deft.domains.protein.benchmark import Problem, problems, published, read_problem
+    from deft.domains.protein.contig import Contig
+    from deft.domains.protein.structure import read_structure
 
     if problem is not None:
         if source is not None or contig is not None:
@@ -338,7 +338,7 @@ def find_problem(source: Path | None, contig: str | None, length: str | None, pr
 
 def load_backbone_prior(name: str, device: torch.device) -> ChainPrior:
     """--prior, if it is one of backbones."""
-    from deft.protein.prior import ChainPrior
+    from deft.domains.protein.prior import ChainPrior
 
     prior = common.find_prior(name, device)
     if not isinstance(prior, ChainPrior):
@@ -348,8 +348,8 @@ def load_backbone_prior(name: str, device: torch.device) -> ChainPrior:
 
 def load_motif_h(run: Path | None, size: str | None, prior: ChainPrior, prior_name: str) -> tuple[Learned, str]:
     """(h, what to call it) of --run, or a bundled one."""
-    from deft.protein.place import bundled_h
-    from deft.protein.scaffold import load_scaffolder
+    from deft.domains.protein.place import bundled_h
+    from deft.domains.protein.scaffold import load_scaffolder
 
     path = run or bundled_h(int(size or 9))
     if run is None and prior_name != "backbone":
@@ -374,8 +374,8 @@ class Work:
 
     def draw(self, prior: ChainPrior, made: tuple[Any, Any, Any], obs: Any, seed: int, batch: int) -> None:
         """Draw batch by batch, and write each batch's chains at once."""
-        from deft.protein.place import posed
-        from deft.protein.scaffold import draw_scaffolds, shortened
+        from deft.domains.protein.place import posed
+        from deft.domains.protein.scaffold import draw_scaffolds, shortened
 
         h, sampler, grid = made
         n = len(self.placements)
@@ -395,7 +395,7 @@ class Work:
                     self.drawn.append(one)
 
     def write(self, i: int, x: Any) -> None:
-        from deft.protein.structure import write_pdb
+        from deft.domains.protein.structure import write_pdb
 
         placement, motif = self.placements[i], self.problem.motif
         letters = ["X"] * placement.length
@@ -408,10 +408,10 @@ class Work:
 
     def finish(self, whole: bool = True) -> dict[str, Any]:
         """Measure what was drawn, write table, pictures and scaffold.json, and say it in words."""
-        from deft.protein.metrics import measure
-        from deft.protein.outcome import failures, in_words, rows_of, short, write_table
-        from deft.protein.report import NOTE, summary
-        from deft.protein.view import Panel, page, sheet
+        from deft.domains.protein.metrics import measure
+        from deft.domains.protein.outcome import failures, in_words, rows_of, short, write_table
+        from deft.domains.protein.report import NOTE, summary
+        from deft.domains.protein.view import Panel, page, sheet
 
         n = len(self.drawn)
         goals, names = self.goals[:n], [self.name(i) for i in range(n)]
@@ -444,7 +444,7 @@ class Work:
 
 def realised(problem: Problem, placement: Any) -> str:
     """The contig with the scaffold lengths that were drawn."""
-    from deft.protein.contig import Contig, Scaffold
+    from deft.domains.protein.contig import Contig, Scaffold
 
     lengths = iter(placement.scaffolds)
     parts = [Scaffold(n, n) if isinstance(p, Scaffold) else p for p in problem.contig.parts for n in ([next(lengths)] if isinstance(p, Scaffold) else [0])]

@@ -11,14 +11,14 @@ import click
 import torch
 from PIL import Image
 
+from deft.bench.report import picture_of, spread_column
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.denoise import Denoiser
-from deft.errors import InputError
-from deft.evaluate.metrics import residual_rms, spread
-from deft.evaluate.report import picture_of, spread_column
-from deft.htransform import DEFT, Learned, kind_of
-from deft.images import (
+from deft.core.denoiser import Denoiser
+from deft.core.grid import SPACINGS
+from deft.domains.image.metrics import residual_rms, spread
+from deft.domains.image.tasks import TASKS, ImageTask, Tilt
+from deft.domains.image.writing import (
     Column,
     heat,
     open_folder,
@@ -28,18 +28,19 @@ from deft.images import (
     save_picture,
     to_pixels,
 )
+from deft.errors import InputError
+from deft.io.files import write_json
+from deft.io.h_files import save_h
+from deft.io.measurements import task_of
+from deft.learned import DEFT, Learned, kind_of
 from deft.likelihood import Gaussian, Observation
-from deft.measurement import task_of
-from deft.measurement_check import sample_warnings
 from deft.methods import METHODS, plan
-from deft.prior.inspect import warning_from
-from deft.sample import SAMPLERS, SPACINGS
-from deft.tasks import TASKS, ImageTask, Tilt
-from deft.train.adapter import save_h
-from deft.train.checkpoint import write_json
+from deft.prior.check import warning_from
+from deft.samplers import SAMPLERS
 from deft.train.control import learn
 from deft.train.fit import FitConfig
 from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
+from deft.workflow.measurement_check import sample_warnings
 
 CHAIN = 50
 """Steps of the paths on which --refine learns."""

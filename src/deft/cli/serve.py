@@ -51,7 +51,7 @@ def serve(
 
     PRIOR is whatever `deft fit --prior` takes. Ctrl-C stops it. docs/remote.md has what the service promises.
     """
-    from deft.serve import serve as run
+    from deft.remote.server import serve as run
 
     output = Output(as_json)
     token = None if no_token else read_token(token_file)

@@ -1,8 +1,8 @@
 """Likelihoods p(y | x_0) and observations."""
 
-from deft.likelihood.base import Likelihood, Observation
+from deft.core.likelihood import Likelihood, Observation
 from deft.likelihood.event import Inside
-from deft.likelihood.foreign import observation_from_deepinv
+from deft.likelihood.external import observation_from_deepinv
 from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.poisson import Poisson
 from deft.likelihood.reward import Classifier, Reward

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from deft.core.likelihood import Likelihood
+from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
-from deft.likelihood.base import Likelihood
-from deft.random import BatchNoise, Noise
 
 
 class Inside(Likelihood):

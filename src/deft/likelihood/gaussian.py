@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.core.likelihood import Likelihood
+from deft.core.operator import Operator
+from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
-from deft.likelihood.base import Likelihood
-from deft.operator.base import Operator
-from deft.random import BatchNoise, Noise
 
 
 def _per_sample(value: Tensor, like: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.core.likelihood import Likelihood
+from deft.core.operator import LinearOperator, Operator, conjugate_gradient
+from deft.core.random import BatchNoise, Noise, generator
 from deft.errors import InputError
-from deft.likelihood.base import Likelihood
-from deft.operator.base import LinearOperator, Operator, conjugate_gradient
-from deft.random import BatchNoise, Noise, generator
 
 NEGLIGIBLE = 1e-4
 """How far below 0, next to the largest, an operator may bring the intensity of an image in [-1, 1]: rounding, say."""

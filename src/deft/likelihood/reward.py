@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from deft.core.likelihood import Likelihood, Observation
+from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
-from deft.likelihood.base import Likelihood, Observation
-from deft.random import BatchNoise, Noise
 
 ONE_HOT = 32
 """Up to this many classes are shown one plane each; more are written in binary digits."""

@@ -1,12 +1,12 @@
 """Operators: the noiseless part of a measurement."""
 
-from deft.operator.base import Identity, Linear, LinearOperator, Matrix, Operator, Spectrum
+from deft.core.operator import Identity, Linear, LinearOperator, Matrix, Operator, Spectrum
 from deft.operator.blur import EdgedConvolution
 from deft.operator.blurspace import BlurSpace
 from deft.operator.camera import Camera
 from deft.operator.coils import CoilFourier, smooth_coils
 from deft.operator.compressed import Compressed
-from deft.operator.foreign import from_deepinv, from_odl, from_scipy
+from deft.operator.external import from_deepinv, from_odl, from_scipy
 from deft.operator.fourier import Convolution, MaskedFourier, motion_kernels
 from deft.operator.image import BlockAverage, Mask
 from deft.operator.jpeg import JPEG, ColourJPEG

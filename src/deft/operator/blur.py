@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deft.core.operator import LinearOperator, Spectrum, conjugate_gradient
 from deft.errors import unknown
-from deft.operator.base import LinearOperator, Spectrum, conjugate_gradient
 from deft.operator.fourier import Convolution
 from deft.operator.separable import BOUNDARIES, _outside
 

@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from deft.core.operator import Operator
+from deft.core.random import generator
 from deft.errors import CheckpointError, ContractError
 from deft.nn.blurspace import BlurSpaceNet
-from deft.operator.base import Operator
-from deft.random import generator
 
 WRAPPERS = ("params", "params_ema", "state_dict", "model")
 """Keys under which a state dict may lie in a file. RED-diff's copy is wrapped so and loaded without asking: none of its weights arrive."""

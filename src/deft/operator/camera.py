@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deft.core.operator import Operator
+from deft.core.random import generator
 from deft.errors import ContractError, InputError
-from deft.operator.base import Operator
-from deft.random import generator
 
 
 class Camera(Operator):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deft.core.operator import LinearOperator, conjugate_gradient
+from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
-from deft.operator.base import LinearOperator, conjugate_gradient
-from deft.random import BatchNoise, Noise
 
 
 class CoilFourier(LinearOperator):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deft.core.operator import LinearOperator, Spectrum
+from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
-from deft.operator.base import LinearOperator, Spectrum
 from deft.operator.separable import along, cosines
-from deft.random import BatchNoise
 
 
 class Compressed(LinearOperator):

@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from deft.core.operator import LinearOperator, Spectrum
+from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
-from deft.operator.base import LinearOperator, Spectrum
 from deft.operator.separable import inverted, seen
-from deft.random import BatchNoise, Noise
 
 
 def hartley(x: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deft.core.operator import LinearOperator, Spectrum
 from deft.errors import ContractError, InputError
-from deft.operator.base import LinearOperator, Spectrum
 from deft.operator.separable import along, cosines
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deft.core.operator import Operator
 from deft.errors import ContractError, InputError, unknown
-from deft.operator.base import Operator
 from deft.operator.separable import along
 
 LUMINANCE = (

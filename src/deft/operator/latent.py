@@ -8,9 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deft.core.autodiff import pullback
+from deft.core.operator import Around, Operator
 from deft.errors import unknown
-from deft.gradient import pullback
-from deft.operator.base import Around, Operator
 
 GRADIENTS = ("encoder", "decoder")
 """How a pull on the decoded data becomes one on the latents; see `Decoded`."""

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
-from deft.random import BatchNoise, Noise
 
 Source = Noise | BatchNoise
 
@@ -34,7 +34,7 @@ def boxes(
 ) -> Tensor:
     """A rectangular hole, each side between `smallest` and `largest` of the image's side, anywhere inside.
 
-    >>> from deft.random import Noise
+    >>> from deft.core.random import Noise
     >>> float(boxes(Noise(0, 1), 8, 8, 0.5, 0.5).mean())
     0.75
     """

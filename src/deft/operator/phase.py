@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from deft.core.operator import Operator
+from deft.core.random import generator
 from deft.errors import ContractError, InputError
-from deft.operator.base import Operator
-from deft.random import generator
 
 
 class PhaseRetrieval(Operator):

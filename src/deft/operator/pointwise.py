@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deft.core.operator import Operator
 from deft.errors import InputError
-from deft.operator.base import Operator
 
 
 class HDR(Operator):

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deft.core.operator import DENSE, LinearOperator, Spectrum, conjugate_gradient
+from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError, unknown
-from deft.operator.base import DENSE, LinearOperator, Spectrum, conjugate_gradient
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
-from deft.random import BatchNoise
 
 TOLERANCE, MOST = 1e-6, 500
 """Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most steps they take."""

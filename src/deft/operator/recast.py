@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.core.operator import Around, LinearOperator, Operator, Spectrum
 from deft.errors import InputError, unknown
-from deft.operator.base import Around, LinearOperator, Operator, Spectrum
 
 NORMS = ("ortho", "backward", "forward")
 ORIGINS = ("corner", "middle")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from deft.core.operator import LinearOperator, Spectrum
 from deft.errors import ContractError, InputError, unknown
-from deft.operator.base import LinearOperator, Spectrum
 
 SEEN = 1e-5
 """A singular value below this share of the largest is taken for 0 by `pinv` and `spectrum`: what it lets through is lost

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft.core.autodiff import pullback
+from deft.core.operator import LinearOperator, Operator
 from deft.errors import ContractError, InputError
-from deft.gradient import pullback
-from deft.operator.base import LinearOperator, Operator
 
 Map = Callable[[Tensor], Tensor]
 OfPhysics = TypeVar("OfPhysics", bound="PhysicsOperator")

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deft.denoise import NetworkDenoiser, freeze
+from deft.core.denoiser import NetworkDenoiser, freeze
+from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 from deft.errors import InputError, unknown
-from deft.noise import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 
 
 def _scaled_linear(n: int = 1000, first: float = 0.00085, last: float = 0.012) -> VPTable:
@@ -116,7 +116,7 @@ def wrap(
     Raises:
         InputError: EDM's preconditioned network (it has `round_sigma`) under a convention for another; a label for a network without classes.
 
-    `deft.prior.inspect.confirm` tells from a few images whether the convention is the network's own.
+    `deft.prior.check.confirm` tells from a few images whether the convention is the network's own.
 
     >>> import torch
     >>> prior = wrap(lambda x, t: torch.zeros_like(x), (3, 8, 8), "edm-denoiser", value_range=(0, 1))

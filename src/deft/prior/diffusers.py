@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deft.denoise import Denoiser, NetworkDenoiser, freeze
+from deft.core.denoiser import Denoiser, NetworkDenoiser, freeze
 from deft.errors import CheckpointError, InputError
+from deft.io.torch_files import BY_FUNCTION
 from deft.prior.labels import NONE, null_class
 from deft.prior.latent import Autoencoder, LatentPrior
+from deft.prior.probing import try_once
 from deft.prior.scheduler import BY_HAND, PREDICTIONS, examine, read_scheduler, table
-from deft.prior.torchfile import BY_FUNCTION
-from deft.prior.trial import try_once
 
 __all__ = [
     "PREDICTIONS",

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.denoise import Denoiser, Prediction
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.likelihood import Observation
+from deft.core.random import Noise
+from deft.core.schedule import Schedule
 from deft.errors import InputError, unknown
-from deft.likelihood.base import Observation
 from deft.likelihood.gaussian import Gaussian
-from deft.noise import Schedule
 from deft.operator.latent import GRADIENTS, Decoded
-from deft.random import Noise
 
 
 class Autoencoder(nn.Module):

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from deft.denoise import Denoiser, freeze
+from deft.core.denoiser import Denoiser, freeze
+from deft.core.schedule import SCHEDULES, VPTable
 from deft.errors import CheckpointError, InputError, unknown
-from deft.noise import SCHEDULES, VPTable
+from deft.io.prior_files import BUNDLED, load_own
+from deft.io.torch_files import BY_FUNCTION, foreign
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.options import KINDS, typed
-from deft.prior.store import BUNDLED, load_own
-from deft.prior.torchfile import BY_FUNCTION, foreign
-from deft.prior.trial import try_once
+from deft.prior.probing import try_once
 
 
 class Family(NamedTuple):
@@ -62,13 +62,13 @@ def _is_genie(name: str) -> bool:
     path = Path(name)
     if not path.is_file() or path.suffix not in (".pt", ".pth", ".ckpt"):
         return False
-    from deft.protein.genie import recognise
+    from deft.domains.protein.genie import recognise
 
     return recognise(path)
 
 
 def _load_genie(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
-    from deft.protein.genie import load_genie
+    from deft.domains.protein.genie import load_genie
 
     return load_genie(name, device=device, **options)
 
@@ -128,8 +128,8 @@ def load_function(name: str, device: torch.device | str = "cpu", **options: Any)
 
 
 def load_remote(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
-    """The client of `deft serve` (deft.prior.remote), imported when it is wanted."""
-    from deft.prior.remote import RemoteDenoiser
+    """The client of `deft serve` (deft.remote.client), imported when it is wanted."""
+    from deft.remote.client import RemoteDenoiser
 
     if "token" in options:
         raise InputError("a token on the command line is seen by everybody on the machine: set DEFT_TOKEN instead")

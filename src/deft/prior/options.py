@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from deft.denoise import OUTPUTS, time_map
+from deft.core.denoiser import OUTPUTS, time_map
+from deft.core.schedule import SCHEDULES, Schedule
 from deft.errors import InputError, unknown
 from deft.nn.adm import SCHEDULES as ADM_SCHEDULES
 from deft.nn.adm import ADMConfig
-from deft.noise import SCHEDULES, Schedule
 from deft.operator.latent import GRADIENTS
 from deft.prior.labels import NONE
 

@@ -20,18 +20,18 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from deft.denoise import Denoiser, MeanDenoiser, Prediction
+from deft.core.denoiser import Denoiser, MeanDenoiser, Prediction
+from deft.core.grid import SPACINGS, times
+from deft.core.htransform import HTransform, Potential
+from deft.core.likelihood import Likelihood, Observation
+from deft.core.operator import LinearOperator, Operator
+from deft.core.random import Noise
+from deft.core.sampler import Sampler
+from deft.core.schedule import SCHEDULES, Schedule, VPTable
 from deft.errors import InputError
-from deft.htransform.base import HTransform, Potential
-from deft.htransform.exact import dense
-from deft.likelihood.base import Likelihood, Observation
+from deft.guidance.exact import dense
 from deft.likelihood.gaussian import Gaussian
-from deft.noise import SCHEDULES, Schedule, VPTable
-from deft.operator.base import LinearOperator, Operator
-from deft.random import Noise
-from deft.sample.base import Sampler
-from deft.sample.draw import sample
-from deft.sample.times import SPACINGS, times
+from deft.samplers.draw import sample
 
 SOLVE_TOLERANCE = 1e-4
 """Relative error allowed to `solve` and `pinv`, which may be iterative."""

@@ -13,9 +13,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from deft.denoise import Denoiser
-from deft.kernel import Level
-from deft.sample.base import Carry, Sampler
+from deft.core.denoiser import Denoiser
+from deft.core.sampler import Carry, Sampler
+from deft.core.transition import Level
 
 
 @torch.no_grad()

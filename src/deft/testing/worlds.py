@@ -14,15 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deft.denoise import Denoiser, MeanDenoiser
-from deft.htransform.exact import ExactInside, ExactMixture, Mixture, dense, log_normal
-from deft.likelihood.base import Observation
+from deft.core.denoiser import Denoiser, MeanDenoiser
+from deft.core.likelihood import Observation
+from deft.core.operator import LinearOperator
+from deft.core.random import Noise
+from deft.core.schedule import Schedule
+from deft.guidance.exact import ExactInside, ExactMixture, Mixture, dense, log_normal
 from deft.likelihood.event import Inside
 from deft.likelihood.gaussian import Gaussian
-from deft.noise import Schedule
-from deft.operator.base import LinearOperator
 from deft.operator.image import Mask
-from deft.random import Noise
 
 
 class Posterior(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.core.random import BatchNoise
 from deft.errors import InputError
-from deft.random import BatchNoise
 from deft.train.data import Batch, Batches, Source
 
 

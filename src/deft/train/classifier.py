@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from deft.core.random import BatchNoise
+from deft.core.schedule import Schedule
 from deft.errors import InputError
-from deft.htransform.classifier import ClassifierGuidance
-from deft.noise import Schedule
-from deft.random import BatchNoise
+from deft.learned.classifier import ClassifierGuidance
 from deft.train.data import Batch
 from deft.train.denoising import diffuse
 from deft.train.fit import Loss

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from deft.denoise import NetworkDenoiser
+from deft.core.denoiser import NetworkDenoiser
+from deft.core.random import BatchNoise
 from deft.errors import InputError
 from deft.nn.unet import Block, UNet
-from deft.random import BatchNoise
 from deft.train.data import Batches
 from deft.train.fit import FitConfig, Objective
 

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import torch
 
-from deft.condition import fitted_to
-from deft.denoise import Denoiser
+from deft.core.condition import fitted_to
+from deft.core.denoiser import Denoiser
+from deft.core.likelihood import Observation
 from deft.errors import NonFiniteError
-from deft.htransform.learnable import Learned
-from deft.likelihood.base import Observation
+from deft.learned.base import Learned
 from deft.train.diagnosis import COLLAPSED, diagnose, in_words
 from deft.train.fit import FitConfig, FitResult, fit, place_of
 from deft.train.measured import Measured

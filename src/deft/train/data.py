@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from deft.condition import fitted_to_samples
-from deft.denoise import Denoiser, Prediction
-from deft.distributed import World, get_world
+from deft.core.condition import fitted_to_samples
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.likelihood import Observation
+from deft.core.random import BatchNoise, generator
 from deft.errors import InputError
-from deft.likelihood.base import Observation
-from deft.random import BatchNoise, generator
-from deft.train.identity import digest
+from deft.io.identity import digest
+from deft.runtime.distributed import World, get_world
 
 
 class Task(Protocol):
@@ -53,7 +53,7 @@ class Batches(ABC):
     ) -> Batch: ...
 
     def identity(self) -> dict[str, Any]:
-        """What the batches are made of, as plain values: a fit on other data is not resumed (`deft.train.identity`)."""
+        """What the batches are made of, as plain values: a fit on other data is not resumed (`deft.io.identity`)."""
         return {}
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.denoise import Denoiser, NetworkDenoiser, Prediction, to_output
+from deft.core.denoiser import Denoiser, NetworkDenoiser, Prediction, to_output
+from deft.core.random import BatchNoise
+from deft.core.schedule import Schedule
 from deft.errors import InputError, unknown
-from deft.htransform.learned import LOWEST
-from deft.noise import Schedule
-from deft.random import BatchNoise
+from deft.learned.deft import LOWEST
 from deft.train.data import Batch
 from deft.train.fit import Loss
 

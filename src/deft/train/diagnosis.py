@@ -6,14 +6,14 @@ import math
 
 import torch
 
-from deft.denoise import Denoiser
-from deft.htransform.base import HTransform
-from deft.likelihood.base import Observation
+from deft.core.denoiser import Denoiser
+from deft.core.grid import times
+from deft.core.htransform import HTransform
+from deft.core.likelihood import Observation
+from deft.core.random import BatchNoise
 from deft.likelihood.gaussian import Gaussian
-from deft.random import BatchNoise
-from deft.sample.ode import KernelSampler
-from deft.sample.sde import Ito
-from deft.sample.times import times
+from deft.samplers.ode import KernelSampler
+from deft.samplers.sde import Ito
 from deft.train.path import walk
 
 COLLAPSED = 0.05

@@ -11,7 +11,7 @@ A fit to a thousand images over-fits when it is long. Two things keep a longer f
 the weights of the best evaluation are kept, and a fit whose held-out loss has stopped falling (`FitConfig.patience`)
 goes back to them, brings the learning rate down over a short last phase, and ends.
 
-Of several processes (`deft.distributed`) each does some rows of the same batch, and gradients are summed: the same
+Of several processes (`deft.runtime.distributed`) each does some rows of the same batch, and gradients are summed: the same
 fit up to the order of summation, however many there are.
 """
 
@@ -30,12 +30,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from deft.distributed import World, get_world
+from deft.core.random import BatchNoise, RowNoise
 from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, unknown
-from deft.random import BatchNoise, RowNoise
-from deft.train.checkpoint import load_state, save_state
+from deft.io.files import load_state, save_state
+from deft.io.identity import identity_of, module_identity, other_identity, plain
+from deft.runtime.distributed import World, get_world
 from deft.train.data import Batch, Batches, Source
-from deft.train.identity import identity_of, module_identity, other_identity, plain
 
 
 class Loss(NamedTuple):

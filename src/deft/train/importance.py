@@ -20,21 +20,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.condition import fitted_to
-from deft.denoise import Denoiser
+from deft.core.condition import fitted_to
+from deft.core.denoiser import Denoiser
+from deft.core.grid import times
+from deft.core.likelihood import Observation
+from deft.core.random import BatchNoise, generator
 from deft.errors import CheckpointError, InputError
-from deft.htransform.learnable import Learned
-from deft.likelihood.base import Observation
-from deft.random import BatchNoise, generator
-from deft.sample.ode import KernelSampler
-from deft.sample.sde import Ito
-from deft.sample.smc import effective_share, systematic
-from deft.sample.times import times
-from deft.train.checkpoint import load_state, save_state
+from deft.io.files import load_state, save_state
+from deft.io.identity import other_identity
+from deft.learned.base import Learned
+from deft.samplers.ode import KernelSampler
+from deft.samplers.sde import Ito
+from deft.samplers.smc import effective_share, systematic
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import WAY_OUT, FitConfig, fit, lasting, place_of, whole_identity
-from deft.train.identity import other_identity
 from deft.train.path import walk
 
 

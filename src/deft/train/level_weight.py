@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deft.htransform.learned import DEFT, KNOTS
-from deft.random import BatchNoise
+from deft.core.random import BatchNoise
+from deft.learned.deft import DEFT, KNOTS
 from deft.train.data import Batches
 from deft.train.denoising import DenoisingObjective
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.core.likelihood import Likelihood, Observation
+from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
-from deft.likelihood.base import Likelihood, Observation
 from deft.likelihood.gaussian import Gaussian
-from deft.random import BatchNoise, Noise
 from deft.train.data import Batch, Batches, Source
 
 

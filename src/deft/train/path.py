@@ -1,6 +1,6 @@
 """Objectives for an h that is learned from one measurement and its likelihood, without any data: stochastic control.
 
-A path x_T, ..., x_0 under the control h has the weight (`deft.sample.path`, one formula for all that follows)
+A path x_T, ..., x_0 under the control h has the weight (`deft.samplers.path`, one formula for all that follows)
 
     log w = log p(y | x_0) + sum over steps of log( prior's step / corrected step ),     E[w] = p(y).
 
@@ -28,17 +28,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from deft.condition import Conditioned
-from deft.denoise import Denoiser, Prediction
-from deft.distributed import get_world
+from deft.core.condition import Conditioned
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.grid import times
+from deft.core.htransform import HTransform
+from deft.core.likelihood import Observation
+from deft.core.random import BatchNoise
+from deft.core.transition import Kernel, Level, log_ratio, shift
 from deft.errors import ContractError, InputError
-from deft.htransform.base import HTransform
-from deft.kernel import Kernel, Level, log_ratio, shift
-from deft.likelihood.base import Observation
-from deft.random import BatchNoise
-from deft.sample.ode import KernelSampler, with_weights
-from deft.sample.sde import Ito
-from deft.sample.times import times
+from deft.runtime.distributed import get_world
+from deft.samplers.ode import KernelSampler, with_weights
+from deft.samplers.sde import Ito
 from deft.train.data import Batch
 from deft.train.fit import Loss
 
@@ -218,7 +218,7 @@ class PathObjective(ABC):
     Args:
         prior: the frozen denoiser.
         steps: of the chain; a pair (least, most) draws the number anew for each batch.
-        spacing: of the grid, see `deft.sample.times`. sampler: one with noise; `Ito`'s weights stay finite as steps get small.
+        spacing: of the grid, see `deft.core.grid`. sampler: one with noise; `Ito`'s weights stay finite as steps get small.
         subset: differentiate this many steps of each batch, drawn at random and weighed by steps / subset, instead of all: an
             unbiased estimate of the same gradient for less work and memory. None for all.
     """
@@ -239,7 +239,7 @@ class PathObjective(ABC):
         with_weights(self.sampler)
 
     def identity(self) -> dict[str, Any]:
-        """What `deft.train.identity` compares when a fit is resumed."""
+        """What `deft.io.identity` compares when a fit is resumed."""
         behaviour = getattr(self, "behaviour", None)
         return {
             "class": type(self).__name__, "prior": self.prior.fingerprint()[:16], "steps": list(self.steps), "spacing": self.spacing,

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.denoise import Denoiser
-from deft.distributed import World, get_world
+from deft.core.denoiser import Denoiser
+from deft.core.random import Noise, seed_for
 from deft.errors import CheckpointError, InputError
-from deft.random import Noise, seed_for
-from deft.sample import DPMpp2M, sample
-from deft.train.checkpoint import load_weights, save_weights
+from deft.io.files import load_weights, save_weights
+from deft.runtime.distributed import World, get_world
+from deft.samplers import DPMpp2M, sample
 
 CHUNK = 128
 """Samples drawn at once, and kept as one file."""
@@ -60,7 +60,7 @@ def draw_prior_samples(
     Raises:
         InputError: n below 1. NonFiniteError: the prior's samples are not finite.
 
-    >>> from deft.noise import VPCosine
+    >>> from deft.core.schedule import VPCosine
     >>> from deft.testing import half_seen
     >>> world, _ = half_seen(4)
     >>> draw_prior_samples(world.prior(VPCosine()), 6, steps=4).x.shape

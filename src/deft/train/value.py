@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.denoise import Denoiser, Prediction
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.htransform import HTransform
+from deft.core.likelihood import Observation
+from deft.core.random import BatchNoise
+from deft.core.transition import shift
 from deft.errors import ContractError, InputError
-from deft.htransform.base import HTransform
-from deft.htransform.twist import Predictive, Spread
-from deft.kernel import shift
-from deft.likelihood.base import Observation
-from deft.random import BatchNoise
+from deft.guidance.twist import Predictive, Spread
 from deft.train.fit import Loss
 from deft.train.path import REPLAYED, Control, PathObjective, Step, gathered, normal_of, walk
 

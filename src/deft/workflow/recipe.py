@@ -20,20 +20,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.denoise import Denoiser
-from deft.distributed import get_world
+from deft.core.denoiser import Denoiser
+from deft.core.random import BatchNoise, Noise
+from deft.domains.image.tasks import ImageTask, Through
 from deft.errors import InputError
-from deft.evaluate.levels import level_errors, level_warning
-from deft.htransform import DEFT, Learned
+from deft.io.files import write_json
+from deft.io.identity import digest
+from deft.learned import DEFT, Learned
 from deft.likelihood import Observation
-from deft.random import BatchNoise, Noise
-from deft.tasks import ImageTask, Through
-from deft.train.checkpoint import write_json
+from deft.runtime.distributed import get_world
 from deft.train.data import Bank, Batches, Clean, task_identity
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit, launched_config, read_resumable, whole_identity
-from deft.train.identity import digest
 from deft.train.level_weight import fit_level_weight
+from deft.train.levels import level_errors, level_warning
 from deft.train.prior_samples import CHUNK, STEPS, draw_prior_samples, prior_gap
 
 Say = Callable[[str], None]

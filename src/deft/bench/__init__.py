@@ -1,0 +1,1 @@
+"""Comparisons of methods: studies, jobs, store, tuning, statistics, reports."""

@@ -1,0 +1,72 @@
+"""A sampler: one step from one level to the next, of any denoiser, conditioned or not."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.transition import Level
+from deft.errors import ContractError
+
+Carry = Any
+Draw = Callable[[], Tensor]
+"""`draw()`: fresh standard normal numbers [B, *E], each sample's own."""
+
+
+class Sampler(ABC):
+    """One step from level t to level s.
+
+    stochastic: whether its samples depend on noise beside that of the start.
+    needs_observation: whether it uses the observation or the unconditioned prior, and so takes a `Conditioned` alone (a few
+        methods are a rule for steps, not an h-transform).
+    order: error of the final sample in the step size (weak order, for a stochastic sampler).
+    calls(N): calls of the denoiser in N steps.
+    """
+
+    stochastic: bool = False
+    needs_observation: bool = False
+    order: int = 1
+
+    @abstractmethod
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
+    ) -> tuple[Tensor, Carry]:
+        """x_s [B, *E], and whatever the next step wants to know (None at the first)."""
+
+    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+        """`step` with the noise it wants: one draw if stochastic, none onto the clean end."""
+        return self.step(denoiser, x_t, t, s, draw() if self.stochastic and s.sigma > 0 else None, carry)
+
+    def calls(self, steps: int) -> int:
+        return steps
+
+    def __repr__(self) -> str:
+        """The class, with those of its arguments that it keeps as attributes."""
+        names = [n for n in inspect.signature(type(self)).parameters if hasattr(self, n)]
+        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
+
+
+class ManyDraws(Sampler):
+    """A sampler that takes another number of draws in a step than one: it implements `advance`."""
+
+    stochastic = True
+
+    @abstractmethod
+    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+        """x_s and what the next step wants to know, with as many `draw()` as it takes."""
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
+    ) -> tuple[Tensor, Carry]:
+        raise ContractError(f"a step of {type(self).__name__} does not take one draw of noise: call `advance` with a source of them")
+
+
+def evaluate(denoiser: Denoiser, x_t: Tensor, t: Level) -> Prediction:
+    """The denoiser at a level of the grid."""
+    return denoiser(x_t, torch.tensor(t.t, dtype=torch.float64))

@@ -1,0 +1,86 @@
+"""A method for motifs with everything that decides its chains: what `deft protein scaffold` draws with, and a benchmark compares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deft.core.denoiser import Denoiser
+from deft.core.htransform import HTransform, Zero
+from deft.core.sampler import Sampler
+from deft.core.transition import Level
+from deft.domains.protein.clearance import Clearance
+from deft.errors import InputError, unknown
+from deft.learned.base import Learned
+from deft.methods import SCORE_FORM, Plan, plan
+from deft.samplers import Cooled, KernelSampler
+
+ARMS = ("deft", "pigdm", "dps", "replacement", "mcgdiff", "tds", "deft-smc", "prior")
+"""Methods that take motifs. pigdm is its estimate of the score (`pigdm-score`), with which all results on chains were found."""
+SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
+"""Settings of a method that are not its own defaults: coordinates are no images."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """h: a fitted one, for methods that need it; h_name: what to call it. temperature: times the sampler's noise. clearance: angstrom, 0 for none."""
+
+    method: str = "deft"
+    settings: Mapping[str, float] = field(default_factory=dict)
+    h: Learned | None = None
+    h_name: str | None = None
+    steps: int = 100
+    eta: float = 1.0
+    spacing: str = "log-snr"
+    temperature: float = 1.0
+    clearance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.method not in ARMS:
+            raise unknown("method", self.method, ARMS)
+        if not 0 < self.temperature <= 1:
+            raise InputError(f"a temperature is above 0 and at most 1, got {self.temperature:g}")
+        if self.clearance:
+            Clearance(Zero(), self.clearance)  # refuses what it cannot be
+        if self.particles and (self.temperature < 1 or self.clearance):
+            raise InputError(f"{self.method} weighs particles for the posterior: temperature 1 and no clearance")
+        if self.temperature < 1 and not self.stochastic:
+            raise InputError(f"a temperature of {self.temperature:g} is for samplers with noise: leave it out, or take an eta above 0")
+
+    def plan(self) -> Plan:
+        name = SCORE_FORM.get(self.method, self.method)
+        settings = {**SETTINGS.get(self.method, {}), **self.settings}
+        return plan(name, settings=settings, sampler="ddim", steps=self.steps, eta=self.eta, spacing=self.spacing)
+
+    @property
+    def particles(self) -> bool:
+        """Whether samples are drawn from weighted particles, and not one by one."""
+        return self.plan().method.draw is not None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the sampler's steps have noise."""
+        sampler = self.plan().make_sampler()
+        return isinstance(sampler, KernelSampler) and sampler.stochastic
+
+    def make(self, prior: Denoiser) -> tuple[HTransform, Sampler, list[Level]]:
+        """(h, sampler, grid), for chains drawn one by one."""
+        h, sampler, grid = self.plan().make(prior, self.h)
+        if self.clearance:
+            h = Clearance(h, self.clearance)
+        if self.temperature < 1:
+            assert isinstance(sampler, KernelSampler)
+            sampler = Cooled(sampler, self.temperature)
+        return h, sampler, grid
+
+    def config(self) -> dict[str, Any]:
+        """All of it, h by a hash of its weights."""
+        weights = hashlib.sha256()
+        for name, value in [] if self.h is None else sorted(self.h.state_dict().items()):
+            weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        return {
+            "plan": self.plan().config(), "h": self.h_name, "h_sha256": None if self.h is None else weights.hexdigest(), "temperature": self.temperature,
+            "clearance": self.clearance,
+        }  # fmt: skip

@@ -1,0 +1,152 @@
+""".npz and .npy files: which arrays they hold, and which of them are the images."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deft.errors import InputError, unknown
+from deft.io.text import one_line
+
+ARRAYS = (".npz", ".npy")
+USUAL = ("x", "images")
+"""Names that need no asking."""
+LABELS = ("label", "labels", "y", "target", "targets", "classes")
+
+_WRITE = "write it with numpy.savez(path, x=images)"
+_MAGIC = {
+    b"\x80": "a pickle", b"\x89HDF": "an HDF5 file", b"MATLAB": "a MATLAB file", b"\x1f\x8b": "a gzip file", b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture",
+}  # fmt: skip
+
+
+def read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Every array of an .npz (or the one of an .npy, as "x"); only: those of these names that are there."""
+    if not path.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        with path.open("rb") as f:
+            loaded = np.load(f, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"x": native(loaded)}
+            names = [n for n in loaded.files if only is None or n in only]
+            _check_members(loaded.zip)
+            out = {name: native(loaded[name]) for name in names}
+    except InputError as error:
+        raise InputError(f"cannot read {path} as an array file: {error}; {_WRITE}") from error
+    except Exception as error:  # NumPy passes on what zipfile, zlib, tokenize and others raise on a foreign file
+        raise InputError(f"cannot read {path} as an array file: {_why(path, error)}; {_WRITE}") from error
+    if not out and only is None:
+        raise InputError(f"{path} holds no array: {_WRITE}")
+    return out
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """In the machine's byte order, and at most doubles: PyTorch takes no other."""
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind in "fc" and size > (8 if kind == "f" else 16):
+        return array.astype(np.float64 if kind == "f" else np.complex128)
+    return array if kind not in "fciu" or array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _check_members(archive: zipfile.ZipFile | None) -> None:
+    """A zip of other things is opened by NumPy all the same, and its members come as bytes."""
+    members = [] if archive is None else archive.namelist()
+    other = [m for m in members if not m.endswith(".npy")]
+    if any(m.endswith("/data.pkl") or m == "data.pkl" for m in members):
+        raise InputError("it was written by torch.save")
+    if other:
+        raise InputError(f"it is a zip file with members that are no arrays ({other[0]})")
+
+
+def _why(path: Path, error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return f"it does not fit in memory, or its header is wrong ({one_line(error)})"
+    if isinstance(error, OSError) and not isinstance(error, EOFError) and error.strerror:
+        return error.strerror
+    with path.open("rb") as f:
+        head = f.read(16)
+    if not head:
+        return "it is empty"
+    if "Object arrays" in str(error):
+        return "it holds Python objects, which are not loaded"
+    known = next((what for magic, what in _MAGIC.items() if head.startswith(magic)), None)
+    if known is not None:
+        return f"it is {known}"
+    if not head.startswith((b"PK", b"\x93NUMPY")):
+        return "it is no NumPy file"
+    return f"it is truncated or damaged ({one_line(error)[:160]})"
+
+
+def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of every array, without reading them."""
+    out: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(archive)
+            for member in archive.namelist():
+                with archive.open(member) as f:
+                    version = np.lib.format.read_magic(f)
+                    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    shape, _, dtype = header(f)
+                    out[member.removesuffix(".npy")] = (shape, dtype)
+    except Exception:  # no zip, or one that is damaged: `read_arrays` says so
+        return {k: (v.shape, v.dtype) for k, v in read_arrays(path).items()}
+    return out
+
+
+def read_images_array(path: Path, wanted: str | None) -> tuple[str, np.ndarray, np.ndarray | None, str | None]:
+    """(name, images, labels or None, what there is to say) of an array file; wanted: the name of the array.
+
+    Raises:
+        InputError: several arrays could be the images, or none is called `wanted`.
+    """
+    headers = array_headers(path)
+    if not headers:
+        raise InputError(f"{path} holds no array: {_WRITE}")
+    name = _choose(path, headers, wanted)
+    label = next((n for n in (name.replace("images", "labels"), "labels") if n in headers and n != name), None)
+    if label == "labels" and wanted is not None and name not in USUAL and headers[label][0][:1] != headers[name][0][:1]:
+        label = None  # of other images in the file
+    arrays = read_arrays(path, [name] if label is None else [name, label])
+    images = arrays[name]
+    if label is None:
+        return name, images, None, None
+    labels, note = _whole_numbers(arrays[label], f"{path}[{label}]", len(images) if images.ndim else 0)
+    return name, images, labels, note
+
+
+def _choose(path: Path, headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], wanted: str | None) -> str:
+    def described(names: Sequence[str]) -> str:
+        return ", ".join(f"{n} {headers[n][1]} {list(headers[n][0])}" for n in names[:8])
+
+    if wanted is not None:
+        if wanted not in headers:
+            raise unknown(f"array in {path}", wanted, headers)
+        return wanted
+    usual = [n for n in USUAL if n in headers]
+    if len(usual) == 1:
+        return usual[0]
+    could_be = usual or [n for n, (shape, dtype) in headers.items() if n not in LABELS and len(shape) >= 2 and dtype.kind in "fiubc"]
+    if len(could_be) > 1:
+        raise InputError(f"{path} holds several arrays that could be the images ({described(could_be)}): say which with {path}:{could_be[0]} or --array {could_be[0]}")
+    if could_be:
+        return could_be[0]
+    if len(headers) == 1:
+        return next(iter(headers))
+    raise InputError(f"{path} holds no array of images ({described(list(headers))}): {_WRITE}")
+
+
+def _whole_numbers(labels: np.ndarray, name: str, n: int) -> tuple[np.ndarray | None, str | None]:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != (n,):
+        raise InputError(f"{name} has shape {labels.shape}, expected ({n},): one whole number for each image, or leave it out")
+    if labels.dtype.kind in "US":
+        return None, f"{name} are words: not used (labels are whole numbers, one for each class)"
+    if labels.dtype.kind not in "iubf" or (labels.dtype.kind == "f" and not bool((labels == np.round(labels)).all())):
+        raise InputError(f"{name} holds {labels.dtype} values that are not whole numbers: give one whole number for each image, or leave it out")
+    return labels.astype(np.int64), None

@@ -1,0 +1,18 @@
+"""h-transforms with parameters."""
+
+from deft.learned.base import Learned
+from deft.learned.baselines import LEARNED, Amortised, FullTuning, LoRA, SideNetwork, kind_of
+from deft.learned.classifier import ClassifierGuidance
+from deft.learned.deft import DEFT
+
+__all__ = [
+    "DEFT",
+    "LEARNED",
+    "Amortised",
+    "ClassifierGuidance",
+    "FullTuning",
+    "Learned",
+    "LoRA",
+    "SideNetwork",
+    "kind_of",
+]

@@ -1,0 +1,248 @@
+"""Other ways to learn p(x_0 | y), on DEFT's terms: the same objective, data and views of y.
+
+Each estimates mean_y = E[x_0 | x_t, y] with a network and is the h that moves the prior's mean there,
+
+    h = (alpha / sigma^2) (mean_y - x̂),
+
+so that `DenoisingObjective` and every sampler treat it as they treat DEFT.
+
+    Amortised     a network of its own, which never looks at the prior
+    LoRA          the prior's network with low-rank changes of its weights (Hu et al. 2021)
+    SideNetwork   the prior's network and a trainable copy of its encoder beside it (ControlNet; Zhang, Rao & Agrawala 2023)
+    FullTuning    a copy of the prior's network, all of it trained: what the others save
+
+The last three show y to the network by a convolution behind its inlet that starts at zero, as do LoRA's changes and the side
+network's outlets: untrained, h is exactly 0. They hold no prior (it is borrowed, and is neither in their parameters nor in
+their state), but they run its network, so a step costs two runs of it, one for x̂ and one for mean_y (and the side network's
+encoder); DEFT and a small `Amortised` cost one and their own small network. In training, LoRA and SideNetwork differentiate
+through the prior's network with respect to what they add, never with respect to x_t; their backward pass is the network's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deft.core.denoiser import Denoiser, NetworkDenoiser, Prediction, parametrisation
+from deft.core.likelihood import Observation
+from deft.errors import InputError
+from deft.learned.base import H, Learned, report_size, widest
+from deft.learned.deft import DEFT, LOWEST, build_network
+from deft.nn import UNet
+from deft.nn.embed import zero
+from deft.nn.lora import LowRank
+
+
+def towards(pred: Prediction, mean: Tensor) -> Tensor:
+    """The h that moves the prior's mean to `mean`."""
+    return (pred.alpha / pred.sigma**2) * (mean - pred.mean)
+
+
+class Amortised(Learned):
+    """A conditional denoiser from scratch: mean_y = c_skip x_t + c_out F(c_in x_t, lift(y), log(sigma/alpha)).
+
+    The coefficients are those of Karras et al. 2022 (eq. 7) for data of unit deviation, and F starts at 0: untrained, mean_y is
+    the mean under a standard normal prior.
+
+    Args:
+        event_shape: *E of the prior. lift_channels: of the likelihood. width: of the network.
+    """
+
+    def __init__(self, event_shape: tuple[int, ...], lift_channels: int, width: int = 32):
+        super().__init__()
+        self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
+        self.net = build_network(self.event_shape, 1 + lift_channels, width, gate=False)
+
+    @classmethod
+    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> Amortised:
+        def make(width: int) -> Amortised:
+            return cls(prior.event_shape, lift_channels, width)
+
+        step = 4 if len(prior.event_shape) == 1 else 2
+        return report_size(make(widest(prior, size, make, step)), prior, log)
+
+    def config(self) -> dict[str, Any]:
+        return {"event_shape": list(self.event_shape), "lift_channels": self.lift_channels, "width": self.width}
+
+    @classmethod
+    def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> Amortised:
+        return cls(**{**config, "event_shape": tuple(int(n) for n in config["event_shape"])})
+
+    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        a, s = pred.alpha, pred.sigma
+        c_skip, c_out = parametrisation("edm")
+        x_in = pred.x_t * (a**2 + s**2).rsqrt()
+        time = torch.log(s / a).reshape(-1).expand(len(x_in)).clamp_min(LOWEST)
+        out = self.net(torch.cat([x_in, obs.lift().to(x_in.dtype)], dim=1), time)
+        return towards(pred, c_skip(a, s) * pred.x_t + c_out(a, s) * out)
+
+
+class Borrowed:
+    """A prior that belongs to somebody else: not a part of the module that holds this, and not copied with it."""
+
+    def __init__(self, prior: NetworkDenoiser, net: UNet):
+        self.prior, self.net = prior, net
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Borrowed:
+        return self
+
+
+def borrow(prior: Denoiser, what: str) -> Borrowed:
+    if not isinstance(prior, NetworkDenoiser) or not isinstance(prior.net, UNet):
+        inner = f" of {type(prior.net).__name__}" if isinstance(prior, NetworkDenoiser) else ""
+        raise InputError(
+            f"{what} changes the inside of the prior's network, and knows that of deft.nn.UNet alone; this prior is a "
+            f"{type(prior).__name__}{inner}: use deft or amortised, which do not look inside"
+        )
+    return Borrowed(prior, prior.net)
+
+
+class Adapted(Learned):
+    """mean_y from a run of the prior's own network, changed somehow, that is shown the lifted y behind its inlet.
+
+    width: channels there (default: the prior's own).
+    """
+
+    def __init__(self, prior: Denoiser, lift_channels: int, width: int | None = None):
+        super().__init__()
+        self._from = borrow(prior, type(self).__name__)
+        self.event_shape, self.lift_channels = tuple(prior.event_shape), lift_channels
+        self.patch = self._from.net.patch
+        views = self.event_shape[0] * lift_channels * self.patch**2
+        self.inlet = zero(nn.Conv2d(views, width or self._from.net.config["widths"][0], 3, padding=1))
+
+    @abstractmethod
+    def run(self, net: UNet, x: Tensor, time: Tensor, lifted: Tensor) -> Tensor:
+        """The changed network's output. net: the prior's; lifted: y as `inlet` takes it."""
+
+    def config(self) -> dict[str, Any]:
+        return {"event_shape": list(self.event_shape), "lift_channels": self.lift_channels}
+
+    @classmethod
+    def from_config(cls: type[H], prior: Denoiser, config: dict[str, Any]) -> H:
+        options = dict(config)
+        shape = tuple(int(n) for n in options.pop("event_shape"))
+        if shape != tuple(prior.event_shape):
+            raise InputError(f"made for samples {shape}, this prior's are {tuple(prior.event_shape)}")
+        return cls(prior, **options)
+
+    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        prior, net = self._from.prior, self._from.net
+        lifted = F.pixel_unshuffle(obs.lift().to(pred.x_t.dtype), self.patch).contiguous(memory_format=torch.channels_last)
+
+        def run(x: Tensor, time: Tensor) -> Tensor:
+            return self.run(net, x, time, lifted)
+
+        out = prior.raw(pred.x_t, pred.t, pred.alpha, pred.sigma, net=run)
+        return towards(pred, prior.mean_of(out, pred.x_t, pred.alpha, pred.sigma))
+
+
+class LoRA(Adapted):
+    """Low-rank changes of all the prior's linear and convolutional weights.
+
+    Args:
+        prior: a `NetworkDenoiser` of our UNet. lift_channels: of the likelihood. rank: of each change.
+    """
+
+    def __init__(self, prior: Denoiser, lift_channels: int, rank: int = 4):
+        super().__init__(prior, lift_channels)
+        if rank < 1:
+            raise InputError(f"rank must be at least 1, got {rank}")
+        self.rank, self.change = rank, LowRank(self._from.net, rank)
+
+    @classmethod
+    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> LoRA:
+        def make(rank: int) -> LoRA:
+            return cls(prior, lift_channels, rank)
+
+        return report_size(make(widest(prior, min(size, 1.0), make)), prior, log)
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"rank": self.rank}
+
+    def run(self, net: UNet, x: Tensor, time: Tensor, lifted: Tensor) -> Tensor:
+        return self.change.call(net, x, time, self.inlet(lifted))
+
+
+class SideNetwork(Adapted):
+    """A ControlNet: a trainable encoder beside the frozen network, whose features are added to its own.
+
+    It starts as a copy of the prior's encoder and middle; with `width` it is a narrower one from scratch, whose first level has so
+    many channels and the others as many in proportion.
+
+    Args:
+        prior: a `NetworkDenoiser` of our UNet. lift_channels: of the likelihood. width: None for the copy.
+    """
+
+    def __init__(self, prior: Denoiser, lift_channels: int, width: int | None = None):
+        own = borrow(prior, "SideNetwork").net
+        theirs: list[int] = own.config["widths"]
+        mine = theirs if width is None else [max(1, round(width * w / theirs[0])) for w in theirs]
+        super().__init__(prior, lift_channels, mine[0])
+        self.width = width
+        self.side = copy.deepcopy(own).requires_grad_(True) if width is None else UNet(**{**own.config, "widths": mine})
+        del self.side.up, self.side.norm, self.side.outlet
+        pairs = [*zip(mine, theirs, strict=True), (mine[-1], theirs[-1])]
+        self.outlets = nn.ModuleList(zero(nn.Conv2d(a, b, 1)) for a, b in pairs)
+
+    @classmethod
+    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> SideNetwork:
+        whole = cls(prior, lift_channels)
+        if sum(p.numel() for p in whole.parameters()) <= size * prior.parameter_count():
+            return report_size(whole, prior, log)
+
+        def make(width: int) -> SideNetwork:
+            return cls(prior, lift_channels, width)
+
+        return report_size(make(widest(prior, size, make, 2)), prior, log)
+
+    def config(self) -> dict[str, Any]:
+        return super().config() | {"width": self.width}
+
+    def run(self, net: UNet, x: Tensor, time: Tensor, lifted: Tensor) -> Tensor:
+        features = self.side.encode(x, self.side.embed(time), self.inlet(lifted))
+        return net(x, time, None, [out(f) for out, f in zip(self.outlets, features, strict=True)])
+
+
+class FullTuning(Adapted):
+    """A copy of the prior's network, all of whose weights are trained.
+
+    Args:
+        prior: a `NetworkDenoiser` of our UNet. lift_channels: of the likelihood.
+    """
+
+    def __init__(self, prior: Denoiser, lift_channels: int):
+        super().__init__(prior, lift_channels)
+        self.net = copy.deepcopy(self._from.net).requires_grad_(True)
+
+    @classmethod
+    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> FullTuning:
+        """There is but one size, a little more than the prior's."""
+        return report_size(cls(prior, lift_channels), prior, log)
+
+    def run(self, net: UNet, x: Tensor, time: Tensor, lifted: Tensor) -> Tensor:
+        return self.net(x, time, self.inlet(lifted))
+
+
+LEARNED: dict[str, type[Learned]] = {
+    "deft": DEFT,
+    "amortised": Amortised,
+    "lora": LoRA,
+    "controlnet": SideNetwork,
+    "finetuned": FullTuning,
+}
+"""Name -> class, read by files of fitted h, by the methods and by comparisons."""
+
+
+def kind_of(h: Learned) -> str:
+    """The name of h's class in `LEARNED`."""
+    for name, kind in LEARNED.items():
+        if isinstance(h, kind):
+            return name
+    raise InputError(f"{type(h).__name__} is none of the kinds of learned h that a file can hold: {', '.join(LEARNED)}")

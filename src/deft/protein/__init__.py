@@ -1,1 +1,0 @@
-"""Protein backbones: a prior of C-alpha traces, and motif scaffolding with it."""

@@ -1,0 +1,1 @@
+"""A prior behind a URL: server and client."""

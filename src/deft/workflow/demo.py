@@ -1,0 +1,140 @@
+"""`deft demo`: fit h on 1,000 bundled images before your eyes, restore held-out ones, compare with what you know."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deft.bench.measure import compare
+from deft.bench.report import comparison_picture, machine, make_rows, write_report, write_samples
+from deft.core.random import Noise
+from deft.domains.image.data import DATASETS, dataset
+from deft.domains.image.features import features_for, load_features
+from deft.domains.image.tasks import TASKS
+from deft.domains.image.writing import open_folder
+from deft.errors import InputError, unknown
+from deft.io.h_files import bundled_h, load_h, save_h
+from deft.io.text import shape_text
+from deft.learned.base import count_parameters
+from deft.learned.deft import DEFT
+from deft.likelihood import Likelihood
+from deft.methods import METHODS, Plan, plan
+from deft.prior import load_prior
+from deft.workflow import Recipe, fit_h
+
+METHOD_NAMES = ("deft", "dps", "pigdm", "reconstruction", "prior")
+"""Those that the measurement does not allow are left out; reconstruction guidance stands in where DPS cannot be used."""
+FIT_SECONDS = 95.0
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of a demo; `quick` is a run of seconds that shows that everything works, and nothing about quality."""
+
+    task: str = "inpaint"
+    seed: int = 0
+    images: int = 64
+    samples: int = 2
+    quick: bool = False
+    pretrained: bool = False
+    prior: str = ""
+    size: float = 0.09
+    seconds: float = FIT_SECONDS
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise unknown("task", self.task, TASKS)
+        if not 1 <= self.images <= 500:
+            raise InputError(f"images is {self.images}: there are 500 bundled test images, give 1 to 500")
+
+    def recipe(self) -> Recipe:
+        if self.quick:
+            return Recipe(steps=8, batch=16, warmup=2, evaluations=2, patience=0, prior_samples=0, cache=64, seed=self.seed)
+        return Recipe(seconds=self.seconds, seed=self.seed)
+
+    def plans(self, likelihood: Likelihood) -> list[Plan]:
+        names = [n for n in METHOD_NAMES if METHODS[n].misfit(likelihood) is None]
+        if "dps" in names:
+            names.remove("reconstruction")
+        return [plan(name, self.task, steps=5 if self.quick else None) for name in names]
+
+    @property
+    def prior_name(self) -> str:
+        return self.prior or TASKS[self.task].prior
+
+
+def is_demo(folder: Path) -> bool:
+    """Whether an earlier demo left this folder."""
+    return (folder / "report.json").exists()
+
+
+def demo(
+    out: str | Path = "demo",
+    config: DemoConfig | None = None,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Run the demo into a folder: samples.png, samples.npz, report.json, report.md, h.safetensors.
+
+    Returns what report.json holds, with `out` and `seconds`.
+    """
+    config = config or DemoConfig()
+    out = open_folder(out, overwrite=overwrite, ours=is_demo)
+    started = time.monotonic()
+    name = config.prior_name
+    prior, task = load_prior(name), TASKS[config.task]()
+    data = name if name in DATASETS else next((k for k, d in DATASETS.items() if d.event_shape == tuple(prior.data_shape)), "")
+    if not data:
+        shapes = " or ".join(shape_text(d.event_shape) for d in DATASETS.values())
+        raise InputError(f"the demo restores bundled images of {shapes}, the prior {name} makes {shape_text(prior.data_shape)}")
+    likelihood = task.check(DATASETS[data].event_shape).likelihood
+
+    # 1. an h, fitted here or bundled
+    if config.pretrained:
+        h, task, card = load_h(bundled_h(config.task), prior)
+        say(f"h: bundled, {count_parameters(h):,} parameters")
+        about: dict[str, Any] = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
+    else:
+        say(f"fitting h for {task.name} on 1,000 images (the prior stays frozen)")
+        torch.manual_seed(config.seed)
+        h = DEFT.sized(prior, config.size, task.lift_channels, log=say)
+        fitted = fit_h(
+            h, prior, task, dataset(data, "fit").x, dataset(data, "validation").x, config.recipe(), progress=progress, say=say,
+        )  # fmt: skip
+        about = {"pretrained": False, **fitted.card()}
+        save_h(out / "h.safetensors", h, prior, task, prior=name, data=f"{data} (bundled)", **about)
+        say(f"fitted in {fitted.seconds:.0f} s, {fitted.result.steps} steps, {fitted.sizes.prior_samples} samples of the prior among the images")
+
+    # 2. the same measurements, noise and seeds for every method
+    images = 8 if config.quick else config.images
+    samples = 2 if config.quick else config.samples
+    test, network = dataset(data, "test"), load_features(features_for(data))
+    x, labels = test.x[:images], test.labels[:images]
+    obs = task.observe(x, Noise(config.seed, images))
+    plans = config.plans(likelihood)
+    outcomes = compare(
+        plans, prior, x, obs, fitted=h, samples=samples, seed=config.seed, classifier=network, labels=labels,
+        progress=progress, say=say,
+    )  # fmt: skip
+
+    # 3. figures and pictures
+    rows = make_rows(config.task, outcomes)
+    title = f"{task.title}: {images} held-out images, {samples} samples each"
+    h_settings = {"size": config.size, "parameters": count_parameters(h), "prior_parameters": prior.parameter_count(), **about}
+    settings = {
+        "task": task.config(), "prior": name, "seed": config.seed, "images": images, "samples": samples,
+        "quick": config.quick, "h": h_settings, "plans": [p.config() for p in plans], "machine": machine(),
+    }  # fmt: skip
+    settings["features"] = {"name": network.name} | {k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card}
+    report = write_report(out, f"deft demo, {title}", rows, settings)
+    captions = [DATASETS[data].labels[i] for i in labels.tolist()]
+    comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=f"{task.title}, held-out images")
+    write_samples(out / "samples.npz", x, obs, outcomes)
+    return report | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}

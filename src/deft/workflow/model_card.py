@@ -1,0 +1,168 @@
+"""README.md of a shared h: for people, with the front matter that model hubs read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from deft.bench.measure import METRICS
+from deft.core.random import BatchNoise
+from deft.domains.image.tasks import make_task
+from deft.errors import InputError
+from deft.io.identity import schedule_text, shown
+from deft.methods import METHODS
+
+LICENCES = (
+    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0",
+    "lgpl-3.0", "mpl-2.0", "openrail", "unlicense",
+)  # fmt: skip
+"""Identifiers that hubs know; any other licence is written out as `other`."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ROW = ("task", "method", "metric", "value", "low", "high", "n")
+
+
+def noise_text(sigma_y: float) -> str:
+    """The noise with the range it is meant for.
+
+    >>> noise_text(0.05)
+    'sigma_y 0.05 for images in [-1, 1], that is 6.4 grey levels of 255'
+    """
+    return f"sigma_y {sigma_y:g} for images in [-1, 1], that is {sigma_y * 127.5:.1f} grey levels of 255"
+
+
+def read_rows(report: Any, name: str, task: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of a report of `deft evaluate` for the card: without the paired differences.
+
+    Raises `InputError` if it is no such report, or one of another task.
+    """
+    rows = report.get("rows") if isinstance(report, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and set(ROW) <= set(r) for r in rows):
+        raise InputError(f"{name} is no report of `deft evaluate`: expected rows with {', '.join(ROW)}")
+    settings = report.get("settings")
+    measured = settings.get("task") if isinstance(settings, dict) else None
+    if any(r["task"] != task["name"] for r in rows) or (isinstance(measured, dict) and measured != task):
+        raise InputError(f"{name} is of the task {measured or rows[0]['task']}, h was fitted to {task}: give a report of this h")
+    numbers = [r[k] for r in rows for k in ("value", "low", "high") if r[k] is not None]
+    if not all(isinstance(v, (int, float)) for v in numbers):
+        raise InputError(f"{name} holds figures that are no numbers")
+    return [{k: r[k] for k in ROW} for r in rows if "versus" not in r]
+
+
+def readme(card: dict[str, Any], picture: str | None = None) -> str:
+    """README.md for a card; `picture` is the name of an image beside it."""
+    task, prior = make_task(card["task"]), str(card.get("prior", "?"))
+    title = f"{task.title[0].upper()}{task.title[1:]}: an h-transform for the frozen prior {prior}"
+    about = [
+        f"A small network that turns the frozen diffusion model `{prior}` into a sampler of images given a measurement ({task.title}), by Doob's "
+        "h-transform (DEFT, Denker et al. 2024). The prior is not in this folder, and h works with that prior alone.",
+    ]
+    lines = [*front_matter(card), "", f"# {_line(title)}", "", *about, ""]
+    if picture:
+        lines += [f"![samples]({picture})", ""]
+    lines += ["## What it was fitted to", "", *_table(_facts(card)), ""]
+    if isinstance(card.get("recipe"), dict):
+        lines += ["## Recipe", "", *_table([(k, v) for k, v in card["recipe"].items() if v is not None]), ""]
+    lines += ["## Measured", "", *_metrics(card.get("metrics") or []), "", "## Use", "", *_use(card), ""]
+    return "\n".join(lines)
+
+
+def front_matter(card: dict[str, Any]) -> list[str]:
+    """YAML between two lines of dashes; texts are written as JSON, which YAML reads."""
+    licence = str(card.get("licence") or "")
+    known = next((k for k in LICENCES if re.match(rf"{re.escape(k)}(?![\w.-])", licence.lower())), None)
+    lines = ["---", "library_name: deft-diffusion", "pipeline_tag: image-to-image"]
+    lines += ["tags:", *(f"- {t}" for t in ("deft", "h-transform", "diffusion", "inverse-problems", card["task"]["name"]))]
+    lines.append(f"license: {known or 'other'}")
+    if known is None:
+        lines.append(f"license_name: {_yaml(licence or 'not stated')}")
+    if card.get("base_model"):
+        lines.append(f"base_model: {_yaml(card['base_model'])}")
+    return [*lines, "---"]
+
+
+def _facts(card: dict[str, Any]) -> list[tuple[str, Any]]:
+    task = make_task(card["task"])
+    shape = tuple(card["h"]["event_shape"])
+    operator = task.operator(torch.zeros(1, *shape), BatchNoise(1, 0))
+    settings = ", ".join(f"{k} {v}" for k, v in card["task"].items() if k not in ("name", "sigma_y"))
+    convention = card.get("prior_convention") or {}
+    facts: list[tuple[str, Any]] = [
+        ("task", f"`{task.name}`: {task.title}"),
+        ("operator", f"{type(operator).__name__}{f' ({settings})' if settings else ''}: {(type(task).__doc__ or '').splitlines()[0]}"),
+        ("noise", noise_text(task.sigma_y)),
+        ("samples", f"{'x'.join(map(str, shape))}, values in [-1, 1]"),
+        ("prior", f"`{card.get('prior', '?')}`, sha256 `{card['prior_sha256']}`"),
+    ]
+    if convention:
+        facts.append(("prior's schedule", schedule_text({"name": convention.get("schedule"), "settings": convention.get("settings")})))
+        rest = {k: v for k, v in convention.items() if k not in ("schedule", "settings", "event_shape")}
+        facts.append(("prior's convention", ", ".join(f"{k} {v if isinstance(v, str) else shown(v)}" for k, v in rest.items())))
+    if card.get("prior_options"):
+        facts.append(("prior's options", " ".join(f"--prior-option {p}" for p in card["prior_options"])))
+    facts += [("data", card.get("data") or "not stated"), ("licence", card.get("licence") or "not stated")]
+    if card.get("parameters"):
+        share = f", {100 * card['share']:.2f} % of the prior's" if card.get("share") else ""
+        facts.append(("parameters", f"{card['parameters']:,}{share}"))
+    facts += [(k, card[k]) for k in ("steps", "seconds", "weights", "held_out_loss", "note") if card.get(k) is not None]
+    return facts
+
+
+def _metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return ["Nothing was measured, or no report was given. `deft evaluate` writes one."]
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    found = {(r["method"], r["metric"]): r for r in rows}
+    names = [METHODS[m].title if m in METHODS else m for m in methods]
+    lines = [f"{max(r['n'] for r in rows)} images; mean over images with its 95 % interval.", ""]
+    lines += ["| | " + " | ".join(map(_line, names)) + " |", "|---" * (len(methods) + 1) + "|"]
+    for metric in dict.fromkeys(r["metric"] for r in rows):
+        known = METRICS.get(metric)
+        arrow = {"high": " ↑", "low": " ↓"}.get(known.better, "") if known else ""
+        cells = [_cell(found.get((m, metric)), known.digits if known else 4) for m in methods]
+        lines.append(f"| {_line(known.title if known else metric)}{arrow} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(row: dict[str, Any] | None, digits: int) -> str:
+    if row is None:
+        return "–"
+    value, low, high = (None if row[k] is None else f"{row[k]:,.{digits}f}" for k in ("value", "low", "high"))
+    return str(value) if low is None or high is None else f"{value} [{low}, {high}]"
+
+
+def _use(card: dict[str, Any]) -> list[str]:
+    task, prior = make_task(card["task"]), str(card.get("prior", "?"))
+    from deft.prior import BUNDLED
+
+    given = "" if prior in BUNDLED else " --prior PRIOR"
+    name = json.dumps(prior, ensure_ascii=False) if prior in BUNDLED or HUB_ID.fullmatch(prior) else '"PRIOR"'
+    measured = "--measurement photo.png --mask mask.png" if task.name == "inpaint" else "--measurement measured.png"
+    shape = tuple(card["h"]["event_shape"])
+    return [
+        "In this folder (from a hub: `hf download OWNER/NAME --local-dir .`), after `pip install deft-diffusion`:", "",
+        "```bash", f"deft sample .{given} {measured} -n 8 --out samples", "```", "",
+        *([] if prior in BUNDLED else ["`PRIOR` is where you have the prior: a file, a folder or a name that `deft fit --help` lists.", ""]),
+        "```python", "import torch", "from deft import Noise, sample_posterior", "from deft.workflow.hub import from_pretrained", "from deft.prior import load_prior", "",
+        f"prior = load_prior({name})",
+        'h, task, card = from_pretrained(".", prior)  # or "OWNER/NAME"',
+        f"x = torch.rand(1, {', '.join(map(str, shape))}) * 2 - 1  # an image in [-1, 1]: yours here",
+        "obs = task.observe(x, Noise(0, 1))  # its measurement; or your own: deft.Observation(y, deft.Gaussian(operator, sigma_y))",
+        f"samples = sample_posterior(prior, h, obs, 4)  # [1, 4, {', '.join(map(str, shape))}]", "```",
+    ]  # fmt: skip
+
+
+def _table(rows: Sequence[tuple[str, Any]]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {_line(k)} | {_line(v if isinstance(v, str) else shown(v))} |" for k, v in rows)]
+
+
+def _line(text: Any) -> str:
+    """One line that cannot end a table's cell or open a tag."""
+    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(" ".join(str(value).split()), ensure_ascii=False)
