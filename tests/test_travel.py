@@ -106,7 +106,7 @@ def test_the_same_folder_twice(prior, shared, tmp_path):
 
 def test_the_bundled_h_still_loads():
     """Its card is of a time before conventions were kept."""
-    path = Path(deft.__file__).parent / "prior" / "weights" / "h-inpaint.safetensors"
+    path = Path(deft.__file__).parent / "domains" / "image" / "weights" / "h-inpaint.safetensors"
     h, task, card = load_h(path, load_prior("fashion"))
     assert h.event_shape == (1, 32, 32) and task == Inpaint() and "prior_convention" not in card
 
