@@ -116,7 +116,7 @@ class Observation:
         return Observation(self.y[index], self.likelihood[index], None if self._lifted is None else self._lifted[index])
 
     def fingerprint(self) -> str:
-        """SHA-256 of y and of every tensor that was drawn for it (`Operator.drawn`), as float32.
+        """SHA-256 of y and of every tensor that was drawn for it (`Operator.drawn`, without `Operator.settings`), as float32.
 
         >>> import torch
         >>> from deft import Gaussian, Identity
@@ -126,7 +126,7 @@ class Observation:
         """
         found = hashlib.sha256(_bytes(self.y))
         operator = getattr(self.likelihood, "operator", None)
-        for _, value in [] if operator is None else operator.drawn():
+        for _, value in [] if operator is None else operator.drawn(settings=False):
             found.update(_bytes(value))
         return found.hexdigest()
 

@@ -53,6 +53,8 @@ class Operator(ABC):
     per_sample: ClassVar[tuple[str, ...]] = ()
     sample_shaped: ClassVar[tuple[str, ...]] = ()
     """Those of `per_sample` that have the axes of a batch of samples: a mask over pixels."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Those of `per_sample` that are set, not drawn: no part of what tells one measurement from another."""
     sample_axes: ClassVar[str] = ""
     """The axes of a batch of samples, for an operator that takes no other number of them: "B, C, H, W". Checked at every call."""
     measured_axes: ClassVar[str] = ""
@@ -156,11 +158,13 @@ class Operator(ABC):
         """How many numbers were measured, [B]."""
         return torch.full((y.shape[0],), float(y[0].numel()), dtype=y.dtype, device=y.device)
 
-    def drawn(self) -> list[tuple[str, Tensor]]:
-        """(name, tensor) of what belongs to single measurements: `per_sample`, but for what is computed from it, and that of an operator inside."""
-        found = [(k, v) for k in self.per_sample if not k.startswith("_") and isinstance(v := getattr(self, k, None), Tensor)]
+    def drawn(self, settings: bool = True) -> list[tuple[str, Tensor]]:
+        """(name, tensor) of what belongs to single measurements: `per_sample`, but for what is computed from it, and that of an operator inside.
+        settings: `settings` too."""
+        names = [k for k in self.per_sample if not k.startswith("_") and (settings or k not in self.settings)]
+        found = [(k, v) for k in names if isinstance(v := getattr(self, k, None), Tensor)]
         inner = getattr(self, "operator", None)
-        return found + (inner.drawn() if isinstance(inner, Operator) else [])
+        return found + (inner.drawn(settings) if isinstance(inner, Operator) else [])
 
     def _map(self: Self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
         out = copy.copy(self)

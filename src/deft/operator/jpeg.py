@@ -84,7 +84,7 @@ class JPEG(Operator):
     Raises (when called): ContractError for images whose sides are no multiples of 8.
     """
 
-    per_sample = ("quality",)
+    per_sample = settings = ("quality",)
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, quality: int | Tensor = 10):

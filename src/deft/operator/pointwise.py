@@ -19,7 +19,7 @@ class HDR(Operator):
         gain: above 0; a number, or a tensor [B] with one for each sample.
     """
 
-    per_sample = ("gain",)
+    per_sample = settings = ("gain",)
     lift_channels = 2
 
     def __init__(self, gain: float | Tensor = 2.0):

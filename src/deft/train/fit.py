@@ -493,6 +493,8 @@ def read_resumable(path: Path | None, config: FitConfig, identity: Mapping[str, 
     mine, theirs = lasting(config), lasting(FitConfig()) | state["config"]  # an older file lacks the newer settings
     if state["step"] >= max(mine["warmup"], theirs["warmup"]):
         theirs["warmup"] = mine["warmup"]  # over for both
+    if not (mine["patience"] and theirs["patience"]):
+        theirs["evaluations"] = mine["evaluations"]  # they change no step then, and version 0.1.0 made fewer
     settings = {k: v for k, v in theirs.items() if k in mine and mine[k] != v}
     if settings:
         raise CheckpointError(f"{path} was made with other settings: {settings}; {WAY_OUT}")

@@ -144,10 +144,11 @@ def _resumed(folder: Path | None, own: dict[str, Any], h: Learned, device: torch
     another = other_identity(state["own"].get("identity", {}), own["identity"])
     if another:
         raise CheckpointError(f"{folder / STATE} is the state of another fit ({another}): {WAY_OUT}")
-    other = [k for k in own if k != "identity" and state["own"].get(k) != own[k]]
+    theirs = {f"{k} of the fit": v for k, v in lasting(FitConfig()).items()} | state["own"]  # an older file lacks the newer settings
+    other = [k for k in own if k != "identity" and theirs.get(k) != own[k]]
     if other:
         raise CheckpointError(f"{folder / STATE} was made with other {', '.join(other)}: {WAY_OUT}")
-    h.load_state_dict(state["h"])
+    h.load_state_dict(h.state_dict() | state["h"])  # an earlier version's state may lack a buffer
     return state["rows"], state["x"]
 
 

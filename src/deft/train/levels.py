@@ -50,7 +50,7 @@ def level_errors(
 
     Returns:
         One row a level: `log_ratio` and `angle` (the level), `n` (samples), `prior` and `h` (errors over the whole
-        sample), `gain_se` (standard error of prior - h over the samples); for an h with a measured rho^2 `guide`, the error of
+        sample), `gain_se` (standard error of prior - h over the samples, if there are several); for an h with a measured rho^2 `guide`, the error of
         its closed-form guide x̂ + g̃ alone; for masks `prior_hidden` and `h_hidden` (over what was not measured), `prior_seen`
         and `h_seen`.
     """
@@ -90,7 +90,9 @@ def level_errors(
     for i, (value, (a, b, c, d)) in enumerate(zip(level.tolist(), sums.tolist(), strict=True)):
         row = {"log_ratio": value, "angle": math.atan(math.exp(value)) * 2 / math.pi, "n": float(len(x))}
         gain = torch.cat(gains[i])
-        row |= {"prior": a / x.numel(), "h": b / x.numel(), "gain_se": float(gain.std() / math.sqrt(len(gain))) if len(gain) > 1 else math.nan}
+        row |= {"prior": a / x.numel(), "h": b / x.numel()}
+        if len(gain) > 1:  # a card holds no NaN
+            row["gain_se"] = float(gain.std() / math.sqrt(len(gain)))
         if rho2 is not None:
             row["guide"] = float(guided[i]) / x.numel()
         if hidden is not None:
@@ -108,7 +110,7 @@ WORSE_BY = 3.0
 
 def level_warning(rows: Sequence[dict[str, float]]) -> str | None:
     """One line if h is worse than the prior alone at some noise level, by more than `WORSE_BY` standard errors; else None."""
-    bad = [r for r in rows if r["h"] - r["prior"] > WORSE_BY * r.get("gain_se", 0.0)]
+    bad = [r for r in rows if r["h"] - r["prior"] > WORSE_BY * r.get("gain_se", math.inf if r.get("n") == 1 else 0.0)]
     if not bad:
         return None
     ratios = [math.exp(r["log_ratio"]) for r in bad]
