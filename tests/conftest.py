@@ -9,6 +9,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there; processes that tes
 import pytest
 import torch
 
+collect_ignore = ["data"]
+"""Files as earlier versions wrote them, and the scripts for these versions."""
+
 torch.set_num_threads(1)  # now: fixtures of a module are made before `_reproducible` is asked
 
 
