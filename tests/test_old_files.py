@@ -39,30 +39,30 @@ from deft import (
     sample,
 )
 from deft.cli.common import make_tilt
-from deft.evaluate.contrastive import load_encoder
-from deft.evaluate.features import load_features
-from deft.htransform import DEFT, ClassifierGuidance
-from deft.htransform.classifier import build_classifier
-from deft.hub import from_pretrained
-from deft.images import Reading, read_images
-from deft.measurement import read_measurement, task_of
+from deft.domains.image.contrastive import load_encoder
+from deft.domains.image.features import load_features
+from deft.domains.image.reading import Reading, read_images
+from deft.domains.image.tasks import make_task
+from deft.domains.protein.benchmark import read_problem
+from deft.domains.protein.contig import Contig
+from deft.domains.protein.motif import given_motif
+from deft.domains.protein.scaffold import load_scaffolder
+from deft.domains.protein.structure import read_structure
+from deft.io.files import load_weights, save_weights
+from deft.io.h_files import load_h
+from deft.io.measurements import read_measurement, task_of
+from deft.learned import DEFT, ClassifierGuidance
+from deft.learned.classifier import build_classifier
 from deft.nn import UNet
 from deft.prior import load_prior
 from deft.prior.latent import LatentPrior
-from deft.protein.benchmark import read_problem
-from deft.protein.contig import Contig
-from deft.protein.motif import given_motif
-from deft.protein.scaffold import load_scaffolder
-from deft.protein.structure import read_structure
-from deft.tasks import make_task
-from deft.train.adapter import load_h
-from deft.train.checkpoint import load_weights, save_weights
 from deft.train.classifier import NoisyClassifierObjective
 from deft.train.data import Pairs
 from deft.train.importance import importance_fit
 from deft.train.measured import Measured
 from deft.train.path import Control, LogVariance, Replay, TrajectoryBalance
 from deft.train.value import SubTrajectoryBalance, Value
+from deft.workflow.hub import from_pretrained
 from toys import refused, run
 
 DATA = Path(__file__).with_name("data")
