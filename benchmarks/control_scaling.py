@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from deft import DEFT, FitConfig, Gaussian, Mask, Observation, VPCosine, fit
-from deft.core.denoiser import Denoiser, MeanDenoiser, Prediction
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.random import BatchNoise, Noise, generator
+from deft.denoiser import MeanDenoiser
 from deft.io.files import write_json
 from deft.learned.base import count_parameters
 from deft.runtime.memory import PeakMemory

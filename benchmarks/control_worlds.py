@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from deft import DEFT, FitConfig, Gaussian, Mask, Observation, VPCosine, fit
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.grid import times
-from deft.core.htransform import HTransform, Zero
+from deft.core.htransform import HTransform
 from deft.core.random import BatchNoise, Noise
 from deft.domains.image.tasks import get_task
 from deft.guidance import DPS, GradientAtMean, PiGDM
+from deft.guidance.combine import Zero
 from deft.learned.base import count_parameters
 from deft.prior import load_prior
 from deft.runtime.memory import PeakMemory

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from deft.core.condition import condition
-from deft.core.htransform import HTransform, Zero
+from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.domains.protein.chains import UNIT, chains, pad
 from deft.domains.protein.clearance import Clearance
@@ -23,6 +23,7 @@ from deft.domains.protein.place import bundled_h
 from deft.domains.protein.prior import BackbonePrior
 from deft.domains.protein.scaffold import load_scaffolder
 from deft.guidance import PiGDM
+from deft.guidance.combine import Zero
 from deft.prior import load_prior
 
 LEVEL = 0.5

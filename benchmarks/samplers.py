@@ -32,7 +32,7 @@ from deft.bench.measure import measure
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.core.sampler import Sampler
-from deft.core.schedule import SCHEDULES, Schedule
+from deft.core.schedule import Schedule
 from deft.core.transition import Kernel, Level, ancestral
 from deft.domains.image.data import fashion
 from deft.domains.image.features import features_for, load_features
@@ -41,6 +41,7 @@ from deft.io.h_files import load_h
 from deft.methods import make_sampler
 from deft.prior import load_prior
 from deft.samplers import KernelSampler
+from deft.schedule import SCHEDULES
 from deft.testing import MixtureWorld, half_seen, moments, schedules
 from deft.testing.worlds import Posterior
 

@@ -25,10 +25,10 @@ from deft import (
 )
 from deft.core.denoiser import fingerprint
 from deft.core.grid import times
-from deft.core.htransform import Zero
 from deft.core.random import BatchNoise
 from deft.domains.image.tasks import TASKS
 from deft.errors import CheckpointError, ContractError, InputError
+from deft.guidance.combine import Zero
 from deft.io.files import load_weights, save_weights
 from deft.io.h_files import load_h, save_h
 from deft.learned import LEARNED, Amortised, ClassifierGuidance, FullTuning, LoRA, SideNetwork, kind_of

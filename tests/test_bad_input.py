@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from deft.core.schedule import VPTable
 from deft.io import files as checkpoint
+from deft.schedule import VPTable
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import Loss

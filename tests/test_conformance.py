@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from deft.core.condition import condition
-from deft.core.denoiser import OUTPUTS, NetworkDenoiser, to_output
 from deft.core.grid import times
 from deft.core.sampler import Sampler
-from deft.core.schedule import SCHEDULES, VPCosine
+from deft.denoiser import NetworkDenoiser
+from deft.denoiser.parametrisation import OUTPUTS, to_output
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.operator import Matrix
 from deft.samplers import DDIM, SAMPLERS, Ancestral, sample, sample_posterior
+from deft.schedule import SCHEDULES, VPCosine
 from deft.testing import MixtureWorld, check_sampler, moments, schedules
 
 F64 = torch.float64

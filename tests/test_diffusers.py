@@ -9,10 +9,10 @@ import torch
 
 from deft.core.grid import levels
 from deft.core.random import Noise
-from deft.core.schedule import EDM, VE, RectifiedFlow
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.prior import load_prior
 from deft.samplers import DDIM, Ancestral, sample
+from deft.schedule import EDM, VE, RectifiedFlow
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -12,14 +12,15 @@ import torch
 from deft import VPCosine, condition, sample
 from deft.bench.measure import METRICS, Outcome, compare
 from deft.bench.report import make_rows, markdown, terminal, verdict, write_report
-from deft.core.denoiser import MeanDenoiser
-from deft.core.htransform import HTransform, Zero
+from deft.core.htransform import HTransform
 from deft.core.random import Noise
+from deft.denoiser import MeanDenoiser
 from deft.domains.image.data import SPLITS, fashion
 from deft.domains.image.prior_quality import denoising_errors, draw, feature_report
 from deft.domains.image.tasks import TASKS, Inpaint, SuperResolution
 from deft.errors import InputError
 from deft.guidance import DPS
+from deft.guidance.combine import Zero
 from deft.methods import METHODS, TUNED, Making, make_sampler, plan
 from deft.prior import load_prior
 from deft.samplers import SAMPLERS

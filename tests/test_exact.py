@@ -13,15 +13,15 @@ import torch
 
 from deft.core.condition import condition
 from deft.core.grid import times
-from deft.core.htransform import Clipped, Interval, Scaled, Sum, Zero
 from deft.core.random import Noise
-from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear
 from deft.core.transition import Level
 from deft.guidance import DPS, PiGDM, ReconstructionGuidance
+from deft.guidance.combine import Clipped, Interval, Scaled, Sum, Zero
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.operator import Mask, Matrix
 from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sample, sample_paths
+from deft.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
 
 F64 = torch.float64

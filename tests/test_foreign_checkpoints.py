@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from deft import DDIM, DEFT, Gaussian, Identity, Observation, condition, sample
-from deft.core.denoiser import MeanDenoiser, NetworkDenoiser, freeze, time_map
+from deft.core.denoiser import freeze
 from deft.core.grid import SPACINGS, times
-from deft.core.htransform import Zero
-from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
+from deft.denoiser import MeanDenoiser, NetworkDenoiser
+from deft.denoiser.parametrisation import time_map
 from deft.errors import CheckpointError, ContractError, DeftError, InputError
+from deft.guidance.combine import Zero
 from deft.guidance.through_prior import DPS
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.prior import load_prior, wrap
@@ -26,6 +27,7 @@ from deft.prior.check import confirm, coupled, try_readings, warning
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.load import read_options
 from deft.samplers import SAMPLERS
+from deft.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 from deft.testing import moments
 from toys import refused, result, run
 

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from deft import DEFT, DPS, Gaussian, Mask, Matrix, Noise, Observation, VPCosine, condition
-from deft.core.denoiser import MeanDenoiser
 from deft.core.grid import times
-from deft.core.htransform import HTransform, Scaled, Zero
+from deft.core.htransform import HTransform
+from deft.denoiser import MeanDenoiser
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.guidance import GradientAtMean
+from deft.guidance.combine import Scaled, Zero
 from deft.guidance.exact import Mixture
 from deft.likelihood import Classifier, Poisson, Reward
 from deft.methods import plan

@@ -8,12 +8,14 @@ from itertools import pairwise
 import pytest
 import torch
 
-from deft.core.denoiser import OUTPUTS, NetworkDenoiser, Prediction, to_output
+from deft.core.denoiser import Prediction
 from deft.core.grid import SPACINGS, times
 from deft.core.random import BatchNoise, Noise, generator
-from deft.core.schedule import EDM, SCHEDULES, VE, VPCosine, VPLinear, VPTable
 from deft.core.transition import Level, ancestral, ddim, ito
+from deft.denoiser import NetworkDenoiser
+from deft.denoiser.parametrisation import OUTPUTS, to_output
 from deft.errors import InputError
+from deft.schedule import EDM, SCHEDULES, VE, VPCosine, VPLinear, VPTable
 from deft.testing import schedules
 
 ALL = schedules()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from deft import Gaussian, Mask, Observation, VPCosine
-from deft.core.denoiser import MeanDenoiser
 from deft.core.random import Noise
+from deft.denoiser import MeanDenoiser
 from deft.errors import CheckpointError, InputError
 from deft.guidance.exact import Mixture
 from deft.learned import DEFT

@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from deft import DPS, Gaussian, Mask, Noise, Observation, VPCosine, condition, sample_posterior
-from deft.core.denoiser import MeanDenoiser
+from deft.denoiser import MeanDenoiser
 from deft.errors import InputError
 from deft.operator import BlockAverage, Radon
 from deft.operator.latent import GRADIENTS, Decoded

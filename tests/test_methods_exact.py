@@ -14,9 +14,7 @@ import torch
 
 from deft.core.condition import condition
 from deft.core.grid import times
-from deft.core.htransform import Scaled, Sum, Zero
 from deft.core.random import Noise
-from deft.core.schedule import VPCosine, VPTable
 from deft.core.transition import Level
 from deft.errors import ContractError, InputError
 from deft.guidance import (
@@ -31,6 +29,7 @@ from deft.guidance import (
     Replacement,
     ScoreAtMean,
 )
+from deft.guidance.combine import Scaled, Sum, Zero
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, plan
@@ -51,6 +50,7 @@ from deft.samplers import (
     sample_paths,
     sample_posterior,
 )
+from deft.schedule import VPCosine, VPTable
 from deft.testing import MixtureWorld, check_htransform, check_sampler, half_seen, moments
 
 F64 = torch.float64

@@ -14,17 +14,18 @@ import torch
 
 from deft.core import transition as kernel
 from deft.core.condition import condition
-from deft.core.denoiser import OUTPUTS, Prediction, parametrisation
+from deft.core.denoiser import Prediction
 from deft.core.grid import times
 from deft.core.random import BatchNoise, Noise, generator
-from deft.core.schedule import SCHEDULES, VE, VPCosine, VPLinear, VPTable
 from deft.core.transition import Level, ddim, ito, log_ratio, shift
+from deft.denoiser.parametrisation import OUTPUTS, parametrisation
 from deft.guidance import DPS, ExactInside, ExactMixture, PiGDM, ReconstructionGuidance
 from deft.guidance.exact import Mixture
 from deft.learned import DEFT
 from deft.likelihood import Gaussian, Observation
 from deft.operator import BlockAverage, Mask, Matrix
 from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, ode, path, sample, sample_paths, sde
+from deft.schedule import SCHEDULES, VE, VPCosine, VPLinear, VPTable
 from deft.testing import (
     InsideWorld,
     MixtureWorld,
@@ -243,7 +244,7 @@ def truth_objective():
 
 
 def _scaled(c):
-    from deft.core.htransform import Scaled
+    from deft.guidance.combine import Scaled
 
     return Scaled(ExactMixture(WORLD.mixture), c)
 

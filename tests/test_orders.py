@@ -15,7 +15,6 @@ import torch
 from deft.core.condition import condition
 from deft.core.grid import times
 from deft.core.random import Noise
-from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine
 from deft.core.transition import Level
 from deft.errors import InputError
 from deft.guidance.exact import Mixture
@@ -34,6 +33,7 @@ from deft.samplers import (
     sample_paths,
     sample_smc,
 )
+from deft.schedule import EDM, VE, RectifiedFlow, VPCosine
 from deft.testing import MixtureWorld, flow, half_seen, moments
 from deft.train.path import LogVariance
 

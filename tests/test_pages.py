@@ -94,9 +94,9 @@ def test_the_commands_of_a_page_run(page, place, capsys):
 
 
 def test_the_table_of_conventions_is_the_table_of_the_code():
-    from deft.core.denoiser import OUTPUTS, TIMES
-    from deft.core.schedule import SCHEDULES
+    from deft.denoiser.parametrisation import OUTPUTS, TIMES
     from deft.prior import CONVENTIONS
+    from deft.schedule import SCHEDULES
 
     text = (ROOT / "docs/priors.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([a-z0-9-]+)` \|", text, re.MULTILINE)

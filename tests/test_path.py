@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from deft import FitConfig, Gaussian, Matrix, Observation, VPCosine, fit
-from deft.core.denoiser import MeanDenoiser
 from deft.core.grid import times
-from deft.core.htransform import HTransform, Scaled
+from deft.core.htransform import HTransform
 from deft.core.random import BatchNoise, RowNoise
 from deft.core.transition import log_ratio
+from deft.denoiser import MeanDenoiser
 from deft.errors import ContractError, InputError
 from deft.guidance import PiGDM
+from deft.guidance.combine import Scaled
 from deft.guidance.exact import Mixture
 from deft.likelihood import Classifier, Poisson, Reward
 from deft.operator import Operator

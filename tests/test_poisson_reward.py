@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from deft.core.htransform import Zero
 from deft.core.random import BatchNoise, Noise, RowNoise, generator
-from deft.core.schedule import VPCosine
 from deft.errors import ContractError, InputError
 from deft.guidance import ReconstructionGuidance
+from deft.guidance.combine import Zero
 from deft.likelihood import Classifier, Observation, Poisson, Reward
 from deft.operator import HDR, BlockAverage, Identity, Linear, Mask, Matrix, PhaseRetrieval
 from deft.samplers import sample_posterior
+from deft.schedule import VPCosine
 from deft.testing import check_likelihood
 from deft.testing.worlds import two_modes
 

@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from deft import NetworkDenoiser, VPCosine, freeze
-from deft.core.denoiser import TIMES, to_output
 from deft.core.random import Noise
-from deft.core.schedule import EDM, SCHEDULES, Rescaled, VPLinear, VPTable, make_schedule
+from deft.core.schedule import Rescaled
+from deft.denoiser.parametrisation import TIMES, to_output
 from deft.domains.image.data import fashion
 from deft.domains.image.tasks import TASKS
 from deft.errors import DeftError, InputError
 from deft.prior import CONVENTIONS, FAMILIES, load_prior, wrap
 from deft.prior.check import LEVELS, WORSE, confirm, try_readings, warning, warning_from, wiener_error
+from deft.schedule import EDM, SCHEDULES, VPLinear, VPTable, make_schedule
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 BACK = {  # the time a network is told -> t, for each row of TIMES

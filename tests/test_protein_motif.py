@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from deft import DDIM, FitConfig, Gaussian, Observation, PiGDM, VPCosine, fit
-from deft.core.denoiser import MeanDenoiser
 from deft.core.grid import times
 from deft.core.random import BatchNoise, Noise
+from deft.denoiser import MeanDenoiser
 from deft.domains.protein.baselines import ChainAmortised
 from deft.domains.protein.chains import Bucketed, chains, pad
 from deft.domains.protein.geometry import residues

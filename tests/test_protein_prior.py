@@ -11,20 +11,20 @@ import torch
 
 from deft import FitConfig, Noise, fit, freeze
 from deft.core.condition import Conditioned
-from deft.core.denoiser import MeanDenoiser
-from deft.core.htransform import Zero
 from deft.core.likelihood import Observation
-from deft.core.operator import Identity
 from deft.core.random import BatchNoise, RowNoise
-from deft.core.schedule import EDM, make_schedule
+from deft.denoiser import MeanDenoiser
 from deft.domains.protein.chains import BOUNDS, UNIT, Bucketed, chains, pad, template
 from deft.domains.protein.geometry import dihedrals, frames, neighbours, residues, rmsd, superposed
 from deft.domains.protein.network import BOND, Block, chain_net
 from deft.domains.protein.prior import backbone_prior, load_backbone
 from deft.errors import CheckpointError, InputError
+from deft.guidance.combine import Zero
 from deft.likelihood.gaussian import Gaussian
+from deft.operator.basic import Identity
 from deft.samplers.draw import sample
 from deft.samplers.ode import DDIM
+from deft.schedule import EDM, make_schedule
 from deft.train.denoising import PriorObjective, diffuse
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deft.core.denoiser import Prediction
-from deft.core.htransform import HTransform, Zero
+from deft.core.htransform import HTransform
 from deft.domains.protein import scaffold as protein_scaffold
 from deft.domains.protein import trial as trials
 from deft.domains.protein.arm import Arm
@@ -27,6 +27,7 @@ from deft.domains.protein.scaffold import draw_scaffolds
 from deft.domains.protein.table import differences, line, row
 from deft.domains.protein.trial import Trial, measured, named_set
 from deft.errors import InputError
+from deft.guidance.combine import Zero
 from deft.likelihood import Gaussian, Observation
 from deft.prior import load_prior
 from proteins import entries

@@ -26,13 +26,13 @@ from deft.core.condition import condition
 from deft.core.denoiser import Prediction
 from deft.core.grid import levels
 from deft.core.random import Noise
-from deft.core.schedule import VPTable
 from deft.guidance import DiffPIR, GradientAtMean, PiGDM
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, Making, plan
 from deft.operator import HDR, Matrix, Radon
 from deft.samplers import DDIM, DDRM, DPMpp2M, sample
+from deft.schedule import VPTable
 from deft.testing import MixtureWorld
 
 F64 = torch.float64

@@ -34,10 +34,9 @@ import torch
 
 from deft.core.condition import condition
 from deft.core.grid import levels
-from deft.core.htransform import Zero
 from deft.core.random import Noise, seed_for
-from deft.core.schedule import VPTable
 from deft.guidance import Predictive
+from deft.guidance.combine import Zero
 from deft.guidance.exact import Mixture
 from deft.learned import ClassifierGuidance
 from deft.likelihood import Classifier, Gaussian, Observation
@@ -46,6 +45,7 @@ from deft.operator import Mask, Matrix
 from deft.samplers import DDIM, DDRM, sample
 from deft.samplers.smc import RESAMPLING
 from deft.samplers.travel import between
+from deft.schedule import VPTable
 from deft.testing import MixtureWorld
 
 F64 = torch.float64

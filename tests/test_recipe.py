@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from deft import DEFT, DenoisingObjective, FitConfig, Observation, VPCosine, fit
-from deft.core.htransform import Scaled, Zero
 from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
+from deft.guidance.combine import Scaled, Zero
 from deft.testing import half_seen
 from deft.train.data import Bank, Clean
 from deft.train.fit import Interrupted, _Progress

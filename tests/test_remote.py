@@ -29,8 +29,8 @@ from starlette.routing import Route
 import deft
 from deft.cli import cli
 from deft.cli.serve import serve as serve_command
-from deft.core.denoiser import MeanDenoiser
-from deft.core.schedule import SCHEDULES, Rescaled, VPTable
+from deft.core.schedule import Rescaled
+from deft.denoiser import MeanDenoiser
 from deft.domains.image.tasks import Inpaint
 from deft.errors import ContractError, DeftError, InputError, NonFiniteError
 from deft.io.h_files import load_h, save_h
@@ -38,6 +38,7 @@ from deft.prior import load_own
 from deft.remote import client as remote
 from deft.remote.client import HEADER, RemoteDenoiser, pack, unpack
 from deft.remote.server import is_loopback, make_app, running, serve
+from deft.schedule import SCHEDULES, VPTable
 from deft.train.data import Bank, Clean
 from toys import refused, toy_prior
 

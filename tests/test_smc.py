@@ -15,12 +15,12 @@ from torch import nn
 from deft import DEFT, Gaussian, Mask, NetworkDenoiser, Noise, Observation, VPCosine, condition, freeze
 from deft.core.denoiser import Prediction
 from deft.core.grid import times
-from deft.core.htransform import Interval, Scaled, Zero
 from deft.core.operator import LinearOperator
 from deft.core.random import seed_for
 from deft.core.transition import Kernel, Level
 from deft.errors import InputError
 from deft.guidance import DPS, PiGDM, Predictive, ReconstructionGuidance, SeenNoisy
+from deft.guidance.combine import Interval, Scaled, Zero
 from deft.guidance.exact import Mixture, dense
 from deft.methods import plan
 from deft.samplers import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc

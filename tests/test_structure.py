@@ -36,10 +36,11 @@ from deft import (
     sample,
     sample_posterior,
 )
-from deft.core.denoiser import MeanDenoiser
-from deft.core.htransform import HTransform, Zero
+from deft.core.htransform import HTransform
 from deft.core.random import BatchNoise
+from deft.denoiser import MeanDenoiser
 from deft.errors import ContractError, InputError, NonFiniteError
+from deft.guidance.combine import Zero
 from deft.nn import MLP
 from deft.testing import half_seen
 from deft.train.data import Clean
@@ -170,7 +171,7 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 
 # Layers.
 
-LAYERS = (("errors", "nn"), ("core",), ("runtime",), ("operator", "likelihood"), ("guidance",), ("learned",), ("samplers",), ("methods",))
+LAYERS = (("errors", "nn"), ("core",), ("schedule", "denoiser"), ("runtime",), ("operator", "likelihood"), ("guidance",), ("learned",), ("samplers",), ("methods",))
 
 
 def imports(path):

@@ -12,7 +12,6 @@ import torch
 from deft.bench.report import picture_of
 from deft.core.denoiser import freeze
 from deft.core.random import BatchNoise, Noise
-from deft.core.schedule import VPCosine
 from deft.domains.image.data import dataset
 from deft.domains.image.tasks import PAPER, TASKS, ImageTask, get_task, make_task
 from deft.errors import InputError
@@ -21,6 +20,7 @@ from deft.learned import DEFT
 from deft.nn import UNet
 from deft.operator import Mask
 from deft.prior import ImagePrior
+from deft.schedule import VPCosine
 from deft.train.data import Bank, Clean
 from toys import refused, result, toy_prior
 

@@ -21,7 +21,7 @@ import deft
 from deft import DEFT, NetworkDenoiser, VPCosine, VPLinear, VPTable, freeze
 from deft.cli import cli, main
 from deft.cli.hub import hub
-from deft.core.denoiser import MeanDenoiser
+from deft.denoiser import MeanDenoiser
 from deft.domains.image.tasks import Inpaint, SuperResolution
 from deft.errors import CheckpointError, InputError
 from deft.io.files import load_weights, save_weights

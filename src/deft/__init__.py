@@ -9,18 +9,20 @@ parameters. Start with `docs/start.md`.
 from __future__ import annotations
 
 from deft.core.condition import condition
-from deft.core.denoiser import Denoiser, NetworkDenoiser, Prediction, fingerprint, freeze
+from deft.core.denoiser import Denoiser, Prediction, fingerprint, freeze
 from deft.core.grid import times
 from deft.core.htransform import HTransform, Potential
 from deft.core.random import Noise
 from deft.core.sampler import Sampler
-from deft.core.schedule import EDM, VE, RectifiedFlow, Schedule, VPCosine, VPLinear, VPTable
+from deft.core.schedule import Schedule
+from deft.denoiser import NetworkDenoiser
 from deft.errors import DeftError
 from deft.guidance import DPS, PiGDM, ReconstructionGuidance
 from deft.learned import DEFT
 from deft.likelihood import Gaussian, Likelihood, Observation
 from deft.operator import BlockAverage, Identity, Linear, LinearOperator, Mask, Matrix, Operator
 from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sample, sample_posterior
+from deft.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
 

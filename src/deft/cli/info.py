@@ -13,7 +13,6 @@ from deft import __version__
 from deft.cli import common
 from deft.cli.common import Output, json_option
 from deft.core.grid import SPACINGS
-from deft.core.schedule import SCHEDULES
 from deft.domains.image.tasks import TASKS
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights
@@ -21,6 +20,7 @@ from deft.io.h_files import KEPT_WHOLE
 from deft.methods import METHODS
 from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
 from deft.samplers import SAMPLERS
+from deft.schedule import SCHEDULES
 from deft.train.levels import level_table
 
 

@@ -9,7 +9,7 @@ import click
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
 from deft.cli.info import card_lines
-from deft.core.denoiser import NetworkDenoiser
+from deft.denoiser import NetworkDenoiser
 from deft.domains.image.reading import Reading as ReadingImages
 from deft.prior.check import LEVELS, WORSE, Reading, confirm, describe, try_readings
 from deft.prior.latent import LatentPrior

@@ -16,8 +16,9 @@ from deft.cli.common import DATA_HELP, Name, NearestGroup, Numbers, Output, json
 from deft.cli.fit import hold_out
 from deft.cli.info import card_lines
 from deft.cli.inspect import inspect
-from deft.core.denoiser import OUTPUTS, fingerprint, freeze
-from deft.core.schedule import SCHEDULES, Schedule
+from deft.core.denoiser import fingerprint, freeze
+from deft.core.schedule import Schedule
+from deft.denoiser.parametrisation import OUTPUTS
 from deft.domains.image.classifier import fashion_classifier
 from deft.domains.image.prior_quality import denoising_errors, draw, feature_report
 from deft.domains.image.reading import Reading
@@ -28,6 +29,7 @@ from deft.io.prior_files import load_own
 from deft.nn import UNet
 from deft.prior import ImagePrior
 from deft.runtime.distributed import get_world
+from deft.schedule import SCHEDULES
 from deft.train.augment import Flipped
 from deft.train.compiled import compiled
 from deft.train.data import Batches, Clean

@@ -91,7 +91,7 @@ FEW = 4
 def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]:
     """`steps` levels from t_max down, then the clean end: steps + 1 in all.
 
-    >>> from deft.core.schedule import VPCosine
+    >>> from deft.schedule import VPCosine
     >>> grid = times(VPCosine(), 4)
     >>> [round(level.sigma, 2) for level in grid]
     [1.0, 0.92, 0.71, 0.39, 0.0]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from deft.core.denoiser import Prediction
-from deft.core.htransform import HTransform, Wrapped
+from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
+from deft.guidance.combine import Wrapped
 from deft.guidance.through_prior import Weight, linear, remaining
 
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from deft.core.denoiser import Denoiser, NetworkDenoiser
+from deft.core.denoiser import Denoiser
+from deft.denoiser import NetworkDenoiser
 from deft.domains.image.tasks import TASKS, ImageTask, Tilt, make_task
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights

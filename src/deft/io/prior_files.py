@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from deft.core.denoiser import NetworkDenoiser, freeze
-from deft.core.schedule import Schedule, make_schedule
+from deft.core.denoiser import freeze
+from deft.core.schedule import Schedule
+from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights, save_weights
 from deft.io.torch_files import BY_FUNCTION
 from deft.nn import UNet
+from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
     from deft.domains.protein.network import ChainNet

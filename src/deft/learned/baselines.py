@@ -29,8 +29,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deft.core.denoiser import Denoiser, NetworkDenoiser, Prediction, parametrisation
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
+from deft.denoiser import NetworkDenoiser
+from deft.denoiser.parametrisation import parametrisation
 from deft.errors import InputError
 from deft.learned.base import H, Learned, report_size, widest
 from deft.learned.deft import DEFT, LOWEST, build_network

@@ -18,7 +18,7 @@ from torch import Tensor
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
-from deft.core.htransform import HTransform, Potential, Scaled, Sum, Zero
+from deft.core.htransform import HTransform, Potential
 from deft.core.sampler import Sampler
 from deft.core.transition import Level
 from deft.errors import InputError, unknown
@@ -35,6 +35,7 @@ from deft.guidance import (
     Replacement,
     SeenNoisy,
 )
+from deft.guidance.combine import Scaled, Sum, Zero
 from deft.learned.deft import Calibrated
 from deft.likelihood import Gaussian, Likelihood, Observation
 from deft.operator import LinearOperator, Mask

@@ -1,6 +1,7 @@
 """Operators: the noiseless part of a measurement."""
 
-from deft.core.operator import Identity, Linear, LinearOperator, Matrix, Operator, Spectrum
+from deft.core.operator import LinearOperator, Operator, Spectrum
+from deft.operator.basic import Identity, Linear, Matrix
 from deft.operator.blur import EdgedConvolution
 from deft.operator.blurspace import BlurSpace
 from deft.operator.camera import Camera

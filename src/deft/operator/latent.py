@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from deft.core.autodiff import pullback
-from deft.core.operator import Around, Operator
+from deft.core.operator import Operator
 from deft.errors import unknown
+from deft.operator.basic import Around
 
 GRADIENTS = ("encoder", "decoder")
 """How a pull on the decoded data becomes one on the latents; see `Decoded`."""

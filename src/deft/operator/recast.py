@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.core.operator import Around, LinearOperator, Operator, Spectrum
+from deft.core.operator import LinearOperator, Operator, Spectrum
 from deft.errors import InputError, unknown
+from deft.operator.basic import Around
 
 NORMS = ("ortho", "backward", "forward")
 ORIGINS = ("corner", "middle")

@@ -22,12 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from deft.core.denoiser import NetworkDenoiser, freeze
-from deft.core.schedule import VPTable
+from deft.core.denoiser import freeze
+from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.torch_files import BY_FUNCTION, read_torch_file
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.prior.labels import NONE, null_class
+from deft.schedule import VPTable
 
 
 def _published(image_size: int, **flags: Any) -> ADMConfig:

@@ -18,10 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.core.denoiser import OUTPUTS, Denoiser, NetworkDenoiser
+from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.core.schedule import Schedule
+from deft.denoiser import NetworkDenoiser
+from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
 from deft.likelihood.gaussian import Gaussian
 from deft.prior.conventions import CONVENTIONS

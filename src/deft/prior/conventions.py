@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deft.core.denoiser import NetworkDenoiser, freeze
-from deft.core.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
+from deft.core.denoiser import freeze
+from deft.denoiser import NetworkDenoiser
 from deft.errors import InputError, unknown
+from deft.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 
 
 def _scaled_linear(n: int = 1000, first: float = 0.00085, last: float = 0.012) -> VPTable:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deft.core.denoiser import Denoiser, NetworkDenoiser, freeze
+from deft.core.denoiser import Denoiser, freeze
+from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError
 from deft.io.torch_files import BY_FUNCTION
 from deft.prior.labels import NONE, null_class

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import torch
 
 from deft.core.denoiser import Denoiser, freeze
-from deft.core.schedule import SCHEDULES, VPTable
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, foreign
@@ -25,6 +24,7 @@ from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.options import KINDS, typed
 from deft.prior.probing import try_once
+from deft.schedule import SCHEDULES, VPTable
 
 
 class Family(NamedTuple):

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from deft.core.denoiser import OUTPUTS, time_map
-from deft.core.schedule import SCHEDULES, Schedule
+from deft.core.schedule import Schedule
+from deft.denoiser.parametrisation import OUTPUTS, time_map
 from deft.errors import InputError, unknown
 from deft.nn.adm import SCHEDULES as ADM_SCHEDULES
 from deft.nn.adm import ADMConfig
 from deft.operator.latent import GRADIENTS
 from deft.prior.labels import NONE
+from deft.schedule import SCHEDULES
 
 
 class Kind:

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from deft.core.schedule import EDM, VE, RectifiedFlow, Schedule, VPTable
+from deft.core.schedule import Schedule
 from deft.errors import InputError
+from deft.schedule import EDM, VE, RectifiedFlow, VPTable
 
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "flow"}
 """diffusers' prediction_type -> our output kind."""

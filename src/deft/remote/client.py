@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.schedule import Schedule, make_schedule
+from deft.core.schedule import Schedule
 from deft.errors import ContractError, InputError, NonFiniteError
+from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
     import httpx

@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser, freeze
-from deft.core.schedule import make_schedule
 from deft.errors import ContractError, DeftError, InputError
 from deft.remote.client import FORMAT, HEADER, SLACK, TOKEN, Token, bad_rows, looks, pack, plain, unpack
+from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -298,7 +298,7 @@ def _stated_schedule(prior: Denoiser) -> dict[str, Any]:
     except (DeftError, TypeError, KeyError, ValueError, AttributeError):
         same = False
     if not same:
-        raise InputError(f"clients cannot build the schedule {prior.schedule!r}: use one of deft.core.schedule.SCHEDULES")
+        raise InputError(f"clients cannot build the schedule {prior.schedule!r}: use one of deft.schedule.SCHEDULES")
     return stated
 
 

@@ -47,7 +47,7 @@ class DAPS(ManyDraws):
         InputError: a number out of its range, or a measurement whose noise is not Gaussian.
 
     >>> from deft import VPCosine
-    >>> from deft.core.htransform import Zero
+    >>> from deft.guidance.combine import Zero
     >>> from deft.samplers import DAPS, sample_posterior
     >>> from deft.testing import half_seen
     >>> world, obs = half_seen(2)

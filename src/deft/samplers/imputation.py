@@ -32,7 +32,7 @@ class Imputed(ManyDraws):
         InputError: the measurement is not linear with Gaussian noise.
 
     >>> from deft import VPCosine, condition
-    >>> from deft.core.htransform import Zero
+    >>> from deft.guidance.combine import Zero
     >>> from deft.samplers import Ancestral, Imputed, sample
     >>> from deft.testing import half_seen
     >>> world, obs = half_seen(2)

@@ -70,7 +70,7 @@ class SDEDPMpp2M(Sampler):
     Raises:
         InputError: eta outside [0, 1].
 
-    >>> from deft.core.schedule import VPCosine
+    >>> from deft.schedule import VPCosine
     >>> from deft.samplers import sample
     >>> from deft.testing import gaussian_field
     >>> sample(gaussian_field(2).prior(VPCosine()), 3, sampler=SDEDPMpp2M(), steps=20, spacing="log-snr").shape

@@ -20,18 +20,20 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from deft.core.denoiser import Denoiser, MeanDenoiser, Prediction
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.grid import SPACINGS, times
 from deft.core.htransform import HTransform, Potential
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import LinearOperator, Operator
 from deft.core.random import Noise
 from deft.core.sampler import Sampler
-from deft.core.schedule import SCHEDULES, Schedule, VPTable
+from deft.core.schedule import Schedule
+from deft.denoiser import MeanDenoiser
 from deft.errors import InputError
 from deft.guidance.exact import dense
 from deft.likelihood.gaussian import Gaussian
 from deft.samplers.draw import sample
+from deft.schedule import SCHEDULES, VPTable
 
 SOLVE_TOLERANCE = 1e-4
 """Relative error allowed to `solve` and `pinv`, which may be iterative."""

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deft.core.denoiser import Denoiser, MeanDenoiser
+from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.operator import LinearOperator
 from deft.core.random import Noise
 from deft.core.schedule import Schedule
+from deft.denoiser import MeanDenoiser
 from deft.guidance.exact import ExactInside, ExactMixture, Mixture, dense, log_normal
 from deft.likelihood.event import Inside
 from deft.likelihood.gaussian import Gaussian

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from deft.core.denoiser import NetworkDenoiser
 from deft.core.random import BatchNoise
+from deft.denoiser import NetworkDenoiser
 from deft.errors import InputError
 from deft.nn.unet import Block, UNet
 from deft.train.data import Batches

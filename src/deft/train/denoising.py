@@ -16,9 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.core.denoiser import Denoiser, NetworkDenoiser, Prediction, to_output
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.random import BatchNoise
 from deft.core.schedule import Schedule
+from deft.denoiser import NetworkDenoiser
+from deft.denoiser.parametrisation import to_output
 from deft.errors import InputError, unknown
 from deft.learned.deft import LOWEST
 from deft.train.data import Batch

@@ -60,7 +60,7 @@ def draw_prior_samples(
     Raises:
         InputError: n below 1. NonFiniteError: the prior's samples are not finite.
 
-    >>> from deft.core.schedule import VPCosine
+    >>> from deft.schedule import VPCosine
     >>> from deft.testing import half_seen
     >>> world, _ = half_seen(4)
     >>> draw_prior_samples(world.prior(VPCosine()), 6, steps=4).x.shape

@@ -42,7 +42,7 @@ def surprise(prior: Denoiser, x: Tensor, levels: Sequence[float] = LEVELS, seed:
 
     About 0 for samples of the prior's own kind; see the module for the formula.
 
-    >>> from deft.core.schedule import VPCosine
+    >>> from deft.schedule import VPCosine
     >>> from deft.testing import half_seen
     >>> world, _ = half_seen(4)
     >>> prior = world.prior(VPCosine())

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deft.core.denoiser import Denoiser
-from deft.core.htransform import HTransform, Zero
+from deft.core.htransform import HTransform
 from deft.core.sampler import Sampler
 from deft.core.transition import Level
 from deft.domains.protein.clearance import Clearance
 from deft.errors import InputError, unknown
+from deft.guidance.combine import Zero
 from deft.learned.base import Learned
 from deft.methods import SCORE_FORM, Plan, plan
 from deft.samplers import Cooled, KernelSampler

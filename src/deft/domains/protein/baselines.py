@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.core.denoiser import Denoiser, Prediction, parametrisation
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
+from deft.denoiser.parametrisation import parametrisation
 from deft.domains.protein.geometry import centred, coordinates
 from deft.domains.protein.htransform import HEADS, MotifNet, Seen
 from deft.domains.protein.network import ChainNet

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Prediction
-from deft.core.htransform import HTransform, Wrapped
+from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.domains.protein.chains import UNIT
 from deft.domains.protein.geometry import centred, coordinates, residues
 from deft.errors import InputError
+from deft.guidance.combine import Wrapped
 
 DISTANCE = 4.0
 """Angstrom."""

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deft.core.denoiser import NetworkDenoiser, freeze
-from deft.core.schedule import VPTable
+from deft.core.denoiser import freeze
+from deft.denoiser import NetworkDenoiser
 from deft.domains.protein.chains import UNIT
 from deft.domains.protein.geometry import centred, coordinates, full_precision, neighbours, residues
 from deft.domains.protein.prior import ChainPrior
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.torch_files import read_torch_file
+from deft.schedule import VPTable
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser, freeze
-from deft.core.schedule import EDM, Schedule, make_schedule
+from deft.core.schedule import Schedule
 from deft.domains.protein.chains import BOUNDS, UNIT
 from deft.domains.protein.geometry import centred, residues
 from deft.domains.protein.network import ChainNet, chain_net
 from deft.errors import CheckpointError
 from deft.io.files import load_weights
 from deft.io.prior_files import OwnPrior
+from deft.schedule import EDM, make_schedule
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -1,0 +1,125 @@
+"""The simplest linear operators, and an operator around another."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from deft.core.autodiff import pullback
+from deft.core.operator import LinearOperator, Operator, Spectrum, conjugate_gradient
+from deft.errors import ContractError
+
+Self = TypeVar("Self", bound="Around")
+
+
+class Around(Operator):
+    """An operator around another, `operator`, whose settings follow the batch."""
+
+    operator: Operator
+
+    def _with(self: Self, operator: Operator) -> Self:
+        out = copy.copy(self)
+        vars(out)["operator"] = operator
+        return out
+
+    def __getitem__(self: Self, index: Any) -> Self:
+        return self._with(self.operator[index])
+
+    def repeat(self: Self, n: int) -> Self:
+        return self._with(self.operator.repeat(n))
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        return self._with(self.operator.to(device))
+
+
+class Identity(LinearOperator):
+    """y = x: denoising."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
+        return r / (noise + gram)
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return y
+
+    def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
+        return Spectrum(like.new_ones(1, *event_shape), lambda x: x, lambda c: c, lambda y: y)
+
+
+class Matrix(LinearOperator):
+    """y = A x for vectors: A [m, d] shared by all samples, or [B, m, d]."""
+
+    per_sample = ("matrix", "_values", "_vectors")
+    sample_axes, measured_axes = "B, d", "B, m"
+
+    def __init__(self, matrix: Tensor):
+        if matrix.ndim not in (2, 3):
+            raise ContractError(f"Matrix needs a tensor [m, d] or [B, m, d], got shape {tuple(matrix.shape)}")
+        self.matrix = matrix if matrix.ndim == 3 else matrix[None]
+        gram = self.matrix.double() @ self.matrix.double().mT
+        values, vectors = torch.linalg.eigh(gram)
+        self._values, self._vectors = values.clamp_min(0).to(matrix.dtype), vectors.to(matrix.dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (self.matrix.to(x.dtype) @ x[..., None])[..., 0]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return (self.matrix.mT.to(y.dtype) @ y[..., None])[..., 0]
+
+    def _spectral(self, y: Tensor, weight: Tensor) -> Tensor:
+        v, weight = self._vectors.to(y.dtype), weight.to(y.dtype)
+        return (v @ (weight * (v.mT @ y[..., None])[..., 0])[..., None])[..., 0]
+
+    def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
+        return self._spectral(r, 1 / (noise + gram * self._values))
+
+    def pinv(self, y: Tensor) -> Tensor:
+        keep = self._values > 1e-10 * self._values.amax(-1, keepdim=True)
+        return self.adjoint(self._spectral(y, torch.where(keep, 1 / self._values.clamp_min(1e-30), 0.0)))
+
+
+class Linear(LinearOperator):
+    """Any linear map, given as a function and, if you have it, its adjoint.
+
+    Args:
+        forward: x [B, *E] -> [B, *M].
+        event_shape: *E.
+        adjoint: y [B, *M] -> [B, *E]; taken by automatic differentiation if not given.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Tensor], Tensor],
+        event_shape: tuple[int, ...],
+        adjoint: Callable[[Tensor], Tensor] | None = None,
+    ):
+        self.forward, self.event_shape, self._adjoint = forward, tuple(event_shape), adjoint
+
+    def _check_sample(self, x: Tensor) -> None:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ContractError(f"this Linear takes samples [B, {', '.join(map(str, self.event_shape))}], got shape {tuple(x.shape)}")
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.forward(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        if self._adjoint is not None:
+            return self._adjoint(y)
+        zero = torch.zeros(y.shape[0], *self.event_shape, dtype=y.dtype, device=y.device)
+        return pullback(self.forward, zero, y)
+
+    def lift(self, y: Tensor) -> Tensor:
+        """A^T times a few conjugate-gradient steps towards (A A^T)^+ y: a picture of y, not yet of its noise.
+
+        The pseudo-inverse of an ill-conditioned A (a blur) is mostly noise, and takes hundreds of steps at each call of a network.
+        """
+        return self.adjoint(conjugate_gradient(lambda v: self(self.adjoint(v)), y, tolerance=1e-2, most=20))
