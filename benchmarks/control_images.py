@@ -36,7 +36,8 @@ from deft.learned.base import count_parameters
 from deft.methods import plan
 from deft.prior import load_prior
 from deft.samplers import sample, sample_hmc
-from deft.train.data import Bank, Clean
+from deft.train.cache import Bank
+from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.diagnosis import diagnose, in_words
 from deft.train.measured import Measured

@@ -31,10 +31,11 @@ from deft.io.files import write_json
 from deft.learned.base import count_parameters
 from deft.runtime.memory import PeakMemory
 from deft.samplers import Ito
-from deft.train.data import Batches, Clean
+from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.measured import Measured
 from deft.train.path import OBJECTIVES, Control, PathObjective, walk
+from deft.train.protocols import Batches
 
 ROWS, CHAIN, SUBSET, PAIRS, SIGMA_Y, LENGTH, STD = 32, 50, 10, 320, 0.1, 2.0, 0.5
 LOOK_PATHS = 128

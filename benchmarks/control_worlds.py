@@ -33,7 +33,6 @@ from deft.prior import load_prior
 from deft.runtime.memory import PeakMemory
 from deft.samplers import Ancestral, Ito, sample_hmc, sample_posterior
 from deft.testing import two_modes
-from deft.train.data import Batch
 from deft.train.measured import Measured
 from deft.train.path import (
     AdjointMatching,
@@ -44,6 +43,7 @@ from deft.train.path import (
     TrajectoryBalance,
     walk,
 )
+from deft.train.protocols import Batch
 
 OBJECTIVES: dict[str, type[PathObjective]] = {
     "VarGrad": LogVariance, "trajectory balance": TrajectoryBalance, "relative entropy": RelativeEntropy, "adjoint matching": AdjointMatching,

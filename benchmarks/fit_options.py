@@ -22,7 +22,8 @@ from deft import DEFT, DenoisingObjective, FitConfig, Noise, fit
 from deft.domains.image.data import fashion
 from deft.domains.image.tasks import TASKS
 from deft.prior import load_prior
-from deft.train.data import Bank, Clean
+from deft.train.cache import Bank
+from deft.train.data import Clean
 from deft.train.levels import level_errors
 
 PAPER = {"units": "eps", "weighting": "eps", "focus": 1.0, "even": 0.0, "guide": "score", "n2_start": 0.01, "normalise": False, "gate": False}

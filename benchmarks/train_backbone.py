@@ -31,9 +31,9 @@ from deft.domains.protein.network import SIZES, Stage
 from deft.domains.protein.prior import BackbonePrior, backbone_prior, load_backbone
 from deft.samplers.draw import sample
 from deft.samplers.ode import DDIM
-from deft.train.data import Batch, Batches
 from deft.train.denoising import PriorObjective
 from deft.train.fit import Interrupted, pick_device
+from deft.train.protocols import Batch, Batches
 
 PIECE = 15 * 2**20
 """Bytes in one piece of the state."""

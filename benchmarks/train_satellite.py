@@ -42,10 +42,11 @@ from deft.core.random import BatchNoise, generator  # noqa: E402
 from deft.nn import UNet  # noqa: E402
 from deft.prior import ImagePrior, load_prior  # noqa: E402
 from deft.train.compiled import compiled  # noqa: E402
-from deft.train.data import Batches, Clean  # noqa: E402
+from deft.train.data import Clean  # noqa: E402
 from deft.train.denoising import PriorObjective  # noqa: E402
-from deft.train.fit import Loss, pick_device  # noqa: E402
+from deft.train.fit import pick_device  # noqa: E402
 from deft.train.levels import level_table  # noqa: E402
+from deft.train.protocols import Batches, Loss  # noqa: E402
 
 DATA = (
     "EuroSAT RGB (Helber, Bischke, Dengel & Borth 2019, EuroSAT, IEEE JSTARS, https://github.com/phelber/EuroSAT): 46 % of each of ten classes, 64x64; "

@@ -32,8 +32,9 @@ from deft.errors import CheckpointError, InputError, NonFiniteError
 from deft.nn import MLP, UNet
 from deft.runtime.distributed import World, get_world
 from deft.runtime.shard import shard
-from deft.train.data import Bank, Clean
-from deft.train.fit import Loss
+from deft.train.cache import Bank
+from deft.train.data import Clean
+from deft.train.protocols import Loss
 
 D, SIDE = 6, 16
 X = torch.randn(50, D, generator=torch.Generator().manual_seed(0))

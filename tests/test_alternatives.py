@@ -41,8 +41,9 @@ from deft.nn.lora import LowRank
 from deft.prior import ImagePrior
 from deft.samplers import Ancestral
 from deft.testing import check_htransform, half_seen, two_modes
+from deft.train.cache import Bank
 from deft.train.classifier import NoisyClassifierObjective
-from deft.train.data import Bank, Clean, Pairs
+from deft.train.data import Clean, Pairs
 
 TASK = TASKS["inpaint"]()
 INSIDE = {"lora": LoRA, "controlnet": SideNetwork, "finetuned": FullTuning}

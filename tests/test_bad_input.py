@@ -15,7 +15,7 @@ from deft.io import files as checkpoint
 from deft.schedule import VPTable
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
-from deft.train.fit import Loss
+from deft.train.protocols import Loss
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 

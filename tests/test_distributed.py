@@ -26,7 +26,8 @@ from deft.core.random import BatchNoise, RowNoise
 from deft.errors import InputError
 from deft.runtime.distributed import World, get_world, launch_note
 from deft.runtime.shard import shard
-from deft.train.data import Bank, Clean, Pairs
+from deft.train.cache import Bank
+from deft.train.data import Clean, Pairs
 from deft.train.denoising import draw_times
 from deft.train.fit import Interrupted, launched_config
 from processes import Task, X, fitted, parts

@@ -26,9 +26,11 @@ from deft.core.random import BatchNoise
 from deft.errors import CheckpointError, InputError, NonFiniteError
 from deft.nn import MLP
 from deft.testing import half_seen
-from deft.train.data import Bank, Clean, Pairs
+from deft.train.cache import Bank
+from deft.train.data import Clean, Pairs
 from deft.train.denoising import WEIGHTINGS, PriorObjective, draw_times
-from deft.train.fit import Interrupted, Loss, pick_device, place_of
+from deft.train.fit import Interrupted, pick_device, place_of
+from deft.train.protocols import Loss
 
 D, CPU = 6, torch.device("cpu")
 X = torch.randn(50, D, generator=torch.Generator().manual_seed(0))

@@ -37,7 +37,7 @@ from deft.testing import (
     schedules,
 )
 from deft.train import denoising
-from deft.train.data import Batch
+from deft.train.protocols import Batch
 
 F64 = torch.float64
 

@@ -23,7 +23,6 @@ from deft.operator import Operator
 from deft.samplers import DDIM, Ito
 from deft.testing import MixtureWorld, moments
 from deft.train import path
-from deft.train.data import Batch
 from deft.train.measured import Measured, Tempered, temper
 from deft.train.path import (
     AdjointMatching,
@@ -35,6 +34,7 @@ from deft.train.path import (
     walk,
     walk_back,
 )
+from deft.train.protocols import Batch
 from deft.train.value import SubTrajectoryBalance, Value
 
 F64 = torch.float64

@@ -19,8 +19,9 @@ from deft.operator import Identity
 from deft.prior import ImagePrior, load_prior
 from deft.train.augment import Flipped, symmetry
 from deft.train.compiled import compiled
-from deft.train.data import Batch, Batches, Clean
+from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
+from deft.train.protocols import Batch, Batches
 from toys import pictures, refused, result, run, toy_prior
 
 CPU = torch.device("cpu")

@@ -23,9 +23,9 @@ from deft.guidance.exact import dense
 from deft.learned.base import count_parameters
 from deft.samplers import SAMPLERS, Cooled, Ito, sample_posterior
 from deft.testing import check_operator, gaussian_chain
-from deft.train.data import Batch
 from deft.train.denoising import DenoisingObjective
 from deft.train.path import AdjointMatching, LogVariance, RelativeEntropy, walk
+from deft.train.protocols import Batch
 
 GROUP = torch.tensor([[0, 1, 1, 1, 0, 0, 2, 2, 0, 2, 2, 0]])
 

@@ -13,7 +13,8 @@ from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
 from deft.guidance.combine import Scaled, Zero
 from deft.testing import half_seen
-from deft.train.data import Bank, Clean
+from deft.train.cache import Bank
+from deft.train.data import Clean
 from deft.train.fit import Interrupted, _Progress
 from deft.train.level_weight import fit_level_weight
 from deft.train.levels import level_errors, level_warning

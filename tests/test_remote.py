@@ -39,7 +39,8 @@ from deft.remote import client as remote
 from deft.remote.client import HEADER, RemoteDenoiser, pack, unpack
 from deft.remote.server import is_loopback, make_app, running, serve
 from deft.schedule import SCHEDULES, VPTable
-from deft.train.data import Bank, Clean
+from deft.train.cache import Bank
+from deft.train.data import Clean
 from toys import refused, toy_prior
 
 if "serve" not in cli.commands:

@@ -21,7 +21,8 @@ from deft.nn import UNet
 from deft.operator import Mask
 from deft.prior import ImagePrior
 from deft.schedule import VPCosine
-from deft.train.data import Bank, Clean
+from deft.train.cache import Bank
+from deft.train.data import Clean
 from toys import refused, result, toy_prior
 
 

@@ -25,8 +25,7 @@ from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sampl
 from deft.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear, VPTable
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit
-
-__version__ = "0.1.0"
+from deft.version import __version__
 
 __all__ = [
     "DDIM",
@@ -67,6 +66,7 @@ __all__ = [
     "VPCosine",
     "VPLinear",
     "VPTable",
+    "__version__",
     "condition",
     "fingerprint",
     "fit",

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from deft import __version__
 from deft.bench import figures
 from deft.bench.measure import METRICS, PROPER
 from deft.bench.report import machine
@@ -27,6 +26,7 @@ from deft.bench.store import Store
 from deft.bench.studies import Study, title_of, tuned_by
 from deft.errors import InputError
 from deft.io.files import write_json, write_text
+from deft.version import __version__
 
 Row = dict[str, Any]
 LEVEL = 0.05

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from deft import __version__
 from deft.cli import common
 from deft.cli.common import Output, json_option
 from deft.core.grid import SPACINGS
@@ -22,6 +21,7 @@ from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
 from deft.samplers import SAMPLERS
 from deft.schedule import SCHEDULES
 from deft.train.levels import level_table
+from deft.version import __version__
 
 
 def card_lines(card: dict[str, Any], indent: str = "") -> list[str]:

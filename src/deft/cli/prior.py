@@ -32,10 +32,11 @@ from deft.runtime.distributed import get_world
 from deft.schedule import SCHEDULES
 from deft.train.augment import Flipped
 from deft.train.compiled import compiled
-from deft.train.data import Batches, Clean
+from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
 from deft.train.fit import FitConfig, fit, launched_config
 from deft.train.levels import level_table
+from deft.train.protocols import Batches
 
 KEPT_ON_DEVICE = 2**31
 """Training images of at most so many bytes are kept on the GPU."""

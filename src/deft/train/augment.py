@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deft.core.random import BatchNoise
 from deft.errors import InputError
-from deft.train.data import Batch, Batches, Source
+from deft.train.protocols import Batch, Batches, Source
 
 
 def symmetry(x: Tensor, code: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ from deft.core.random import BatchNoise
 from deft.core.schedule import Schedule
 from deft.errors import InputError
 from deft.learned.classifier import ClassifierGuidance
-from deft.train.data import Batch
 from deft.train.denoising import diffuse
-from deft.train.fit import Loss
+from deft.train.protocols import Batch, Loss
 
 
 class NoisyClassifierObjective:

@@ -14,8 +14,8 @@ from deft.core.random import BatchNoise
 from deft.denoiser import NetworkDenoiser
 from deft.errors import InputError
 from deft.nn.unet import Block, UNet
-from deft.train.data import Batches
-from deft.train.fit import FitConfig, Objective
+from deft.train.fit import FitConfig
+from deft.train.protocols import Batches, Objective
 
 P = TypeVar("P", bound=NetworkDenoiser)
 

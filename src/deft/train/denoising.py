@@ -23,8 +23,7 @@ from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import to_output
 from deft.errors import InputError, unknown
 from deft.learned.deft import LOWEST
-from deft.train.data import Batch
-from deft.train.fit import Loss
+from deft.train.protocols import Batch, Loss
 
 WEIGHTINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "eps": lambda a, s: a**2 / s**2,

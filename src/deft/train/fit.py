@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,23 +35,7 @@ from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, 
 from deft.io.files import load_state, save_state
 from deft.io.identity import identity_of, module_identity, other_identity, plain
 from deft.runtime.distributed import World, get_world
-from deft.train.data import Batch, Batches, Source
-
-
-class Loss(NamedTuple):
-    """A scalar to minimise, and named scalars worth watching (detached)."""
-
-    value: Tensor
-    metrics: dict[str, Tensor]
-
-
-class Objective(Protocol):
-    """objective(module, batch, noise) -> Loss; the frozen prior, if one is needed, lives in the objective.
-
-    The value must be a mean over the batch's rows: a batch may be seen in parts, whose means are put together again.
-    """
-
-    def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss: ...
+from deft.train.protocols import Batches, Loss, Objective, Source
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from deft.core.random import BatchNoise
 from deft.learned.deft import DEFT, KNOTS
-from deft.train.data import Batches
 from deft.train.denoising import DenoisingObjective
+from deft.train.protocols import Batches
 
 RIDGE = 10.0
 """The pull of each knot towards 1: sum of <m, m>/rho^2 over its draws is the information on c (its inverse variance, were entries

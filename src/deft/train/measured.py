@@ -12,7 +12,7 @@ from deft.core.likelihood import Likelihood, Observation
 from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
 from deft.likelihood.gaussian import Gaussian
-from deft.train.data import Batch, Batches, Source
+from deft.train.protocols import Batch, Batches, Source
 
 
 class Tempered(Likelihood):

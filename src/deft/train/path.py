@@ -39,8 +39,7 @@ from deft.errors import ContractError, InputError
 from deft.runtime.distributed import get_world
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ito
-from deft.train.data import Batch
-from deft.train.fit import Loss
+from deft.train.protocols import Batch, Loss
 
 NUMBER, SUBSET, REPLAYED, BACK, SEGMENT = 11, 12, 13, 14, 1000
 """Which of a batch's own sources draws the number of steps, which are differentiated, what is replayed, its noise, and (the first) a segment's."""

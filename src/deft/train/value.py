@@ -24,8 +24,8 @@ from deft.core.random import BatchNoise
 from deft.core.transition import shift
 from deft.errors import ContractError, InputError
 from deft.guidance.twist import Predictive, Spread
-from deft.train.fit import Loss
 from deft.train.path import REPLAYED, Control, PathObjective, Step, gathered, normal_of, walk
+from deft.train.protocols import Loss
 
 PLACE, FRESH = 15, 16
 """Sources of a batch: where its part begins, and whether whole paths are drawn first."""

@@ -29,12 +29,14 @@ from deft.io.identity import digest
 from deft.learned import DEFT, Learned
 from deft.likelihood import Observation
 from deft.runtime.distributed import get_world
-from deft.train.data import Bank, Batches, Clean, task_identity
+from deft.train.cache import Bank
+from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, FitResult, fit, launched_config, read_resumable, whole_identity
 from deft.train.level_weight import fit_level_weight
 from deft.train.levels import level_errors, level_warning
 from deft.train.prior_samples import CHUNK, STEPS, draw_prior_samples, prior_gap
+from deft.train.protocols import Batches, task_identity
 
 Say = Callable[[str], None]
 

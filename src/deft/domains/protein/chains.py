@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deft.core.random import BatchNoise, generator
 from deft.errors import InputError, unknown
-from deft.train.data import Batch, Batches, Source, Task
+from deft.train.protocols import Batch, Batches, Source, Task
 
 UNIT = 8.0
 """Angstrom in one unit of model space."""
