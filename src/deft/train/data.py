@@ -5,11 +5,12 @@ Every draw is a function of (seed, step) alone.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from deft._old_names import moved
 from deft.core.condition import fitted_to_samples
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise, generator
@@ -93,3 +94,7 @@ class Pairs(Batches):
     ) -> Batch:
         chosen = self._order.rows(size, seed, step, rows)
         return Batch(self.x[chosen].to(device), self.observation[chosen].to(device))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

@@ -1,0 +1,144 @@
+"""The public face: what `import deft` shows and what it costs, and names of 0.1 that have moved."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import deft
+import old_names
+from deft import _old_names
+from deft._old_names import MODULES, NAMES, OldModule
+
+HERE = Path(__file__).parent
+NAMES_0_1 = {module: names.split() for module, _, names in (line.partition(":") for line in (HERE / "names_0_1.txt").read_text().splitlines())}
+"""Module -> its public names in version 0.1: all modules, and the names of those that were not the commands' own."""
+
+GONE: dict[str, str] = {}
+"""Names of 0.1 that have no successor -> why."""
+
+
+@pytest.fixture
+def told():
+    """Old modules are new again, and their warnings are kept."""
+    for name in MODULES:
+        sys.modules.pop(f"deft.{name}", None)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        yield found
+
+
+def module_of(name):
+    return importlib.import_module("deft" if name == "deft" else f"deft.{name}")
+
+
+# names of 0.1
+
+
+@pytest.mark.parametrize("old", sorted(MODULES))
+def test_an_old_module_is_found_and_says_where_it_is(told, old):
+    module = module_of(old)
+    assert isinstance(module, OldModule)
+    new = [module_of(name) for name in MODULES[old].split()]
+    for target in new:
+        for name in _old_names._public(target)[:3]:
+            assert getattr(module, name) is not None and name in dir(module)
+    said = [str(w.message) for w in told if w.category is DeprecationWarning and str(w.message).startswith(f"deft.{old}")]
+    assert any(target.__name__ in text for text in said for target in new)
+
+
+@pytest.mark.parametrize("old", sorted(NAMES))
+def test_an_old_name_is_found_and_says_where_it_is(told, old):
+    (module, _, name), (home, _, new) = old.rpartition("."), NAMES[old].rpartition(".")
+    assert getattr(module_of(module), name) is getattr(module_of(home), new)
+    (warning,) = [w for w in told if w.category is DeprecationWarning and f"deft.{old} is now deft.{NAMES[old]};" in str(w.message)]
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize("module", sorted(NAMES_0_1))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_public_name_of_0_1_is_still_there(module):
+    missing = [name for name in NAMES_0_1[module] if f"{module}.{name}" not in GONE and not hasattr(module_of(module), name)]
+    assert not missing, f"add where they went to deft._old_names: {missing}"
+
+
+def test_old_modules_are_those_that_are_gone():
+    """A row for a module that is there again would never be asked for; one for a module of later versions is nobody's old name."""
+    assert not [name for name in MODULES if importlib.util.find_spec(f"deft.{name}").loader.__class__ is not _old_names.Finder]
+    assert set(MODULES) <= set(NAMES_0_1)
+
+
+def test_the_warning_points_at_the_users_line(told):
+    exec(compile("from deft.noise import VPLinear\nfrom deft.htransform import DEFT\n", "users.py", "exec"), {})
+    assert {w.filename for w in told} == {"users.py"}
+    assert [w.lineno for w in told] == [1, 1, 2]
+    assert "deft.htransform.DEFT is now deft.learned.DEFT" in str(told[-1].message)
+
+
+def test_sample_is_a_function_and_an_old_package(told):
+    from deft.sample import DDIM
+    from deft.sample.smc import sample_smc
+
+    assert DDIM is deft.DDIM and sample_smc is deft.sample_smc
+    assert deft.sample is deft.samplers.sample and not isinstance(deft.sample, OldModule)
+    from deft.condition import condition
+
+    assert deft.condition is condition
+
+
+def test_what_never_was_is_not_found(told):
+    with pytest.raises(ImportError, match=r"cannot import name 'VPSquare'"):
+        from deft.noise import VPSquare  # noqa: F401
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = deft.nonsense
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("deft.nonsense")
+
+
+def test_new_code_uses_new_names(told):
+    """Importing every module of the library says nothing about old names."""
+    code = "import pkgutil, importlib, warnings, deft\nwarnings.simplefilter('error', DeprecationWarning)\n" + (
+        "import deft.train.fit, deft.samplers, deft.methods, deft.prior, deft.workflow, deft.tasks, deft.io.h_files, deft.cli.common"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "is now deft." not in done.stderr, done.stderr
+
+
+def test_the_page_of_old_names_is_that_of_the_tables():
+    """Made by `python -m tests.old_names > docs/old-names.md`."""
+    assert (HERE.parent / "docs" / "old-names.md").read_text() == old_names.page() + "\n"
+
+
+# the face
+
+
+def test_the_face_is_told_to_python_and_to_type_checkers_alike():
+    tree = ast.parse(Path(deft.__file__).read_text())
+    block = next(n for n in tree.body if isinstance(n, ast.If) and getattr(n.test, "id", "") == "TYPE_CHECKING")
+    shown = {a.name: node.module.removeprefix("deft").lstrip(".") for node in block.body for a in node.names}
+    table = {name: module for module, names in deft._WHERE.items() for name in names.split()}
+    rooms = {name for name, module in shown.items() if not module}
+    assert {name: module for name, module in shown.items() if module} == table
+    assert set(deft.__all__) == {*shown, "__version__"}
+    for name in deft.__all__:
+        assert getattr(deft, name) is not None and name in dir(deft)
+    assert all(getattr(deft, name) is sys.modules[f"deft.{name}"] for name in rooms)
+
+
+def test_tasks_of_every_kind_of_data():
+    from deft.core.domain import domains
+
+    for domain in domains().values():
+        for task in domain.tasks().values():
+            assert getattr(deft.tasks, task.__name__) is task and task.__name__ in dir(deft.tasks)
+
+
+def test_a_module_of_the_package_needs_no_import_of_its_own():
+    code = "import deft; deft.domains; deft.io; print(deft.nn.MLP.__name__, deft.prior.load_prior.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["MLP", "load_prior"]
