@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
+import json
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import click
 import pytest
 
 import deft
 import old_names
 from deft import _old_names
 from deft._old_names import MODULES, NAMES, OldModule
+from deft.cli import COMMANDS, cli
+from deft.cli.group import LazyGroup
 
 HERE = Path(__file__).parent
 NAMES_0_1 = {module: names.split() for module, _, names in (line.partition(":") for line in (HERE / "names_0_1.txt").read_text().splitlines())}
@@ -101,15 +106,6 @@ def test_what_never_was_is_not_found(told):
         importlib.import_module("deft.nonsense")
 
 
-def test_new_code_uses_new_names(told):
-    """Importing every module of the library says nothing about old names."""
-    code = "import pkgutil, importlib, warnings, deft\nwarnings.simplefilter('error', DeprecationWarning)\n" + (
-        "import deft.train.fit, deft.samplers, deft.methods, deft.prior, deft.workflow, deft.tasks, deft.io.h_files, deft.cli.common"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "is now deft." not in done.stderr, done.stderr
-
-
 def test_the_page_of_old_names_is_that_of_the_tables():
     """Made by `python -m tests.old_names > docs/old-names.md`."""
     assert (HERE.parent / "docs" / "old-names.md").read_text() == old_names.page() + "\n"
@@ -139,6 +135,57 @@ def test_tasks_of_every_kind_of_data():
             assert getattr(deft.tasks, task.__name__) is task and task.__name__ in dir(deft.tasks)
 
 
-def test_a_module_of_the_package_needs_no_import_of_its_own():
-    code = "import deft; deft.domains; deft.io; print(deft.nn.MLP.__name__, deft.prior.load_prior.__name__)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == ["MLP", "load_prior"]
+# what it costs
+
+LIGHT = """
+import contextlib, io, json, sys, warnings
+warnings.filterwarnings("error", message=".*is now deft", category=DeprecationWarning)
+told = {}
+def note(step):
+    told[step] = [m for m in HEAVY if m in sys.modules]
+import deft
+deft.DeftError
+note("import deft")
+from deft.cli import main
+text = io.StringIO()
+with contextlib.redirect_stdout(text):
+    main(["--help"])
+    main(["--version"])
+note("deft --help")
+deft.sample, deft.DDIM, deft.fit, deft.DEFT, deft.load_prior, deft.tasks, deft.io
+told["of a module"] = deft.nn.MLP.__name__
+note("the face")
+for name in deft.__all__:
+    getattr(deft, name)
+import deft.cli.common, deft.workflow
+print(json.dumps(told))
+"""
+EXTRAS = [
+    "diffusers", "transformers", "accelerate", "huggingface_hub", "starlette", "uvicorn", "httpx", "matplotlib", "scipy", "skimage", "torchvision", "odl",
+    "galaxygrad", "biotite", "pydicom", "nibabel", "h5py",
+]  # fmt: skip
+
+
+def test_what_is_imported_when():
+    """`import deft` and `deft --help` need no PyTorch; what the face shows needs no extra, no picture and no command line; the library itself
+    uses no old name."""
+    heavy = ["torch", "numpy", "PIL", "deft.bench", "deft.testing", *EXTRAS]
+    done = subprocess.run([sys.executable, "-c", f"HEAVY = {heavy}\n{LIGHT}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["import deft"] == told["deft --help"] == [] and told["of a module"] == "MLP"
+    assert set(told["the face"]) <= {"torch", "numpy", "PIL"}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_commands_are_what_the_list_says(name):
+    """`deft --help` shows the first sentence of each command's help without importing the command."""
+    command = cli.get_command(click.Context(cli), name)
+    assert command.name == name and command.get_short_help_str(1000) == COMMANDS[name].about
+
+
+def test_the_list_is_written_as_click_writes_it():
+    plain = click.Group("deft", commands={name: cli.get_command(click.Context(cli), name) for name in COMMANDS})
+    lazy = LazyGroup("deft", lazy=COMMANDS)
+    shown = [group.get_help(click.Context(group, info_name="deft")) for group in (lazy, plain)]
+    assert shown[0] == shown[1] and not lazy.commands

@@ -27,8 +27,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 import deft
-from deft.cli import cli
-from deft.cli.serve import serve as serve_command
 from deft.core.schedule import Rescaled
 from deft.denoiser import MeanDenoiser
 from deft.domains.image.tasks import Inpaint
@@ -42,9 +40,6 @@ from deft.schedule import SCHEDULES, VPTable
 from deft.train.cache import Bank
 from deft.train.data import Clean
 from toys import refused, toy_prior
-
-if "serve" not in cli.commands:
-    cli.add_command(serve_command)
 
 # `deft serve`, with a pause before each forward pass.
 COMMAND = """

@@ -19,8 +19,7 @@ from safetensors.torch import save_file
 
 import deft
 from deft import DEFT, NetworkDenoiser, VPCosine, VPLinear, VPTable, freeze
-from deft.cli import cli, main
-from deft.cli.hub import hub
+from deft.cli import main
 from deft.denoiser import MeanDenoiser
 from deft.domains.image.tasks import Inpaint, SuperResolution
 from deft.errors import CheckpointError, InputError
@@ -35,8 +34,6 @@ from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (1, 16, 16)
-if "hub" not in cli.commands:
-    cli.add_command(hub)
 
 
 def network_prior(seed=0, schedule=None, output="eps", **options):

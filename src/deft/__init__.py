@@ -11,7 +11,6 @@ Everything here is imported when it is first asked for: `import deft` itself tak
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -95,8 +94,12 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"deft.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
-    if not name.startswith("_") and (name in _old_names.MODULES or any(name == m.name for m in pkgutil.iter_modules(__path__))):
-        return importlib.import_module(f"deft.{name}")
+    if not name.startswith("_"):
+        try:
+            return importlib.import_module(f"deft.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"deft.{name}":
+                raise
     raise AttributeError(f"module 'deft' has no attribute {name!r}")
 
 

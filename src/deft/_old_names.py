@@ -12,10 +12,9 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 MODULES: dict[str, str] = {
     "comparison": "bench.studies bench.run",
@@ -187,14 +186,14 @@ class OldModule(ModuleType):
         return [importlib.import_module(f"deft.{name}") for name in MODULES[self.__name__.removeprefix("deft.")].split()]
 
 
-class Finder(MetaPathFinder, Loader):
+class Finder:
     """Makes an `OldModule` for a row of `MODULES`; asked last of all, so only for modules that are not there."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         own = fullname.removeprefix("deft.")
         if own == fullname or own not in MODULES:
             return None
-        return ModuleSpec(fullname, self, origin=f"old name of {_names_of(own)}", is_package=_is_package(own))
+        return ModuleSpec(fullname, cast(Any, self), origin=f"old name of {_names_of(own)}", is_package=_is_package(own))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return OldModule(spec.name, f"Old name of {_names_of(spec.name.removeprefix('deft.'))}.")

@@ -1,34 +1,35 @@
-"""The command `deft`: thin over the library; every failure a user can mend is one line and exit code 2."""
+"""The command `deft`: thin over the library. Commands are imported when they are called, so that `deft --help` needs no PyTorch."""
 
 from __future__ import annotations
 
-import os
-import shlex
-import signal
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 import click
 
-from deft.cli.common import NearestGroup, known_failure, one_line
-from deft.cli.compare import compare
-from deft.cli.demo import demo
-from deft.cli.evaluate import evaluate
-from deft.cli.fit import fit
-from deft.cli.hub import hub
-from deft.cli.info import info, list_all
-from deft.cli.measure import measure
-from deft.cli.prior import prior
-from deft.cli.protein import protein
-from deft.cli.sample import sample
-from deft.cli.serve import serve
-from deft.errors import DeftError, LostError
-from deft.runtime.distributed import World, get_world, launch_note
-from deft.train.fit import Interrupted
+from deft.cli.group import LazyCommand, LazyGroup
+from deft.runtime.launchers import launched
+
+COMMANDS = {
+    "compare": LazyCommand("deft.cli.compare:compare", "Compare priors x tasks x methods x seeds as FILE (TOML) says: fit, tune, draw, measure, report."),
+    "demo": LazyCommand("deft.cli.demo:demo", "Fit an h-transform on 1,000 bundled images, restore held-out ones, compare with other methods."),
+    "evaluate": LazyCommand("deft.cli.evaluate:evaluate", "Compare methods on held-out images: the same masks, measurement noise and seeds for each."),
+    "fit": LazyCommand("deft.cli.fit:fit", "Fit an h-transform to a frozen prior."),
+    "hub": LazyCommand("deft.cli.hub:hub", "Share a fitted h: a folder with card and README, and a model hub."),
+    "info": LazyCommand("deft.cli.info:info", "Show the card of a fitted h, a prior or a run folder."),
+    "list": LazyCommand("deft.cli.info:list_all", "List tasks, methods, samplers and priors."),
+    "measure": LazyCommand("deft.cli.measure:measure", "Measure images as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`."),
+    "prior": LazyCommand("deft.cli.prior:prior", "Priors: what a file is, and training your own."),
+    "protein": LazyCommand("deft.cli.protein:protein", "Protein backbones: new chains around a motif (the extra `protein`)."),
+    "sample": LazyCommand("deft.cli.sample:sample", "Draw samples of what a measurement leaves open."),
+    "serve": LazyCommand("deft.cli.serve:serve", "Serve a prior's outputs over HTTP, without its weights."),
+}
+"""Name -> where the command is, and the first sentence of its help."""
 
 
-@click.group(cls=NearestGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="deft-diffusion", prog_name="deft")
 def cli() -> None:
     """Conditional sampling from a frozen diffusion model by Doob's h-transform.
@@ -43,79 +44,24 @@ def cli() -> None:
     """
 
 
-for command in (demo, fit, sample, evaluate, compare, measure, info, list_all, prior, protein, hub, serve):
-    cli.add_command(command)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    world = World()
+    if not launched() and (not arguments or arguments[0] in ("-h", "--help", "--version")):
+        return _show(arguments)
+    from deft.cli.running import run
+
+    return run(cli, arguments)
+
+
+def _show(arguments: list[str]) -> int:
+    """What needs no command: the help and the version."""
     try:
-        world = get_world()
-        return _run(arguments, world)
+        code = cli.main(args=arguments, prog_name="deft", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        if world.speaks:
-            click.echo(error.format_message(), err=True)
+        click.echo(error.format_message(), err=True)
         return 2
-    except click.ClickException as error:
-        return _fail(error.format_message(), world)
-    except (Interrupted, click.Abort) as stop:
-        cause = stop if isinstance(stop, Interrupted) else stop.__cause__
-        gone = world.missing()  # where one process dies, its launcher stops the others
-        said = f"stopped: rank {', '.join(map(str, gone))} was lost" if gone else "stopped"
-        if isinstance(cause, Interrupted):
-            said = f"{cause}; go on with: {_resume(arguments, world)}"
-        if world.speaks:
-            click.echo(one_line(said), err=True)
-        return 130
-    except LostError as error:
-        return _fail(f"{error}; go on with: {_resume(arguments, world)}" if error.saved else str(error), world)
-    except DeftError as error:
-        return _fail(str(error), world)
-    except (RuntimeError, MemoryError) as error:
-        message = known_failure(error)
-        if message is None:
-            raise
-        return _fail(message, world)
     except BrokenPipeError:
         sys.stderr.close()
         return 141
-    finally:
-        world.close()
-
-
-def _run(arguments: list[str], world: World) -> int:
-    """The command itself, on each of the processes there are; the main one alone is heard."""
-    with ExitStack() as silence:
-        if world.size > 1:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if not world.main:
-            nowhere = silence.enter_context(open(os.devnull, "w"))
-            silence.enter_context(redirect_stdout(nowhere))
-            silence.enter_context(redirect_stderr(nowhere))
-        elif note := launch_note():
-            click.echo(note, err=True)
-        try:
-            code = cli.main(args=arguments, prog_name="deft", standalone_mode=False)
-        except (click.Abort, LostError):
-            raise
-        except Exception as error:
-            try:
-                world.agree(error)  # so that none of the others waits for this one
-            except LostError:
-                raise error from None
-            raise
     return code if isinstance(code, int) else 0
-
-
-def _fail(message: str, world: World) -> int:
-    if world.speaks:
-        click.echo(f"error: {one_line(message)}", err=True)
-    return 2
-
-
-def _resume(arguments: list[str], world: World) -> str:
-    kept = [a for a in arguments if a not in ("--resume", "--overwrite")]
-    launcher = [] if world.size == 1 else ["accelerate", "launch", "...", "-m"]
-    return shlex.join([*launcher, "deft", *kept, "--resume"])

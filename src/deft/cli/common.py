@@ -44,15 +44,6 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-class NearestGroup(click.Group):
-    """A group that offers the nearest name for a command it does not have."""
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise unknown("command", args[0], self.list_commands(ctx))
-        return super().resolve_command(ctx, args)
-
-
 class Name(click.ParamType):
     """A name out of a table; an unknown one is an error with the nearest offered."""
 

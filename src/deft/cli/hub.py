@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from deft.cli import common
-from deft.cli.common import NearestGroup, Output, json_option, out_option, overwrite_option
+from deft.cli.common import Output, json_option, out_option, overwrite_option
+from deft.cli.group import NearestGroup
 from deft.workflow.hub import FILES, push_to_hub, save_pretrained
 from deft.workflow.model_card import noise_text
 

@@ -9,8 +9,9 @@ from click.core import ParameterSource
 
 from deft.bench.report import picture_of
 from deft.cli import common
-from deft.cli.common import DATA_HELP, Name, NearestGroup, Output, json_option
+from deft.cli.common import DATA_HELP, Name, Output, json_option
 from deft.cli.convert import convert as convert_command
+from deft.cli.group import NearestGroup
 from deft.cli.measure_inspect import inspect as inspect_command
 from deft.core.random import Noise
 from deft.domains.image.reading import Reading

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from deft.cli import common
-from deft.cli.common import DATA_HELP, Name, NearestGroup, Numbers, Output, json_option, out_option, overwrite_option
+from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
 from deft.cli.fit import hold_out
+from deft.cli.group import NearestGroup
 from deft.cli.info import card_lines
 from deft.cli.inspect import inspect
 from deft.core.denoiser import fingerprint, freeze

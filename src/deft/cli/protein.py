@@ -14,7 +14,8 @@ from click.core import ParameterSource
 from tqdm import tqdm
 
 from deft.cli import common
-from deft.cli.common import Name, NearestGroup, Output, json_option, out_option, overwrite_option
+from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
+from deft.cli.group import NearestGroup
 from deft.core.grid import SPACINGS
 from deft.domains.image.writing import open_folder
 from deft.errors import CheckpointError, InputError, unknown

@@ -25,12 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from deft.errors import DeftError, InputError, LostError
+from deft.runtime.launchers import launched
 
 J = TypeVar("J")
 T = TypeVar("T")
 
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Where launchers say how many processes there are; the first is torch's, the others are those of MPIs."""
 TIMEOUT = 300.0
 """Seconds a process waits for the others before it gives the run up, unless DEFT_TIMEOUT says otherwise."""
 
@@ -291,7 +290,7 @@ def launched_world() -> World:
         InputError: a launcher, but no accelerate, or settings of it that are not for this library.
         LostError: the processes did not find each other.
     """
-    return Processes() if any(int(os.environ.get(name) or 1) > 1 for name in SIZES) else World()
+    return Processes() if launched() else World()
 
 
 _alone: ContextVar[World | None] = ContextVar("alone", default=None)
