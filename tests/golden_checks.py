@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,8 +105,6 @@ def check_measured(file: Path, about: Mapping[str, Any], *, images: np.ndarray, 
     x = images[:, None] / 127.5 - 1
     assert len(data["y"]) == len(x) == about["n"] and list(data["y"].shape[1:]) == about["shape"], "as many measurements as images"
     np.testing.assert_allclose(data["truth"], x, atol=1e-6, err_msg="truth is not the images that were given")
-    import json
-
     kept = json.loads(str(data["task"]))
     assert kept == about["task"] and kept["name"] == task and kept["sigma_y"] == sigma_y
     mask = data.get("mask")
@@ -226,13 +226,12 @@ HIGH = {"psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "ssim", "top1"}
 LOW = {"energy_score", "energy_score_pixels", "crps", "feature_distance", "perceptual_distance", "seconds"}
 
 
-def metric_of(cell: str) -> str | None:
-    """The metric that the first cell of a row names."""
+def metric_of(cell: str, arrow: bool = False) -> str | None:
+    """The metric that the first cell of a row names. arrow: the cell must say which way is better; if it does, it is right in any case."""
     name = cell.rstrip(" ↑↓").strip()
     found = next((k for k, v in NAMES.items() if v == name), None)
-    if found is not None:
-        arrow = "↑" if found in HIGH else "↓" if found in LOW else ""
-        assert cell.strip().endswith(arrow), f"{cell!r}: is {name} better high or low?"
+    if found is not None and (arrow or cell.strip()[-1] in "↑↓"):
+        assert cell.strip() == (name + (" ↑" if found in HIGH else " ↓" if found in LOW else "")), f"{cell!r}: is {name} better high or low?"
     return found
 
 
@@ -254,7 +253,7 @@ def check_report_tables(tables: Sequence[Sequence[Sequence[str]]], rows: Sequenc
     main = next(t for t in tables if t[0][1:] == list(titles.values()))
     told = set()
     for name, *cells in main[1:]:
-        metric = metric_of(name)
+        metric = metric_of(name, arrow=True)
         assert metric is not None, f"no metric is called {name!r}"
         told.add(metric)
         for m, cell in zip(titles, cells, strict=True):
@@ -296,12 +295,15 @@ def check_compared(out: Path, *, truth: np.ndarray, seeds: Sequence[int], sample
     rows = [r for r in report["rows"] if (r["prior"], r["task"]) == (prior, task)]
     pooled = {(r["method"], r["metric"]): r for r in rows if r["seed"] is None and "versus" not in r}
     draws = {p.stem: read(p) for p in (out / "draw").glob("*.json")}
-    tested = {(d["spec"]["plan"]["method"], d["spec"]["seed"], d["spec"]["fit"] is None): (k, d) for k, d in draws.items() if d["spec"]["split"] == "test" and "-test-" in k}
+    tested = {(d["spec"]["plan"]["method"], d["spec"]["seed"], d["spec"]["fit"] is None): (k, d) for k, d in draws.items() if d["spec"]["split"] == "test" and d["spec"]["images"] == report["images"]}
     columns: dict[str, list[np.ndarray]] = {}
     notes = {}
     for arm, title in titles.items():
         mine = {seed: next((k, d) for (m, s, _), (k, d) in tested.items() if m == arm and s == seed) for seed in seeds}
         for seed, (key, piece) in mine.items():
+            assert len(piece["per_image"]["psnr"]) == piece["spec"]["images"] == len(truth) and piece["spec"]["samples"] == samples
+            if seed != seeds[0]:  # whose samples are not kept
+                continue
             kept = arrays(out / "draw" / f"{key}.npz")
             np.testing.assert_allclose(kept["truth"], truth, atol=2e-3, err_msg=f"the images of {key} are not those to be tested")
             assert kept["samples"].shape[:2] == (len(truth), samples)
@@ -314,11 +316,10 @@ def check_compared(out: Path, *, truth: np.ndarray, seeds: Sequence[int], sample
                     np.testing.assert_allclose(got, v, atol=max(SLACK.get(metric, 1e-3), 1e-3) * 2, rtol=4e-3, err_msg=f"{metric} of {key}")
                 else:
                     close(float(np.mean(got)), v[0], 4e-3, f"{metric} of {key}")
-            if seed == seeds[0]:
-                columns.setdefault("truth", [pixels(x) for x in kept["truth"].astype(np.float32)])
-                columns.setdefault("measurement", [seen_pixels(task, y[i], None if mask is None else mask[i]) for i in range(len(y))])
-                columns[title] = [pixels(x) for x in drawn[:, 0]]
-                notes[title] = f"{piece['calls']:.0f} calls"
+            columns.setdefault("truth", [pixels(x) for x in kept["truth"].astype(np.float32)])
+            columns.setdefault("measurement", [seen_pixels(task, y[i], None if mask is None else mask[i]) for i in range(len(y))])
+            columns[title] = [pixels(x) for x in drawn[:, 0]]
+            notes[title] = f"{piece['calls']:.0f} calls"
         for metric in mine[seeds[0]][1]["per_image"]:
             v = np.array([piece["per_image"][metric] for _, piece in mine.values()])
             row = pooled[arm, metric]
@@ -334,11 +335,11 @@ def check_compared(out: Path, *, truth: np.ndarray, seeds: Sequence[int], sample
         fit = mine[seeds[0]][1]["spec"]["fit"]
         if fit is not None:
             fitted = read(out / "fit" / f"{fit}.json")
-            assert pooled[arm, "fit_seconds"]["value"] == fitted["seconds"] and pooled[arm, "parameters"]["value"] == fitted["parameters"]
+            assert pooled[arm, "fit_seconds"]["value"] == fitted["seconds"] and pooled[arm, "parameters"]["value"] == fitted["parameters"] and pooled[arm, "share"]["value"] == fitted["share"]
     for r in rows:
         if "versus" in r:
             close(r["value"], pooled[r["method"], r["metric"]]["value"] - pooled[r["versus"], r["metric"]]["value"], 1e-5, f"difference in {r['metric']} of {r['method']}", 1e-8)
-    check_sheet(out / f"wall-{prior}-{task}.png", columns, notes=notes, near=1)
+    check_sheet(out / f"wall-{prior.replace(' ', '-')}-{task}.png", columns, notes=notes, near=1)
 
     # what each arm was tuned to: the best of those tried, on other images than are tested
     for t in report["tuned"]:
@@ -355,11 +356,19 @@ def check_compared(out: Path, *, truth: np.ndarray, seeds: Sequence[int], sample
     tables = markdown_tables((out / "report.md").read_text(encoding="utf-8"))
     by_title = {v: k for k, v in titles.items()}
     checked = 0
-    extra = {"calls": "calls", "backward": "backward", "s a sample": "seconds", "MiB": "memory_mib", "fit (s)": "fit_seconds"}
+    extra = {"calls": "calls", "backward": "backward", "s a sample": "seconds", "MiB": "memory_mib", "fit (s)": "fit_seconds", "parameters": "share"}
     for table in tables:
-        heads = [h.partition(" (")[0] + (" (dB)" if "(dB)" in h else "") for h in table[0]]
-        known = [metric_of(h + h_arrow) for h, h_arrow in zip(heads, [""] * len(heads), strict=True)] if False else [next((k for k, v in NAMES.items() if v == h.rstrip(" ↑↓")), extra.get(full)) for h, full in zip(heads, table[0], strict=True)]
+        heads = [re.sub(r" \([\d.]+ is right\)$", "", h) for h in table[0]]
+        known = [extra.get(h) or metric_of(h or "-") for h in heads]
         if not any(known) or not all(r[0] in by_title for r in table[1:]) or len(table[0]) < 3:
+            continue
+        if "ratio" in heads:  # each at its best point of the curve
+            lead = metric_of(heads[2])
+            for title, calls, cell, *_ in table[1:]:
+                mine = [c for c in report["curves"] if c["title"] == title and c["metric"] == lead]
+                best = min(mine, key=lambda c: -c["value"] if lead in HIGH else c["value"])
+                assert shown(best["calls"], calls), f"{title} is best at {best['calls']} calls, the table shows {calls}"
+                agrees(cell, best, f"the best point of {title}")
             continue
         for title, *cells in table[1:]:
             for metric, cell in zip(known[1:], cells, strict=True):
@@ -367,7 +376,7 @@ def check_compared(out: Path, *, truth: np.ndarray, seeds: Sequence[int], sample
                 if metric == "calls":
                     assert shown(next(r["calls"] for r in rows if r["method"] == by_title[title]), cell)
                 elif metric in extra.values():
-                    assert (row is None) == (cell == "–") and (row is None or shown(row["value"], cell)), f"{metric} of {title}: the table shows {cell!r}"
+                    assert (row is None) == (cell == "–") and (row is None or shown(100 * row["value"] if metric == "share" else row["value"], cell)), f"{metric} of {title}: the table shows {cell!r}"
                 elif metric is not None:
                     agrees(cell.replace("*", "").replace(" ≈", ""), row, f"{metric} of {title}")
                     checked += 1
