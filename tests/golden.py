@@ -1,6 +1,7 @@
 """Reading back what commands write: pictures, labelled sheets of pictures, tables; and metrics by their definitions.
 
-Nothing here asks `deft` for a number or a picture: the formulas are written out in NumPy, and a sheet is read from its PNG alone.
+Nothing here asks `deft` for a number or a picture: the formulas are written out in NumPy, and a sheet is read from its
+PNG alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def same_picture(path: Path, x: np.ndarray, what: str) -> None:
     """The PNG is the array in [-1, 1], to one grey level."""
     found, expected = png(path).astype(int), pixels(x).astype(int)
     assert found.shape == expected.shape, f"{path.name} is {found.shape}, {what} is {expected.shape}"
-    assert np.abs(found - expected).max() <= 1, f"{path.name} is not {what}: off by up to {np.abs(found - expected).max()} grey levels"
+    assert np.abs(found - expected).max() <= 1, (
+        f"{path.name} is not {what}: off by up to {np.abs(found - expected).max()} grey levels"
+    )
 
 
 HEAT = np.array([(10, 8, 30), (66, 20, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 190)], float)
@@ -68,25 +71,35 @@ class Sheet:
         self.red = np.ascontiguousarray(self.rgb[..., 0])
 
     def find(self, picture: np.ndarray, near: int = 0) -> list[Box]:
-        """Where a picture uint8 [H, W, 3] is, enlarged by a whole number; near: by how many levels a channel may differ."""
-        for zoom in sorted(range(1, 17), key=lambda z: (z != self.zoom, -z)):  # all pictures of a sheet are enlarged alike
+        """Where a picture uint8 [H, W, 3] is, enlarged by a whole number; near: by how many levels a channel may
+        differ."""
+        for zoom in sorted(
+            range(1, 17), key=lambda z: (z != self.zoom, -z)
+        ):  # all pictures of a sheet are enlarged alike
             big = np.repeat(np.repeat(picture.astype(np.int16), zoom, 0), zoom, 1)
             height, width = big.shape[:2]
             rows, columns = self.rgb.shape[0] - height + 1, self.rgb.shape[1] - width + 1
             if min(rows, columns) < 1:
                 continue
             y, x = np.nonzero(np.abs(self.red[:rows, :columns] - big[0, 0, 0]) <= near)
-            for dy, dx in np.random.default_rng(0).integers((height, width), size=(32, 2)):  # a few pixels first, then all of them
+            for dy, dx in np.random.default_rng(0).integers(
+                (height, width), size=(32, 2)
+            ):  # a few pixels first, then all of them
                 fits = (np.abs(self.rgb[y + dy, x + dx] - big[dy, dx]) <= near).all(-1)
                 y, x = y[fits], x[fits]
-            found = [Box(int(i), int(j), width, height) for j, i in zip(y, x, strict=True) if np.abs(self.rgb[j : j + height, i : i + width] - big).max() <= near]
+            found = [
+                Box(int(i), int(j), width, height)
+                for j, i in zip(y, x, strict=True)
+                if np.abs(self.rgb[j : j + height, i : i + width] - big).max() <= near
+            ]
             if found:
                 self.zoom = zoom
                 return found
         return []
 
     def says(self, text: str, x: float, anchor: str, low: int, high: int) -> bool:
-        """Whether a text stands at x (its middle for the anchor "m", its right end for "r", its left for "l") between two rows, and nothing beside it."""
+        """Whether a text stands at x (its middle for the anchor "m", its right end for "r", its left for "l")
+        between two rows, and nothing beside it."""
         band = self.dark[max(low, 0) : high]
         for size in range(10, 24):
             canvas = Image.new("L", (self.dark.shape[1], 3 * size), 255)
@@ -105,9 +118,17 @@ class Sheet:
 
 
 def check_sheet(
-    path: Path, columns: Mapping[str, Sequence[np.ndarray]], *, notes: Mapping[str, str] | None = None, rows: Sequence[str] = (), title: str = "", near: int = 0
-) -> None:  # fmt: skip
-    """A sheet has these columns, label -> pictures uint8 [H, W, 3] from top to bottom, in this order from left to right, each under its label.
+    path: Path,
+    columns: Mapping[str, Sequence[np.ndarray]],
+    *,
+    notes: Mapping[str, str] | None = None,
+    rows: Sequence[str] = (),
+    title: str = "",
+    near: int = 0,
+) -> None:
+    """A sheet has these columns, label -> pictures uint8 [H, W, 3] from top to bottom, each under its label.
+
+    The columns are in this order from left to right.
 
     notes: a second line under a label. rows: captions on the left. near: see `Sheet.find`.
     """
@@ -122,21 +143,31 @@ def check_sheet(
         assert in_line, f"{path.name}: the pictures of {label!r} are not below each other in a column of their own"
         places[label] = [next(b for b in boxes if b.x == in_line[0]) for boxes in found]
     across = [p[0].x for p in places.values()]
-    assert across == sorted(across), f"{path.name}: the columns {list(columns)} are at {across}, expected from left to right"
+    assert across == sorted(across), (
+        f"{path.name}: the columns {list(columns)} are at {across}, expected from left to right"
+    )
     for label, boxes in places.items():
         heights = [b.y for b in boxes]
-        assert heights == sorted(heights) and heights == [b.y for b in next(iter(places.values()))[: len(boxes)]], f"{path.name}: the rows of {label!r} are not those of the others"
+        assert heights == sorted(heights) and heights == [b.y for b in next(iter(places.values()))[: len(boxes)]], (
+            f"{path.name}: the rows of {label!r} are not those of the others"
+        )
         first = boxes[0]
         for text in (label, (notes or {}).get(label, "")):
             if text:
                 shown = text.replace("Π", "Pi").replace("σ", "sigma").replace("η", "eta")
-                assert sheet.says(shown, first.x + first.width / 2, "m", first.y - 50, first.y), f"{path.name}: {text!r} does not stand above its column"
+                assert sheet.says(shown, first.x + first.width / 2, "m", first.y - 50, first.y), (
+                    f"{path.name}: {text!r} does not stand above its column"
+                )
     column = next(iter(places.values()))
     for text, box in zip(rows, column, strict=True) if rows else ():
         edge = column[0].x - 1
-        assert any(sheet.says(text, x, "r", box.y, box.y + box.height) for x in range(edge, edge - 120, -1)), f"{path.name}: the caption {text!r} is not beside its row"
+        assert any(sheet.says(text, x, "r", box.y, box.y + box.height) for x in range(edge, edge - 120, -1)), (
+            f"{path.name}: the caption {text!r} is not beside its row"
+        )
     if title:
-        assert any(sheet.says(title, x, "l", 0, 40) for x in range(0, column[0].x + 1)), f"{path.name}: the title {title!r} is not on it"
+        assert any(sheet.says(title, x, "l", 0, 40) for x in range(0, column[0].x + 1)), (
+            f"{path.name}: the title {title!r} is not on it"
+        )
 
 
 # Tables.
@@ -188,7 +219,9 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def close(found: float, expected: float, rel: float, what: str, least: float = 0.0) -> None:
-    assert math.isfinite(found) and abs(found - expected) <= max(rel * abs(expected), least), f"{what} is {found:.6g}, expected {expected:.6g}"
+    assert math.isfinite(found) and abs(found - expected) <= max(rel * abs(expected), least), (
+        f"{what} is {found:.6g}, expected {expected:.6g}"
+    )
 
 
 # Metrics of samples [S, C, H, W] and the truth [C, H, W], in [-1, 1]. where: 1 at the pixels that count.
@@ -200,7 +233,12 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def psnr(x: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None) -> float:
     squares = np.square(unit(x) - unit(truth))
-    return float(-10 * np.log10(max(np.average(squares, weights=None if where is None else np.broadcast_to(where, squares.shape)), 1e-10)))
+    return float(
+        -10
+        * np.log10(
+            max(np.average(squares, weights=None if where is None else np.broadcast_to(where, squares.shape)), 1e-10)
+        )
+    )
 
 
 def ssim(x: np.ndarray, truth: np.ndarray) -> float:
@@ -210,7 +248,8 @@ def ssim(x: np.ndarray, truth: np.ndarray) -> float:
 
 
 def energy(samples: np.ndarray, truth: np.ndarray) -> float:
-    """Mean distance to the truth less half of that between different samples; a distance is the root mean square over pixels."""
+    """Mean distance to the truth less half of that between different samples; a distance is the root mean square
+    over pixels."""
     x, y, s = np.clip(samples.astype(float), -1, 1), np.clip(truth.astype(float), -1, 1), len(samples)
     rms = lambda d: float(np.sqrt(np.square(d).mean()))  # noqa: E731
     pairs = [rms(x[i] - x[j]) for i in range(s) for j in range(i)]
@@ -224,7 +263,8 @@ def crps(samples: np.ndarray, truth: np.ndarray) -> float:
 
 
 def coverage(samples: np.ndarray, truth: np.ndarray, where: np.ndarray | None = None, level: float = 0.9) -> float:
-    """Share of pixels whose central interval holds the truth: its rank among the samples, at random among equals, spread over its cell of 1/(S + 1)."""
+    """Share of pixels whose central interval holds the truth: its rank among the samples, at random among
+    equals, spread over its cell of 1/(S + 1)."""
     s = len(samples)
     x, y = (np.rint((np.clip(np.asarray(v, np.float32), -1, 1) + 1) * 127.5) for v in (samples, truth))
     whole = np.concatenate([x, y[None]])
@@ -239,8 +279,11 @@ def coverage(samples: np.ndarray, truth: np.ndarray, where: np.ndarray | None = 
     return float(np.mean(inside))
 
 
-def spread_over_error(samples: Sequence[np.ndarray], truth: Sequence[np.ndarray], where: Sequence[np.ndarray | None]) -> float:
-    """Root of (1 + 1/S) times the mean variance of the samples over the mean squared error of their mean, over all images."""
+def spread_over_error(
+    samples: Sequence[np.ndarray], truth: Sequence[np.ndarray], where: Sequence[np.ndarray | None]
+) -> float:
+    """Root of (1 + 1/S) times the mean variance of the samples over the mean squared error of their mean, over
+    all images."""
     a, b = [], []
     for x, y, w in zip(samples, truth, where, strict=True):
         x, y = np.clip(x.astype(float), -1, 1), np.clip(y.astype(float), -1, 1)
@@ -264,10 +307,13 @@ def residual(task: str, x: np.ndarray, y: np.ndarray, mask: np.ndarray | None) -
 
 
 def bracketed(row: Mapping[str, Any], values: Sequence[float], what: str) -> None:
-    """The interval of a row is the bootstrap's of these values, one an image: to a tenth of its width, and around its value."""
+    """The interval of a row is the bootstrap's of these values, one an image: to a tenth of its width, and
+    around its value."""
     assert row["low"] <= row["value"] <= row["high"], f"{what}: {row['value']} is outside [{row['low']}, {row['high']}]"
     v = np.asarray(values, float)
     means = v[np.random.default_rng(7).integers(0, len(v), (8000, len(v)))].mean(1)
     low, high = np.quantile(means, (0.025, 0.975))
     slack = 0.12 * (high - low) + 2e-3 * abs(v.mean()) + 1e-4
-    assert abs(row["low"] - low) <= slack and abs(row["high"] - high) <= slack, f"{what}: the interval is [{row['low']:.5g}, {row['high']:.5g}], expected [{low:.5g}, {high:.5g}]"
+    assert abs(row["low"] - low) <= slack and abs(row["high"] - high) <= slack, (
+        f"{what}: the interval is [{row['low']:.5g}, {row['high']:.5g}], expected [{low:.5g}, {high:.5g}]"
+    )
