@@ -7,7 +7,7 @@ made, or nearly, applied by monkeypatching, with the truth that must catch it. A
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -20,8 +20,10 @@ from deft.core.random import BatchNoise, Noise, generator
 from deft.core.transition import Level, ddim, ito, log_ratio, shift
 from deft.denoiser.parametrisation import OUTPUTS, parametrisation
 from deft.guidance import DPS, ExactInside, ExactMixture, PiGDM, ReconstructionGuidance
+from deft.guidance.combine import Clipped, Scaled
 from deft.guidance.exact import Mixture
 from deft.learned import DEFT
+from deft.learned.deft import Multiplier
 from deft.likelihood import Gaussian, Observation
 from deft.operator import BlockAverage, Mask, Matrix
 from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, ode, path, sample, sample_paths, sde
@@ -232,6 +234,39 @@ def many_lifted(n=16):
     return Observation(like.sample(WORLD.sample(n, 1), Noise(2, n)), like)
 
 
+def truth_guide():
+    """The first step along an untrained DEFT, of every form, lowers |A x̂ - y|^2: for each measurement that the prior's mean misses."""
+    obs, prior = many_lifted(), WORLD.prior(VPCosine())
+    x = torch.randn(16, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
+    for units, guide, gate in product(("v", "eps"), ("pull", "score"), (True, False)):
+        h = DEFT((2,), 1, width=8, units=units, guide=guide, gate=gate).double().eval()
+        for t in (0.1, 0.5, 0.9):
+            pred = prior(x, tensor(t)[0])
+            with torch.no_grad():
+                value = h(pred, obs)
+            step = 1e-3 * value * pred.mean.norm() / value.norm()
+            before, after = (obs.likelihood.residual(obs.y, v).square().flatten(1).sum(1) for v in (pred.mean, pred.mean + step))
+            assert bool((after < before).all()), f"{units}, {guide}, t = {t}: the untrained h leads away from the measurement"
+
+
+def truth_clipped():
+    """`Clipped`: |sigma h| is at most `most` times |eps|, sample by sample; an h below that is left as it is, and a longer one keeps its direction."""
+    obs, prior = many(), WORLD.prior(VPCosine())
+    x = 1.5 * torch.randn(16, 2, dtype=F64, generator=torch.Generator().manual_seed(2))
+    seen = set()
+    for t in (0.02, 0.1, 0.5, 0.9):
+        for most in (0.05, 0.3, 1.0):
+            pred = prior(x.clone().requires_grad_(), tensor(t)[0])
+            plain = ExactMixture(WORLD.mixture)(pred, obs).detach()
+            pred = prior(x.clone().requires_grad_(), tensor(t)[0])
+            got = Clipped(ExactMixture(WORLD.mixture), most)(pred, obs).detach()
+            size, limit = (pred.sigma * plain).norm(dim=1), most * pred.eps.detach().norm(dim=1)
+            close((pred.sigma * got).norm(dim=1), torch.minimum(size, limit), 1e-9)
+            close(got, plain * (limit / size).clamp_max(1.0)[:, None], 1e-7)
+            seen |= set((size > limit).tolist())
+    assert seen == {True, False}
+
+
 def truth_objective():
     """The exact h has a lower loss than itself scaled by 0.9 or 1.1 (the same draws: differences are significant)."""
     n, prior = 4000, WORLD.prior(VPCosine())
@@ -244,8 +279,6 @@ def truth_objective():
 
 
 def _scaled(c):
-    from deft.guidance.combine import Scaled
-
     return Scaled(ExactMixture(WORLD.mixture), c)
 
 
@@ -308,6 +341,14 @@ def swapped(schedule, x, noise, focus=1.0, even=0.0, prior=None):
     return s * x + a * noise.normal(x.shape[1:]).to(x.dtype), t, a, s
 
 
+def clipped_by_h(self, pred, obs):
+    """|h| in the place of sigma |h|."""
+    h = self.h(pred, obs)
+    limit = self.most * pred.eps.flatten(1).norm(dim=1) / h.flatten(1).norm(dim=1).clamp_min(1e-30)
+    return h * limit.clamp_max(1.0).reshape((-1,) + (1,) * (h.ndim - 1))
+
+
+_deft = DEFT.forward
 _log_h, _event, _pi = ExactMixture.log_h, ExactInside.log_h, PiGDM.log_h
 _residual, _dps = Gaussian.residual, DPS.forward
 
@@ -349,6 +390,9 @@ MUTATIONS = {
     ),
     "sign of the residual": (Gaussian, "residual", lambda self, y, x: -_residual(self, y, x), truth_likelihood),
     "pull the wrong way": (Gaussian, "pull", lambda self, y, x, rho2: -rho2 * self.score(y, x), truth_start),
+    "the untrained guide reversed": (DEFT, "forward", lambda self, p, o: -_deft(self, p, o), truth_guide),
+    "n2 starts at -1": (Multiplier, "forward", lambda self, time: -torch.ones_like(time), truth_guide),
+    "Clipped measures |h|": (Clipped, "forward", clipped_by_h, truth_clipped),
     "noise in the hole": (Gaussian, "sample", noise_everywhere, truth_likelihood),
     "sign of ΠGDM": (PiGDM, "log_h", lambda self, p, o: -_pi(self, p, o), truth_guidance),
     "ΠGDM of another data scale": (PiGDM, "log_h", lambda self, p, o: _pi(PiGDM(0.7), p, o), truth_guidance),
