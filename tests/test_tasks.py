@@ -13,13 +13,13 @@ from deft.bench.report import picture_of
 from deft.core.denoiser import freeze
 from deft.core.random import BatchNoise, Noise
 from deft.domains.image.data import dataset
+from deft.domains.image.prior import ImagePrior
 from deft.domains.image.tasks import PAPER, TASKS, ImageTask, get_task, make_task
 from deft.errors import InputError
 from deft.io.measurements import is_measurement, read_measurement, save_measurement
 from deft.learned import DEFT
 from deft.nn import UNet
 from deft.operator import Mask
-from deft.prior import ImagePrior
 from deft.schedule import VPCosine
 from deft.train.cache import Bank
 from deft.train.data import Clean

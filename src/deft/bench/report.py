@@ -13,15 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deft.bench.measure import METRICS, Outcome
 from deft.bench.statistics import bootstrap, paired
 from deft.core.likelihood import Observation
-from deft.domains.image.metrics import spread
-from deft.domains.image.writing import Column, heat, picture_grid, save_arrays, save_image, to_pixels, with_hole
+from deft.domains.image.sheet import picture_of, spread_column
+from deft.domains.image.writing import Column, picture_grid, save_arrays, save_image, to_pixels
 from deft.io.files import write_json, write_text
 from deft.methods import METHODS
 from deft.train.levels import hidden_pixels
@@ -160,13 +159,6 @@ def write_report(out: Path, title: str, rows: Sequence[Row], settings: Mapping[s
     return report
 
 
-def picture_of(obs: Observation, shape: Sequence[int]) -> np.ndarray:
-    """Measurements [N] as pictures uint8 [N, H, W, 3]: enlarged if they are small, with the hole painted over."""
-    hidden = hidden_pixels(obs, (len(obs), *shape))
-    pixels = to_pixels(obs.likelihood.picture(obs.y))
-    return pixels if hidden is None else with_hole(pixels, hidden.expand(len(obs), *shape))
-
-
 def comparison_picture(
     path: Path,
     truth: Tensor,
@@ -191,14 +183,6 @@ def comparison_picture(
     save_image(
         path, picture_grid(columns, title=title, footer=footer, rows=list(captions[:n]), gaps=(1, len(outcomes) + 1))
     )
-
-
-def spread_column(samples: Tensor, note: str) -> tuple[Column, str]:
-    """The spread of [N, S, *E] as a column, and the line that says what its colours mean."""
-    deviation = spread(samples).mean(1)
-    top = max(float(deviation.max()), 1e-3)
-    about = f"spread: standard deviation of each pixel over the samples; black 0, pale yellow {top:.2f} (the range of pixels is 2)"
-    return Column("spread", heat(deviation, top), note), about
 
 
 def write_samples(path: Path, truth: Tensor, obs: Observation, outcomes: Mapping[str, Outcome]) -> None:

@@ -12,13 +12,9 @@ from deft.bench.report import comparison_picture, machine, make_rows, terminal, 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.core.random import Noise
-from deft.domains.image.classifier import fashion_classifier
-from deft.domains.image.contrastive import ct_encoder
-from deft.domains.image.data import FASHION_LABELS
-from deft.domains.image.reading import Reading
-from deft.domains.image.tasks import TASKS
-from deft.domains.image.writing import open_folder
 from deft.errors import InputError
+from deft.io.files import open_folder
+from deft.io.tasks import TASKS
 from deft.learned import kind_of
 from deft.methods import plan
 
@@ -30,6 +26,7 @@ from deft.methods import plan
 @click.option("--methods", help="Names with commas between them.  [default: deft,dps,pigdm,prior; without a run: all but deft]")
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
+@common.trust_code_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run.  [default: inpaint]")
 @common.task_option_option
 @click.option("--images", type=int, help="Use the first so many images.  [default: all]")
@@ -73,13 +70,13 @@ def evaluate(
     else:
         name = prior_option or "fashion"
         prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task or "inpaint", None, None, task_options)
+        chosen = common.make_task(task, None, None, task_options, domain=common.domain_for(prior))
     names = methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
     plans = [plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names]
     for p in plans:
         p.make(prior, fitted)
     prior = common.spread_out(prior, shard_prior)
-    shape = common.image_shape(prior)
+    domain, shape = common.domain_for(prior), prior.data_shape
     likelihood = chosen.check(shape).likelihood
     for p in plans:
         if reason := p.method.misfit(likelihood):
@@ -87,12 +84,12 @@ def evaluate(
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)
-    reading = Reading(shape, skip_bad, resize, convert, value_range)
+    reading = common.reading(skip_bad, resize, convert, value_range)
     labels, obs = None, None
     if pairs:
-        x, obs = common.read_pairs(Path(data), chosen, shape, reading)
+        x, obs = common.read_pairs(Path(data), chosen, domain, shape, reading)
     else:
-        found = common.load_images(data, "test", reading, output.say)
+        found = common.load_data(domain, data, "test", shape, reading, output.say)
         x, labels = found.x, found.labels
     if images is not None and not 1 <= images <= len(x):
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
@@ -100,25 +97,23 @@ def evaluate(
     x = x[:n]
     labels = None if labels is None else labels[:n]
     obs = chosen.observe(x, Noise(seed, n)) if obs is None else obs[:n]
-    clothes = labels is not None and shape == (1, 32, 32) and (name == "fashion" or data.partition(":")[0] == "fashion")
+    network, classes = domain.features((name, data.partition(":")[0]), shape, labels is not None)
     open_folder(out, overwrite=overwrite)
     if samples == 1:
         output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
-    slices = shape == (1, 64, 64) and "ct" in (name, data.partition(":")[0])
-    network = fashion_classifier() if clothes else ct_encoder() if slices else None
 
     outcomes = compare(
         plans, prior, x, obs, fitted=fitted, samples=samples, seed=seed, batch=batch, progress=common.bars(), say=output.say,
-        classifier=network, labels=labels if clothes else None,
+        classifier=network, labels=labels if classes else None,
     )  # fmt: skip
     rows = make_rows(chosen.name, outcomes)
     settings = {
         "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": n,
         "samples": samples, "plans": [p.config() for p in plans], "machine": machine(),
     }  # fmt: skip
-    title = f"{chosen.title}: {n} images, {samples} samples each"
+    title = f"{chosen.title}: {n} {domain.title}, {samples} samples each"
     report = write_report(out, title, rows, settings)
-    captions = [FASHION_LABELS[i] for i in labels[:10].tolist()] if clothes and labels is not None else []
+    captions = [classes[i] for i in labels[:10].tolist()] if classes and labels is not None else []
     comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=chosen.title)
     write_samples(out / "samples.npz", x, obs, outcomes)
     output.say("\n" + terminal(title, rows))
