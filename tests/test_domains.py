@@ -44,10 +44,6 @@ THEIRS: dict[str, str] = {
 """Files that may still import from a kind of data. It only shrinks."""
 
 
-SHARED = ("structure.py", "view.py")
-"""Files of one kind of data that still use another's."""
-
-
 def named(path: Path) -> list[str]:
     """The modules of kinds of data that a file imports, early or late, or names in a text."""
     found = []
@@ -63,13 +59,6 @@ def test_nobody_outside_its_folder_names_a_kind_of_data():
     naming = {name: found for name, path in files.items() if (found := named(path))}
     assert not naming.keys() - THEIRS.keys(), {k: v for k, v in naming.items() if k not in THEIRS}
     assert not THEIRS.keys() - naming.keys(), "these have been mended: take them off the list"
-
-
-def test_one_kind_of_data_does_not_import_another():
-    for path in (SRC / "domains").rglob("*.py"):
-        own = path.relative_to(SRC / "domains").parts[0]
-        others = [m for m in named(path) if m.split(".")[2] != own]
-        assert own == "__init__.py" or not others or path.name in SHARED, (path, others)
 
 
 # What the bundled ones answer.

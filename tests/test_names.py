@@ -25,7 +25,11 @@ HERE = Path(__file__).parent
 NAMES_0_1 = {module: names.split() for module, _, names in (line.partition(":") for line in (HERE / "names_0_1.txt").read_text().splitlines())}
 """Module -> its public names in version 0.1: all modules, and the names of those that were not the commands' own."""
 
-GONE: dict[str, str] = {}
+GONE: dict[str, str] = {
+    "train.adapter.load_any_h": "load_h loads an h of any kind of data",
+    "prior.options.KINDS": "a family's options stand with it: FAMILIES[name].options",
+    "prior.options.GENIE_KINDS": "the same",
+}
 """Names of 0.1 that have no successor -> why."""
 
 

@@ -25,6 +25,8 @@ from deft.errors import ContractError, InputError
 from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
 
+Choices = dict[str, tuple[str, ...]]
+"""Setting -> the words that it may be."""
 Limits = tuple[float, float]
 """The two numbers that stood for the ends of the range of a sample's values."""
 
@@ -78,7 +80,7 @@ class OperatorTask(ABC):
     convention: ClassVar[str] = ""
     conventions: ClassVar[tuple[str, ...]] = ()
     switches: ClassVar[tuple[str, ...]] = ()
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    choices: ClassVar[Choices] = {}
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
@@ -263,4 +265,4 @@ class Tilt(OperatorTask):
         return obs[:1]
 
 
-__all__ = ["Arrays", "Change", "Drawn", "Limits", "LogProbability", "OperatorTask", "RefusingNoise", "Task", "Through", "Tilt"]
+__all__ = ["Arrays", "Change", "Choices", "Drawn", "Limits", "LogProbability", "OperatorTask", "RefusingNoise", "Task", "Through", "Tilt"]

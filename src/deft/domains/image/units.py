@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deft.errors import InputError
-from deft.likelihood import Poisson
+from deft.likelihood import Likelihood, Poisson
 from deft.likelihood.task import Arrays, Change, Limits
 from deft.operator import LinearOperator, Operator
 
-if TYPE_CHECKING:
-    from deft.domains.image.tasks.base import ImageTask
+
+class Pictured(Protocol):
+    """What is asked of a task here. pictures: y is a picture with values in [-1, 1]."""
+
+    name: ClassVar[str]
+    pictures: ClassVar[bool]
+
+    @property
+    def sigma_y(self) -> float: ...
+
+    def likelihood(self, operator: Operator) -> Likelihood: ...
+
+    def range_hint(self, values: np.ndarray) -> str: ...
 
 
-def in_our_units(y: Tensor, task: ImageTask, operator: Operator, event_shape: Sequence[int], value_range: Limits) -> Tensor:
+def in_our_units(y: Tensor, task: Pictured, operator: Operator, event_shape: Sequence[int], value_range: Limits) -> Tensor:
     """y [N, *M] that was measured of images u in [low, high], as if it had been of x = s u + o in [-1, 1].
 
     Of a linear A: s y + A(o), its noise s times as large. Of a non-linear one whose y is a picture: s y + o. Of photon counts:
@@ -54,7 +65,7 @@ def range_hint(top: float) -> str:
     return " 0,1" if top <= 1.5 else " 0,255" if top <= 260 else " 0,4095" if top <= 4200 else " 0,65535"
 
 
-def question(where: str, seen: Tensor, task: ImageTask) -> None:
+def question(where: str, seen: Tensor, task: Pictured) -> None:
     """Refuse measured values of a file that does not say its units, where they look like another range's."""
     if not task.pictures:
         return
