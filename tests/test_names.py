@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -193,3 +194,9 @@ def test_the_list_is_written_as_click_writes_it():
     lazy = LazyGroup("deft", lazy=COMMANDS)
     shown = [group.get_help(click.Context(group, info_name="deft")) for group in (lazy, plain)]
     assert shown[0] == shown[1] and not lazy.commands
+
+
+def test_files_that_pages_name_are_there():
+    root = HERE.parent
+    named = {(page.name, path) for page in (root / "README.md", *(root / "docs").glob("*.md")) for path in re.findall(r"(?:src/)?(deft/[\w/]+\.py)", page.read_text())}
+    assert named and not [f"{page}: {path}" for page, path in sorted(named) if not (root / "src" / path).exists()]
