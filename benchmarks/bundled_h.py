@@ -26,7 +26,7 @@ from deft.learned import DEFT
 from deft.prior import load_prior
 from deft.train.levels import level_table
 from deft.train.prior_samples import draw_prior_samples
-from deft.workflow import Recipe, fit_h
+from deft.recipe import Recipe, fit_h
 
 BUNDLED = ("ct", "ct-fashion", "inpaint", "inpaint-random", "sr4", "deblur-gaussian", "hdr", "phase", "deblur-nonlinear")
 """TASK, or TASK-PRIOR."""

@@ -61,8 +61,9 @@ def evaluate(
     first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
     fitted = None
     if run is not None:
-        fitted, chosen, _, prior, name = common.load_run(run, prior_option, first, prior_options)
-        fitted = fitted.to(where)
+        loaded = common.load_run(run, prior_option, first, prior_options)
+        fitted, chosen, prior = loaded.h.to(where), loaded.task, loaded.prior
+        name = prior.loaded_as
         if task_options:
             raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
         if task is not None and task != chosen.name:
