@@ -52,7 +52,7 @@ class DemoConfig:
 
     def recipe(self) -> Recipe:
         if self.quick:
-            return Recipe(steps=8, batch=16, warmup=2, evaluations=2, patience=0, prior_samples=0, cache=64, seed=self.seed, size=self.size)
+            return Recipe(steps=8, batch=16, warmup=2, patience=0, prior_samples=0, cache=64, seed=self.seed, size=self.size)
         return Recipe(seconds=self.seconds, seed=self.seed, size=self.size)
 
     def plans(self, likelihood: Likelihood) -> list[Plan]:
