@@ -81,7 +81,7 @@ def test_its_defaults_are_its_own(place, tmp_path, capsys):
         "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert {k: made["card"]["recipe"][k] for k in ("steps", "batch", "warmup", "ema")} == {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98}
-    assert "with --objective 16 paths" in run(capsys, "fit", "--help")[1]
+    assert "with --objective 16 paths" in run(capsys, "fit", "--help-all")[1]
 
 
 def test_it_resumes_bit_for_bit(place, tmp_path, capsys):
@@ -196,7 +196,7 @@ def test_rewards_that_are_refused(place, liked, tmp_path, capsys):
     assert "for the class 5" in refused(capsys, *kl, "--reward", f"{liked}:logits", "--label", 5)
     assert "no function 'nope'" in refused(capsys, *kl, "--reward", f"{liked}:nope")
     assert "no such file" in refused(capsys, *kl, "--reward", f"{tmp_path}/gone.py:f")
-    assert "say which with --label" in refused(capsys, *kl, "--reward", "fashion-classifier")
+    assert "say which class with --label" in refused(capsys, *kl, "--reward", "fashion-classifier")
     assert "FILE.py:FUNCTION" in refused(capsys, *kl, "--reward", "beauty")
     assert "--beta must be" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--beta", -1)
     assert "goes together" in refused(capsys, *fit, "--reward", f"{liked}:dark")

@@ -17,6 +17,7 @@ from deft.io.files import write_json, write_text
 from deft.io.h_files import save_h
 from deft.learned.base import Learned, count_parameters
 from deft.methods import SCORE_FORM, plan
+from deft.prior.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
 from deft.recipe.card_text import h_card_text
 from deft.train.control import learn
 from deft.train.diagnosis import in_words
@@ -24,7 +25,6 @@ from deft.train.fit import FitConfig
 from deft.train.importance import importance_fit
 from deft.train.importance import in_words as importance_words
 from deft.train.path import OBJECTIVES, AdjointMatching, OffPolicy, PathObjective, RelativeEntropy, has_derivative
-from deft.workflow.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
 
 
 def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, drawn_by: str | None) -> PathObjective:

@@ -26,8 +26,8 @@ from deft.likelihood import Gaussian
 from deft.likelihood.task import Tilt
 from deft.methods import METHODS, plan
 from deft.prior.check import warning_from
+from deft.prior.measurement_check import sample_warnings
 from deft.samplers import SAMPLERS
-from deft.workflow.measurement_check import sample_warnings
 
 CHAIN = 50
 """Steps of the paths on which --refine learns."""

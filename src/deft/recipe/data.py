@@ -14,8 +14,8 @@ from deft.core.domain import Data, domain_of
 from deft.core.likelihood import Observation
 from deft.core.random import generator
 from deft.errors import InputError
+from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
-from deft.workflow.measurement_check import check_pairs
 
 Source = Tensor | Data | Pairs | str | Path | None
 """Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled set, or nothing."""
