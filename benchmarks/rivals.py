@@ -38,7 +38,7 @@ from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.random import BatchNoise
 from deft.domains.image.data import dataset
-from deft.domains.image.features import load_features
+from deft.domains.image.networks import load_features
 from deft.domains.image.tasks import TASKS
 from deft.guidance import GradientAtMean
 from deft.guidance.at_mean import DiffPIR, Pulled

@@ -35,7 +35,7 @@ from deft.core.sampler import Sampler
 from deft.core.schedule import Schedule
 from deft.core.transition import Kernel, Level, ancestral
 from deft.domains.image.data import fashion
-from deft.domains.image.features import features_for, load_features
+from deft.domains.image.networks import features_for, load_features
 from deft.guidance.exact import Mixture
 from deft.io.h_files import load_h
 from deft.methods import make_sampler

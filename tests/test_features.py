@@ -28,8 +28,9 @@ from deft.domains.image.contrastive import (
 )
 from deft.domains.image.data import DATASETS, SPLITS, dataset, fashion
 from deft.domains.image.external import CifarResNet, EffNetLite0
-from deft.domains.image.features import FEATURES, calibrate, features_for, in_batches, load_features, measure_features
+from deft.domains.image.features import calibrate, in_batches, measure_features
 from deft.domains.image.metrics import feature_distance
+from deft.domains.image.networks import FEATURES, features_for, load_features
 from deft.errors import CheckpointError, InputError
 
 BUNDLED = [name for name, source in FEATURES.items() if source.data]

@@ -30,7 +30,8 @@ from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.domains.image.data import Labelled
-from deft.domains.image.features import FEATURES, FeatureNetwork, calibrate, load_features
+from deft.domains.image.features import FeatureNetwork, calibrate
+from deft.domains.image.networks import FEATURES, load_features
 from deft.domains.image.tasks import ImageTask, make_task
 from deft.domains.image.writing import save_arrays
 from deft.errors import InputError, NonFiniteError

@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 from deft.bench.images import Data, check_data
 from deft.bench.measure import METRICS, PROPER
 from deft.domains.image.data import DATASETS
-from deft.domains.image.features import FEATURES, features_for
+from deft.domains.image.networks import FEATURES, features_for
 from deft.domains.image.tasks import get_task
 from deft.errors import InputError, unknown
 from deft.methods import METHODS, Method, get_method, plan

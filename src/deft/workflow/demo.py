@@ -14,7 +14,7 @@ from deft.bench.measure import compare
 from deft.bench.report import comparison_picture, machine, make_rows, write_report, write_samples
 from deft.core.random import Noise
 from deft.domains.image.data import DATASETS, dataset
-from deft.domains.image.features import features_for, load_features
+from deft.domains.image.networks import features_for, load_features
 from deft.domains.image.tasks import TASKS
 from deft.domains.image.writing import open_folder
 from deft.errors import InputError, unknown

@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from deft.domains.image.external import required
 from deft.domains.protein.geometry import dihedrals, rmsd
 from deft.domains.protein.mpnn import CAMPNN, plausibility
-from deft.errors import InputError
+from deft.errors import InputError, required
 
 EXTRA = "'deft-diffusion[protein]'"
 
