@@ -7,14 +7,13 @@ from pathlib import Path
 import click
 import torch
 
-from deft.bench.measure import compare
-from deft.bench.report import comparison_picture, machine, make_rows, terminal, write_report, write_samples
+from deft.bench.compare import TensorCases, compare
+from deft.bench.methods_report import captions, terminal, write_methods
+from deft.bench.report import machine
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.core.domain import find_domain
 from deft.core.random import Noise
-from deft.domains.image.classifier import fashion_classifier
-from deft.domains.image.contrastive import ct_encoder
-from deft.domains.image.data import FASHION_LABELS
 from deft.domains.image.reading import Reading
 from deft.domains.image.tasks import TASKS
 from deft.domains.image.writing import open_folder
@@ -97,30 +96,25 @@ def evaluate(
     if images is not None and not 1 <= images <= len(x):
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
     n = images or len(x)
-    x = x[:n]
-    labels = None if labels is None else labels[:n]
+    x, labels = x[:n], None if labels is None else labels[:n]
     obs = chosen.observe(x, Noise(seed, n)) if obs is None else obs[:n]
-    clothes = labels is not None and shape == (1, 32, 32) and (name == "fashion" or data.partition(":")[0] == "fashion")
     open_folder(out, overwrite=overwrite)
     if samples == 1:
         output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
-    slices = shape == (1, 64, 64) and "ct" in (name, data.partition(":")[0])
-    network = fashion_classifier() if clothes else ct_encoder() if slices else None
-
-    outcomes = compare(
-        plans, prior, x, obs, fitted=fitted, samples=samples, seed=seed, batch=batch, progress=common.bars(), say=output.say,
-        classifier=network, labels=labels if clothes else None,
+    domain, known = find_domain("image"), (data.partition(":")[0], name)
+    network = domain.feature_network_for(known, shape, labels is not None)
+    cases = TensorCases(
+        domain, x, obs, labels=labels if network else None, network=domain.feature_network(network, x) if network else None, names=captions(domain, labels, known) if network else (),
     )  # fmt: skip
-    rows = make_rows(chosen.name, outcomes)
+    results = compare(
+        {p.method.name: p for p in plans}, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=prior.state_like().device, progress=common.bars(), say=output.say,
+    )  # fmt: skip
     settings = {
         "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": n,
         "samples": samples, "plans": [p.config() for p in plans], "machine": machine(),
     }  # fmt: skip
     title = f"{chosen.title}: {n} images, {samples} samples each"
-    report = write_report(out, title, rows, settings)
-    captions = [FASHION_LABELS[i] for i in labels[:10].tolist()] if clothes and labels is not None else []
-    comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=chosen.title)
-    write_samples(out / "samples.npz", x, obs, outcomes)
-    output.say("\n" + terminal(title, rows))
+    report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
+    output.say("\n" + terminal(domain, title, report["rows"]))
     output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
     output.result(report | {"out": str(out)})

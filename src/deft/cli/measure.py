@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from deft.bench.report import picture_of
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option
 from deft.cli.convert import convert as convert_command
@@ -15,6 +14,7 @@ from deft.cli.group import NearestGroup
 from deft.cli.measure_inspect import inspect as inspect_command
 from deft.core.random import Noise
 from deft.domains.image.reading import Reading
+from deft.domains.image.sheet import picture_of
 from deft.domains.image.tasks import TASKS
 from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
 from deft.errors import InputError

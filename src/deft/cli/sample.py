@@ -11,24 +11,16 @@ import click
 import torch
 from PIL import Image
 
-from deft.bench.report import picture_of, spread_column
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.domains.image.metrics import residual_rms, spread
+from deft.domains.image.sheet import picture_of, spread_column
 from deft.domains.image.tasks import TASKS, ImageTask, Tilt
-from deft.domains.image.writing import (
-    Column,
-    heat,
-    open_folder,
-    picture_grid,
-    save_arrays,
-    save_image,
-    save_picture,
-    to_pixels,
-)
+from deft.domains.image.writing import Column, heat, open_folder, picture_grid, save_image, save_picture, to_pixels
 from deft.errors import InputError
+from deft.io.arrays import save_arrays
 from deft.io.files import write_json
 from deft.io.h_files import save_h
 from deft.io.measurements import task_of

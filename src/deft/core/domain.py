@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -50,8 +51,14 @@ class Task(Protocol):
 class Metric:
     """key: in tables of numbers. title: for people. better: "high", "low" or "" (a description). digits: shown.
 
-    target: the value that the true posterior has, where neither more nor less is better. proper: a score of the whole distribution that in
-    expectation is least for the true posterior; settings are tuned by these alone.
+    target: the value that the true posterior has, where neither more nor less is better; target_of: the attribute of the task that
+    has it, where tasks differ. proper: a score of the whole distribution that in expectation is least for the true posterior;
+    settings are tuned by these alone, and entries are ranked by the first that was measured. leads: entries are ranked by it where
+    no proper score was measured.
+
+    table: of a study's report, "main" or "further". brief: also where there is little room (a terminal). instead: the key of the
+    metric that takes its place where no feature network belongs to the data. form: how the values of many samples become one number,
+    "mean", "median", or "share" (the mean, shown in per cent).
     """
 
     key: str
@@ -61,6 +68,12 @@ class Metric:
     about: str = ""
     target: float | None = None
     proper: bool = False
+    target_of: str = ""
+    leads: bool = False
+    table: str = ""
+    brief: bool = False
+    instead: str = ""
+    form: str = "mean"
 
 
 @dataclass(frozen=True)
@@ -86,6 +99,71 @@ class Family(NamedTuple):
     about: str
     recognise: Callable[[str], bool]
     load: Callable[..., Denoiser]
+
+
+# What a comparison (`deft.bench`) asks a kind of data beside its metrics.
+
+
+class Column(NamedTuple):
+    """A column of a table with a row for each entry: title, and the metrics whose numbers stand in it side by side.
+
+    of: the number that the first one is out of ("3 of 10").
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    of: str = ""
+
+
+class View(NamedTuple):
+    """A column of a picture, a row for each case. kind: "samples" (x [N, *E]), "spread" (x [N, S, *E]) or "picture" (x uint8 [N, H, W, 3])."""
+
+    title: str
+    x: Any
+    note: str = ""
+    kind: str = "samples"
+
+
+class Cases(ABC):
+    """What the entries of a comparison are drawn for and measured on: N cases, each a measurement and what is known of its truth.
+
+    problems: the name of each problem; the cases are all problems once, then all again, `repeats` times, and those of one problem
+    are not independent. title: of several of them, for people.
+    """
+
+    problems: Sequence[str]
+    repeats: int = 1
+    title: str = "cases"
+
+    def __len__(self) -> int:
+        return len(self.problems) * self.repeats
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Everything that decides what is drawn for a case, as JSON, whatever the number of repeats."""
+
+    def about(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """(titles of columns, the cells of each problem): what a table says of a problem beside its name."""
+        return (), [()] * len(self.problems)
+
+    def name_of(self, plan: Any) -> str:
+        """The name of a plan's method, in names of files."""
+        return plan.method.name
+
+    def at_once(self, plan: Any, batch: int) -> int:
+        """How many cases are drawn, and then kept, at once."""
+        return batch
+
+    @abstractmethod
+    def draw(
+        self, plan: Any, prior: Denoiser, rows: range, samples: int, *, fitted: nn.Module | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
+        progress: bool = False,
+    ) -> Sequence[Any]:  # fmt: skip
+        """The samples of these cases, on the CPU: those of case i depend on the seed and i alone, whatever else is drawn."""
+
+    @abstractmethod
+    def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:
+        """Metric -> [N], from the samples of all cases."""
 
 
 class Domain(ABC):
@@ -175,7 +253,80 @@ class Domain(ABC):
         return {}
 
     def measure(self, samples: Tensor, truth: Tensor, obs: Observation, **options: Any) -> dict[str, Tensor]:
-        """Metric -> [N]: each averaged over the S samples of a measurement. samples [N, S, *E], truth [N, *E]."""
+        """Metric -> [N]: each averaged over the S samples of a measurement. samples [N, S, *E], truth [N, *E].
+
+        options: `network`, what `feature_network` returns; `labels` [N] of the truth.
+        """
+        return {}
+
+    # comparisons (deft.bench)
+
+    note: ClassVar[str] = ""
+    """Goes under every table of results."""
+    success: ClassVar[str] = ""
+    """The metric that says whether a sample is good, for kinds of data where it is or is not: true or false of each sample."""
+
+    def studies(self) -> Mapping[str, Path]:
+        """Name -> file of the bundled studies (`deft compare NAME`)."""
+        return {}
+
+    def feature_networks(self) -> Mapping[str, str]:
+        """Name of a feature network -> in words what it is."""
+        return {}
+
+    def feature_network_for(self, names: Sequence[str], event_shape: tuple[int, ...] | None = None, labelled: bool = True) -> str:
+        """The feature network that belongs to one of these bundled data sets or priors; "" if there is none.
+
+        event_shape: of the samples, if it is known. labelled: whether there are labels, for networks that tell classes apart.
+        """
+        return ""
+
+    def feature_network(self, name: str, x: Tensor) -> Any:
+        """A feature network by its name, or NAME:PATH. x: true samples, which set its unit if it does not bring one."""
+        raise unknown("feature network", name, self.feature_networks())
+
+    def classes(self, name: str) -> Sequence[str]:
+        """What the labels of a bundled data set mean."""
+        return ()
+
+    def has_data(self, source: str) -> bool:
+        """Whether there is such a file or folder of samples, or such a part of one."""
+        return Path(source).exists()
+
+    def data_version(self, name: str) -> int:
+        """Of a bundled data set. What was drawn for another version is not used again."""
+        return 1
+
+    def split(self, source: str, split: str, event_shape: tuple[int, ...]) -> Data:
+        """The samples of a bundled set's split (fit, validation or test), or all of a file or folder, as they are."""
+        return self.read(f"{source}:{split}" if source in self.datasets() else source, event_shape)
+
+    def measured_picture(self, obs: Observation, event_shape: tuple[int, ...]) -> np.ndarray | None:
+        """Measurements [N] as pictures uint8 [N, H, W, 3]; None if there is no picture of them."""
+        return None
+
+    def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
+        """A PNG of these columns side by side; None if there is no picture. rows: a caption for each row. cell: pixels of one picture, about."""
+        return None
+
+    def problem_sets(self) -> Mapping[str, str]:
+        """Name -> in words: the sets of problems that `cases` makes."""
+        return {}
+
+    def cases(self, name: str, **options: Any) -> Cases:
+        """The cases of a set of problems."""
+        raise unknown(f"set of problems of {self.title}", name, self.problem_sets())
+
+    def columns(self) -> Sequence[Column]:
+        """The columns of a table of entries whose samples are good or not (`success`)."""
+        return ()
+
+    def references(self, count: int) -> Mapping[str, dict[str, np.ndarray]]:
+        """Name -> metric -> [M] of samples that are no entry, `count` at most: natives, that say what the checks can reach."""
+        return {}
+
+    def variety(self, samples: Sequence[Any], known: bool = False) -> Mapping[str, float]:
+        """Numbers of a set of good samples as a whole: how many kinds, say. known: also how near they are to those that were trained on."""
         return {}
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from deft.errors import InputError, unknown
+from deft.io.files import write_atomic
 from deft.io.text import one_line
 
 ARRAYS = (".npz", ".npy")
@@ -150,3 +152,14 @@ def _whole_numbers(labels: np.ndarray, name: str, n: int) -> tuple[np.ndarray | 
     if labels.dtype.kind not in "iubf" or (labels.dtype.kind == "f" and not bool((labels == np.round(labels)).all())):
         raise InputError(f"{name} holds {labels.dtype} values that are not whole numbers: give one whole number for each image, or leave it out")
     return labels.astype(np.int64), None
+
+
+def save_arrays(path: str | Path, **arrays: Any) -> None:
+    """Write an .npz with these arrays (tensors are converted)."""
+    plain = {k: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in arrays.items()}
+
+    def write(p: Path) -> None:
+        with p.open("wb") as f:
+            np.savez_compressed(f, **plain)  # type: ignore[arg-type]
+
+    write_atomic(path, write)

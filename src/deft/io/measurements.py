@@ -27,9 +27,8 @@ from torch import Tensor
 from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
 from deft.domains.image.tasks import Drawn, ImageTask, LowLight, get_task, other_settings
-from deft.domains.image.writing import save_arrays
 from deft.errors import ContractError, InputError
-from deft.io.arrays import read_arrays
+from deft.io.arrays import read_arrays, save_arrays
 from deft.io.text import shape_text
 from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
 from deft.operator import LinearOperator, Operator

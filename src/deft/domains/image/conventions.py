@@ -26,9 +26,8 @@ import torch
 from torch import Tensor
 
 from deft.domains.image.tasks import CT, MRI, CoilMRI, ImageTask, RayCT
-from deft.domains.image.writing import save_arrays
 from deft.errors import InputError, unknown
-from deft.io.arrays import read_arrays
+from deft.io.arrays import read_arrays, save_arrays
 from deft.operator import CoilFourier, KSpace, MaskedFourier, Operator, Radon
 from deft.operator.fourier import _mirrored
 

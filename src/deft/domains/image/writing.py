@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -60,17 +59,6 @@ def save_picture(path: str | Path, x: Tensor) -> None:
 
 def save_image(path: str | Path, image: Image.Image) -> None:
     write_atomic(path, lambda p: image.save(p, format="PNG", optimize=True))
-
-
-def save_arrays(path: str | Path, **arrays: Any) -> None:
-    """Write an .npz with these arrays (tensors are converted)."""
-    plain = {k: v.detach().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v) for k, v in arrays.items()}
-
-    def write(p: Path) -> None:
-        with p.open("wb") as f:
-            np.savez_compressed(f, **plain)  # type: ignore[arg-type]
-
-    write_atomic(path, write)
 
 
 _HEAT = np.array([(10, 8, 30), (66, 20, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 190)], np.float32)
