@@ -16,14 +16,14 @@ import torch
 
 from deft.cli import main
 from deft.domains.protein import scaffold as protein_scaffold
-from deft.domains.protein.benchmark import problems
 from deft.domains.protein.chains import chains, pad
+from deft.domains.protein.checks import REASONS, failures, in_words
 from deft.domains.protein.htransform import ChainDEFT
 from deft.domains.protein.metrics import motif_rmsd
 from deft.domains.protein.motif import MotifTask
-from deft.domains.protein.outcome import REASONS, failures, in_words
 from deft.domains.protein.place import bundled_h, draw_placements, observe_placements
 from deft.domains.protein.prior import backbone_prior
+from deft.domains.protein.problems import problems
 from deft.domains.protein.structure import read_structure, write_pdb
 from deft.errors import NonFiniteError
 from deft.methods import SCORE_FORM

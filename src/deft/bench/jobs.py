@@ -68,6 +68,11 @@ def domain_of(spec: Mapping[str, Any]) -> Domain:
     return domain_of_tasks([spec["task"]["name"]])
 
 
+def task_of(spec: Mapping[str, Any]) -> Any:
+    """The task of a job."""
+    return domain_of(spec).make_task(spec["task"])
+
+
 def data_of(spec: Mapping[str, Any], split: str, prior: Denoiser) -> Data:
     """The samples of a split that a job's `spec` names, on the CPU."""
     return samples_of(domain_of(spec), spec["data"], split, prior.data_shape)
@@ -195,7 +200,7 @@ def _clock() -> float:
 
 def _fit(job: Job, store: Store) -> dict[str, Any]:
     s = job.settings
-    prior, task, settings, seed = the_prior(s), domain_of(s).make_task(s["task"]), FitSettings(**s["fit"]), s["seed"]
+    prior, task, settings, seed = the_prior(s), task_of(s), FitSettings(**s["fit"]), s["seed"]
     data = prior.encode(data_of(s, "fit", prior).x.to(prior.state_like())).cpu()
     torch.manual_seed(seed)
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
@@ -225,7 +230,7 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
     return {**card, "held_out": card["held_out_loss"], "parameters": trained, "share": trained / prior.parameter_count()}
 
 
-def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Task) -> HTransform | None:
+def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Any) -> HTransform | None:
     if spec["fit"] is None:
         return None
     h, _, _ = load_h(store.folder / "fit" / f"{spec['fit']}.safetensors", prior, task)
@@ -234,7 +239,7 @@ def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Task) -> 
 
 def _draw(job: Job, store: Store) -> dict[str, Any]:
     s = job.settings
-    prior, task, chosen = the_prior(s), domain_of(s).make_task(s["task"]), plan_of(s["plan"])
+    prior, task, chosen = the_prior(s), task_of(s), plan_of(s["plan"])
     cases = cases_of(s, s["split"], s["images"], s["seed"], prior, task)
     with Backward(prior) as passes:
         drawn = draw(chosen, prior, cases, s["samples"], fitted=_fitted(s, store, prior, task), seed=s["seed"], batch=s["batch"], device=DEVICE.get())
@@ -276,7 +281,7 @@ def _cost(job: Job, store: Store) -> dict[str, Any]:
     The first draw is thrown away: what is done once for a measurement (the singular vectors of an operator) is `once`, not the samples'.
     """
     s = job.settings
-    prior, task, chosen = the_prior(s), domain_of(s).make_task(s["task"]), plan_of(s["plan"])
+    prior, task, chosen = the_prior(s), task_of(s), plan_of(s["plan"])
     fitted = _fitted(s, store, prior, task)
     cases = cases_of(s, "validation", s["batch"], 0, prior, task)
     short_run, long_run = (plan_of({**s["plan"], "steps": min(n, chosen.steps)}) for n in (WARM_UP, WARM_UP + COUNTED))

@@ -12,13 +12,14 @@ from deft.bench.methods_report import captions, terminal, write_methods
 from deft.bench.report import machine
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.core.denoiser import Denoiser
 from deft.core.domain import find_domain
 from deft.core.random import Noise
 from deft.domains.image.reading import Reading
-from deft.domains.image.tasks import TASKS
+from deft.domains.image.tasks import TASKS, ImageTask
 from deft.domains.image.writing import open_folder
 from deft.errors import InputError
-from deft.learned import kind_of
+from deft.learned import Learned, kind_of
 from deft.methods import plan
 
 
@@ -61,35 +62,61 @@ def evaluate(
     output = Output(as_json)
     where = common.get_device(device)
     first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
-    fitted = None
-    if run is not None:
-        fitted, chosen, _, prior, name = common.load_run(run, prior_option, first, prior_options)
-        fitted = fitted.to(where)
-        if task_options:
-            raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
-        if task is not None and task != chosen.name:
-            raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
-    else:
-        name = prior_option or "fashion"
-        prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task or "inpaint", None, None, task_options)
+    fitted, chosen, prior, name = _who(run, task, task_options, prior_option, prior_options, first)
+    fitted = None if fitted is None else fitted.to(where)
     names = methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
-    plans = [plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names]
-    for p in plans:
-        p.make(prior, fitted)
+    plans = {p.method.name: p for p in (plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names)}
+    for p in plans.values():
+        p.make(prior, fitted)  # what cannot be made is said before anything is read
     prior = common.spread_out(prior, shard_prior)
     shape = common.image_shape(prior)
     likelihood = chosen.check(shape).likelihood
-    for p in plans:
+    for p in plans.values():
         if reason := p.method.misfit(likelihood):
             raise InputError(f"{reason} (the task {chosen.name}): leave {p.method.name} out of --methods")
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)
-    reading = Reading(shape, skip_bad, resize, convert, value_range)
+    cases = _cases(data, pairs, images, chosen, seed, shape, (data.partition(":")[0], name), Reading(shape, skip_bad, resize, convert, value_range), output)
+    open_folder(out, overwrite=overwrite)
+    if samples == 1:
+        output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
+    results = compare(
+        plans, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=prior.state_like().device, progress=common.bars(), say=output.say,
+    )  # fmt: skip
+    settings = {
+        "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": len(cases),
+        "samples": samples, "plans": [p.config() for p in plans.values()], "machine": machine(),
+    }  # fmt: skip
+    title = f"{chosen.title}: {len(cases)} images, {samples} samples each"
+    report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
+    output.say("\n" + terminal(cases.domain, title, report["rows"]))
+    output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
+    output.result(report | {"out": str(out)})
+
+
+def _who(
+    run: Path | None, task: str | None, task_options: tuple[str, ...], prior_option: str | None, prior_options: tuple[str, ...], device: torch.device
+) -> tuple[Learned | None, ImageTask, Denoiser, str]:
+    """(h or None, the task, the prior, the prior's name): of a run, or of the options."""
+    if run is None:
+        name = prior_option or "fashion"
+        return None, common.make_task(task or "inpaint", None, None, task_options), common.find_prior(name, device, prior_options), name
+    fitted, chosen, _, prior, name = common.load_run(run, prior_option, device, prior_options)
+    if task_options:
+        raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
+    if task is not None and task != chosen.name:
+        raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
+    return fitted, chosen, prior, name
+
+
+def _cases(
+    data: str, pairs: bool, images: int | None, task: ImageTask, seed: int, shape: tuple[int, int, int], known: tuple[str, str], reading: Reading, output: Output,
+) -> TensorCases:  # fmt: skip
+    """The images with their measurements. known: the names of the data and of the prior, by which a feature network is found."""
     labels, obs = None, None
     if pairs:
-        x, obs = common.read_pairs(Path(data), chosen, shape, reading)
+        x, obs = common.read_pairs(Path(data), task, shape, reading)
     else:
         found = common.load_images(data, "test", reading, output.say)
         x, labels = found.x, found.labels
@@ -97,24 +124,9 @@ def evaluate(
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
     n = images or len(x)
     x, labels = x[:n], None if labels is None else labels[:n]
-    obs = chosen.observe(x, Noise(seed, n)) if obs is None else obs[:n]
-    open_folder(out, overwrite=overwrite)
-    if samples == 1:
-        output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
-    domain, known = find_domain("image"), (data.partition(":")[0], name)
-    network = domain.feature_network_for(known, shape, labels is not None)
-    cases = TensorCases(
-        domain, x, obs, labels=labels if network else None, network=domain.feature_network(network, x) if network else None, names=captions(domain, labels, known) if network else (),
-    )  # fmt: skip
-    results = compare(
-        {p.method.name: p for p in plans}, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=prior.state_like().device, progress=common.bars(), say=output.say,
-    )  # fmt: skip
-    settings = {
-        "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": n,
-        "samples": samples, "plans": [p.config() for p in plans], "machine": machine(),
-    }  # fmt: skip
-    title = f"{chosen.title}: {n} images, {samples} samples each"
-    report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
-    output.say("\n" + terminal(domain, title, report["rows"]))
-    output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
-    output.result(report | {"out": str(out)})
+    obs = task.observe(x, Noise(seed, n)) if obs is None else obs[:n]
+    domain = find_domain("image")
+    name = domain.feature_network_for(known, shape, labels is not None)
+    if not name:
+        return TensorCases(domain, x, obs)
+    return TensorCases(domain, x, obs, labels=labels, network=domain.feature_network(name, x), names=captions(domain, labels, known))

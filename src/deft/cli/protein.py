@@ -175,7 +175,7 @@ def scaffold(
 @protein.command()
 @click.option("--set", "which", type=Name("set", ("a", "b", "left-out", "validation")), default="a", show_default=True, help="a: motifs cut from held-out chains (test split); left-out: from relatives of the published problems' targets; b: the 17 published problems, with --pdb; validation: as a, from another split, to try settings on.")
 @pdb_option
-@click.option("--arm", "arms", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
+@click.option("--entry", "--arm", "entries", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
 @click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
 @click.option("--count", default=COUNT, show_default=True, help="Problems of set a, left-out or validation.")
@@ -193,14 +193,14 @@ def scaffold(
 @common.device_option
 @json_option
 def benchmark(
-    which: str, pdb: tuple[Path, ...], arms: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
+    which: str, pdb: tuple[Path, ...], entries: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
     novelty: bool, native_count: int, seed: int, batch: int, out: Path, device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare methods on motif problems: the same placements and noise for all.
 
     \b
     deft protein benchmark -n 4 --out bench
-    deft protein benchmark --set validation --count 40 -n 1 --arm dps:zeta=0.3 --arm dps:zeta=1 --out tuning
+    deft protein benchmark --set validation --count 40 -n 1 --entry dps:zeta=0.3 --entry dps:zeta=1 --out tuning
 
     Writes report.md, report.json and success.png. Chains are kept in the folder as they are drawn: the same command goes
     on where it was stopped, and draws nothing twice.
@@ -220,7 +220,7 @@ def benchmark(
     prior = load_backbone_prior(prior_name, where)
     common.check_batch(batch, prior.event_shape)
     plans: dict[str, ChainPlan] = {}
-    for method, run in [*((a, None) for a in arms or (() if runs else BENCHED)), *(("deft", r) for r in runs)]:
+    for method, run in [*((a, None) for a in entries or (() if runs else BENCHED)), *(("deft", r) for r in runs)]:
         name = method if run is None else str(run)
         if name in plans:
             raise InputError(f"two entries are called {name}: give each once")
@@ -234,7 +234,8 @@ def benchmark(
     settings = f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
     about = {"set": which, "each": samples, "count": len(cases.problems), "free": free, "arms": {k: p.config() for k, p in plans.items()}}
     report = SuccessReport(domain, cases, out, title=title, settings=settings, about=about, references=native_count, batch=batch, known=novelty)
-    output.say(report.say("natives"))
+    for name in report.references:
+        output.say(report.say(name))
 
     def add(results: dict[str, Any]) -> None:
         report.add(results)

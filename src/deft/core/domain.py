@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
+from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError, unknown
@@ -156,9 +157,9 @@ class Cases(ABC):
 
     @abstractmethod
     def draw(
-        self, plan: Any, prior: Denoiser, rows: range, samples: int, *, fitted: nn.Module | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
+        self, plan: Any, prior: Denoiser, rows: range, samples: int, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
         progress: bool = False,
-    ) -> Sequence[Any]:  # fmt: skip
+    ) -> Sequence[Any] | Tensor:  # fmt: skip
         """The samples of these cases, on the CPU: those of case i depend on the seed and i alone, whatever else is drawn."""
 
     @abstractmethod

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.domain import Cases, Column
+from deft.core.htransform import HTransform
 from deft.domains.protein.chains import UNIT, chains
 from deft.domains.protein.contig import MAX_LENGTH, Placement
 from deft.domains.protein.metrics import measure
@@ -106,7 +107,7 @@ class MotifCases(Cases):
         return 1 if plan.particles else batch
 
     def draw(
-        self, plan: ChainPlan, prior: Denoiser, rows: range, samples: int = 1, *, fitted: nn.Module | None = None, seed: int = 0, batch: int = 64,
+        self, plan: ChainPlan, prior: Denoiser, rows: range, samples: int = 1, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64,
         device: torch.device | str = "cpu", progress: bool = False,
     ) -> list[np.ndarray]:  # fmt: skip
         """A chain of each placement: one sample of each case, of the plan's own h. Those with particles have particles of their own."""
