@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import deft.bench
 from deft.bench import jobs as work
 from deft.bench import runner as running
 from deft.bench import studies as config
@@ -606,3 +609,13 @@ def test_a_metric_of_the_domain_is_in_every_report(done, monkeypatch, tmp_path):
     assert f"| {row['value']:.2f} [" in text.replace("**", "") and "darkness ↓" in text and "- darkness: mean of 1 - x" in text
     with np.load(next((tmp_path / "draw").glob("*.npz"))) as z:  # the number is that of the samples
         assert row["value"] == pytest.approx(float(1 - z["samples"].astype(float).mean()), abs=2e-3)
+
+
+def test_comparisons_name_no_kind_of_data():
+    """`deft.bench` imports none, and knows the name of none: whatever it needs it asks `deft.core.domain`."""
+    for path in (Path(deft.bench.__file__).parent).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.startswith("deft.domains") for name in names), path
+            assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "find_domain" and isinstance(node.args[0], ast.Constant)), path
