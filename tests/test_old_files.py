@@ -43,7 +43,7 @@ from deft.domains.image.contrastive import load_encoder
 from deft.domains.image.features import load_features
 from deft.domains.image.reading import Reading, read_images
 from deft.domains.image.tasks import make_task
-from deft.domains.protein.benchmark import read_problem
+from deft.domains.protein.problems import read_problem
 from deft.domains.protein.contig import Contig
 from deft.domains.protein.motif import given_motif
 from deft.domains.protein.scaffold import load_scaffolder
