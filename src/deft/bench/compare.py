@@ -52,7 +52,7 @@ class TensorCases(Cases):
 
     def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:
         found = self.domain.measure(stacked(samples), self.x, self.obs, network=self.network, labels=self.labels)
-        return {k: v.double().numpy() for k, v in found.items()}
+        return {k: found[k].double().numpy() for k in self.domain.metrics() if k in found}
 
 
 def stacked(samples: Sequence[Any]) -> Tensor:

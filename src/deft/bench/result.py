@@ -103,8 +103,7 @@ def make_rows(results: Sequence[Result], metrics: Mapping[str, Metric], *, versu
         if r.failed:
             rows.append(base | {"metric": "failed", "value": None, "low": None, "high": None, "n": 0, "seed": None, "why": r.failed})
             continue
-        for metric in [m for m in metrics if m in r.values]:
-            v = r.values[metric]
+        for metric, v in r.values.items():
             if not np.isfinite(v).all():
                 raise InputError(f"{metric} of {r.name} is not finite in {int((~np.isfinite(v)).sum())} of {v.size} cases: its sampler diverged (smaller steps or a weaker guidance may help)")
             over_seeds = {"seed_std": float(v.mean(1).std(ddof=1))} if len(v) > 1 else {}
