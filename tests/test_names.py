@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 NAMES_0_1 = {module: names.split() for module, _, names in (line.partition(":") for line in (HERE / "names_0_1.txt").read_text().splitlines())}
 """Module -> its public names in version 0.1: all modules, and the names of those that were not the commands' own."""
 
-GONE: dict[str, str] = {}
+GONE: dict[str, str] = {"comparison.config.title_of": "a property of an entry: `Entry.label`"}
 """Names of 0.1 that have no successor -> why."""
 
 

@@ -168,12 +168,12 @@ def test_a_sample_does_not_depend_on_its_batch(sampler):
 CODE = structure.read()
 
 MENDING = {
-    ("bench", "domains.image"), ("bench", "workflow"), ("cli", "domains.image"), ("cli", "domains.protein"), ("domains.protein", "bench"),
-    ("domains.protein", "domains.image"), ("io", "domains.image"), ("io", "domains.protein"), ("prior", "domains.protein"), ("workflow", "domains.image"),
+    ("bench", "workflow"), ("cli", "domains.image"), ("cli", "domains.protein"),
+    ("io", "domains.image"), ("io", "domains.protein"), ("prior", "domains.protein"), ("workflow", "domains.image"),
 }  # fmt: skip
 """Pairs of rooms whose imports are still to be taken out; this only ever gets shorter, and a pair that no longer occurs is an error."""
 
-MENDING_CIRCLES = {"domains.image.features", "io.prior_files"}
+MENDING_CIRCLES = {"io.prior_files"}
 """A module of each circle that is still to be broken."""
 
 

@@ -13,7 +13,7 @@ from deft.bench.report import machine
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.core.denoiser import Denoiser
-from deft.core.domain import find_domain
+from deft.core.domain import domain_of_shape
 from deft.core.random import Noise
 from deft.domains.image.reading import Reading
 from deft.domains.image.tasks import TASKS, ImageTask
@@ -125,7 +125,8 @@ def _cases(
     n = images or len(x)
     x, labels = x[:n], None if labels is None else labels[:n]
     obs = task.observe(x, Noise(seed, n)) if obs is None else obs[:n]
-    domain = find_domain("image")
+    domain = domain_of_shape(shape)
+    assert domain is not None  # the shape of images was asked for
     name = domain.feature_network_for(known, shape, labels is not None)
     if not name:
         return TensorCases(domain, x, obs)

@@ -13,7 +13,7 @@ import torch
 from deft.bench.compare import TensorCases, compare
 from deft.bench.methods_report import captions, write_methods
 from deft.bench.report import machine
-from deft.core.domain import find_domain
+from deft.bench.studies import domain_of_tasks
 from deft.core.random import Noise
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.tasks import TASKS
@@ -116,7 +116,7 @@ def demo(
     # 2. the same measurements, noise and seeds for every method
     images = 8 if config.quick else config.images
     samples = 2 if config.quick else config.samples
-    domain, test = find_domain("image"), dataset(data, "test")
+    domain, test = domain_of_tasks([config.task]), dataset(data, "test")
     x, labels = test.x[:images], test.labels[:images]
     network = domain.feature_network(domain.feature_network_for([data]), x)
     cases = TensorCases(
