@@ -39,8 +39,9 @@ from torch import Tensor, nn  # noqa: E402
 from deft import DPMpp2M, FitConfig, Noise, VPCosine, fit, sample  # noqa: E402
 from deft.cli.prior import clean_batches, fast_kernels, finish_prior, start_weights  # noqa: E402
 from deft.core.random import BatchNoise, generator  # noqa: E402
+from deft.domains.image.prior import ImagePrior  # noqa: E402
 from deft.nn import UNet  # noqa: E402
-from deft.prior import ImagePrior, load_prior  # noqa: E402
+from deft.prior import load_prior  # noqa: E402
 from deft.train.compiled import compiled  # noqa: E402
 from deft.train.data import Clean  # noqa: E402
 from deft.train.denoising import PriorObjective  # noqa: E402

@@ -26,8 +26,8 @@ from deft.domains.protein.htransform import ChainDEFT
 from deft.domains.protein.motif import MotifTask
 from deft.domains.protein.network import Stage
 from deft.domains.protein.prior import load_backbone
-from deft.domains.protein.scaffold import save_scaffolder
 from deft.io.files import write_json
+from deft.io.h_files import save_h
 from deft.learned.base import count_parameters
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import pick_device
@@ -104,7 +104,7 @@ def main() -> None:
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(), "prior": prior.card.get("name", ""),
     }  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
-    save_scaffolder(args.out / "h.safetensors", h.cpu(), prior.cpu(), task, **about)
+    save_h(args.out / "h.safetensors", h.cpu(), prior.cpu(), task, **about)
     write_json(args.out / "levels.json", {**about, "levels": table})
     print(f"{result.steps} steps, {result.steps * args.batch:,} samples in {time.monotonic() - begun:.0f} s; wrote {args.out}")
 

@@ -26,6 +26,7 @@ from deft import (
 from deft.core.denoiser import fingerprint
 from deft.core.grid import times
 from deft.core.random import BatchNoise
+from deft.domains.image.prior import ImagePrior
 from deft.domains.image.tasks import TASKS
 from deft.errors import CheckpointError, ContractError, InputError
 from deft.guidance.combine import Zero
@@ -38,7 +39,6 @@ from deft.likelihood import Likelihood
 from deft.methods import METHODS, plan
 from deft.nn import MLP, HalfUNet, UNet
 from deft.nn.lora import LowRank
-from deft.prior import ImagePrior
 from deft.samplers import Ancestral
 from deft.testing import check_htransform, half_seen, two_modes
 from deft.train.cache import Bank

@@ -26,6 +26,7 @@ from deft.domains.protein.prior import backbone_prior
 from deft.domains.protein.problems import problems
 from deft.domains.protein.structure import read_structure, write_pdb
 from deft.errors import NonFiniteError
+from deft.io.h_files import save_h
 from deft.methods import SCORE_FORM
 from proteins import entries, helix, problem_file
 from toys import refused, result, run, toy_prior
@@ -42,7 +43,7 @@ def place(tmp_path_factory):
         prior.requires_grad_(False)
         h = ChainDEFT(32).calibrate(prior, pad([c.x for c in chains("validation", longest=48)[:4]], 48))
         (here / f"{name}run").mkdir()
-        protein_scaffold.save_scaffolder(here / f"{name}run" / "h.safetensors", h, prior, MotifTask())
+        save_h(here / f"{name}run" / "h.safetensors", h, prior, MotifTask())
     chain = next(c for c in chains("validation", longest=64))
     write_pdb(here / "native.pdb", 8 * chain.x.numpy() + 30, sequence=chain.sequence)
     return here

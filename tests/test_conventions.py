@@ -20,9 +20,10 @@ from torch.nn import functional as F
 
 from deft.core.random import BatchNoise, Noise
 from deft.domains.image import conventions as convert
-from deft.domains.image.tasks import TASKS, get_task, make_task, other_settings
+from deft.domains.image.tasks import TASKS, get_task, make_task
 from deft.errors import ContractError, InputError
-from deft.io.measurements import read_measurement, save_measurement, task_of
+from deft.io.arrays import read_array
+from deft.io.measurements import other_settings, read_measurement, save_measurement, task_of
 from deft.io.settings import read_angles, read_kernel, switch
 from deft.operator import (
     HDR,
@@ -503,7 +504,7 @@ def test_hdf5_without_h5py_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     (tmp_path / "f.h5").write_bytes(b"")
     with pytest.raises(InputError, match=r"pip install 'deft-diffusion\[hdf5\]'"):
-        convert.read_array(tmp_path / "f.h5", ("kspace",))
+        read_array(tmp_path / "f.h5", ("kspace",))
 
 
 # Magnitudes

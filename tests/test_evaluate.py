@@ -19,7 +19,7 @@ from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.denoiser import MeanDenoiser
 from deft.domains.image.data import SPLITS, fashion
-from deft.domains.image.prior_quality import denoising_errors, draw, feature_report
+from deft.domains.image.prior_quality import feature_report
 from deft.domains.image.tasks import TASKS, Inpaint, SuperResolution
 from deft.errors import InputError
 from deft.guidance import DPS
@@ -28,6 +28,7 @@ from deft.methods import METHODS, TUNED, Making, make_sampler, plan
 from deft.prior import load_prior
 from deft.samplers import SAMPLERS
 from deft.train.levels import LEVELS, hidden_pixels, level_errors, level_table
+from deft.train.prior_quality import denoising_errors, draw
 from toys import run, toy_prior
 
 

@@ -13,8 +13,9 @@ from deft import Gaussian, Identity, Mask, Observation, VPCosine, sample
 from deft.core.random import Noise
 from deft.domains.image.data import fashion
 from deft.domains.image.tasks import TASKS, get_task
+from deft.domains.image.units import in_our_units
 from deft.errors import InputError
-from deft.io.measurements import in_our_units, observation
+from deft.io.measurements import observation
 from deft.prior import load_prior
 from deft.testing import half_seen
 from deft.workflow.measurement_check import check_pairs, inspect_measurement, residual_ratio, sample_warnings, surprise

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -25,7 +26,12 @@ HERE = Path(__file__).parent
 NAMES_0_1 = {module: names.split() for module, _, names in (line.partition(":") for line in (HERE / "names_0_1.txt").read_text().splitlines())}
 """Module -> its public names in version 0.1: all modules, and the names of those that were not the commands' own."""
 
-GONE: dict[str, str] = {"comparison.config.title_of": "a property of an entry: `Entry.label`"}
+GONE: dict[str, str] = {
+    "comparison.config.title_of": "a property of an entry: `Entry.label`",
+    "train.adapter.load_any_h": "load_h loads an h of any kind of data",
+    "prior.options.KINDS": "a family's options stand with it: FAMILIES[name].options",
+    "prior.options.GENIE_KINDS": "the same",
+}
 """Names of 0.1 that have no successor -> why."""
 
 
@@ -189,3 +195,9 @@ def test_the_list_is_written_as_click_writes_it():
     lazy = LazyGroup("deft", lazy=COMMANDS)
     shown = [group.get_help(click.Context(group, info_name="deft")) for group in (lazy, plain)]
     assert shown[0] == shown[1] and not lazy.commands
+
+
+def test_files_that_pages_name_are_there():
+    root = HERE.parent
+    named = {(page.name, path) for page in (root / "README.md", *(root / "docs").glob("*.md")) for path in re.findall(r"(?:src/)?(deft/[\w/]+\.py)", page.read_text())}
+    assert named and not [f"{page}: {path}" for page, path in sorted(named) if not (root / "src" / path).exists()]

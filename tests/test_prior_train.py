@@ -11,12 +11,13 @@ import torch
 from deft import FitConfig, VPCosine, fit
 from deft.cli.prior import round_to_half, start_weights
 from deft.core.random import RowNoise
+from deft.domains.image.prior import ImagePrior
 from deft.errors import InputError
 from deft.io.files import load_weights
 from deft.likelihood import Gaussian, Observation
 from deft.nn import UNet
 from deft.operator import Identity
-from deft.prior import ImagePrior, load_prior
+from deft.prior import load_prior
 from deft.train.augment import Flipped, symmetry
 from deft.train.compiled import compiled
 from deft.train.data import Clean

@@ -33,6 +33,7 @@ from deft.domains.protein.problems import problems
 from deft.domains.protein.scaffold import draw_scaffolds
 from deft.errors import InputError
 from deft.guidance.combine import Zero
+from deft.io.h_files import save_h
 from deft.likelihood import Gaussian, Observation
 from deft.prior import load_prior
 from proteins import entries
@@ -130,7 +131,7 @@ def place(tmp_path_factory):
     prior.requires_grad_(False)
     h = ChainDEFT(32).calibrate(prior, pad([c.x for c in chains("validation", longest=48)[:4]], 48))
     (here / "run").mkdir()
-    protein_scaffold.save_scaffolder(here / "run" / "h.safetensors", h, prior, MotifTask())
+    save_h(here / "run" / "h.safetensors", h, prior, MotifTask())
     return here
 
 

@@ -17,9 +17,10 @@ from deft.domains.protein.geometry import residues
 from deft.domains.protein.htransform import ChainDEFT, Seen
 from deft.domains.protein.motif import SIGMA_Y, Motif, MotifTask, given_motif, observe_motif
 from deft.domains.protein.prior import backbone_prior
-from deft.domains.protein.scaffold import load_scaffolder, save_scaffolder
+from deft.domains.protein.scaffold import load_scaffolder
 from deft.errors import ContractError, InputError
 from deft.guidance.exact import dense
+from deft.io.h_files import save_h
 from deft.learned.base import count_parameters
 from deft.samplers import SAMPLERS, Cooled, Ito, sample_posterior
 from deft.testing import check_operator, gaussian_chain
@@ -259,7 +260,7 @@ def test_a_file_holds_each_kind(stirred, tmp_path, kind):
     x, obs = stirred[2].float(), MotifTask().observe(stirred[2].float(), BatchNoise(3, 0))
     h = (ChainDEFT(32) if kind is ChainDEFT else ChainAmortised.sized(prior, 1.0, tuned=True).begin(prior)).calibrate(prior, x)
     task = MotifTask(0.01, loosest=0.05)
-    save_scaffolder(tmp_path / "h.safetensors", h, prior, task, name="x")
+    save_h(tmp_path / "h.safetensors", h, prior, task, name="x")
     again, back, card = load_scaffolder(tmp_path / "h.safetensors", prior)
     pred = prior(x, torch.tensor(0.5, dtype=torch.float64))
     with torch.no_grad():

@@ -45,7 +45,7 @@ from toys import refused, toy_prior
 COMMAND = """
 import os, sys, time
 from deft.cli.serve import serve
-from deft.io.prior_files import ImagePrior
+from deft.domains.image.prior import ImagePrior
 forward = ImagePrior.forward
 def slow(self, x_t, t):
     time.sleep(float(os.environ.get("PAUSE", 0)))

@@ -12,6 +12,7 @@ import torch
 from deft.core.denoiser import freeze
 from deft.core.random import BatchNoise, Noise
 from deft.domains.image.data import dataset
+from deft.domains.image.prior import ImagePrior
 from deft.domains.image.sheet import picture_of
 from deft.domains.image.tasks import PAPER, TASKS, ImageTask, get_task, make_task
 from deft.errors import InputError
@@ -19,7 +20,6 @@ from deft.io.measurements import is_measurement, read_measurement, save_measurem
 from deft.learned import DEFT
 from deft.nn import UNet
 from deft.operator import Mask
-from deft.prior import ImagePrior
 from deft.schedule import VPCosine
 from deft.train.cache import Bank
 from deft.train.data import Clean

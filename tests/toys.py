@@ -12,9 +12,9 @@ from PIL import Image
 from deft import Gaussian, Matrix, Observation, VPCosine
 from deft.cli import main
 from deft.core.schedule import Schedule
+from deft.domains.image.prior import ImagePrior
 from deft.guidance.exact import Mixture
 from deft.nn import UNet
-from deft.prior import ImagePrior
 from deft.testing import MixtureWorld
 
 

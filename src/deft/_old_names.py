@@ -41,7 +41,7 @@ MODULES: dict[str, str] = {
     "evaluate.foreign": "domains.image.external errors",
     "evaluate.levels": "train.levels",
     "evaluate.metrics": "domains.image.metrics",
-    "evaluate.priors": "domains.image.prior_quality",
+    "evaluate.priors": "domains.image.prior_quality train.prior_quality",
     "evaluate.report": "bench.methods_report bench.report bench.result domains.image.sheet",
     "evaluate.statistics": "bench.statistics",
     "gradient": "core.autodiff",
@@ -62,12 +62,12 @@ MODULES: dict[str, str] = {
     "images.files": "domains.image.files",
     "images.masks": "domains.image.masks",
     "images.pictures": "domains.image.pictures",
-    "images.ranges": "domains.image.ranges",
+    "images.ranges": "domains.image.ranges io.settings",
     "images.reading": "domains.image.reading",
     "images.resample": "domains.image.resample",
     "images.text": "io.text",
     "images.volumes": "domains.image.volumes",
-    "images.writing": "domains.image.writing io.arrays",
+    "images.writing": "domains.image.writing",
     "kernel": "core.transition",
     "likelihood.base": "core.likelihood",
     "likelihood.foreign": "likelihood.external",
@@ -131,11 +131,14 @@ MODULES: dict[str, str] = {
 }
 """Old module -> the modules in which its names are now, in the order in which they are looked through."""
 
-_OF_TASKS = (
-    "Choices", "RefusingNoise", "ImageTask", "Drawn", "Masked", "SUMS", "EVENS", "SUM_TOLERANCE", "LogProbability", "Tilt", "Through", "TASKS", "PAPER", "get_task", "make_task", "other_settings",
-)
+_OF_TASKS = {
+    "domains.image.tasks": ("ImageTask", "Masked", "TASKS", "PAPER", "get_task", "make_task"),
+    "domains.image.tasks.blur": ("SUMS", "EVENS", "SUM_TOLERANCE"),
+    "likelihood.task": ("Choices", "RefusingNoise", "Drawn", "LogProbability", "Tilt", "Through"),
+    "io.measurements": ("other_settings",),
+}
 NAMES: dict[str, str] = {
-    **{f"tasks.{name}": f"domains.image.tasks.{name}" for name in _OF_TASKS},
+    **{f"tasks.{name}": f"{module}.{name}" for module, names in _OF_TASKS.items() for name in names},
     "comparison.Arm": "bench.studies.Entry",
     "comparison.config.Arm": "bench.studies.Entry",
     "comparison.run.Crew": "bench.runner.Runner",
@@ -143,6 +146,11 @@ NAMES: dict[str, str] = {
     "comparison.store.unit": "bench.store.make_job",
     "protein.arm.ARMS": "domains.protein.plan.MOTIF_METHODS",
     "protein.arm.Arm": "domains.protein.plan.ChainPlan",
+    "convert.read_array": "io.arrays.read_array",
+    "measurement.in_our_units": "domains.image.units.in_our_units",
+    "prior.ImagePrior": "domains.image.prior.ImagePrior",
+    "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
+    "train.adapter.Described": "core.records.Task",
     "train.data.Bank": "train.cache.Bank",
 }
 """Old name, with its module -> new name, with its module."""

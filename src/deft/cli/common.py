@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,23 +15,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
+from deft.core.domain import Data, Domain, Table, domain_of, domains
+from deft.core.importable import find_function
 from deft.core.likelihood import Observation
-from deft.domains.image.classifier import fashion_classifier
-from deft.domains.image.data import DATASETS, SPLITS, dataset
-from deft.domains.image.files import split_source
-from deft.domains.image.masks import read_mask
-from deft.domains.image.ranges import as_range
-from deft.domains.image.reading import ImageSet, Reading, read_images, read_stack
-from deft.domains.image.tasks import ImageTask, Inpaint, Masked, Tilt, get_task
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.arrays import read_arrays
 from deft.io.files import json_text, load_weights
 from deft.io.h_files import load_h
 from deft.io.measurements import is_measurement, observation, read_measurement, task_of
-from deft.io.text import shape_text
+from deft.io.settings import as_range
+from deft.io.tasks import TASKS, get_task
 from deft.learned.base import Learned
+from deft.likelihood.task import Tilt
 from deft.prior import load_prior
-from deft.prior.load import family_of, find_function, read_options
+from deft.prior.load import family_of, read_options
 from deft.runtime.distributed import get_world
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
@@ -45,10 +41,14 @@ def one_line(text: object) -> str:
 
 
 class Name(click.ParamType):
-    """A name out of a table; an unknown one is an error with the nearest offered."""
+    """A name out of a table, which is looked at when it is asked for; an unknown one is an error with the nearest offered."""
 
-    def __init__(self, kind: str, known: Iterable[str]):
-        self.name, self.known = kind, sorted(known)
+    def __init__(self, kind: str, table: Iterable[str]):
+        self.name, self._table = kind, table
+
+    @property
+    def known(self) -> list[str]:
+        return sorted(self._table)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"[{'|'.join(self.known)}]"
@@ -132,9 +132,12 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Use the output folder even if it holds files.")
 def _trust(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    ctx.meta["deft.trust_pickle"] = value
+    ctx.meta[f"deft.{param.name}"] = value
 
 
+trust_code_option = click.option(
+    "--trust-code", is_flag=True, expose_value=False, callback=_trust, help="Load an h whose card names code of its author's (a network, a class of h or of task): that runs it."
+)
 prior_option_option = options(
     click.option("--trust-pickle", is_flag=True, expose_value=False, callback=_trust, help="Read a prior's .pt file even if it holds more than tensors: that runs code from it."),
     click.option(
@@ -220,7 +223,7 @@ def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[
 
 def load_run(
     run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()
-) -> tuple[Learned, ImageTask, dict[str, Any], Denoiser, str]:
+) -> tuple[Learned, Any, dict[str, Any], Denoiser, str]:
     """(h, task, card, prior, prior's name) of a folder made by `deft fit`, or of its h.safetensors."""
     path = run / "h.safetensors" if run.is_dir() else run
     if not path.exists():
@@ -237,8 +240,14 @@ def load_run(
             gone = "which is not there any more" if family is None else "which a card alone is not trusted to load"
             raise CheckpointError(f"{path} was fitted to the prior {name}, {gone}: give it with --prior")
     found = find_prior(name, device, options)
-    h, task, card = load_h(path, found)
+    h, task, card = load_h(path, found, trust_code=trusts_code())
     return h.to(device), task, card, found, name
+
+
+def trusts_code() -> bool:
+    """Whether --trust-code was given."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get("deft.trust_code"))
 
 
 def family_or_none(name: str) -> str | None:
@@ -259,13 +268,6 @@ def spread_out(prior: Denoiser, yes: bool) -> Denoiser:
     return shard(prior) if yes else prior
 
 
-def image_shape(prior: Denoiser) -> tuple[int, int, int]:
-    if len(prior.data_shape) != 3:
-        raise InputError(f"this command is for images, the prior makes samples of shape {prior.data_shape}")
-    c, h, w = prior.data_shape
-    return c, h, w
-
-
 def prior_name(name: str) -> str:
     """How a card names a prior: a bundled one by name, a file by its absolute path."""
     file, colon, function = name.rpartition(":")
@@ -274,49 +276,63 @@ def prior_name(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 
-def is_bundled(source: str) -> bool:
+def domain_for(prior: Denoiser) -> Domain:
+    """The kind of data that a prior makes, which commands ask for tasks, readers and writers."""
+    domain = domain_of(prior)
+    if domain is None:
+        known = "; ".join(f"{d.title} ({name})" for name, d in domains().items())
+        raise InputError(f"the prior makes samples of shape {tuple(prior.data_shape)}, which no kind of data here owns ({known}): use it in Python, or name its kind in its card")
+    return domain
+
+
+def ask(method: Callable[..., Any], domain: Domain, *args: Any, **given: Any) -> Any:
+    """A method of a domain with those options that were given; one that it does not know is refused by its name on the command line."""
+    try:
+        return method(*args, **given)
+    except TypeError as error:
+        odd = next((k for k in given if f"unexpected keyword argument '{k}'" in str(error)), None)
+        if odd is None:
+            raise
+        raise InputError(f"{SPELT.get(odd, '--' + odd.replace('_', '-'))} is not for {domain.title}: leave it out") from error
+
+
+SPELT = {"value_range": "--range"}
+
+
+def is_bundled(domain: Domain, source: str) -> bool:
     """Whether --data names a bundled data set rather than a file."""
-    return source.partition(":")[0] in DATASETS and not Path(source).exists()
+    return source.partition(":")[0] in domain.datasets() and not Path(source).exists()
 
 
-def load_images(source: str, split: str, reading: Reading, say: Callable[[str], None]) -> ImageSet:
-    """Images from a folder, an npz or a file, or "fashion" for a split of the bundled ones ("fashion:test" for another)."""
-    name, _, part = source.partition(":")
-    if is_bundled(source):
-        data = dataset(name, part or split)
-        found = ImageSet(data.x, [f"{i:05d}" for i in range(len(data.x))], data.labels)
-        if reading.event_shape not in (None, tuple(data.x.shape[1:])):
-            raise InputError(f"the bundled {name} images are {shape_text(data.x.shape[1:])}, the prior makes {shape_text(reading.event_shape or ())}: give other --data")
-        if split != "validation" and (reading.range is not None or _asked_parts()):
-            raise InputError(f"the bundled {name} images need no --range, --array or --recursive: leave them out")
-        return found
-    parts = _asked_parts()
-    if split == "validation":  # said of --data, and for --held-out where it can be
-        path, named = split_source(source)
-        parts = {k: v for k, v in parts.items() if (path.is_dir() if k == "recursive" else path.is_file() and named is None)}
-    return read_source(source, replace(reading, **parts), say)
+def reading(skip_bad: bool, resize: bool, convert: bool, value_range: object) -> dict[str, Any]:
+    """The options of `reading_options` that were given, as `Domain.read` takes them."""
+    said = {"skip_bad": skip_bad, "resize": resize, "convert": convert, "value_range": value_range, **_asked_parts()}
+    return {k: v for k, v in said.items() if v is not None and v is not False}
 
 
 def _asked_parts() -> dict[str, Any]:
-    """What --recursive and --array say, as settings of a `Reading`."""
+    """What --recursive and --array say."""
     context = click.get_current_context(silent=True)
     return {} if context is None else {key.rpartition(".")[2]: v for key, v in context.meta.items() if key.startswith("deft.reading.")}
 
 
-def read_source(source: str | Path, reading: Reading, say: Callable[[str], None] | None = None) -> ImageSet:
-    """`read_images`, saying what was left out, cropped or clipped."""
-    found = read_images(source, reading)
-    if say is None:
-        context = click.get_current_context(silent=True)
-        say = Output(context is None or bool(context.params.get("as_json"))).say
+def load_data(
+    domain: Domain, source: str, split: str, event_shape: tuple[int, ...] | None, options: Mapping[str, Any], say: Callable[[str], None], *, held_out: bool = False
+) -> Data:
+    """Samples of a kind of data from files, or a split of a bundled set; says what was left out, cropped or clipped.
+
+    options: of `reading`. held_out: they were said of other data, and count where they can.
+    """
+    strict = {"strict": False} if held_out and options.keys() & {"value_range", "recursive", "array"} else {}
+    found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict)
     for note in found.notes:
         say(note)
     return found
 
 
 DATA_HELP = (
-    f"A folder of pictures (PNG, JPEG, TIFF, ..., DICOM, NIfTI), an .npz (array x or images, or FILE.npz:NAME), or `{'`, `'.join(DATASETS)}` for "
-    f"bundled images (`fashion:{'`, `fashion:'.join(SPLITS)}`)."
+    "A folder of pictures (PNG, JPEG, TIFF, ..., DICOM, NIfTI), an .npz (array x or images, or FILE.npz:NAME), or `fashion`, `ct` for bundled images "
+    "(`fashion:fit`, `fashion:validation`, `fashion:test`); for other kinds of data what their package reads."
 )
 
 
@@ -327,11 +343,15 @@ task_option_option = click.option(
 
 
 def make_task(
-    name: str | None, sigma_y: float | None, hole: tuple[float, ...] | None = None, options: Iterable[str] = (), measurement: Path | None = None
-) -> ImageTask:
-    """The task that --task, --sigma-y, --hole and --task-option ask for; without --task the measurement file's own, and inpaint for want of one."""
-    own = None if name is not None or measurement is None else task_of(measurement)
-    usual = own or get_task(name or Inpaint.name)
+    name: str | None, sigma_y: float | None, hole: tuple[float, ...] | None = None, options: Iterable[str] = (), measurement: Path | None = None,
+    domain: Domain | None = None,
+) -> Any:  # fmt: skip
+    """The task that --task, --sigma-y, --hole and --task-option ask for; without --task the measurement file's own, and for want of one the first of the
+    prior's kind of data."""
+    if domain is not None and name is not None and name not in domain.tasks():
+        raise unknown(f"task for {domain.title}", name, domain.tasks())
+    own = None if name is not None or measurement is None else task_of(measurement, domain)
+    usual = own or get_task(name or next(iter((domain.tasks() if domain else {}) or TASKS)), domain)
     changes: dict[str, Any] = {}
     for pair in options:
         key, sign, value = pair.partition("=")
@@ -341,19 +361,19 @@ def make_task(
     if sigma_y is not None:
         changes["sigma_y"] = sigma_y
     if hole is not None:
-        if usual.name != Inpaint.name:
+        if not hasattr(usual, "smallest"):
             raise InputError(f"--hole is for the task inpaint, not for {usual.name}")
         if len(hole) not in (1, 2):
             raise InputError(f"--hole takes one or two fractions of the image's side, got {len(hole)}")
         changes |= {"smallest": hole[0], "largest": hole[-1]}
-    plain = get_task(usual.name)
+    plain = get_task(usual.name, domain)
     for key, value in changes.items():
         kind = type(getattr(plain, key, value))
         try:
             changes[key] = kind(value)
         except ValueError:
             raise InputError(f"{key} of the task {usual.name} is {'a whole number' if kind is int else 'a number'}, got {value!r}") from None
-    return get_task(usual.name, **{k: v for k, v in usual.config().items() if k != "name"} | changes)
+    return get_task(usual.name, domain, **{k: v for k, v in usual.config().items() if k != "name"} | changes)
 
 
 reward_options = options(
@@ -361,7 +381,8 @@ reward_options = options(
     click.option("--beta", type=float, help="With --reward: samples are of p(x) exp(reward / beta); small is greedy.  [default: 1]"),
     click.option("--label", type=int, help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x)."),
 )  # fmt: skip
-BUNDLED_REWARD = "fashion-classifier"
+REWARDS = Table(lambda domain: domain.rewards())
+"""Bundled classifiers by name, each as what makes it."""
 
 
 def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
@@ -371,50 +392,27 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
         raise InputError(f"--beta must be a number above 0, got {beta}")
     if label is not None and label < 0:
         raise InputError(f"--label is a class from 0, got {label}")
-    if source == BUNDLED_REWARD:
+    function: Callable[[Tensor], Tensor]
+    if source in REWARDS:
         if label is None:
-            raise InputError(f"{BUNDLED_REWARD} knows ten classes (0 t-shirt ... 9 boot): say which with --label")
-        function: Callable[[Tensor], Tensor] = fashion_classifier()
+            raise InputError(f"{source} returns logits of classes: say which class with --label")
+        function = REWARDS[source]()
     elif ":" not in source:
-        raise InputError(f"--reward takes FILE.py:FUNCTION, or {BUNDLED_REWARD}; got {source}")
+        raise InputError(f"--reward takes FILE.py:FUNCTION, or {', '.join(REWARDS)}; got {source}")
     else:
         function, source = find_function(source, "a function of images [B, C, H, W] that returns [B]"), prior_name(source)
     return Tilt(source=source, beta=beta, label=-1 if label is None else label, function=function)
 
 
-def measurement_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """The shape of y for one image."""
-    return tuple(task.check(event_shape).y.shape[1:])
-
-
-def picture_shape(task: ImageTask, event_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """The shape of y for one image, of a task whose y is a picture."""
-    a, b, c = measurement_shape(task, event_shape)
-    return a, b, c
-
-
-def make_observation(task: ImageTask, y: Tensor, mask: Tensor | None, event_shape: tuple[int, int, int]) -> Observation:
-    """y [N, *M] as the task's measurement; a mask [N or 1, 1, H, W] says where an image with a hole was seen."""
-    arrays = {"y": y.numpy()}
-    if task.drawn == "mask":
-        if mask is None:
-            raise InputError(f"{task.title} needs a mask: give --mask FILE (white is seen, black is the hole)")
-        arrays["mask"] = mask.numpy()
-    elif mask is not None:
-        raise InputError(f"a mask is for tasks that see some of the pixels, such as inpaint; this one is {task.name}: leave --mask out")
-    elif task.drawn:
-        raise InputError(f"the {task.drawn} of {task.name} differs from image to image and is needed with y: give a measurement file (`deft measure`, docs/tasks.md)")
-    return observation("the measurement", arrays, task, event_shape)
-
-
 def read_measured(
-    path: Path, task: ImageTask, event_shape: tuple[int, int, int], *, row: int | None = 0, mask: Path | None = None, mask_hole: str = "black",
-    resize: bool = False, convert: bool = False, value_range: str | None = None,
-) -> tuple[Observation, Tensor | None, list[str]]:  # fmt: skip
-    """(one measurement, the mask that was given with it, what was skipped) of a picture or a measurement file; row None: all of the file's."""
+    path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], *, row: int | None = 0, mask: Path | None = None, mask_hole: str = "black",
+    resize: bool = False, convert: bool = False, value_range: object = None,
+) -> tuple[Observation, dict[str, Any], list[str]]:  # fmt: skip
+    """(one measurement, arrays that belong to it, what was skipped) of a measurement file or of what else the kind of data reads, such as a picture;
+    row None: all of the file's."""
     if not path.exists():
         raise InputError(f"no such measurement: {path} does not exist")
-    wanted = measurement_shape(task, event_shape)
+    task.check(event_shape)
     if is_measurement(path):
         if _asked_parts():
             raise InputError(f"{path} is a measurement file, whose array is y: leave --array and --recursive out")
@@ -425,33 +423,24 @@ def read_measured(
                 raise InputError(f"{path} is a measurement file, and {name} is for pictures: what was measured is not resized; leave {name} out")
         every = read_measurement(path, task, event_shape, limits(value_range))
         if row is None:
-            return every, None, []
+            return every, {}, []
         if not 0 <= row < len(every):
             raise InputError(f"--row {row}: {path} holds {len(every)} measurements, give 0 to {len(every) - 1}")
-        return every[row], None, []
+        return every[row], {}, []
     if row is None:
         raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
-    if not task.pictures:
-        raise InputError(f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
-    shape = picture_shape(task, event_shape)
-    reading = Reading(
-        shape, False, resize, convert, value_range, slack=6 * task.sigma_y + 1e-3,
-        whose="the prior's" if wanted == event_shape else f"the {task.name} measurement's",
-    )  # fmt: skip
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, expected one picture or a measurement file: give a file")
-    found = read_source(path, replace(reading, **_asked_parts()))
-    if len(found) != 1:
-        raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
-    seen = None if mask is None else read_mask(mask, event_shape, hole=mask_hole, resize=resize, picture=found.sizes[0])
-    return make_observation(task, found.x, seen, event_shape), seen, found.skipped
+    seen = {} if mask is None else {"mask": mask, "mask_hole": mask_hole}
+    found: tuple[Observation, dict[str, Any], list[str]] = ask(
+        domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range)
+    )
+    return found
 
 
-def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], reading: Reading) -> tuple[Tensor, Observation]:
-    """The user's own pairs: an .npz with x, y and, where the task draws one for each image, mask or kernel."""
+def read_pairs(path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], options: Mapping[str, Any]) -> tuple[Tensor, Observation]:
+    """The user's own pairs: an .npz with x, y and, where the task draws one for each sample, mask or kernel. options: of `reading`."""
     if not path.exists():
         raise InputError(f"no such file: {path}")
-    if reading.skip_bad or _asked_parts():
+    if options.keys() & {"skip_bad", "array", "recursive"}:
         raise InputError("--pairs are x and y of one file, all of them: leave --skip-bad, --array and --recursive out")
     arrays = read_arrays(path)
     wanted = {"x", "y"} | ({task.drawn} if task.drawn else set())
@@ -459,20 +448,8 @@ def read_pairs(path: Path, task: ImageTask, event_shape: tuple[int, int, int], r
         raise InputError(
             f"{path} lacks {', '.join(sorted(wanted - set(arrays)))}: pairs for {task.name} are the arrays {', '.join(sorted(wanted))}"
         )
-    strict = replace(reading, skip_bad=False)
-    x, _, _ = read_stack(arrays["x"], f"{path}[x]", strict)
-    if task.pictures:
-        about_y = replace(
-            strict, event_shape=picture_shape(task, event_shape), constant=True, slack=6 * task.sigma_y + 1e-3, whose="the measurement's",
-        )  # fmt: skip
-        y, _, _ = read_stack(arrays["y"], f"{path}[y]", about_y)
-        arrays["y"] = y.numpy()
-    if len(x) != len(arrays["y"]):
-        raise InputError(f"{path} holds {len(x)} images x but {len(arrays['y'])} measurements y: pairs must match one to one")
-    if task.drawn == "mask" and isinstance(task, Masked):
-        mask = check_masks(torch.from_numpy(arrays["mask"].astype("float32")), f"{path}[mask]", len(x), event_shape)
-        arrays["mask"] = mask.numpy()
-    given = None if task.pictures else limits(reading.range)
+    x, arrays = ask(domain.pairs, domain, arrays, str(path), task, event_shape, **options)
+    given = None if getattr(task, "pictures", False) else limits(options.get("value_range"))
     return x, observation(str(path), arrays, task, event_shape, given)
 
 
@@ -482,22 +459,6 @@ def limits(value_range: object) -> tuple[float, float] | None:
     if isinstance(found, str):
         raise InputError(f"--range {found} is for DICOM files: say black and white of the images that were measured, LOW,HIGH")
     return found
-
-
-def check_masks(mask: Tensor, name: str, n: int, event_shape: tuple[int, int, int]) -> Tensor:
-    """Masks [N, H, W] or [N, 1, H, W] (N may be 1) of 1 and 0."""
-    mask = mask[None] if mask.ndim == 2 else mask
-    mask = mask[:, None] if mask.ndim == 3 else mask
-    if mask.ndim != 4 or mask.shape[0] not in (1, n) or mask.shape[2:] != event_shape[1:] or mask.shape[1] not in (1, event_shape[0]):
-        raise InputError(f"{name} has shape {tuple(mask.shape)}, expected ({n} or 1, 1, {event_shape[1]}, {event_shape[2]})")
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError(f"{name} holds values other than 1 (seen) and 0 (hidden), from {float(mask.min()):.4g} to {float(mask.max()):.4g}: write it as bool")
-    seen = mask.flatten(1).mean(1)
-    for value, what in ((0.0, "hides everything"), (1.0, "hides nothing")):
-        if bool((seen == value).any()):
-            row = int((seen == value).nonzero()[0])
-            raise InputError(f"{name}: mask number {row} {what}: 1 is seen and 0 hidden, each mask needs both")
-    return mask
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, float]:

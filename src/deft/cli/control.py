@@ -13,7 +13,6 @@ from deft.cli.common import Output
 from deft.cli.info import h_card_text
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
-from deft.domains.image.tasks import ImageTask
 from deft.errors import InputError
 from deft.io.files import write_json, write_text
 from deft.io.h_files import save_h
@@ -56,7 +55,7 @@ def _about(h: Learned, prior: Denoiser, name: str, options: tuple[str, ...]) -> 
 
 
 def fit_on_paths(
-    output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: ImageTask, obs: Observation, source: str | None, out: Path,
+    output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: Any, obs: Observation, source: str | None, out: Path,
     objective: str, config: FitConfig, *, chain: int, subset: int | None, drawn_by: str | None, warm: int, rate: float, resume: bool, device: torch.device,
 ) -> None:  # fmt: skip
     """The rest of `deft fit` for an objective on paths: fit, say how it went, write what it leaves."""
@@ -87,7 +86,7 @@ def fit_on_paths(
 
 
 def fit_by_importance(
-    output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: ImageTask, obs: Observation, source: str, out: Path,
+    output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: Any, obs: Observation, source: str, out: Path,
     config: FitConfig, *, rounds: int, paths: int, chain: int, resume: bool, device: torch.device, objective: dict[str, Any],
 ) -> None:  # fmt: skip
     """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like, kept after each round."""

@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from deft.cli.common import Name, Numbers, Output, json_option, make_task, task_option_option
-from deft.domains.image import conventions as programs
-from deft.domains.image.tasks import CT
+from deft.core.domain import Table
 from deft.errors import InputError
+from deft.io.arrays import read_array
+from deft.io.measurements import Converted
 from deft.io.settings import read_angles, switch
 from deft.operator.recast import NORMS, ORIGINS
 
@@ -28,6 +29,8 @@ K_SPACE = (
     "crop",
     "value_scale",
 )
+PROGRAMS = Table(lambda domain: domain.converters())
+"""Program -> what reads its measurements, of every kind of data."""
 OPTIONS: dict[str, tuple[str, ...]] = {
     "fastmri": (*K_SPACE, "rows"),
     "sigpy": (*K_SPACE, "rows"),
@@ -49,7 +52,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 
 
 @click.command()
-@click.argument("program", type=Name("program", OPTIONS))
+@click.argument("program", type=Name("program", PROGRAMS))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write."
@@ -85,7 +88,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.option(
     "--orientation",
     multiple=True,
-    type=Name("orientation", programs.ORIENTATIONS),
+    type=Name("orientation", ("flip-rows", "flip-columns", "transpose")),
     help="Turn the image so. May be repeated.",
 )
 @click.option(
@@ -139,10 +142,10 @@ def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool,
         raise InputError(f"{out} is there already: give another --out, or --overwrite")
     sigma_y = given.pop("sigma_y")
     asked = {k: v for k, v in given.items() if v is not None and v != ()}
-    useless = [SPELLING.get(k, f"--{k.replace('_', '-')}") for k in asked if k not in OPTIONS[program]]
+    useless = [SPELLING.get(k, f"--{k.replace('_', '-')}") for k in asked if k not in OPTIONS.get(program, ())]
     if useless:
         raise InputError(f"{', '.join(useless)} does nothing for {program}: leave it out")
-    array = _rows(programs.read_array(file, KEYS[program]), asked.pop("rows", None))
+    array = _rows(read_array(file, KEYS.get(program, ("y",))), asked.pop("rows", None))
     made = _convert(program, array, asked, sigma_y)
     made.save(out)
     for note in made.notes:
@@ -163,7 +166,7 @@ def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool,
     )
 
 
-def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | None) -> programs.Converted:
+def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | None) -> Converted:
     if "value_range" in asked and len(asked["value_range"]) != 2:
         raise InputError(f"--range takes black and white, two numbers, got {len(asked['value_range'])}")
     if "value_scale" in asked:
@@ -171,13 +174,13 @@ def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | N
     if program in ("fastmri", "sigpy"):
         for key in ("mask", "maps"):
             if key in asked:
-                asked[key] = programs.read_array(asked[key], (key, "mask" if key == "mask" else "sensitivities"))
-        return programs.from_kspace(array, sigma_y=sigma_y, **asked)
+                asked[key] = read_array(asked[key], (key, "mask" if key == "mask" else "sensitivities"))
+        return PROGRAMS[program](array, sigma_y=sigma_y, **asked)
     if program == "skimage":
         if "theta" in asked:
             text = asked.pop("theta")
             asked["theta"] = read_angles(text, "degrees") if os.path.isfile(text) else _degrees(text)
-        return programs.from_skimage(array, sigma_y=sigma_y, **asked)
+        return PROGRAMS[program](array, sigma_y=sigma_y, **asked)
     if program == "odl":
         for key, what in (("extent", "the side of the domain"), ("own_side", "its pixels")):
             if key not in asked:
@@ -185,12 +188,12 @@ def _convert(program: str, array: Any, asked: dict[str, Any], sigma_y: float | N
                     f"odl needs --{key.replace('_', '-')}, {what}: 128 and 128 for uniform_discr([-64, -64], [64, "
                     "64], (128, 128))"
                 )
-        return programs.from_odl(array, sigma_y=sigma_y, **asked)
+        return PROGRAMS[program](array, sigma_y=sigma_y, **asked)
     if program == "lodopab":
-        return programs.from_lodopab(array, sigma_y=sigma_y, **asked)
-    task = make_task(CT.name, sigma_y, None, asked.pop("task_options", ()))
-    assert isinstance(task, CT)
-    return programs.from_nan(array, task, asked.get("side"))
+        return PROGRAMS[program](array, sigma_y=sigma_y, **asked)
+    if program != "rays":
+        return PROGRAMS[program](array, sigma_y=sigma_y, **asked)
+    return PROGRAMS[program](array, make_task("ct", sigma_y, None, asked.pop("task_options", ())), asked.get("side"))
 
 
 def _degrees(text: str) -> list[float]:

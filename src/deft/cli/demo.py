@@ -9,12 +9,11 @@ import click
 from deft.bench.methods_report import terminal
 from deft.bench.studies import domain_of_tasks
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
-from deft.domains.image.tasks import TASKS
 from deft.workflow import demo as library
 
 
 @click.command()
-@click.option("--task", type=Name("task", TASKS), default="inpaint", show_default=True)
+@click.option("--task", type=Name("task", library.TASKS), default="inpaint", show_default=True)
 @out_option("demo")
 @click.option("--quick", is_flag=True, help="Seconds instead of minutes: shows that it works, nothing about quality.")
 @click.option("--pretrained", is_flag=True, help="Use the bundled h, fitted for longer, instead of fitting one now.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -13,12 +14,11 @@ from deft.bench.report import machine
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.core.denoiser import Denoiser
-from deft.core.domain import domain_of_shape
+from deft.core.domain import Domain
 from deft.core.random import Noise
-from deft.domains.image.reading import Reading
-from deft.domains.image.tasks import TASKS, ImageTask
-from deft.domains.image.writing import open_folder
 from deft.errors import InputError
+from deft.io.files import open_folder
+from deft.io.tasks import TASKS
 from deft.learned import Learned, kind_of
 from deft.methods import plan
 
@@ -30,6 +30,7 @@ from deft.methods import plan
 @click.option("--methods", help="Names with commas between them.  [default: deft,dps,pigdm,prior; without a run: all but deft]")
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
+@common.trust_code_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run.  [default: inpaint]")
 @common.task_option_option
 @click.option("--images", type=int, help="Use the first so many images.  [default: all]")
@@ -69,7 +70,7 @@ def evaluate(
     for p in plans.values():
         p.make(prior, fitted)  # what cannot be made is said before anything is read
     prior = common.spread_out(prior, shard_prior)
-    shape = common.image_shape(prior)
+    domain, shape = common.domain_for(prior), prior.data_shape
     likelihood = chosen.check(shape).likelihood
     for p in plans.values():
         if reason := p.method.misfit(likelihood):
@@ -77,7 +78,7 @@ def evaluate(
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)
-    cases = _cases(data, pairs, images, chosen, seed, shape, (data.partition(":")[0], name), Reading(shape, skip_bad, resize, convert, value_range), output)
+    cases = _cases(data, pairs, images, chosen, seed, domain, shape, (data.partition(":")[0], name), common.reading(skip_bad, resize, convert, value_range), output)
     open_folder(out, overwrite=overwrite)
     if samples == 1:
         output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
@@ -88,20 +89,21 @@ def evaluate(
         "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": len(cases),
         "samples": samples, "plans": [p.config() for p in plans.values()], "machine": machine(),
     }  # fmt: skip
-    title = f"{chosen.title}: {len(cases)} images, {samples} samples each"
+    title = f"{chosen.title}: {len(cases)} {domain.title}, {samples} samples each"
     report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
-    output.say("\n" + terminal(cases.domain, title, report["rows"]))
+    output.say("\n" + terminal(domain, title, report["rows"]))
     output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
     output.result(report | {"out": str(out)})
 
 
 def _who(
     run: Path | None, task: str | None, task_options: tuple[str, ...], prior_option: str | None, prior_options: tuple[str, ...], device: torch.device
-) -> tuple[Learned | None, ImageTask, Denoiser, str]:
+) -> tuple[Learned | None, Any, Denoiser, str]:
     """(h or None, the task, the prior, the prior's name): of a run, or of the options."""
     if run is None:
         name = prior_option or "fashion"
-        return None, common.make_task(task or "inpaint", None, None, task_options), common.find_prior(name, device, prior_options), name
+        prior = common.find_prior(name, device, prior_options)
+        return None, common.make_task(task, None, None, task_options, domain=common.domain_for(prior)), prior, name
     fitted, chosen, _, prior, name = common.load_run(run, prior_option, device, prior_options)
     if task_options:
         raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
@@ -111,23 +113,21 @@ def _who(
 
 
 def _cases(
-    data: str, pairs: bool, images: int | None, task: ImageTask, seed: int, shape: tuple[int, int, int], known: tuple[str, str], reading: Reading, output: Output,
+    data: str, pairs: bool, count: int | None, task: Any, seed: int, domain: Domain, shape: tuple[int, ...], known: tuple[str, str], reading: dict[str, Any], output: Output,
 ) -> TensorCases:  # fmt: skip
-    """The images with their measurements. known: the names of the data and of the prior, by which a feature network is found."""
+    """The samples with their measurements. known: the names of the data and of the prior, by which a feature network is found."""
     labels, obs = None, None
     if pairs:
-        x, obs = common.read_pairs(Path(data), task, shape, reading)
+        x, obs = common.read_pairs(Path(data), task, domain, shape, reading)
     else:
-        found = common.load_images(data, "test", reading, output.say)
+        found = common.load_data(domain, data, "test", shape, reading, output.say)
         x, labels = found.x, found.labels
-    if images is not None and not 1 <= images <= len(x):
-        raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
-    n = images or len(x)
+    if count is not None and not 1 <= count <= len(x):
+        raise InputError(f"--images {count}: there are {len(x)}, give 1 to {len(x)}")
+    n = count or len(x)
     x, labels = x[:n], None if labels is None else labels[:n]
     obs = task.observe(x, Noise(seed, n)) if obs is None else obs[:n]
-    domain = domain_of_shape(shape)
-    assert domain is not None  # the shape of images was asked for
-    name = domain.feature_network_for(known, shape, labels is not None)
+    name = domain.feature_network_for(known, tuple(shape), labels is not None)
     if not name:
         return TensorCases(domain, x, obs)
     return TensorCases(domain, x, obs, labels=labels, network=domain.feature_network(name, x), names=captions(domain, labels, known))

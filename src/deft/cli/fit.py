@@ -18,13 +18,11 @@ from deft.cli.info import h_card_text
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import generator
-from deft.domains.image.reading import Reading
-from deft.domains.image.tasks import TASKS, ImageTask
-from deft.domains.image.writing import open_folder
 from deft.errors import InputError, NonFiniteError
-from deft.io.files import write_json, write_text
-from deft.io.h_files import save_h, start_from
-from deft.learned import LEARNED, Learned
+from deft.io.files import open_folder, write_json, write_text
+from deft.io.h_files import KINDS, save_h, start_from
+from deft.io.tasks import TASKS
+from deft.learned import Learned
 from deft.learned.base import count_parameters
 from deft.learned.deft import DEFT, GUIDES, UNITS
 from deft.methods import METHODS
@@ -59,6 +57,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.command()
 @click.option("--prior", "prior_option", default="fashion", show_default=True, help="A bundled prior, a file or folder (ours, diffusers', guided-diffusion's), FILE.py:FUNCTION, or the URL of `deft serve`.")
 @common.prior_option_option
+@common.trust_code_option
 @click.option("--task", type=Name("task", TASKS), help="What is measured.  [default: what a --measurement file says, else inpaint]")
 @click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step. Without --data h is fitted to samples of the prior alone.")
 @click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
@@ -77,7 +76,7 @@ def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
 @click.option("--log-z-rate", default=0.05, show_default=True, help="With tb: step size of log Z.")
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
 @out_option("run")
-@click.option("--method", type=Name("method", LEARNED), default="deft", show_default=True, help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md).")
+@click.option("--method", type=Name("method", KINDS), default="deft", show_default=True, help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md).")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
 @click.option("--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is.")
 @click.option("--start-from", "start", help="Begin with the weights of another h of this prior, of the same task or another: a run folder, or `inpaint` for the bundled one. Its size and form are kept.")
@@ -178,16 +177,16 @@ def fit(
     recipe = replace(recipe, bf16=config.bf16)
     where = common.get_device(device)
     prior = common.spread_out(common.find_prior(prior_option, "cpu" if shard_prior else where, prior_options), shard_prior)
-    shape = common.image_shape(prior)
+    domain, shape = common.domain_for(prior), prior.data_shape
     common.check_batch(common.own_part(batch, accumulate), shape)
-    chosen = common.make_task(task, sigma_y, hole, task_options, measurement) if reward is None else common.make_tilt(reward, beta, label)
+    chosen = common.make_task(task, sigma_y, hole, task_options, measurement, domain) if reward is None else common.make_tilt(reward, beta, label)
     tried = chosen.check(shape)
-    reading = Reading(shape, skip_bad, resize, convert, value_range)
+    reading = common.reading(skip_bad, resize, convert, value_range)
 
     if objective is not None:
         many = objective == "importance"
         if measurement is not None:
-            tried, _, _ = common.read_measured(measurement, chosen, shape, row=None if many else row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+            tried, _, _ = common.read_measured(measurement, chosen, domain, shape, row=None if many else row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
         if not many:
             make_objective(objective, prior, chain, subset, drawn_by)  # what cannot be made is said before anything is written
         open_folder(out, overwrite=overwrite or resume)
@@ -212,10 +211,10 @@ def fit(
     x: Tensor | None = None
     x_out: Tensor | None = None
     if pairs is not None:
-        x, obs = common.read_pairs(pairs, chosen, shape, reading)
+        x, obs = common.read_pairs(pairs, chosen, domain, shape, reading)
         rows, rest = hold_out(len(x), seed)
         if held_out:
-            rows, (x_out, obs_out) = torch.arange(len(x)), common.read_pairs(Path(held_out), chosen, shape, reading)
+            rows, (x_out, obs_out) = torch.arange(len(x)), common.read_pairs(Path(held_out), chosen, domain, shape, reading)
         else:
             x_out, obs_out = x[rest], obs[rest]
         doubtful = check_pairs(obs, x, str(pairs))
@@ -223,15 +222,15 @@ def fit(
             output.say(doubtful)
         x, obs, obs_out = prior.encode(x[rows]), prior.inside(obs[rows]), prior.inside(obs_out)
     elif data is not None:
-        x = common.load_images(str(data), "fit", reading, output.say).x
-        if held_out is None and common.is_bundled(str(data)):
+        x = common.load_data(domain, str(data), "fit", shape, reading, output.say).x
+        if held_out is None and common.is_bundled(domain, str(data)):
             held_out = f"{str(data).partition(':')[0]}:validation"
         if held_out is None:
             rows, rest = hold_out(len(x), seed)
             x, x_out = x[rows], x[rest]
         x = prior.encode(x)
     if held_out and pairs is None:
-        x_out = common.load_images(held_out, "validation", reading, output.say).x
+        x_out = common.load_data(domain, held_out, "validation", shape, reading, output.say, held_out=True).x
     x_out = None if x_out is None else prior.encode(x_out)
     open_folder(out, overwrite=overwrite or resume)
     doubt = warning(prior, x) if x is not None and len(x) > 1 else None
@@ -244,7 +243,7 @@ def fit(
     options: dict[str, Any] = {"units": units, "guide": guide, "gate": gate, **extra}
     h = build(prior, chosen, method, size, width, start, options, output)
     n = 0 if x is None else len(x)
-    output.say(f"fitting to {n} images, {0 if x_out is None else len(x_out)} held out" if n else "no --data: fitting to samples of the prior alone")
+    output.say(f"fitting to {n} {domain.title}, {0 if x_out is None else len(x_out)} held out" if n else "no --data: fitting to samples of the prior alone")
     try:
         if pairs is not None:
             assert x is not None and obs is not None and x_out is not None and obs_out is not None
@@ -274,7 +273,7 @@ def fit(
         raise NonFiniteError(f"{error}{kept}") from error
 
     # what it leaves
-    source = f"{data or pairs} ({n} images)" if n else "samples of the prior alone"
+    source = f"{data or pairs} ({n} {domain.title})" if n else "samples of the prior alone"
     about: dict[str, Any] = {
         "prior": common.prior_name(prior_option), "prior_options": [o for o in prior_options if not o.startswith("token=")], "data": source,
         "recipe": {**asdict(recipe), **asdict(config)}, **made, "parameters": count_parameters(h), **({"started_from": start} if start else {}),
@@ -287,7 +286,7 @@ def fit(
         f"{result.steps} steps in {made['seconds']:.0f} s; held-out loss {result.held_out[result.weights]:.4f} at step {result.best_step} "
         f"({result.weights} weights; raw {result.held_out['raw']:.4f}, averaged {result.held_out['ema']:.4f})"
     )
-    output.say("\nmean squared error of E[x_0 | x_t, y] on held-out images:\n" + level_table(levels))
+    output.say(f"\nmean squared error of E[x_0 | x_t, y] on held-out {domain.title}:\n" + level_table(levels))
     output.say(f"\nwrote {out}/h.safetensors; next: deft sample {out} --help, or deft evaluate {out} --help")
     output.result({"out": str(out), "card": card, "history": result.history})
 
@@ -298,19 +297,19 @@ def _by_default(name: str) -> bool:
 
 
 def build(
-    prior: Denoiser, task: ImageTask, method: str, size: float, width: int | None, start: str | None, options: dict[str, Any], output: Output
+    prior: Denoiser, task: Any, method: str, size: float, width: int | None, start: str | None, options: dict[str, Any], output: Output
 ) -> Learned:
     """The h that is fitted, as --method, --size, --width and --start-from ask for it."""
     if start is not None:
         if method != "deft" or width is not None:
             raise InputError("--start-from is for deft, and takes the width of the h it starts from: leave --method and --width out")
-        begun = start_from(start, prior, task.lift_channels)
+        begun = start_from(start, prior, task.lift_channels, trust_code=common.trusts_code())
         output.say(f"h: {count_parameters(begun):,} parameters, starting from {start}")
         return begun
     if method != "deft":
         if width is not None:
             raise InputError(f"--width is for deft; {method} takes --size")
-        return LEARNED[method].sized(prior, size, task.lift_channels, log=output.say)
+        return KINDS[method].sized(prior, size, task.lift_channels, log=output.say)
     if width is None:
         return DEFT.sized(prior, size, task.lift_channels, log=output.say, **options)
     if width < 2:

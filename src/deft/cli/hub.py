@@ -10,7 +10,6 @@ from deft.cli import common
 from deft.cli.common import Output, json_option, out_option, overwrite_option
 from deft.cli.group import NearestGroup
 from deft.workflow.hub import FILES, push_to_hub, save_pretrained
-from deft.workflow.model_card import noise_text
 
 
 @click.group(cls=NearestGroup)
@@ -28,6 +27,7 @@ def hub() -> None:
 @click.option("--note", help="One line for the README.")
 @click.option("--prior", "prior_option", help="Where the prior is now, if not where it was.")
 @common.prior_option_option
+@common.trust_code_option
 @overwrite_option
 @json_option
 def export(
@@ -46,7 +46,7 @@ def export(
     about = card | {"prior": card.get("prior", name)}
     about |= {k: v for k, v in {"licence": licence, "data": about_data, "note": note}.items() if v is not None}
     written = save_pretrained(out, h, prior, task, report=report, picture=picture, overwrite=overwrite, **about)
-    output.say(f"h for {task.title} ({noise_text(task.sigma_y)}), fitted to the prior {written['prior']}; licence {written['licence']}")
+    output.say(f"h for {task.title} ({task.noise_text()}), fitted to the prior {written['prior']}; licence {written['licence']}")
     files = [name for name in FILES if (out / name).exists()]
     output.say(f"wrote {', '.join(str(out / f) for f in files)}; next: read {out}/README.md, then deft hub push {out} OWNER/NAME")
     output.result({"out": str(out), "files": files, "card": written})

@@ -11,8 +11,8 @@ import click
 
 from deft.cli import common
 from deft.cli.common import Output, json_option
+from deft.core.domain import domains
 from deft.core.grid import SPACINGS
-from deft.domains.image.tasks import TASKS
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights
 from deft.io.h_files import KEPT_WHOLE
@@ -52,7 +52,7 @@ def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
         return path, other.card, other.parameter_count()
     if name in BUNDLED:
         prior = load_own(name)
-        return Path(BUNDLED[name]), prior.card, sum(p.numel() for p in prior.parameters())
+        return BUNDLED[name], prior.card, sum(p.numel() for p in prior.parameters())
     if path.is_dir():
         inside = [p for p in (path / "h.safetensors", path / "prior.safetensors") if p.exists()]
         if not inside:
@@ -84,10 +84,11 @@ def list_all(as_json: bool) -> None:
     output = Output(as_json)
     tasks: list[dict[str, Any]] = [
         {
-            "name": k, "title": t.title, "about": t.about, "drawn": t.drawn, "prior": t.prior,
-            "settings": {a: b for a, b in t().config().items() if a != "name"}, "convention": t.convention, "conventions": t.usual_conventions(),
+            "name": k, "of": d.title, "title": t.title, "about": getattr(t, "about", ""), "drawn": getattr(t, "drawn", ""), "prior": getattr(t, "prior", ""),
+            "settings": {a: b for a, b in t().config().items() if a != "name"}, "convention": getattr(t, "convention", ""),
+            "conventions": t.usual_conventions() if hasattr(t, "usual_conventions") else {},
         }
-        for k, t in TASKS.items()
+        for d in domains().values() for k, t in d.tasks().items()
     ]  # fmt: skip
     samplers: list[dict[str, Any]] = [
         {"name": k, "stochastic": s.stochastic or "eta" in inspect.signature(s).parameters, "order": s.order, "about": (s.__doc__ or "").split("\n")[0]}
@@ -96,12 +97,13 @@ def list_all(as_json: bool) -> None:
     methods = [m.row() for m in METHODS.values()]
     everything = {
         "version": __version__, "tasks": tasks, "methods": methods, "samplers": samplers,
-        "priors": [{"name": k, "file": v} for k, v in BUNDLED.items()],
+        "priors": [{"name": k, "file": str(v)} for k, v in BUNDLED.items()],
         "families": [{"name": k, "about": v.about} for k, v in FAMILIES.items()], "conventions": [{"name": k, "about": v.about} for k, v in CONVENTIONS.items()],
         "spacings": list(SPACINGS), "schedules": list(SCHEDULES),
     }  # fmt: skip
-    output.say("tasks; below each what the numbers of y mean, and its settings for measurements of other programs (docs/conventions.md)")
-    for t in tasks:
+    for i, t in enumerate(tasks):
+        if i == 0 or t["of"] != tasks[i - 1]["of"]:
+            output.say(f"tasks of {t['of']}; below each what the numbers of y mean, and its settings for measurements of other programs (docs/conventions.md)")
         drawn = f"; drawn for each image: {t['drawn']}" if t["drawn"] else ""
         output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())}){drawn}")
         more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))

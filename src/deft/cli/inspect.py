@@ -10,7 +10,6 @@ from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
 from deft.cli.info import card_lines
 from deft.denoiser import NetworkDenoiser
-from deft.domains.image.reading import Reading as ReadingImages
 from deft.prior.check import LEVELS, WORSE, Reading, confirm, describe, try_readings
 from deft.prior.latent import LatentPrior
 
@@ -44,8 +43,8 @@ def inspect(
     output.say("\n".join(card_lines(about)))
     result: dict[str, Any] = {"prior": path, **about}
     if data is not None:
-        shape = common.image_shape(prior)
-        x = common.load_images(data, "test", ReadingImages(shape, skip_bad, resize, convert, value_range), output.say).x
+        options = common.reading(skip_bad, resize, convert, value_range)
+        x = common.load_data(common.domain_for(prior), data, "test", prior.data_shape, options, output.say).x
         x = prior.encode(x)
         network = prior.prior if isinstance(prior, LatentPrior) else prior
         if isinstance(network, NetworkDenoiser):

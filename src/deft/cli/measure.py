@@ -12,13 +12,12 @@ from deft.cli.common import DATA_HELP, Name, Output, json_option
 from deft.cli.convert import convert as convert_command
 from deft.cli.group import NearestGroup
 from deft.cli.measure_inspect import inspect as inspect_command
+from deft.core.domain import domains
 from deft.core.random import Noise
-from deft.domains.image.reading import Reading
-from deft.domains.image.sheet import picture_of
-from deft.domains.image.tasks import TASKS
-from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
 from deft.errors import InputError
+from deft.io.files import write_bytes
 from deft.io.measurements import save_measurement
+from deft.io.tasks import TASKS
 
 
 @click.group(cls=NearestGroup, invoke_without_command=True)
@@ -56,20 +55,21 @@ def measure(
         raise InputError(f"--out must end in .npz, got {out}")
     if out.exists() and not overwrite:
         raise InputError(f"{out} is there already: give another --out, or --overwrite")
-    chosen = common.make_task(task, sigma_y, None, task_options)
-    x = common.load_images(data, "test", Reading(None, skip_bad, resize, convert, value_range), output.say).x
+    domain = next(d for d in domains().values() if task in d.tasks())
+    chosen = common.make_task(task, sigma_y, None, task_options, domain=domain)
+    x = common.load_data(domain, data, "test", None, common.reading(skip_bad, resize, convert, value_range), output.say).x
     if images is not None and not 1 <= images <= len(x):
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
     x = x[:images]
     chosen.check(x.shape[1:])
     obs = chosen.observe(x, Noise(seed, len(x)))
     save_measurement(out, obs, chosen, truth=x)
-    picture = out.with_suffix(".png")
-    shown = obs[:10]
-    columns = [Column("image", to_pixels(x[:10])), Column("measured", picture_of(shown, x.shape[1:]), "as a picture")]
-    save_image(picture, picture_grid(columns, title=f"{chosen.title}, noise {chosen.sigma_y:g}"))
-    output.say(f"{len(x)} measurements of shape {tuple(obs.y.shape[1:])}; wrote {out}, {picture}")
-    output.result({"out": str(out), "picture": str(picture), "task": chosen.config(), "n": len(x), "shape": list(obs.y.shape[1:])})
+    png = domain.measurement_picture(x, obs, f"{chosen.title}, noise {chosen.sigma_y:g}")
+    picture = None if png is None else out.with_suffix(".png")
+    if png is not None and picture is not None:
+        write_bytes(picture, png)
+    output.say(f"{len(x)} measurements of shape {tuple(obs.y.shape[1:])}; wrote {out}" + (f", {picture}" if picture else ""))
+    output.result({"out": str(out), "picture": None if picture is None else str(picture), "task": chosen.config(), "n": len(x), "shape": list(obs.y.shape[1:])})
 
 
 measure.add_command(convert_command)

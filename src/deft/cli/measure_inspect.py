@@ -10,9 +10,9 @@ import click
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option
-from deft.domains.image.tasks import TASKS
 from deft.errors import InputError
 from deft.io.arrays import read_arrays
+from deft.io.tasks import TASKS
 from deft.workflow.measurement_check import Tried, inspect_measurement
 
 SHOWN = 8
@@ -56,9 +56,8 @@ def inspect(
         raise InputError(f"{file} has no array y (it has {', '.join(arrays)}): a measurement file holds y, and mask or kernel where the task draws one")
     if task is None and "task" not in arrays:
         raise InputError(f"{file} does not say what was measured: give --task")
-    chosen = common.make_task(task, sigma_y, None, task_options, file)
     prior = common.find_prior(prior_option, common.get_device(device), prior_options)
-    common.image_shape(prior)
+    chosen = common.make_task(task, sigma_y, None, task_options, file, common.domain_for(prior))
     if chosen.drawn and chosen.drawn not in arrays:
         raise InputError(f"{file} lacks the array {chosen.drawn!r}, which the operator of {chosen.name} needs for each measurement")
     found = inspect_measurement(

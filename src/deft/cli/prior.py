@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import torch
+from click.core import ParameterSource
 from torch import Tensor
 
 from deft.cli import common
@@ -18,17 +19,12 @@ from deft.cli.group import NearestGroup
 from deft.cli.info import card_lines
 from deft.cli.inspect import inspect
 from deft.core.denoiser import fingerprint, freeze
+from deft.core.domain import Domain, Table, find_domain
 from deft.core.schedule import Schedule
 from deft.denoiser.parametrisation import OUTPUTS
-from deft.domains.image.classifier import fashion_classifier
-from deft.domains.image.prior_quality import denoising_errors, draw, feature_report
-from deft.domains.image.reading import Reading
-from deft.domains.image.writing import Column, open_folder, picture_grid, save_image, to_pixels
 from deft.errors import InputError, NonFiniteError
-from deft.io.files import write_json, write_text
-from deft.io.prior_files import load_own
-from deft.nn import UNet
-from deft.prior import ImagePrior
+from deft.io.files import open_folder, write_bytes, write_json, write_text
+from deft.io.prior_files import OwnPrior, load_own
 from deft.runtime.distributed import get_world
 from deft.schedule import SCHEDULES
 from deft.train.augment import Flipped
@@ -37,6 +33,7 @@ from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
 from deft.train.fit import FitConfig, fit, launched_config
 from deft.train.levels import level_table
+from deft.train.prior_quality import denoising_errors, draw
 from deft.train.protocols import Batches
 
 KEPT_ON_DEVICE = 2**31
@@ -59,6 +56,7 @@ def make_schedule(name: str) -> Schedule:
 
 @prior.command()
 @click.option("--data", required=True, help=DATA_HELP)
+@click.option("--kind", type=Name("kind of data", Table(lambda domain: {domain.name: domain})), default="image", show_default=True, help="What the data are.")
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
 @out_option()
 @click.option("--widths", type=Numbers(int), default="64,96,128", show_default=True, help="Channels at each level of the UNet; each level halves the image.")
@@ -92,7 +90,7 @@ def make_schedule(name: str) -> Schedule:
 @overwrite_option
 @json_option
 def train(
-    data: str, held_out: str | None, out: Path, widths: tuple[int, ...], blocks: int, patch: int, schedule: str, output_kind: str,
+    data: str, kind: str, held_out: str | None, out: Path, widths: tuple[int, ...], blocks: int, patch: int, schedule: str, output_kind: str,
     steps: int, batch: int, lr: float, warmup: int, ema: float, weight_decay: float, evaluations: int, seconds: float | None,
     seed: int, bf16: bool, flip: bool, start: str | None, compile_blocks: bool, half: bool, accumulate: int, streams: bool, name: str | None, about_data: str | None, licence: str | None, features: str, resume: bool,
     skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
@@ -112,30 +110,25 @@ def train(
         steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed, bf16=bf16,
         max_seconds=seconds, evaluations=evaluations, held_out_batches=8, accumulate=accumulate, streams=streams,
     ))  # fmt: skip
-    found = common.load_images(data, "fit", Reading(None, skip_bad, range=value_range), output.say)
+    domain, options = find_domain(kind), common.reading(skip_bad, False, False, value_range)
+    found = common.load_data(domain, data, "fit", None, options, output.say)
     x, n_all = found.x, len(found)
-    shape = (x.shape[1], x.shape[2], x.shape[3])
+    shape = tuple(x.shape[1:])
     common.check_batch(common.own_part(batch, accumulate), shape)
     if held_out:
-        x_out = common.load_images(held_out, "validation", Reading(shape, skip_bad, range=value_range), output.say).x
+        x_out = common.load_data(domain, held_out, "validation", shape, options, output.say, held_out=True).x
     else:
         rows, rest = hold_out(n_all, seed)
         x, x_out = x[rows], x[rest]
-    if min(widths) < 1 or blocks < 1 or patch < 1:
-        raise InputError(f"widths, blocks and patch must be at least 1, got {widths}, {blocks}, {patch}")
     torch.manual_seed(seed)
-    net = UNet(shape[0], shape[0], widths, blocks=blocks, patch=patch)
-    if any(side % net.multiple_of for side in shape[1:]):
-        raise InputError(
-            f"images of {shape[1]}x{shape[2]} do not fit this UNet: both sides must be multiples of {net.multiple_of} "
-            "(patch x 2 for each further width); pad the images, or give fewer --widths"
-        )
-    made = ImagePrior(net, make_schedule(schedule), shape, output_kind)
+    context = click.get_current_context()
+    network = {k: context.params[k] for k in ("widths", "blocks", "patch") if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+    made = common.ask(domain.new_prior, domain, shape, make_schedule(schedule), output_kind, **network)
     if start is not None:
         start_weights(made, start)
     open_folder(out, overwrite=overwrite or resume)
     count = sum(p.numel() for p in made.parameters())
-    output.say(f"prior: {count:,} parameters, {len(x):,} images of {'x'.join(map(str, shape))}, {len(x_out):,} held out")
+    output.say(f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,} held out")
     fast_kernels(where)
     objective, seen = PriorObjective(), clean_batches(x, where, flip)
     if compile_blocks:
@@ -151,11 +144,11 @@ def train(
     if not get_world().main:  # what is left to do is one process's work
         return
     about: dict[str, Any] = {
-        "name": name or out.resolve().name, "data": about_data or f"{data} ({n_all} images)", "licence": licence or "not stated",
+        "name": name or out.resolve().name, "data": about_data or f"{data} ({n_all} {domain.title})", "licence": licence or "not stated",
         "recipe": {k: v for k, v in asdict(config).items() if k not in ("saves",)} | {"flip": flip, "start_from": start}, "steps": result.steps,
         "seconds": round(result.seconds), "weights": result.weights, "held_out_loss": result.held_out,
     }  # fmt: skip
-    card = finish_prior(made, x_out, out, about, features=features, seed=seed, half=half)
+    card = finish_prior(made, domain, x_out, out, about, features=features, seed=seed, half=half)
     write_json(out / "log.json", {"history": result.history, "card": card})
     output.say(f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} ({result.weights} weights)")
     output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
@@ -178,7 +171,7 @@ def fast_kernels(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = True
 
 
-def start_weights(made: ImagePrior, source: str) -> None:
+def start_weights(made: OwnPrior, source: str) -> None:
     """Give `made` the weights of the prior in `source`: a folder, a file or a bundled prior's name.
 
     Raises:
@@ -193,7 +186,7 @@ def start_weights(made: ImagePrior, source: str) -> None:
     made.load_state_dict(other.state_dict())
 
 
-def round_to_half(made: ImagePrior) -> None:
+def round_to_half(made: OwnPrior) -> None:
     """Round the weights to float16, which stays float32 in memory.
 
     Raises `InputError` if a weight is too large for float16.
@@ -207,7 +200,7 @@ def round_to_half(made: ImagePrior) -> None:
 
 
 def finish_prior(
-    made: ImagePrior, held_out: Tensor, out: Path, about: dict[str, Any], *, features: str = "none", seed: int = 0, grid: int = 80, half: bool = False
+    made: OwnPrior, domain: Domain, held_out: Tensor, out: Path, about: dict[str, Any], *, features: str = "none", seed: int = 0, grid: int = 80, half: bool = False
 ) -> dict[str, Any]:
     """Measure a trained prior where it is, and write prior.safetensors with its card, card.md and samples.png.
 
@@ -222,20 +215,20 @@ def finish_prior(
         before, levels = levels, denoising_errors(made, held_out[:1000], seed=seed)
         about = about | {"precision": "float16", "rounding": max((abs(a["prior"] / b["prior"] - 1) for a, b in zip(levels, before, strict=True)))}
     about = about | {"parameters": sum(p.numel() for p in made.parameters()), "sha256": fingerprint(made), "levels": levels}
-    many = 1000 if features == "fashion" else grid
+    many = grid if features == "none" else 1000
     samples = draw(made, many, seed=seed, progress=False)
-    if features == "fashion":
-        about["distance"] = feature_report(fashion_classifier(), samples, held_out)
+    if features != "none":
+        about["distance"] = domain.set_distance(features, samples, held_out)
     made.save(out / "prior.safetensors", torch.float16 if half else None, **about, torch=torch.__version__)
-    columns = [Column("", to_pixels(samples[i:grid:10])) for i in range(10)]
-    title = f"samples of {about['name']}, 100 steps, none left out"
-    save_image(out / "samples.png", picture_grid(columns, title=title, cell=64))
-    write_text(out / "card.md", prior_card_text(made.card))
+    png = domain.picture(samples[:grid], (), f"samples of {about['name']}, 100 steps, none left out")
+    if png is not None:
+        write_bytes(out / "samples.png", png)
+    write_text(out / "card.md", prior_card_text(made.card, png is not None))
     return made.card
 
 
-def prior_card_text(card: dict[str, Any]) -> str:
+def prior_card_text(card: dict[str, Any], picture: bool = True) -> str:
     """card.md of a prior."""
     kept = {k: v for k, v in card.items() if k != "levels"}
     text = [f"# Prior: {card['name']}", "", "```", *card_lines(kept), "```", "", "Held-out mean squared error of E[x_0 | x_t], by noise level:"]
-    return "\n".join([*text, "", level_table(card["levels"]), "", "![samples](samples.png)", ""])
+    return "\n".join([*text, "", level_table(card["levels"]), "", *(["![samples](samples.png)", ""] if picture else [])])

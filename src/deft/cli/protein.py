@@ -17,9 +17,8 @@ from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
 from deft.cli.group import NearestGroup
 from deft.core.grid import SPACINGS
-from deft.domains.image.writing import open_folder
 from deft.errors import CheckpointError, InputError, unknown
-from deft.io.files import write_json, write_text
+from deft.io.files import open_folder, write_json, write_text
 from deft.methods import get_method
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`

@@ -9,23 +9,21 @@ from typing import Any
 
 import click
 import torch
-from PIL import Image
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
-from deft.domains.image.metrics import residual_rms, spread
-from deft.domains.image.sheet import picture_of, spread_column
-from deft.domains.image.tasks import TASKS, ImageTask, Tilt
-from deft.domains.image.writing import Column, heat, open_folder, picture_grid, save_image, save_picture, to_pixels
+from deft.core.records import task_from
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
-from deft.io.files import write_json
+from deft.io.files import open_folder, write_bytes, write_json
 from deft.io.h_files import save_h
-from deft.io.measurements import task_of
+from deft.io.measurements import residual_rms, task_of
+from deft.io.tasks import TASKS
 from deft.learned import DEFT, Learned, kind_of
 from deft.likelihood import Gaussian, Observation
+from deft.likelihood.task import Tilt
 from deft.methods import METHODS, plan
 from deft.prior.check import warning_from
 from deft.samplers import SAMPLERS
@@ -50,6 +48,7 @@ CHAIN = 50
 @click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method (`deft list` shows them); may be repeated.")
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
+@common.trust_code_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run: what the measurement is.  [default: what the measurement file says, else inpaint]")
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]")
@@ -118,11 +117,13 @@ def sample(
             output.say(f"note: {measurement} was measured with sigma_y {own:g}, and h is told the {chosen.sigma_y:g} it was fitted at: --sigma-y {own:g} tells it so")
         if sigma_y is not None:
             output.say(f"note: h was fitted at sigma_y {chosen.sigma_y}; it is told the noise is {sigma_y}")
-            chosen = type(chosen)(**{**{k: v for k, v in chosen.config().items() if k != "name"}, "sigma_y": sigma_y})
+            chosen = task_from(type(chosen), chosen.config() | {"sigma_y": sigma_y})
+        domain = common.domain_for(prior)
     else:
         name = prior_option or "fashion"
         prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task, sigma_y, None, task_options, measurement) if reward is None else common.make_tilt(reward, beta, label)
+        domain = common.domain_for(prior)
+        chosen = common.make_task(task, sigma_y, None, task_options, measurement, domain) if reward is None else common.make_tilt(reward, beta, label)
     which = method or (("pigdm" if reward is None else "tds") if fitted is None else kind_of(fitted))
     made = plan(
         which, chosen.name if tuned or not METHODS[which].trained else None, settings=common.parse_settings(pairs), sampler=sampler, eta=eta,
@@ -136,16 +137,17 @@ def sample(
     if samples < 1:
         raise InputError(f"-n must be at least 1, got {samples}")
     prior = common.spread_out(prior, shard_prior)
-    shape = common.image_shape(prior)
+    shape = prior.data_shape
     common.check_batch(min(batch, samples) if batch > 0 else batch, shape)
     if not scale >= 0:
         raise InputError(f"--scale must be 0 or more, got {scale}")
 
     if measurement is None:
-        obs, seen = chosen.check(shape), None
-        skipped: Any = []
+        obs = chosen.check(shape)
+        extra: dict[str, Any] = {}
+        skipped: list[str] = []
     else:
-        obs, seen, skipped = common.read_measured(measurement, chosen, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+        obs, extra, skipped = common.read_measured(measurement, chosen, domain, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
     theirs = card.get("measurement")
     if isinstance(theirs, dict) and "sha256" in theirs and theirs["sha256"] != obs.fingerprint():
         output.say(f"warning: {run} was fitted to one measurement ({theirs.get('file')}), and this is another: its h knows nothing of it. Fit one to this measurement, or to pairs")
@@ -168,30 +170,20 @@ def sample(
 
     # what is written
     x, mean = drawn[0], drawn[0].mean(0)
-    deviation = spread(drawn)[0].mean(0)
-    top = max(float(deviation.max()), 1e-3)
-    for i, one in enumerate(x):
-        save_picture(out / f"sample-{i:03d}.png", one)
-    save_picture(out / "mean.png", mean)
-    save_image(out / "spread.png", Image.fromarray(heat(deviation, top)))
-    extra = {} if seen is None else {"mask": seen[0]}
-    save_arrays(out / "samples.npz", samples=x, mean=mean, spread=spread(drawn)[0], y=obs.y[0], **extra)
-    columns = [] if measurement is None else [Column("measurement", picture_of(obs, shape))]
-    columns += [Column(f"sample {i + 1}", to_pixels(one[None])) for i, one in enumerate(x[:8])]
-    columns.append(Column("mean", to_pixels(mean[None]), f"of {samples}"))
-    footer = ""
-    if samples > 1:
-        column, footer = spread_column(drawn, f"of {samples}")
-        columns.append(column)
+    bounded = x if domain.bounds is None else x.clamp(*domain.bounds)
+    std = bounded.std(0) if samples > 1 else torch.zeros_like(mean)
+    files = [path for i, one in enumerate(x) for path in domain.write(out, f"sample-{i:03d}", one)] + domain.write(out, "mean", mean)
     title = f"{chosen.title}: {made.method.title}, {made.calls(samples):.0f} calls of the prior"
-    cell = 128 if max(shape[1:]) <= 64 else max(shape[1:])
-    save_image(out / "sheet.png", picture_grid(columns, title=title, footer=footer, cell=cell, gaps=(0, min(samples, 8)) if columns[0].title == "measurement" else (min(samples, 8) - 1,)))
+    shown = domain.draw_pictures(x, std, None if measurement is None else obs, title)
+    for file, png in shown.items():
+        write_bytes(out / file, png)
+    save_arrays(out / "samples.npz", samples=x, mean=mean, spread=std, y=obs.y[0], **extra)
     residual = float(residual_rms(x, obs.repeat(samples)).mean()) if isinstance(obs.likelihood, Gaussian) else None
     liked = float(obs.repeat(samples).log_prob(x).mean()) * chosen.beta if isinstance(chosen, Tilt) else None
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
-        "residual": residual, "reward": liked, "warnings": warnings, "diagnosis": {k: v[0] for k, v in told.items()}, "spread": float(deviation.mean()), "skipped": skipped,
+        "residual": residual, "reward": liked, "warnings": warnings, "diagnosis": {k: v[0] for k, v in told.items()}, "spread": float(std.mean()), "skipped": skipped,
     }  # fmt: skip
     write_json(out / "sample.json", about)
     obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
@@ -201,7 +193,8 @@ def sample(
         output.say(told_in_words({k: v[0] for k, v in told.items()}))
     for line in warnings:
         output.say(line)
-    output.say(f"wrote {out}/sheet.png, {out}/sample-000.png ..., {out}/mean.png, {out}/spread.png, {out}/samples.npz")
+    singles = [f.name for f in files if "-" not in f.stem]
+    output.say(f"wrote {', '.join(str(out / name) for name in [*sorted(shown), files[0].name + ' ...', *singles, 'samples.npz'])}")
     output.result(about)
 
 
@@ -226,7 +219,7 @@ def measured_with(path: Path, name: str) -> float | None:
 
 
 def refined(
-    h: Learned, prior: Denoiser, task: ImageTask, obs: Observation, steps: int, seed: int, prior_name: str, source: str, out: Path, device: torch.device, output: Output
+    h: Learned, prior: Denoiser, task: Any, obs: Observation, steps: int, seed: int, prior_name: str, source: str, out: Path, device: torch.device, output: Output
 ) -> None:  # fmt: skip
     """Fit h on to one measurement, in place, and write it into the folder of the samples.
 

@@ -9,206 +9,64 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from abc import ABC
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deft.core.cases import Cases, Column, View
 from deft.core.denoiser import Denoiser
-from deft.core.htransform import HTransform
-from deft.core.likelihood import Observation
-from deft.core.random import BatchNoise, Noise
+from deft.core.likelihood import Observation, as_tensor
+from deft.core.records import Data, Family, Metric, Task, task_from
 from deft.errors import InputError, unknown
 
+T = TypeVar("T")
 GROUP = "deft.domains"
-"""The entry point under which other packages register a domain: `image = "package.module:DOMAIN"`."""
-
-
-@runtime_checkable
-class Task(Protocol):
-    """Clean x -> an observation of it, with a fresh operator and fresh noise each time: what an amortised h is fitted to.
-
-    name: in commands and cards. title: for people. lift_channels: views of y that a network of h is shown. config(): the settings as JSON,
-    from which the domain's `make_task` makes the same task.
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    lift_channels: ClassVar[int]
-
-    def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation: ...
-
-    def config(self) -> dict[str, Any]: ...
-
-
-@dataclass(frozen=True)
-class Metric:
-    """key: in tables of numbers. title: for people. better: "high", "low" or "" (a description). digits: shown.
-
-    target: the value that the true posterior has, where neither more nor less is better; target_of: the attribute of the task that
-    has it, where tasks differ. proper: a score of the whole distribution that in expectation is least for the true posterior;
-    settings are tuned by these alone, and entries are ranked by the first that was measured. leads: entries are ranked by it where
-    no proper score was measured.
-
-    table: of a study's report, "main" or "further". brief: also where there is little room (a terminal). instead: the key of the
-    metric that takes its place where no feature network belongs to the data. form: how the values of many samples become one number,
-    "mean", "median", or "share" (the mean, shown in per cent).
-    """
-
-    key: str
-    title: str
-    better: str = ""
-    digits: int = 3
-    about: str = ""
-    target: float | None = None
-    proper: bool = False
-    target_of: str = ""
-    leads: bool = False
-    table: str = ""
-    brief: bool = False
-    instead: str = ""
-    form: str = "mean"
-
-
-@dataclass(frozen=True)
-class Data:
-    """Samples of a kind of data, as they were read: x [N, *E] in model space (or a list, where sizes differ), a name for each, whole-number labels
-    [N] or None, and notes: what was left out, cropped or clipped."""
-
-    x: Any
-    names: list[str]
-    labels: Tensor | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
-class Family(NamedTuple):
-    """A family of priors' files.
-
-    about: for people. recognise: whether this name is one. load: (name, device=, **options) -> a frozen denoiser.
-    """
-
-    about: str
-    recognise: Callable[[str], bool]
-    load: Callable[..., Denoiser]
-
-
-# What a comparison (`deft.bench`) asks a kind of data beside its metrics.
-
-
-class Column(NamedTuple):
-    """A column of a table with a row for each entry: title, and the metrics whose numbers stand in it side by side.
-
-    of: the number that the first one is out of ("3 of 10").
-    """
-
-    title: str
-    metrics: tuple[str, ...]
-    of: str = ""
-
-
-class View(NamedTuple):
-    """A column of a picture, a row for each case. kind: "samples" (x [N, *E]), "spread" (x [N, S, *E]) or "picture" (x uint8 [N, H, W, 3])."""
-
-    title: str
-    x: Any
-    note: str = ""
-    kind: str = "samples"
-
-
-class Cases(ABC):
-    """What the entries of a comparison are drawn for and measured on: N cases, each a measurement and what is known of its truth.
-
-    problems: the name of each problem; the cases are all problems once, then all again, `repeats` times, and those of one problem
-    are not independent. title: of several of them, for people.
-    """
-
-    problems: Sequence[str]
-    repeats: int = 1
-    title: str = "cases"
-
-    def __len__(self) -> int:
-        return len(self.problems) * self.repeats
-
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Everything that decides what is drawn for a case, as JSON, whatever the number of repeats."""
-
-    def about(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-        """(titles of columns, the cells of each problem): what a table says of a problem beside its name."""
-        return (), [()] * len(self.problems)
-
-    def name_of(self, plan: Any) -> str:
-        """The name of a plan's method, in names of files."""
-        return plan.method.name
-
-    def at_once(self, plan: Any, batch: int) -> int:
-        """How many cases are drawn, and then kept, at once."""
-        return batch
-
-    @abstractmethod
-    def draw(
-        self, plan: Any, prior: Denoiser, rows: range, samples: int, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
-        progress: bool = False,
-    ) -> Sequence[Any] | Tensor:  # fmt: skip
-        """The samples of these cases, on the CPU: those of case i depend on the seed and i alone, whatever else is drawn."""
-
-    @abstractmethod
-    def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Metric -> [N], from the samples of all cases."""
+"""The entry point under which other packages register a domain: `curve = "package.module:DOMAIN"`."""
 
 
 class Domain(ABC):
     """A kind of data. Subclass it, override what there is, and import heavy modules inside the methods: a domain is looked up often."""
 
     name: ClassVar[str]
-    """In cards and messages: "image"."""
+    """In cards and messages: "curve"."""
     title: ClassVar[str]
-    """Of several samples, for people: "images"."""
+    """Of several samples, for people: "curves"."""
+    bounds: ClassVar[tuple[float, float] | None] = None
+    """Least and greatest value of a sample in model space; None if there are none."""
+    hub_tag: ClassVar[str] = ""
+    """What model hubs call drawing such samples from a measurement ("image-to-image")."""
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         """Whether samples [*E] are of this kind, where a card does not say."""
         return False
 
-    # what is measured
-
     def tasks(self) -> Mapping[str, type[Any]]:
-        """Name -> class of a task."""
+        """Name -> class of a task; commands take the first where none is named."""
         return {}
 
-    def make_task(self, config: Mapping[str, Any]) -> Task:
-        """A task from its `config()`.
+    def make_task(self, config: Mapping[str, Any]) -> Any:
+        """A task of this kind of data from its `config()`."""
+        return task_from(self.tasks(), config)
 
-        Raises:
-            InputError: no such task or setting.
-        """
-        options = dict(config)
-        name, known = str(options.pop("name", "")), self.tasks()
-        if name not in known:
-            raise unknown("task", name, known)
-        return known[name](**options)
-
-    # networks and priors
+    # networks, priors and learned h-transforms
 
     def network(self, event_shape: tuple[int, ...], inputs: int, outputs: int, width: int) -> nn.Module:
-        """A network (features [B, inputs, ...], time [B]) -> [B, outputs, ...] for N1 of a DEFT.
-
-        Raises:
-            InputError: there is none for this shape.
-        """
+        """A network (features [B, inputs, ...], time [B]) -> [B, outputs, ...] for N1 of a DEFT."""
         raise InputError(f"no network for {self.title} of shape {event_shape}: give your own as net=")
 
-    def own_priors(self) -> Mapping[str, Callable[[dict[str, Tensor], dict[str, Any]], Denoiser]]:
-        """Class of a network, as the card of a prior names it -> (weights, card) -> the prior."""
+    def new_prior(self, event_shape: tuple[int, ...], schedule: Any, output: str, **options: Any) -> Denoiser:
+        """An untrained prior, for `deft prior train`."""
+        raise InputError(f"there is no network to train a prior of {self.title} with: write one (docs/add-a-prior.md)")
+
+    def own_priors(self) -> Mapping[str, type[Any]]:
+        """Class of a network, as the card of a file names it -> class of prior (`deft.io.prior_files.OwnPrior`), whose `from_card` builds it."""
         return {}
 
     def bundled_priors(self) -> Mapping[str, Path]:
@@ -219,8 +77,6 @@ class Domain(ABC):
         """Families of checkpoints of this kind of data alone."""
         return {}
 
-    # learned h-transforms
-
     def learned(self) -> Mapping[str, type[Any]]:
         """Name -> class of learned h, beside those for every kind of data (`deft.learned.LEARNED`)."""
         return {}
@@ -229,22 +85,55 @@ class Domain(ABC):
         """Task -> file of the fitted h that come with the domain, for a bundled prior ("": each task's own)."""
         return {}
 
-    # data in and out
+    def rewards(self) -> Mapping[str, Callable[[], Callable[[Tensor], Tensor]]]:
+        """Name -> what makes a bundled classifier, x [B, *E] -> logits [B, classes], for `--reward NAME`."""
+        return {}
+
+    # data in
 
     def datasets(self) -> Sequence[str]:
         """Names of bundled data sets; `read` takes them (NAME or NAME:SPLIT)."""
         return ()
 
     def read(self, source: str, event_shape: tuple[int, ...] | None = None, **options: Any) -> Data:
-        """Samples from a file, a folder or a bundled set, in model space."""
+        """Samples from a file, a folder or a bundled set, in model space. Commands pass on those of their options that it names: split ("fit",
+        "validation", "test"), skip_bad, resize, convert, range, recursive, array; strict=False: what does not apply to this source is passed over."""
         raise InputError(f"{self.title} cannot be read from files yet: give a tensor")
+
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Observation, dict[str, Any], list[str]]:
+        """(one measurement, arrays to keep with its samples, what was skipped) of a file that is no measurement file, such as a picture."""
+        raise InputError(f"{path} is no measurement file: a measurement of {task.name} is an .npz with y (`deft measure` makes one)")
+
+    def pairs(self, arrays: dict[str, np.ndarray], where: str, task: Any, event_shape: tuple[int, ...]) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """(x [N, *E] in model space, the arrays as `deft.io.measurements.observation` takes them) of a file of a user's own pairs x and y."""
+        x = as_tensor(arrays["x"], f"{where}[x]").float()
+        if tuple(x.shape[1:]) != tuple(event_shape) or not bool(torch.isfinite(x).all()):
+            raise InputError(f"{where}[x] has shape {tuple(x.shape)}, expected finite {self.title} (N, {', '.join(map(str, event_shape))})")
+        if len(x) != len(arrays["y"]):
+            raise InputError(f"{where} holds {len(x)} {self.title} x but {len(arrays['y'])} measurements y: pairs must match one to one")
+        return x, arrays
+
+    def converters(self) -> Mapping[str, Callable[..., Any]]:
+        """Program -> (array, sigma_y=, **options) -> a `deft.io.measurements.Converted` of what it measured, for `deft measure convert`."""
+        return {}
+
+    # data out
 
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
         """Write one sample [*E] in the formats that people of this field use; returns the files."""
         raise InputError(f"{self.title} cannot be written to files yet: take draws.save(FOLDER), or torch.save")
 
-    def picture(self, x: Tensor, titles: Sequence[str] = ()) -> bytes | None:
+    def picture(self, x: Tensor, titles: Sequence[str] = (), title: str = "") -> bytes | None:
         """A PNG of samples [n, *E] side by side; None if there is no picture."""
+        return None
+
+    def draw_pictures(self, x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
+        """File name -> PNG: what `deft sample` shows of samples [n, *E] of one measurement and of their standard deviation [*E]."""
+        sheet = self.picture(torch.cat([x[:8], x.mean(0, keepdim=True)]), [*(f"sample {i + 1}" for i in range(len(x[:8]))), "mean"], title)
+        return {} if sheet is None else {"sheet.png": sheet}
+
+    def measurement_picture(self, x: Tensor, obs: Observation, title: str) -> bytes | None:
+        """A PNG of samples [n, *E] and what was measured of them."""
         return None
 
     # how good
@@ -252,6 +141,10 @@ class Domain(ABC):
     def metrics(self) -> Mapping[str, Metric]:
         """Key -> metric, in the order in which tables show them."""
         return {}
+
+    def set_distance(self, features: str, samples: Tensor, real: Tensor) -> dict[str, Any]:
+        """How far two sets of samples are apart, in the features of a named network."""
+        raise InputError(f"there are no features of {self.title} named {features!r} to compare sets of samples in")
 
     def measure(self, samples: Tensor, truth: Tensor, obs: Observation, **options: Any) -> dict[str, Tensor]:
         """Metric -> [N]: each averaged over the S samples of a measurement. samples [N, S, *E], truth [N, *E].
@@ -364,14 +257,45 @@ def find_domain(name: str) -> Domain:
 
 
 def domain_of(prior: Denoiser) -> Domain | None:
-    """The kind of data that a prior makes: what its card names (`domain`), else the one that owns the shape of its samples; None if nobody does."""
+    """The kind of data that a prior makes: what its card names (`domain`), else the one that owns the shape of its data; None if nobody does."""
     named = prior.card.get("domain")
-    if isinstance(named, str):
-        return find_domain(named)
-    return domain_of_shape(prior.data_shape)
+    return find_domain(named) if isinstance(named, str) else domain_of_shape(prior.data_shape)
 
 
 def domain_of_shape(event_shape: Sequence[int]) -> Domain | None:
     """The kind of data whose samples have this shape; None if nobody owns it."""
-    shape = tuple(torch.Size(event_shape))
-    return next((d for d in domains().values() if d.owns(shape)), None)
+    return next((d for d in domains().values() if d.owns(tuple(event_shape))), None)
+
+
+class Table(Mapping[str, T]):
+    """One table of all kinds of data: name -> entry, looked up when it is read. Of two entries of a name the first is found.
+
+    >>> "fashion" in Table(lambda domain: domain.bundled_priors())
+    True
+    """
+
+    def __init__(self, part: Callable[[Domain], Mapping[str, T]], first: Domain | None = None):
+        self._part, self._first = part, first
+
+    def of(self, domain: Domain | None) -> Table[T]:
+        """The same table with the entries of one kind of data first."""
+        return Table(self._part, domain)
+
+    def _entries(self) -> dict[str, T]:
+        out: dict[str, T] = {}
+        for domain in [*([] if self._first is None else [self._first]), *domains().values()]:
+            for key, entry in self._part(domain).items():
+                out.setdefault(key, entry)
+        return out
+
+    def __getitem__(self, key: str) -> T:
+        return self._entries()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries())
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+
+__all__ = ["GROUP", "Cases", "Column", "Data", "Domain", "Family", "Metric", "Table", "Task", "View", "domain_of", "domain_of_shape", "domains", "find_domain"]

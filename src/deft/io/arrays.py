@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,42 @@ def _whole_numbers(labels: np.ndarray, name: str, n: int) -> tuple[np.ndarray | 
     if labels.dtype.kind not in "iubf" or (labels.dtype.kind == "f" and not bool((labels == np.round(labels)).all())):
         raise InputError(f"{name} holds {labels.dtype} values that are not whole numbers: give one whole number for each image, or leave it out")
     return labels.astype(np.int64), None
+
+
+def read_array(path: str | Path, keys: Sequence[str]) -> np.ndarray:
+    """An array of an .npy, of an .npz, or of an HDF5 file (with h5py): the one of these names, or the only one."""
+    path = Path(path)
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
+        raise InputError(f"no such file: {path}")
+    arrays: Mapping[str, np.ndarray] = _hdf5(path) if path.suffix in (".h5", ".hdf5", ".hdf") else _numpy(path)
+    found = next((k for k in keys if k in arrays), None)
+    if found is None:
+        if len(arrays) != 1:
+            raise InputError(
+                f"{path} holds {', '.join(sorted(arrays)) or 'no array'}: expected one of {', '.join(keys)}"
+            )
+        found = next(iter(arrays))
+    return arrays[found]
+
+
+def _numpy(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(f"{path} is read as .npy, .npz or HDF5 (.h5, .hdf5) alone: save the array with numpy.save")
+    return read_arrays(path)
+
+
+def _hdf5(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(
+            f"{path} is an HDF5 file: install h5py (pip install 'deft-diffusion[hdf5]') to read it"
+        ) from error
+    try:
+        with h5py.File(path, "r") as f:
+            return {k: np.asarray(v) for k, v in f.items() if isinstance(v, h5py.Dataset) and v.dtype.kind in "fiucbV"}
+    except (OSError, TypeError) as error:
+        raise InputError(f"cannot read {path} as an HDF5 file: {' '.join(str(error).split())[:100]}") from error
 
 
 def save_arrays(path: str | Path, **arrays: Any) -> None:

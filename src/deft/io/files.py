@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deft.errors import CheckpointError, InputError
+from deft.io.text import one_line
 from deft.runtime.distributed import get_world
 
 
@@ -57,6 +58,10 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def write_bytes(path: str | Path, data: bytes) -> None:
+    write_atomic(path, lambda p: p.write_bytes(data))
+
+
 def json_text(value: Any, **options: Any) -> str:
     """JSON as the standard has it: NaN and infinities, which it does not know, are null; arrays are lists, and what is no JSON otherwise is text.
 
@@ -79,6 +84,32 @@ def json_text(value: Any, **options: Any) -> str:
 
 def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json_text(value, indent=1) + "\n")
+
+
+def open_folder(path: str | Path, *, overwrite: bool = False, ours: Callable[[Path], bool] | None = None) -> Path:
+    """The output folder, made if need be and known to be writable.
+
+    Args:
+        overwrite: accept one with files in it; those of the same name are replaced.
+        ours: tells a folder that an earlier run of the same command left, which is accepted too.
+
+    Raises:
+        InputError: it exists, is a file, or cannot be written.
+    """
+    path = Path(path)
+    if not get_world().main:  # which looks into the folder, and fills it
+        return path
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output folder {path} is a file: give another --out")
+    try:
+        if path.is_dir() and any(path.iterdir()) and not overwrite and not (ours and ours(path)):
+            raise InputError(f"output folder {path} exists and is not empty: give another --out, or --overwrite")
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to output folder {path}: {one_line(error)}; give another --out") from error
+    return path
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -1,23 +1,35 @@
-"""A fitted h as a file: its own weights alone, and a card naming the prior it belongs to by convention and fingerprint."""
+"""A fitted h as a file: its own weights alone, and a card naming the prior it belongs to by convention and fingerprint.
+
+An h of any kind of data is saved and loaded by the same two functions. What a card describes by name (a kind of learned h, a task) is looked up with
+the prior's kind of data; what is a caller's own code (a network, a class of h, a class of task) is named as "package.module:name", and
+imported only for callers who trust it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from importlib import resources
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
+from deft.core.domain import Domain, Table, Task, domain_of
+from deft.core.importable import check_name, find_trusted, name_of
+from deft.core.records import task_from
 from deft.denoiser import NetworkDenoiser
-from deft.domains.image.tasks import TASKS, ImageTask, Tilt, make_task
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights
 from deft.io.identity import differences, listed, plain
-from deft.learned import DEFT, LEARNED, Learned, kind_of
+from deft.io.tasks import TASKS, make_task
+from deft.learned import DEFT, LEARNED, Learned
+from deft.learned.factory import Factory, is_named
+from deft.likelihood.task import Tilt
+
+KINDS: Table[type[Learned]] = Table(lambda domain: {**LEARNED, **domain.learned()})
+"""Name -> class of learned h: those for every kind of data, and each one's own."""
 
 
 def bundled_h(task: str, prior: str = "") -> Path:
@@ -26,56 +38,64 @@ def bundled_h(task: str, prior: str = "") -> Path:
     >>> bundled_h("inpaint").name
     'h-inpaint.safetensors'
     """
-    folder = Path(str(resources.files("deft.domains.image") / "weights"))
-    own = folder / f"h-{task}-{prior}.safetensors"
-    path = own if prior and own.exists() else folder / f"h-{task}.safetensors"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem.removeprefix("h-") for p in folder.glob("h-*.safetensors")))
-        raise InputError(f"no h for {task} is bundled, only for {known}: fit one (deft fit, or deft demo without --pretrained)")
-    return path
+    found = Table(lambda domain: domain.bundled_h(prior))
+    if task not in found:
+        raise InputError(f"no h for {task} is bundled, only for {', '.join(sorted(found))}: fit one (deft fit, or deft demo without --pretrained)")
+    return found[task]
 
 
-def start_from(source: str | Path, prior: Denoiser, lift_channels: int) -> DEFT:
+def start_from(source: str | Path, prior: Denoiser, lift_channels: int, *, trust_code: bool = False) -> DEFT:
     """A DEFT to fit that begins with the weights of another: a run folder, an h.safetensors, or a task whose h is bundled."""
     path = Path(source)
-    other, _, _ = load_h(path if path.exists() else bundled_h(str(source)), prior)
+    other, _, _ = load_h(path if path.exists() else bundled_h(str(source)), prior, trust_code=trust_code)
     if not isinstance(other, DEFT):
-        raise InputError(f"{source} holds an h of the kind {kind_of(other)}: only DEFT can start from another")
-    return DEFT.like(other, lift_channels)
-
-
-class Described(Protocol):
-    """What a card says of a task: an `ImageTask`'s part, or another domain's."""
-
-    name: ClassVar[str]
-    lift_channels: ClassVar[int]
-
-    def config(self) -> dict[str, Any]: ...
+        raise InputError(f"{source} holds an h of the kind {class_name(other, domain_of(prior))}: only DEFT can start from another")
+    return type(other).like(other, lift_channels)
 
 
 KEPT_WHOLE = ("log_rho2", "level_weight")
 """Buffers that stay in float32 in a file of half precision."""
 
 
-def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind: str = "", /, *, half: bool = False, **card: Any) -> dict[str, Any]:
-    """Write h's weights and card; keywords are added to the card. kind: h's name, if it is none of `LEARNED`. half: weights in float16, half
-    the size; they are float32 again when loaded. Returns the card."""
-    name = kind or kind_of(h)
-    cannot = _unloadable(h, task, kind)
-    if cannot:
-        raise InputError(
-            f"this h cannot be saved, for it could not be loaded: {cannot}. Keep torch.save(h.state_dict(), FILE) and the code that builds it"
-        )
+def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Task, /, *, half: bool = False, **card: Any) -> dict[str, Any]:
+    """Write h's weights and card; keywords are added to the card. Returns the card.
+
+    Args:
+        path: the file to write, FOLDER/h.safetensors.
+        h: of a kind of `LEARNED` or of the prior's kind of data, or of a class of your own; with its own network if that is made by a class or
+            function (`Factory`).
+        prior: the prior it was fitted to. task: what it was fitted to.
+        half: weights in float16, half the size; they are float32 again when loaded.
+
+    Raises:
+        InputError: it could not be loaded again: a network that no card can describe, code that no other program can import (a lambda, what is
+            defined inside a function or in the script that runs).
+    """
+    domain = domain_of(prior)
+    settings, about_task = h.config(), task.config()
+    name, code = class_name(h, domain), _code_of(task, domain)
+    try:
+        if getattr(h, "own_network", False):
+            raise InputError("its N1 is a network (net=), which a card cannot describe: give the class or function that makes it, net=Net or net=Factory(Net, ...), and fit again")
+        for named in [n for n in (name, code) if ":" in n] + [found["factory"] for found in _factories(settings)]:
+            check_name(named)
+        if code and not _same(task_from(type(task), plain(about_task)), task):
+            raise InputError(f"{code} made from its config() is another: let config() return the arguments that make it, or give it a from_config")
+        plain([settings, about_task])
+    except (InputError, CheckpointError, TypeError) as error:
+        raise InputError(f"this h cannot be saved, for it could not be loaded: {error}. Or keep torch.save(h.state_dict(), FILE) and the code that builds it") from error
     about = {
         "kind": "h-transform",
         "format": 1,
         "class": name,
-        "h": h.config(),
-        "task": task.config(),
+        "h": settings,
+        "task": about_task,
         "prior_sha256": prior.fingerprint(),
         "prior_convention": convention_of(prior),
     }
-    about |= {k: v for k, v in card.items() if k != "class"}
+    if code:
+        about["task_code"] = code
+    about |= {k: v for k, v in card.items() if k not in ("class", "task_code")}
     tensors = h.state_dict()
     if half:
         about["weights_stored"] = "float16"
@@ -84,55 +104,52 @@ def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Described, kind:
     return about
 
 
-def _unloadable(h: Learned, task: Described, kind: str) -> str:
-    """Why `load_h` could not build this h from its card, "" if it can. kind: named by another domain, which answers for it."""
-    if getattr(h, "own_network", False):
-        return "its N1 is a network of your own (net=), which a card cannot describe"
-    if kind:
-        return ""
-    if type(h) not in LEARNED.values():
-        return f"{type(h).__name__} is a class of your own; the kinds of h a file may hold are {', '.join(LEARNED)}"
-    if type(task) not in (*TASKS.values(), Tilt):
-        return f"its task {task.name} is a class of your own ({type(task).__name__}), which is none of `deft list`"
-    return ""
+def class_name(h: Learned, domain: Domain | None = None) -> str:
+    """How a card names h's class: as a table of `LEARNED` or of the kinds of data does, else as it is imported."""
+    return next((name for name, kind in KINDS.of(domain).items() if type(h) is kind), name_of(type(h)))
 
 
-def load_h(path: str | Path, prior: Denoiser, task: ImageTask | None = None) -> tuple[Learned, ImageTask, dict[str, Any]]:
-    """The h, its task and its card, from a file or a run folder, of an h for images; see `load_any_h`."""
-    h, found, card = load_any_h(path, prior, LEARNED, make_task)
-    if task is not None:
-        other = differences(found.config(), plain(task.config()))
-        if other:
-            raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
-    return h, found, card
+def _code_of(task: Task, domain: Domain | None) -> str:
+    """What a task's class is imported as, if no table has it; else ""."""
+    return "" if type(task) in (TASKS.of(domain).get(task.name), Tilt) else name_of(type(task))
 
 
-T = TypeVar("T", bound=Described)
+def _same(a: Task, b: Task) -> bool:
+    return bool(a == b) if is_dataclass(b) else a.config() == b.config()
 
 
-def load_any_h(
-    path: str | Path, prior: Denoiser, kinds: Mapping[str, type[Learned]], tasks: Callable[[dict[str, Any]], T]
-) -> tuple[Learned, T, dict[str, Any]]:
+def _factories(value: Any) -> list[dict[str, Any]]:
+    """The factories that settings name, wherever they stand."""
+    if is_named(value):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return [found for part in parts for found in _factories(part)]
+
+
+def load_h(path: str | Path, prior: Denoiser, task: Task | None = None, *, trust_code: bool = False) -> tuple[Learned, Any, dict[str, Any]]:
     """The h, its task and its card, from a file or a run folder.
 
     Args:
         path: h.safetensors, or the folder that holds it.
         prior: the prior it was fitted to; compared by convention (schedule, output kind, value range, ...), then by the
             SHA-256 of both convention and weights. Files without a convention in their card are compared by the latter.
-        kinds: the classes of h a card may name. tasks: makes a task from its `config()`.
+        task: if given, the task that h must have been fitted to.
+        trust_code: import what the card names of its author's own code (a network, a class of h or of task): that runs it.
 
     Raises:
-        CheckpointError: the file is no h-transform, is damaged, or was fitted to another prior or task; the message lists each
-            difference as `field: fitted X, given Y`.
+        CheckpointError: the file is no h-transform, is damaged, was fitted to another prior or task, or names code that is not trusted; the
+            message lists each difference as `field: fitted X, given Y`.
     """
     path = Path(path)
     path = path / "h.safetensors" if path.is_dir() else path
     tensors, card = read_h(path)
     _check_prior(path, card, prior)
-    if card["task"].get("name") == "motif" and card.get("class") not in [*kinds]:
-        raise CheckpointError(f"{path} holds an h for motifs of proteins: use it with deft protein scaffold --run {path}")
-    found = _task(path, card, tasks)
-    h = _build(path, card, tensors, prior, kinds)
+    found = _task(path, card, domain_of(prior), trust_code)
+    if task is not None:
+        other = differences(found.config(), plain(task.config()))
+        if other:
+            raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
+    h = _build(path, card, tensors, prior, trust_code)
     if h.event_shape != tuple(prior.event_shape) or h.lift_channels != found.lift_channels:
         raise CheckpointError(
             f"{path} holds an h for samples {h.event_shape} shown {h.lift_channels} views of y; the prior makes {tuple(prior.event_shape)}, "
@@ -159,21 +176,19 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, card
 
 
-def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: Denoiser, kinds: Mapping[str, type[Learned]]) -> Learned:
+def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: Denoiser, trust: bool) -> Learned:
     """The h a card describes; its shapes are compared with the file's before any memory is taken."""
-    name = card.get("class", "deft")  # older files hold no other kind
-    if not isinstance(name, str) or name not in kinds:
-        raise CheckpointError(f"{path} holds an h of the kind {name!r}, which is none of those known here: {', '.join(kinds)}")
-    kind = kinds[name]
+    kind = _kind(path, card.get("class", "deft"), domain_of(prior), trust)  # older files hold no other kind
+    settings = _resolved(card["h"], path, trust)
     tensors = kind.upgrade(tensors)
     try:
         with torch.device("meta"):
-            described = {k: tuple(v.shape) for k, v in kind.from_config(prior, card["h"]).state_dict().items()}
+            described = {k: tuple(v.shape) for k, v in kind.from_config(prior, settings).state_dict().items()}
         held = {k: tuple(v.shape) for k, v in tensors.items()}
         if held != described:
             odd = sorted(k for k in held.keys() | described.keys() if held.get(k) != described.get(k))
             raise ValueError(f"{odd[0]} is {held.get(odd[0], 'missing')}, expected {described.get(odd[0], 'nothing of that name')}")
-        h = kind.from_config(prior, card["h"])
+        h = kind.from_config(prior, settings)
         h.load_state_dict(tensors)
     except (DeftError, RuntimeError, TypeError, ValueError, KeyError, OverflowError) as error:
         reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
@@ -181,9 +196,33 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: 
     return h
 
 
-def _task(path: Path, card: dict[str, Any], tasks: Callable[[dict[str, Any]], T]) -> T:
+def _kind(path: Path, name: object, domain: Domain | None, trust: bool) -> type[Learned]:
+    """The class of h that a card names."""
+    known = KINDS.of(domain)
+    if isinstance(name, str) and name in known:
+        return known[name]
+    if not isinstance(name, str) or ":" not in name:
+        raise CheckpointError(f"{path} holds an h of the kind {name!r}, which is none of those known here: {', '.join(KINDS)}")
+    kind = find_trusted(name, "the class of h", path, trust)
+    if not isinstance(kind, type) or not issubclass(kind, Learned):
+        raise CheckpointError(f"{path} names {name} as the class of its h, which is no deft.learned.Learned")
+    return kind
+
+
+def _resolved(settings: Any, path: Path, trust: bool) -> Any:
+    """Settings of h with each factory that they name in place of its name."""
+    if is_named(settings):
+        return Factory(find_trusted(settings["factory"], "the network", path, trust), **settings["options"])
+    if isinstance(settings, dict):
+        return {k: _resolved(v, path, trust) for k, v in settings.items()}
+    return [_resolved(v, path, trust) for v in settings] if isinstance(settings, list) else settings
+
+
+def _task(path: Path, card: dict[str, Any], domain: Domain | None, trust: bool) -> Any:
+    code = card.get("task_code")
+    kind = None if code is None else find_trusted(str(code), "the task", path, trust)
     try:
-        return tasks(card["task"])
+        return make_task(card["task"], domain) if kind is None else task_from(kind, card["task"])
     except (TypeError, KeyError, InputError) as error:
         raise CheckpointError(f"the card in {path} describes no task of this version ({error}): use the version that wrote it") from error
 

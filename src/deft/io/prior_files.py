@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 
 from deft.core.denoiser import freeze
+from deft.core.domain import Table, domain_of_shape, find_domain
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights, save_weights
 from deft.io.torch_files import BY_FUNCTION
-from deft.nn import UNet
-from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
-    from deft.domains.protein.network import ChainNet
+    from typing_extensions import Self
 
-BUNDLED: dict[str, str] = {"fashion": "domains/image/weights/fashion.safetensors", "ct": "domains/image/weights/ct.safetensors", "backbone": "domains/protein/weights/backbone.safetensors"}
-"""Name -> file in the package."""
+BUNDLED: Mapping[str, Path] = Table(lambda domain: domain.bundled_priors())
+"""Name -> file of the priors that come with the kinds of data."""
+
+KINDS: Table[type[OwnPrior]] = Table(lambda domain: domain.own_priors())
+"""Class of a network, as cards name it -> class of prior."""
 
 
 class OwnPrior(NetworkDenoiser):
-    """One of our own networks as a prior, and the file it is kept in: its weights, and a card that says how to build it and what it was trained on.
+    """A network of a kind of data as a prior, and the file it is kept in: its weights, and a card that says how to build it and what it was trained on.
+
+    The network has a `config`, the arguments that make it. Register a subclass by the name of its network's class in `Domain.own_priors`:
+    then `load_prior(FILE)` loads what `save` wrote.
 
     units: what a card says of a sample's numbers.
     """
 
     units: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, net: UNet | ChainNet, schedule: Schedule, event_shape: tuple[int, ...], output: str):
+    def __init__(self, net: nn.Module, schedule: Schedule, event_shape: tuple[int, ...], output: str):
         super().__init__(net, schedule, event_shape, output, time="log-sigma", scale_input=True)
+
+    @classmethod
+    @abstractmethod
+    def from_card(cls, card: dict[str, Any]) -> Self:
+        """The prior that a card describes, its weights still to be loaded."""
 
     def describe(self) -> dict[str, Any]:
         """Time and scaling are the same for every file of this format, and no part of the fingerprint."""
@@ -55,17 +67,13 @@ class OwnPrior(NetworkDenoiser):
         save_weights(path, {k: v if dtype is None else v.to(dtype) for k, v in self.net.state_dict().items()}, self.card)
 
 
-class ImagePrior(OwnPrior):
-    """Our UNet as a prior for images in [-1, 1]."""
-
-    units: ClassVar[dict[str, Any]] = {"range": [-1, 1]}
-
-    def __init__(self, net: UNet, schedule: Schedule, event_shape: tuple[int, ...], output: str = "v"):
-        super().__init__(net, schedule, event_shape, output)
+def network_of(card: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the network that a card describes."""
+    return {k: v for k, v in card["network"].items() if k != "class"}
 
 
-def load_own(name: str | Path, device: torch.device | str = "cpu") -> NetworkDenoiser:
-    """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train`, frozen.
+def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
+    """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train` (`OwnPrior.save`), frozen, in float32.
 
     Raises:
         CheckpointError: the file is truncated, of another library, or no prior.
@@ -73,7 +81,7 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> NetworkDen
     """
     path = Path(name)
     if str(name) in BUNDLED:
-        path = Path(str(resources.files("deft"))) / BUNDLED[str(name)]
+        path = BUNDLED[str(name)]
     elif path.is_dir():
         path = path / "prior.safetensors"
     elif not path.exists() and path.suffix == "":
@@ -86,12 +94,7 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> NetworkDen
         raise CheckpointError(f"{error}, and it is no guided-diffusion UNet: of a model of diffusers give the folder, with its config.json; else {BY_FUNCTION}") from error
     if card.get("kind") != "prior":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a prior")
-    network = {k: v for k, v in card["network"].items() if k != "class"}
-    if card["network"].get("class") == "ChainNet":
-        from deft.domains.protein.prior import load_backbone
-
-        return load_backbone(path, device)
-    prior = ImagePrior(UNet(**network), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"])
+    prior = _kind_of(path, card).from_card(card)
     try:
         prior.net.load_state_dict(tensors)
     except RuntimeError as error:
@@ -99,3 +102,16 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> NetworkDen
     prior.card = card
     freeze(prior)
     return prior.to(device)
+
+
+def _kind_of(path: Path, card: dict[str, Any]) -> type[OwnPrior]:
+    """The class of prior that a card names, of the kind of data that it names or whose samples have its shape."""
+    domain = find_domain(card["domain"]) if isinstance(card.get("domain"), str) else domain_of_shape(card["event_shape"])
+    known = KINDS.of(domain)
+    name = card["network"].get("class") or next(iter(known))  # the first files did not say
+    if name not in known:
+        raise CheckpointError(
+            f"{path} is a prior with a network of the class {name!r}, and those known here are {', '.join(known)}: install the package that brings its kind of "
+            "data, or use the version that wrote it"
+        )
+    return known[name]

@@ -18,6 +18,33 @@ WORDS = {TRUE: TRUE, "yes": TRUE, "1": TRUE, "on": TRUE, FALSE: FALSE, "no": FAL
 ANGLE_UNITS = ("degrees", "radians")
 
 
+WINDOW = "window"
+"""`--range window`: the window that a DICOM or NIfTI file itself gives."""
+Range = tuple[float, float] | str | None
+
+
+def as_range(value: object) -> Range:
+    """What `--range` and a reader's range hold: two rising numbers, `WINDOW`, or None.
+
+    >>> as_range("0,4095"), as_range((-1, 1)), as_range("window"), as_range(None)
+    ((0.0, 4095.0), (-1.0, 1.0), 'window', None)
+    """
+    if value is None:
+        return None
+    if value == WINDOW:
+        return WINDOW
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        low, high = (float(p) for p in parts)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(
+            f"range {value!r}: expected LOW,HIGH, the two rising numbers that are black and white (0,1 or 0,255 or 0,4095 or -1000,1000), or {WINDOW}"
+        )
+    return low, high
+
+
 def switch(name: str, value: Any) -> str:
     """ "true" or "false": a switch as the command line, JSON and Python write it.
 

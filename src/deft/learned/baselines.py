@@ -35,7 +35,7 @@ from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import parametrisation
 from deft.errors import InputError
 from deft.learned.base import H, Learned, report_size, widest
-from deft.learned.deft import DEFT, LOWEST, build_network
+from deft.learned.deft import DEFT, LOWEST, build_network, domain_name
 from deft.nn import UNet
 from deft.nn.embed import zero
 from deft.nn.lora import LowRank
@@ -54,23 +54,26 @@ class Amortised(Learned):
 
     Args:
         event_shape: *E of the prior. lift_channels: of the likelihood. width: of the network.
+        domain: name of the kind of data whose network it is; "" for that which owns the shape.
     """
 
-    def __init__(self, event_shape: tuple[int, ...], lift_channels: int, width: int = 32):
+    def __init__(self, event_shape: tuple[int, ...], lift_channels: int, width: int = 32, domain: str = ""):
         super().__init__()
-        self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
-        self.net = build_network(self.event_shape, 1 + lift_channels, width, gate=False)
+        self.event_shape, self.lift_channels, self.width, self.domain = tuple(event_shape), lift_channels, width, domain
+        channels = self.event_shape[0]
+        self.net = build_network(self.event_shape, channels * (1 + lift_channels), channels, width, domain)
 
     @classmethod
     def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> Amortised:
         def make(width: int) -> Amortised:
-            return cls(prior.event_shape, lift_channels, width)
+            return cls(prior.event_shape, lift_channels, width, domain_name(prior))
 
         step = 4 if len(prior.event_shape) == 1 else 2
         return report_size(make(widest(prior, size, make, step)), prior, log)
 
     def config(self) -> dict[str, Any]:
-        return {"event_shape": list(self.event_shape), "lift_channels": self.lift_channels, "width": self.width}
+        about = {"event_shape": list(self.event_shape), "lift_channels": self.lift_channels, "width": self.width}
+        return about | ({"domain": self.domain} if self.domain else {})
 
     @classmethod
     def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> Amortised:

@@ -23,10 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser, Prediction
+from deft.core.domain import domain_of, domain_of_shape, domains, find_domain
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.errors import InputError, unknown
 from deft.learned.base import Learned, report_size, widest
+from deft.learned.factory import Factory, is_named
 from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
 
@@ -109,8 +111,10 @@ class DEFT(Calibrated):
         gate: N1 returns twice the channels; the second half is added to n2, pixel by pixel. False is the paper's.
         normalise: bring every input to order one at every noise level; False feeds them raw, as the paper does.
         inputs: which of `INPUTS` N1 sees. residual: whether there is a branch n2 g at all. Both for ablations (paper, table 6).
-        net: any network net(features, time) to use for N1 instead of the built-in ones; it returns C channels, or 2C
-            with `gate`.
+        net: a network net(features, time) to use for N1 instead of the built-in ones; it returns C channels, or 2C with `gate`. Better the class or
+            function that makes one, net(inputs, outputs, width), or a `Factory` of it with options: then the size can be chosen, and what is
+            saved loads again.
+        domain: name of the kind of data whose built-in network N1 is; "" for that which owns the shape.
     """
 
     def __init__(
@@ -126,7 +130,8 @@ class DEFT(Calibrated):
         normalise: bool = True,
         inputs: Sequence[str] = INPUTS,
         residual: bool = True,
-        net: nn.Module | None = None,
+        net: nn.Module | Factory | Callable[[int, int, int], nn.Module] | None = None,
+        domain: str = "",
     ):
         super().__init__()
         if units not in UNITS:
@@ -140,8 +145,11 @@ class DEFT(Calibrated):
         self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
         self.units, self.guide, self.n2_start, self.gate, self.normalise = units, guide, n2_start, gate, normalise
         views = sum(lift_channels if i == "y" else 1 for i in self.inputs)
-        self.own_network = net is not None
-        self.n1 = net if net is not None else build_network(self.event_shape, views, width, gate)
+        self.factory = None if net is None or isinstance(net, nn.Module) else net if isinstance(net, Factory) else Factory(net)
+        self.own_network, self.domain = isinstance(net, nn.Module), domain
+        sees, says = self.event_shape[0] * views, self.event_shape[0] * (2 if gate else 1)
+        built = self.factory(sees, says, width) if self.factory else None
+        self.n1 = net if isinstance(net, nn.Module) else built if built is not None else build_network(self.event_shape, sees, says, width, domain)
         self.n2 = Multiplier(n2_start)
         self.register_buffer("level_weight", torch.ones(len(KNOTS)))
 
@@ -213,7 +221,7 @@ class DEFT(Calibrated):
     @classmethod
     def like(cls, other: DEFT, lift_channels: int) -> DEFT:
         """A DEFT of the same form for measurements of `lift_channels` views, which starts from it (`adopt`)."""
-        options = other.config() | {"lift_channels": lift_channels}
+        options = other.config() | {"lift_channels": lift_channels} | ({} if other.factory is None else {"net": other.factory})
         return cls(tuple(options.pop("event_shape")), **options).adopt(other)
 
     @classmethod
@@ -221,6 +229,9 @@ class DEFT(Calibrated):
         cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None, start: str = "zeros", **options: Any
     ) -> DEFT:
         """The widest DEFT with at most `size` times the prior's parameters. start: see `begin`."""
+
+        if "net" not in options:
+            options["domain"] = domain_name(prior)
 
         def make(width: int) -> DEFT:
             return cls(prior.event_shape, lift_channels, width, **options)
@@ -241,11 +252,15 @@ class DEFT(Calibrated):
             "normalise": self.normalise,
             "inputs": list(self.inputs),
             "residual": self.residual,
+            **({"domain": self.domain} if self.domain else {}),
+            **({} if self.factory is None else {"net": self.factory.config()}),
         }
 
     @classmethod
     def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> DEFT:
         options = dict(config)
+        if is_named(options.get("net")):
+            raise InputError(f"this config names the network {options['net']['factory']} and does not hold it: give net=Factory(...)")
         return cls(tuple(int(n) for n in options.pop("event_shape")), **options)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
@@ -280,15 +295,19 @@ def _bounded(f: Tensor) -> Tensor:
     return f / (rms / 3).clamp_min(1.0)
 
 
-def build_network(event_shape: tuple[int, ...], views: int, width: int, gate: bool = True) -> nn.Module:
-    """N1 for the shape: a UNet for (C, H, W), an MLP for (d,). It is shown so many sample-sized views (x_t, x̂, g, lifted y)."""
-    channels = event_shape[0]
-    inputs, outputs = channels * views, channels * (2 if gate else 1)
+def build_network(event_shape: tuple[int, ...], inputs: int, outputs: int, width: int, domain: str = "") -> nn.Module:
+    """A network (features [B, inputs, ...], time [B]) -> [B, outputs, ...] for samples of a shape: that of the kind of data `domain` or of the
+    one that owns the shape, and an MLP for (d,)."""
+    owner = find_domain(domain) if domain else domain_of_shape(event_shape)
+    if owner is not None:
+        return owner.network(event_shape, inputs, outputs, width)
     if len(event_shape) == 1:
         return MLP(inputs, outputs, width=width)
-    if len(event_shape) != 3:
-        raise InputError(f"DEFT builds networks for (C, H, W) and (d,), not {event_shape}: give your own as net=")
-    net = UNet(inputs, outputs, (width, 3 * width // 2, 9 * width // 4), patch=2, time_dim=64)
-    if any(n % net.multiple_of for n in event_shape[1:]):
-        raise InputError(f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net=")
-    return net
+    known = ", ".join(d.title for d in domains().values())
+    raise InputError(f"DEFT builds networks for {known} and (d,), and {event_shape} is none of them: give your own as net=")
+
+
+def domain_name(prior: Denoiser) -> str:
+    """The kind of data of a prior, where the shape of its samples alone would not tell; else ""."""
+    domain = domain_of(prior)
+    return "" if domain is None or domain is domain_of_shape(prior.event_shape) else domain.name

@@ -1,41 +1,29 @@
 """load_prior(name): whatever a user calls a prior, as a frozen denoiser.
 
 `FAMILIES` is the table: for each family of models how a name is recognised and how it is loaded. The first row that
-recognises a name has it.
+recognises a name has it. Kinds of data add families of their own (`Domain.families`).
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from deft.core.denoiser import Denoiser, freeze
+from deft.core.domain import Family, Table
+from deft.core.importable import find_function
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, foreign
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import KINDS, typed
+from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, REMOTE_KINDS, typed
 from deft.prior.probing import try_once
 from deft.schedule import SCHEDULES, VPTable
-
-
-class Family(NamedTuple):
-    """A row of the table.
-
-    about: for people. recognise: whether this name is one. load: (name, device=, **options) -> a frozen denoiser.
-    """
-
-    about: str
-    recognise: Callable[[str], bool]
-    load: Callable[..., Denoiser]
 
 
 def _own(name: str) -> bool:
@@ -58,21 +46,6 @@ def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> 
     return load_adm(name, device=device, **options)
 
 
-def _is_genie(name: str) -> bool:
-    path = Path(name)
-    if not path.is_file() or path.suffix not in (".pt", ".pth", ".ckpt"):
-        return False
-    from deft.domains.protein.genie import recognise
-
-    return recognise(path)
-
-
-def _load_genie(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
-    from deft.domains.protein.genie import load_genie
-
-    return load_genie(name, device=device, **options)
-
-
 def _keys(path: Path) -> list[str]:
     from safetensors import SafetensorError, safe_open
 
@@ -88,27 +61,8 @@ def _is_function(name: str) -> bool:
     return bool(module) and function.isidentifier() and not name.startswith(("http:", "https:"))
 
 
-def find_function(name: str, gives: str) -> Callable[..., Any]:
-    """What 'package.module:function' or 'file.py:function' names; importing it runs the code. gives: what it should be, for messages."""
-    module, _, function = name.rpartition(":")
-    try:
-        if module.endswith(".py"):
-            path = Path(module).resolve()
-            if not path.is_file():
-                raise InputError(f"no such file: {module}")
-            spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert spec is not None and spec.loader is not None
-            loaded = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(path.stem, loaded)
-            spec.loader.exec_module(loaded)
-        else:
-            loaded = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"{name}: cannot import {module} ({error})") from error
-    found = getattr(loaded, function, None)
-    if not callable(found):
-        raise InputError(f"{module} has no function {function!r}: give FILE.py:FUNCTION, {gives}")
-    return found
+def _is_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not Path(name).exists() and not name.startswith((".", "/", "~"))
 
 
 def load_function(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
@@ -136,15 +90,37 @@ def load_remote(name: str, device: torch.device | str = "cpu", **options: Any) -
     return RemoteDenoiser(name, **options).to(device)
 
 
-FAMILIES: dict[str, Family] = {
-    "remote": Family("a prior behind `deft serve`, by its URL", lambda n: n.startswith(("http://", "https://")), load_remote),
+OURS: dict[str, Family] = {
+    "remote": Family("a prior behind `deft serve`, by its URL", lambda n: n.startswith(("http://", "https://")), load_remote, REMOTE_KINDS),
     "deft": Family("bundled, or made by `deft prior train`", _own, load_own),
-    "diffusers": Family("a folder written by diffusers", lambda n: Path(n).is_dir() and diffusers.recognise(Path(n)), diffusers.load_diffusers),
-    "genie": Family("a Lightning checkpoint of Genie v1 (protein backbones)", _is_genie, _load_genie),
-    "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm),
-    "python": Family("FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function),
-    "hub": Family("a model on the hub, by its id OWNER/NAME", lambda n: n.count("/") == 1 and not Path(n).exists() and not n.startswith((".", "/", "~")), diffusers.load_diffusers),
+    "diffusers": Family("a folder written by diffusers", lambda n: Path(n).is_dir() and diffusers.recognise(Path(n)), diffusers.load_diffusers, DIFFUSERS_KINDS),
 }  # fmt: skip
+"""Asked first."""
+OTHERS: dict[str, Family] = {
+    "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm, ADM_KINDS),
+    "python": Family("FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function),
+    "hub": Family("a model on the hub, by its id OWNER/NAME", _is_hub_id, diffusers.load_diffusers, DIFFUSERS_KINDS),
+}
+"""Asked last, for they recognise much."""
+
+
+class Families(Mapping[str, Family]):
+    """name -> family, in the order in which they are asked: ours, those of each kind of data, and the rest."""
+
+    def _rows(self) -> dict[str, Family]:
+        return {**OURS, **{k: v for k, v in Table(lambda d: d.families()).items() if k not in OURS}, **OTHERS}
+
+    def __getitem__(self, key: str) -> Family:
+        return self._rows()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows())
+
+    def __len__(self) -> int:
+        return len(self._rows())
+
+
+FAMILIES: Mapping[str, Family] = Families()
 """name -> family, in the order in which they are asked."""
 
 
@@ -239,7 +215,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         InputError, CheckpointError: what was given, what was expected, what to do.
     """
     family = family_of(name)
-    load = FAMILIES[family].load
+    load, kinds = FAMILIES[family].load, FAMILIES[family].options
     takes = dict(inspect.signature(load).parameters)
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         for key in options:
@@ -248,14 +224,14 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
                 if not known:
                     raise InputError(f"{name} is read as its file says and takes no options, got {key!r}")
                 raise unknown(f"option of a prior of the family {family}", key, known)
-    chosen = options if family == "python" else resolve(typed(family, options))
+    chosen = options if family == "python" else resolve(typed(kinds, options))
     try:
         prior = load(str(name), device=device, **chosen)
     except TypeError as error:
         if "unexpected keyword" not in str(error):
             raise
         wrong = str(error).split("'")[1]
-        every = {*CONVENTION_OPTIONS, *KINDS.get(family, ()), *(k for k in takes if k not in ("name", "device", "changes", "options"))}
+        every = {*CONVENTION_OPTIONS, *kinds, *(k for k in takes if k not in ("name", "device", "changes", "options"))}
         raise unknown(f"option of a prior of the family {family}", wrong, every) from error
     prior.card.setdefault("family", family)
     return prior

@@ -129,7 +129,7 @@ def _label(value: Any) -> int | str:
     return NONE if isinstance(value, str) and value.lower() == NONE else _least(_whole, 0)(value)
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
     if isinstance(value, bool) or not str(value):
         raise ValueError
     return str(value)
@@ -164,7 +164,7 @@ CONVENTION_KINDS: dict[str, Kind] = {
 
 DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
     "label": Kind("a whole number from 0, or none", _label),
-    "variant": Kind("the name in the files' names (fp16)", _text),
+    "variant": Kind("the name in the files' names (fp16)", text),
     "event_shape": Kind(
         "whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 2, 4, 1)
     ),
@@ -189,17 +189,14 @@ ADM_KINDS: dict[str, Kind] = (
         ),
         "num_head_channels": Kind("a whole number above 0, or -1", _least(_whole, -1)),
         "label": Kind("a whole number from 0, or none", _label),
-        "weights": Kind("the place of a network in the file (ema, model)", _text),
-        "dtype": Kind("a name", lambda v: v if isinstance(v, torch.dtype) else _text(v)),
-        "config": Kind("a name, or an ADMConfig", lambda v: v if isinstance(v, ADMConfig) else _text(v)),
+        "weights": Kind("the place of a network in the file (ema, model)", text),
+        "dtype": Kind("a name", lambda v: v if isinstance(v, torch.dtype) else text(v)),
+        "config": Kind("a name, or an ADMConfig", lambda v: v if isinstance(v, ADMConfig) else text(v)),
         "trust_pickle": TRUTH,
     }
 )
 """Of guided-diffusion: its flags, under their published names, and ours."""
 
-GENIE_KINDS: dict[str, Kind] = {
-    "config": Kind("a file", lambda v: _text(v) if isinstance(v, (str, bool, int, float)) else v)
-}
 REMOTE_KINDS: dict[str, Kind] = {
     "timeout": Kind("a number of seconds above 0", _above),
     "retries": Kind("a whole number from 0", _least(_whole, 0)),
@@ -207,21 +204,11 @@ REMOTE_KINDS: dict[str, Kind] = {
     "batch": COUNT,
 }
 
-KINDS: dict[str, Mapping[str, Kind]] = {
-    "diffusers": DIFFUSERS_KINDS,
-    "hub": DIFFUSERS_KINDS,
-    "adm": ADM_KINDS,
-    "genie": GENIE_KINDS,
-    "remote": REMOTE_KINDS,
-}
-"""family -> option -> its kind. Options of other families are their own business."""
 
-
-def typed(family: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, each of its kind; None stays (an option that is not given).
+def typed(kinds: Mapping[str, Callable[[str, Any], Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, each of its kind (`Family.options`); None stays (an option that is not given), and those that are not in the table.
 
     Raises:
         InputError: a value of another kind; what the option takes.
     """
-    kinds = KINDS.get(family, {})
     return {k: v if v is None or k not in kinds else kinds[k](k, v) for k, v in options.items()}

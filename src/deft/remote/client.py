@@ -1,7 +1,7 @@
 """A prior behind a closed API: its denoised means come over HTTP, its weights stay where they are.
 
 DEFT asks the prior for E[x_0 | x_t] and for nothing else (no gradient, no activations), so a service that answers that
-one question is prior enough. `deft.serve` is such a service; docs/remote.md has the wire format for others.
+one question is prior enough. `deft.remote.server` is such a service; docs/remote.md has the wire format for others.
 """
 
 from __future__ import annotations

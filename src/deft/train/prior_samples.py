@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
+from deft.core.domain import domain_of
 from deft.core.random import Noise, seed_for
 from deft.errors import CheckpointError, InputError
 from deft.io.files import load_weights, save_weights
@@ -72,7 +73,8 @@ def draw_prior_samples(
     where = Path(folder) if folder is not None and world.size == 1 else None  # files would part processes that share a network
     started, known = time.monotonic(), 0.0
     key = hashlib.sha256(f"{prior.fingerprint()} {seed_for('prior samples', seed)} {steps}".encode()).hexdigest()[:12] if where is not None else ""
-    images = len(prior.event_shape) == 3 and tuple(prior.event_shape) == tuple(prior.data_shape)
+    domain = domain_of(prior) if tuple(prior.event_shape) == tuple(prior.data_shape) else None
+    bounds = None if domain is None else domain.bounds
 
     def draw(low: int) -> dict[str, Tensor]:
         path = where / f"prior-samples-{key}-{low:07d}.safetensors" if where is not None else None
@@ -84,7 +86,7 @@ def draw_prior_samples(
                 pass  # damaged: drawn again
         begun = time.monotonic()
         x = sample(prior, Noise(seed_for("prior samples", seed), range(low, low + CHUNK)), sampler=DPMpp2M(), steps=steps, spacing="log-snr")
-        x = (x.clamp(-1, 1) if images else x).half().cpu()
+        x = (x if bounds is None else x.clamp(*bounds)).half().cpu()
         done = {"x": x, "seconds": torch.tensor(time.monotonic() - begun)}
         if path is not None:
             save_weights(path, done, {"kind": "prior samples", "prior_sha256": prior.fingerprint(), "seed": seed, "steps": steps, "first": low})

@@ -17,8 +17,8 @@ from deft.bench.studies import domain_of_tasks
 from deft.core.random import Noise
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.tasks import TASKS
-from deft.domains.image.writing import open_folder
 from deft.errors import InputError, unknown
+from deft.io.files import open_folder
 from deft.io.h_files import bundled_h, load_h, save_h
 from deft.io.text import shape_text
 from deft.learned.base import count_parameters

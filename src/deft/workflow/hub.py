@@ -5,7 +5,7 @@
     h, task, card = from_pretrained("owner/name", prior)
 
 The prior stays where it is: the folder names it by convention and SHA-256, and loading refuses any other with the difference
-shown. Nothing a folder says is run, or used as a path.
+shown. Nothing a folder says is used as a path, nor run unless the caller trusts it (`trust_code`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from deft.core.denoiser import Denoiser
-from deft.domains.image.pictures import formats
-from deft.domains.image.tasks import ImageTask
-from deft.domains.image.writing import open_folder, save_image
+from deft.core.domain import Task
 from deft.errors import CheckpointError, InputError
-from deft.io.files import write_json, write_text
-from deft.io.h_files import differences, listed, load_h, plain, read_h, save_h
+from deft.io.files import open_folder, write_atomic, write_json, write_text
+from deft.io.h_files import load_h, read_h, save_h
+from deft.io.identity import differences, listed, plain
 from deft.learned.base import Learned, count_parameters
 from deft.prior import BUNDLED, load_prior
 from deft.prior.load import CONVENTION_OPTIONS
@@ -33,9 +32,11 @@ from deft.workflow.model_card import HUB_ID, read_rows, readme
 
 WEIGHTS, CARD, README, PICTURE = "h.safetensors", "card.json", "README.md", "sample.png"
 FILES = (WEIGHTS, CARD, README, PICTURE)
+PICTURES = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
+"""What `picture` may be; decoders of other formats are not let near a stranger's file."""
 LARGEST_CARD = 16 * 2**20
 """Bytes that a card may have."""
-OWN = ("kind", "format", "h", "task", "prior_sha256", "prior_convention")
+OWN = ("kind", "format", "h", "task", "task_code", "prior_sha256", "prior_convention")
 """Fields that are always written anew, never taken from an older card."""
 INSTALL = "the hub needs huggingface_hub: pip install 'deft-diffusion[hub]'"
 
@@ -44,7 +45,7 @@ def save_pretrained(
     folder: str | Path,
     h: Learned,
     prior: Denoiser,
-    task: ImageTask,
+    task: Task,
     /,
     *,
     report: str | Path | None = None,
@@ -93,8 +94,8 @@ def save_pretrained(
     whole = plain(save_h(folder / WEIGHTS, h, prior, task, **about))
     write_json(folder / CARD, whole)
     if image is not None:
-        save_image(folder / PICTURE, image)
-    write_text(folder / README, readme(whole, None if image is None else PICTURE))
+        write_atomic(folder / PICTURE, lambda p: image.save(p, format="PNG", optimize=True))
+    write_text(folder / README, readme(whole, None if image is None else PICTURE, task))
     if push is not None:
         push_to_hub(folder, push, token=token, private=private)
     return whole
@@ -104,21 +105,23 @@ def from_pretrained(
     name: str | Path,
     prior: Denoiser | None = None,
     *,
-    task: ImageTask | None = None,
+    task: Task | None = None,
     revision: str | None = None,
     token: str | None = None,
     cache_dir: str | Path | None = None,
     device: torch.device | str = "cpu",
-) -> tuple[Learned, ImageTask, dict[str, Any]]:
+    trust_code: bool = False,
+) -> tuple[Learned, Any, dict[str, Any]]:
     """(h, its task, its card) from a folder, or from a hub by OWNER/NAME.
 
     Args:
         name: a folder made by `save_pretrained` or `deft fit`, or OWNER/NAME if there is no such folder.
         prior: what h was fitted to; if not given, the card must name a bundled one.
         task: if given, the task that h must have been fitted to.
+        trust_code: import what the card names of its author's own code, as for `load_h`: that runs it.
         revision: branch, tag or commit. token: for a private repository. cache_dir: where downloads are kept.
 
-    Reads h.safetensors and card.json, and nothing else; the card is data, never a path or a program.
+    Reads h.safetensors and card.json, and nothing else; the card is data, never a path, and no program unless trusted.
 
     Raises:
         CheckpointError: a file is missing, damaged, too large or a link that leads outside; card.json and the card in
@@ -132,7 +135,7 @@ def from_pretrained(
         if named not in BUNDLED:
             raise InputError(f"h was fitted to the prior {named!r} (sha256 {card['prior_sha256'][:12]}…), which is not bundled: give it as prior=load_prior(...)")
         prior = load_prior(str(named), device)
-    h, found, card = load_h(folder / WEIGHTS, prior, task)
+    h, found, card = load_h(folder / WEIGHTS, prior, task, trust_code=trust_code)
     return h.to(device), found, card
 
 
@@ -272,8 +275,9 @@ def _read_json(path: Path, kind: type[InputError] | type[CheckpointError] = Inpu
 
 
 def _read_picture(path: Path) -> Image.Image:
+    Image.init()
     try:
-        with Image.open(path, formats=formats()) as image:
+        with Image.open(path, formats=[f for f in PICTURES if f in Image.OPEN]) as image:
             image.thumbnail((2048, 2048))
             return image.convert("RGB")
     except FileNotFoundError as error:

@@ -17,20 +17,21 @@ has the first-order formula; the second follows by another derivative.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
+from deft.core.domain import domain_of
 from deft.core.random import BatchNoise, Noise, seed_for
-from deft.domains.image.tasks import MRI, ImageTask, LowLight, Masked, get_task
+from deft.core.records import task_from
 from deft.errors import DeftError, InputError
-from deft.io.measurements import Limits, observation
+from deft.io.measurements import observation
 from deft.likelihood import Gaussian, Observation, Poisson
+from deft.likelihood.task import Arrays, Change, Limits, OperatorTask
 from deft.methods import plan
 
 LEVELS = (0.3, 1.0, 3.0)
@@ -124,7 +125,7 @@ MAX_SURPRISE = 0.55
 MAX_RESIDUAL, MIN_RESIDUAL = 4.0, 0.1
 """y - A(x), in units of the noise and as it is, above which samples do not explain a measurement (a noiseless one is never met exactly)."""
 FAR = 1.5
-"""Values beyond this, of images in [-1, 1], are no image."""
+"""Values this far from the middle of their range, in halves of its width, are none (of images in [-1, 1]: beyond 1.5)."""
 
 
 def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, seed: int = 0, subset: int = 4, what: str = "the measurement") -> list[str]:
@@ -132,15 +133,19 @@ def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, see
 
     obs: None for samples of a reward, of which the range alone is looked at. subset: samples that the prior sees (two calls at each of three levels)."""
     said = []
-    x = drawn.float()
+    x, domain = drawn.float(), domain_of(prior)
+    title, bounds = ("samples", None) if domain is None else (domain.title, domain.bounds)
     low, high = float(x.min()), float(x.max())
-    beyond = float((x.abs() > FAR).float().mean())
-    if not math.isfinite(low + high) or max(-low, high) > 3 or beyond > 0.001:
+    middle, half = (0.0, math.inf) if bounds is None else ((bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2)
+    beyond = float(((x - middle).abs() > FAR * half).float().mean())
+    reach = max(middle - low, high - middle) / half
+    if not math.isfinite(low + high) or reach > 3 or beyond > 0.001:
+        where = "" if bounds is None else f", and {title} are in [{bounds[0]:g}, {bounds[1]:g}] ({100 * beyond:.1f} % of the values are beyond {middle + FAR * half:g})"
         said.append(
-            f"warning: samples reach from {low:.3g} to {high:.3g}, and images are in [-1, 1] ({100 * beyond:.1f} % of the values are beyond {FAR}): they have diverged. "
+            f"warning: samples reach from {low:.3g} to {high:.3g}{where}: they have diverged. "
             "Give more --steps, a larger --sigma-y, or another method; if y is in other units (`deft measure inspect` tells), --range"
         )
-        if not max(-low, high) <= 3:
+        if not reach <= 3:
             return said  # nothing else can be said of such samples
     if obs is None:
         return said
@@ -155,28 +160,13 @@ def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, see
     found = float(surprise(prior, prior.encode(few), seed=seed).mean())
     if found > MAX_SURPRISE:
         said.append(
-            f"warning: the samples are unlike the prior's images (surprise {math.exp(found):.1f}, about 1 is right): {what} may be read in other units or another "
-            "convention, or be of another kind of image (`deft measure inspect` tells), or the method is not there yet (more --steps, another --method)"
+            f"warning: the samples are unlike the prior's {title} (surprise {math.exp(found):.1f}, about 1 is right): {what} may be read in other units or another "
+            "convention, or be of another kind of {title.removesuffix('s')} (`deft measure inspect` tells), or the method is not there yet (more --steps, another --method)"
         )
     return said
 
 
 # readings
-
-
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One way in which a measurement may have been made otherwise. name: for people. fix: what to do about it. apply: arrays of the file -> arrays as we
-    have them. value_range: of the images. options: settings of the task."""
-
-    name: str
-    fix: str
-    apply: Callable[[Arrays], Arrays] | None = None
-    value_range: Limits | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,45 +203,13 @@ class Inspected:
     tried: list[Tried]
 
 
-def _on_y(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Arrays], Arrays]:
-    return lambda a: {**a, "y": np.ascontiguousarray(change(a["y"]))}
-
-
-def _on_images(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Arrays], Arrays]:
-    """y and a mask alike."""
-    return lambda a: {k: np.ascontiguousarray(change(v)) if k in ("y", "mask") and v.ndim >= 2 else v for k, v in a.items()}
-
-
-def changes_of(task: ImageTask, arrays: Arrays) -> list[Change]:
+def changes_of(task: OperatorTask, arrays: Arrays) -> list[Change]:
     """The single changes that are usual for a task; `inspect_measurement` also tries them together."""
-    y = arrays["y"]
-    found = [Change(f"of images in [{a:g}, {b:g}]", f"--range {a:g},{b:g}", value_range=(a, b)) for a, b in ((0, 1), (0, 255), (0, 4095), (0, 65535)) if _could_be(y, b)]
-    if isinstance(task, LowLight):
-        found = [Change("counts as they were counted", f"--range 0,{task.photons:g}", value_range=(0.0, task.photons))]
-    if task.pictures:
-        found += [
-            Change("upside down", "flip y (and mask) along its rows: y[..., ::-1, :]", _on_images(lambda v: v[..., ::-1, :])),
-            Change("left and right swapped", "flip y (and mask) along its columns: y[..., ::-1]", _on_images(lambda v: v[..., ::-1])),
-            Change("black and white swapped", "give -y", _on_y(lambda v: -v.astype(np.float64))),
-        ]
-        if y.shape[-1] == y.shape[-2]:
-            found.append(Change("rows and columns swapped", "swap the last two axes of y (and mask)", _on_images(lambda v: v.swapaxes(-1, -2))))
-    if isinstance(task, (Masked, MRI)) and "mask" in arrays:
-        found.append(Change("with its mask the other way round", "give 1 - mask: 1 is seen, 0 hidden", lambda a: {**a, "mask": 1 - a["mask"] / max(a["mask"].max(), 1)}))
-    for name, options in task.readings(y.shape):
-        if all(getattr(task, k) != v for k, v in options.items()):
-            shown = " ".join(f"--task-option {k}={v:g}" if isinstance(v, float) else f"--task-option {k}={v}" for k, v in options.items())
-            found.append(Change(name, shown, options=options))
-    return found
-
-
-def _could_be(y: np.ndarray, white: float) -> bool:
-    top = float(np.abs(y).max())
-    return white / 50 < top and (white > 1 or top < 200)
+    return task.changes(arrays)
 
 
 def inspect_measurement(
-    prior: Denoiser, task: ImageTask, arrays: Arrays, *, rows: int = 4, samples: int = 2, steps: int = 20, seed: int = 0,
+    prior: Denoiser, task: OperatorTask, arrays: Arrays, *, rows: int = 4, samples: int = 2, steps: int = 20, seed: int = 0,
     value_range: Limits | None = None, progress: Callable[[str], None] = lambda text: None,
 ) -> Inspected:  # fmt: skip
     """Try the usual readings of a measurement file's arrays, and say which the operator and the prior confirm.
@@ -309,7 +267,7 @@ def _same_thing(a: Change, b: Change) -> bool:
 FRONT = 3
 """Readings that further changes are tried on top of: the best one alone may be right for a wrong reason."""
 FLAT = 0.15
-"""Images with less contrast (standard deviation over pixels) are flat, and a flat image surprises no prior."""
+"""Samples with less contrast (standard deviation over entries, of a range from -1 to 1) are flat, and a flat image surprises no prior."""
 MARGIN = 0.15
 """By which another reading must be better."""
 UNSURE = 0.07
@@ -319,7 +277,7 @@ GOOD = 0.7
 
 
 def _try(
-    prior: Denoiser, task: ImageTask, arrays: Arrays, shape: tuple[int, ...], changes: tuple[Change, ...], value_range: Limits | None, samples: int, steps: int, seed: int
+    prior: Denoiser, task: OperatorTask, arrays: Arrays, shape: tuple[int, ...], changes: tuple[Change, ...], value_range: Limits | None, samples: int, steps: int, seed: int
 ) -> Tried:  # fmt: skip
     limits = next((c.value_range for c in changes if c.value_range), value_range)
     try:
@@ -335,9 +293,12 @@ def _try(
     ratio = residual_ratio(obs.repeat(samples), x)
     residual = math.nan if ratio is None else float(ratio.median())
     strange = float(surprise(prior, prior.encode(x), seed=seed).mean())
-    beyond = float((x.abs() > 1.3).float().mean())
-    contrast = float(x.flatten(1).std(1).mean())
-    fit = max(strange, -strange - 0.3) + math.log1p(20 * beyond) + max(0.0, math.log(FLAT / max(contrast, 1e-6)))
+    domain = domain_of(prior)
+    fit = max(strange, -strange - 0.3)
+    if domain is not None and domain.bounds is not None:
+        low, high = domain.bounds
+        u = (2 * x - low - high) / (high - low)
+        fit += math.log1p(20 * float((u.abs() > 1.3).float().mean())) + max(0.0, math.log(FLAT / max(float(u.flatten(1).std(1).mean()), 1e-6)))
     if not math.isnan(residual):
         fit += max(0.0, math.log(max(residual, 1e-9) / 1.5))
         if task.sigma_y > 0:  # noise that is far less than sigma_y says is a scale that is too small
@@ -346,19 +307,19 @@ def _try(
     return Tried(changes, fit + scaled, fit, residual, math.exp(strange), float(x.min()), float(x.max()), sigma_y=of.sigma_y)
 
 
-def _changed(task: ImageTask, changes: Sequence[Change], shape: tuple[int, ...]) -> tuple[ImageTask, float]:
+def _changed(task: OperatorTask, changes: Sequence[Change], shape: tuple[int, ...]) -> tuple[OperatorTask, float]:
     """(the task with other settings, how many times larger its y is). The noise grows with y: sigma_y is in the units of y."""
     options = {k: v for c in changes for k, v in c.options.items()}
     if not options:
         return task, 1.0
-    settings = {k: v for k, v in task.config().items() if k != "name"} | options
-    of = get_task(task.name, **settings)
+    settings = task.config() | options
+    of: OperatorTask = task_from(type(task), settings)
     x = BatchNoise(1, 5).normal(shape).clamp(-1, 1)
     sizes = [float(t.observe(x, BatchNoise(1, 0)).likelihood.operator(x).square().mean().sqrt()) for t in (task, of)]  # type: ignore[attr-defined]
     larger = max(sizes[1], 1e-12) / max(sizes[0], 1e-12)
     if abs(math.log(larger)) < 0.1:
         return of, 1.0
-    return get_task(task.name, **settings | {"sigma_y": task.sigma_y * larger}), larger
+    return task_from(type(task), settings | {"sigma_y": task.sigma_y * larger}), larger
 
 
 def _size(y: np.ndarray) -> float:

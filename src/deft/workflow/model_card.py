@@ -11,12 +11,13 @@ import torch
 
 from deft.bench.result import metrics_of
 from deft.bench.table import ARROWS, Table
-from deft.core.domain import domains
+from deft.core.domain import Domain, domain_of_shape, domains
 from deft.core.random import BatchNoise
-from deft.domains.image.tasks import make_task
 from deft.errors import InputError
 from deft.io.identity import schedule_text, shown
+from deft.io.tasks import make_task
 from deft.methods import METHODS
+from deft.prior import BUNDLED
 
 LICENCES = (
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0",
@@ -25,15 +26,6 @@ LICENCES = (
 """Identifiers that hubs know; any other licence is written out as `other`."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 ROW = ("task", "method", "metric", "value", "low", "high", "n")
-
-
-def noise_text(sigma_y: float) -> str:
-    """The noise with the range it is meant for.
-
-    >>> noise_text(0.05)
-    'sigma_y 0.05 for images in [-1, 1], that is 6.4 grey levels of 255'
-    """
-    return f"sigma_y {sigma_y:g} for images in [-1, 1], that is {sigma_y * 127.5:.1f} grey levels of 255"
 
 
 def read_rows(report: Any, name: str, task: dict[str, Any]) -> list[dict[str, Any]]:
@@ -54,29 +46,34 @@ def read_rows(report: Any, name: str, task: dict[str, Any]) -> list[dict[str, An
     return [{k: r[k] for k in ROW} for r in rows if "versus" not in r]
 
 
-def readme(card: dict[str, Any], picture: str | None = None) -> str:
-    """README.md for a card; `picture` is the name of an image beside it."""
-    task, prior = make_task(card["task"]), str(card.get("prior", "?"))
+def readme(card: dict[str, Any], picture: str | None = None, task: Any = None) -> str:
+    """README.md for a card; `picture` is the name of an image beside it. task: what h was fitted to, where the card names code of its own for it."""
+    task, prior, domain = task or make_task(card["task"]), str(card.get("prior", "?")), domain_of_shape(shape_of(card))
     title = f"{task.title[0].upper()}{task.title[1:]}: an h-transform for the frozen prior {prior}"
     about = [
-        f"A small network that turns the frozen diffusion model `{prior}` into a sampler of images given a measurement ({task.title}), by Doob's "
+        f"A small network that turns the frozen diffusion model `{prior}` into a sampler of {domain.title if domain else 'samples'} given a measurement ({task.title}), by Doob's "
         "h-transform (DEFT, Denker et al. 2024). The prior is not in this folder, and h works with that prior alone.",
     ]
-    lines = [*front_matter(card), "", f"# {_line(title)}", "", *about, ""]
+    lines = [*front_matter(card, domain.hub_tag if domain else ""), "", f"# {_line(title)}", "", *about, ""]
     if picture:
         lines += [f"![samples]({picture})", ""]
-    lines += ["## What it was fitted to", "", *_table(_facts(card)), ""]
+    lines += ["## What it was fitted to", "", *_table(_facts(card, task, domain)), ""]
     if isinstance(card.get("recipe"), dict):
         lines += ["## Recipe", "", *_table([(k, v) for k, v in card["recipe"].items() if v is not None]), ""]
-    lines += ["## Measured", "", *_metrics(card.get("metrics") or []), "", "## Use", "", *_use(card), ""]
+    lines += ["## Measured", "", *_metrics(card.get("metrics") or []), "", "## Use", "", *_use(card, task, domain), ""]
     return "\n".join(lines)
 
 
-def front_matter(card: dict[str, Any]) -> list[str]:
-    """YAML between two lines of dashes; texts are written as JSON, which YAML reads."""
+def shape_of(card: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of a sample of the prior."""
+    return tuple(card["h"].get("event_shape") or card["prior_convention"]["event_shape"])
+
+
+def front_matter(card: dict[str, Any], tag: str = "") -> list[str]:
+    """YAML between two lines of dashes; texts are written as JSON, which YAML reads. tag: what hubs call it (`Domain.hub_tag`)."""
     licence = str(card.get("licence") or "")
     known = next((k for k in LICENCES if re.match(rf"{re.escape(k)}(?![\w.-])", licence.lower())), None)
-    lines = ["---", "library_name: deft-diffusion", "pipeline_tag: image-to-image"]
+    lines = ["---", "library_name: deft-diffusion", *([f"pipeline_tag: {tag}"] if tag else [])]
     lines += ["tags:", *(f"- {t}" for t in ("deft", "h-transform", "diffusion", "inverse-problems", card["task"]["name"]))]
     lines.append(f"license: {known or 'other'}")
     if known is None:
@@ -86,17 +83,16 @@ def front_matter(card: dict[str, Any]) -> list[str]:
     return [*lines, "---"]
 
 
-def _facts(card: dict[str, Any]) -> list[tuple[str, Any]]:
-    task = make_task(card["task"])
-    shape = tuple(card["h"]["event_shape"])
+def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple[str, Any]]:
+    shape, bounds = shape_of(card), domain.bounds if domain else None
     operator = task.operator(torch.zeros(1, *shape), BatchNoise(1, 0))
     settings = ", ".join(f"{k} {v}" for k, v in card["task"].items() if k not in ("name", "sigma_y"))
     convention = card.get("prior_convention") or {}
     facts: list[tuple[str, Any]] = [
         ("task", f"`{task.name}`: {task.title}"),
         ("operator", f"{type(operator).__name__}{f' ({settings})' if settings else ''}: {(type(task).__doc__ or '').splitlines()[0]}"),
-        ("noise", noise_text(task.sigma_y)),
-        ("samples", f"{'x'.join(map(str, shape))}, values in [-1, 1]"),
+        ("noise", task.noise_text()),
+        ("samples", "x".join(map(str, shape)) + (f", values in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")),
         ("prior", f"`{card.get('prior', '?')}`, sha256 `{card['prior_sha256']}`"),
     ]
     if convention:
@@ -136,22 +132,23 @@ def _cell(row: dict[str, Any] | None, digits: int) -> str:
     return str(value) if low is None or high is None else f"{value} [{low}, {high}]"
 
 
-def _use(card: dict[str, Any]) -> list[str]:
-    task, prior = make_task(card["task"]), str(card.get("prior", "?"))
-    from deft.prior import BUNDLED
-
+def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
+    prior = str(card.get("prior", "?"))
     given = "" if prior in BUNDLED else " --prior PRIOR"
     name = json.dumps(prior, ensure_ascii=False) if prior in BUNDLED or HUB_ID.fullmatch(prior) else '"PRIOR"'
-    measured = "--measurement photo.png --mask mask.png" if task.name == "inpaint" else "--measurement measured.png"
-    shape = tuple(card["h"]["event_shape"])
+    measured = "--measurement " + ("measured.npz" if not getattr(task, "pictures", False) else "photo.png --mask mask.png" if task.drawn == "mask" else "measured.png")
+    shape, bounds = shape_of(card), domain.bounds if domain else None
+    named = "" if ":" not in f"{card.get('class', '')}{card.get('task_code', '')}{card['h'].get('net', '')}" else " --trust-code"
+    draw = f"torch.rand(1, {', '.join(map(str, shape))}) * {bounds[1] - bounds[0]:g} - {-bounds[0]:g}" if bounds else f"torch.randn(1, {', '.join(map(str, shape))})"
+    what = f"one of your {domain.title if domain else 'samples'}" + (f", in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")
     return [
         "In this folder (from a hub: `hf download OWNER/NAME --local-dir .`), after `pip install deft-diffusion`:", "",
-        "```bash", f"deft sample .{given} {measured} -n 8 --out samples", "```", "",
+        "```bash", f"deft sample .{given}{named} {measured} -n 8 --out samples", "```", "",
         *([] if prior in BUNDLED else ["`PRIOR` is where you have the prior: a file, a folder or a name that `deft fit --help` lists.", ""]),
         "```python", "import torch", "from deft import Noise, sample_posterior", "from deft.workflow.hub import from_pretrained", "from deft.prior import load_prior", "",
         f"prior = load_prior({name})",
-        'h, task, card = from_pretrained(".", prior)  # or "OWNER/NAME"',
-        f"x = torch.rand(1, {', '.join(map(str, shape))}) * 2 - 1  # an image in [-1, 1]: yours here",
+        f'h, task, card = from_pretrained(".", prior{", trust_code=True" if named else ""})  # or "OWNER/NAME"',
+        f"x = {draw}  # {what}",
         "obs = task.observe(x, Noise(0, 1))  # its measurement; or your own: deft.Observation(y, deft.Gaussian(operator, sigma_y))",
         f"samples = sample_posterior(prior, h, obs, 4)  # [1, 4, {', '.join(map(str, shape))}]", "```",
     ]  # fmt: skip

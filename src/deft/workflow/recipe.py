@@ -22,12 +22,12 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.random import BatchNoise, Noise
-from deft.domains.image.tasks import ImageTask, Through
 from deft.errors import InputError
 from deft.io.files import write_json
 from deft.io.identity import digest
 from deft.learned import DEFT, Learned
 from deft.likelihood import Observation
+from deft.likelihood.task import Task, Through
 from deft.runtime.distributed import get_world
 from deft.train.cache import Bank
 from deft.train.data import Clean
@@ -219,7 +219,7 @@ def time_parts(h: Learned, prior: Denoiser, task: Any, x: Tensor, recipe: Recipe
 
 
 def fit_h(
-    h: Learned, prior: Denoiser, task: ImageTask, x: Tensor | None, x_out: Tensor | None, recipe: Recipe | None = None, *,
+    h: Learned, prior: Denoiser, task: Task, x: Tensor | None, x_out: Tensor | None, recipe: Recipe | None = None, *,
     folder: str | Path | None = None, samples_folder: str | Path | None = None, resume: bool = False, device: torch.device | str | None = None,
     progress: bool = True, say: Say = lambda text: None, on_evaluation: Callable[[dict[str, float]], None] | None = None,
 ) -> Fitted:  # fmt: skip
@@ -236,6 +236,7 @@ def fit_h(
     Raises: what `fit` raises; InputError if there is nothing to fit to.
     """
     recipe, world = recipe or Recipe(), get_world()
+    fixed = bool(getattr(task, "fixed", False))
     measured, where = Through(task, prior), next((p.device for p in prior.parameters()), torch.device("cpu"))
     where = torch.device(device) if device is not None else where
     images = 0 if x is None else len(x)
@@ -281,11 +282,11 @@ def fit_h(
     batches: Batches
     options: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even, "seed": recipe.seed}
     if sizes.cache:
-        batches = Bank.build(prior, everything, measured, sizes.cache, fixed=task.fixed, fresh=sizes.fresh, progress=progress, **options)
+        batches = Bank.build(prior, everything, measured, sizes.cache, fixed=fixed, fresh=sizes.fresh, progress=progress, **options)
     else:
-        batches = Clean(everything, measured, fixed=task.fixed)
+        batches = Clean(everything, measured, fixed=fixed)
     config = recipe.fit_config(recipe.steps if recipe.seconds is None else MAX_STEPS, None)
-    held_out = Bank.build(prior, x_out.cpu(), measured, config.held_out_batches * recipe.batch, fixed=task.fixed, **{**options, "seed": recipe.seed + 1})
+    held_out = Bank.build(prior, x_out.cpu(), measured, config.held_out_batches * recipe.batch, fixed=fixed, **{**options, "seed": recipe.seed + 1})
     spent["prediction cache"] = time.monotonic() - begun
 
     # 4. fit
@@ -319,7 +320,7 @@ def weigh_levels(
     return levels, [worse] if worse else []
 
 
-def _identity(task: ImageTask, x: Tensor | None, x_out: Tensor | None) -> dict[str, Any]:
+def _identity(task: Task, x: Tensor | None, x_out: Tensor | None) -> dict[str, Any]:
     """What a resumed fit must have in common with the one before. Samples of the prior follow from the prior and the seed."""
     data, held_out = ("samples of the prior" if v is None or len(v) == 0 else f"{len(v)}, {digest(v)}" for v in (x, x_out))
     return {"data": {"images": data}, "held-out data": {"images": held_out}, **task_identity(task)}

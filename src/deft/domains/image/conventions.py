@@ -13,21 +13,17 @@ s = 2 / (high - low) and o = -(high + low) / (high - low). So for a linear A
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deft.domains.image.tasks import CT, MRI, CoilMRI, ImageTask, RayCT
+from deft.domains.image.tasks import CT, MRI, CoilMRI, RayCT
 from deft.errors import InputError, unknown
-from deft.io.arrays import read_arrays, save_arrays
+from deft.io.measurements import Converted
 from deft.operator import CoilFourier, KSpace, MaskedFourier, Operator, Radon
 from deft.operator.fourier import _mirrored
 
@@ -44,65 +40,6 @@ EMPTY = 0.02
 ORIENTATIONS = ("flip-rows", "flip-columns", "transpose")
 EXCESS = 1.5
 """How far above an image of the range's upper end all over a sinogram may lie: beyond, the units are others."""
-
-
-@dataclass
-class Converted:
-    """y and what was drawn for it, of a task; scale: what the program's own numbers were multiplied with; notes:
-    what was assumed, in words."""
-
-    y: Tensor
-    task: ImageTask
-    drawn: Tensor | None = None
-    scale: float = 1.0
-    notes: list[str] = field(default_factory=list)
-
-    def save(self, path: str | Path) -> None:
-        """A measurement file for `deft sample --measurement`."""
-        arrays: dict[str, Any] = {
-            "y": self.y.float(),
-            "task": np.array(json.dumps(self.task.config())),
-            "scale": np.array(self.scale),
-        }
-        if self.drawn is not None:
-            arrays[self.task.drawn] = self.drawn.float()
-        save_arrays(path, **arrays, notes=np.array("\n".join(self.notes)))
-
-
-def read_array(path: str | Path, keys: Sequence[str]) -> np.ndarray:
-    """An array of an .npy, of an .npz, or of an HDF5 file (with h5py): the one of these names, or the only one."""
-    path = Path(path)
-    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
-        raise InputError(f"no such file: {path}")
-    arrays: Mapping[str, np.ndarray] = _hdf5(path) if path.suffix in (".h5", ".hdf5", ".hdf") else _numpy(path)
-    found = next((k for k in keys if k in arrays), None)
-    if found is None:
-        if len(arrays) != 1:
-            raise InputError(
-                f"{path} holds {', '.join(sorted(arrays)) or 'no array'}: expected one of {', '.join(keys)}"
-            )
-        found = next(iter(arrays))
-    return arrays[found]
-
-
-def _numpy(path: Path) -> dict[str, np.ndarray]:
-    if path.suffix not in (".npy", ".npz"):
-        raise InputError(f"{path} is read as .npy, .npz or HDF5 (.h5, .hdf5) alone: save the array with numpy.save")
-    return read_arrays(path)
-
-
-def _hdf5(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(
-            f"{path} is an HDF5 file: install h5py (pip install 'deft-diffusion[hdf5]') to read it"
-        ) from error
-    try:
-        with h5py.File(path, "r") as f:
-            return {k: np.asarray(v) for k, v in f.items() if isinstance(v, h5py.Dataset) and v.dtype.kind in "fiucbV"}
-    except (OSError, TypeError) as error:
-        raise InputError(f"cannot read {path} as an HDF5 file: {' '.join(str(error).split())[:100]}") from error
 
 
 def _range(value_range: tuple[float, float]) -> tuple[float, float]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from deft.core.domain import Data, Domain, Metric, Task, View
+from deft.core.denoiser import Denoiser
+from deft.core.domain import Data, Domain, Metric, View
 from deft.core.likelihood import Observation
+from deft.errors import InputError
+
+WEIGHTS = Path(__file__).with_name("weights")
 
 
 class ImageDomain(Domain):
@@ -18,6 +22,8 @@ class ImageDomain(Domain):
 
     name: ClassVar[str] = "image"
     title: ClassVar[str] = "images"
+    bounds: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
+    hub_tag: ClassVar[str] = "image-to-image"
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         return len(event_shape) == 3
@@ -27,15 +33,86 @@ class ImageDomain(Domain):
 
         return TASKS
 
-    def make_task(self, config: Mapping[str, Any]) -> Task:
-        from deft.domains.image.tasks import make_task
+    def network(self, event_shape: tuple[int, ...], inputs: int, outputs: int, width: int) -> nn.Module:
+        from deft.nn import UNet
 
-        return make_task(dict(config))
+        net = UNet(inputs, outputs, (width, 3 * width // 2, 9 * width // 4), patch=2, time_dim=64)
+        if any(n % net.multiple_of for n in event_shape[1:]):
+            raise InputError(f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net=")
+        return net
+
+    def new_prior(self, event_shape: tuple[int, ...], schedule: Any, output: str, **options: Any) -> Denoiser:
+        """options: widths, blocks and patch of a `UNet`."""
+        from deft.domains.image.prior import new_prior
+
+        return new_prior(event_shape, schedule, output, **options)
+
+    def own_priors(self) -> Mapping[str, type[Any]]:
+        from deft.domains.image.prior import ImagePrior
+
+        return {"UNet": ImagePrior}
+
+    def bundled_priors(self) -> Mapping[str, Path]:
+        return {name: WEIGHTS / f"{name}.safetensors" for name in ("fashion", "ct")}
+
+    def bundled_h(self, prior: str = "") -> Mapping[str, Path]:
+        found = {p.stem.removeprefix("h-"): p for p in sorted(WEIGHTS.glob("h-*.safetensors"))}
+        return found | {task.removesuffix(f"-{prior}"): p for task, p in found.items() if prior and task.endswith(f"-{prior}")}
+
+    def rewards(self) -> Mapping[str, Callable[[], Callable[[Tensor], Tensor]]]:
+        from deft.domains.image.classifier import fashion_classifier
+
+        return {"fashion-classifier": fashion_classifier}
+
+    # data in and out
 
     def datasets(self) -> Sequence[str]:
         from deft.domains.image.data import DATASETS
 
         return tuple(DATASETS)
+
+    def read(self, source: str, event_shape: tuple[int, ...] | None = None, **options: Any) -> Data:
+        from deft.domains.image.loading import read
+
+        return read(source, event_shape, **options)
+
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Observation, dict[str, Any], list[str]]:
+        from deft.domains.image.loading import read_measured
+
+        return read_measured(path, task, event_shape, **options)
+
+    def pairs(self, arrays: dict[str, Any], where: str, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Tensor, dict[str, Any]]:
+        from deft.domains.image.loading import pairs
+
+        return pairs(arrays, where, task, event_shape, **options)
+
+    def converters(self) -> Mapping[str, Callable[..., Any]]:
+        from deft.domains.image import conventions as c
+
+        return {
+            "fastmri": c.from_kspace, "sigpy": c.from_kspace, "skimage": c.from_skimage, "odl": c.from_odl, "lodopab": c.from_lodopab, "rays": c.from_nan,
+        }  # fmt: skip
+
+    def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
+        from deft.domains.image.writing import save_picture
+
+        save_picture(folder / f"{name}.png", x)
+        return [folder / f"{name}.png"]
+
+    def picture(self, x: Tensor, titles: Sequence[str] = (), title: str = "") -> bytes | None:
+        from deft.domains.image.sheet import grid
+
+        return grid(x, titles, title)
+
+    def draw_pictures(self, x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
+        from deft.domains.image.sheet import of_draws
+
+        return of_draws(x, std, obs, title)
+
+    def measurement_picture(self, x: Tensor, obs: Observation, title: str) -> bytes | None:
+        from deft.domains.image.sheet import of_measurement
+
+        return of_measurement(x, obs, title)
 
     # how good
 
@@ -48,6 +125,12 @@ class ImageDomain(Domain):
         from deft.domains.image.measure import measure
 
         return measure(samples, truth, obs, **options)
+
+    def set_distance(self, features: str, samples: Tensor, real: Tensor) -> dict[str, Any]:
+        from deft.domains.image.classifier import fashion_classifier
+        from deft.domains.image.prior_quality import feature_report
+
+        return feature_report(fashion_classifier(), samples, real) if features == "fashion" else super().set_distance(features, samples, real)
 
     # comparisons
 

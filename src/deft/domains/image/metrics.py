@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deft.core.likelihood import Observation
 from deft.errors import InputError
-from deft.likelihood.gaussian import Gaussian
+from deft.io.measurements import residual_rms as residual_rms  # measured with the rest
 
 LEAST_ERROR = 1e-10
 """Mean squared errors are not taken below this (100 dB), so that a perfect image has a finite PSNR."""
@@ -59,17 +58,6 @@ def ssim(x: Tensor, truth: Tensor, *, window: int = 7, data_range: float = 1.0) 
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     value = (2 * ma * mb + c1) * (2 * cov + c2) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
     return value.flatten(1).mean(1).float()
-
-
-def residual_rms(x: Tensor, obs: Observation) -> Tensor:
-    """Root mean square of y - A(x) over what was measured, [B], in the units of y.
-
-    A sample of the posterior has about sigma_y here; much more means the measurement was not obeyed.
-    """
-    if not isinstance(obs.likelihood, Gaussian):
-        raise InputError(f"a residual needs a Gaussian likelihood, got {type(obs.likelihood).__name__}")
-    squares = obs.likelihood.residual(obs.y, x).square().flatten(1).sum(1)
-    return (squares / obs.likelihood.operator.count(obs.y)).sqrt()
 
 
 def spread(samples: Tensor) -> Tensor:

@@ -21,12 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from deft.errors import InputError
+from deft.io.settings import WINDOW, Range
 
 RANGES: dict[str, tuple[float, float]] = {"-1,1": (-1.0, 1.0), "0,1": (0.0, 1.0), "0,255": (0.0, 255.0)}
 """The usual ones; `as_range` takes any two numbers."""
-WINDOW = "window"
-"""`--range window`: the window that a DICOM or NIfTI file itself gives."""
-Range = tuple[float, float] | str | None
 
 LIKELY = ((0, 1), (-0.5, 0.5), (-1, 1), (0, 15), (0, 255), (0, 1023), (0, 4095), (0, 16383), (0, 65535))
 MARGIN = 0.1
@@ -35,28 +33,6 @@ FAINT = 0.03
 """Pictures that fill less than this part of their range are warned of."""
 SIGNED = -0.5
 """Floating-point values are taken as [-1, 1] if one per cent of them lie below this."""
-
-
-def as_range(value: object) -> Range:
-    """What `Reading.range` and `--range` hold: two rising numbers, `WINDOW`, or None.
-
-    >>> as_range("0,4095"), as_range((-1, 1)), as_range("window"), as_range(None)
-    ((0.0, 4095.0), (-1.0, 1.0), 'window', None)
-    """
-    if value is None:
-        return None
-    if value == WINDOW:
-        return WINDOW
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        low, high = (float(p) for p in parts)  # type: ignore[attr-defined]
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(
-            f"range {value!r}: expected LOW,HIGH, the two rising numbers that are black and white (0,1 or 0,255 or 0,4095 or -1000,1000), or {WINDOW}"
-        )
-    return low, high
 
 
 def range_text(value: Sequence[float]) -> str:

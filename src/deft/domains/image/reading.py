@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft.core.records import Data
 from deft.domains.image.files import (
     Listing,
     check_file,
@@ -23,11 +24,12 @@ from deft.domains.image.files import (
     split_source,
 )
 from deft.domains.image.pictures import NAMES, decode
-from deft.domains.image.ranges import MARGIN, Range, Raw, as_range, choose, faint, option, raw, scaled
+from deft.domains.image.ranges import MARGIN, Raw, choose, faint, option, raw, scaled
 from deft.domains.image.resample import crop_box, cropped, resized
 from deft.domains.image.volumes import is_scan, is_volume, read_scan, read_volume
 from deft.errors import InputError
 from deft.io.arrays import ARRAYS, native, read_images_array
+from deft.io.settings import Range, as_range
 from deft.io.text import count, shape_text, some
 
 SLACK = 1e-3
@@ -37,23 +39,18 @@ SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True)
-class ImageSet:
+class ImageSet(Data):
     """Pictures that were read.
 
     x: [N, C, H, W] in [-1, 1]; names: one each; labels: [N] or None.
+    notes: lines that say what was left out, cropped, clipped, turned or inverted.
     skipped: the names of what was left out: files that cannot be used (skip_bad), files of other kinds, pictures in subfolders, later frames.
-    notes: lines that say what was left out, cropped, clipped, turned or inverted. sizes: (height, width) of each as stored.
+    sizes: (height, width) of each as stored.
     """
 
     x: Tensor
-    names: list[str]
-    labels: Tensor | None = None
     skipped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.x)
 
 
 @dataclass(frozen=True)
@@ -280,7 +277,7 @@ def _finish(got: _Gathered, source: str, total: int, *, single: str | None, befo
         notes.append(f"black and white by the files' own window: {shown}" + (" (they differ)" if len(windows) > 1 else ""))
     notes += [*before, *got.notes[:10], *([f"and {len(got.notes) - 10} more such lines"] if len(got.notes) > 10 else []), *got.summary(len(kept)), *clipped.lines(limits), *faint(kept, limits)]
     order = [r.name for r in kept]
-    return ImageSet(torch.stack(pictures), order, None, [*bad, *skipped, *got.skipped], notes, [r.size for r in kept])
+    return ImageSet(torch.stack(pictures), order, None, notes, [*bad, *skipped, *got.skipped], [r.size for r in kept])
 
 
 def _complain(bad: list[tuple[str, str]], total: int, source: str, single: str | None, reading: Reading) -> None:

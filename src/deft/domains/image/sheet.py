@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from deft.core.domain import View
@@ -13,6 +14,9 @@ from deft.core.likelihood import Observation
 from deft.domains.image.metrics import spread
 from deft.domains.image.writing import Column, heat, picture_grid, to_pixels, with_hole
 from deft.train.levels import hidden_pixels
+
+SHOWN = 8
+"""Samples in the picture of a draw."""
 
 
 def picture_of(obs: Observation, shape: Sequence[int]) -> np.ndarray:
@@ -30,6 +34,34 @@ def spread_column(samples: Tensor, note: str) -> tuple[Column, str]:
     return Column("spread", heat(deviation, top), note), about
 
 
+def grid(x: Tensor, titles: Sequence[str] = (), title: str = "") -> bytes:
+    """A PNG of images [n, C, H, W]: up to ten in one row, more in ten columns."""
+    wide = min(len(x), 10)
+    columns = [Column(titles[i] if i < len(titles) else "", to_pixels(x[i::wide] if len(x) > 10 else x[i : i + 1])) for i in range(wide)]
+    return png(picture_grid(columns, title=title, cell=64 if len(x) > 10 else _cell(x.shape[1:])))
+
+
+def of_draws(x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
+    """spread.png: the standard deviation [C, H, W] as colours. sheet.png: the measurement, samples [n, C, H, W], their mean and their spread."""
+    deviation, shape, n = std.mean(0), tuple(x.shape[1:]), len(x)
+    shown = min(n, SHOWN)
+    columns = [] if obs is None else [Column("measurement", picture_of(obs, shape))]
+    columns += [Column(f"sample {i + 1}", to_pixels(one[None])) for i, one in enumerate(x[:SHOWN])]
+    columns.append(Column("mean", to_pixels(x.mean(0, keepdim=True)), f"of {n}"))
+    footer = ""
+    if n > 1:
+        column, footer = spread_column(x[None], f"of {n}")
+        columns.append(column)
+    sheet = picture_grid(columns, title=title, footer=footer, cell=_cell(shape), gaps=(shown - 1,) if obs is None else (0, shown))
+    return {"spread.png": png(Image.fromarray(heat(deviation, max(float(deviation.max()), 1e-3)))), "sheet.png": png(sheet)}
+
+
+def of_measurement(x: Tensor, obs: Observation, title: str) -> bytes:
+    """Images [n, C, H, W] and what was measured of them, the first ten."""
+    columns = [Column("image", to_pixels(x[:10])), Column("measured", picture_of(obs[:10], x.shape[1:]), "as a picture")]
+    return png(picture_grid(columns, title=title))
+
+
 def wall(views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes:
     """A PNG of columns of images, with some space after the measurement and before the spread."""
     columns, gaps, footer = [], [], ""
@@ -41,6 +73,16 @@ def wall(views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), ce
         columns.append(column)
         if v.kind == "picture" or (i + 1 < len(views) and views[i + 1].kind == "spread"):
             gaps.append(i)
+    return png(picture_grid(columns, title=title, footer=footer, rows=rows, cell=cell, gaps=gaps))
+
+
+def png(image: Image.Image) -> bytes:
+    """The bytes of a PNG file."""
     data = io.BytesIO()
-    picture_grid(columns, title=title, footer=footer, rows=rows, cell=cell, gaps=gaps).save(data, format="PNG", optimize=True)
+    image.save(data, format="PNG", optimize=True)
     return data.getvalue()
+
+
+def _cell(shape: Sequence[int]) -> int:
+    """Pixels of one picture of a sheet: small images are enlarged."""
+    return 128 if max(shape[1:]) <= 64 else max(shape[1:])

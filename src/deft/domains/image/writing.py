@@ -1,9 +1,8 @@
-"""Pictures and arrays as files: PNGs, npz files and labelled grids."""
+"""Pictures as files: PNGs, and labelled grids of them."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,36 +11,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from deft.errors import InputError
-from deft.io.files import write_atomic
-from deft.io.text import one_line
-from deft.runtime.distributed import get_world
-
-
-def open_folder(path: str | Path, *, overwrite: bool = False, ours: Callable[[Path], bool] | None = None) -> Path:
-    """The output folder, made if need be and known to be writable.
-
-    Args:
-        overwrite: accept one with files in it; those of the same name are replaced.
-        ours: tells a folder that an earlier run of the same command left, which is accepted too.
-
-    Raises:
-        InputError: it exists, is a file, or cannot be written.
-    """
-    path = Path(path)
-    if not get_world().main:  # which looks into the folder, and fills it
-        return path
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output folder {path} is a file: give another --out")
-    try:
-        if path.is_dir() and any(path.iterdir()) and not overwrite and not (ours and ours(path)):
-            raise InputError(f"output folder {path} exists and is not empty: give another --out, or --overwrite")
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write to output folder {path}: {one_line(error)}; give another --out") from error
-    return path
+from deft.io.arrays import save_arrays
+from deft.io.files import open_folder, write_atomic
 
 
 def to_pixels(x: Tensor) -> np.ndarray:
@@ -152,3 +123,6 @@ def picture_grid(
     if footer:
         draw.text((left, bottom + 2), footer, fill=soft, font=small)
     return image
+
+
+__all__ = ["Column", "font", "heat", "open_folder", "picture_grid", "save_arrays", "save_image", "save_picture", "to_pixels", "with_hole"]

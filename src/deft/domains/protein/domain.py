@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from torch import Tensor, nn
 
-from deft.core.domain import Cases, Column, Domain, Metric
+from deft.core.denoiser import Denoiser
+from deft.core.domain import Cases, Column, Data, Domain, Family, Metric
+from deft.errors import InputError
+
+WEIGHTS = Path(__file__).with_name("weights")
 
 
 class ProteinDomain(Domain):
@@ -18,6 +24,52 @@ class ProteinDomain(Domain):
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         return len(event_shape) == 2 and event_shape[1] == 3
+
+    def tasks(self) -> Mapping[str, type[Any]]:
+        from deft.domains.protein.motif import MotifTask
+
+        return {MotifTask.name: MotifTask}
+
+    def network(self, event_shape: tuple[int, ...], inputs: int, outputs: int, width: int) -> nn.Module:
+        raise InputError("an h of chains must turn as they do, which DEFT's own networks do not: take chain-deft (deft.domains.protein.htransform.ChainDEFT)")
+
+    def own_priors(self) -> Mapping[str, type[Any]]:
+        from deft.domains.protein.prior import BackbonePrior
+
+        return {"ChainNet": BackbonePrior}
+
+    def bundled_priors(self) -> Mapping[str, Path]:
+        return {"backbone": WEIGHTS / "backbone.safetensors"}
+
+    def families(self) -> Mapping[str, Family]:
+        from deft.prior.options import Kind, text
+
+        settings = Kind("a file", lambda v: text(v) if isinstance(v, (str, bool, int, float)) else v)
+        return {"genie": Family("a Lightning checkpoint of Genie v1 (protein backbones)", _is_genie, _load_genie, {"config": settings})}
+
+    def learned(self) -> Mapping[str, type[Any]]:
+        from deft.domains.protein.baselines import ChainAmortised
+        from deft.domains.protein.htransform import ChainDEFT
+
+        return {"chain-deft": ChainDEFT, "chain-amortised": ChainAmortised}
+
+    def bundled_h(self, prior: str = "") -> Mapping[str, Path]:
+        return {"motif": WEIGHTS / "motif-9.safetensors"}
+
+    # data in and out
+
+    def datasets(self) -> Sequence[str]:
+        return ("chains",)
+
+    def read(self, source: str, event_shape: tuple[int, ...] | None = None, **options: Any) -> Data:
+        from deft.domains.protein.loading import read
+
+        return read(source, event_shape, **options)
+
+    def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
+        from deft.domains.protein.loading import write
+
+        return write(folder, name, x)
 
     # how good
 
@@ -57,3 +109,18 @@ class ProteinDomain(Domain):
         from deft.domains.protein.measure import variety
 
         return variety(samples, known)
+
+
+def _is_genie(name: str) -> bool:
+    path = Path(name)
+    if not path.is_file() or path.suffix not in (".pt", ".pth", ".ckpt"):
+        return False
+    from deft.domains.protein.genie import recognise
+
+    return recognise(path)
+
+
+def _load_genie(name: str, device: Any = "cpu", **options: Any) -> Denoiser:
+    from deft.domains.protein.genie import load_genie
+
+    return load_genie(name, device=device, **options)

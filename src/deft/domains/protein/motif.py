@@ -12,8 +12,8 @@ not be: the law of backbones is the same for every pose, so the pose in which y 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from deft.domains.protein.chains import UNIT
 from deft.domains.protein.geometry import full_precision, residues
 from deft.errors import ContractError, InputError
 from deft.likelihood import Gaussian, Observation
+from deft.likelihood.task import Drawn
 
 SIGMA_Y = 0.1 / UNIT
 """Deviation of a motif's coordinates, 0.1 angstrom: what models of good resolution differ by."""
@@ -112,7 +113,7 @@ MOST_STRETCHES = 4
 
 
 @dataclass(frozen=True)
-class MotifTask:
+class MotifTask(Drawn):
     """Chains -> motifs of them, drawn anew each time: what a scaffolding h is fitted to.
 
     single: share with one stretch of 9 to 24 residues, as most published problems have. The others have one to four stretches that make up 5 to
@@ -121,6 +122,12 @@ class MotifTask:
     """
 
     name: ClassVar[str] = "motif"
+    title: ClassVar[str] = "scaffold a motif"
+    about: ClassVar[str] = "some stretches of a chain, up to where they are"
+    kind: ClassVar[str] = "chains"
+    drawn: ClassVar[str] = "group"
+    prior: ClassVar[str] = "backbone"
+    convention: ClassVar[str] = "C-alphas in units of 8 angstrom, each group without its centroid"
     lift_channels: ClassVar[int] = 1
     sigma_y: float = SIGMA_Y
     single: float = 0.6
@@ -131,17 +138,26 @@ class MotifTask:
         if not self.sigma_y > 0 or not (self.loosest == 0 or self.loosest >= self.sigma_y):
             raise InputError(f"a motif's deviation is above 0, and the loosest no smaller (or 0 for none), got {self.sigma_y:g} and {self.loosest:g}")
 
-    def config(self) -> dict[str, Any]:
-        return {"name": self.name, **asdict(self)}
+    def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
+        """Groups [B, L] for chains that fill all of a shape (L, 3)."""
+        return self.groups(torch.full((len(noise),), shape[0]), shape[0], noise)
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> MotifTask:
-        if config.get("name") != cls.name:
-            raise InputError(f"the task is {config.get('name')!r}, not {cls.name!r}")
-        return cls(**{k: v for k, v in config.items() if k != "name"})
+    def build(self, drawn: Tensor) -> Motif:
+        return Motif(drawn.long())
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Motif:
+        """Chains may be shorter than x is: motifs lie within each one's own residues."""
+        return self.build(self.groups(residues(x).sum(1), x.shape[1], noise).to(x.device))
+
+    def check(self, event_shape: Sequence[int]) -> Observation:
+        """Try the task on a straight chain."""
+        if len(event_shape) != 2 or event_shape[1] != 3:
+            raise InputError(f"the task {self.name} is for chains [L, 3], got samples of shape {tuple(event_shape)}")
+        line = torch.linspace(-1, 1, event_shape[0])[:, None].expand(1, -1, 3)
+        return self.observe(line + 0.01, BatchNoise(1, 0))
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        group = self.groups(residues(x).sum(1), x.shape[1], noise)
+        group = self.operator(x, noise).group
         sigma_y: float | Tensor = self.sigma_y
         if self.loosest > self.sigma_y:
             sigma_y = self.sigma_y * (self.loosest / self.sigma_y) ** noise.uniform(device=x.device)

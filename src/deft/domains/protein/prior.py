@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from deft.core.denoiser import Denoiser, freeze
+from deft.core.denoiser import Denoiser
 from deft.core.schedule import Schedule
 from deft.domains.protein.chains import BOUNDS, UNIT
 from deft.domains.protein.geometry import centred, residues
 from deft.domains.protein.network import ChainNet, chain_net
 from deft.errors import CheckpointError
-from deft.io.files import load_weights
-from deft.io.prior_files import OwnPrior
+from deft.io.prior_files import OwnPrior, load_own, network_of
 from deft.schedule import EDM, make_schedule
 
 if TYPE_CHECKING:
@@ -49,6 +48,10 @@ class BackbonePrior(ChainPrior, OwnPrior):
     def __init__(self, net: ChainNet, schedule: Schedule, length: int = max(BOUNDS)):
         super().__init__(net, schedule, (length, 3), "edm")
 
+    @classmethod
+    def from_card(cls, card: dict[str, Any]) -> Self:
+        return cls(ChainNet(**network_of(card)), make_schedule(card["schedule"]), int(card["event_shape"][0]))
+
 
 def backbone_prior(size: str = "small") -> BackbonePrior:
     """An untrained prior of a named size (`deft.domains.protein.network.SIZES`).
@@ -65,15 +68,7 @@ def load_backbone(path: str | Path, device: torch.device | str = "cpu") -> Backb
     Raises:
         CheckpointError: the file is truncated, of another library, or no backbone prior.
     """
-    tensors, card = load_weights(path)
-    network = dict(card.get("network", {}))
-    if card.get("kind") != "prior" or network.pop("class", None) != "ChainNet":
+    prior = load_own(path, device)
+    if not isinstance(prior, BackbonePrior):
         raise CheckpointError(f"{path} holds no backbone prior")
-    prior = BackbonePrior(ChainNet(**network), make_schedule(card["schedule"]), int(card["event_shape"][0]))
-    try:
-        prior.net.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the network its card describes: {error}") from error
-    prior.card = card
-    freeze(prior)
-    return prior.to(device)
+    return prior

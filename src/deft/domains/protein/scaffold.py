@@ -6,7 +6,7 @@ its chains, so give them one length at a time (`prior.of_length(L)`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,14 @@ from deft.core.condition import condition
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
-from deft.domains.protein.baselines import ChainAmortised
 from deft.domains.protein.chains import UNIT, template
-from deft.domains.protein.htransform import ChainDEFT
 from deft.domains.protein.motif import MotifTask
 from deft.domains.protein.prior import ChainPrior
-from deft.errors import InputError
-from deft.io.h_files import load_any_h, save_h
+from deft.errors import CheckpointError, InputError
+from deft.io.h_files import load_h
 from deft.learned.base import Learned
 from deft.likelihood import Observation
 from deft.samplers.draw import sample
-
-KINDS: Mapping[str, type[Learned]] = {"chain-deft": ChainDEFT, "chain-amortised": ChainAmortised}
-"""Kinds of learned h for backbones, as cards name them."""
 
 
 def draw_scaffolds(
@@ -78,12 +73,13 @@ def shortened(obs: Observation, length: int) -> Observation:
     return Observation(obs.y[:, :length], like._with(like.operator.cut(length), like.sigma_y))
 
 
-def save_scaffolder(path: str | Path, h: Learned, prior: Denoiser, task: MotifTask, /, **card: Any) -> dict[str, Any]:
-    """Write an h for motifs, with its card."""
-    kind = next(name for name, k in KINDS.items() if type(h) is k)
-    return save_h(path, h, prior, task, kind, **card)
-
-
 def load_scaffolder(path: str | Path, prior: Denoiser) -> tuple[Learned, MotifTask, dict[str, Any]]:
-    """(h, the task it was fitted to, its card); errors as those of `load_any_h`."""
-    return load_any_h(path, prior, KINDS, MotifTask.from_config)
+    """`load_h` for an h that was fitted to motifs: (h, the task it was fitted to, its card).
+
+    Raises:
+        CheckpointError: those of `load_h`; an h of another task.
+    """
+    h, task, card = load_h(path, prior)
+    if not isinstance(task, MotifTask):
+        raise CheckpointError(f"{path} was fitted to the task {task.name}, not to motifs: give an h of `deft fit` for motifs, or the bundled one")
+    return h, task, card

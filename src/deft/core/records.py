@@ -1,0 +1,109 @@
+"""Records that a kind of data fills in (`deft.core.domain`): a task, a metric, samples that were read, a family of priors' files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from deft.core.denoiser import Denoiser
+from deft.core.likelihood import Observation
+from deft.core.random import BatchNoise, Noise
+from deft.errors import unknown
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Clean x -> an observation of it, with a fresh operator and fresh noise each time: what an amortised h is fitted to.
+
+    name: in commands and cards. title: for people. lift_channels: views of y that a network of h is shown. config(): the settings as JSON, with the
+    name; `deft.io.tasks.make_task` makes the same task of them. `deft.likelihood.task.OperatorTask` has the rest.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    lift_channels: ClassVar[int]
+
+    def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation: ...
+
+    def config(self) -> dict[str, Any]: ...
+
+
+def task_from(table: Mapping[str, type[Any]] | type[Any], config: Mapping[str, Any]) -> Any:
+    """The task that a `config()` describes: of a table name -> class, or of a class. A class with a `from_config` makes it itself.
+
+    Raises:
+        InputError: no such task or setting.
+    """
+    kind, name = table, str(config.get("name", ""))
+    if isinstance(kind, Mapping):
+        if name not in kind:
+            raise unknown("task", name, kind)
+        kind = kind[name]
+    if hasattr(kind, "from_config"):
+        return kind.from_config(dict(config))
+    options = {k: v for k, v in config.items() if k != "name"}
+    if is_dataclass(kind):
+        known = {f.name for f in fields(kind)}
+        for key in options:
+            if key not in known:
+                raise unknown(f"setting of the task {name}", key, known)
+    return kind(**options)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """key: in tables of numbers. title: for people. better: "high", "low" or "" (a description). digits: shown.
+
+    target: the value that the true posterior has, where neither more nor less is better; target_of: the attribute of the task that
+    has it, where tasks differ. proper: a score of the whole distribution that in expectation is least for the true posterior;
+    settings are tuned by these alone, and entries are ranked by the first that was measured. leads: entries are ranked by it where
+    no proper score was measured.
+
+    table: of a study's report, "main" or "further". brief: also where there is little room (a terminal). instead: the key of the
+    metric that takes its place where no feature network belongs to the data. form: how the values of many samples become one number,
+    "mean", "median", or "share" (the mean, shown in per cent).
+    """
+
+    key: str
+    title: str
+    better: str = ""
+    digits: int = 3
+    about: str = ""
+    target: float | None = None
+    proper: bool = False
+    target_of: str = ""
+    leads: bool = False
+    table: str = ""
+    brief: bool = False
+    instead: str = ""
+    form: str = "mean"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples of a kind of data, as they were read: x [N, *E] in model space (or a list, where sizes differ), a name for each, whole-number labels
+    [N] or None, and notes: what was left out, cropped or clipped."""
+
+    x: Any
+    names: list[str]
+    labels: Tensor | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class Family(NamedTuple):
+    """A family of priors' files.
+
+    about: for people. recognise: whether this name is one. load: (name, device=, **options) -> a frozen denoiser. options: name of an option ->
+    (name, value or text) -> its value, or an `InputError` that says what it takes.
+    """
+
+    about: str
+    recognise: Callable[[str], bool]
+    load: Callable[..., Denoiser]
+    options: Mapping[str, Callable[[str, Any], Any]] = {}

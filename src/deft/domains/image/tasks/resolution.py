@@ -1,0 +1,52 @@
+"""Tasks that show a smaller picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from deft.core.random import BatchNoise, Noise
+from deft.domains.image.tasks.base import ImageTask
+from deft.operator import BlockAverage, Operator, bicubic, every
+from deft.operator.separable import FILTERS, PIXELS
+
+
+@dataclass(frozen=True)
+class SuperResolution(ImageTask):
+    """Each factor x factor block of pixels seen as its mean: what the paper's code does."""
+
+    name = "sr4"
+    title = "4x super-resolution"
+    about = "4x super-resolution of block averages (the paper's code)"
+    convention = "y is the mean of each block, in [-1, 1]"
+    conventions = ("pixel",)
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"pixel": ("mean", *PIXELS)}
+    factor: int = 4
+    pixel: str = "mean"
+
+    def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
+        return [("one pixel of each block, the first", {"pixel": "first"}), ("one pixel of each block, the middle one", {"pixel": "middle"})]
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return BlockAverage(self.factor) if self.pixel == "mean" else every((x.shape[2], x.shape[3]), self.factor, self.pixel)
+
+
+@dataclass(frozen=True)
+class BicubicSuperResolution(ImageTask):
+    """Antialiased bicubic down-sampling, noiseless: what the paper's text says."""
+
+    name = "sr4-bicubic"
+    title = "4x super-resolution (bicubic)"
+    about = "4x super-resolution of antialiased bicubic down-sampling, noiseless (the paper's text)"
+    convention = "antialiased, a = -1/2, as Pillow and torch (antialias=True)"
+    conventions = ("filter",)
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"filter": FILTERS}
+    sigma_y: float = 0.0
+    factor: int = 4
+    filter: str = FILTERS[0]
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return bicubic((x.shape[2], x.shape[3]), self.factor, self.filter)

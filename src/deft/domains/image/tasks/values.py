@@ -1,0 +1,136 @@
+"""Tasks that change the values of pixels: noise, colour, compression, saturation, photon counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from deft.core.random import BatchNoise, Noise
+from deft.domains.image.tasks.base import ImageTask
+from deft.errors import ContractError, InputError
+from deft.likelihood import Likelihood, Poisson
+from deft.likelihood.task import Change
+from deft.operator import HDR, JPEG, ColourJPEG, Compressed, Identity, Operator, grey
+from deft.operator.jpeg import SUBSAMPLINGS
+from deft.operator.separable import LUMAS
+
+
+@dataclass(frozen=True)
+class HighDynamicRange(ImageTask):
+    """y = clip(gain x, -1, 1), noiseless: dark and bright parts are lost (paper, section 4.1)."""
+
+    name = "hdr"
+    title = "high dynamic range"
+    about = "over- and underexposed: y = clip(2 x, -1, 1)"
+    convention = "x and y in [-1, 1]: mid-grey 0 stays, both ends are cut off"
+    lift_channels = 2
+    sigma_y: float = 0.0
+    gain: float = 2.0
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return HDR(self.gain)
+
+
+@dataclass(frozen=True)
+class Colourise(ImageTask):
+    """The brightness of each pixel alone."""
+
+    name = "colourise"
+    title = "colourisation"
+    about = "a grey version of a colour image"
+    convention = "y = .299 R + .587 G + .114 B (BT.601) of values in [-1, 1]"
+    conventions = ("luma",)
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"luma": tuple(LUMAS)}
+    luma: str = "601"
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        if x.shape[1] < 2:
+            raise ContractError(f"colourisation needs images of several channels, got {x.shape[1]}")
+        return grey(x.shape[1], self.luma)
+
+
+@dataclass(frozen=True)
+class Denoise(ImageTask):
+    """The image itself, under noise of deviation 0.5."""
+
+    name = "denoise"
+    title = "remove noise"
+    about = "the image under noise of deviation 0.5"
+    convention = "y = x + noise in [-1, 1], not clipped; .5 is 64 grey levels of 255"
+    sigma_y: float = 0.5
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return Identity()
+
+
+@dataclass(frozen=True)
+class Decompress(ImageTask):
+    """A JPEG of low quality."""
+
+    name = "jpeg"
+    title = "JPEG restoration"
+    about = "a JPEG of quality 5"
+    convention = "libjpeg's quality and its luminance table for each channel by itself: a grey file"
+    conventions = ("colour",)
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"colour": ("each", *SUBSAMPLINGS)}
+    sigma_y: float = 0.0
+    quality: int = 5
+    colour: str = "each"
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return JPEG(self.quality) if self.colour == "each" else ColourJPEG(self.quality, self.colour)
+
+
+@dataclass(frozen=True)
+class CompressedSensing(ImageTask):
+    """A share `ratio` of random mixtures of all pixels."""
+
+    name = "compressed"
+    pictures = False
+    title = "compressed sensing"
+    about = "random mixtures of all pixels, one for every four"
+    convention = "y [N, m] = signs, cosine transform and choice drawn from `seed`: this library's own, no other program's"
+    ratio: float = 0.25
+    seed: int = 0
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return Compressed(tuple(x.shape[1:]), self.ratio, seed=self.seed).to(x.device)
+
+
+@dataclass(frozen=True)
+class LowLight(ImageTask):
+    """Photon counts: y ~ Poisson(photons (x + 1)/2) / photons, on the scale of intensities."""
+
+    name = "poisson"
+    pictures = False
+    title = "low light"
+    about = "photon counts, 20 where the image is white"
+    convention = "y = counts / photons: 0 is black, about 1 white"
+    photons: float = 20.0
+
+    @property
+    def fixed(self) -> bool:
+        return False
+
+    def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
+        return Identity()
+
+    def likelihood(self, operator: Operator) -> Likelihood:
+        return Poisson(operator, self.photons)
+
+    def check_measured(self, where: str, y: Tensor, measured: Tensor, sure: bool) -> None:
+        seen = y[measured].double()
+        if not sure and float(seen.max()) > 2 and bool((seen == seen.round()).all()):
+            raise InputError(
+                f"{where}[y] holds whole numbers up to {float(seen.max()):g}, expected counts as a share of white (counts / {self.photons:g}): give "
+                f"--range 0,{self.photons:g} (or --range 0,1 if they are right as they are)"
+            )
+
+    def ranges(self, y: np.ndarray) -> list[Change]:
+        return [Change("counts as they were counted", f"--range 0,{self.photons:g}", value_range=(0.0, self.photons))]
+
+    def range_hint(self, values: np.ndarray) -> str:
+        return f" 0,{self.photons:g}" if values.max() > 2 else " 0,1"

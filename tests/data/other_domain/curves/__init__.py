@@ -1,0 +1,5 @@
+"""Another package's kind of data: curves [C, L], two coordinates at L times. What a third party writes, and nothing else."""
+
+from curves.domain import CurveDomain
+
+DOMAIN = CurveDomain()
