@@ -228,7 +228,7 @@ def test_a_damaged_problem_file(short, tmp_path, capsys):
 
 def test_commands_for_images_refuse_backbones(tmp_path, capsys):
     for words in (("sample", "--task", "sr4", "--measurement", "x.png"), ("fit", "--task", "sr4", "--data", "fashion"), ("evaluate", "--task", "sr4", "--data", "fashion")):
-        assert "for images" in refused(capsys, *words, "--prior", "backbone", "--out", tmp_path / "o"), words
+        assert "unknown task for chains 'sr4'" in refused(capsys, *words, "--prior", "backbone", "--out", tmp_path / "o"), words
 
 
 def test_list_and_info_know_the_prior(capsys):
