@@ -6,6 +6,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is there; processes that tests start have it from here
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -31,3 +33,17 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(default)
+
+
+LONGEST = ("recipe", "comparison", "distributed", "docs", "pages", "resume", "priors", "remote", "importance", "killed", "start_from", "alternatives", "fit", "cli")
+"""Files that take longest, the longest first: begun last, one of them would keep one process busy while the others have nothing left to do."""
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist would begin with the files that have most tests
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(Path(item.path).stem, len(place)))  # stable: the order within a file is kept

@@ -209,6 +209,15 @@ def shown(value: float, cell: str) -> bool:
     return abs(float(text) - value) <= 0.5 * 10**-digits * (1 + 1e-6) + 1e-12
 
 
+def shown_and_reported(capsys: Any, *arguments: object) -> tuple[dict[str, Any], str]:
+    """(what a command reports with --json, what it says to people meanwhile)."""
+    from toys import run
+
+    code, out, err = run(capsys, *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out), err
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -7,9 +7,10 @@ from deft._old_names import MODULES, NAMES
 INTRODUCTION = """\
 # Old names
 
-Modules and names of version 0.1 that are elsewhere now. Each works for one more release; Python then shows a
-`DeprecationWarning` that says the new name (run with `python -W default` to see them all). Most of what a program
-needs is in `import deft` itself: `deft.DDIM`, `deft.load_prior`, `deft.tasks.Inpaint`.
+Modules and names of version 0.1 that are elsewhere now. Each works for one more release; Python
+then shows a `DeprecationWarning` that says the new name (run with `python -W default` to see them
+all). Most of what a program needs is in `import deft` itself: `deft.DDIM`, `deft.load_prior`,
+`deft.tasks.Inpaint`.
 
 `deft.sample` is the function that draws samples; the package of that name is `deft.samplers`.
 """

@@ -4,7 +4,7 @@ A block is fenced as
     ```python          always run
     ```python prior    run once the bundled prior's weights are there
     ```python notest   shown, never run
-Budgets are cut: `seconds=90` or `max_seconds=90` in a page is run as 1 second.
+Budgets are cut: `seconds=90` or `max_seconds=90` in a page is run as 1 second, `samples=4` as 2, a data set is 64 of its images.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```python([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CUTS = {r"\b(max_)?seconds=\d+": r"\1seconds=1", r"\bsamples=4\b": "samples=2", r'(fashion\("(?:fit|validation)"\)\.x)(?!\[)': r"\1[:64]"}
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
 
 
@@ -62,7 +63,9 @@ def test_the_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pyte
             prior = have_prior() if prior is None else prior
             if not prior:
                 continue
-        code = re.sub(r"\b(max_)?seconds=\d+", r"\1seconds=1", block.code)
+        code = block.code
+        for usual, cut in CUTS.items():
+            code = re.sub(usual, cut, code)
         # blank lines first, so that a traceback names the page's own line
         exec(compile("\n" * (block.line - 1) + code, str(page), "exec", dont_inherit=True), vars(module))
 

@@ -43,22 +43,9 @@ def shop(tmp_path_factory):
     mask[4:10, 3:10] = 0
     Image.fromarray(mask).save(here / "mask.png")
     fit = (
-        "fit",
-        "--prior",
-        here / "prior.safetensors",
-        "--size",
-        0.4,
-        "--data",
-        here / "photos",
-        "--steps",
-        2,
-        "--batch",
-        4,
-        "--cache",
-        0,
-        "--prior-samples",
-        0,
-    )
+        "fit", "--prior", here / "prior.safetensors", "--size", 0.4, "--data", here / "photos", "--steps", 2,
+        "--batch", 4, "--cache", 0, "--prior-samples", 0,
+    )  # fmt: skip
     for task in ("inpaint", "sr4"):
         assert main([str(a) for a in (*fit, "--task", task, "--out", here / task)]) == 0
     return here
@@ -77,20 +64,9 @@ def hole(here):
 
 def filled(here, out, *more, n=3):
     return (
-        "sample",
-        here / "inpaint",
-        "--measurement",
-        here / "photo.png",
-        "--mask",
-        here / "mask.png",
-        "-n",
-        n,
-        "--steps",
-        3,
-        "--out",
-        out,
-        *more,
-    )
+        "sample", here / "inpaint", "--measurement", here / "photo.png", "--mask", here / "mask.png", "-n", n,
+        "--steps", 3, "--out", out, *more,
+    )  # fmt: skip
 
 
 # deft sample
@@ -125,40 +101,17 @@ def test_sample_one_sample_has_no_spread(shop, tmp_path, capsys):
 def test_sample_more_than_a_sheet_holds(shop, tmp_path, capsys):
     """Nine samples: the first eight are on the sheet, the mean is of all nine."""
     about = result(
-        capsys,
-        "sample",
-        shop / "sr4",
-        "--measurement",
-        shop / "small.png",
-        "-n",
-        9,
-        "--steps",
-        2,
-        "--out",
+        capsys, "sample", shop / "sr4", "--measurement", shop / "small.png", "-n", 9, "--steps", 2, "--out",
         tmp_path / "a",
-    )
+    )  # fmt: skip
     check_samples(tmp_path / "a", about, n=9, steps=2, y=photo(shop / "small.png"))
 
 
 def test_sample_in_colour(shop, tmp_path, capsys):
     about = result(
-        capsys,
-        "sample",
-        "--prior",
-        shop / "rgb.safetensors",
-        "--task",
-        "denoise",
-        "--method",
-        "pigdm",
-        "--measurement",
-        shop / "rgb.png",
-        "-n",
-        2,
-        "--steps",
-        3,
-        "--out",
-        tmp_path / "a",
-    )
+        capsys, "sample", "--prior", shop / "rgb.safetensors", "--task", "denoise", "--method", "pigdm",
+        "--measurement", shop / "rgb.png", "-n", 2, "--steps", 3, "--out", tmp_path / "a",
+    )  # fmt: skip
     check_samples(tmp_path / "a", about, n=2, steps=3, y=photo(shop / "rgb.png"))
     assert about["prior"] == str(shop / "rgb.safetensors") and about["run"] is None
 
@@ -167,18 +120,9 @@ def test_calls_are_those_of_the_network(shop, tmp_path, capsys):
     """Of two draws that differ in the steps alone, the further calls times the samples are the further images
     through the network."""
     base = (
-        "sample",
-        "--prior",
-        f"{shop}/counted.py:make",
-        "--prior-option",
-        f"path={shop}/prior.safetensors",
-        "--measurement",
-        shop / "photo.png",
-        "--mask",
-        shop / "mask.png",
-        "-n",
-        3,
-    )
+        "sample", "--prior", f"{shop}/counted.py:make", "--prior-option", f"path={shop}/prior.safetensors",
+        "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "-n", 3,
+    )  # fmt: skip
     for method, more in (
         ("pigdm", ("--sampler", "ddim")),
         ("prior", ("--sampler", "heun")),
@@ -201,23 +145,9 @@ def test_calls_are_those_of_the_network(shop, tmp_path, capsys):
 def test_a_reward_is_that_of_the_samples(shop, tmp_path, capsys):
     (tmp_path / "taste.py").write_text("def brightness(x):\n    return x.flatten(1).mean(1)\n")
     about = result(
-        capsys,
-        "sample",
-        "--prior",
-        shop / "prior.safetensors",
-        "--reward",
-        f"{tmp_path}/taste.py:brightness",
-        "--beta",
-        0.25,
-        "--method",
-        "gradient",
-        "-n",
-        3,
-        "--steps",
-        3,
-        "--out",
-        tmp_path / "a",
-    )
+        capsys, "sample", "--prior", shop / "prior.safetensors", "--reward", f"{tmp_path}/taste.py:brightness",
+        "--beta", 0.25, "--method", "gradient", "-n", 3, "--steps", 3, "--out", tmp_path / "a",
+    )  # fmt: skip
     check_samples(tmp_path / "a", about, n=3, steps=3)
     close(about["reward"], float(arrays(tmp_path / "a" / "samples.npz")["samples"].mean()), 1e-4, "mean reward", 1e-6)
     assert about["residual"] is None and about["task"]["beta"] == 0.25
@@ -228,40 +158,18 @@ def test_a_row_of_a_measurement_file(shop, tmp_path, capsys):
     y = arrays(tmp_path / "y.npz")["y"]
     for row in (0, 2):
         about = result(
-            capsys,
-            "sample",
-            shop / "sr4",
-            "--measurement",
-            tmp_path / "y.npz",
-            "--row",
-            row,
-            "-n",
-            2,
-            "--steps",
-            2,
-            "--out",
-            tmp_path / f"r{row}",
-        )
+            capsys, "sample", shop / "sr4", "--measurement", tmp_path / "y.npz", "--row", row, "-n", 2, "--steps", 2,
+            "--out", tmp_path / f"r{row}",
+        )  # fmt: skip
         check_samples(tmp_path / f"r{row}", about, n=2, steps=2, y=y[row])
 
 
 @pytest.mark.slow
 def test_a_refined_h_is_kept_beside_its_samples(shop, tmp_path, capsys):
     about = result(
-        capsys,
-        "sample",
-        shop / "sr4",
-        "--measurement",
-        shop / "small.png",
-        "--refine",
-        1,
-        "-n",
-        2,
-        "--steps",
-        2,
-        "--out",
-        tmp_path / "a",
-    )
+        capsys, "sample", shop / "sr4", "--measurement", shop / "small.png", "--refine", 1, "-n", 2, "--steps", 2,
+        "--out", tmp_path / "a",
+    )  # fmt: skip
     check_samples(tmp_path / "a", about, n=2, steps=2, y=photo(shop / "small.png"))
     card = result(capsys, "info", tmp_path / "a")["card"]
     assert (
@@ -270,17 +178,8 @@ def test_a_refined_h_is_kept_beside_its_samples(shop, tmp_path, capsys):
         and card["task"] == about["task"]
     )
     plain = result(
-        capsys,
-        "sample",
-        tmp_path / "a",
-        "--measurement",
-        shop / "small.png",
-        "-n",
-        2,
-        "--steps",
-        2,
-        "--out",
+        capsys, "sample", tmp_path / "a", "--measurement", shop / "small.png", "-n", 2, "--steps", 2, "--out",
         tmp_path / "b",
-    )
+    )  # fmt: skip
     check_same_samples(tmp_path / "a", tmp_path / "b")  # it is the h that drew them
     assert plain["task"] == about["task"]

@@ -13,7 +13,7 @@ from deft.core.random import seed_for
 from deft.io.h_files import load_h
 from deft.prior import load_prior
 from deft.samplers import DDIM, DPMpp2M
-from golden import Sheet, close, pixels, read
+from golden import Sheet, close, pixels, read, shown_and_reported
 from golden_checks import KNOTS, LEVELS, check_calibration, check_card_text, check_levels
 from toys import pictures, result, run, save_pictures, toy_prior
 
@@ -65,25 +65,9 @@ def tensors(path):
 
 def fit_line(here, out, *more):
     return (
-        "fit",
-        "--prior",
-        here / "prior.safetensors",
-        "--task",
-        "sr4",
-        "--size",
-        0.4,
-        "--steps",
-        3,
-        "--batch",
-        4,
-        "--cache",
-        0,
-        "--prior-samples",
-        0,
-        "--out",
-        out,
-        *more,
-    )
+        "fit", "--prior", here / "prior.safetensors", "--task", "sr4", "--size", 0.4, "--steps", 3, "--batch", 4,
+        "--cache", 0, "--prior-samples", 0, "--out", out, *more,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +76,9 @@ def fitted(shop):
     from deft.cli import main
 
     line = fit_line(
-        shop,
-        shop / "run",
-        "--data",
-        shop / "mixed",
-        "--held-out",
-        shop / "other",
-        "--seed",
-        5,
-        "--lr",
-        1e-3,
-        "--sigma-y",
-        0.1,
-    )
+        shop, shop / "run", "--data", shop / "mixed", "--held-out", shop / "other", "--seed", 5, "--lr", 1e-3,
+        "--sigma-y", 0.1,
+    )  # fmt: skip
     assert main([str(a) for a in line]) == 0
     return shop / "run"
 
@@ -124,22 +98,9 @@ def test_pairs_are_calibrated_on_all_of_them(shop, tmp_path, capsys):
     few = pictures(4, seed=4)
     np.savez(tmp_path / "held.npz", x=few, y=few.reshape(4, 4, 4, 4, 4).mean((2, 4)).round().astype(np.uint8))
     line = (
-        "fit",
-        "--prior",
-        shop / "prior.safetensors",
-        "--task",
-        "sr4",
-        "--size",
-        0.4,
-        "--steps",
-        2,
-        "--batch",
-        4,
-        "--pairs",
-        tmp_path / "pairs.npz",
-        "--held-out",
-        tmp_path / "held.npz",
-    )
+        "fit", "--prior", shop / "prior.safetensors", "--task", "sr4", "--size", 0.4, "--steps", 2, "--batch", 4,
+        "--pairs", tmp_path / "pairs.npz", "--held-out", tmp_path / "held.npz",
+    )  # fmt: skip
     card = result(capsys, *line, "--out", tmp_path / "run")["card"]
     prior = load_prior(shop / "prior.safetensors")
     check_calibration(
@@ -152,24 +113,9 @@ def test_pairs_are_calibrated_on_all_of_them(shop, tmp_path, capsys):
 def test_without_data_it_is_calibrated_on_samples_of_the_prior(shop, tmp_path, capsys):
     result(capsys, "measure", "--task", "sr4", "--data", shop / "other", "--images", 1, "--out", tmp_path / "y.npz")
     line = (
-        "fit",
-        "--objective",
-        "kl",
-        "--measurement",
-        tmp_path / "y.npz",
-        "--prior",
-        shop / "prior.safetensors",
-        "--steps",
-        1,
-        "--batch",
-        2,
-        "--chain",
-        3,
-        "--width",
-        8,
-        "--seed",
-        2,
-    )
+        "fit", "--objective", "kl", "--measurement", tmp_path / "y.npz", "--prior", shop / "prior.safetensors",
+        "--steps", 1, "--batch", 2, "--chain", 3, "--width", 8, "--seed", 2,
+    )  # fmt: skip
     card = result(capsys, *line, "--out", tmp_path / "run")["card"]
     prior = load_prior(shop / "prior.safetensors")
     drawn = sample(prior, Noise(3, 64), steps=25, sampler=DPMpp2M(), spacing="log-snr").clamp(-1, 1)
@@ -267,33 +213,10 @@ def test_samples_of_the_prior_and_cached_predictions_are_as_many_as_are_asked_fo
 
 def test_a_trained_prior_its_card_and_its_samples(shop, tmp_path, capsys):
     line = (
-        "prior",
-        "train",
-        "--data",
-        shop / "mixed",
-        "--held-out",
-        shop / "other",
-        "--widths",
-        "8,8",
-        "--patch",
-        4,
-        "--steps",
-        2,
-        "--batch",
-        4,
-        "--warmup",
-        1,
-        "--seed",
-        3,
-        "--name",
-        "checks",
-        "--about-data",
-        "checks and grey",
-        "--licence",
-        "CC0",
-        "--out",
-        tmp_path / "mine",
-    )
+        "prior", "train", "--data", shop / "mixed", "--held-out", shop / "other", "--widths", "8,8", "--patch", 4,
+        "--steps", 2, "--batch", 4, "--warmup", 1, "--seed", 3, "--name", "checks", "--about-data", "checks and grey",
+        "--licence", "CC0", "--out", tmp_path / "mine",
+    )  # fmt: skip
     made = result(capsys, *line)
     card = made["card"]
     prior, x = load_prior(tmp_path / "mine"), unit(pictures(8, seed=4))
@@ -336,7 +259,7 @@ def test_a_trained_prior_its_card_and_its_samples(shop, tmp_path, capsys):
 
 def test_prior_inspect_shows_what_it_reports(shop, capsys):
     line = ("prior", "inspect", shop / "prior.safetensors", "--images", shop / "other", "-n", 8)
-    found, said = result(capsys, *line), run(capsys, *line)[1]
+    found, said = shown_and_reported(capsys, *line)
     assert found["prior"] == str(shop / "prior.safetensors") and found["verdict"] in said
     cells = next(line for line in said.splitlines() if line.strip().startswith("as read")).split()[2:]
     assert [f"{r:.2f}" for r in found["taken"]["ratios"]] == cells

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from golden import arrays, markdown_tables, png, read, shown
+from golden import arrays, markdown_tables, png, read, shown, shown_and_reported
 from golden_checks import check_measured, check_same_samples
 from golden_reports import NAMES
 from test_last_metre import shop
@@ -22,38 +22,14 @@ _ = shop  # the fixture
 @pytest.mark.parametrize(("task", "sigma_y"), [("inpaint", 0.05), ("sr4", 0.2), ("denoise", 0.3)])
 def test_measure(shop, tmp_path, capsys, task, sigma_y):
     about = result(
-        capsys,
-        "measure",
-        "--task",
-        task,
-        "--data",
-        shop / "photos",
-        "--sigma-y",
-        sigma_y,
-        "--images",
-        11,
-        "--seed",
-        3,
-        "--out",
-        tmp_path / "y.npz",
-    )
+        capsys, "measure", "--task", task, "--data", shop / "photos", "--sigma-y", sigma_y, "--images", 11, "--seed",
+        3, "--out", tmp_path / "y.npz",
+    )  # fmt: skip
     check_measured(tmp_path / "y.npz", about, images=pictures(12)[:11], task=task, sigma_y=sigma_y)
     other = result(
-        capsys,
-        "measure",
-        "--task",
-        task,
-        "--data",
-        shop / "photos",
-        "--sigma-y",
-        sigma_y,
-        "--images",
-        2,
-        "--seed",
-        4,
-        "--out",
-        tmp_path / "z.npz",
-    )
+        capsys, "measure", "--task", task, "--data", shop / "photos", "--sigma-y", sigma_y, "--images", 2, "--seed",
+        4, "--out", tmp_path / "z.npz",
+    )  # fmt: skip
     y, z = (arrays(tmp_path / f"{name}.npz")["y"] for name in "yz")
     assert other["n"] == 2 and np.abs(y[0] - z[0]).max() > 0.1 * sigma_y and np.abs(y[0] - y[1]).max() > 0.1
 
@@ -61,19 +37,10 @@ def test_measure(shop, tmp_path, capsys, task, sigma_y):
 def test_measure_inspect_shows_what_it_reports(shop, tmp_path, capsys):
     result(capsys, "measure", "--task", "sr4", "--data", shop / "photos", "--images", 2, "--out", tmp_path / "y.npz")
     line = (
-        "measure",
-        "inspect",
-        tmp_path / "y.npz",
-        "--prior",
-        shop / "prior.safetensors",
-        "--rows",
-        2,
-        "-n",
-        1,
-        "--steps",
-        4,
-    )
-    found, said = result(capsys, *line), run(capsys, *line)[1]
+        "measure", "inspect", tmp_path / "y.npz", "--prior", shop / "prior.safetensors", "--rows", 2, "-n", 1,
+        "--steps", 4,
+    )  # fmt: skip
+    found, said = shown_and_reported(capsys, *line)
     table = {r[:63].strip(): r[64:].split() for r in said.splitlines() if len(r) > 90}
     for one in found["tried"][:8]:
         if one["why"] is None or not one["why"]:
@@ -91,18 +58,9 @@ def test_converted_kspace_is_the_transform_of_the_image(tmp_path, capsys):
     k = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(u), norm="ortho"))
     np.save(tmp_path / "k.npy", k.astype(np.complex64))
     about = result(
-        capsys,
-        "measure",
-        "convert",
-        "sigpy",
-        tmp_path / "k.npy",
-        "--scale",
-        1,
-        "--sigma-y",
-        0.02,
-        "--out",
+        capsys, "measure", "convert", "sigpy", tmp_path / "k.npy", "--scale", 1, "--sigma-y", 0.02, "--out",
         tmp_path / "y.npz",
-    )
+    )  # fmt: skip
     data = arrays(tmp_path / "y.npz")
     expected = np.fft.fftshift(np.fft.fft2(2 * u - 1, norm="ortho"))
     np.testing.assert_allclose(data["y"][0], np.stack([expected.real, expected.imag]), atol=1e-4)
@@ -122,41 +80,14 @@ def test_converted_kspace_is_the_transform_of_the_image(tmp_path, capsys):
 
 def test_what_is_shared_shows_the_report(shop, tmp_path, capsys):
     result(
-        capsys,
-        "evaluate",
-        shop / "sr4",
-        "--data",
-        shop / "photos",
-        "--images",
-        4,
-        "--samples",
-        2,
-        "--steps",
-        2,
-        "--methods",
-        "deft,pigdm",
-        "--out",
-        tmp_path / "report",
-    )
+        capsys, "evaluate", shop / "sr4", "--data", shop / "photos", "--images", 4, "--samples", 2, "--steps", 2,
+        "--methods", "deft,pigdm", "--out", tmp_path / "report",
+    )  # fmt: skip
     report, picture = tmp_path / "report" / "report.json", tmp_path / "report" / "samples.png"
     made = result(
-        capsys,
-        "hub",
-        "export",
-        shop / "sr4",
-        "--report",
-        report,
-        "--picture",
-        picture,
-        "--license",
-        "mit",
-        "--about-data",
-        "checks",
-        "--note",
-        "a note",
-        "--out",
-        tmp_path / "shared",
-    )
+        capsys, "hub", "export", shop / "sr4", "--report", report, "--picture", picture, "--license", "mit",
+        "--about-data", "checks", "--note", "a note", "--out", tmp_path / "shared",
+    )  # fmt: skip
     card = read(tmp_path / "shared" / "card.json")
     assert card == made["card"] and sorted(p.name for p in (tmp_path / "shared").iterdir()) == sorted(made["files"])
     rows = [r for r in read(report)["rows"] if "versus" not in r]
@@ -185,33 +116,13 @@ def test_what_is_shared_shows_the_report(shop, tmp_path, capsys):
         and facts["steps"] == str(card["steps"])
     )
     said = run(
-        capsys,
-        "sample",
-        tmp_path / "shared",
-        "--prior",
-        shop / "prior.safetensors",
-        "--measurement",
-        shop / "small.png",
-        "-n",
-        2,
-        "--steps",
-        2,
-        "--out",
-        tmp_path / "a",
-    )
+        capsys, "sample", tmp_path / "shared", "--prior", shop / "prior.safetensors", "--measurement",
+        shop / "small.png", "-n", 2, "--steps", 2, "--out", tmp_path / "a",
+    )  # fmt: skip
     result(
-        capsys,
-        "sample",
-        shop / "sr4",
-        "--measurement",
-        shop / "small.png",
-        "-n",
-        2,
-        "--steps",
-        2,
-        "--out",
+        capsys, "sample", shop / "sr4", "--measurement", shop / "small.png", "-n", 2, "--steps", 2, "--out",
         tmp_path / "b",
-    )
+    )  # fmt: skip
     assert said[0] == 0
     check_same_samples(tmp_path / "a", tmp_path / "b")
 
@@ -228,7 +139,7 @@ def test_info_counts_what_is_in_the_file(shop, capsys):
 
 
 def test_list_shows_what_it_reports(capsys):
-    found, said = result(capsys, "list"), run(capsys, "list")[1]
+    found, said = shown_and_reported(capsys, "list")
     for kind in ("tasks", "methods", "samplers"):
         for one in found[kind]:
             assert any(line.split()[:1] == [one["name"]] and one["about"] in line for line in said.splitlines()), one[

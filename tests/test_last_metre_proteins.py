@@ -14,7 +14,7 @@ from deft.domains.protein.htransform import ChainDEFT
 from deft.domains.protein.motif import MotifTask
 from deft.domains.protein.prior import backbone_prior
 from deft.domains.protein.structure import write_pdb
-from golden import arrays, close, markdown_tables, png, read, shown
+from golden import arrays, close, markdown_tables, png, read, shown, shown_and_reported
 from golden_proteins import check_scaffolds, measured_trace, read_trace
 from toys import result, run
 
@@ -37,22 +37,9 @@ def place(tmp_path_factory):
 
 def scaffold_line(here, out, *more):
     return (
-        "protein",
-        "scaffold",
-        "--prior",
-        here / "prior.safetensors",
-        "--run",
-        here / "run",
-        "--steps",
-        3,
-        "--motif",
-        here / "native.pdb",
-        "--contig",
-        "4-8/A10-21/5-9/A30-34/4",
-        "--out",
-        out,
-        *more,
-    )
+        "protein", "scaffold", "--prior", here / "prior.safetensors", "--run", here / "run", "--steps", 3, "--motif",
+        here / "native.pdb", "--contig", "4-8/A10-21/5-9/A30-34/4", "--out", out, *more,
+    )  # fmt: skip
 
 
 def motif(here):
@@ -75,21 +62,9 @@ def test_scaffolds(place, tmp_path, capsys):
 def test_scaffolds_of_the_bundled_prior(place, tmp_path, capsys):
     """Chains of which some pass and some do not."""
     line = (
-        "protein",
-        "scaffold",
-        "--motif",
-        place / "native.pdb",
-        "--contig",
-        "12-20/A10-21/12-20/A30-34/10",
-        "-n",
-        6,
-        "--steps",
-        60,
-        "--seed",
-        2,
-        "--out",
-        tmp_path / "s",
-    )
+        "protein", "scaffold", "--motif", place / "native.pdb", "--contig", "12-20/A10-21/12-20/A30-34/10", "-n", 6,
+        "--steps", 60, "--seed", 2, "--out", tmp_path / "s",
+    )  # fmt: skip
     about = result(capsys, *line)
     check_scaffolds(tmp_path / "s", about, n=6, motif=motif(place), seed=2, steps=60)
     assert about["summary"]["bonds_in_range"] > 0.9
@@ -141,35 +116,14 @@ def test_benchmark(place, tmp_path, capsys, monkeypatch):
         Axes, "barh", lambda self, y, width, **o: bars.append((list(y), list(width))) or barh(self, y, width, **o)
     )
     line = (
-        "protein",
-        "benchmark",
-        "--prior",
-        place / "prior.safetensors",
-        "--run",
-        place / "run",
-        "--arm",
-        "prior",
-        "--arm",
-        "replacement",
-        "--set",
-        "validation",
-        "--count",
-        2,
-        "-n",
-        2,
-        "--steps",
-        3,
-        "--natives",
-        3,
-        "--seed",
-        1,
-        "--out",
+        "protein", "benchmark", "--prior", place / "prior.safetensors", "--run", place / "run", "--arm", "prior",
+        "--set", "validation", "--count", 2, "-n", 2, "--steps", 3, "--natives", 3, "--seed", 1, "--out",
         tmp_path / "b",
-    )
+    )  # fmt: skip
     code, said, err = run(capsys, *line)
     assert code == 0, err
     kept = read(tmp_path / "b" / "report.json")
-    arms = {"prior": "prior", "replacement": "replacement", str(place / "run"): "deft"}
+    arms = {"prior": "prior", str(place / "run"): "deft"}
     assert (
         list(kept["rows"]) == ["natives", *arms]
         and (kept["set"], kept["each"], kept["count"]) == ("validation", 2, 2)
@@ -242,8 +196,8 @@ def test_benchmark(place, tmp_path, capsys, monkeypatch):
 
 
 def test_problems_are_listed_as_they_are_reported(capsys):
-    found, said = result(capsys, "protein", "problems")["problems"], run(capsys, "protein", "problems")[1]
-    for one in found:
+    found, said = shown_and_reported(capsys, "protein", "problems")
+    for one in found["problems"]:
         low, high = one["lengths"]
         row = next(line for line in said.splitlines() if line.split()[:1] == [one["name"]])
         assert row.split() == [

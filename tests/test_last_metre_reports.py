@@ -44,22 +44,9 @@ def shop(tmp_path_factory):
     for i, name in enumerate(("fit", "validation", "test")):
         save_pictures(here / name, pictures(10, seed=10 + i))
     fit = (
-        "fit",
-        "--prior",
-        here / "toy.safetensors",
-        "--size",
-        0.4,
-        "--data",
-        here / "fit",
-        "--steps",
-        2,
-        "--batch",
-        4,
-        "--cache",
-        0,
-        "--prior-samples",
-        0,
-    )
+        "fit", "--prior", here / "toy.safetensors", "--size", 0.4, "--data", here / "fit", "--steps", 2, "--batch", 4,
+        "--cache", 0, "--prior-samples", 0,
+    )  # fmt: skip
     assert main([str(a) for a in (*fit, "--out", here / "run")]) == 0
     return here
 
@@ -75,25 +62,9 @@ def evaluated(capsys, shop, out, *more):
     """(seconds, what the terminal was told) of a comparison of three methods on six images, three samples of each."""
     started = time.perf_counter()
     code, said, err = run(
-        capsys,
-        "evaluate",
-        shop / "run",
-        "--data",
-        shop / "test",
-        "--images",
-        6,
-        "--samples",
-        3,
-        "--steps",
-        3,
-        "--methods",
-        "pigdm,deft,prior",
-        "--seed",
-        2,
-        "--out",
-        out,
-        *more,
-    )
+        capsys, "evaluate", shop / "run", "--data", shop / "test", "--images", 6, "--samples", 3, "--steps", 3,
+        "--methods", "pigdm,deft,prior", "--seed", 2, "--out", out, *more,
+    )  # fmt: skip
     assert code == 0, err
     return time.perf_counter() - started, said
 
@@ -102,14 +73,9 @@ def test_evaluate(shop, titles, tmp_path, capsys):
     seconds, said = evaluated(capsys, shop, tmp_path / "r")
     methods = {m: titles[m] for m in ("pigdm", "deft", "prior")}
     check_evaluated(
-        tmp_path / "r",
-        images=unit(pictures(10, seed=12)[:6]),
-        samples=3,
-        calls=dict.fromkeys(methods, 3),
-        titles=methods,
-        seconds=seconds,
-        said=said,
-    )
+        tmp_path / "r", images=unit(pictures(10, seed=12)[:6]), samples=3, calls=dict.fromkeys(methods, 3),
+        titles=methods, seconds=seconds, said=said,
+    )  # fmt: skip
     settings = read(tmp_path / "r" / "report.json")["settings"]
     assert (settings["seed"], settings["run"], settings["data"]) == (2, str(shop / "run"), str(shop / "test")) and all(
         p["steps"] == 3 for p in settings["plans"]
@@ -120,34 +86,15 @@ def test_evaluate_small_pictures(shop, titles, tmp_path, capsys):
     """A task without a mask, without a run, on all of the images."""
     started = time.perf_counter()
     code, said, err = run(
-        capsys,
-        "evaluate",
-        "--prior",
-        shop / "toy.safetensors",
-        "--task",
-        "sr4",
-        "--data",
-        shop / "validation",
-        "--samples",
-        2,
-        "--steps",
-        2,
-        "--methods",
-        "replacement,dps",
-        "--out",
-        tmp_path / "r",
-    )
+        capsys, "evaluate", "--prior", shop / "toy.safetensors", "--task", "sr4", "--data", shop / "validation",
+        "--samples", 2, "--steps", 2, "--methods", "replacement,dps", "--out", tmp_path / "r",
+    )  # fmt: skip
     assert code == 0, err
     methods = {m: titles[m] for m in ("replacement", "dps")}
     check_evaluated(
-        tmp_path / "r",
-        images=unit(pictures(10, seed=11)),
-        samples=2,
-        calls=dict.fromkeys(methods, 2),
-        titles=methods,
-        seconds=time.perf_counter() - started,
-        said=said,
-    )
+        tmp_path / "r", images=unit(pictures(10, seed=11)), samples=2, calls=dict.fromkeys(methods, 2),
+        titles=methods, seconds=time.perf_counter() - started, said=said,
+    )  # fmt: skip
 
 
 def test_evaluate_pairs_takes_the_measurements_that_are_given(shop, titles, tmp_path, capsys):
@@ -157,21 +104,9 @@ def test_evaluate_pairs_takes_the_measurements_that_are_given(shop, titles, tmp_
     np.savez(tmp_path / "pairs.npz", x=x, y=np.where(mask > 0, x, 0).astype(np.uint8), mask=mask)
     started = time.perf_counter()
     result(
-        capsys,
-        "evaluate",
-        shop / "run",
-        "--data",
-        tmp_path / "pairs.npz",
-        "--pairs",
-        "--methods",
-        "deft",
-        "--steps",
-        2,
-        "--samples",
-        2,
-        "--out",
-        tmp_path / "r",
-    )
+        capsys, "evaluate", shop / "run", "--data", tmp_path / "pairs.npz", "--pairs", "--methods", "deft", "--steps",
+        2, "--samples", 2, "--out", tmp_path / "r",
+    )  # fmt: skip
     check_evaluated(
         tmp_path / "r",
         images=unit(x),
@@ -202,32 +137,17 @@ def test_demo(shop, titles, tmp_path, capsys):
     against each other."""
     started = time.perf_counter()
     code, said, err = run(
-        capsys,
-        "demo",
-        "--quick",
-        "--prior",
-        shop / "large.safetensors",
-        "--size",
-        0.4,
-        "--seed",
-        1,
-        "--out",
+        capsys, "demo", "--quick", "--prior", shop / "large.safetensors", "--size", 0.4, "--seed", 1, "--out",
         tmp_path / "d",
-    )
+    )  # fmt: skip
     assert code == 0, err
     with np.load(next(Path(package).parent.rglob("fashion.npz"))) as bundled:
         truth, labels = bundled["test"][:8], bundled["test_labels"][:8]
     methods = {m: titles[m] for m in ("deft", "dps", "pigdm", "prior")}
     check_evaluated(
-        tmp_path / "d",
-        images=unit(truth),
-        samples=2,
-        calls=dict.fromkeys(methods, 5),
-        titles=methods,
-        seconds=time.perf_counter() - started,
-        said=said,
-        captions=[CLOTHES[i] for i in labels],
-    )
+        tmp_path / "d", images=unit(truth), samples=2, calls=dict.fromkeys(methods, 5), titles=methods,
+        seconds=time.perf_counter() - started, said=said, captions=[CLOTHES[i] for i in labels],
+    )  # fmt: skip
     report = read(tmp_path / "d" / "report.json")
     assert (
         report["settings"]["seed"] == 1

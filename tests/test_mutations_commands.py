@@ -58,24 +58,9 @@ def shop(tmp_path_factory):
 
 def fit_line(here):
     return (
-        "fit",
-        "--prior",
-        here / "prior.safetensors",
-        "--size",
-        0.4,
-        "--data",
-        here / "photos",
-        "--held-out",
-        here / "other",
-        "--steps",
-        2,
-        "--batch",
-        4,
-        "--cache",
-        0,
-        "--prior-samples",
-        0,
-    )
+        "fit", "--prior", here / "prior.safetensors", "--size", 0.4, "--data", here / "photos", "--held-out",
+        here / "other", "--steps", 2, "--batch", 4, "--cache", 0, "--prior-samples", 0,
+    )  # fmt: skip
 
 
 def result(capsys, *arguments):
@@ -92,21 +77,9 @@ def result(capsys, *arguments):
 def sampled(here, out, capsys):
     mask = (np.asarray(Image.open(here / "mask.png")) > 127).astype(np.float32)[None]
     line = (
-        "sample",
-        here / "run",
-        "--measurement",
-        here / "photo.png",
-        "--mask",
-        here / "mask.png",
-        "-n",
-        3,
-        "--steps",
-        3,
-        "--seed",
-        4,
-        "--out",
-        out,
-    )
+        "sample", here / "run", "--measurement", here / "photo.png", "--mask", here / "mask.png", "-n", 3, "--steps",
+        3, "--seed", 4, "--out", out,
+    )  # fmt: skip
     return (
         result(capsys, *line),
         (np.asarray(Image.open(here / "photo.png"), np.float32)[None] / 127.5 - 1) * mask,
@@ -121,38 +94,17 @@ def run_sample(here, out, capsys):
 
 def run_row(here, out, capsys):
     line = (
-        "sample",
-        "--prior",
-        here / "prior.safetensors",
-        "--method",
-        "replacement",
-        "--measurement",
-        here / "y.npz",
-        "--row",
-        2,
-        "-n",
-        2,
-        "--steps",
-        2,
-        "--out",
-        out,
-    )
+        "sample", "--prior", here / "prior.safetensors", "--method", "replacement", "--measurement", here / "y.npz",
+        "--row", 2, "-n", 2, "--steps", 2, "--out", out,
+    )  # fmt: skip
     check_samples(out, result(capsys, *line), n=2, steps=2, y=arrays(here / "y.npz")["y"][2])
 
 
 def run_batches(here, out, capsys):
     base = (
-        "sample",
-        here / "run",
-        "--measurement",
-        here / "photo.png",
-        "--mask",
-        here / "mask.png",
-        "-n",
-        4,
-        "--steps",
+        "sample", here / "run", "--measurement", here / "photo.png", "--mask", here / "mask.png", "-n", 4, "--steps",
         3,
-    )
+    )  # fmt: skip
     for batch in (1, 3):
         result(capsys, *base, "--batch", batch, "--out", out / str(batch))
     check_same_samples(out / "1", out / "3")
@@ -179,22 +131,9 @@ def run_measure(here, out, capsys):
 
 def compare_methods(here, out, capsys):
     code, said, err = run(
-        capsys,
-        "evaluate",
-        here / "run",
-        "--data",
-        here / "photos",
-        "--images",
-        5,
-        "--samples",
-        3,
-        "--steps",
-        3,
-        "--methods",
-        "pigdm,deft,prior",
-        "--out",
-        out,
-    )
+        capsys, "evaluate", here / "run", "--data", here / "photos", "--images", 5, "--samples", 3, "--steps", 3,
+        "--methods", "pigdm,deft,prior", "--out", out,
+    )  # fmt: skip
     if code:
         raise RuntimeError(err)
     return said
@@ -212,25 +151,9 @@ def run_evaluate(here, out, capsys):
 
 def run_bundled(here, out, capsys):
     result(
-        capsys,
-        "evaluate",
-        "--prior",
-        here / "large.safetensors",
-        "--task",
-        "sr4",
-        "--data",
-        "fashion",
-        "--images",
-        3,
-        "--samples",
-        2,
-        "--steps",
-        2,
-        "--methods",
-        "replacement",
-        "--out",
-        out,
-    )
+        capsys, "evaluate", "--prior", here / "large.safetensors", "--task", "sr4", "--data", "fashion", "--images",
+        3, "--samples", 2, "--steps", 2, "--methods", "replacement", "--out", out,
+    )  # fmt: skip
     with np.load(next(Path(tasks.__file__).parents[2].rglob("fashion.npz"))) as data:
         truth = data["test"][:3, None] / np.float32(127.5) - 1
     np.testing.assert_allclose(arrays(out / "samples.npz")["truth"], truth, atol=1e-6)
@@ -239,24 +162,9 @@ def run_bundled(here, out, capsys):
 def run_calibration(here, out, capsys):
     """An h is calibrated on the images it is fitted to, and its errors are those on the images held out."""
     line = (
-        "fit",
-        "--prior",
-        here / "prior.safetensors",
-        "--task",
-        "sr4",
-        "--size",
-        0.4,
-        "--steps",
-        1,
-        "--batch",
-        4,
-        "--cache",
-        0,
-        "--prior-samples",
-        0,
-        "--data",
-        here / "mixed",
-    )
+        "fit", "--prior", here / "prior.safetensors", "--task", "sr4", "--size", 0.4, "--steps", 1, "--batch", 4,
+        "--cache", 0, "--prior-samples", 0, "--data", here / "mixed",
+    )  # fmt: skip
     card = result(capsys, *line, "--held-out", here / "other", "--out", out)["card"]
     prior = load_prior(here / "prior.safetensors")
     check_calibration(

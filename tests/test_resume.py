@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -87,11 +89,15 @@ def test_another_fit_is_not_resumed(shop, capsys, kind, change, says):
     assert {p.name: p.read_bytes() for p in (shop / kind).iterdir() if p.is_file()} == before
 
 
+def copied(shop, kind, to):
+    """A finished run of its own, for a test that changes it."""
+    return shutil.copytree(shop / kind, to)
+
+
 @pytest.mark.parametrize("kind", [k for k in CHANGES if k != "importance"])
 def test_a_finished_fit_goes_on_for_longer(shop, tmp_path, capsys, kind):
     """--resume with more steps takes them, and evaluates them; with the same settings it changes nothing."""
-    line = [*lines(shop)[kind], "--out", tmp_path / kind]
-    assert run(capsys, *line)[0] == 0
+    line = [*lines(shop)[kind], "--out", copied(shop, kind, tmp_path / kind)]
     name = "prior.safetensors" if kind == "prior" else "h.safetensors"
     first, card = load_weights(tmp_path / kind / name)
     assert run(capsys, *line, "--resume")[0] == 0
@@ -105,8 +111,7 @@ def test_a_finished_fit_goes_on_for_longer(shop, tmp_path, capsys, kind):
 
 def test_a_state_of_an_earlier_version_is_resumed(shop, tmp_path, capsys):
     """It says nothing of what was trained; another network is one line all the same."""
-    line = [*lines(shop)["images"], "--out", tmp_path / "run"]
-    assert run(capsys, *line)[0] == 0
+    line = [*lines(shop)["images"], "--out", copied(shop, "images", tmp_path / "run")]
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     state.pop("identity")
     torch.save(state, tmp_path / "run" / "state.pt")
@@ -116,8 +121,7 @@ def test_a_state_of_an_earlier_version_is_resumed(shop, tmp_path, capsys):
 
 def test_a_fit_stopped_while_samples_are_drawn_is_resumed(shop, tmp_path, capsys):
     """There is no state yet, but the sizes and some samples: they are kept."""
-    line = [*lines(shop)["no-images"], "--out", tmp_path / "run"]
-    assert run(capsys, *line)[0] == 0
+    line = [*lines(shop)["no-images"], "--out", copied(shop, "no-images", tmp_path / "run")]
     (tmp_path / "run" / "state.pt").unlink()
     assert run(capsys, *line, "--resume")[0] == 0
     assert (tmp_path / "run" / "state.pt").exists()
