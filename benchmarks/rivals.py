@@ -32,13 +32,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.bench.measure import measure
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.random import BatchNoise
 from deft.domains.image.data import dataset
-from deft.domains.image.features import load_features
+from deft.domains.image.measure import measure
+from deft.domains.image.networks import load_features
 from deft.domains.image.tasks import TASKS
 from deft.guidance import GradientAtMean
 from deft.guidance.at_mean import DiffPIR, Pulled
@@ -130,7 +130,7 @@ def main() -> None:
 
         def score(form: Form, settings: Settings, which: str, sets: dict[str, Tensor] = sets, observed: dict[str, Observation] = observed) -> dict[str, float]:
             begun = time.monotonic()
-            found = measure(form.draw(prior, observed[which], args.samples, settings), sets[which], observed[which], classifier=network)
+            found = measure(form.draw(prior, observed[which], args.samples, settings), sets[which], observed[which], network=network)
             kept = {k: float(found[k].double().mean()) for k in ("psnr_mean", "energy_score", "residual", "spread_skill")}
             return kept | {"error": float(found["psnr_mean"].double().std()) / len(sets[which]) ** 0.5, "seconds": time.monotonic() - begun}
 

@@ -28,14 +28,14 @@ from typing import Any
 import torch
 
 from deft import Noise, sample_posterior, times
-from deft.bench.measure import measure
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.core.sampler import Sampler
 from deft.core.schedule import Schedule
 from deft.core.transition import Kernel, Level, ancestral
 from deft.domains.image.data import fashion
-from deft.domains.image.features import features_for, load_features
+from deft.domains.image.measure import measure
+from deft.domains.image.networks import features_for, load_features
 from deft.guidance.exact import Mixture
 from deft.io.h_files import load_h
 from deft.methods import make_sampler
@@ -112,7 +112,7 @@ def on_images(
                     prior, h, obs.to(device), samples, seed=seed, batch=batch, sampler=make_sampler(name, eta), steps=n, spacing=spacing
                 ).cpu()
                 seconds = (time.perf_counter() - started) / (len(x) * samples)
-                values = measure(drawn, x, obs, classifier=network)
+                values = measure(drawn, x, obs, network=network)
                 energy = values["energy_score"].double()
                 first = energy if first is None else first
                 gap = energy - first

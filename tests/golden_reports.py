@@ -228,15 +228,16 @@ def check_report_tables(
     for table in tables:
         if table is main:
             continue
-        if table[0][:2] == ["", "method"]:  # metric, method, difference, verdict
+        if table[0][:2] == ["", "method"]:  # metric, method, difference, p, verdict
             seen = 0
-            for name, title, cell, word in table[1:]:
+            for name, title, cell, p, word in table[1:]:
                 metric, m = metric_of(name), by_title[title]
                 assert metric is not None
                 row = paired[m, metric]
                 agrees(cell, row, f"difference in {metric} of {m}")
                 better = row["value"] > 0 if metric in HIGH else row["value"] < 0
-                level = row["low"] <= 0 <= row["high"]
+                assert p == f"{row['p_holm']:.3g}" and row["p"] <= row["p_holm"]
+                level = row["p_holm"] >= 0.05
                 versus = titles[row["versus"]]
                 assert word == ("level" if level else f"{versus} behind" if better else f"{versus} ahead"), (
                     f"{metric} of {m}: {cell} is called {word!r}"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deft.domains.protein.benchmark import published
 from deft.domains.protein.chains import UNIT, chains
+from deft.domains.protein.problems import published
 from deft.domains.protein.structure import write_pdb
 
 

@@ -16,14 +16,14 @@ import torch
 
 from deft.cli import main
 from deft.domains.protein import scaffold as protein_scaffold
-from deft.domains.protein.benchmark import problems
 from deft.domains.protein.chains import chains, pad
+from deft.domains.protein.checks import REASONS, failures, in_words
 from deft.domains.protein.htransform import ChainDEFT
 from deft.domains.protein.metrics import motif_rmsd
 from deft.domains.protein.motif import MotifTask
-from deft.domains.protein.outcome import REASONS, failures, in_words
 from deft.domains.protein.place import bundled_h, draw_placements, observe_placements
 from deft.domains.protein.prior import backbone_prior
+from deft.domains.protein.problems import problems
 from deft.domains.protein.structure import read_structure, write_pdb
 from deft.errors import NonFiniteError
 from deft.io.h_files import save_h
@@ -228,7 +228,7 @@ def test_a_damaged_problem_file(short, tmp_path, capsys):
 
 def test_commands_for_images_refuse_backbones(tmp_path, capsys):
     for words in (("sample", "--task", "sr4", "--measurement", "x.png"), ("fit", "--task", "sr4", "--data", "fashion"), ("evaluate", "--task", "sr4", "--data", "fashion")):
-        assert "for images" in refused(capsys, *words, "--prior", "backbone", "--out", tmp_path / "o"), words
+        assert "unknown task for chains 'sr4'" in refused(capsys, *words, "--prior", "backbone", "--out", tmp_path / "o"), words
 
 
 def test_list_and_info_know_the_prior(capsys):

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import deft.bench
 from deft.bench import jobs as work
+from deft.bench import runner as running
 from deft.bench import studies as config
-from deft.bench.measure import PROPER, measure
-from deft.bench.run import Crew, best, run_study, score
-from deft.bench.store import Store, unit
-from deft.bench.studies import read_study
-from deft.bench.study_report import (
-    TIED,
-    Outcome,
-    best_of,
-    break_even,
-    compared,
-    make_rows,
-    seeds_table,
-    task_table,
-    total_seconds,
-    verdict,
-    write_report,
-)
-from deft.bench.tuning import arm_plan, further, points, steps_for
+from deft.bench.jobs import draw_job
+from deft.bench.result import Result, break_even, compared, make_rows, metrics_of, total_seconds
+from deft.bench.run import best, run_study, score
+from deft.bench.runner import Runner
+from deft.bench.store import Store, make_job
+from deft.bench.studies import proper, read_study
+from deft.bench.study_report import seeds_table, task_table, verdict, write_study
+from deft.bench.table import TIED
+from deft.bench.tuning import entry_plan, further, points, steps_for
+from deft.core.domain import Metric, find_domain
 from deft.domains.image.features import Activations, FeatureNetwork
+from deft.domains.image.measure import measure
 from deft.domains.image.tasks import get_task
 from deft.errors import InputError
 from deft.likelihood import Gaussian, Observation
@@ -70,10 +66,10 @@ points = 2
 [[on]]
 prior = "fashion"
 tasks = ["inpaint", "hdr"]
-arms = ["deft", "pigdm", "gradient", "deft-raw"]
+entries = ["deft", "pigdm", "gradient", "deft-raw"]
 curve = ["inpaint"]
 
-[arms.deft-raw]
+[entries.deft-raw]
 method = "deft"
 tuned_as = "deft"
 fit = { weights = "raw", options = { units = "eps" } }
@@ -87,7 +83,7 @@ def done(tmp_path_factory):
     (folder / "tiny.toml").write_text(SMALL)
     study = read_study(folder / "tiny.toml")
     plans = run_study(study, folder / "out", progress=False)
-    return study, folder / "out", plans, write_report(study, plans, folder / "out", command="deft compare tiny.toml")
+    return study, folder / "out", plans, write_study(study, plans, folder / "out", command="deft compare tiny.toml")
 
 
 def test_rows(done):
@@ -97,14 +93,14 @@ def test_rows(done):
         assert {"prior", "task", "method", "metric", "value", "low", "high", "n", "seed", "calls"} <= set(row)
         assert row["low"] is None or row["low"] <= row["value"] <= row["high"]
     pooled = {(r["task"], r["method"], r["metric"]): r for r in rows if r["seed"] is None and "versus" not in r}
-    for task, arms in {"inpaint": study.arms, "hdr": list(study.arms)}.items():
-        for arm in arms:
-            if (task, arm) == ("hdr", "pigdm") and (task, arm, "psnr") not in pooled:
+    for task, entries in {"inpaint": study.entries, "hdr": list(study.entries)}.items():
+        for entry in entries:
+            if (task, entry) == ("hdr", "pigdm") and (task, entry, "psnr") not in pooled:
                 continue  # left out, if ΠGDM is for linear measurements alone
-            assert (task, arm, "feature_distance") in pooled and (task, arm, "energy_score") in pooled and (task, arm, "seconds") in pooled
-            each = [r["value"] for r in rows if (r["task"], r["method"], r["metric"]) == (task, arm, "psnr") and r["seed"] is not None]
-            assert pooled[task, arm, "psnr"]["seed_std"] == pytest.approx(np.std(each, ddof=1))
-            assert len(each) == 2 and math.isclose(sum(each) / 2, pooled[task, arm, "psnr"]["value"], rel_tol=1e-6)
+            assert (task, entry, "feature_distance") in pooled and (task, entry, "energy_score") in pooled and (task, entry, "seconds") in pooled
+            each = [r["value"] for r in rows if (r["task"], r["method"], r["metric"]) == (task, entry, "psnr") and r["seed"] is not None]
+            assert pooled[task, entry, "psnr"]["seed_std"] == pytest.approx(np.std(each, ddof=1))
+            assert len(each) == 2 and math.isclose(sum(each) / 2, pooled[task, entry, "psnr"]["value"], rel_tol=1e-6)
     assert any("versus" in r and 0 < r["p"] <= r["p_holm"] <= 1 for r in rows)
 
 
@@ -134,7 +130,7 @@ def test_tuning_spends_what_it_may(done):
 
 def test_tuned_as_differs_in_the_fit_alone(done):
     _, _, plans, _ = done
-    by = {(c.task.name, c.arm.name): c for c in plans.cells}
+    by = {(c.task.name, c.entry.name): c for c in plans.cells}
     assert by["inpaint", "deft-raw"].plan.config() == by["inpaint", "deft"].plan.config()
     assert by["inpaint", "deft-raw"].fits[0].key != by["inpaint", "deft"].fits[0].key
 
@@ -153,7 +149,7 @@ def test_nothing_is_done_twice(done, monkeypatch):
 def test_the_same_piece_gives_the_same_numbers(done, tmp_path):
     """A piece is a function of its spec: done again in another folder, the metrics are the same."""
     _, out, plans, _ = done
-    cell = next(c for c in plans.cells if c.arm.name == "pigdm")
+    cell = next(c for c in plans.cells if c.entry.name == "pigdm")
     u = cell.draws[1]
     work.do(u, tmp_path)
     again, before = Store(tmp_path).read(u), Store(out).read(u)
@@ -162,7 +158,7 @@ def test_the_same_piece_gives_the_same_numbers(done, tmp_path):
         np.testing.assert_allclose(again["per_image"][metric], values, rtol=1e-4, atol=1e-4)
 
 
-def test_the_same_measurements_for_every_arm(done):
+def test_the_same_measurements_for_every_entry(done):
     _, out, plans, _ = done
     seen = {}
     for cell in plans.cells:
@@ -177,7 +173,7 @@ def test_the_same_measurements_for_every_arm(done):
 def test_jobs_do_the_same(done, tmp_path):
     """Two processes, each a part of the work, leave what one leaves."""
     study, out, _, _ = done
-    few = replace(study, on=(replace(study.on[0], tasks=("inpaint",), arms=("pigdm", "gradient"), curve=()),), seeds=(0,))
+    few = replace(study, on=(replace(study.on[0], tasks=("inpaint",), entries=("pigdm", "gradient"), curve=()),), seeds=(0,))
     plans = run_study(few, tmp_path / "two", jobs=2, progress=False)
     store = Store(tmp_path / "two")
     for cell in plans.cells:
@@ -190,7 +186,7 @@ def test_parts_wait_for_each_other(done, tmp_path):
     from threading import Thread
 
     study, _, _, _ = done
-    few = replace(study, on=(replace(study.on[0], tasks=("inpaint",), arms=("pigdm", "gradient"), curve=()),), seeds=(0,))
+    few = replace(study, on=(replace(study.on[0], tasks=("inpaint",), entries=("pigdm", "gradient"), curve=()),), seeds=(0,))
     parts: list = []
     threads = [Thread(target=lambda i=i: parts.append(run_study(few, tmp_path, part=i, parts=2, progress=False))) for i in (0, 1)]
     for t in threads:
@@ -202,26 +198,24 @@ def test_parts_wait_for_each_other(done, tmp_path):
 
 def test_costs_are_measured_by_one_process(tmp_path, monkeypatch):
     """Parts share draws; what a sample costs is measured by the first alone, or they would slow each other down."""
-    from deft.bench import run as running
-
-    units, did = [unit("cost", f"c{i}", {"i": i}) for i in range(4)], []
+    units, did = [make_job("cost", f"c{i}", {"i": i}) for i in range(4)], []
     monkeypatch.setattr(running, "do", lambda u, folder, device: (did.append(u), Store(folder).write(u, {})))
-    Crew(tmp_path, part=0, parts=2, progress=False)("costs", units, by_one=True)
+    Runner(tmp_path, part=0, parts=2, progress=False)("costs", units, by_one=True)
     assert did == units
-    Crew(tmp_path, part=1, parts=2, progress=False)("costs", units, by_one=True)  # all there: nothing to wait for
+    Runner(tmp_path, part=1, parts=2, progress=False)("costs", units, by_one=True)  # all there: nothing to wait for
     assert did == units
 
 
 def test_diverging_is_a_result(tmp_path):
     """A method that diverges is written down, never wins, and the comparison goes on."""
     store = Store(tmp_path)
-    good, bad = (unit("draw", name, {"name": name}) for name in ("good", "bad"))
+    good, bad = (make_job("draw", name, {"name": name}) for name in ("good", "bad"))
     store.write(good, {"per_image": {"feature_distance": [1.0, 3.0]}})
     store.write(bad, {"failed": "h was not finite"})
     assert score(store, good, "feature_distance") == 2.0 and math.isnan(score(store, bad, "feature_distance"))
     a, b = plan("dps", settings={"zeta": 1.0}), plan("dps", settings={"zeta": 9.0})
-    assert best([(b, math.nan), (a, 2.0)], "feature_distance", b) is a
-    assert best([(b, math.nan)], "feature_distance", b) is b
+    assert best([(b, math.nan), (a, 2.0)], METRICS["feature_distance"], b) is a
+    assert best([(b, math.nan)], METRICS["feature_distance"], b) is b
     with pytest.raises(InputError, match="has no lpips"):
         score(store, good, "lpips")
 
@@ -229,13 +223,13 @@ def test_diverging_is_a_result(tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_tuned(name):
     """Every row of the table has a grid whose points are plans, its defaults first, within the budget."""
-    arm = config.Arm(name, name)
+    entry = config.Entry(name, name)
     tuning = config.Tuning(budget=300, steps=(10, 20))
-    found = points(arm, tuning)
+    found = points(entry, tuning)
     assert found[0].config() == plan(name).config() and len(found) >= 1
-    assert [p.config() for p in found] == [p.config() for p in points(arm, tuning)]
+    assert [p.config() for p in found] == [p.config() for p in points(entry, tuning)]
     chosen = found[-1]
-    found += further(arm, tuning, chosen, found)
+    found += further(entry, tuning, chosen, found)
     assert len(found) == 1 or sum(p.calls(4) for p in found) <= 300
     assert len(found) <= tuning.points
     own = {k for k in METHODS[name].grid if k in METHODS[name].settings}
@@ -260,34 +254,34 @@ def test_all_methods_choose_samplers_and_spacings(name):
         assert samplers == ("ddim", "dpmpp-2m", "sde-dpmpp-2m")
     if method.trained:
         assert "scale" not in open_ and method.settings["scale"] == 1.0
-    for p in points(config.Arm(name, name), config.Tuning()):
+    for p in points(config.Entry(name, name), config.Tuning()):
         assert p.sampler in (samplers or ("ddim",)) and (not method.trained or p.settings["scale"] == 1.0)
 
 
 def test_the_grid_is_tried_evenly(monkeypatch):
     """DEFT's nine settings are all pairs of three samplers and three spacings; where a method has settings of its own they come first, samplers at the best of them."""
     t = config.Tuning(calls=50)
-    found = points(config.Arm("deft", "deft"), t, calls=50)
+    found = points(config.Entry("deft", "deft"), t, calls=50)
     assert len({(p.sampler, p.spacing) for p in found}) == len(found) == 9 and {p.steps for p in found} == {50}
     monkeypatch.setitem(METHODS, "gradient", replace(METHODS["gradient"], grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0)}))
-    arm = config.Arm("gradient", "gradient")
-    first = points(arm, t, calls=50)
+    entry = config.Entry("gradient", "gradient")
+    first = points(entry, t, calls=50)
     assert len({(p.settings["scale"], p.settings["data_std"]) for p in first}) == len(first) == 6 and {(p.sampler, p.spacing) for p in first} == {("ddim", "angle")}
-    second = further(arm, t, first[2], first)
+    second = further(entry, t, first[2], first)
     assert all(p.settings == first[2].settings for p in second) and {p.sampler for p in second} >= {"dpmpp-2m", "sde-dpmpp-2m"} and len(first + second) == 9
-    fixed = config.Arm("gradient", "gradient", sampler="dpmpp-2m", spacing="karras")
+    fixed = config.Entry("gradient", "gradient", sampler="dpmpp-2m", spacing="karras")
     assert {(p.sampler, p.spacing) for p in points(fixed, t) + further(fixed, t, first[2], first)} == {("dpmpp-2m", "karras")}
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_tuned_at_a_number_of_calls(name):
     """With `calls`, every plan takes as many steps as 50 calls allow, inner repeats and particles counted; longer ones are left out."""
-    arm, t = config.Arm(name, name), config.Tuning(calls=50)
-    found = points(arm, t, calls=50)
+    entry, t = config.Entry(name, name), config.Tuning(calls=50)
+    found = points(entry, t, calls=50)
     if name in ("hmc", "deft-hmc"):
         assert not found
         return
-    found += further(arm, t, found[0], found)
+    found += further(entry, t, found[0], found)
     for p in found:
         more = plan(name, **{k: v for k, v in (p.config() | {"steps": p.steps + 1}).items() if k != "method"})
         assert p.calls(4) <= 50 < more.calls(4)
@@ -313,23 +307,29 @@ def test_too_little_spread_loses_when_settings_are_tuned(tmp_path):
     obs = Observation(truth, Gaussian(Mask(torch.ones(1, 1, 8, 8)), 0.05))
     store, plans = Store(tmp_path), {f: plan("dps", settings={"zeta": f}) for f in (1.0, 0.4)}
     for factor in plans:
-        values = measure(mean + factor * noise, truth, obs, classifier=Pixels())
-        store.write(unit("draw", str(factor), {}), {"per_image": {k: v.tolist() for k, v in values.items()}})
+        values = measure(mean + factor * noise, truth, obs, network=Pixels())
+        store.write(make_job("draw", str(factor), {}), {"per_image": {k: v.tolist() for k, v in values.items()}})
 
     def chosen(metric):
-        return best([(p, score(store, unit("draw", str(f), {}), metric)) for f, p in plans.items()], metric, plans[1.0]).settings["zeta"]
+        return best([(p, score(store, make_job("draw", str(f), {}), metric)) for f, p in plans.items()], METRICS[metric], plans[1.0]).settings["zeta"]
 
-    assert {chosen(metric) for metric in PROPER} == {1.0}
+    assert {chosen(metric) for metric in proper(IMAGES)} == {1.0}
     assert {chosen(metric) for metric in ("feature_distance", "psnr")} == {0.4}
 
 
-def outcome(name: str, values, seconds: float, fit: float = 0.0, metric: str = "feature_distance", fits: int = 1, method: str = "dps") -> Outcome:
-    cell = SimpleNamespace(arm=config.Arm(name, method), task=get_task("sr4"), on=config.Setting("fashion", ("sr4",), (name,)), plan=plan(method), tried=[], draws={0: None, 1: None, 2: None})
-    found = [{"seconds": fit, "parameters": 1, "share": 0.1}] * fits if fit else []
-    return Outcome(cell, {metric: np.asarray(values)}, "", {"seconds": seconds}, found)
+def outcome(name: str, values, seconds: float, fit: float = 0.0, metric: str = "feature_distance", fits: int = 1, method: str = "dps") -> Result:
+    figures = {"seconds": seconds} | ({"fit_seconds": fit, "parameters": 1, "share": 0.1} if fit else {})
+    values = np.asarray(values)
+    return Result(name, plan(method), {metric: values}, figures=figures, about={"calls": 50.0}, fits=fits if fit else 0, seeds=tuple(range(len(values))))
 
 
-STUDY = config.make_study({"seeds": [0, 1, 2], "on": [{"prior": "fashion", "tasks": ["sr4"], "arms": ["dps"]}]})
+IMAGES = find_domain("image")
+METRICS, SR4 = metrics_of(IMAGES), get_task("sr4")
+STUDY = config.make_study({"seeds": [0, 1, 2], "on": [{"prior": "fashion", "tasks": ["sr4"], "entries": ["dps"]}]})
+
+
+def tied_of(results, metric):
+    return compared(results, METRICS[metric], SR4).tied
 
 
 def three(metric="energy_score", worse=0.5):
@@ -343,7 +343,7 @@ def three(metric="energy_score", worse=0.5):
 
 def test_the_best_and_its_equals_are_marked():
     """Bold for the best alone, a mark for what cannot be told from it, none for what is worse; rows in the order of the leading metric."""
-    rows = [line for line in task_table(STUDY, three()) if line.startswith(("| a", "| b", "| c"))]
+    rows = [line for line in task_table(three(), METRICS, SR4).markdown() if line.startswith(("| a", "| b", "| c"))]
     assert [r[2] for r in rows] == ["a", "b", "c"]
     assert "**" in rows[0] and TIED not in rows[0]
     assert "**" not in rows[1] and f" {TIED} [" in rows[1]
@@ -353,63 +353,61 @@ def test_the_best_and_its_equals_are_marked():
 def test_best_where_a_value_is_right():
     """Coverage: 0.88 is better than 0.95, and than 0.80; the residual is right at sigma_y, 0.05 for this task."""
     rng = np.random.default_rng(0)
-    arms = [outcome(str(v), v + 0.01 * rng.normal(size=(1, 40)), 1, metric="coverage") for v in (0.95, 0.88, 0.80)]
-    assert compared(arms, "coverage").tied == ("0.88",)
-    arms = [outcome(str(v), v + 0.001 * rng.normal(size=(1, 40)), 1, metric="residual") for v in (0.02, 0.06, 0.2)]
-    assert compared(arms, "residual").tied == ("0.06",)
-    assert compared([outcome("a", [[1.0, 2.0]], 1, metric="diversity")], "diversity") is None
+    entries = [outcome(str(v), v + 0.01 * rng.normal(size=(1, 40)), 1, metric="coverage") for v in (0.95, 0.88, 0.80)]
+    assert compared(entries, METRICS["coverage"], SR4).tied == ("0.88",)
+    entries = [outcome(str(v), v + 0.001 * rng.normal(size=(1, 40)), 1, metric="residual") for v in (0.02, 0.06, 0.2)]
+    assert compared(entries, METRICS["residual"], SR4).tied == ("0.06",)
+    assert compared([outcome("a", [[1.0, 2.0]], 1, metric="diversity")], METRICS["diversity"], SR4) is None
 
 
 def test_the_verdict_is_computed():
-    text = verdict(STUDY, three())
+    text = verdict(three(), METRICS, "deft")
     assert text.startswith("By energy score, a is best (") and "; b cannot be told from it; the next, c, is behind it by 0.500 [0.500, 0.500] (p 0.0" in text
-    assert "c" not in verdict(STUDY, three()[1:]).split("told from it")[1]
-    alone = verdict(STUDY, [three()[0], three()[2]])
-    assert "a is best" in alone and "no other arm is level with it" in alone
-    assert verdict(STUDY, three(worse=-0.5)).startswith("By energy score, c is best")
-    assert verdict(STUDY, three("psnr_mean")).startswith("By PSNR of the mean (dB), c is best")  # high is better there
+    assert "c" not in verdict(three()[1:], METRICS, "deft").split("told from it")[1]
+    alone = verdict([three()[0], three()[2]], METRICS, "deft")
+    assert "a is best" in alone and "no other entry is level with it" in alone
+    assert verdict(three(worse=-0.5), METRICS, "deft").startswith("By energy score, c is best")
+    assert verdict(three("psnr_mean"), METRICS, "deft").startswith("By PSNR of the mean (dB), c is best")  # high is better there
     mixed = [replace(o, values=o.values | {"feature_distance": -o.values["energy_score"]}) for o in three()]
-    assert verdict(STUDY, mixed).startswith("By energy score, a is best")  # not by the distance, where there is a proper score
+    assert verdict(mixed, METRICS, "deft").startswith("By energy score, a is best")  # not by the distance, where there is a proper score
 
 
-def test_fits_that_differ_widen_what_is_said_of_an_arm():
-    """Three fits whose quality differs more than the images': the interval holds the best arm's mean, and the arm is not called worse."""
+def test_fits_that_differ_widen_what_is_said_of_an_entry():
+    """Three fits whose quality differs more than the images': the interval holds the best entry's mean, and the entry is not called worse."""
     rng = np.random.default_rng(0)
     base = rng.normal(1.0, 0.1, size=(3, 40))
     shifted = base + np.array([[0.02], [0.6], [0.1]])
     lucky, one = outcome("h", shifted, 1, fit=9.0, metric="energy_score", fits=3, method="deft"), outcome("h", shifted, 1, fit=9.0, metric="energy_score", method="deft")
     other = outcome("a", base, 1, metric="energy_score")
-    assert best_of([other, lucky], "energy_score") == ("a", "h") and best_of([other, one], "energy_score") == ("a",)
-    wide, narrow = lucky.interval(shifted), one.interval(shifted)
+    assert tied_of([other, lucky], "energy_score") == ("a", "h") and tied_of([other, one], "energy_score") == ("a",)
+    wide, narrow = lucky.interval("energy_score"), one.interval("energy_score")
     assert wide.high - wide.low > 5 * (narrow.high - narrow.low) and wide.value == narrow.value
-    rows = [r for r in make_rows(replace(STUDY, versus="a"), {("fashion", "sr4"): [other, lucky]}) if "versus" in r]
+    rows = [r for r in make_rows([other, lucky], METRICS, versus="a") if "versus" in r]
     assert rows[0]["low"] < 0 < rows[0]["high"] and rows[0]["p_holm"] > 0.05
-    table = seeds_table(STUDY, [other, lucky])
+    table = seeds_table([other, lucky], METRICS)[1].markdown()
     spread = np.std(shifted.mean(1), ddof=1)
     assert any(line.startswith("| h | 3 |") and line.endswith(f"| {spread:.4f} |") for line in table)
 
 
 def test_the_device_is_no_part_of_a_piece(tmp_path, monkeypatch):
     """The same key on every device; the device reaches the work, and is written into the result."""
-    from deft.bench import run as running
-
     on = STUDY.on[0]
 
     def key():
-        return work.draw_unit(on, get_task("sr4").config(), STUDY.arms["dps"], plan("dps", steps=2), None, split="test", images=1, samples=1, seed=0, batch=1)
+        return draw_job(on, get_task("sr4").config(), STUDY.entries["dps"], plan("dps", steps=2), None, split="test", images=1, samples=1, seed=0, batch=1)
 
     before = work.DEVICE.set("meta")
     try:
-        assert work.the_prior(on).state_like().device.type == "meta" and work.images_of("fashion", "test", (1, 32, 32)).x.device.type == "meta"
+        assert work.the_prior(on).state_like().device.type == "meta"
         there = key()
     finally:
         work.DEVICE.reset(before)
     assert there == key() and "device" not in there.spec and work.the_prior(on).state_like().device.type == "cpu"
-    monkeypatch.setitem(work.WORK, "draw", lambda u, store: {"was_on": work.DEVICE.get()})
+    monkeypatch.setitem(work.WORK, "draw", lambda job, store: {"was_on": work.DEVICE.get()})
     monkeypatch.setattr(work, "device_name", lambda device: f"card {device}")
     seen = []
     monkeypatch.setattr(running, "do", lambda u, folder, device: (seen.append(device), work.do(u, folder, device)))
-    Crew(tmp_path, progress=False, device="meta")("samples", [there])
+    Runner(tmp_path, progress=False, device="meta")("samples", [there])
     found = Store(tmp_path).read(there)
     assert seen == ["meta"] and found["was_on"] == "meta" and found["device"] == "card meta" and work.DEVICE.get() == "cpu"
 
@@ -417,15 +415,15 @@ def test_the_device_is_no_part_of_a_piece(tmp_path, monkeypatch):
 def test_backward_passes_are_counted(tmp_path):
     """As many as each method's formula says, and one image's check of the h at the door beside them."""
     for name, passes in {"pigdm": 1, "mmps": 4, "replacement": 0}.items():
-        u = work.draw_unit(
-            STUDY.on[0], get_task("sr4").config(), config.Arm(name, name), plan(name, steps=2), None, split="test", images=3, samples=2, seed=0, batch=6
+        u = draw_job(
+            STUDY.on[0], get_task("sr4").config(), config.Entry(name, name), plan(name, steps=2), None, split="test", images=3, samples=2, seed=0, batch=6
         )  # fmt: skip
         work.do(u, tmp_path)
         assert Store(tmp_path).read(u)["backward"] == pytest.approx(passes * (2 + 1 / 6)), name
 
 
 def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
-    """It is named with its reason, its arm is left out, the report is written; the same command does it when it can."""
+    """It is named with its reason, its entry is left out, the report is written; the same command does it when it can."""
     (tmp_path / "s.toml").write_text(
         'images = 2\nsamples = 2\n[tune]\nimages = 2\nsamples = 2\nsteps = [2]\npoints = 2\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms = ["prior", "gradient"]\n'
     )  # fmt: skip
@@ -442,37 +440,35 @@ def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
     out = tmp_path / "o"
     said = []
     plans = run_study(study, out, progress=False, say=said.append)
-    assert [c.arm.name for c in plans.cells] == ["prior"] and "RuntimeError: no room" in plans.failed.values() and any("no room" in s for s in said)
+    assert [c.entry.name for c in plans.cells] == ["prior"] and "RuntimeError: no room" in plans.failed.values() and any("no room" in s for s in said)
     assert "test" in next(k for k, v in plans.failed.items() if "no room" in v)
-    report = write_report(study, plans, out)
+    report = write_study(study, plans, out)
     assert "## Failed" in (out / "report.md").read_text() and report["failed"] == plans.failed
-    assert "pieces failed, and the rest is done" in refused(capsys, "compare", tmp_path / "s.toml", "--out", out)
+    assert "jobs failed, and the rest is done" in refused(capsys, "compare", tmp_path / "s.toml", "--out", out)
     assert any("Traceback" in p.read_text() for p in (out / "draw").glob("*.error.txt"))
     monkeypatch.setitem(work.WORK, "draw", real)
     again = run_study(study, out, progress=False)
-    assert {c.arm.name for c in again.cells} == {"prior", "gradient"} and not again.failed
+    assert {c.entry.name for c in again.cells} == {"prior", "gradient"} and not again.failed
     tried = [p for p in (out / "draw").glob("*.error.txt") if p.with_name(p.name.replace(".error.txt", ".json")).exists()]
     assert not tried  # no note is left of what was done since
 
 
 def test_parts_do_not_wait_for_what_failed(tmp_path, monkeypatch):
     """Part 2's piece failed: part 1 goes on without it."""
-    from deft.bench import run as running
-
-    units = [unit("draw", f"d{i}", {"i": i}) for i in range(2)]
+    units = [make_job("draw", f"d{i}", {"i": i}) for i in range(2)]
     Store(tmp_path).fail(units[1], "RuntimeError: gone")
     monkeypatch.setattr(running, "do", lambda u, folder, device: Store(folder).write(u, {}))
-    crew = Crew(tmp_path, part=0, parts=2, progress=False)
+    crew = Runner(tmp_path, part=0, parts=2, progress=False)
     crew("samples", units)
     assert crew.failed == {units[1].key: "RuntimeError: gone"} and crew.tried(units) and not crew.has(units)
 
 
-def test_an_arm_may_name_its_sampler():
-    table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "arms": ["deft", "second"]}], "arms": {"second": {"method": "deft", "sampler": "dpmpp-2m"}}}
+def test_an_entry_may_name_its_sampler():
+    table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "entries": ["deft", "second"]}], "entries": {"second": {"method": "deft", "sampler": "dpmpp-2m"}}}
     study = config.make_study(table)
-    assert [arm_plan(study.arms[k]).sampler for k in ("deft", "second")] == ["sde-dpmpp-2m", "dpmpp-2m"]
-    assert {p.sampler for p in points(study.arms["second"], study.tune)} == {"dpmpp-2m"}
-    table["arms"]["second"]["sampler"] = "dpmpp-3m"
+    assert [entry_plan(study.entries[k]).sampler for k in ("deft", "second")] == ["sde-dpmpp-2m", "dpmpp-2m"]
+    assert {p.sampler for p in points(study.entries["second"], study.tune)} == {"dpmpp-2m"}
+    table["entries"]["second"]["sampler"] = "dpmpp-3m"
     with pytest.raises(InputError, match="did you mean 'dpmpp-2m'"):
         config.make_study(table)
 
@@ -486,27 +482,27 @@ def test_break_even():
 
 def test_what_is_done_once_is_paid_once():
     other = outcome("ddrm", [[1.0]], 0.02)
-    other.cost["once"] = 30.0
+    other.figures["once_seconds"] = 30.0
     assert total_seconds(other) == pytest.approx(30 + 20)
     assert break_even(outcome("deft", [[1.0]], 0.01, fit=100), other) == pytest.approx((100 - 30) / 0.01)
 
 
 def test_costs_are_of_samples_not_of_singular_vectors(tmp_path, monkeypatch):
     """A method whose first draw does slow work once: its samples do not cost less for it (they came out negative)."""
-    arm, on = config.make_study({"on": [{"prior": "fashion", "tasks": ["sr4"], "arms": ["ddrm"]}]}).arms["ddrm"], config.Setting("fashion", ("sr4",), ("ddrm",))
+    entry, on = config.make_study({"on": [{"prior": "fashion", "tasks": ["sr4"], "entries": ["ddrm"]}]}).entries["ddrm"], config.Setting("fashion", ("sr4",), ("ddrm",))
     ticks = iter([0.0, 30.0, 30.0, 31.0, 31.0, 36.0])  # the first draw takes 30 s, then 1 s, then 5 s
     monkeypatch.setattr(work.time, "perf_counter", lambda: next(ticks))
-    found = work._cost(work.cost_unit(on, get_task("sr4").config(), arm, plan("ddrm", steps=20), None, 4), Store(tmp_path))
+    found = work._cost(work.cost_job(on, get_task("sr4").config(), entry, plan("ddrm", steps=20), None, 4), Store(tmp_path))
     assert found["once"] == pytest.approx(29)
     assert found["seconds_per_call"] == pytest.approx((5 - 1) / 8 / 4)
     assert found["seconds"] == pytest.approx((1 + 18 * (5 - 1) / 8) / 4)
 
 
-def test_best_of():
+def test_tied_of():
     rng = np.random.default_rng(0)
     base = rng.normal(size=(2, 40))
-    arms = [outcome("a", base, 1), outcome("b", base + 0.001 * rng.normal(size=base.shape), 1), outcome("c", base + 0.5, 1)]
-    names = best_of(arms, "feature_distance")
+    entries = [outcome("a", base, 1), outcome("b", base + 0.001 * rng.normal(size=base.shape), 1), outcome("c", base + 0.5, 1)]
+    names = tied_of(entries, "feature_distance")
     assert set(names) == {"a", "b"}
 
 
@@ -524,9 +520,9 @@ BAD = {
     'imagse = 3\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "did you mean 'images'",
     '[[on]]\nprior = "fashion"\ntasks = ["inpant"]\narms = ["dps"]': "did you mean 'inpaint'",
     '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dpss"]': "did you mean 'dps'",
-    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[arms.x]\nmethod = "dps"\nsettings = { zetta = 1.0 }': "did you mean 'zeta'",
-    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[arms.x]\nmethod = "deft"\nfit = { second = 1 }': "did you mean 'seconds'",
-    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[arms.x]\nmethod = "deft"\ntuned_as = "y"': "tuned_as of x",
+    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[entries.x]\nmethod = "dps"\nsettings = { zetta = 1.0 }': "did you mean 'zeta'",
+    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[entries.x]\nmethod = "deft"\nfit = { second = 1 }': "did you mean 'seconds'",
+    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[entries.x]\nmethod = "deft"\ntuned_as = "y"': "tuned_as of x",
     'images = 0\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "images must be a whole number of at least 1",
     'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "different whole numbers",
     '[tune]\nbudget = -1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.budget",
@@ -573,8 +569,53 @@ def test_an_unknown_setting_size_is_said_before_any_work(tmp_path):
 
 def test_fits_differ_by_seed(done):
     _, out, plans, _ = done
-    cell = next(c for c in plans.cells if c.arm.name == "deft" and c.task.name == "inpaint")
+    cell = next(c for c in plans.cells if c.entry.name == "deft" and c.task.name == "inpaint")
     assert list(cell.fits) == [0]
     found = Store(out).read(cell.fits[0])
     assert found["steps"] == 4 and found["parameters"] > 0 and len(found["levels"]) == 10
     assert torch.isfinite(torch.tensor([row["h"] for row in found["levels"]])).all()
+
+
+def test_the_earlier_word_for_entries_is_read():
+    """Files of version 0.1.0 say `arms`."""
+    table = {"on": [{"prior": "fashion", "tasks": ["sr4"], "arms": ["dps", "slow"]}], "arms": {"slow": {"method": "dps", "steps": 99}}}
+    study = config.make_study(table)
+    assert study.on[0].entries == ("dps", "slow") and study.entries["slow"].steps == 99
+
+
+def test_a_study_that_comes_with_a_kind_of_data():
+    assert read_study(config.find_study("quick")).title == "A quick comparison" and config.find_study("quick.toml") == config.find_study("quick")
+    assert config.find_study("nowhere.toml").name == "nowhere.toml"
+
+
+def test_tasks_of_one_kind_of_data():
+    assert config.domain_of_tasks(["sr4", "inpaint"]) is IMAGES
+    with pytest.raises(InputError, match="did you mean 'sr4'"):
+        config.domain_of_tasks(["sr44"])
+
+
+def test_a_metric_of_the_domain_is_in_every_report(done, monkeypatch, tmp_path):
+    """A row of its table and a number of its `measure` are all that a metric takes: rows, tables and what is measured follow."""
+    from deft.domains.image import measure as measuring
+
+    study, _, _, _ = done
+    real = measuring.measure
+    monkeypatch.setitem(measuring.METRICS, "darkness", Metric("darkness", "darkness", "low", 2, "mean of 1 - x", table="main"))
+    monkeypatch.setattr(measuring, "measure", lambda samples, *a, **k: {**real(samples, *a, **k), "darkness": 1 - samples.flatten(1).mean(1)})
+    few = replace(study, on=(replace(study.on[0], tasks=("sr4",), entries=("prior",), curve=()),), seeds=(0,), entries={"prior": config.Entry("prior", "prior", steps=2, tune=False)})
+    report = write_study(few, run_study(few, tmp_path, progress=False), tmp_path)
+    row = next(r for r in report["rows"] if r["metric"] == "darkness")
+    text = (tmp_path / "report.md").read_text()
+    assert f"| {row['value']:.2f} [" in text.replace("**", "") and "darkness ↓" in text and "- darkness: mean of 1 - x" in text
+    with np.load(next((tmp_path / "draw").glob("*.npz"))) as z:  # the number is that of the samples
+        assert row["value"] == pytest.approx(float(1 - z["samples"].astype(float).mean()), abs=2e-3)
+
+
+def test_comparisons_name_no_kind_of_data():
+    """`deft.bench` imports none, and knows the name of none: whatever it needs it asks `deft.core.domain`."""
+    for path in (Path(deft.bench.__file__).parent).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.startswith("deft.domains") for name in names), path
+            assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "find_domain" and isinstance(node.args[0], ast.Constant)), path

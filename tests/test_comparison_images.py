@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.bench.images import SHARES, describe, images_of
-from deft.bench.jobs import fit_unit
+from deft.bench.data import SHARES, describe, samples_of
+from deft.bench.jobs import fit_job
 from deft.bench.run import run_study
 from deft.bench.studies import read_study, tuned_by
-from deft.bench.study_report import write_report
+from deft.bench.study_report import write_study
+from deft.core.domain import find_domain
 from deft.domains.image.data import dataset
 from deft.domains.image.tasks import get_task
 from deft.errors import InputError
 
-SHAPE = (1, 32, 32)
+SHAPE, IMAGES = (1, 32, 32), find_domain("image")
 
 HEAD = """
 images = 2
@@ -41,7 +42,7 @@ metric = "{metric}"
 [[on]]
 prior = "fashion"
 tasks = ["sr4"]
-arms = ["deft", "pigdm"]
+entries = ["deft", "pigdm"]
 """
 
 
@@ -60,22 +61,22 @@ def study_of(tmp_path, text, metric="energy_score"):
 
 
 def test_one_folder_is_shared_out(folder):
-    spec = describe(str(folder), ("fit", "validation", "test"), SHAPE)
-    parts = {split: images_of(spec, split, SHAPE).x for split in SHARES}
+    spec = describe(IMAGES, str(folder), ("fit", "validation", "test"), SHAPE)
+    parts = {split: samples_of(IMAGES, spec, split, SHAPE).x for split in SHARES}
     assert {k: len(v) for k, v in parts.items()} == {"test": 2, "validation": 2, "fit": 6}
     everything = torch.cat(list(parts.values())).flatten(1)
     assert len({tuple(row.tolist()) for row in everything}) == 10  # no image is in two splits
-    again = describe(str(folder), ("test",), SHAPE)["test"]
+    again = describe(IMAGES, str(folder), ("test",), SHAPE)["test"]
     assert again == spec["test"]
 
 
 def test_bundled_images_are_named_by_name_alone():
     """So that pieces of a comparison of bundled images are kept when its tested images change."""
-    assert describe("fashion", ("fit", "validation"), SHAPE) == "fashion"
+    assert describe(IMAGES, "fashion", ("fit", "validation"), SHAPE) == "fashion"
     mixed = {"fit": "fashion", "validation": "fashion", "test": "fashion:validation"}
-    assert describe(mixed, ("fit", "validation"), SHAPE) == "fashion"
-    other = describe(mixed, ("test",), SHAPE)
-    torch.testing.assert_close(images_of(other, "test", SHAPE).x, dataset("fashion", "validation").x)
+    assert describe(IMAGES, mixed, ("fit", "validation"), SHAPE) == "fashion"
+    other = describe(IMAGES, mixed, ("test",), SHAPE)
+    torch.testing.assert_close(samples_of(IMAGES, other, "test", SHAPE).x, dataset("fashion", "validation").x)
 
 
 def test_changed_pixels_are_another_piece(folder, tmp_path):
@@ -84,7 +85,7 @@ def test_changed_pixels_are_another_piece(folder, tmp_path):
     np.savez(before, x=stack)
     stack[0, 0, 5, 5] += 0.5 if stack[0, 0, 5, 5] < 0 else -0.5
     np.savez(after, x=stack)
-    one, two = (describe({"fit": str(p), "validation": "fashion", "test": "fashion"}, ("fit",), SHAPE)["fit"]["digest"] for p in (before, after))
+    one, two = (describe(IMAGES, {"fit": str(p), "validation": "fashion", "test": "fashion"}, ("fit",), SHAPE)["fit"]["digest"] for p in (before, after))
     assert one != two
 
 
@@ -92,16 +93,16 @@ def test_out_of_distribution_shares_fits_and_settings(folder, tmp_path):
     """Only the tested images differ, so the fit is the same piece of work."""
     plain, other = study_of(tmp_path, ""), study_of(tmp_path, f'data = {{ fit = "fashion", validation = "fashion", test = "{folder}" }}\nfeatures = "fashion-classifier"\n')
     task = get_task("sr4").config()
-    assert fit_unit(plain.on[0], task, plain.arms["deft"], 0).key == fit_unit(other.on[0], task, other.arms["deft"], 0).key
+    assert fit_job(plain.on[0], task, plain.entries["deft"], 0).key == fit_job(other.on[0], task, other.entries["deft"], 0).key
     assert other.on[0].title == f"fashion on {folder.name}" and plain.on[0].title == "fashion"
 
 
 def test_a_folder_without_a_feature_network(folder, tmp_path):
-    """Settings are found by the energy score of pixels, and arms are ranked by it."""
+    """Settings are found by the energy score of pixels, and entries are ranked by it."""
     study = study_of(tmp_path, f'data = "{folder}"\n')
     assert [tuned_by(study.tune.metric, on) for on in (study.on[0], replace(study.on[0], features="fashion-classifier"))] == ["energy_score_pixels", "energy_score"]
     assert tuned_by("crps", study.on[0]) == "crps"
-    report = write_report(study, run_study(study, tmp_path / "out", progress=False), tmp_path / "out")
+    report = write_study(study, run_study(study, tmp_path / "out", progress=False), tmp_path / "out")
     metrics = {r["metric"] for r in report["rows"]}
     assert "energy_score_pixels" in metrics and not metrics & {"feature_distance", "energy_score", "top1"}
     tried = [t for t in report["tuned"][0]["tried"] if t["score"] is not None]
@@ -109,7 +110,7 @@ def test_a_folder_without_a_feature_network(folder, tmp_path):
     assert tried and {round(t["score"], 6) for t in tried} <= {round(sum(v) / 2, 6) for v in scores}
     assert {r["prior"] for r in report["rows"]} == {f"fashion on {folder.name}"}
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "energy score of pixels, each arm minus deft" in text and "by energy score of pixels: at most" in text and "By energy score of pixels, " in text
+    assert "energy score of pixels, each entry minus deft" in text and "by energy score of pixels: at most" in text and "By energy score of pixels, " in text
     spec = json.loads(next((tmp_path / "out" / "fit").glob("*.json")).read_text())["spec"]
     assert spec["data"]["fit"]["source"] == str(folder) and len(spec["data"]["fit"]["digest"]) == 12
 
@@ -118,7 +119,7 @@ def test_the_whole_prior_can_be_a_function(folder, tmp_path):
     """A prior of one's own with options, as `load_prior` takes it."""
     (tmp_path / "mine.py").write_text("from deft.prior import load_prior\n\ndef make(which):\n    return load_prior(which)\n")
     text = HEAD.format(metric="crps").replace('prior = "fashion"', f'prior = "{tmp_path}/mine.py:make"\nprior_options = {{ which = "fashion" }}\ndata = "{folder}"')
-    (tmp_path / "s.toml").write_text(text.replace('arms = ["deft", "pigdm"]', 'arms = ["pigdm", "prior"]'))
+    (tmp_path / "s.toml").write_text(text.replace('entries = ["deft", "pigdm"]', 'entries = ["pigdm", "prior"]'))
     study = read_study(tmp_path / "s.toml")
     plans = run_study(study, tmp_path / "out", progress=False)
     assert len(plans.cells) == 2 and all((tmp_path / "out" / "draw" / f"{u.key}.json").exists() for c in plans.cells for u in c.draws.values())

@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.bench.measure import METRICS
+from deft.bench.result import metrics_of
+from deft.core.domain import find_domain
 from deft.errors import InputError
 from deft.io.h_files import load_h, save_h
 from deft.prior import load_prior
@@ -30,7 +31,7 @@ def test_quick_demo(prior, tmp_path, capsys, task):
     stored = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert stored["rows"] == report["rows"]
     found = {(r["method"], r["metric"]) for r in report["rows"] if "versus" not in r}
-    expected = [m for m in METRICS if task == "inpaint" or "hidden" not in m]
+    expected = [m for m in metrics_of(find_domain("image")) if task == "inpaint" or "hidden" not in m]
     assert found == {(name, metric) for name in ("deft", "dps", "pigdm", "prior") for metric in expected}
     for row in report["rows"]:
         assert row["task"] == task and row["n"] == 8

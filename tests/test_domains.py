@@ -37,10 +37,7 @@ SRC, OTHER = Path(deft.__file__).parent, Path(__file__).with_name("data") / "oth
 
 # Nobody names a kind of data.
 
-THEIRS: dict[str, str] = {
-    "bench/figures.py": "images", "bench/images.py": "images", "bench/jobs.py": "images", "bench/measure.py": "images", "bench/report.py": "images",
-    "bench/run.py": "images", "bench/studies.py": "images", "cli/protein.py": "the commands of one kind of data", "workflow/demo.py": "images",
-}  # fmt: skip
+THEIRS: dict[str, str] = {"cli/protein.py": "the commands of one kind of data", "workflow/demo.py": "images"}
 """Files that may still import from a kind of data. It only shrinks."""
 
 

@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from deft import VPCosine, condition, sample
-from deft.bench.measure import METRICS, Outcome, compare
-from deft.bench.report import make_rows, markdown, terminal, verdict, write_report
+from deft.bench.compare import TensorCases, compare
+from deft.bench.methods_report import report, terminal, write_methods
+from deft.bench.result import Result, make_rows, metrics_of, standing
+from deft.bench.store import Store
+from deft.core.domain import find_domain
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.denoiser import MeanDenoiser
@@ -184,29 +187,60 @@ def test_unknown_names_of_methods():
 # comparisons and reports
 
 
+IMAGES = find_domain("image")
+METRICS = metrics_of(IMAGES)
+
+
+def twelve():
+    x = 0.5 * torch.randn(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    return TensorCases(IMAGES, x, Inpaint().observe(x, Noise(0, 12)))
+
+
 @pytest.fixture(scope="module")
-def outcomes():
-    x = 0.5 * torch.randn(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    obs = Inpaint().observe(x, Noise(0, 12))
-    plans = [plan(name, steps=4) for name in ("deft", "pigdm", "prior")]
-    return compare(plans, gaussian_prior(), x, obs, fitted=Exact(), samples=3, batch=10)
+def results():
+    plans = {name: plan(name, steps=4) for name in ("deft", "pigdm", "prior")}
+    return compare(plans, gaussian_prior(), twelve(), 3, fitted=Exact(), batch=10)
 
 
-def test_compare_uses_the_same_seeds(outcomes):
-    x = 0.5 * torch.randn(12, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    obs = Inpaint().observe(x, Noise(0, 12))
-    again = compare([plan("prior", steps=4)], gaussian_prior(), x, obs, samples=3, batch=36)
-    assert torch.allclose(outcomes["prior"].samples, again["prior"].samples, atol=1e-5)
-    assert outcomes["deft"].figures["calls"] == 4 and outcomes["deft"].figures["seconds"] > 0
+def rows_of(results):
+    return make_rows(list(results.values()), METRICS, versus="deft", task="inpaint")
 
 
-def test_exact_h_beats_the_prior(outcomes):
-    rows = {(r["method"], r["metric"]): r for r in make_rows("inpaint", outcomes) if "versus" in r}
-    assert rows["prior", "psnr"]["high"] < 0 and verdict(rows["prior", "psnr"]) == "DEFT ahead"
+def test_compare_uses_the_same_seeds(results):
+    again = compare({"prior": plan("prior", steps=4)}, gaussian_prior(), twelve(), 3, batch=36)
+    assert np.allclose(results["prior"].samples, again["prior"].samples, atol=1e-5)
+    assert results["deft"].figures["calls"] == 4 and results["deft"].figures["seconds"] > 0
 
 
-def test_rows_are_what_readers_expect(outcomes):
-    rows = make_rows("inpaint", outcomes)
+@pytest.mark.parametrize("batch", [2, 5])
+def test_what_is_kept_is_what_is_drawn(results, tmp_path, batch):
+    """Batch by batch in a store, from there on the second time, and the same numbers as without one."""
+    drawn = []
+
+    class Counted(TensorCases):
+        def draw(self, plan, prior, rows, *args, **options):
+            drawn.append(rows)
+            return super().draw(plan, prior, rows, *args, **options)
+
+    cases = twelve()
+    cases.__class__ = Counted
+    p, store = {"pigdm": plan("pigdm", steps=4)}, Store(tmp_path)
+    one, two = (compare(p, gaussian_prior(), cases, 3, batch=batch, store=store)["pigdm"] for _ in range(2))
+    assert [r.start for r in drawn] == list(range(0, 12, batch))
+    for found in (one, two):
+        assert np.allclose(found.samples, results["pigdm"].samples, atol=1e-5)
+        assert np.allclose(found.values["psnr"], results["pigdm"].values["psnr"], atol=1e-4)
+    compare(p, gaussian_prior(), cases, 2, batch=12, store=store)  # other samples are another file
+    assert len(drawn) == -(-12 // batch) + 1 and len(list((tmp_path / "samples").iterdir())) == 2
+
+
+def test_exact_h_beats_the_prior(results):
+    rows = {(r["method"], r["metric"]): r for r in rows_of(results) if "versus" in r}
+    assert rows["prior", "psnr"]["high"] < 0 and standing(rows["prior", "psnr"], METRICS["psnr"], "DEFT") == "DEFT ahead"
+
+
+def test_rows_are_what_readers_expect(results):
+    rows = rows_of(results)
     for row in rows:
         assert {"task", "method", "metric", "value", "low", "high", "n"} <= set(row) and row["n"] == 12
         assert row["metric"] in METRICS and math.isfinite(row["value"])
@@ -216,32 +250,40 @@ def test_rows_are_what_readers_expect(outcomes):
     plain = {(r["method"], r["metric"]): r["value"] for r in rows if "versus" not in r}
     for r in rows:
         if "versus" in r:
-            assert r["value"] == pytest.approx(plain[r["method"], r["metric"]] - plain["deft", r["metric"]])
+            assert r["value"] == pytest.approx(plain[r["method"], r["metric"]] - plain["deft", r["metric"]]) and 0 < r["p"] <= r["p_holm"] <= 1
 
 
-def test_report_files(outcomes, tmp_path):
-    rows = make_rows("inpaint", outcomes)
-    report = write_report(tmp_path, "a title", rows, {"seed": 0})
-    assert json.loads((tmp_path / "report.json").read_text()) == report
+def test_report_files(results, tmp_path):
+    """The numbers of the tables and of the arrays are those of the samples."""
+    cases = twelve()
+    data = write_methods(tmp_path, "a title", results, cases, {"seed": 0}, task="inpaint", caption="fill")
+    assert json.loads((tmp_path / "report.json").read_text()) == data and {p.name for p in tmp_path.iterdir()} == {"report.md", "report.json", "samples.png", "samples.npz"}
     text = (tmp_path / "report.md").read_text()
-    assert text == markdown("a title", rows, {"seed": 0}) and "ΠGDM" in text and "## Paired differences" in text
-    for line in text.splitlines():
+    assert text == report(IMAGES, "a title", data["rows"], {"seed": 0}).markdown() and "ΠGDM" in text and "## Paired differences" in text
+    lines = text.splitlines()
+    for line in lines:
         if line.startswith("| PSNR (dB)"):
             assert line.count("|") in (5, 6)
-    assert "a title" in terminal("a title", rows) and max(map(len, terminal("", rows).splitlines())) < 140
+    with np.load(tmp_path / "samples.npz") as z:
+        assert set(z.files) == {"truth", "y", "mask", "samples_deft", "samples_pigdm", "samples_prior"} and np.array_equal(z["truth"], cases.x)
+        x, truth = torch.from_numpy(z["samples_prior"]).float(), torch.from_numpy(z["truth"])
+    errors = ((x.clamp(-1, 1) - truth.clamp(-1, 1)[:, None]) / 2).square().flatten(2).mean(2)
+    shown = next(line for line in lines if line.startswith("| PSNR (dB) ↑")).split("|")[4]
+    assert float(shown.split("[")[0]) == pytest.approx(float((-10 * errors.log10()).mean()), abs=0.02)
+    assert "a title" in terminal(IMAGES, "a title", data["rows"]) and max(map(len, terminal(IMAGES, "", data["rows"]).splitlines())) < 140
 
 
-def test_proper_scores_come_first(outcomes):
+def test_proper_scores_come_first(results):
     """In the report and in the terminal: scores of the whole distribution, then coverage and spread, then what single samples are."""
-    rows = make_rows("inpaint", outcomes)
+    rows = rows_of(results)
     found = [m for m in dict.fromkeys(r["metric"] for r in rows) if m in METRICS]
     assert found[:4] == ["energy_score_pixels", "crps", "coverage", "spread_skill"] and found.index("psnr_mean") < found.index("psnr")
     order = list(METRICS)
     assert order[0] == "energy_score" and all(order.index(k) < order.index("feature_distance") for k in ("energy_score", "energy_score_pixels", "coverage", "spread_skill"))
-    table = [line for line in markdown("", rows, {}).splitlines() if line.startswith("| ")]
+    table = [line for line in report(IMAGES, "", rows, {}).markdown().splitlines() if line.startswith("| ")]
     assert table[1].startswith("| energy score of pixels ↓ |")
-    assert [line.split("  ")[0] for line in terminal("", rows).splitlines()[3:5]] == ["energy score of pixels ↓", "CRPS ↓"]
-    differences = terminal("", rows).split("the method minus DEFT")[1].splitlines()
+    assert [line.split("  ")[0] for line in terminal(IMAGES, "", rows).splitlines()[3:5]] == ["energy score of pixels ↓", "CRPS ↓"]
+    differences = terminal(IMAGES, "", rows).split("the method minus DEFT")[1].splitlines()
     assert differences[3].startswith("energy score of pixels ↓")
 
 
@@ -256,17 +298,16 @@ def test_evaluate_of_ct_slices(tmp_path, capsys, samples):
     assert ("no energy score" in out + err) == (samples == 1)
 
 
-def test_report_refuses_what_is_not_finite(tmp_path):
-    values = {"psnr": torch.tensor([1.0, float("nan")])}
-    bad = {"deft": Outcome(plan("deft"), torch.zeros(2, 1, 1, 2, 2), values)}
-    with pytest.raises(InputError):
-        make_rows("inpaint", bad)
+def test_rows_refuse_what_is_not_finite():
+    bad = Result("deft", plan("deft"), {"psnr": np.array([[1.0, float("nan")]])})
+    with pytest.raises(InputError, match="psnr of deft is not finite in 1 of 2"):
+        make_rows([bad], METRICS)
 
 
-def test_verdicts():
-    row = {"metric": "feature_distance", "versus": "deft", "low": 0.1, "value": 0.2, "high": 0.3}
-    assert verdict(row) == "DEFT ahead" and verdict(row | {"metric": "psnr"}) == "DEFT behind"
-    assert verdict(row | {"low": -0.1}) == "level" and verdict(row | {"metric": "residual"}) == ""
+def test_standings():
+    row = {"value": 0.2, "p_holm": 0.01}
+    assert standing(row, METRICS["feature_distance"], "DEFT") == "DEFT ahead" and standing(row, METRICS["psnr"], "DEFT") == "DEFT behind"
+    assert standing(row | {"p_holm": 0.05}, METRICS["psnr"], "DEFT") == "level" and standing(row, METRICS["residual"], "DEFT") == ""
 
 
 # priors and tuning

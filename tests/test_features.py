@@ -13,7 +13,6 @@ import torch
 from torch.nn import functional as F
 
 from deft import Gaussian, Mask, Noise, Observation
-from deft.bench.measure import METRICS, measure
 from deft.core.random import generator
 from deft.domains.image import external as foreign
 from deft.domains.image.classifier import Classifier, accuracy, fashion_classifier, load_classifier
@@ -28,8 +27,10 @@ from deft.domains.image.contrastive import (
 )
 from deft.domains.image.data import DATASETS, SPLITS, dataset, fashion
 from deft.domains.image.external import CifarResNet, EffNetLite0
-from deft.domains.image.features import FEATURES, calibrate, features_for, in_batches, load_features, measure_features
+from deft.domains.image.features import calibrate, in_batches, measure_features
+from deft.domains.image.measure import METRICS, measure
 from deft.domains.image.metrics import feature_distance
+from deft.domains.image.networks import FEATURES, features_for, load_features
 from deft.errors import CheckpointError, InputError
 
 BUNDLED = [name for name, source in FEATURES.items() if source.data]
@@ -128,7 +129,7 @@ def test_measure_with_each_bundled_network():
         like = Gaussian(Mask(torch.ones(1, *x.shape[1:])), 0.1)
         obs = Observation(like.sample(x, Noise(0, 4)), like)
         near, far = (x[:, None] + s * Noise(1, 4).normal((3, *x.shape[1:])) for s in (0.05, 0.4))
-        one, two = (measure(v, x, obs, classifier=net, labels=labels) for v in (near, far))
+        one, two = (measure(v, x, obs, network=net, labels=labels) for v in (near, far))
         assert set(one) <= set(METRICS) and all(v.shape == (4,) and bool(v.isfinite().all()) for v in one.values())
         for key in ("feature_distance", "perceptual_distance", "diversity"):
             assert bool((one[key] < two[key]).all()), (name, key)

@@ -1025,17 +1025,19 @@ def test_held_out_images_are_read_as_the_others_are_where_that_can_be(shop, caps
 
 
 def test_comparisons_name_parts_and_say_what_they_leave_out(tmp_path, capsys):
-    from deft.bench.images import check_data, describe, images_of
+    from deft.bench.data import check_places, describe, samples_of
+    from deft.core.domain import find_domain
 
+    domain = find_domain("image")
     np.savez(tmp_path / "x.npz", mask=U > 99, image=U, labels=np.array(list("abcd")))
     source = f"{tmp_path}/x.npz:image"
-    check_data(source, "here")
-    found = describe(source, ("test",), (1, 16, 16))
+    check_places(domain, source, "here")
+    found = describe(domain, source, ("test",), (1, 16, 16))
     assert "are words: not used" in capsys.readouterr().err
-    assert len(images_of(found, "test", (1, 16, 16)).x) == 1
+    assert len(samples_of(domain, found, "test", (1, 16, 16))) == 1
     np.savez(tmp_path / "y.npz", x=floats(0, 1))
     with pytest.raises(InputError, match="as they are, without options"):
-        describe(f"{tmp_path}/y.npz", ("test",), (1, 16, 16))
+        describe(domain, f"{tmp_path}/y.npz", ("test",), (1, 16, 16))
 
 
 def test_what_is_written_is_read_again(tmp_path):

@@ -9,17 +9,9 @@ from PIL import Image
 
 from deft.domains.image.masks import read_mask
 from deft.domains.image.reading import Reading, read_images
-from deft.domains.image.writing import (
-    Column,
-    heat,
-    open_folder,
-    picture_grid,
-    save_arrays,
-    save_picture,
-    to_pixels,
-    with_hole,
-)
+from deft.domains.image.writing import Column, heat, open_folder, picture_grid, save_picture, to_pixels, with_hole
 from deft.errors import InputError
+from deft.io.arrays import save_arrays
 from toys import pictures, save_pictures
 
 GREY, COLOUR = Reading((1, 16, 16)), Reading((3, 16, 16))

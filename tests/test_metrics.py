@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from deft import Gaussian, Mask, Noise, Observation
-from deft.bench.measure import METRICS, PROPER, measure
+from deft.bench.studies import proper
+from deft.core.domain import find_domain
 from deft.domains.image.classifier import fashion_classifier
+from deft.domains.image.measure import METRICS, measure
 from deft.domains.image.metrics import (
     calibration_error,
     coverage,
@@ -110,11 +112,11 @@ def test_measure_of_the_truth_itself():
     mask[..., 4:12, 4:12] = 0
     likelihood = Gaussian(Mask(mask), 0.05)
     obs = Observation(likelihood.sample(truth, Noise(0, 3)), likelihood)
-    values = measure(truth[:, None].repeat(1, 2, 1, 1, 1), truth, obs, classifier=fashion_classifier(), labels=torch.zeros(3).long())
+    values = measure(truth[:, None].repeat(1, 2, 1, 1, 1), truth, obs, network=fashion_classifier(), labels=torch.zeros(3).long())
     assert all(v.shape == (3,) for v in values.values())
     assert values["feature_distance"].max() < 1e-5 and values["ssim"].min() > 1 - 1e-6 and values["spread"].max() == 0
     assert {"psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "top1", "residual", "energy_score"} <= set(values)
-    assert all(values[k].abs().max() < 1e-5 for k in PROPER)
+    assert all(values[k].abs().max() < 1e-5 for k in proper(find_domain("image")))
     assert values["perceptual_distance"].max() < 1e-9 and values["diversity"].max() < 1e-5
     assert values["coverage"].tolist() == pytest.approx([0.9] * 3) and values["spread_skill"].tolist() == pytest.approx([1.0] * 3)
     assert set(values) <= set(METRICS)
@@ -353,7 +355,7 @@ def test_too_little_spread_wins_by_distance_and_psnr_alone():
     right, sharp = worlds(4000, 4, 1.0), worlds(4000, 4, 0.3)
     assert float((sharp[0] - sharp[1][:, None]).norm(dim=-1).mean()) < float((right[0] - right[1][:, None]).norm(dim=-1).mean())
     assert all(float(f(*sharp).mean()) > float(f(*right).mean()) for f in SCORES.values())
-    assert PROPER == ("energy_score", "energy_score_pixels", "crps")
+    assert proper(find_domain("image")) == ["energy_score", "energy_score_pixels", "crps"]
 
 
 def test_scores_by_hand():

@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from deft.bench.measure import run_method
-from deft.bench.report import picture_of, verdict
+from deft.bench.result import make_rows, standing
 from deft.core.random import Noise, generator
 from deft.domains.image import tasks
 from deft.domains.image.data import dataset
 from deft.domains.image.metrics import coverage, energy_score_pixels, residual_rms, spread
+from deft.domains.image.sheet import picture_of
 from deft.domains.image.writing import heat, picture_grid, save_picture
 from deft.io.measurements import save_measurement
 from deft.learned import DEFT
@@ -173,7 +173,7 @@ def run_calibration(here, out, capsys):
     check_levels(card["levels"], {"prior": errors(prior, unit(pictures(8, seed=4)), LEVELS)}, 8)
 
 
-RUNS: dict[str, Callable] = {k: v for k, v in list(globals().items()) if k.startswith("run_") and k != "run_method"}
+RUNS: dict[str, Callable] = {k: v for k, v in list(globals().items()) if k.startswith("run_")}
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -254,9 +254,10 @@ def attribute(owner, name, wrong):
     return lambda patch: patch.setattr(owner, name, wrong)
 
 
-def figures_exchanged(*args, **options):
-    drawn, figures = run_method(*args, **options)
-    return drawn, figures | {"calls": figures["seconds"], "seconds": figures["calls"]}
+def figures_exchanged(results, metrics, **options):
+    for r in results:
+        r.figures |= {"calls": r.figures["seconds"], "seconds": r.figures["calls"]}
+    return make_rows(results, metrics, **options)
 
 
 def one_generator(self, shape, *, device="cpu"):
@@ -327,14 +328,14 @@ CODE = {
     "truth and sample exchanged": (grid(exchanged(0, 2)), run_evaluate),
     "two methods exchanged in the picture": (grid(exchanged(2, 3)), run_evaluate),
     "rows of the spread off by one": (grid(rows_rolled), run_evaluate),
-    "seconds and calls exchanged": (instead(run_method, figures_exchanged), run_evaluate),
+    "seconds and calls exchanged": (instead(make_rows, figures_exchanged), run_evaluate),
     "coverage of what is not covered": (
         instead(coverage, lambda *args, **options: 1 - coverage(*args, **options)),
         run_evaluate,
     ),
     "an energy score without its second term": (instead(energy_score_pixels, distance_alone), run_evaluate),
     "ahead for behind": (
-        instead(verdict, lambda row: verdict(row | {"value": -row["value"], "low": -row["high"], "high": -row["low"]})),
+        instead(standing, lambda row, metric, title: standing(row | {"value": -row["value"]}, metric, title)),
         run_evaluate,
     ),
     "validation for test": (

@@ -27,6 +27,7 @@ NAMES_0_1 = {module: names.split() for module, _, names in (line.partition(":") 
 """Module -> its public names in version 0.1: all modules, and the names of those that were not the commands' own."""
 
 GONE: dict[str, str] = {
+    "comparison.config.title_of": "a property of an entry: `Entry.label`",
     "train.adapter.load_any_h": "load_h loads an h of any kind of data",
     "prior.options.KINDS": "a family's options stand with it: FAMILIES[name].options",
     "prior.options.GENIE_KINDS": "the same",

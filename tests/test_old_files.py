@@ -40,12 +40,12 @@ from deft import (
 )
 from deft.cli.common import make_tilt
 from deft.domains.image.contrastive import load_encoder
-from deft.domains.image.features import load_features
+from deft.domains.image.networks import load_features
 from deft.domains.image.reading import Reading, read_images
 from deft.domains.image.tasks import make_task
-from deft.domains.protein.benchmark import read_problem
 from deft.domains.protein.contig import Contig
 from deft.domains.protein.motif import given_motif
+from deft.domains.protein.problems import read_problem
 from deft.domains.protein.scaffold import load_scaffolder
 from deft.domains.protein.structure import read_structure
 from deft.io.files import load_weights, save_weights

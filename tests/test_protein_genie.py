@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from deft import PiGDM
+from deft.bench.compare import draw
+from deft.bench.store import Store
 from deft.cli import main
 from deft.core.denoiser import freeze
-from deft.domains.protein.arm import Arm
-from deft.domains.protein.benchmark import problems
 from deft.domains.protein.chains import UNIT
 from deft.domains.protein.genie import (
     GenieConfig,
@@ -26,10 +26,12 @@ from deft.domains.protein.genie import (
     waves,
 )
 from deft.domains.protein.geometry import centred, residues
+from deft.domains.protein.measure import MotifCases
 from deft.domains.protein.motif import SIGMA_Y, given_motif
+from deft.domains.protein.plan import ChainPlan
 from deft.domains.protein.prior import ChainPrior
+from deft.domains.protein.problems import problems
 from deft.domains.protein.scaffold import draw_scaffolds
-from deft.domains.protein.trial import Trial
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.guidance.at_mean import Replacement
 from deft.prior import load_prior
@@ -326,9 +328,9 @@ def test_its_name_is_enough(tmp_path, capsys):
     assert main(["info", name]) == 0
     shown = capsys.readouterr().out
     assert f"{prior.parameter_count():,} parameters" in shown and "unsure" in shown
-    trial = Trial(problems(["5W0GA"]), 2, max_length=64)
-    x = trial.draw(prior, Arm("pigdm", steps=3), tmp_path / "chains").x
-    assert [len(v) for v in x] == [p.length for p in trial.placements] and all(np.isfinite(v).all() for v in x)
+    cases = MotifCases(problems(["5W0GA"]), 2, max_length=64)
+    x = draw(ChainPlan("pigdm", steps=3), prior, cases, store=Store(tmp_path)).x
+    assert [len(v) for v in x] == [p.length for p in cases.placements] and all(np.isfinite(v).all() for v in x)
     assert "belongs to the prior backbone" in refused_line(capsys, "protein", "scaffold", "--prior", name, "--problem", "5W0GA", "--out", tmp_path / "s")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.ckpt")
     assert family_of(tmp_path / "other.ckpt") == "adm"

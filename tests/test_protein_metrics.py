@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import deft.domains.protein
-from deft.domains.protein.benchmark import set_a
+from deft.core.domain import find_domain
 from deft.domains.protein.chains import UNIT, chains
+from deft.domains.protein.measure import variety
 from deft.domains.protein.metrics import (
+    METRICS,
     Goal,
     bond_lengths,
     clashes,
@@ -25,6 +27,7 @@ from deft.domains.protein.metrics import (
     measure,
     motif_rmsd,
     secondary_structure,
+    summary,
 )
 from deft.domains.protein.mpnn import (
     ALPHABET,
@@ -36,7 +39,7 @@ from deft.domains.protein.mpnn import (
     pad,
     plausibility,
 )
-from deft.domains.protein.report import report_row, summary
+from deft.domains.protein.problems import set_a
 from deft.domains.protein.similarity import clusters, novelty, tm_scores
 from deft.errors import CheckpointError, InputError
 
@@ -188,15 +191,17 @@ def test_similarity(natives):
         clusters([x] * 201)
 
 
-def test_the_row_of_natives(natives):
+def test_the_numbers_of_natives(natives):
     """Motifs in their own chains: nearly all are proxy successes, none of them alike, all known."""
     some = natives[::25]
     goals = [p.goal(p.draw(0)) for p in set_a(some)]
-    row = report_row(some, goals, known=some)
-    assert row["samples"] == len(some) and row["successes"] >= len(some) - 2 and row["successes"] == round(row["proxy_success"] * len(some))
-    assert row["clusters"] == row["successes"] and row["novelty_tm"] == pytest.approx(1)
-    assert all(isinstance(v, (int, float)) for v in row.values())
-    assert row == report_row(some, goals, known=some)
+    columns = measure(some, goals)
+    row, good = summary(columns), [x for x, ok in zip(some, columns["proxy_success"], strict=True) if ok]
+    assert row["samples"] == len(some) and len(good) >= len(some) - 2 and len(good) == round(row["proxy_success"] * len(some))
+    found = variety(good)
+    assert found == {"compared": len(good), "clusters": len(good)} and "nearest_tm" not in found and variety([]) == {}
+    assert novelty(good, some) == pytest.approx(np.ones(len(good)))
+    assert set(columns) <= set(METRICS) and find_domain("protein").metrics() is METRICS
 
 
 # CA-MPNN

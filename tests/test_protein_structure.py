@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from deft.core.random import generator
-from deft.domains.protein.benchmark import held_out, problems, published, read_problem, set_a
 from deft.domains.protein.chains import chains
 from deft.domains.protein.contig import Contig
+from deft.domains.protein.problems import held_out, problems, published, read_problem, set_a
 from deft.domains.protein.structure import Residue, read_structure, write_pdb
 from deft.errors import InputError
 from proteins import entries

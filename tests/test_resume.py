@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deft.bench import jobs as work
-from deft.bench.jobs import draw_unit, fit_unit
+from deft.bench.jobs import draw_job, fit_job
 from deft.bench.studies import make_study
 from deft.cli import main
 from deft.io.files import load_weights
@@ -158,8 +158,8 @@ def test_pieces_of_a_comparison_know_their_priors_and_files(shop, tmp_path):
             "arms": {"deft": {"fit": {"start_from": str(start)}}}, "images": 2,
         })  # fmt: skip
         on, task = study.on[0], {"name": "inpaint"}
-        drawn = draw_unit(on, task, study.arms["pigdm"], plan("pigdm"), None, split="test", images=2, samples=2, seed=0, batch=4)
-        return drawn.key, fit_unit(on, task, study.arms["deft"], 0).key
+        drawn = draw_job(on, task, study.entries["pigdm"], plan("pigdm"), None, split="test", images=2, samples=2, seed=0, batch=4)
+        return drawn.key, fit_job(on, task, study.entries["deft"], 0).key
 
     first = keys()
     assert keys() == first

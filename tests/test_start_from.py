@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import deft
-from deft.bench.jobs import fit_unit
+from deft.bench.jobs import fit_job
 from deft.bench.studies import make_study
 from deft.core.random import BatchNoise, Noise
 from deft.domains.image.data import fashion
@@ -93,5 +93,5 @@ def test_a_comparison_names_the_start_only_if_there_is_one():
     """So that the pieces of older comparisons are kept."""
     table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "arms": ["deft", "warm"]}], "arms": {"warm": {"method": "deft", "fit": {"start_from": "inpaint"}}}}
     study = make_study(table)
-    cold, warm = (fit_unit(study.on[0], get_task("inpaint").config(), study.arms[a], 0).settings["fit"] for a in ("deft", "warm"))
+    cold, warm = (fit_job(study.on[0], get_task("inpaint").config(), study.entries[a], 0).settings["fit"] for a in ("deft", "warm"))
     assert "start_from" not in cold and warm["start_from"] == "inpaint"

@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from deft.domains.protein.benchmark import problems, published, read_problem
 from deft.domains.protein.contig import Contig
+from deft.domains.protein.problems import problems, published, read_problem
 from deft.domains.protein.structure import Residue, Structure, read_structure, write_pdb
 from deft.errors import InputError
 from proteins import COLUMNS, cif, cif_row, entries, helix, line, problem_file, saved, trace

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from fashion_mnist import DEBIAN, read
 
-from deft.domains.image.classifier import accuracy, calibrate, labels_from, save_classifier, to_range, train_classifier
+from deft.domains.image.classifier import accuracy, labels_from, save_classifier, to_range, train_classifier
+from deft.domains.image.features import calibrate
 
 
 def main() -> None:

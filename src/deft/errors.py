@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class DeftError(Exception):
@@ -44,3 +46,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return InputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+
+
+def required(module: str, install: str, what: str) -> Any:
+    """The module of an optional package, or an `InputError` that says what to install.
+
+    >>> required("math", "python", "a square root").sqrt(4.0)
+    2.0
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(f"{what} needs {error.name or module}, which is not installed: pip install {install}") from error

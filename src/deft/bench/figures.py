@@ -1,20 +1,17 @@
-"""Pictures of a comparison: walls of samples, and quality against calls."""
+"""Pictures of a comparison: walls of samples, quality against calls, and shares with their intervals."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from deft.bench.measure import METRICS
 from deft.bench.store import Store
-from deft.bench.studies import title_of
-from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
+from deft.core.domain import Metric, View
+from deft.io.files import write_atomic
 
 if TYPE_CHECKING:
     from deft.bench.run import Cell
@@ -22,31 +19,33 @@ if TYPE_CHECKING:
 
 
 def wall(path: Path, store: Store, study: Study, title: str, cells: Sequence[Cell]) -> Path | None:
-    """Truth, measurement, and the first sample of every arm, image by image; the same images and noise for all."""
+    """Truth, measurement, and the first sample of every entry, case by case; the same cases and noise for all. None if there is no picture."""
     kept = []
     for c in cells:
-        u = c.draws[study.seeds[0]]
-        if store.path(u, ".npz").exists():
-            with np.load(store.path(u, ".npz")) as z:
+        job = c.draws[study.seeds[0]]
+        if store.path(job, ".npz").exists():
+            with np.load(store.path(job, ".npz")) as z:
                 kept.append((c, {k: z[k] for k in z.files}))
     if not kept:
         return None
     first = kept[0][1]
-    columns = [Column("truth", _pixels(first["truth"])), Column("measurement", first["seen"])]
-    columns += [Column(title_of(c.arm), _pixels(arrays["samples"][:, 0]), f"{c.plan.calls(study.samples):.0f} calls") for c, arrays in kept]
-    save_image(path, picture_grid(columns, title=title, cell=72, gaps=(1,)))
+    views = [View("truth", _tensor(first["truth"]))]
+    if "seen" in first:
+        views.append(View("measurement", first["seen"], kind="picture"))
+    views += [View(c.entry.label, _tensor(arrays["samples"][:, 0]), f"{c.plan.calls(study.samples):.0f} calls") for c, arrays in kept]
+    png = kept[0][0].on.domain.wall(views, title=title, cell=72)
+    if png is None:
+        return None
+    write_atomic(path, lambda p: p.write_bytes(png))
     return path
 
 
-def _pixels(x: np.ndarray) -> np.ndarray:
-    return to_pixels(torch.from_numpy(np.asarray(x, np.float32)))
+def _tensor(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(x, np.float32))
 
 
-def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: str) -> Path | None:
-    """The metric against calls of the prior, one line an arm, with its 95 % interval. Needs matplotlib (an extra)."""
-    rows = [r for r in rows if r["metric"] == metric]
-    if not rows:
-        return None
+def _pyplot() -> Any:
+    """Matplotlib (the extra `compare`), drawing into files; None without it."""
     try:
         import matplotlib
     except ImportError:
@@ -54,6 +53,15 @@ def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: st
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    return plt
+
+
+def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: Metric) -> Path | None:
+    """The metric against calls of the prior, one line an entry, with its 95 % interval; None without matplotlib."""
+    rows = [r for r in rows if r["metric"] == metric.key]
+    plt = _pyplot() if rows else None
+    if plt is None:
+        return None
     figure, axes = plt.subplots(figsize=(7.5, 4.6), dpi=120)
     names = list(dict.fromkeys(r["method"] for r in rows))
     for i, name in enumerate(names):
@@ -63,18 +71,33 @@ def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: st
         strong = name.startswith("deft")
         axes.plot(x, y, style, color=colour, marker="o", markersize=4 if strong else 3, linewidth=2.4 if strong else 1.2, label=mine[0]["title"])
         axes.fill_between(x, [r["low"] for r in mine], [r["high"] for r in mine], color=colour, alpha=0.12 if strong else 0.05, linewidth=0)
-    axes.set(xscale="log", xlabel="calls of the prior for one sample", ylabel=f"{METRICS[metric].title} ({METRICS[metric].better}er is better)", title=title)
+    axes.set(xscale="log", xlabel="calls of the prior for one sample", ylabel=f"{metric.title} ({metric.better}er is better)", title=title)
     ticks = sorted({r["at_most"] for r in rows})
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     values = [r["value"] for r in rows]
-    low, high = np.quantile(values, (0.0, 0.9) if METRICS[metric].better == "low" else (0.1, 1.0))
+    low, high = np.quantile(values, (0.0, 0.9) if metric.better == "low" else (0.1, 1.0))
     axes.set_ylim(max(0.0, low - 0.2 * (high - low)), high + 0.3 * (high - low))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, ncols=2)
     figure.tight_layout()
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
+    write_atomic(path, lambda p: figure.savefig(p, format="png"))
     plt.close(figure)
-    save_image(path, Image.open(data).convert("RGB"))
+    return path
+
+
+def bars(path: Path, title: str, shares: Mapping[str, Sequence[float]], *, label: str, grey: Sequence[str] = (), footer: str = "") -> Path | None:
+    """Shares (value, low, high) as bars with their intervals, in per cent; None without matplotlib. grey: those that are no entries."""
+    plt = _pyplot()
+    if plt is None:
+        return None
+    figure, axis = plt.subplots(figsize=(7, 0.45 * len(shares) + 1.4), layout="constrained")
+    names = list(shares)[::-1]
+    values = np.array([shares[n] for n in names]) * 100
+    off = np.maximum(0, [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])
+    axis.barh(names, values[:, 0], xerr=off, color=["0.7" if n in grey else "C0" for n in names], capsize=3)
+    axis.set(title=title, xlabel=f"{label} (95 % interval)", xlim=(0, None))
+    figure.text(0.01, -0.02, footer, fontsize=7, va="top")
+    write_atomic(path, lambda p: figure.savefig(p, format="png", dpi=130, bbox_inches="tight"))
+    plt.close(figure)
     return path

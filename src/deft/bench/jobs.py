@@ -1,7 +1,7 @@
-"""One piece of a comparison: fit an h, draw samples and measure them, or measure what a draw costs.
+"""One job of a study: fit an h, draw samples and measure them, or measure what a draw costs.
 
-Everything a piece needs is in its `spec`, so that it can be done by any process: the prior by name, the task's and the plan's
-settings, the images by split and number, the seeds, and the fit it belongs to.
+Everything a job needs is in its `spec`, so that it can be done by any process: the prior by name, the task's and the plan's
+settings, the data by split and number, the seeds, and the fit it belongs to.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import asdict
 from functools import cache
@@ -20,20 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deft.bench.images import describe
-from deft.bench.images import images_of as images_on_cpu
-from deft.bench.measure import measure
-from deft.bench.report import picture_of
-from deft.bench.store import Store, Unit, unit
-from deft.bench.studies import Arm, FitSettings, Setting, short
+from deft.bench.compare import TensorCases, draw, stacked
+from deft.bench.data import describe, samples_of
+from deft.bench.store import Job, Store, make_job
+from deft.bench.studies import Entry, FitSettings, Setting, domain_of_tasks, short
 from deft.core.denoiser import Denoiser, Prediction
+from deft.core.domain import Data, Domain, Task
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
-from deft.domains.image.data import Labelled
-from deft.domains.image.features import FEATURES, FeatureNetwork, calibrate, load_features
-from deft.domains.image.tasks import ImageTask, make_task
-from deft.domains.image.writing import save_arrays
 from deft.errors import InputError, NonFiniteError
+from deft.io.arrays import save_arrays
 from deft.io.h_files import bundled_h, load_h, save_h
 from deft.io.prior_files import BUNDLED
 from deft.io.text import one_line
@@ -41,7 +37,7 @@ from deft.learned.base import count_parameters
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.recipe import fit_h
-from deft.runtime.distributed import World, alone
+from deft.runtime.distributed import alone
 from deft.runtime.memory import PeakMemory
 
 WARM_UP, COUNTED = 2, 8
@@ -67,25 +63,30 @@ def the_prior(on: Setting | Mapping[str, Any]) -> Denoiser:
     return _prior(name, json.dumps(dict(options), sort_keys=True))
 
 
-def images_of(spec: Any, split: str, event_shape: Sequence[int]) -> Labelled:
-    """`deft.bench.images.images_of`, on the device of the pieces."""
-    found = images_on_cpu(spec, split, event_shape)
-    return Labelled(found.x.to(DEVICE.get()), found.labels)
+def domain_of(spec: Mapping[str, Any]) -> Domain:
+    """The kind of data of a job: the one whose task it is."""
+    return domain_of_tasks([spec["task"]["name"]])
 
 
-@cache
-def the_features(name: str) -> FeatureNetwork | None:
-    """A network by its name, or NAME:PATH; None for "" and "none"."""
-    name, _, path = name.partition(":")
-    return load_features(name, path or None) if name and name != "none" else None
+def task_of(spec: Mapping[str, Any]) -> Any:
+    """The task of a job."""
+    return domain_of(spec).make_task(spec["task"])
 
 
-def _looking(name: str, x: Tensor) -> FeatureNetwork | None:
-    """The network, its unit set by the true images x if it does not bring one."""
-    network = the_features(name)
-    if network is not None and not FEATURES[network.name].data:
-        calibrate(network, x)
-    return network
+def data_of(spec: Mapping[str, Any], split: str, prior: Denoiser) -> Data:
+    """The samples of a split that a job's `spec` names, on the CPU."""
+    return samples_of(domain_of(spec), spec["data"], split, prior.data_shape)
+
+
+def cases_of(spec: Mapping[str, Any], split: str, count: int, seed: int, prior: Denoiser, task: Task) -> TensorCases:
+    """The first `count` samples of a split, each with a measurement that the seed decides."""
+    domain, data = domain_of(spec), data_of(spec, split, prior)
+    x, labels = data.x[:count], None if data.labels is None else data.labels[:count]
+    name = spec.get("features", "")
+    network = domain.feature_network(name, x) if name and name != "none" else None
+    if labels is not None and bool((labels < 0).any()):
+        labels = None
+    return TensorCases(domain, x, task.observe(x, Noise(seed, len(x))), labels=labels, network=network)
 
 
 # ---------------------------------------------------------------- what there is to do
@@ -98,20 +99,20 @@ def base_of(on: Setting, *splits: str) -> dict[str, Any]:
         more["prior_options"] = dict(on.prior_options)
     if on.prior not in BUNDLED:  # another file of the same name is another prior
         more["prior_sha256"] = prior.fingerprint()[:16]
-    return {"prior": on.prior, "data": describe(on.source, splits, prior.data_shape), **more}
+    return {"prior": on.prior, "data": describe(on.domain, on.source, splits, prior.data_shape), **more}
 
 
-def fit_unit(on: Setting, task: dict[str, Any], arm: Arm, seed: int) -> Unit:
-    settings = asdict(arm.fit)
+def fit_job(on: Setting, task: dict[str, Any], entry: Entry, seed: int) -> Job:
+    settings = asdict(entry.fit)
     settings.pop("seeds")
     for name in ("start_from", "fitted"):
         if not settings[name]:
             settings.pop(name)
-    for source in (arm.fit.fitted, arm.fit.start_from):  # another file of the same name is another h
+    for source in (entry.fit.fitted, entry.fit.start_from):  # another file of the same name is another h
         if source:
             settings["options"] = {**settings["options"], "sha256": file_digest(_fitted_path(source, task["name"], on.prior))}
-    spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(arm), "fit": settings, "seed": seed}
-    return unit("fit", f"{short(on.prior)}-{task['name']}-{learned_as(arm)}-s{seed}", spec)  # arms that want the same fit share it
+    spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(entry), "fit": settings, "seed": seed}
+    return make_job("fit", f"{short(on.prior)}-{task['name']}-{learned_as(entry)}-s{seed}", spec)  # entries that want the same fit share it
 
 
 def _fitted_path(source: str, task: str, prior: str) -> Path:
@@ -131,25 +132,25 @@ def file_digest(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error}; give a fitted h, or \"bundled\"") from error
 
 
-def learned_as(arm: Arm) -> str:
-    """Which kind of h an arm fits: several methods use one (a particle sampler of DEFT uses a DEFT)."""
-    return METHODS[arm.method].learned or arm.method
+def learned_as(entry: Entry) -> str:
+    """Which kind of h an entry fits: several methods use one (a particle sampler of DEFT uses a DEFT)."""
+    return METHODS[entry.method].learned or entry.method
 
 
-def draw_unit(
-    on: Setting, task: dict[str, Any], arm: Arm, chosen: Plan, fitted: Unit | None, *, split: str, images: int, samples: int, seed: int,
+def draw_job(
+    on: Setting, task: dict[str, Any], entry: Entry, chosen: Plan, fitted: Job | None, *, split: str, images: int, samples: int, seed: int,
     batch: int, pictures: int = 0,
-) -> Unit:  # fmt: skip
+) -> Job:  # fmt: skip
     spec = base_of(on, split) | {
-        "features": on.looked_at, "task": task, "plan": chosen.config(),
+        "features": on.network, "task": task, "plan": chosen.config(),
         "fit": None if fitted is None else fitted.key, "split": split, "images": images, "samples": samples, "seed": seed, "batch": batch,
     }  # fmt: skip
-    return unit("draw", f"{short(on.prior)}-{task['name']}-{short(arm.name)}-{split[:4]}-s{seed}", spec, pictures)
+    return make_job("draw", f"{short(on.prior)}-{task['name']}-{short(entry.name)}-{split[:4]}-s{seed}", spec, pictures)
 
 
-def cost_unit(on: Setting, task: dict[str, Any], arm: Arm, chosen: Plan, fitted: Unit | None, batch: int) -> Unit:
+def cost_job(on: Setting, task: dict[str, Any], entry: Entry, chosen: Plan, fitted: Job | None, batch: int) -> Job:
     spec = base_of(on, "validation") | {"task": task, "plan": chosen.config(), "fit": None if fitted is None else fitted.key, "batch": batch}
-    return unit("cost", f"{short(on.prior)}-{task['name']}-{short(arm.name)}", spec)
+    return make_job("cost", f"{short(on.prior)}-{task['name']}-{short(entry.name)}", spec)
 
 
 def plan_of(config: dict[str, Any]) -> Plan:
@@ -161,26 +162,26 @@ def plan_of(config: dict[str, Any]) -> Plan:
 # ---------------------------------------------------------------- doing it
 
 
-def do(u: Unit, folder: str | Path, device: str = "cpu") -> None:
+def do(job: Job, folder: str | Path, device: str = "cpu") -> None:
     """Do one piece on a device and write it down. A method that diverges is a result, and is written down as one.
 
     Any other error (memory, a chain that does not move) is noted beside it with its traceback, and the piece stays missing.
     """
     store = Store(folder)
-    if store.has(u):
+    if store.has(job):
         return
     started = time.monotonic()
     before = DEVICE.set(device)
     try:
         with alone():
             try:
-                result = WORK[u.kind](u, store)
+                result = WORK[job.kind](job, store)
             except NonFiniteError as error:
                 result = {"failed": str(error)}
             result |= {"took": round(time.monotonic() - started, 2), "threads": torch.get_num_threads(), "device": device_name(device)}
-            store.write(u, result)
+            store.write(job, result)
     except Exception as error:
-        store.fail(u, f"{traceback.format_exc()}\n{type(error).__name__}: {one_line(error)}")
+        store.fail(job, f"{traceback.format_exc()}\n{type(error).__name__}: {one_line(error)}")
     finally:
         DEVICE.reset(before)
 
@@ -197,23 +198,23 @@ def _clock() -> float:
     return time.perf_counter()
 
 
-def _fit(u: Unit, store: Store) -> dict[str, Any]:
-    s = u.settings
-    prior, task, settings, seed = the_prior(s), make_task(s["task"]), FitSettings(**s["fit"]), s["seed"]
-    data = images_of(s["data"], "fit", prior.data_shape).x
+def _fit(job: Job, store: Store) -> dict[str, Any]:
+    s = job.settings
+    prior, task, settings, seed = the_prior(s), task_of(s), FitSettings(**s["fit"]), s["seed"]
+    data = data_of(s, "fit", prior).x
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
     if settings.fitted:
         h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"]), prior, task)
         kept: dict[str, Any] = {k: card[k] for k in ("seconds", "steps", "levels", "weights", "held_out_loss") if k in card}
-        save_h(store.path(u, ".safetensors"), h, prior, task, prior=s["prior"], **kept)
+        save_h(store.path(job, ".safetensors"), h, prior, task, prior=s["prior"], **kept)
         trained = sum(p.numel() for p in h.parameters())
         return {"seconds": 0.0, **kept, "held_out": kept.get("held_out_loss", {}), "parameters": trained, "share": trained / prior.parameter_count()}
-    state = store.path(u, "")
+    state = store.path(job, "")
     fitted = fit_h(
-        prior, task, data[rows.sort().values] if len(rows) else None, images_of(s["data"], "validation", prior.data_shape).x,
+        prior, task, data[rows.sort().values] if len(rows) else None, data_of(s, "validation", prior).x,
         settings.recipe(seed, s["method"]), folder=state, samples_folder=store.folder / "prior-samples", resume=(state / "state.pt").exists(), progress=False,
     )  # fmt: skip
-    save_h(store.path(u, ".safetensors"), fitted.h, prior, task, **(fitted.card_now() | {"prior": s["prior"]}))
+    save_h(store.path(job, ".safetensors"), fitted.h, prior, task, **(fitted.card_now() | {"prior": s["prior"]}))
     for leftover in state.glob("*"):
         leftover.unlink()
     state.rmdir()
@@ -221,32 +222,28 @@ def _fit(u: Unit, store: Store) -> dict[str, Any]:
     return {**about, "held_out": about["held_out_loss"], "parameters": trained, "share": trained / prior.parameter_count()}
 
 
-def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: ImageTask) -> HTransform | None:
+def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Any) -> HTransform | None:
     if spec["fit"] is None:
         return None
     h, _, _ = load_h(store.folder / "fit" / f"{spec['fit']}.safetensors", prior, task)
     return h.to(DEVICE.get())
 
 
-def _draw(u: Unit, store: Store) -> dict[str, Any]:
-    s = u.settings
-    prior, task, chosen = the_prior(s), make_task(s["task"]), plan_of(s["plan"])
-    fitted = _fitted(s, store, prior, task)
-    data = images_on_cpu(s["data"], s["split"], prior.data_shape)
-    x, labels = data.x[: s["images"]], data.labels[: s["images"]]
-    obs = task.observe(x, Noise(s["seed"], len(x)))
-    started = _clock()
+def _draw(job: Job, store: Store) -> dict[str, Any]:
+    s = job.settings
+    prior, task, chosen = the_prior(s), task_of(s), plan_of(s["plan"])
+    cases = cases_of(s, s["split"], s["images"], s["seed"], prior, task)
     with Backward(prior) as passes:
-        drawn = chosen.draw(prior, obs.to(DEVICE.get()), s["samples"], fitted=fitted, seed=s["seed"], batch=s["batch"], world=World())
-    seconds, drawn = (_clock() - started) / (drawn.shape[0] * drawn.shape[1]), drawn.cpu()
-    values = measure(drawn, x, obs, classifier=_looking(s["features"], x), labels=labels if bool((labels >= 0).all()) else None)
-    if u.pictures:
-        n = u.pictures
-        kept = {"truth": x[:n], "y": obs.y[:n], "samples": drawn[:n, :2], "mean": drawn[:n].mean(1)}
-        save_arrays(store.path(u, ".npz"), seen=picture_of(obs[:n], x.shape[1:]), **{k: v.half() for k, v in kept.items()})
+        drawn = draw(chosen, prior, cases, s["samples"], fitted=_fitted(s, store, prior, task), seed=s["seed"], batch=s["batch"], device=DEVICE.get())
+    count = len(cases) * s["samples"]
+    values = cases.measure(drawn.x)
+    if job.pictures:
+        n, x, shape = job.pictures, stacked(drawn.x[: job.pictures]), cases.x.shape[1:]
+        kept = {"truth": cases.x[:n], "y": cases.obs.y[:n], "samples": x[:, :2], "mean": x.mean(1)}
+        seen = cases.domain.measured_picture(cases.obs[:n], tuple(shape))
+        save_arrays(store.path(job, ".npz"), **({} if seen is None else {"seen": seen}), **{k: v.half() for k, v in kept.items()})
     per_image = {k: [round(float(v), 6) for v in values[k]] for k in values}
-    backward = passes.rows / (drawn.shape[0] * drawn.shape[1])
-    return {"per_image": per_image, "calls": chosen.calls(s["samples"]), "backward": backward, "seconds": seconds}
+    return {"per_image": per_image, "calls": chosen.calls(s["samples"]), "backward": passes.rows / count, "seconds": drawn.seconds / count}
 
 
 class Backward:
@@ -270,27 +267,26 @@ class Backward:
         self.rows += len(gradient)
 
 
-def _cost(u: Unit, store: Store) -> dict[str, Any]:
+def _cost(job: Job, store: Store) -> dict[str, Any]:
     """Seconds and memory of a sample, from a few steps of one batch: every step of a method costs the same.
 
     The first draw is thrown away: what is done once for a measurement (the singular vectors of an operator) is `once`, not the samples'.
     """
-    s = u.settings
-    prior, task, chosen = the_prior(s), make_task(s["task"]), plan_of(s["plan"])
+    s = job.settings
+    prior, task, chosen = the_prior(s), task_of(s), plan_of(s["plan"])
     fitted = _fitted(s, store, prior, task)
-    x = images_on_cpu(s["data"], "validation", prior.data_shape).x[: s["batch"]]
-    obs = task.observe(x, Noise(0, len(x))).to(DEVICE.get())
-    few, more = (plan_of({**s["plan"], "steps": min(n, chosen.steps)}) for n in (WARM_UP, WARM_UP + COUNTED))
+    cases = cases_of(s, "validation", s["batch"], 0, prior, task)
+    short_run, long_run = (plan_of({**s["plan"], "steps": min(n, chosen.steps)}) for n in (WARM_UP, WARM_UP + COUNTED))
     seconds, memory = [], PeakMemory(DEVICE.get())
-    for p in (few, few, more):
+    for p in (short_run, short_run, long_run):
         started = _clock()
         with memory:
-            p.draw(prior, obs, 1, fitted=fitted, batch=s["batch"], world=World())
+            cases.draw(p, prior, range(len(cases)), 1, fitted=fitted, batch=s["batch"], device=DEVICE.get())
         seconds.append(_clock() - started)
-    once, calls = max(seconds[0] - seconds[1], 0.0), more.calls() - few.calls()
-    per_call = max(seconds[2] - seconds[1], 0.0) / calls if calls > 0 else seconds[2] / more.calls()
-    per_sample = (seconds[1] + per_call * (chosen.calls() - few.calls())) / len(x)
-    return {"seconds": per_sample, "once": once, "seconds_per_call": per_call / len(x), "calls": chosen.calls(), "memory_mib": memory.mib}
+    once, calls = max(seconds[0] - seconds[1], 0.0), long_run.calls() - short_run.calls()
+    per_call = max(seconds[2] - seconds[1], 0.0) / calls if calls > 0 else seconds[2] / long_run.calls()
+    per_sample = (seconds[1] + per_call * (chosen.calls() - short_run.calls())) / len(cases)
+    return {"seconds": per_sample, "once": once, "seconds_per_call": per_call / len(cases), "calls": chosen.calls(), "memory_mib": memory.mib}
 
 
 WORK = {"fit": _fit, "draw": _draw, "cost": _cost}

@@ -1,14 +1,14 @@
 """The file of a comparison, as dataclasses: what is compared, on what, and with how much work.
 
-    images = 48                      # test images
+    images = 48                      # test samples
     seeds = [0, 1]                   # of masks, measurement noise, starting noise, and of fits
 
     [[on]]
     prior = "fashion"
     tasks = ["inpaint", "sr4"]
-    arms = ["deft", "pigdm", "deft-long"]
+    entries = ["deft", "pigdm", "deft-long"]
 
-    [arms.deft-long]                 # an arm is a method, perhaps with other settings or another fit
+    [entries.deft-long]              # an entry is a method, perhaps with other settings or another fit
     method = "deft"
     fit = { seconds = 1200 }
 
@@ -24,11 +24,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deft.bench.images import Data, check_data
-from deft.bench.measure import METRICS, PROPER
-from deft.domains.image.data import DATASETS
-from deft.domains.image.features import FEATURES, features_for
-from deft.domains.image.tasks import get_task
+from deft.bench.data import Places, check_places
+from deft.core.domain import Domain, domains
 from deft.errors import InputError, unknown
 from deft.methods import METHODS, Method, get_method, plan
 from deft.recipe import Recipe
@@ -39,6 +36,7 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class FitSettings:
@@ -96,11 +94,12 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How every method's settings are found, on `images` validation images with `samples` samples of each.
+    """How every method's settings are found, on `images` validation samples with `samples` draws for each.
 
-    budget: calls of the prior for each image and sample that an arm may spend in all. points: at most so many settings of an arm.
+    budget: calls of the prior for each image and sample that an entry may spend in all. points: at most so many settings of an entry.
     steps: numbers of steps to choose from. calls: in their place, as many steps as cost at most so many calls of the prior a sample, so
-    that all arms take the same number; 0 for none. metric: what is made best, one of `PROPER`; see `tuned_by`.
+    that all entries take the same number; 0 for none. metric: what is made best, a proper score of the kind of data ("": its first);
+    see `tuned_by`.
     """
 
     images: int = 24
@@ -109,7 +108,7 @@ class Tuning:
     points: int = 9
     steps: tuple[int, ...] = (20, 50, 100)
     calls: int = 0
-    metric: str = "energy_score"
+    metric: str = ""
     seed: int = 1000
 
 
@@ -125,11 +124,12 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Entry:
     """A row of the tables: a method, by its name or with changes.
 
-    settings, steps, eta, spacing, sampler (a key of `SAMPLERS`, for methods that leave it open): fixed, not tuned. tune: False takes the method's defaults (with those). fit: how it is fitted.
-    tuned_as: use the settings found for this other arm, so that arms differ in one thing.
+    settings, steps, eta, spacing, sampler (a key of `SAMPLERS`, for methods that leave it open): fixed, not tuned. tune: False takes
+    the method's defaults (with those). fit: how it is fitted.
+    tuned_as: use the settings found for this other entry, so that entries differ in one thing.
     retrains: changes the whole prior (an upper reference, not a competitor).
     """
 
@@ -149,38 +149,49 @@ class Arm:
     def about(self) -> Method:
         return METHODS[self.method]
 
+    @property
+    def label(self) -> str:
+        """For people: its title, else its method's, else its name."""
+        return self.title or (METHODS[self.method].title if self.name == self.method else self.name)
+
 
 @dataclass(frozen=True)
 class Setting:
     """A prior, its data, and what is done with them.
 
-    prior: whatever `load_prior` takes, with prior_options. data: see `deft.bench.images` (default: the bundled set of the prior's name).
-    features: a network of `FEATURES` ("NAME:PATH" for one that needs a file; default: the data's own, or none). curve: tasks with a curve.
+    prior: whatever `load_prior` takes, with prior_options. data: see `deft.bench.data` (default: the bundled set of the prior's name).
+    features: a feature network of the kind of data ("NAME:PATH" for one that needs a file; default: the data's own, or none).
+    curve: tasks with a curve.
     """
 
     prior: str
     tasks: tuple[str, ...]
-    arms: tuple[str, ...]
-    data: Data = ""
+    entries: tuple[str, ...]
+    data: Places = ""
     features: str = ""
     curve: tuple[str, ...] = ()
     prior_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def source(self) -> Data:
+    def domain(self) -> Domain:
+        """The kind of data that its tasks are for."""
+        return domain_of_tasks(self.tasks)
+
+    @property
+    def source(self) -> Places:
         return self.data or self.prior
 
     @property
     def title(self) -> str:
-        """For people: the prior, and the images it is tested on where they are not its own."""
+        """For people: the prior, and the data it is tested on where they are not its own."""
         data = self.source if isinstance(self.source, str) else self.source.get("test", "")
         return short(self.prior) + ("" if data in ("", self.prior) else f" on {short(data)}")
 
     @property
-    def looked_at(self) -> str:
-        """The feature network: what the file says, or that of the images which are tested on; "" if there is none."""
+    def network(self) -> str:
+        """The feature network: what the file says, or that of the data which are tested on; "" if there is none."""
         test = self.source if isinstance(self.source, str) else self.source.get("test", "")
-        return self.features or features_for(test.partition(":")[0])
+        return self.features or self.domain.feature_network_for([test.partition(":")[0]])
 
 
 @dataclass(frozen=True)
@@ -189,7 +200,7 @@ class Study:
 
     title: str
     on: tuple[Setting, ...]
-    arms: dict[str, Arm]
+    entries: dict[str, Entry]
     images: int = 48
     samples: int = 4
     seeds: tuple[int, ...] = (0,)
@@ -200,9 +211,33 @@ class Study:
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+def domain_of_tasks(names: Sequence[str]) -> Domain:
+    """The kind of data that has all of these tasks.
+
+    Raises:
+        InputError: no kind of data has one of them, or they are of several kinds.
+    """
+    kinds = domains().values()
+    known = {name for kind in kinds for name in kind.tasks()}
+    for name in names:
+        if name not in known:
+            raise unknown("task", name, known)
+    found = next((kind for kind in kinds if set(names) <= set(kind.tasks())), None)
+    if found is None:
+        raise InputError(f"the tasks {', '.join(names)} are of several kinds of data: give each its own [[on]]")
+    return found
+
+
+def proper(domain: Domain) -> list[str]:
+    """The metrics that settings may be tuned by: nothing is tuned by a score that rewards too little spread."""
+    return [key for key, m in domain.metrics().items() if m.proper]
+
+
 def tuned_by(metric: str, on: Setting) -> str:
-    """The metric that settings are found by: `metric`, but pixels in place of features for images that no feature network belongs to."""
-    return "energy_score_pixels" if metric == "energy_score" and on.looked_at in ("", "none") else metric
+    """The metric that settings are found by: `metric`, or the one in its place for data that no feature network belongs to."""
+    metric = metric or proper(on.domain)[0]
+    instead = on.domain.metrics()[metric].instead
+    return instead if instead and on.network in ("", "none") else metric
 
 
 def short(name: str) -> str:
@@ -231,6 +266,14 @@ def _check_numbers(where: str, thing: Any, names: Sequence[str], least: int = 1)
                 raise InputError(f"{where}.{name} must be a whole number of at least {least}, got {v!r}")
 
 
+def find_study(name: str | Path) -> Path:
+    """The file of a study: a path, or the name of one that comes with a kind of data."""
+    if Path(name).exists():
+        return Path(name)
+    short_name = str(name).removesuffix(".toml")
+    return next((its[short_name] for kind in domains().values() if short_name in (its := kind.studies())), Path(name))
+
+
 def read_study(path: str | Path) -> Study:
     """Read and check a comparison's file. Every name in it is looked up before any work begins."""
     path = Path(path)
@@ -245,7 +288,7 @@ def read_study(path: str | Path) -> Study:
 
 
 def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
-    """A `Study` from the tables of its file."""
+    """A `Study` from the tables of its file. `arms` is the earlier word for `entries`."""
     top = dict(table)
     fits = _make(FitSettings, top.pop("fit", {}), "[fit]")
     tune, curve = _make(Tuning, top.pop("tune", {}), "[tune]"), _make(Curve, top.pop("curve", {}), "[curve]")
@@ -254,89 +297,94 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
     _check_numbers("tune", tune, ("samples",), least=2)
     _check_numbers("curve", curve, ("images", "points", "calls"))
     _check_numbers("curve", curve, ("samples",), least=2)
-    _check_metric(tune.metric)
-    arms = {name: _arm(name, dict(values), fits) for name, values in top.pop("arms", {}).items()}
+    own = {**top.pop("arms", {}), **top.pop("entries", {})}
+    entries = {name: _entry(name, dict(values), fits) for name, values in own.items()}
     settings = []
     for i, values in enumerate(top.pop("on", [])):
-        one = _make(Setting, values, f"[[on]] number {i + 1}")
-        for name in one.tasks:
-            get_task(name)
-        for name in one.curve:
-            if name not in one.tasks:
-                raise unknown(f"task (curve of [[on]] number {i + 1})", name, one.tasks)
-        for name in one.arms:
-            if name not in arms:
-                if name not in METHODS:
-                    raise unknown("arm or method", name, {*arms, *METHODS})
-                arms[name] = _arm(name, {}, fits)
-        _check_setting(one, i + 1)
-        settings.append(one)
+        if "arms" in values:
+            values = {"entries" if k == "arms" else k: v for k, v in values.items()}
+        settings.append(_setting(values, i + 1, entries, fits, tune.metric))
     if not settings:
-        raise InputError("the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = \"fashion\", tasks = [\"inpaint\"], arms = [\"pigdm\"]")
+        raise InputError("the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = \"fashion\", tasks = [\"inpaint\"], entries = [\"pigdm\"]")
+    tune = replace(tune, metric=tune.metric or proper(settings[0].domain)[0])
     options = top.pop("tasks", {})
     for task, values in options.items():
-        get_task(task, **values)
-    for arm in arms.values():
-        if arm.tuned_as and arm.tuned_as not in arms:
-            raise unknown(f"arm (tuned_as of {arm.name})", arm.tuned_as, arms)
-    study = _make(Study, {"title": title, **top}, "the file", on=tuple(settings), arms=arms, tune=tune, curve=curve, task_options=options)
+        domain_of_tasks([task]).make_task({"name": task, **values})
+    for entry in entries.values():
+        if entry.tuned_as and entry.tuned_as not in entries:
+            raise unknown(f"entry (tuned_as of {entry.name})", entry.tuned_as, entries)
+    study = _make(Study, {"title": title, **top}, "the file", on=tuple(settings), entries=entries, tune=tune, curve=curve, task_options=options)
     _check_numbers("the file", study, ("images", "samples", "batch"))
     _check_numbers("the file", study, ("seeds",), least=0)
     if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
         raise InputError(f"seeds must be different whole numbers, got {list(study.seeds)}")
-    for arm in arms.values():
-        uncovered = sorted(set(study.seeds) - set(arm.fit.seeds))
-        if arm.about.trained and len(arm.fit.seeds) > 1 and uncovered:
+    for entry in entries.values():
+        uncovered = sorted(set(study.seeds) - set(entry.fit.seeds))
+        if entry.about.trained and len(entry.fit.seeds) > 1 and uncovered:
             raise InputError(
-                f"fit.seeds of {arm.name} are {list(arm.fit.seeds)}, which leaves out {uncovered} of seeds = {list(study.seeds)}: give one fit, or one for each seed "
+                f"fit.seeds of {entry.name} are {list(entry.fit.seeds)}, which leaves out {uncovered} of seeds = {list(study.seeds)}: give one fit, or one for each seed "
                 "(intervals take seeds for independent fits)"
             )
     return study
 
 
-def _check_metric(metric: str) -> None:
+def _setting(values: Mapping[str, Any], number: int, entries: dict[str, Entry], fits: FitSettings, metric: str) -> Setting:
+    """One [[on]] table, every name in it looked up; its entries that are methods as they are join the others."""
+    where = f"[[on]] number {number}"
+    one = _make(Setting, values, where)
+    domain = one.domain
+    for name in one.tasks:
+        domain.make_task({"name": name})
+    for name in one.curve:
+        if name not in one.tasks:
+            raise unknown(f"task (curve of {where})", name, one.tasks)
+    for name in one.entries:
+        if name not in entries:
+            if name not in METHODS:
+                raise unknown("entry or method", name, {*entries, *METHODS})
+            entries[name] = _entry(name, {}, fits)
+    if isinstance(one.source, str) and not one.data and one.prior not in domain.datasets():
+        raise InputError(f'{where}: the prior {one.prior} has no {domain.title} of its own: add data = "FOLDER", or data = {{ fit = ..., validation = ..., test = ... }}')
+    check_places(domain, one.source, where)
+    name = one.features.partition(":")[0]
+    if name and name not in (*domain.feature_networks(), "none"):
+        raise unknown(f"feature network in {where}", name, domain.feature_networks())
+    _check_metric(metric, domain)
+    return one
+
+
+def _check_metric(metric: str, domain: Domain) -> None:
     """Only proper scores: a distance of single samples is least for samples that vary too little, and so would find such settings."""
-    if metric in PROPER:
+    usable, known = proper(domain), domain.metrics()
+    if not usable:
+        raise InputError(f"no score of {domain.title} is proper, so that nothing can be tuned by it")
+    if metric in ("", *usable):
         return
-    if metric not in METRICS:
-        raise unknown("tune.metric", metric, PROPER)
+    if metric not in known:
+        raise unknown("tune.metric", metric, usable)
     raise InputError(
         f"tune.metric = {metric!r}: nothing is tuned by a score that rewards too little spread or ignores it; give one that is least for the true "
-        f"posterior ({', '.join(PROPER)}). {METRICS[metric].title} is in the report all the same"
+        f"posterior ({', '.join(usable)}). {known[metric].title} is in the report all the same"
     )
 
 
-def _check_setting(one: Setting, number: int) -> None:
-    where = f"[[on]] number {number}"
-    if isinstance(one.source, str) and not one.data and one.prior not in DATASETS:
-        raise InputError(f'{where}: the prior {one.prior} has no images of its own: add data = "FOLDER", or data = {{ fit = ..., validation = ..., test = ... }}')
-    check_data(one.source, where)
-    name = one.features.partition(":")[0]
-    if name and name not in (*FEATURES, "none"):
-        raise unknown(f"feature network in {where}", name, FEATURES)
-
-
-def _arm(name: str, values: dict[str, Any], fits: FitSettings) -> Arm:
+def _entry(name: str, values: dict[str, Any], fits: FitSettings) -> Entry:
     method = values.pop("method", name)
     get_method(method)
     changes = values.pop("fit", {})
     read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _known(changes, name).items()}
     changed = replace(fits, **read)
-    arm = _make(Arm, values, f"[arms.{name}]", name=name, method=method, fit=changed)
-    plan(method, settings=arm.settings, steps=arm.steps, eta=arm.eta, spacing=arm.spacing, sampler=arm.sampler)  # says what is wrong with them
-    return arm
+    entry = _make(Entry, values, f"[entries.{name}]", name=name, method=method, fit=changed)
+    plan(method, settings=entry.settings, steps=entry.steps, eta=entry.eta, spacing=entry.spacing, sampler=entry.sampler)  # says what is wrong with them
+    return entry
 
 
 def _known(changes: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     known = {f.name for f in fields(FitSettings)}
     for key in changes:
         if key not in known:
-            raise unknown(f"key in [arms.{name}] fit", key, known)
+            raise unknown(f"key in [entries.{name}] fit", key, known)
     return changes
 
 
-def title_of(arm: Arm) -> str:
-    return arm.title or (METHODS[arm.method].title if arm.name == arm.method else arm.name)
-
-
-__all__ = ["Arm", "Curve", "FitSettings", "Setting", "Study", "Tuning", "make_study", "read_study", "title_of", "tuned_by"]
+__all__ = ["Curve", "Entry", "FitSettings", "Setting", "Study", "Tuning", "find_study", "make_study", "read_study", "tuned_by"]

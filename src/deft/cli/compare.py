@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from importlib import resources
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ from deft.runtime.distributed import get_world
 @out_option("comparison")
 @click.option("--jobs", default=1, show_default=True, help="Processes of this machine that share the work.")
 @click.option("--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...: where pieces compute. Processes of --jobs share it.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...: where jobs compute. Processes of --jobs share it.")
 @click.option("--report", "only_report", is_flag=True, help="Do nothing new: write the report from what is in --out.")
 @json_option
 def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, only_report: bool, as_json: bool) -> None:
@@ -29,33 +28,32 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     deft compare quick.toml --out comparison
     deft compare benchmarks/fashion.toml --out comparison --jobs 2
 
-    Every piece is written to --out as soon as it is done: the same command goes on where it was stopped, and after a
-    change of the file does only what changed. A piece that fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png.
+    Every job is written to --out as soon as it is done: the same command goes on where it was stopped, and after a
+    change of the file does only what changed. A job that fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png.
     `quick` is a file that comes with the library and takes two minutes.
     """
     from deft.bench.run import run_study
-    from deft.bench.studies import read_study
-    from deft.bench.study_report import write_report
+    from deft.bench.studies import find_study, read_study
+    from deft.bench.study_report import write_study
 
     output = Output(as_json)
-    bundled = Path(str(resources.files("deft.bench") / f"{file}.toml"))
-    study = read_study(bundled if bundled.exists() and not file.exists() else file)
+    study = read_study(find_study(file))
     i, n = _part(part)
     if jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder: give another --out")
     where = "cpu" if only_report else str(get_device(device))
-    plans = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), say=output.say, only_read=only_report, device=where)
+    done = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), say=output.say, only_read=only_report, device=where)
     if i == 0:
         command = shlex.join(["deft", *sys.argv[1:]])
-        report = write_report(study, plans, out, command=command)
+        report = write_study(study, done, out, command=command)
         for found in report["verdicts"]:
             output.say(f"{found['prior']}, {found['task']}: {found['verdict']}")
         output.say(f"wrote {out}/report.md, {out}/report.json ({len(report['rows'])} rows)")
         output.result({"out": str(out), "rows": len(report["rows"]), "verdicts": report["verdicts"], "failed": report["failed"]})
-    if plans.failed:
-        raise LostError(f"{len(plans.failed)} pieces failed, and the rest is done (see *.error.txt in {out}); run the same command to try them again")
+    if done.failed:
+        raise LostError(f"{len(done.failed)} jobs failed, and the rest is done (see *.error.txt in {out}); run the same command to try them again")
 
 
 def _part(text: str | None) -> tuple[int, int]:

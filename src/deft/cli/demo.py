@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from deft.bench.report import terminal
+from deft.bench.methods_report import terminal
+from deft.bench.studies import domain_of_tasks
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
 from deft.workflow import demo as library
 
@@ -37,6 +38,6 @@ def demo(
         task=task, seed=seed, images=images, quick=quick, pretrained=pretrained, prior=prior, seconds=seconds, size=size
     )
     report = library.demo(out, config, overwrite=overwrite, progress=bars())
-    output.say("\n" + terminal(report["title"], report["rows"]))
+    output.say("\n" + terminal(domain_of_tasks([task]), report["title"], report["rows"]))
     output.say(f"\n{out}/samples.png  {out}/report.md  {out}/report.json   ({report['seconds']:.0f} s)")
     output.result(report)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
-from deft.bench.measure import compare
-from deft.bench.report import comparison_picture, machine, make_rows, terminal, write_report, write_samples
+from deft.bench.compare import TensorCases, compare
+from deft.bench.methods_report import captions, terminal, write_methods
+from deft.bench.report import machine
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.core.denoiser import Denoiser
+from deft.core.domain import Domain
 from deft.core.random import Noise
 from deft.errors import InputError
 from deft.io.files import open_folder
 from deft.io.tasks import TASKS
-from deft.learned import kind_of
+from deft.learned import Learned, kind_of
 from deft.methods import plan
 
 
@@ -59,64 +63,71 @@ def evaluate(
     output = Output(as_json)
     where = common.get_device(device)
     first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
-    fitted = None
-    if run is not None:
-        loaded = common.load_run(run, prior_option, first, prior_options)
-        fitted, chosen, prior = loaded.h.to(where), loaded.task, loaded.prior
-        name = prior.loaded_as
-        if task_options:
-            raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
-        if task is not None and task != chosen.name:
-            raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
-    else:
-        name = prior_option or "fashion"
-        prior = common.find_prior(name, first, prior_options)
-        chosen = common.make_task(task, None, None, task_options, domain=common.domain_for(prior))
+    fitted, chosen, prior, name = _who(run, task, task_options, prior_option, prior_options, first)
+    fitted = None if fitted is None else fitted.to(where)
     names = methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
-    plans = [plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names]
-    for p in plans:
-        p.make(prior, fitted)
+    plans = {p.method.name: p for p in (plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names)}
+    for p in plans.values():
+        p.make(prior, fitted)  # what cannot be made is said before anything is read
     prior = common.spread_out(prior, shard_prior)
     domain, shape = common.domain_for(prior), prior.data_shape
     likelihood = chosen.check(shape).likelihood
-    for p in plans:
+    for p in plans.values():
         if reason := p.method.misfit(likelihood):
             raise InputError(f"{reason} (the task {chosen.name}): leave {p.method.name} out of --methods")
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)
-    reading = common.reading(skip_bad, resize, convert, value_range)
-    labels, obs = None, None
-    if pairs:
-        x, obs = common.read_pairs(Path(data), chosen, domain, shape, reading)
-    else:
-        found = common.load_data(domain, data, "test", shape, reading, output.say)
-        x, labels = found.x, found.labels
-    if images is not None and not 1 <= images <= len(x):
-        raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
-    n = images or len(x)
-    x = x[:n]
-    labels = None if labels is None else labels[:n]
-    obs = chosen.observe(x, Noise(seed, n)) if obs is None else obs[:n]
-    network, classes = domain.features((name, data.partition(":")[0]), shape, labels is not None)
+    cases = _cases(data, pairs, images, chosen, seed, domain, shape, (data.partition(":")[0], name), common.reading(skip_bad, resize, convert, value_range), output)
     open_folder(out, overwrite=overwrite)
     if samples == 1:
         output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
-
-    outcomes = compare(
-        plans, prior, x, obs, fitted=fitted, samples=samples, seed=seed, batch=batch, progress=common.bars(), say=output.say,
-        classifier=network, labels=labels if classes else None,
+    results = compare(
+        plans, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=prior.state_like().device, progress=common.bars(), say=output.say,
     )  # fmt: skip
-    rows = make_rows(chosen.name, outcomes)
     settings = {
-        "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": n,
-        "samples": samples, "plans": [p.config() for p in plans], "machine": machine(),
+        "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": len(cases),
+        "samples": samples, "plans": [p.config() for p in plans.values()], "machine": machine(),
     }  # fmt: skip
-    title = f"{chosen.title}: {n} {domain.title}, {samples} samples each"
-    report = write_report(out, title, rows, settings)
-    captions = [classes[i] for i in labels[:10].tolist()] if classes and labels is not None else []
-    comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=chosen.title)
-    write_samples(out / "samples.npz", x, obs, outcomes)
-    output.say("\n" + terminal(title, rows))
+    title = f"{chosen.title}: {len(cases)} {domain.title}, {samples} samples each"
+    report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
+    output.say("\n" + terminal(domain, title, report["rows"]))
     output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
     output.result(report | {"out": str(out)})
+
+
+def _who(
+    run: Path | None, task: str | None, task_options: tuple[str, ...], prior_option: str | None, prior_options: tuple[str, ...], device: torch.device
+) -> tuple[Learned | None, Any, Denoiser, str]:
+    """(h or None, the task, the prior, the prior's name): of a run, or of the options."""
+    if run is None:
+        name = prior_option or "fashion"
+        prior = common.find_prior(name, device, prior_options)
+        return None, common.make_task(task, None, None, task_options, domain=common.domain_for(prior)), prior, name
+    found = common.load_run(run, prior_option, device, prior_options)
+    if task_options:
+        raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
+    if task is not None and task != found.task.name:
+        raise InputError(f"{run} was fitted to the task {found.task.name}, not {task}: leave --task out, or fit one to {task}")
+    return found.h, found.task, found.prior, found.prior.loaded_as
+
+
+def _cases(
+    data: str, pairs: bool, count: int | None, task: Any, seed: int, domain: Domain, shape: tuple[int, ...], known: tuple[str, str], reading: dict[str, Any], output: Output,
+) -> TensorCases:  # fmt: skip
+    """The samples with their measurements. known: the names of the data and of the prior, by which a feature network is found."""
+    labels, obs = None, None
+    if pairs:
+        x, obs = common.read_pairs(Path(data), task, domain, shape, reading)
+    else:
+        found = common.load_data(domain, data, "test", shape, reading, output.say)
+        x, labels = found.x, found.labels
+    if count is not None and not 1 <= count <= len(x):
+        raise InputError(f"--images {count}: there are {len(x)}, give 1 to {len(x)}")
+    n = count or len(x)
+    x, labels = x[:n], None if labels is None else labels[:n]
+    obs = task.observe(x, Noise(seed, n)) if obs is None else obs[:n]
+    name = domain.feature_network_for(known, tuple(shape), labels is not None)
+    if not name:
+        return TensorCases(domain, x, obs)
+    return TensorCases(domain, x, obs, labels=labels, network=domain.feature_network(name, x), names=captions(domain, labels, known))

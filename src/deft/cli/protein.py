@@ -22,16 +22,16 @@ from deft.io.files import open_folder, write_json, write_text
 from deft.methods import get_method
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
-    from deft.domains.protein.arm import Arm
-    from deft.domains.protein.benchmark import Problem
+    from deft.domains.protein.plan import ChainPlan
     from deft.domains.protein.prior import ChainPrior
+    from deft.domains.protein.problems import Problem
     from deft.learned import Learned
 
 METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
 TEMPERATURE, CLEARANCE, TIGHT = 0.6, 4.0, 0.3
 """Defaults of --temperature, --clearance and --sigma-y (docs/protein.md)."""
 BENCHED = ("deft", "deft-4", "pigdm", "dps", "replacement", "prior")
-"""Arms of a benchmark by default."""
+"""Entries of a benchmark by default."""
 
 SHORTEST = 40
 """Residues of the shortest chains the bundled prior was trained on."""
@@ -40,8 +40,6 @@ PANELS = 24
 """Most scaffolds in sheet.png."""
 COUNT = 20
 """Problems of a benchmark by default."""
-BY_NAME = 30
-"""A report says how many chains pass of each problem, if there are no more than so many."""
 
 pdb_option = click.option("--pdb", multiple=True, type=click.Path(path_type=Path), help="The file of the PDB entry that a published problem is from (5TPN.pdb or .cif, .gz too), or a folder of such files. May be repeated.")
 
@@ -60,7 +58,7 @@ def protein() -> None:
 @json_option
 def list_problems(as_json: bool) -> None:
     """List motif-scaffolding problems: of held-out chains, and the published ones."""
-    from deft.domains.protein.benchmark import FETCH, held_out, problems, published
+    from deft.domains.protein.problems import FETCH, held_out, problems, published
 
     output = Output(as_json)
     rows = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.motif), "family": p.family, "entry": None} for p in problems()]
@@ -131,11 +129,11 @@ def scaffold(
         raise InputError(f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft")
     if run is not None and size is not None:
         raise InputError("--run is your own h and --size a bundled one: give one of the two")
-    from deft.domains.protein.arm import Arm
+    from deft.domains.protein.plan import ChainPlan
 
     if eta == 0 and not given_by_user("temperature"):
         temperature = 1.0  # there is no noise to cool
-    arm = Arm(method, common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing, temperature=temperature, clearance=clearance)
+    plan = ChainPlan(method, common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing, temperature=temperature, clearance=clearance)
     chosen = find_problem(source, contig, length, problem, pdb, output)
     from deft.domains.protein.chains import UNIT
     from deft.domains.protein.place import check_groups, draw_placements, observe_placements
@@ -152,17 +150,17 @@ def scaffold(
         output.say(f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on ({SHORTEST} to {longest})")
     if method == "deft":
         fitted, h_name = load_motif_h(run, size, prior, prior_name)
-        arm = replace(arm, h=fitted.to(where), h_name=h_name)
+        plan = replace(plan, h=fitted.to(where), h_name=h_name)
     sigma = sigma_y / UNIT
-    made = arm.make(prior)  # what cannot be made is said before anything is drawn
+    made = plan.make(prior)  # what cannot be made is said before anything is drawn
     obs = observe_placements(chosen.motif, placements, sigma).to(where)
     open_folder(out, overwrite=overwrite)
 
     work = Work(output, out, chosen, placements, {
         "problem": chosen.name, "motif": None if source is None else str(source), "pdb": [str(p) for p in pdb], "contig": str(chosen.contig),
-        "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": arm.h_name, "plan": arm.plan().config(), "samples": samples, "seed": seed,
+        "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": plan.h_name, "plan": plan.plan().config(), "samples": samples, "seed": seed,
         "sigma_y_angstrom": sigma_y, "temperature": temperature, "clearance_angstrom": clearance, "batch": batch,
-    }, arm.plan().calls(1))  # fmt: skip
+    }, plan.calls(1))  # fmt: skip
     try:
         work.draw(prior, made, obs, seed, batch)
     except BaseException:  # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
@@ -176,17 +174,17 @@ def scaffold(
 @protein.command()
 @click.option("--set", "which", type=Name("set", ("a", "b", "left-out", "validation")), default="a", show_default=True, help="a: motifs cut from held-out chains (test split); left-out: from relatives of the published problems' targets; b: the 17 published problems, with --pdb; validation: as a, from another split, to try settings on.")
 @pdb_option
-@click.option("--arm", "arms", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
-@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more arm with your own h; several seeds of a fit are several runs. May be repeated.")
+@click.option("--entry", "--arm", "entries", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
+@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
 @click.option("--count", default=COUNT, show_default=True, help="Problems of set a, left-out or validation.")
 @click.option("--free", is_flag=True, help="Set a, left-out, validation: place and length are drawn anew, as a designer has it, instead of the native's.")
 @click.option("--prior", "prior_name", default="backbone", show_default=True)
 @click.option("--steps", default=100, show_default=True)
-@click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every arm alike.")
-@click.option("--clearance", default=0.0, show_default=True, help="Angstrom, for every arm alike; 0 for none.")
+@click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every entry alike.")
+@click.option("--clearance", default=0.0, show_default=True, help="Angstrom, for every entry alike; 0 for none.")
 @click.option("--sigma-y", default=0.1, show_default=True, help="Deviation of the motif's coordinates in angstrom.")
-@click.option("--novelty", is_flag=True, help="Compare successes with the chains trained on (TM-score; a minute or more for each arm).")
+@click.option("--novelty", is_flag=True, help="Compare successes with the chains trained on (TM-score; a minute or more for each entry).")
 @click.option("--natives", "native_count", default=100, show_default=True, help="Native chains in the first row.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=16, show_default=True)
@@ -194,110 +192,99 @@ def scaffold(
 @common.device_option
 @json_option
 def benchmark(
-    which: str, pdb: tuple[Path, ...], arms: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
+    which: str, pdb: tuple[Path, ...], entries: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
     novelty: bool, native_count: int, seed: int, batch: int, out: Path, device: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compare methods on motif problems: the same placements and noise for all.
 
     \b
     deft protein benchmark -n 4 --out bench
-    deft protein benchmark --set validation --count 40 -n 1 --arm dps:zeta=0.3 --arm dps:zeta=1 --out tuning
+    deft protein benchmark --set validation --count 40 -n 1 --entry dps:zeta=0.3 --entry dps:zeta=1 --out tuning
 
     Writes report.md, report.json and success.png. Chains are kept in the folder as they are drawn: the same command goes
     on where it was stopped, and draws nothing twice.
     """
-    from deft.domains.protein.chains import UNIT, chains
-    from deft.domains.protein.report import NOTE
-    from deft.domains.protein.table import HEAD, by_problem, differences, line, picture, row
-    from deft.domains.protein.trial import Trial, measured, named_set
-    from deft.domains.protein.trial import natives as native_columns
+    from deft.bench.compare import compare
+    from deft.bench.store import Store
+    from deft.bench.success_report import SuccessReport
+    from deft.core.domain import find_domain
+    from deft.domains.protein.chains import UNIT
 
     output = Output(as_json)
     where = common.get_device(device)
-    if samples < 1 or count < 1 or native_count < 1 or not 0 < temperature <= 1 or not clearance >= 0 or not 0 < sigma_y < math.inf:
-        raise InputError(f"-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and --sigma-y above 0; got {samples}, {count}, {native_count}, {temperature:g}, {clearance:g} and {sigma_y:g}")
+    check_benchmark(which, pdb, free, samples, count, native_count, temperature, clearance, sigma_y)
+    domain = find_domain("protein")
+    if which == "b":
+        domain.cases(which, pdb=pdb, each=1)  # entries that are missing are said before a prior is read
+    prior = load_backbone_prior(prior_name, where)
+    common.check_batch(batch, prior.event_shape)
+    plans: dict[str, ChainPlan] = {}
+    for method, run in [*((a, None) for a in entries or (() if runs else BENCHED)), *(("deft", r) for r in runs)]:
+        name = method if run is None else str(run)
+        if name in plans:
+            raise InputError(f"two entries are called {name}: give each once")
+        plans[name] = make_plan(method, prior, prior_name, where, steps, temperature, clearance, run)
+    cases = domain.cases(
+        which, count=count, placement="free" if free else "native", pdb=pdb, each=samples, seed=seed, max_length=prior.event_shape[0], sigma_y=sigma_y / UNIT,
+    )  # fmt: skip
+
+    title = f"{len(cases.problems)} problems of set {which}, {samples} of each"
+    output.say(f"{title}: {len(cases)} chains for each of {len(plans)} entries; chains are kept in {out}/chains")
+    settings = f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
+    about = {"set": which, "each": samples, "count": len(cases.problems), "free": free, "arms": {k: p.config() for k, p in plans.items()}}
+    report = SuccessReport(domain, cases, out, title=title, settings=settings, about=about, references=native_count, batch=batch, known=novelty)
+    for name in report.references:
+        output.say(report.say(name))
+
+    def add(results: dict[str, Any]) -> None:
+        report.add(results)
+        output.say(report.say(list(results)[-1]))
+
+    compare(plans, prior, cases, seed=seed, batch=batch, device=where, progress=common.bars(), store=Store(out), kind=cases.title, on_result=add)
+    if report.line:
+        output.say(report.line)
+    pictured = report.picture()
+    output.say(f"note: {domain.note}")
+    output.say(f"wrote {out}/report.md, {out}/report.json" + (f", {out}/success.png" if pictured else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"))
+    output.result({"out": str(out), "rows": report.rows})
+
+
+def check_benchmark(
+    which: str, pdb: tuple[Path, ...], free: bool, samples: int, count: int, natives: int, temperature: float, clearance: float, sigma_y: float
+) -> None:
+    """Refuse options that do not go together, before anything is read."""
+    if samples < 1 or count < 1 or natives < 1 or not 0 < temperature <= 1 or not clearance >= 0 or not 0 < sigma_y < math.inf:
+        raise InputError(f"-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and --sigma-y above 0; got {samples}, {count}, {natives}, {temperature:g}, {clearance:g} and {sigma_y:g}")
     if which == "b":
         for name, given in (("--count", given_by_user("count")), ("--free", free)):
             if given:
-                raise InputError(
-                    f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are: "
-                    "leave it out"
-                )
+                raise InputError(f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are: leave it out")
     elif pdb:
-        raise InputError(
-            f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it "
-            "out, or give --set b"
-        )
-    found_problems = named_set(which, count, "free" if free else "native", pdb)
-    prior = load_backbone_prior(prior_name, where)
-    common.check_batch(batch, prior.event_shape)
-    chosen: dict[str, Arm] = {}
-    for method, run in [*((a, None) for a in arms or (() if runs else BENCHED)), *(("deft", r) for r in runs)]:
-        name = method if run is None else str(run)
-        if name in chosen:
-            raise InputError(f"two arms are called {name}: give each once")
-        chosen[name] = make_arm(method, prior, prior_name, where, steps, temperature, clearance, run)
-    trial = Trial(found_problems, samples, seed, max_length=prior.event_shape[0], sigma_y=sigma_y / UNIT)
-    known = [UNIT * c.x.numpy() for c in chains("train")] if novelty else None
-
-    title = f"{len(trial.problems)} problems of set {which}, {samples} of each"
-    output.say(f"{title}: {len(trial)} chains for each of {len(chosen)} arms; chains are kept in {out}/chains")
-    rows = {"natives": row(native_columns(native_count))}
-    found: dict[str, Any] = {}
-    say_row(output, "natives", rows["natives"])
-    for name, arm in chosen.items():
-        with tqdm(total=len(trial), desc=name, unit="chain", disable=not common.bars()) as bar:
-            drawn = trial.draw(prior, arm, out / "chains", batch=batch, device=where, on_batch=lambda n, bar=bar: bar.update(n - bar.n))  # type: ignore[misc]
-        found[name] = measured(trial, drawn)
-        cost = {"calls": arm.plan().calls(1), "seconds": drawn.seconds / len(drawn.x), "mib": drawn.mib}
-        rows[name] = row(found[name], samples, x=drawn.x, known=known, cost=cost)
-        say_row(output, name, rows[name])
-        settings = f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
-        text = [f"# {title}", "", f"{settings}. {NOTE[0].upper()}{NOTE[1:]}.", "", HEAD, *(line(k, r) for k, r in rows.items()), ""]
-        text += ["Intervals: 95 %, bootstrap over problems, then chains. Seconds and MiB: of this machine, in batches of " f"{batch}.", ""]
-        gaps, gap_rows = differences(found, samples)
-        text += [gaps, ""] if gaps else []
-        if len(trial.problems) <= BY_NAME:
-            text += ["Chains that pass, by problem:", "", *by_problem(trial.problems, found), ""]
-        write_text(out / "report.md", "\n".join(text))
-        about = {"set": which, "each": samples, "count": len(trial.problems), "free": free, "settings": settings, "batch": batch, "arms": {k: a.config() for k, a in chosen.items()}, "rows": rows, "first_less_others": gap_rows, "note": NOTE}
-        write_json(out / "report.json", about)
-    if gaps:
-        output.say(gaps)
-    pictured = picture(out / "success.png", title, rows)
-    output.say(f"note: {NOTE}")
-    output.say(f"wrote {out}/report.md, {out}/report.json" + (f", {out}/success.png" if pictured else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"))
-    output.result({"out": str(out), "rows": rows})
+        raise InputError(f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it out, or give --set b")
 
 
-def say_row(output: Output, name: str, r: dict[str, Any]) -> None:
-    p, low, high = (100 * v for v in r["proxy_success"])
-    solved = f", {r['solved']} of {r['problems']} problems" if "solved" in r else ""
-    output.say(f"{name:<18} proxy success {p:5.1f} % [{low:.1f}, {high:.1f}]{solved}; geometry {100 * r['geometry_valid']:.0f} %, junctions {100 * r['junctions_valid']:.0f} %, NLL {100 * r['nll_valid']:.0f} %")
-
-
-def make_arm(text: str, prior: ChainPrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> Arm:
-    """An arm from METHOD[:KEY=NUMBER,...]; deft-4 is DEFT with the smaller bundled h."""
-    from deft.domains.protein.arm import ARMS, Arm
+def make_plan(text: str, prior: ChainPrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> ChainPlan:
+    """A plan from METHOD[:KEY=NUMBER,...]; deft-4 is DEFT with the smaller bundled h."""
+    from deft.domains.protein.plan import MOTIF_METHODS, ChainPlan
 
     method, _, rest = text.partition(":")
-    if method not in (*ARMS, "deft-4"):
-        raise unknown("arm", method, (*ARMS, "deft-4"))
+    if method not in (*MOTIF_METHODS, "deft-4"):
+        raise unknown("entry", method, (*MOTIF_METHODS, "deft-4"))
     name = "deft" if method == "deft-4" else method
     if get_method(name).draw is not None:  # particles' weights are for the posterior itself
         temperature, clearance = 1.0, 0.0
     settings = common.parse_settings(tuple(p for p in rest.split(",") if p))
-    arm = Arm(name, settings, steps=steps, temperature=temperature, clearance=clearance)
-    if not arm.plan().method.trained:
-        return arm
+    plan = ChainPlan(name, settings, steps=steps, temperature=temperature, clearance=clearance)
+    if not plan.method.trained:
+        return plan
     h, h_name = load_motif_h(run, "4" if method == "deft-4" else None, prior, prior_name)
-    return replace(arm, h=h.to(where), h_name=h_name)
+    return replace(plan, h=h.to(where), h_name=h_name)
 
 
 def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, pdb: tuple[Path, ...], output: Output) -> Problem:
     """What --motif and --contig, or --problem, ask for, with --length; what its file left open is said."""
-    from deft.domains.protein.benchmark import Problem, problems, published, read_problem
     from deft.domains.protein.contig import Contig
+    from deft.domains.protein.problems import Problem, problems, published, read_problem
     from deft.domains.protein.structure import read_structure
 
     if problem is not None:
@@ -408,34 +395,35 @@ class Work:
 
     def finish(self, whole: bool = True) -> dict[str, Any]:
         """Measure what was drawn, write table, pictures and scaffold.json, and say it in words."""
-        from deft.domains.protein.metrics import measure
-        from deft.domains.protein.outcome import failures, in_words, rows_of, short, write_table
-        from deft.domains.protein.report import NOTE, summary
+        from deft.bench.table import csv_text
+        from deft.domains.protein.checks import failures, in_words, rows_of, short
+        from deft.domains.protein.domain import ProteinDomain
+        from deft.domains.protein.metrics import measure, summary
         from deft.domains.protein.view import Panel, page, sheet
 
-        n = len(self.drawn)
+        n, note = len(self.drawn), ProteinDomain.note
         goals, names = self.goals[:n], [self.name(i) for i in range(n)]
         columns = measure(self.drawn, goals)
         against = failures(columns)
         rows = rows_of([f"{name}.pdb" for name in names], columns, {"contig": [realised(self.problem, p) for p in self.placements[:n]]})
-        write_table(self.out / "table.csv", rows)
+        write_text(self.out / "table.csv", csv_text(rows))
         about = self.about | {
             "out": str(self.out), "drawn": n, "whole": whole, "seconds": round(self.seconds, 2), "calls": self.calls, "summary": summary(columns),
             "scaffolds": [{k: r[k] for k in ("file", "contig", "length", "motif_rmsd", "proxy_success")} | {"against": f} for r, f in zip(rows, against, strict=True)],
-            "note": NOTE,
+            "note": note,
         }  # fmt: skip
         write_json(self.out / "scaffold.json", about)
         good = sum(not f for f in against)
         panels = [Panel(x, g, f"{name[-3:]}: {short(r, f)}", not f) for x, g, name, r, f in zip(self.drawn, goals, names, rows, against, strict=True)]
         title = f"{self.about['problem']}, {self.about['plan']['method']}: {good} of {n} pass every check"
-        page(self.out / "view.html", panels, title=title, notes=[NOTE])
-        pictured = sheet(self.out / "sheet.png", panels[:PANELS], title=title, footer=NOTE)
+        page(self.out / "view.html", panels, title=title, notes=[note])
+        pictured = sheet(self.out / "sheet.png", panels[:PANELS], title=title, footer=note)
 
         say = self.output.say
         say(f"{n} scaffolds of {min(columns['length'])} to {max(columns['length'])} residues in {self.seconds:.1f} s, {self.calls:.0f} calls of the prior each; motif RMSD {about['summary']['motif_rmsd_median']:.2f} Å (median)")
         for line in in_words(names, columns):
             say(line)
-        say(f"note: {NOTE}")
+        say(f"note: {note}")
         say(f"wrote {self.out}/view.html, {self.out}/sheet.png, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv, {self.out}/scaffold.json" if pictured else (
             f"wrote {self.out}/view.html, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv, {self.out}/scaffold.json; no sheet.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"
         ))  # fmt: skip

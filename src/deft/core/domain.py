@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deft.core.cases import Cases, Column, View
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation, as_tensor
 from deft.core.records import Data, Family, Metric, Task, task_from
@@ -141,16 +142,85 @@ class Domain(ABC):
         """Key -> metric, in the order in which tables show them."""
         return {}
 
-    def features(self, names: Sequence[str], event_shape: tuple[int, ...], labelled: bool) -> tuple[Any, Sequence[str]]:
-        """(a network in whose features data or priors of these names are compared, or None; the names of the classes it knows, if the data are labelled)."""
-        return None, ()
-
     def set_distance(self, features: str, samples: Tensor, real: Tensor) -> dict[str, Any]:
         """How far two sets of samples are apart, in the features of a named network."""
         raise InputError(f"there are no features of {self.title} named {features!r} to compare sets of samples in")
 
     def measure(self, samples: Tensor, truth: Tensor, obs: Observation, **options: Any) -> dict[str, Tensor]:
-        """Metric -> [N]: each averaged over the S samples of a measurement. samples [N, S, *E], truth [N, *E]."""
+        """Metric -> [N]: each averaged over the S samples of a measurement. samples [N, S, *E], truth [N, *E].
+
+        options: `network`, what `feature_network` returns; `labels` [N] of the truth.
+        """
+        return {}
+
+    # comparisons (deft.bench)
+
+    note: ClassVar[str] = ""
+    """Goes under every table of results."""
+    success: ClassVar[str] = ""
+    """The metric that says whether a sample is good, for kinds of data where it is or is not: true or false of each sample."""
+
+    def studies(self) -> Mapping[str, Path]:
+        """Name -> file of the bundled studies (`deft compare NAME`)."""
+        return {}
+
+    def feature_networks(self) -> Mapping[str, str]:
+        """Name of a feature network -> in words what it is."""
+        return {}
+
+    def feature_network_for(self, names: Sequence[str], event_shape: tuple[int, ...] | None = None, labelled: bool = True) -> str:
+        """The feature network that belongs to one of these bundled data sets or priors; "" if there is none.
+
+        event_shape: of the samples, if it is known. labelled: whether there are labels, for networks that tell classes apart.
+        """
+        return ""
+
+    def feature_network(self, name: str, x: Tensor) -> Any:
+        """A feature network by its name, or NAME:PATH. x: true samples, which set its unit if it does not bring one."""
+        raise unknown("feature network", name, self.feature_networks())
+
+    def classes(self, name: str) -> Sequence[str]:
+        """What the labels of a bundled data set mean."""
+        return ()
+
+    def has_data(self, source: str) -> bool:
+        """Whether there is such a file or folder of samples, or such a part of one."""
+        return Path(source).exists()
+
+    def data_version(self, name: str) -> int:
+        """Of a bundled data set. What was drawn for another version is not used again."""
+        return 1
+
+    def split(self, source: str, split: str, event_shape: tuple[int, ...]) -> Data:
+        """The samples of a bundled set's split (fit, validation or test), or all of a file or folder, as they are."""
+        return self.read(f"{source}:{split}" if source in self.datasets() else source, event_shape)
+
+    def measured_picture(self, obs: Observation, event_shape: tuple[int, ...]) -> np.ndarray | None:
+        """Measurements [N] as pictures uint8 [N, H, W, 3]; None if there is no picture of them."""
+        return None
+
+    def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
+        """A PNG of these columns side by side; None if there is no picture. rows: a caption for each row. cell: pixels of one picture, about."""
+        return None
+
+    def problem_sets(self) -> Mapping[str, str]:
+        """Name -> in words: the sets of problems that `cases` makes."""
+        return {}
+
+    def cases(self, name: str, **options: Any) -> Cases:
+        """The cases of a set of problems."""
+        raise unknown(f"set of problems of {self.title}", name, self.problem_sets())
+
+    def columns(self) -> Sequence[Column]:
+        """The columns of a table of entries whose samples are good or not (`success`)."""
+        return ()
+
+    def references(self, count: int) -> Mapping[str, dict[str, np.ndarray]]:
+        """Name -> metric -> [M] of samples that are no entry, `count` at most: natives, that say what the checks can reach."""
+        return {}
+
+    def variety(self, samples: Sequence[Any], known: bool = False) -> Mapping[str, float]:
+        """Numbers of a set of good samples as a whole: how many kinds, say. known: also how near they are to those that were trained on."""
         return {}
 
 
@@ -228,4 +298,4 @@ class Table(Mapping[str, T]):
         return len(self._entries())
 
 
-__all__ = ["GROUP", "Data", "Domain", "Family", "Metric", "Table", "Task", "domain_of", "domain_of_shape", "domains", "find_domain"]
+__all__ = ["GROUP", "Cases", "Column", "Data", "Domain", "Family", "Metric", "Table", "Task", "View", "domain_of", "domain_of_shape", "domains", "find_domain"]

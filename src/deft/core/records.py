@@ -57,8 +57,14 @@ def task_from(table: Mapping[str, type[Any]] | type[Any], config: Mapping[str, A
 class Metric:
     """key: in tables of numbers. title: for people. better: "high", "low" or "" (a description). digits: shown.
 
-    target: the value that the true posterior has, where neither more nor less is better. proper: a score of the whole distribution that in
-    expectation is least for the true posterior; settings are tuned by these alone.
+    target: the value that the true posterior has, where neither more nor less is better; target_of: the attribute of the task that
+    has it, where tasks differ. proper: a score of the whole distribution that in expectation is least for the true posterior;
+    settings are tuned by these alone, and entries are ranked by the first that was measured. leads: entries are ranked by it where
+    no proper score was measured.
+
+    table: of a study's report, "main" or "further". brief: also where there is little room (a terminal). instead: the key of the
+    metric that takes its place where no feature network belongs to the data. form: how the values of many samples become one number,
+    "mean", "median", or "share" (the mean, shown in per cent).
     """
 
     key: str
@@ -68,6 +74,12 @@ class Metric:
     about: str = ""
     target: float | None = None
     proper: bool = False
+    target_of: str = ""
+    leads: bool = False
+    table: str = ""
+    brief: bool = False
+    instead: str = ""
+    form: str = "mean"
 
 
 @dataclass(frozen=True)

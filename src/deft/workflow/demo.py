@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deft.bench.measure import compare
-from deft.bench.report import comparison_picture, machine, make_rows, write_report, write_samples
+from deft.bench.compare import TensorCases, compare
+from deft.bench.methods_report import captions, write_methods
+from deft.bench.report import machine
+from deft.bench.studies import domain_of_tasks
 from deft.core.random import Noise
 from deft.domains.image.data import DATASETS, dataset
-from deft.domains.image.features import features_for, load_features
 from deft.domains.image.tasks import TASKS
-from deft.domains.image.writing import open_folder
 from deft.errors import InputError, unknown
+from deft.io.files import open_folder
 from deft.io.h_files import bundled_h, load_h
 from deft.io.text import shape_text
 from deft.learned.base import count_parameters
@@ -108,17 +109,18 @@ def demo(
     # 2. the same measurements, noise and seeds for every method
     images = 8 if config.quick else config.images
     samples = 2 if config.quick else config.samples
-    test, network = dataset(data, "test"), load_features(features_for(data))
+    domain, test = domain_of_tasks([config.task]), dataset(data, "test")
     x, labels = test.x[:images], test.labels[:images]
-    obs = task.observe(x, Noise(config.seed, images))
+    network = domain.feature_network(domain.feature_network_for([data]), x)
+    cases = TensorCases(
+        domain, x, task.observe(x, Noise(config.seed, images)), labels=labels, network=network, names=captions(domain, labels, [data]),
+    )  # fmt: skip
     plans = config.plans(likelihood)
-    outcomes = compare(
-        plans, prior, x, obs, fitted=h, samples=samples, seed=config.seed, classifier=network, labels=labels,
-        progress=progress, say=log.info,
+    results = compare(
+        {p.method.name: p for p in plans}, prior, cases, samples, fitted=h, seed=config.seed, progress=progress, say=log.info,
     )  # fmt: skip
 
     # 3. figures and pictures
-    rows = make_rows(config.task, outcomes)
     title = f"{task.title}: {images} held-out images, {samples} samples each"
     h_settings = {"size": config.size, "parameters": count_parameters(h), "prior_parameters": prior.parameter_count(), **about}
     settings = {
@@ -126,8 +128,7 @@ def demo(
         "quick": config.quick, "h": h_settings, "plans": [p.config() for p in plans], "machine": machine(),
     }  # fmt: skip
     settings["features"] = {"name": network.name} | {k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card}
-    report = write_report(out, f"deft demo, {title}", rows, settings)
-    captions = [DATASETS[data].labels[i] for i in labels.tolist()]
-    comparison_picture(out / "samples.png", x, obs, outcomes, captions=captions, title=f"{task.title}, held-out images")
-    write_samples(out / "samples.npz", x, obs, outcomes)
+    report = write_methods(
+        out, f"deft demo, {title}", results, cases, settings, task=config.task, caption=f"{task.title}, held-out images"
+    )  # fmt: skip
     return report | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}

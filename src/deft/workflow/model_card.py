@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from deft.bench.measure import METRICS
-from deft.core.domain import Domain, domain_of_shape
+from deft.bench.result import metrics_of
+from deft.bench.table import ARROWS, Table
+from deft.core.domain import Domain, domain_of_shape, domains
 from deft.core.random import BatchNoise
 from deft.errors import InputError
 from deft.io.identity import schedule_text, shown
@@ -115,13 +116,13 @@ def _metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
     found = {(r["method"], r["metric"]): r for r in rows}
     names = [METHODS[m].title if m in METHODS else m for m in methods]
     lines = [f"{max(r['n'] for r in rows)} images; mean over images with its 95 % interval.", ""]
-    lines += ["| | " + " | ".join(map(_line, names)) + " |", "|---" * (len(methods) + 1) + "|"]
+    every = {key: metric for domain in domains().values() for key, metric in metrics_of(domain).items()}
+    table = Table("", *map(_line, names))
     for metric in dict.fromkeys(r["metric"] for r in rows):
-        known = METRICS.get(metric)
-        arrow = {"high": " ↑", "low": " ↓"}.get(known.better, "") if known else ""
+        known = every.get(metric)
         cells = [_cell(found.get((m, metric)), known.digits if known else 4) for m in methods]
-        lines.append(f"| {_line(known.title if known else metric)}{arrow} | {' | '.join(cells)} |")
-    return lines
+        table.add(_line(known.title if known else metric) + (ARROWS[known.better] if known else ""), *cells)
+    return lines + table.markdown()
 
 
 def _cell(row: dict[str, Any] | None, digits: int) -> str:

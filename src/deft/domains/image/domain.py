@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, Domain
+from deft.core.domain import Data, Domain, Metric, View
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 
@@ -115,17 +116,68 @@ class ImageDomain(Domain):
 
     # how good
 
-    def features(self, names: Sequence[str], event_shape: tuple[int, ...], labelled: bool) -> tuple[Any, Sequence[str]]:
-        from deft.domains.image.classifier import fashion_classifier
-        from deft.domains.image.contrastive import ct_encoder
-        from deft.domains.image.data import FASHION_LABELS
+    def metrics(self) -> Mapping[str, Metric]:
+        from deft.domains.image.measure import METRICS
 
-        if "fashion" in names and event_shape == (1, 32, 32) and labelled:
-            return fashion_classifier(), FASHION_LABELS
-        return (ct_encoder() if "ct" in names and event_shape == (1, 64, 64) else None), ()
+        return METRICS
+
+    def measure(self, samples: Tensor, truth: Tensor, obs: Observation, **options: Any) -> dict[str, Tensor]:
+        from deft.domains.image.measure import measure
+
+        return measure(samples, truth, obs, **options)
 
     def set_distance(self, features: str, samples: Tensor, real: Tensor) -> dict[str, Any]:
         from deft.domains.image.classifier import fashion_classifier
         from deft.domains.image.prior_quality import feature_report
 
         return feature_report(fashion_classifier(), samples, real) if features == "fashion" else super().set_distance(features, samples, real)
+
+    # comparisons
+
+    def studies(self) -> Mapping[str, Path]:
+        return {path.stem: path for path in sorted(Path(__file__).with_name("studies").glob("*.toml"))}
+
+    def feature_networks(self) -> Mapping[str, str]:
+        from deft.domains.image.networks import FEATURES
+
+        return {name: source.about for name, source in FEATURES.items()}
+
+    def feature_network_for(self, names: Sequence[str], event_shape: tuple[int, ...] | None = None, labelled: bool = True) -> str:
+        from deft.domains.image.networks import features_for
+
+        return features_for(*names, event_shape=event_shape, labelled=labelled)
+
+    def feature_network(self, name: str, x: Tensor) -> Any:
+        from deft.domains.image.measure import feature_network
+
+        return feature_network(name, x)
+
+    def classes(self, name: str) -> Sequence[str]:
+        from deft.domains.image.data import DATASETS
+
+        return DATASETS[name].labels
+
+    def has_data(self, source: str) -> bool:
+        from deft.domains.image.files import source_exists
+
+        return source_exists(source)
+
+    def data_version(self, name: str) -> int:
+        from deft.domains.image.data import DATASETS
+
+        return DATASETS[name].version
+
+    def split(self, source: str, split: str, event_shape: tuple[int, ...]) -> Data:
+        from deft.domains.image.measure import split_of
+
+        return split_of(source, split, event_shape)
+
+    def measured_picture(self, obs: Observation, event_shape: tuple[int, ...]) -> np.ndarray | None:
+        from deft.domains.image.sheet import picture_of
+
+        return picture_of(obs, event_shape)
+
+    def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
+        from deft.domains.image.sheet import wall
+
+        return wall(views, title=title, rows=rows, cell=cell)

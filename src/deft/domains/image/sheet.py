@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from deft.core.domain import View
 from deft.core.likelihood import Observation
 from deft.domains.image.metrics import spread
 from deft.domains.image.writing import Column, heat, picture_grid, to_pixels, with_hole
@@ -59,6 +60,20 @@ def of_measurement(x: Tensor, obs: Observation, title: str) -> bytes:
     """Images [n, C, H, W] and what was measured of them, the first ten."""
     columns = [Column("image", to_pixels(x[:10])), Column("measured", picture_of(obs[:10], x.shape[1:]), "as a picture")]
     return png(picture_grid(columns, title=title))
+
+
+def wall(views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes:
+    """A PNG of columns of images, with some space after the measurement and before the spread."""
+    columns, gaps, footer = [], [], ""
+    for i, v in enumerate(views):
+        if v.kind == "spread":
+            column, footer = spread_column(v.x, v.note)
+        else:
+            column = Column(v.title, v.x if v.kind == "picture" else to_pixels(v.x), v.note)
+        columns.append(column)
+        if v.kind == "picture" or (i + 1 < len(views) and views[i + 1].kind == "spread"):
+            gaps.append(i)
+    return png(picture_grid(columns, title=title, footer=footer, rows=rows, cell=cell, gaps=gaps))
 
 
 def png(image: Image.Image) -> bytes:

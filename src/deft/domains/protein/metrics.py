@@ -1,7 +1,7 @@
 """How good generated C-alpha traces are, as far as C-alphas tell. Traces are [L, 3] in angstrom, one at a time.
 
 Every cut is calibrated on natives (the bundled chains): at least 95 % of them pass each. No folding network is run,
-so nothing here says whether a sequence would fold into the trace (`deft.domains.protein.report.NOTE` goes under every table).
+so nothing here says whether a sequence would fold into the trace (`ProteinDomain.note` goes under every table).
 
     motif RMSD     C-alphas after the best proper rotation (Kabsch 1976), of the sample as it was drawn, before any pasting
     geometry       bonds, clashes, radius of gyration, left-handed helix: the four cuts below
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from deft.domains.image.external import required
+from deft.core.domain import Metric
 from deft.domains.protein.geometry import dihedrals, rmsd
 from deft.domains.protein.mpnn import CAMPNN, plausibility
-from deft.errors import InputError
+from deft.errors import InputError, required
 
 EXTRA = "'deft-diffusion[protein]'"
 
@@ -43,6 +43,34 @@ NLL = (1.736, -0.1147)
 """CA-MPNN NLL: the natives' 95 % quantile is a + b log L nats a residue, of 400 chains of the train split (short chains have more)."""
 MOTIF = 1.0
 """Motif RMSD of a success is below this, angstrom."""
+
+
+METRICS: dict[str, Metric] = {
+    m.key: m
+    for m in (
+        Metric("length", "residues", digits=0, about="of the chain"),
+        Metric("motif_rmsd", "motif RMSD, Å", "low", 2, "of the motif's C-alphas after the best proper rotation; in a table of many chains the median", form="median"),
+        Metric("bonds_in_range", "bonds in range", digits=0, about="neighbouring C-alphas 3.6 to 4 Å apart", form="share"),
+        Metric("bond_mean", "mean bond, Å", digits=2, about="distance of neighbouring C-alphas", target=3.8),
+        Metric("clashes_per_1000", "clashes per 1,000 pairs", "low", 2, "pairs three or more apart along the chain that are nearer than 3.6 Å"),
+        Metric("gyration_ratio", "radius of gyration", digits=2, about="over that of a native of this length, 2.2 L^0.38 Å"),
+        Metric("helix", "helix", digits=0, about="share of residues, by P-SEA", form="share"),
+        Metric("strand", "strand", digits=0, about="share of residues, by P-SEA", form="share"),
+        Metric("left_handed", "left-handed helix", "low", 0, "share of turns", form="share"),
+        Metric("bonds_valid", "bonds", "high", 0, "at most 2 % of bonds (one at least) out of range", form="share"),
+        Metric("clashes_valid", "clashes", "high", 0, "none", form="share"),
+        Metric("gyration_valid", "size", "high", 0, "radius of gyration between the natives' 1 and 99 % quantiles", form="share"),
+        Metric("left_valid", "handedness", "high", 0, "less than 5 % left-handed turns", form="share"),
+        Metric("geometry_valid", "geometry", "high", 0, "bonds, clashes, size and handedness all pass", brief=True, form="share"),
+        Metric("junctions_valid", "junctions", "high", 0, "bonds and angles where motif and scaffold meet are as natives'", brief=True, form="share"),
+        Metric("nll", "CA-MPNN NLL", "low", 2, "of a sequence written for the chain, nats a residue"),
+        Metric("nll_valid", "NLL", "high", 0, "NLL below the natives' 95 % quantile", brief=True, form="share"),
+        Metric("proxy_success", "proxy success", "high", 1, "motif RMSD below 1 Å, geometry, junctions and NLL all pass", form="share", leads=True),
+        Metric("clusters", "clusters of successes", digits=0, about="TM-clusters of the first successes"),
+        Metric("nearest_tm", "nearest known, TM", "low", 2, "mean over successes of the largest TM-score with a chain trained on"),
+    )
+}
+"""Columns of `measure`, and the last two of a set of chains."""
 
 
 class Goal(NamedTuple):
@@ -206,3 +234,19 @@ def _measure(x: np.ndarray, goal: Goal | None) -> dict[str, Any]:
         "geometry_valid": all(valid.values()),
         "junctions_valid": True if goal is None else junctions_valid(x, goal.positions),
     }
+
+
+def summary(columns: dict[str, np.ndarray]) -> dict[str, float]:
+    """Means of `measure`'s columns (shares, where a column says what passed), the RMSD's median and share below 1 angstrom."""
+    if not columns or not len(columns["length"]):
+        raise InputError("no samples to report on: give at least one")
+    row: dict[str, float] = {"samples": len(columns["length"])}
+    for name, values in columns.items():
+        if name == "motif_rmsd":
+            known = values[np.isfinite(values)]
+            row["motif_rmsd_median"] = float(np.median(known)) if len(known) else np.nan
+            row["motif_below_1A"] = float((known < MOTIF).mean()) if len(known) else np.nan
+        else:
+            row[name] = float(values.mean())
+    row["nll_sd"] = float(columns["nll"].std())
+    return row

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deft.domains.image.external import required
 from deft.domains.protein.metrics import EXTRA, secondary_structure
-from deft.errors import InputError
+from deft.errors import InputError, required
 
 SAME = 0.6
 """Traces of one cluster have at least this TM-score with its first."""

@@ -28,8 +28,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deft.domains.image.external import required
-from deft.errors import InputError
+from deft.errors import InputError, required
 from deft.io.files import write_text
 
 EXTRA = "'deft-diffusion[protein]'"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 
-from deft.domains.image.writing import save_image
 from deft.domains.protein.geometry import superposed
 from deft.domains.protein.metrics import Goal
-from deft.io.files import write_text
+from deft.io.files import write_atomic, write_text
 
 SCAFFOLD, MOTIF, GIVEN = "#7d8a97", "#d1495b", "#1d5fa8"
 """Colours: of new residues, of the motif as it was drawn, of the motif as it was given."""
@@ -101,10 +98,8 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
     if footer:
         figure.text(0.5, 0.08 / height, footer, ha="center", va="bottom", fontsize=7.5, color="#57606a")
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.5 / height, top=1 - 0.62 / height, wspace=0.03, hspace=0.14)
-    data = io.BytesIO()
-    figure.savefig(data, format="png")
+    write_atomic(path, lambda p: figure.savefig(p, format="png"))
     plt.close(figure)
-    save_image(Path(path), Image.open(data).convert("RGB"))
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -9,23 +10,27 @@ import numpy as np
 import pytest
 import torch
 
+from deft.bench.compare import compare, draw
+from deft.bench.result import Result
+from deft.bench.store import Store
+from deft.bench.success_report import SuccessReport, differences
 from deft.core.denoiser import Prediction
+from deft.core.domain import find_domain
 from deft.core.htransform import HTransform
+from deft.domains.protein import measure as measuring
 from deft.domains.protein import scaffold as protein_scaffold
-from deft.domains.protein import trial as trials
-from deft.domains.protein.arm import Arm
-from deft.domains.protein.benchmark import problems
 from deft.domains.protein.chains import UNIT, chains, pad
 from deft.domains.protein.clearance import Clearance, apart
 from deft.domains.protein.contig import Contig, Scaffold
 from deft.domains.protein.geometry import centred, residues
 from deft.domains.protein.htransform import ChainDEFT
+from deft.domains.protein.measure import MotifCases, named_set
 from deft.domains.protein.metrics import clashes
 from deft.domains.protein.motif import Motif, MotifTask
+from deft.domains.protein.plan import ChainPlan
 from deft.domains.protein.prior import backbone_prior
+from deft.domains.protein.problems import problems
 from deft.domains.protein.scaffold import draw_scaffolds
-from deft.domains.protein.table import differences, line, row
-from deft.domains.protein.trial import Trial, measured, named_set
 from deft.errors import InputError
 from deft.guidance.combine import Zero
 from deft.io.h_files import save_h
@@ -134,7 +139,7 @@ def place(tmp_path_factory):
 def three(monkeypatch):
     """Three short problems for any set."""
     found = problems(["5W0GA", "5A1QB", "4ESNA"])
-    monkeypatch.setattr(trials, "named_set", lambda *_, **__: found)
+    monkeypatch.setattr(measuring, "named_set", lambda *_, **__: found)
     return found
 
 
@@ -144,13 +149,13 @@ def named_problems(found, ends):
     return [replace(p, contig=Contig.parse(f"{ends}/{s}/{ends}")) for p, s in zip(found, segments, strict=True)]
 
 
-def test_an_h_that_was_fitted_anew_is_another_arm(place):
+def test_an_h_that_was_fitted_anew_is_another_plan(place):
     prior = load_prior(str(place / "prior.safetensors"))
     h = protein_scaffold.load_scaffolder(place / "run" / "h.safetensors", prior)[0].eval()
-    before = Arm("deft", h=h, h_name="run").config()
+    before = ChainPlan("deft", h=h, h_name="run").config()
     with torch.no_grad():
         next(h.parameters()).add_(0.1)
-    after = Arm("deft", h=h, h_name="run").config()
+    after = ChainPlan("deft", h=h, h_name="run").config()
     assert before["h_sha256"] != after["h_sha256"] and {**before, "h_sha256": 0} == {**after, "h_sha256": 0}
 
 
@@ -167,58 +172,98 @@ def test_sets(tmp_path):
         named_set("c")
 
 
-def test_arms_share_placements_and_noise_and_goals_fit(place, three):
-    prior = load_prior(str(place / "prior.safetensors"))
-    trial = Trial(three, 2, seed=3)
-    assert trial.of == [0, 1, 2, 0, 1, 2] and len({p.length for p in trial.placements}) > 1
-    one = trial.draw(prior, Arm("prior", steps=3), place / "c1", batch=4)
-    other = trial.draw(prior, Arm("prior", steps=3), place / "c2", batch=1)
+def kept(cases, plan, prior, folder, **options):
+    return draw(plan, prior, cases, seed=3, store=Store(folder), kind="chains", **options)
+
+
+def test_plans_share_placements_and_noise_and_goals_fit(place, three):
+    prior, plan = load_prior(str(place / "prior.safetensors")), ChainPlan("prior", steps=3)
+    cases = MotifCases(three, 2, seed=3)
+    assert cases.of == [0, 1, 2, 0, 1, 2] and len({p.length for p in cases.placements}) > 1
+    one, other = kept(cases, plan, prior, place / "c1", batch=4), kept(cases, plan, prior, place / "c2", batch=1)
     assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(one.x, other.x, strict=True))  # whatever the batch
-    fewer = Trial(three, 1, seed=3).draw(prior, Arm("prior", steps=3), place / "c3")
-    more = trial.draw(prior, Arm("prior", steps=3), place / "c3")  # goes on from the fewer
-    assert len(fewer.x) == 3 and all(np.array_equal(a, b) for a, b in zip(fewer.x, more.x[:3], strict=True)) and len(list((place / "c3").iterdir())) == 1
-    again = Trial(three, 1, seed=3).draw(prior, Arm("prior", steps=3), place / "c3")
+    fewer = kept(MotifCases(three, 1, seed=3), plan, prior, place / "c3")
+    more = kept(cases, plan, prior, place / "c3")  # goes on from the fewer
+    assert len(fewer.x) == 3 and all(np.array_equal(a, b) for a, b in zip(fewer.x, more.x[:3], strict=True)) and len(list((place / "c3" / "chains").iterdir())) == 1
+    again = kept(MotifCases(three, 1, seed=3), plan, prior, place / "c3")
     assert len(again.x) == 3 and again.seconds == pytest.approx(more.seconds / 2)
-    other = Trial(named_problems(three, "20-30"), 2, seed=3)  # the same names, other contigs: the same folder has none of its chains
-    assert [len(v) for v in other.draw(prior, Arm("prior", steps=3), place / "c3").x] == [p.length for p in other.placements]
-    columns = measured(trial, one)
-    assert columns["length"].tolist() == [p.length for p in trial.placements] and columns["problem"].tolist() == trial.of
+    other = MotifCases(named_problems(three, "20-30"), 2, seed=3)  # the same names, other contigs: the same folder has none of its chains
+    assert [len(v) for v in kept(other, plan, prior, place / "c3").x] == [p.length for p in other.placements]
+    assert cases.measure(one.x)["length"].tolist() == [p.length for p in cases.placements]
+    result = compare({"alone": plan}, prior, cases, seed=3)["alone"]  # without a store
+    assert result.values["length"].tolist() == [[p.length for p in cases.placements[:3]], [p.length for p in cases.placements[3:]]]
+    assert all(np.allclose(a, b, atol=1e-4) for a, b in zip(result.samples, one.x, strict=True))
+
+
+def test_files_of_chains_keep_their_names(place, three):
+    """Of what decides them: a file that an earlier version wrote is found, and nothing in it is drawn again."""
+    prior, cases = load_prior(str(place / "prior.safetensors")), MotifCases(three, 1, seed=3)
+    plan = ChainPlan("pigdm", steps=3)
+    key = json.dumps({
+        **plan.config(), "prior": prior.fingerprint(), "seed": 3, "sigma_y": cases.sigma_y, "max_length": cases.max_length,
+        "problems": [(p.name, str(p.contig), p.contig.lengths, hashlib.sha256(p.motif.x.tobytes()).hexdigest()) for p in three],
+    }, sort_keys=True)  # fmt: skip
+    file = place / "old" / "chains" / f"pigdm-{hashlib.sha256(key.encode()).hexdigest()[:12]}.npz"
+    file.parent.mkdir(parents=True)
+    traces = [np.full((p.length, 3), i, np.float32) for i, p in enumerate(cases.placements)]
+    with file.open("wb") as f:  # as version 0.1.0 wrote it
+        np.savez_compressed(f, x=np.concatenate(traces), length=np.array([len(x) for x in traces], np.int64), seconds=2.0, mib=np.nan, key=np.array(key))
+    found = kept(cases, plan, prior, place / "old")
+    assert all(np.array_equal(a, b) for a, b in zip(found.x, traces, strict=True)) and (found.seconds, found.mib) == (2.0, None)
+    file.write_bytes(file.read_bytes()[:200])  # damaged: drawn again
+    assert not any(np.array_equal(a, b) for a, b in zip(kept(cases, plan, prior, place / "old").x, traces, strict=True))
 
 
 @pytest.mark.parametrize("method", ["tds", "deft-smc", "mcgdiff"])
 def test_particles_draw_chains_of_several_lengths(place, three, method):
     prior = load_prior(str(place / "prior.safetensors"))
     h = protein_scaffold.load_scaffolder(place / "run" / "h.safetensors", prior)[0].eval()
-    trial = Trial(three, 1)
-    arm = Arm(method, {"particles": 2}, h if method == "deft-smc" else None, steps=3)
-    x = trial.draw(prior, arm, place / "p").x
-    assert [len(v) for v in x] == [p.length for p in trial.placements] and all(np.isfinite(v).all() and np.abs(v.mean(0)).max() < 1e-2 for v in x)
+    cases = MotifCases(three, 1)
+    plan = ChainPlan(method, {"particles": 2}, h if method == "deft-smc" else None, steps=3)
+    assert cases.at_once(plan, 16) == 1
+    x = kept(cases, plan, prior, place / "p").x
+    assert [len(v) for v in x] == [p.length for p in cases.placements] and all(np.isfinite(v).all() and np.abs(v.mean(0)).max() < 1e-2 for v in x)
     with pytest.raises(InputError, match="temperature 1 and no clearance"):
-        Arm(method, {"particles": 2}, h, steps=3, clearance=4.2)
+        ChainPlan(method, {"particles": 2}, h, steps=3, clearance=4.2)
 
 
-def test_a_row_is_what_its_columns_say():
-    n, each = 12, 3
-    rng = np.random.default_rng(0)
-    columns = {k: rng.random(n) < 0.5 for k in ("bonds_valid", "clashes_valid", "gyration_valid", "geometry_valid", "junctions_valid", "nll_valid")}
-    columns |= {k: rng.random(n) for k in ("motif_rmsd", "nll", "helix", "strand")} | {"length": np.full(n, 50), "problem": np.tile(np.arange(4), each)}
-    columns["proxy_success"] = np.array([1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0], bool)
-    r = row(columns, each)
-    assert r["proxy_success"][0] == pytest.approx(0.25) and 0 <= r["proxy_success"][1] < 0.25 < r["proxy_success"][2]
-    assert (r["solved"], r["problems"]) == (2, 4) and "2 of 4" in line("x", r) and "25.0 %" in line("x", r)
-    other = columns | {"proxy_success": columns["proxy_success"].copy()}
-    other["proxy_success"][0] = False  # one chain of twelve
-    words, gaps = differences({"x": columns, "y": other, "z": columns}, each)
+def test_a_row_is_what_the_values_say(three, tmp_path, monkeypatch):
+    """Every number of the table, from values that are known."""
+    domain, cases, rng = find_domain("protein"), MotifCases(problems(["5W0GA", "5A1QB", "4ESNA", "2EJ8A"]), 3), np.random.default_rng(0)
+    monkeypatch.setattr(measuring, "clusters", lambda samples, **_: np.zeros(len(samples), int))
+    values = {k: (rng.random((3, 4)) < 0.5).astype(float) for k in ("bonds_valid", "clashes_valid", "gyration_valid", "geometry_valid", "junctions_valid", "nll_valid")}
+    values |= {k: rng.random((3, 4)) for k in ("motif_rmsd", "nll", "helix", "strand")}
+    values["proxy_success"] = np.array([[1, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]], float)
+    figures, plan = {"calls": 50.0, "seconds": 2.0, "memory_mib": 7.0}, ChainPlan("prior", steps=3)
+    x = Result("x", plan, values, samples=[np.zeros((20, 3))] * 12, figures=figures)
+    report = SuccessReport(domain, cases, tmp_path, title="t", settings="s", about={"set": "a"}, references=2, batch=4)
+    report.add({"x": x})
+    r = report.rows["x"]
+    share = r["proxy_success"]
+    assert share[0] == pytest.approx(0.25) and 0 <= share[1] < 0.25 < share[2]
+    assert r["chains"] == 12 and r["motif_rmsd"] == np.median(values["motif_rmsd"]) and r["helix"] == pytest.approx(values["helix"].mean())
+    assert (r["solved"], r["problems"], r["compared"], r["clusters"]) == (2, 4, 3, 1) and r["cost"] == {"calls": 50.0, "seconds": 2.0, "mib": 7.0}
+    line = next(line for line in (tmp_path / "report.md").read_text().splitlines() if line.startswith("| x | 12 |"))
+    cells = [c.strip() for c in line.strip("|").split("|")]
+    per_cent = [f"{100 * values[k].mean():.0f}" for k in ("bonds_valid", "clashes_valid", "gyration_valid")]
+    assert cells[2:4] == [f"{r['motif_rmsd']:.2f}", ", ".join(per_cent) + " %"]
+    assert cells[6] == f"{values['nll'].mean():.2f}, {100 * values['nll_valid'].mean():.0f} %" and cells[8].startswith("25.0 % [") and cells[9:] == ["2 of 4", "1 of 3", "", "50, 2.0, 7"]
+    stored = json.loads((tmp_path / "report.json").read_text())
+    assert stored["rows"]["x"] == r and stored["note"] == domain.note and "2EJ8A" in (tmp_path / "report.md").read_text()
+
+    other = replace(x, name="y", values=values | {"proxy_success": values["proxy_success"].copy()})
+    other.values["proxy_success"][0, 0] = 0  # one chain of twelve
+    words, gaps = differences(domain, {"x": x, "y": other, "z": x})
     assert gaps["z"] == [0, 0, 0] and gaps["y"][0] == pytest.approx(1 / 12) and 0 <= gaps["y"][1] < 1 / 12 < gaps["y"][2] < 0.5
-    assert "y +8.3 [" in words and differences({"x": columns}, each) == ("", {})
-    columns["proxy_success"][:] = False
-    assert row(columns, each)["proxy_success"] == [0, 0, 0]
+    assert "y +8.3 [" in words and differences(domain, {"x": x}) == ("", {})
+    none = replace(x, values=values | {"proxy_success": np.zeros((3, 4))})
+    assert report.numbers(none)["proxy_success"] == [0, 0, 0] and "clusters" not in report.numbers(none)
 
 
 def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, monkeypatch):
     args = ("protein", "benchmark", "--prior", place / "prior.safetensors", "--run", place / "run", "--arm", "pigdm", "-n", 1, "--steps", 3, "--natives", 2, "--batch", 2, "--clearance", 4)
     whole = result(capsys, *args, "--out", tmp_path / "whole")
-    real, calls = trials.draw_scaffolds, []
+    real, calls = measuring.draw_scaffolds, []
 
     def counted(*a, **k):
         calls.append(1)
@@ -226,10 +271,10 @@ def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, 
             raise KeyboardInterrupt
         return real(*a, **k)
 
-    monkeypatch.setattr(trials, "draw_scaffolds", counted)
+    monkeypatch.setattr(measuring, "draw_scaffolds", counted)
     assert run(capsys, *args, "--out", tmp_path / "parts")[0] != 0
     again = result(capsys, *args, "--out", tmp_path / "parts")
-    assert len(calls) == 4 + 1  # two batches of each of two arms in all, and the one that was stopped
+    assert len(calls) == 4 + 1  # two batches of each of two entries in all, and the one that was stopped
     for name in ("pigdm", str(place / "run")):
         one, two = ({k: v for k, v in r["rows"][name].items() if k != "cost"} for r in (whole, again))
         assert one == two
@@ -243,8 +288,8 @@ def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--arm", "redif"), "unknown arm"), (("--arm", "dps:zetta=1"), "zetta"), (("--arm", "dps:zeta"), "KEY=NUMBER"), (("--set", "c"), "'c'"), (("-n", 0), "at least 1"),
-        (("--temperature", 0), "above 0"), (("--arm", "pigdm", "--arm", "pigdm"), "two arms"), (("--run", "nowhere"), "nowhere"), (("--prior", "fashion"), "not protein backbones"),
+        (("--arm", "redif"), "unknown entry"), (("--arm", "dps:zetta=1"), "zetta"), (("--arm", "dps:zeta"), "KEY=NUMBER"), (("--set", "c"), "'c'"), (("-n", 0), "at least 1"),
+        (("--temperature", 0), "above 0"), (("--arm", "pigdm", "--arm", "pigdm"), "two entries"), (("--run", "nowhere"), "nowhere"), (("--prior", "fashion"), "not protein backbones"),
         (("--sigma-y", -1), "above 0"), (("--set", "b"), "download/1YCR.pdb"), (("--pdb", "."), "--set b"), (("--set", "b", "--count", 5), "--count"), (("--set", "b", "--free"), "--free"),
         (("--clearance", 20, "--arm", "prior"), "a clearance needs"),
     ],

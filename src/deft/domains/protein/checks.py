@@ -1,17 +1,13 @@
-"""What became of drawn scaffolds: a table, and which pass or why they do not, in words."""
+"""Which drawn scaffolds pass every check, and why the others do not, in words."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deft.domains.protein.metrics import ANGLE, BOND, CLASH, LEFT, MOTIF
-from deft.io.files import write_text
 
 FIRST = ("length", "motif_rmsd", "geometry_valid", "junctions_valid", "nll", "proxy_success", "helix", "strand")
 """Columns of `measure` that come first in a table; the others follow."""
@@ -56,16 +52,6 @@ def rows_of(names: Sequence[str], columns: Mapping[str, np.ndarray], more: Mappi
         row: dict[str, Any] = {"file": name, **{k: v[i] for k, v in (more or {}).items()}}
         out.append(row | {k: columns[k][i].item() for k in order})
     return out
-
-
-def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """CSV; truths are 1 and 0, numbers have four digits behind the point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(rows[0])
-    for row in rows:
-        writer.writerow([int(v) if isinstance(v, bool) else f"{v:.4f}" if isinstance(v, float) else v for v in row.values()])
-    write_text(path, text.getvalue())
 
 
 def short(row: Mapping[str, Any], reasons: Sequence[str]) -> str:

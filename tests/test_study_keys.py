@@ -1,0 +1,56 @@
+"""Jobs of published studies keep their keys: what was drawn once, perhaps on a rented card, is found again by later versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from deft.bench import jobs
+from deft.bench import run as driver
+from deft.bench.store import Store, make_job
+from deft.bench.studies import read_study
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+ASKED = {
+    "linear": (1152, "fd8a91ef741eeff6e4785733dcaefff39633bfa63d1fa97bd85e55cd31be5395"),
+    "nonlinear": (390, "b2f28a373c90bae353577bb6abc533540c9aaa800307f02f147ad513caff11b9"),
+}
+"""Study -> (how many jobs it asks for with the jobs of its archive, sha256 of their keys and kinds), as version 0.1.0 computed them."""
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_jobs_keep_their_keys(name, tmp_path, monkeypatch):
+    """Every job of the archive is asked for under its name, and no other key has changed."""
+    with tarfile.open(BENCHMARKS / "results" / name / "pieces.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    there, asked = {p.stem for p in tmp_path.glob("*/*.json")}, {}
+
+    def noted(*arguments, **options):
+        job = make_job(*arguments, **options)
+        asked[job.key] = job.kind
+        return job
+
+    monkeypatch.setattr(jobs, "make_job", noted)
+    # the archives have no fits: they are taken to be there, so that what depends on them is asked for
+    monkeypatch.setattr(driver.Runner, "has", lambda self, work: all(job.kind == "fit" or self.store.has(job) for job in work))
+    driver.run_study(read_study(BENCHMARKS / f"{name}.toml"), tmp_path, only_read=True, progress=False)
+    assert len(there) in (243, 36) and there <= set(asked)
+    found = hashlib.sha256("\n".join(sorted(f"{key} {kind}" for key, kind in asked.items())).encode()).hexdigest()
+    assert (len(asked), found) == ASKED[name]
+
+
+def test_a_job_of_the_archive_is_read(tmp_path):
+    """From its own spec the key of its file, and from its file the numbers."""
+    with tarfile.open(BENCHMARKS / "results" / "nonlinear" / "pieces.tar.gz") as archive:
+        member = next(m for m in archive if m.name.endswith("-1a7be0ef7191.json"))
+        archive.extract(member, tmp_path, filter="data")
+    store = Store(tmp_path)
+    stored = json.loads((tmp_path / member.name).read_text())
+    job = make_job(stored["kind"], stored["name"], stored["spec"])
+    assert store.has(job) and store.missing([job]) == [] and len(store.read(job)["per_image"]["psnr"]) == 64
+    assert store.missing([make_job(stored["kind"], stored["name"], {**stored["spec"], "seed": 1})])
