@@ -24,9 +24,9 @@ from deft.domains.image.tasks import TASKS
 from deft.io.h_files import save_h
 from deft.learned import DEFT
 from deft.prior import load_prior
+from deft.recipe import Recipe, fit_h
 from deft.train.levels import level_table
 from deft.train.prior_samples import draw_prior_samples
-from deft.workflow import Recipe, fit_h
 
 BUNDLED = ("ct", "ct-fashion", "inpaint", "inpaint-random", "sr4", "deblur-gaussian", "hdr", "phase", "deblur-nonlinear")
 """TASK, or TASK-PRIOR."""

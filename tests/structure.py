@@ -32,6 +32,7 @@ ORDER = (
     ("remote",),
     ("prior",),
     ("domains", "domains.*"),
+    ("recipe",),
     ("bench",),
     ("workflow",),
     ("cli",),

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
 import torch
 
 from deft.cli import main
-from deft.cli.sample import refined
 from deft.io.arrays import read_arrays
 from deft.io.files import load_weights
 from deft.io.h_files import load_h
 from deft.likelihood import Gaussian
 from deft.prior import load_prior
+from deft.recipe import fitted
 from deft.train import control
 from deft.train.path import OBJECTIVES
 from toys import pictures, refused, result, run, save_pictures, toy_prior
-
-sample_command = sys.modules[refined.__module__]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +30,7 @@ def place(tmp_path_factory):
     few = ["--prior", prior, "--task", "sr4", "--measurement", here / "y.npz", "--steps", 2, "--batch", 4, "--chain", 4, "--width", 8, "--warmup", 1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(control, "LOOK", 2)
-        patch.setattr(sample_command, "CHAIN", 4)
+        patch.setattr(fitted, "CHAIN", 4)
         yield here, prior, few
 
 
@@ -84,7 +81,7 @@ def test_its_defaults_are_its_own(place, tmp_path, capsys):
         "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert {k: made["card"]["recipe"][k] for k in ("steps", "batch", "warmup", "ema")} == {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98}
-    assert "with --objective 16 paths" in run(capsys, "fit", "--help")[1]
+    assert "with --objective 16 paths" in run(capsys, "fit", "--help-all")[1]
 
 
 def test_it_resumes_bit_for_bit(place, tmp_path, capsys):
@@ -114,7 +111,7 @@ def test_refine(place, tmp_path, capsys):
     assert any(not torch.equal(before[k], after[k]) for k in before) and card["refined"] == 2 and made["samples"] == 2
     assert made["plan"]["method"] == "deft"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sample_command, "has_derivative", lambda prior: False)
+        patch.setattr(fitted, "has_derivative", lambda prior: False)
         assert "cannot be differentiated" in run(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "--refine", 1, "-n", 1, "--steps", 2, "--out", tmp_path / "v")[1]
     plain = result(capsys, "sample", tmp_path / "run", "--prior", prior, "--measurement", here / "y.npz", "-n", 2, "--steps", 3, "--out", tmp_path / "p", "--json")
     assert plain["calls"] == made["calls"]
@@ -199,7 +196,7 @@ def test_rewards_that_are_refused(place, liked, tmp_path, capsys):
     assert "for the class 5" in refused(capsys, *kl, "--reward", f"{liked}:logits", "--label", 5)
     assert "no function 'nope'" in refused(capsys, *kl, "--reward", f"{liked}:nope")
     assert "no such file" in refused(capsys, *kl, "--reward", f"{tmp_path}/gone.py:f")
-    assert "say which with --label" in refused(capsys, *kl, "--reward", "fashion-classifier")
+    assert "say which class with --label" in refused(capsys, *kl, "--reward", "fashion-classifier")
     assert "FILE.py:FUNCTION" in refused(capsys, *kl, "--reward", "beauty")
     assert "--beta must be" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--beta", -1)
     assert "goes together" in refused(capsys, *fit, "--reward", f"{liked}:dark")

@@ -27,7 +27,7 @@ def test_quick_demo(prior, tmp_path, capsys, task):
     line = ("demo", "--quick", "--task", task, "--prior", prior, "--size", 0.4, "--out", tmp_path / "demo")
     report = result(capsys, *line)
     names = {p.name for p in (tmp_path / "demo").iterdir()}
-    assert names == {"samples.png", "samples.npz", "report.json", "report.md", "h.safetensors"}
+    assert names == {"samples.png", "samples.npz", "report.json", "report.md", "h.safetensors", "card.md", "log.json"}
     stored = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert stored["rows"] == report["rows"]
     found = {(r["method"], r["metric"]) for r in report["rows"] if "versus" not in r}

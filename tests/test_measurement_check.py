@@ -17,8 +17,8 @@ from deft.domains.image.units import in_our_units
 from deft.errors import InputError
 from deft.io.measurements import observation
 from deft.prior import load_prior
+from deft.prior.measurement_check import check_pairs, inspect_measurement, residual_ratio, sample_warnings, surprise
 from deft.testing import half_seen
-from deft.workflow.measurement_check import check_pairs, inspect_measurement, residual_ratio, sample_warnings, surprise
 from toys import refused, run
 
 WORLD, OBS = half_seen(4)
@@ -214,7 +214,7 @@ def test_readings_of_every_task_are_settings_of_it(name):
 def test_whatever_a_task_draws_is_inspected(prior, name, monkeypatch):
     """The drawn tensor goes along under any name, for all rows and for one measurement without its batch axis."""
     task, arrays, _, _ = measured(name, 2)
-    monkeypatch.setattr("deft.workflow.measurement_check.changes_of", lambda task, arrays: [])
+    monkeypatch.setattr("deft.prior.measurement_check.changes_of", lambda task, arrays: [])
     for given in (arrays, {k: v[0] for k, v in arrays.items()}):
         assert inspect_measurement(prior, task, given, rows=1, samples=1, steps=4).taken.why == ""
 

@@ -12,6 +12,8 @@ from deft import DEFT, DenoisingObjective, FitConfig, Observation, VPCosine, fit
 from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
 from deft.guidance.combine import Scaled, Zero
+from deft.recipe import Recipe, fit_h
+from deft.recipe.settings import REUSE, TIMED_VISITS, VISITS, Sizes, sizes_for
 from deft.testing import half_seen
 from deft.train.cache import Bank
 from deft.train.data import Clean
@@ -19,8 +21,6 @@ from deft.train.fit import Interrupted, _Progress
 from deft.train.level_weight import fit_level_weight
 from deft.train.levels import level_errors, level_warning
 from deft.train.prior_samples import CHUNK, draw_prior_samples, prior_gap
-from deft.workflow import Recipe, fit_h
-from deft.workflow.recipe import REUSE, TIMED_VISITS, VISITS, Sizes, sizes_for
 
 CPU = torch.device("cpu")
 WORLD, OBS = half_seen(4)
@@ -187,18 +187,18 @@ def test_no_images_are_as_good_as_many(images):
     (held-out loss within 3 %), and leaves the errors by level below the prior's."""
     recipe = Recipe(steps=300, batch=64, prior_samples=3000, cache=6000, ema=0.98)
     h = small_h()
-    fitted = fit_h(h, PRIOR, Field(), few(images) if images else None, None, recipe, progress=False)
+    fitted = fit_h(PRIOR, Field(), few(images) if images else None, few(256, 4), recipe, h=h, progress=False)
     other = small_h()
-    fit_h(other, PRIOR, Field(), few(3000), None, replace(recipe, prior_samples=0), progress=False)
+    fit_h(PRIOR, Field(), few(3000), few(256, 4), recipe, h=other, prior_samples=0, progress=False)
     assert held_out_error(h) < 1.03 * held_out_error(other)
     assert fitted.sizes == Sizes(3000, 6000)
     assert not fitted.warnings and all(r["h"] < r["prior"] * 1.02 for r in fitted.levels)
-    assert {"steps", "seconds", "prior_samples", "cache", "levels", "held_out_loss", "best_step"} <= set(fitted.card())
+    assert {"steps", "seconds", "prior_samples", "cache", "levels", "held_out_loss", "best_step"} <= set(fitted.summary())
 
 
 def test_nothing_to_fit_to():
     with pytest.raises(InputError, match="nothing to fit to"):
-        fit_h(small_h(), PRIOR, Field(), None, None, Recipe(prior_samples=0), progress=False)
+        fit_h(PRIOR, Field(), h=small_h(), prior_samples=0, progress=False)
     for bad in ({"prior_samples": -1}, {"cache": -1}, {"fresh": 1.0}, {"seconds": 0.0}, {"steps": 0}):
         with pytest.raises(InputError):
             Recipe(**bad)
@@ -237,14 +237,14 @@ def test_samples_of_large_images_stay_within_memory():
 
 def test_resumed_fits_keep_their_sizes(tmp_path):
     recipe = Recipe(steps=6, batch=8, warmup=1, prior_samples=16, cache=32, evaluations=2)
-    fit_h(small_h(), PRIOR, Field(), None, None, recipe, folder=tmp_path, progress=False)
-    again = fit_h(small_h(), PRIOR, Field(), None, None, replace(recipe, prior_samples=None), folder=tmp_path, resume=True, progress=False)
+    fit_h(PRIOR, Field(), recipe=recipe, h=small_h(), folder=tmp_path, progress=False)
+    again = fit_h(PRIOR, Field(), recipe=replace(recipe, prior_samples=None), h=small_h(), folder=tmp_path, resume=True, progress=False)
     assert again.sizes == Sizes(16, 32, 0.0)
     with pytest.raises(InputError, match="began with prior_samples = 16, and is to be resumed with 17"):
-        fit_h(small_h(), PRIOR, Field(), None, None, replace(recipe, prior_samples=17), folder=tmp_path, resume=True, progress=False)
+        fit_h(PRIOR, Field(), recipe=replace(recipe, prior_samples=17), h=small_h(), folder=tmp_path, resume=True, progress=False)
     (tmp_path / "sizes.json").write_text("{")
     with pytest.raises(InputError, match=r"sizes\.json"):
-        fit_h(small_h(), PRIOR, Field(), None, None, recipe, folder=tmp_path, resume=True, progress=False)
+        fit_h(PRIOR, Field(), recipe=recipe, h=small_h(), folder=tmp_path, resume=True, progress=False)
 
 
 def test_fresh_rows_of_a_cache():

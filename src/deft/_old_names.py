@@ -72,7 +72,7 @@ MODULES: dict[str, str] = {
     "likelihood.base": "core.likelihood",
     "likelihood.foreign": "likelihood.external",
     "measurement": "io.measurements",
-    "measurement_check": "workflow.measurement_check",
+    "measurement_check": "prior.measurement_check",
     "modelcard": "workflow.model_card",
     "noise": "schedule core.schedule",
     "operator.base": "core.operator operator.basic",

@@ -30,15 +30,15 @@ from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.errors import InputError, NonFiniteError
 from deft.io.arrays import save_arrays
-from deft.io.h_files import bundled_h, load_h, save_h, start_from
+from deft.io.h_files import bundled_h, load_h, save_h
 from deft.io.prior_files import BUNDLED
 from deft.io.text import one_line
-from deft.learned import LEARNED, Learned
+from deft.learned.base import count_parameters
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
+from deft.recipe import fit_h
 from deft.runtime.distributed import alone
 from deft.runtime.memory import PeakMemory
-from deft.workflow import fit_h
 
 WARM_UP, COUNTED = 2, 8
 """Steps of the two draws of a cost measurement: what the second takes longer is the cost of its further steps."""
@@ -201,33 +201,25 @@ def _clock() -> float:
 def _fit(job: Job, store: Store) -> dict[str, Any]:
     s = job.settings
     prior, task, settings, seed = the_prior(s), task_of(s), FitSettings(**s["fit"]), s["seed"]
-    data = prior.encode(data_of(s, "fit", prior).x.to(prior.state_like())).cpu()
-    torch.manual_seed(seed)
+    data = data_of(s, "fit", prior).x
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
-    h: Learned
     if settings.fitted:
         h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"]), prior, task)
         kept: dict[str, Any] = {k: card[k] for k in ("seconds", "steps", "levels", "weights", "held_out_loss") if k in card}
         save_h(store.path(job, ".safetensors"), h, prior, task, prior=s["prior"], **kept)
         trained = sum(p.numel() for p in h.parameters())
         return {"seconds": 0.0, **kept, "held_out": kept.get("held_out_loss", {}), "parameters": trained, "share": trained / prior.parameter_count()}
-    if settings.start_from:
-        h = start_from(settings.start_from, prior, task.lift_channels)
-    else:
-        h = LEARNED[s["method"]].sized(prior, settings.size, task.lift_channels, **settings.options)
-    held_out = prior.encode(data_of(s, "validation", prior).x.to(prior.state_like())).cpu()
     state = store.path(job, "")
     fitted = fit_h(
-        h, prior, task, data[rows] if len(rows) else None, held_out, settings.recipe(seed), folder=state, samples_folder=store.folder / "prior-samples",
-        resume=(state / "state.pt").exists(), progress=False,
+        prior, task, data[rows.sort().values] if len(rows) else None, data_of(s, "validation", prior).x,
+        settings.recipe(seed, s["method"]), folder=state, samples_folder=store.folder / "prior-samples", resume=(state / "state.pt").exists(), progress=False,
     )  # fmt: skip
-    trained = sum(p.numel() for p in h.parameters())
-    save_h(store.path(job, ".safetensors"), h, prior, task, prior=s["prior"], **fitted.card())
+    save_h(store.path(job, ".safetensors"), fitted.h, prior, task, **(fitted.card_now() | {"prior": s["prior"]}))
     for leftover in state.glob("*"):
         leftover.unlink()
     state.rmdir()
-    card = fitted.card()
-    return {**card, "held_out": card["held_out_loss"], "parameters": trained, "share": trained / prior.parameter_count()}
+    about, trained = fitted.summary(), count_parameters(fitted.h)
+    return {**about, "held_out": about["held_out_loss"], "parameters": trained, "share": trained / prior.parameter_count()}
 
 
 def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Any) -> HTransform | None:

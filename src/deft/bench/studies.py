@@ -28,7 +28,7 @@ from deft.bench.data import Places, check_places
 from deft.core.domain import Domain, domains
 from deft.errors import InputError, unknown
 from deft.methods import METHODS, Method, get_method, plan
-from deft.workflow import Recipe
+from deft.recipe import Recipe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -84,13 +84,12 @@ class FitSettings:
         """Images of the fit split."""
         return 0 if self.images == "prior" else int(self.images)
 
-    def recipe(self, seed: int) -> Recipe:
-        """The recipe, with what the file changes of it."""
-        kept = {f.name for f in fields(Recipe)} - {"seconds", "steps", "seed"}
+    def recipe(self, seed: int, method: str = "deft") -> Recipe:
+        """The recipe for a kind of h, with what the file changes of it."""
+        kept = {f.name for f in fields(Recipe)} - {"method", "seconds", "steps", "seed"}
         changed = {k: v for k in kept if (v := getattr(self, k, None)) is not None}
-        if self.steps is not None:
-            return Recipe(steps=self.steps, seed=seed, **changed)
-        return Recipe(seconds=self.seconds, seed=seed, **changed)
+        time = {"seconds": self.seconds} if self.steps is None else {"steps": self.steps}
+        return Recipe(method=method, seed=seed, **time, **changed)
 
 
 @dataclass(frozen=True)

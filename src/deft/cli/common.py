@@ -18,18 +18,19 @@ from deft.core.denoiser import Denoiser
 from deft.core.domain import Data, Domain, Table, domain_of, domains
 from deft.core.importable import find_function
 from deft.core.likelihood import Observation
-from deft.errors import CheckpointError, DeftError, InputError, unknown
+from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
-from deft.io.files import json_text, load_weights
-from deft.io.h_files import load_h
+from deft.io.files import json_text
 from deft.io.measurements import is_measurement, observation, read_measurement, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
-from deft.learned.base import Learned
 from deft.likelihood.task import Tilt
 from deft.prior import load_prior
-from deft.prior.load import family_of, read_options
+from deft.prior.load import absolute_name, read_options
+from deft.recipe.fitted import FittedH, family_or_none, prior_of
+from deft.recipe.fitted import load as load_fitted
 from deft.runtime.distributed import get_world
+from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
 
@@ -96,6 +97,10 @@ class Output:
 
     def __init__(self, as_json: bool):
         self.as_json = as_json
+        context = click.get_current_context(silent=True)
+        if context is not None and "deft.shows" not in context.meta:  # what the library logs is said until the command ends
+            context.meta["deft.shows"] = True
+            context.with_resource(show(self.say))
 
     def say(self, text: str = "") -> None:
         click.echo(text, err=self.as_json)
@@ -110,7 +115,7 @@ def bars() -> bool:
     return sys.stderr.isatty()
 
 
-def show_evaluation(row: dict[str, float]) -> None:
+def show_evaluation(row: Mapping[str, Any]) -> None:
     """One line of a fit's history, on standard error, above the progress bar if there is one."""
     tqdm.write(
         f"step {row['step']:>6}  {row['seconds']:6.0f} s  loss {row['loss']:.4f}  held out: raw {row['raw']:.4f}, averaged {row['ema']:.4f}",
@@ -221,27 +226,10 @@ def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[
     return load_prior(name, device, **asked)
 
 
-def load_run(
-    run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()
-) -> tuple[Learned, Any, dict[str, Any], Denoiser, str]:
-    """(h, task, card, prior, prior's name) of a folder made by `deft fit`, or of its h.safetensors."""
-    path = run / "h.safetensors" if run.is_dir() else run
-    if not path.exists():
-        raise CheckpointError(f"no such run: {path} does not exist; give a folder made by `deft fit`")
-    _, card = load_weights(path)
-    if card.get("kind") != "h-transform":
-        raise CheckpointError(f"{path} holds a {card.get('kind', 'something else')}, not an h-transform made by `deft fit`")
-    name = prior or str(card.get("prior", "fashion"))
-    options = list(options)
-    if prior is None:
-        options = options or recorded_options(card)
-        family = family_or_none(name)
-        if family in ("python", "remote", "hub") or (family is None and "/" in name):  # a card may not run code, nor call anybody
-            gone = "which is not there any more" if family is None else "which a card alone is not trusted to load"
-            raise CheckpointError(f"{path} was fitted to the prior {name}, {gone}: give it with --prior")
-    found = find_prior(name, device, options)
-    h, task, card = load_h(path, found, trust_code=trusts_code())
-    return h.to(device), task, card, found, name
+def load_run(run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()) -> FittedH:
+    """The h, its task and its prior, of a folder made by `deft fit`, or of its h.safetensors."""
+    name, recorded = (prior, []) if prior is not None else prior_of(run)
+    return load_fitted(run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trusts_code())
 
 
 def trusts_code() -> bool:
@@ -250,30 +238,9 @@ def trusts_code() -> bool:
     return context is not None and bool(context.meta.get("deft.trust_code"))
 
 
-def family_or_none(name: str) -> str | None:
-    try:
-        return family_of(name)
-    except DeftError:
-        return None
-
-
-def recorded_options(card: dict[str, Any]) -> list[str]:
-    """The --prior-option texts of a card, but those that a stranger's card must not decide."""
-    # functions, URLs and hub ids are not loaded on a card's word at all (`load_run`): what is left to forbid is running a pickle
-    return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] not in ("trust_pickle", "token")]
-
-
 def spread_out(prior: Denoiser, yes: bool) -> Denoiser:
     """The prior, sharded over the processes if --shard-prior says so."""
     return shard(prior) if yes else prior
-
-
-def prior_name(name: str) -> str:
-    """How a card names a prior: a bundled one by name, a file by its absolute path."""
-    file, colon, function = name.rpartition(":")
-    if colon and file.endswith(".py") and Path(file).exists():
-        return f"{Path(file).resolve()}:{function}"
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def domain_for(prior: Denoiser) -> Domain:
@@ -317,7 +284,7 @@ def _asked_parts() -> dict[str, Any]:
 
 
 def load_data(
-    domain: Domain, source: str, split: str, event_shape: tuple[int, ...] | None, options: Mapping[str, Any], say: Callable[[str], None], *, held_out: bool = False
+    domain: Domain, source: str, split: str, event_shape: tuple[int, ...] | None, options: Mapping[str, Any], say: Callable[[str], None] | None = None, *, held_out: bool = False
 ) -> Data:
     """Samples of a kind of data from files, or a split of a bundled set; says what was left out, cropped or clipped.
 
@@ -326,7 +293,7 @@ def load_data(
     strict = {"strict": False} if held_out and options.keys() & {"value_range", "recursive", "array"} else {}
     found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict)
     for note in found.notes:
-        say(note)
+        (say or log.info)(note)
     return found
 
 
@@ -400,7 +367,7 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
     elif ":" not in source:
         raise InputError(f"--reward takes FILE.py:FUNCTION, or {', '.join(REWARDS)}; got {source}")
     else:
-        function, source = find_function(source, "a function of images [B, C, H, W] that returns [B]"), prior_name(source)
+        function, source = find_function(source, "a function of images [B, C, H, W] that returns [B]"), absolute_name(source)
     return Tilt(source=source, beta=beta, label=-1 if label is None else label, function=function)
 
 

@@ -10,7 +10,6 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Output
-from deft.cli.info import h_card_text
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
@@ -18,13 +17,14 @@ from deft.io.files import write_json, write_text
 from deft.io.h_files import save_h
 from deft.learned.base import Learned, count_parameters
 from deft.methods import SCORE_FORM, plan
+from deft.prior.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
+from deft.recipe.card_text import h_card_text
 from deft.train.control import learn
 from deft.train.diagnosis import in_words
 from deft.train.fit import FitConfig
 from deft.train.importance import importance_fit
 from deft.train.importance import in_words as importance_words
 from deft.train.path import OBJECTIVES, AdjointMatching, OffPolicy, PathObjective, RelativeEntropy, has_derivative
-from deft.workflow.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
 
 
 def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, drawn_by: str | None) -> PathObjective:
@@ -45,17 +45,17 @@ def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, d
     return kind(prior, chain, **options)
 
 
-def _about(h: Learned, prior: Denoiser, name: str, options: tuple[str, ...]) -> dict[str, Any]:
+def _about(h: Learned, prior: Denoiser) -> dict[str, Any]:
     """What every card of a fit without data says."""
     n = count_parameters(h)
     return {
-        "prior": name, "prior_options": [o for o in options if not o.startswith("token=")], "parameters": n,
+        "prior": prior.loaded_as, "prior_options": list(prior.loaded_with), "parameters": n,
         "share": round(n / max(prior.parameter_count(), 1), 5), "torch": torch.__version__,
     }  # fmt: skip
 
 
 def fit_on_paths(
-    output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: Any, obs: Observation, source: str | None, out: Path,
+    output: Output, h: Learned, prior: Denoiser, task: Any, obs: Observation, source: str | None, out: Path,
     objective: str, config: FitConfig, *, chain: int, subset: int | None, drawn_by: str | None, warm: int, rate: float, resume: bool, device: torch.device,
 ) -> None:  # fmt: skip
     """The rest of `deft fit` for an objective on paths: fit, say how it went, write what it leaves."""
@@ -66,7 +66,7 @@ def fit_on_paths(
     )  # fmt: skip
     recipe = {"objective": objective, "chain": chain, "subset": subset, "drawn_by": drawn_by, "warm": warm, **asdict(config)}
     seen = {} if source is None else {"measurement": {"file": source, "sha256": obs.fingerprint()}}
-    about = _about(h, prior, prior_name, prior_options) | seen | {
+    about = _about(h, prior) | seen | {
         "recipe": recipe, "steps": result.steps, "seconds": round(result.seconds, 1),
         "weights": result.weights, "held_out_loss": result.held_out, "diagnosis": end,
     }  # fmt: skip
@@ -86,14 +86,14 @@ def fit_on_paths(
 
 
 def fit_by_importance(
-    output: Output, h: Learned, prior: Denoiser, prior_name: str, prior_options: tuple[str, ...], task: Any, obs: Observation, source: str, out: Path,
+    output: Output, h: Learned, prior: Denoiser, task: Any, obs: Observation, source: str, out: Path,
     config: FitConfig, *, rounds: int, paths: int, chain: int, resume: bool, device: torch.device, objective: dict[str, Any],
 ) -> None:  # fmt: skip
     """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like, kept after each round."""
     done: list[dict[str, float]] = []
 
     def keep() -> dict[str, Any]:
-        about = _about(h, prior, prior_name, prior_options) | {
+        about = _about(h, prior) | {
             "measurement": {"file": source, "count": len(obs)}, "rounds": done,
             "recipe": {"objective": "importance", "rounds": rounds, "paths": paths, "chain": chain, **objective, **asdict(config)},
         }  # fmt: skip

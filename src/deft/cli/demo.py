@@ -37,7 +37,7 @@ def demo(
     config = library.DemoConfig(
         task=task, seed=seed, images=images, quick=quick, pretrained=pretrained, prior=prior, seconds=seconds, size=size
     )
-    report = library.demo(out, config, overwrite=overwrite, progress=bars(), say=output.say)
+    report = library.demo(out, config, overwrite=overwrite, progress=bars())
     output.say("\n" + terminal(domain_of_tasks([task]), report["title"], report["rows"]))
     output.say(f"\n{out}/samples.png  {out}/report.md  {out}/report.json   ({report['seconds']:.0f} s)")
     output.result(report)

@@ -104,12 +104,13 @@ def _who(
         name = prior_option or "fashion"
         prior = common.find_prior(name, device, prior_options)
         return None, common.make_task(task, None, None, task_options, domain=common.domain_for(prior)), prior, name
-    fitted, chosen, _, prior, name = common.load_run(run, prior_option, device, prior_options)
+    loaded = common.load_run(run, prior_option, device, prior_options)
+    chosen, prior = loaded.task, loaded.prior
     if task_options:
         raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
     if task is not None and task != chosen.name:
         raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
-    return fitted, chosen, prior, name
+    return loaded.h, chosen, prior, prior.loaded_as
 
 
 def _cases(

@@ -42,8 +42,9 @@ def export(
     Writes h.safetensors, card.json, README.md and sample.png. Folders of this machine are left out of the card.
     """
     output = Output(as_json)
-    h, task, card, prior, name = common.load_run(run, prior_option, common.get_device("cpu"), prior_options)
-    about = card | {"prior": card.get("prior", name)}
+    found = common.load_run(run, prior_option, common.get_device("cpu"), prior_options)
+    h, task, prior = found.h, found.task, found.prior
+    about = {"prior": prior.loaded_as, **found.card}
     about |= {k: v for k, v in {"licence": licence, "data": about_data, "note": note}.items() if v is not None}
     written = save_pretrained(out, h, prior, task, report=report, picture=picture, overwrite=overwrite, **about)
     output.say(f"h for {task.title} ({task.noise_text()}), fitted to the prior {written['prior']}; licence {written['licence']}")

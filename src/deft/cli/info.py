@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,10 @@ from deft.io.files import load_weights
 from deft.io.h_files import KEPT_WHOLE
 from deft.methods import METHODS
 from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
+from deft.recipe.card_text import card_lines
 from deft.samplers import SAMPLERS
 from deft.schedule import SCHEDULES
-from deft.train.levels import level_table
 from deft.version import __version__
-
-
-def card_lines(card: dict[str, Any], indent: str = "") -> list[str]:
-    """A card as `key: value` lines; nested ones are indented, long lists shortened."""
-    lines = []
-    for key, value in card.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{key}:", *card_lines(value, indent + "  ")]
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            lines.append(f"{indent}{key}: {text if len(text) <= 200 else text[:197] + '...'}")
-    return lines
-
-
-def h_card_text(card: dict[str, Any]) -> str:
-    """card.md of a fitted h."""
-    text = ["# A fitted h-transform", "", "```", *card_lines({k: v for k, v in card.items() if k != "levels"}), "```", ""]
-    if "levels" in card:  # an h that was fitted without images has none
-        text += ["Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:", "", level_table(card["levels"]), ""]
-    return "\n".join(text)
 
 
 def find_card(name: str) -> tuple[Path, dict[str, Any], int]:

@@ -8,10 +8,10 @@ import click
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
-from deft.cli.info import card_lines
 from deft.denoiser import NetworkDenoiser
 from deft.prior.check import LEVELS, WORSE, Reading, confirm, describe, try_readings
 from deft.prior.latent import LatentPrior
+from deft.recipe.card_text import card_lines
 
 
 @click.command()

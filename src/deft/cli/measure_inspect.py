@@ -13,7 +13,7 @@ from deft.cli.common import Name, Output, json_option
 from deft.errors import InputError
 from deft.io.arrays import read_arrays
 from deft.io.tasks import TASKS
-from deft.workflow.measurement_check import Tried, inspect_measurement
+from deft.prior.measurement_check import Tried, inspect_measurement
 
 SHOWN = 8
 """Readings in the table."""

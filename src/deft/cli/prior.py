@@ -14,9 +14,7 @@ from torch import Tensor
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
-from deft.cli.fit import hold_out
 from deft.cli.group import NearestGroup
-from deft.cli.info import card_lines
 from deft.cli.inspect import inspect
 from deft.core.denoiser import fingerprint, freeze
 from deft.core.domain import Domain, Table, find_domain
@@ -25,6 +23,8 @@ from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
 from deft.io.files import open_folder, write_bytes, write_json, write_text
 from deft.io.prior_files import OwnPrior, load_own
+from deft.recipe.card_text import card_lines
+from deft.recipe.data import hold_out
 from deft.runtime.distributed import get_world
 from deft.schedule import SCHEDULES
 from deft.train.augment import Flipped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.core.records import task_from
 from deft.errors import InputError
@@ -21,16 +21,13 @@ from deft.io.files import open_folder, write_bytes, write_json
 from deft.io.h_files import save_h
 from deft.io.measurements import residual_rms, task_of
 from deft.io.tasks import TASKS
-from deft.learned import DEFT, Learned, kind_of
-from deft.likelihood import Gaussian, Observation
+from deft.learned import DEFT, kind_of
+from deft.likelihood import Gaussian
 from deft.likelihood.task import Tilt
 from deft.methods import METHODS, plan
 from deft.prior.check import warning_from
+from deft.prior.measurement_check import sample_warnings
 from deft.samplers import SAMPLERS
-from deft.train.control import learn
-from deft.train.fit import FitConfig
-from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
-from deft.workflow.measurement_check import sample_warnings
 
 CHAIN = 50
 """Steps of the paths on which --refine learns."""
@@ -98,8 +95,9 @@ def sample(
     if reward is not None and (refine or mask is not None or task is not None or sigma_y is not None):
         raise InputError("a --reward is no measurement: leave --task, --sigma-y, --mask and --refine out (deft fit --start-from fits an h on)")
     if run is not None:
-        fitted, chosen, card, prior, name = common.load_run(run, prior_option, first, prior_options)
-        fitted = fitted.to(where)
+        found = common.load_run(run, prior_option, first, prior_options)
+        fitted, chosen, card, prior = found.h.to(where), found.task, dict(found.card), found.prior
+        name = prior.loaded_as
         if task is not None and task != chosen.name:
             raise InputError(f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}")
         if isinstance(chosen, Tilt) != (reward is not None):
@@ -157,7 +155,9 @@ def sample(
         output.say(doubt)
 
     if refine and fitted is not None:
-        refined(fitted, prior, chosen, obs, refine, seed, name, str(measurement), out, where, output)
+        refined = replace(found, h=fitted, prior=prior, task=chosen).refine(obs, refine, seed=seed, source=str(measurement))
+        save_h(out / "h.safetensors", refined.h, prior, chosen, **refined.card)
+        fitted = refined.h
 
     # samples
     started = time.perf_counter()
@@ -216,26 +216,3 @@ def measured_with(path: Path, name: str) -> float | None:
     except InputError:  # told when it is read, or of no concern to a run that knows its task
         return None
     return task.sigma_y if task is not None and task.name == name else None
-
-
-def refined(
-    h: Learned, prior: Denoiser, task: Any, obs: Observation, steps: int, seed: int, prior_name: str, source: str, out: Path, device: torch.device, output: Output
-) -> None:  # fmt: skip
-    """Fit h on to one measurement, in place, and write it into the folder of the samples.
-
-    By the relative entropy, which needs a tenth of the batches that VarGrad does (docs/control.md), where the prior can be differentiated.
-    """
-    through = has_derivative(prior)
-    objective: PathObjective = RelativeEntropy(prior, CHAIN) if through else LogVariance(prior, CHAIN, subset=min(10, CHAIN))
-    if not through:
-        output.say("note: this prior cannot be differentiated: refining by VarGrad, which takes ten times the steps or more")
-    config = FitConfig(
-        steps=steps, batch=16, lr=1e-3 if through else 3e-4, warmup=min(20, max(1, steps // 4)), ema=0.9, evaluations=min(3, steps), held_out_batches=1, seed=seed
-    )
-    h.requires_grad_(True)
-    _, _, end = learn(
-        h, prior, prior.inside(obs).to(device), objective, config, device=device, progress=common.bars(), say=output.say, chain=CHAIN
-    )
-    h.eval().requires_grad_(False)
-    about: dict[str, Any] = {"prior": prior_name, "measurement": {"file": source, "sha256": obs.fingerprint()}, "refined": steps, "diagnosis": end}
-    save_h(out / "h.safetensors", h, prior, task, **about)

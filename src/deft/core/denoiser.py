@@ -73,6 +73,10 @@ class Denoiser(nn.Module, ABC):
 
     schedule: Schedule
     event_shape: tuple[int, ...]
+    loaded_as: str = ""
+    """What `load_prior` was given, files by their absolute paths; what is fitted to a prior names it so."""
+    loaded_with: tuple[str, ...] = ()
+    """The options that it was given, as KEY=VALUE."""
 
     def __init__(self) -> None:
         super().__init__()

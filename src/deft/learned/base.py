@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.errors import InputError
+from deft.runtime.messages import log
 
 H = TypeVar("H", bound="Learned")
 
@@ -78,9 +79,11 @@ def widest(prior: Denoiser, size: float, make: Callable[[int], nn.Module], step:
     return n
 
 
-def report_size(h: H, prior: Denoiser, log: Callable[[str], None] | None) -> H:
-    """h, after saying how large it is."""
-    if log:
-        n = count_parameters(h)
-        log(f"h: {n:,} parameters, {100 * n / prior.parameter_count():.2f} % of the prior's {prior.parameter_count():,}")
+def report_size(h: H, prior: Denoiser, say: Callable[[str], None] | None = None) -> H:
+    """h, after logging how large it is. say: is told as well."""
+    n, whole = count_parameters(h), prior.parameter_count()
+    text = f"h: {n:,} parameters" + (f", {100 * n / whole:.2f} % of the prior's {whole:,}" if whole else "")
+    log.info(text)
+    if say:
+        say(text)
     return h

@@ -173,7 +173,9 @@ MAX_SUSPECTS = 6
 
 
 def warning(prior: Denoiser, x: Tensor, *, images: int = 16) -> str | None:
-    """One line if a prior does worse on x than a filter that knows no more than a spectrum, else None."""
+    """One line if a prior does worse on images x than a filter that knows no more than a spectrum, else None; None for what is no image."""
+    if x.ndim != 4:
+        return None
     reading = confirm(prior, x, images=images)
     if reading.coupled:
         return f"warning: {COUPLED}"

@@ -234,7 +234,28 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         every = {*CONVENTION_OPTIONS, *kinds, *(k for k in takes if k not in ("name", "device", "changes", "options"))}
         raise unknown(f"option of a prior of the family {family}", wrong, every) from error
     prior.card.setdefault("family", family)
+    prior.loaded_as = absolute_name(str(name))
+    prior.loaded_with = tuple(f"{key}={option_text(value)}" for key, value in options.items() if key not in ("token", "trust_pickle"))
     return prior
+
+
+def absolute_name(name: str) -> str:
+    """A prior's name for a card: a bundled one as it is, a file by its absolute path."""
+    file, colon, function = name.rpartition(":")
+    if colon and file.endswith(".py") and Path(file).exists():
+        return f"{Path(file).resolve()}:{function}"
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def option_text(value: Any) -> str:
+    """A value as `read_options` reads it.
+
+    >>> option_text((0.0, 1.0)), option_text(True), option_text("v")
+    ('0.0,1.0', 'true', 'v')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
 CONVENTION_OPTIONS = ("convention", "output", "schedule", "time", "value_range", "scale_input", "sigma_data", "learned_variance")

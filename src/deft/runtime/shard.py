@@ -20,6 +20,7 @@ class Sharded(Denoiser):
     def __init__(self, prior: Denoiser):
         super().__init__()
         self.schedule, self.event_shape, self.card = prior.schedule, prior.event_shape, prior.card
+        self.loaded_as, self.loaded_with = prior.loaded_as, prior.loaded_with
         self._fingerprint, self._about, self._size = prior.fingerprint(), prior.describe(), prior.parameter_count()
         self.prior = prior
 

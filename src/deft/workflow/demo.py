@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from deft.bench.compare import TensorCases, compare
 from deft.bench.methods_report import captions, write_methods
@@ -19,14 +16,15 @@ from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.tasks import TASKS
 from deft.errors import InputError, unknown
 from deft.io.files import open_folder
-from deft.io.h_files import bundled_h, load_h, save_h
+from deft.io.h_files import bundled_h, load_h
 from deft.io.text import shape_text
 from deft.learned.base import count_parameters
-from deft.learned.deft import DEFT
 from deft.likelihood import Likelihood
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
-from deft.workflow import Recipe, fit_h
+from deft.recipe.fit import fit_h
+from deft.recipe.settings import Recipe
+from deft.runtime.messages import log
 
 METHOD_NAMES = ("deft", "dps", "pigdm", "reconstruction", "prior")
 """Those that the measurement does not allow are left out; reconstruction guidance stands in where DPS cannot be used."""
@@ -55,8 +53,8 @@ class DemoConfig:
 
     def recipe(self) -> Recipe:
         if self.quick:
-            return Recipe(steps=8, batch=16, warmup=2, evaluations=2, patience=0, prior_samples=0, cache=64, seed=self.seed)
-        return Recipe(seconds=self.seconds, seed=self.seed)
+            return Recipe(steps=8, batch=16, warmup=2, patience=0, prior_samples=0, cache=64, seed=self.seed, size=self.size)
+        return Recipe(seconds=self.seconds, seed=self.seed, size=self.size)
 
     def plans(self, likelihood: Likelihood) -> list[Plan]:
         names = [n for n in METHOD_NAMES if METHODS[n].misfit(likelihood) is None]
@@ -80,7 +78,6 @@ def demo(
     *,
     overwrite: bool = False,
     progress: bool = True,
-    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run the demo into a folder: samples.png, samples.npz, report.json, report.md, h.safetensors.
 
@@ -100,18 +97,14 @@ def demo(
     # 1. an h, fitted here or bundled
     if config.pretrained:
         h, task, card = load_h(bundled_h(config.task), prior)
-        say(f"h: bundled, {count_parameters(h):,} parameters")
+        log.info(f"h: bundled, {count_parameters(h):,} parameters")
         about: dict[str, Any] = {"pretrained": True, "seconds": card.get("seconds"), "steps": card.get("steps")}
     else:
-        say(f"fitting h for {task.name} on 1,000 images (the prior stays frozen)")
-        torch.manual_seed(config.seed)
-        h = DEFT.sized(prior, config.size, task.lift_channels, log=say)
-        fitted = fit_h(
-            h, prior, task, dataset(data, "fit").x, dataset(data, "validation").x, config.recipe(), progress=progress, say=say,
-        )  # fmt: skip
-        about = {"pretrained": False, **fitted.card()}
-        save_h(out / "h.safetensors", h, prior, task, prior=name, data=f"{data} (bundled)", **about)
-        say(f"fitted in {fitted.seconds:.0f} s, {fitted.result.steps} steps, {fitted.sizes.prior_samples} samples of the prior among the images")
+        log.info(f"fitting h for {task.name} on 1,000 images (the prior stays frozen)")
+        fitted = fit_h(prior, task, data, recipe=config.recipe(), progress=progress)
+        fitted.save(out)
+        h, about = fitted.h, {"pretrained": False, **fitted.summary()}
+        log.info(f"fitted in {fitted.seconds:.0f} s, {about['steps']} steps, {about['prior_samples']} samples of the prior among the images")
 
     # 2. the same measurements, noise and seeds for every method
     images = 8 if config.quick else config.images
@@ -124,7 +117,7 @@ def demo(
     )  # fmt: skip
     plans = config.plans(likelihood)
     results = compare(
-        {p.method.name: p for p in plans}, prior, cases, samples, fitted=h, seed=config.seed, progress=progress, say=say,
+        {p.method.name: p for p in plans}, prior, cases, samples, fitted=h, seed=config.seed, progress=progress, say=log.info,
     )  # fmt: skip
 
     # 3. figures and pictures

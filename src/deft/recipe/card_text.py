@@ -1,0 +1,29 @@
+"""Cards as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from deft.train.levels import level_table
+
+
+def card_lines(card: Mapping[str, Any], indent: str = "") -> list[str]:
+    """A card as `key: value` lines; nested ones are indented, long lists shortened."""
+    lines = []
+    for key, value in card.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *card_lines(value, indent + "  ")]
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            lines.append(f"{indent}{key}: {text if len(text) <= 200 else text[:197] + '...'}")
+    return lines
+
+
+def h_card_text(card: Mapping[str, Any]) -> str:
+    """card.md of a fitted h."""
+    text = ["# A fitted h-transform", "", "```", *card_lines({k: v for k, v in card.items() if k != "levels"}), "```", ""]
+    if card.get("levels"):  # an h that was fitted without images has none
+        text += ["Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:", "", level_table(card["levels"]), ""]
+    return "\n".join(text)

@@ -1,0 +1,132 @@
+"""What an h is fitted to: images (or other samples) as their owner has them, or pairs, and what is held out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.core.denoiser import Denoiser
+from deft.core.domain import Data, domain_of
+from deft.core.likelihood import Observation
+from deft.core.random import generator
+from deft.errors import InputError
+from deft.prior.measurement_check import check_pairs
+from deft.train.data import Pairs
+
+Source = Tensor | Data | Pairs | str | Path | None
+"""Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled set, or nothing."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """x: samples [N, *E] in the prior's own space, or None; x_out: held out. obs, obs_out: their measurements, of own pairs alone.
+
+    source: where from, for cards. notes: what was left out, cropped or clipped in reading. warnings: what is doubtful.
+    """
+
+    x: Tensor | None = None
+    x_out: Tensor | None = None
+    obs: Observation | None = None
+    obs_out: Observation | None = None
+    source: str = "samples of the prior alone"
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        return 0 if self.x is None else len(self.x)
+
+
+def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """(rows to fit, rows held out): a tenth at random, at least 1 and at most 256."""
+    if n < 2:
+        raise InputError(f"{n} sample is too few to fit to and to hold one out: give more, or held-out ones of their own")
+    order = torch.randperm(n, generator=generator(seed, 7))
+    few = max(1, min(256, n // 10))
+    return order[few:].sort().values, order[:few].sort().values
+
+
+def training_data(prior: Denoiser, data: Source, held_out: Source = None, seed: int = 0, source: str = "", **reading: Any) -> TrainingData:
+    """Data and held-out data for `fit_h`, in the prior's own space.
+
+    Args:
+        data: see `Source`. The name of a bundled set without a split means its split `fit`, with `validation` held out.
+        held_out: in the same form; default: a tenth of the data.
+        seed: of which tenth. source: for the card, where the data do not say themselves.
+        reading: how files are read: options of the domain's `read`.
+
+    Raises:
+        InputError: samples of another shape than the prior's, too few of them, pairs on one side alone, pairs whose measurements are far from
+            those of their samples.
+    """
+    if isinstance(data, Pairs):
+        return _pairs(prior, data, held_out, seed, source)
+    if isinstance(held_out, Pairs):
+        raise InputError("held-out pairs are for data that are pairs: give samples, as the data are")
+    if isinstance(data, (str, Path)) and held_out is None and _bundled(prior, str(data)):
+        held_out = f"{str(data).partition(':')[0]}:validation"
+    x, notes, name = _samples(prior, data, "fit", reading)
+    x_out, more, _ = _samples(prior, held_out, "validation", reading)
+    if x is not None and x_out is None:
+        rows, rest = hold_out(len(x), seed)
+        x, x_out = x[rows], x[rest]
+    n = 0 if x is None else len(x)
+    named = f"{source or name} ({n} {title_of(prior)})" if n else TrainingData.source
+    return TrainingData(_encoded(prior, x), _encoded(prior, x_out), source=named, notes=notes + more)
+
+
+def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: str) -> TrainingData:
+    if held_out is not None and not isinstance(held_out, Pairs):
+        raise InputError("data are pairs of samples and measurements: held-out data must be pairs too")
+    x, obs = data.x, data.observation
+    doubtful = check_pairs(obs, x, source or "the pairs")
+    if held_out is None:
+        rows, rest = hold_out(len(x), seed)
+        x, obs, x_out, obs_out = x[rows], obs[rows], x[rest], obs[rest]
+    else:
+        x_out, obs_out = held_out.x, held_out.observation
+    named = f"{source or 'own pairs'} ({len(x)} {title_of(prior)})"
+    return TrainingData(_encoded(prior, x), _encoded(prior, x_out), prior.inside(obs), prior.inside(obs_out), named, warnings=[doubtful] if doubtful else [])
+
+
+def _samples(prior: Denoiser, data: Source, split: str, reading: dict[str, Any]) -> tuple[Tensor | None, list[str], str]:
+    """(samples [N, *data_shape], notes, where from)"""
+    if data is None:
+        return None, [], ""
+    notes: list[str] = []
+    name = "own samples"
+    if isinstance(data, (str, Path)):
+        domain = domain_of(prior)
+        if domain is None:
+            raise InputError(f"no kind of data is known whose samples have the shape {prior.data_shape}: give a tensor in place of {data}")
+        name = str(data)
+        data = domain.read(f"{name}:{split}" if _bundled(prior, name) and ":" not in name else name, prior.data_shape, **reading)
+    if isinstance(data, Data):
+        notes, data = data.notes, data.x
+    if not isinstance(data, Tensor):
+        raise InputError(f"samples are a tensor [N, *shape], pairs, or the name of a file, folder or bundled set; got {type(data).__name__}")
+    if tuple(data.shape[1:]) not in (tuple(prior.data_shape), tuple(prior.event_shape)):
+        raise InputError(f"samples have shape {tuple(data.shape)}, expected (N, {', '.join(map(str, prior.data_shape))}): what this prior makes")
+    return (None if len(data) == 0 else data), notes, name
+
+
+def _encoded(prior: Denoiser, x: Tensor | None) -> Tensor | None:
+    """x in the prior's own space; latents stay what they are."""
+    if x is None or tuple(x.shape[1:]) != tuple(prior.data_shape):
+        return x
+    return prior.encode(x)
+
+
+def _bundled(prior: Denoiser, name: str) -> bool:
+    domain = domain_of(prior)
+    return domain is not None and name.partition(":")[0] in domain.datasets() and not Path(name).exists()
+
+
+def title_of(prior: Denoiser) -> str:
+    """What its samples are, for people: "images"."""
+    domain = domain_of(prior)
+    return "samples" if domain is None else domain.title

@@ -1,0 +1,306 @@
+"""deft.fit_h: an h-transform for a frozen prior and a task, by the recipe. `deft fit`, the demo and `deft compare` all call it.
+
+    prior's samples -> calibrate -> prediction cache -> fit, best held-out weights kept -> weight and errors by noise level
+
+What an h should learn, E[x_0 | x_t, y], is a property of the prior and the measurement alone: samples of the prior are data without end
+(docs/fit.md).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deft.core.denoiser import Denoiser
+from deft.core.domain import domain_of
+from deft.core.likelihood import Observation
+from deft.core.random import Noise
+from deft.errors import InputError, NonFiniteError, unknown
+from deft.io.files import write_json
+from deft.io.h_files import KINDS, start_from
+from deft.io.identity import digest
+from deft.learned import DEFT, Learned
+from deft.learned.base import report_size
+from deft.likelihood.task import Task, Through
+from deft.prior import load_prior
+from deft.prior.check import warning as convention_warning
+from deft.recipe.data import Source, TrainingData, title_of, training_data
+from deft.recipe.fitted import FittedH
+from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, Recipe, Sizes, sizes_for, time_parts
+from deft.runtime.distributed import get_world
+from deft.runtime.messages import Callback, log, shown
+from deft.train.cache import Bank
+from deft.train.data import Clean, Pairs
+from deft.train.denoising import DenoisingObjective
+from deft.train.fit import FitConfig, fit, launched_config, read_resumable, whole_identity
+from deft.train.level_weight import fit_level_weight
+from deft.train.levels import level_errors, level_warning
+from deft.train.prior_samples import CHUNK, STEPS, draw_prior_samples, prior_gap
+from deft.train.protocols import Batches, task_identity
+
+LEVEL_IMAGES = 200
+"""Held-out samples for the errors by noise level."""
+
+
+def fit_h(
+    prior: Denoiser | str, task: Task | str, data: Source | TrainingData = None, held_out: Source = None, recipe: Recipe | None = None, *,
+    h: Learned | None = None, folder: str | Path | None = None, samples_folder: str | Path | None = None, resume: bool = False,
+    device: torch.device | str | None = None, progress: bool | None = None, callback: Callback | None = None, trust_code: bool = False, **changes: Any,
+) -> FittedH:  # fmt: skip
+    """Fit an h-transform to a frozen prior and a task, on your data, on samples of the prior, or on both.
+
+    Args:
+        prior: a frozen denoiser, or whatever `load_prior` takes.
+        task: what is measured, or its name.
+        data: samples [N, *data_shape] in model space, a file, a folder, the name of a bundled set, or your own `Pairs`; None fits to
+            samples of the prior alone.
+        held_out: in the same form, decides which weights are kept. Default: a tenth of the data (of a bundled set its split
+            `validation`); without data, further samples of the prior.
+        recipe: how; further keywords change single settings of it (`seconds=90`).
+        h: the h to fit, already built, in place of one that the recipe builds.
+        folder: where `state.pt` and the sizes are kept, for `resume`. samples_folder: where samples of the prior are kept; fits of
+            other tasks may share it (default: prior-samples in `folder`).
+        progress: bars; None draws them at a terminal and in a notebook. What is done is logged (`deft.runtime.messages.show`).
+        callback: called at each evaluation with its row of numbers.
+        trust_code: an h that `start_from` names may have a network of its own, whose code then runs.
+
+    Returns:
+        h with the best weights, and what its fit has left to say; see `FittedH`.
+
+    Raises:
+        InputError: there is nothing to fit to, data of another shape, an unknown setting. NonFiniteError: the loss or a sample was not
+            finite. CheckpointError: `resume` of another fit.
+
+    >>> import deft
+    >>> from deft.testing import half_seen
+    >>> world, obs = half_seen(4)
+    >>> class Half:
+    ...     def observe(self, x, noise):
+    ...         return deft.Observation(obs.likelihood.sample(x, noise), obs.likelihood)
+    >>> h = deft.DEFT((16,), 2, width=8)
+    >>> fitted = fit_h(world.prior(deft.VPCosine()), Half(), h=h, steps=4, batch=8, prior_samples=16, cache=32, progress=False)
+    >>> fitted.sizes
+    Sizes(prior_samples=16, cache=32, fresh=0.0)
+    """
+    recipe = (recipe or Recipe()).changed(**changes)
+    recipe = recipe.changed(bf16=launched_config(recipe.fit_config(recipe.steps, recipe.seconds)).bf16)
+    prior = prior if isinstance(prior, Denoiser) else load_prior(prior)
+    task = find_task(prior, task)
+    place = next((p.device for p in prior.parameters()), torch.device("cpu")) if device is None else torch.device(device)
+    found = data if isinstance(data, TrainingData) else training_data(prior, data, held_out, recipe.seed)
+    for note in found.notes:
+        log.info(note)
+    if found.n == 0 and recipe.prior_samples == 0:
+        raise InputError("nothing to fit to: no data and no samples of the prior; give data, or leave prior_samples open")
+    doubts = _doubts(prior, found)
+    h = build_h(prior, task, recipe, trust_code) if h is None else h
+    out_of = 0 if found.x_out is None else len(found.x_out)
+    log.info(f"fitting to {found.n} {title_of(prior)}, {out_of} held out" if found.n else "no data: fitting to samples of the prior alone")
+    run = _Fit(h, prior, task, found, recipe, place, shown(progress), callback, folder=folder, samples_folder=samples_folder)
+    try:
+        out = run.on_pairs(resume) if found.obs is not None else run.on_samples(resume)
+    except NonFiniteError as error:
+        state = Path(folder or ".") / "state.pt"
+        kept = f" (the last good state is kept: {state})" if folder is not None and state.exists() else ""
+        raise NonFiniteError(f"{error}{kept}") from error
+    return replace(out, warnings=doubts + out.warnings)
+
+
+def find_task(prior: Denoiser, task: Task | str) -> Task:
+    """A task, or the one of that name among those of the prior's kind of data."""
+    if not isinstance(task, str):
+        return task
+    domain = domain_of(prior)
+    if domain is None:
+        raise InputError(f"no kind of data is known whose samples have the shape {tuple(prior.data_shape)}: give the task itself, not its name")
+    return domain.make_task({"name": task})
+
+
+def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = False) -> Learned:
+    """The h that a recipe asks for, untrained; its weights are a function of the recipe's seed alone."""
+    if recipe.start_from:
+        h: Learned = start_from(recipe.start_from, prior, task.lift_channels, trust_code=trust_code)
+        log.info(f"starting from {recipe.start_from}")
+        return report_size(h, prior)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        if recipe.width is not None:
+            return report_size(DEFT(prior.event_shape, task.lift_channels, recipe.width, **recipe.options), prior)
+        kind = KINDS[recipe.method]
+        takes = inspect.signature(kind.sized).parameters
+        known = [*inspect.signature(kind).parameters, *takes] if any(p.kind is p.VAR_KEYWORD for p in takes.values()) else [*takes]
+        for name in recipe.options:
+            if name not in known:
+                raise unknown(f"option of {recipe.method}", name, [k for k in known if k not in ("prior", "size", "lift_channels", "log", "options", "event_shape")])
+        return kind.sized(prior, recipe.size, task.lift_channels, **recipe.options)
+
+
+def _doubts(prior: Denoiser, data: TrainingData) -> list[str]:
+    """Warnings that come before anything is fitted: a prior read by the wrong convention, pairs that do not match."""
+    doubt = convention_warning(prior, data.x) if data.x is not None and len(data.x) > 1 else None
+    found = [*data.warnings, *([doubt] if doubt else [])]
+    for line in found:
+        log.warning(line)
+    return found
+
+
+class _Fit:
+    """One run of `fit_h`: what its parts share."""
+
+    def __init__(
+        self, h: Learned, prior: Denoiser, task: Task, data: TrainingData, recipe: Recipe, place: torch.device, progress: bool, callback: Callback | None, *,
+        folder: str | Path | None, samples_folder: str | Path | None,
+    ):  # fmt: skip
+        self.h, self.prior, self.task, self.data, self.recipe, self.place = h, prior, task, data, recipe, place
+        self.progress, self.callback, self.folder = progress, callback, None if folder is None else Path(folder)
+        self.samples_folder = samples_folder if samples_folder is not None else (None if folder is None else Path(folder) / "prior-samples")
+        self.measured = Through(task, prior)
+        self.objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
+        self.spent: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    def on_samples(self, resume: bool) -> FittedH:
+        """On data and samples of the prior, measured afresh at every step, by the prediction cache."""
+        recipe, prior, x, x_out = self.recipe, self.prior, self.data.x, self.data.x_out
+        fixed = bool(getattr(self.task, "fixed", False))
+        identity = self._identity()
+        resuming = resume and self._can_resume(identity)
+        shown_to = x if x is not None else self._prior_samples(CHUNK)
+        sizes = self._sizes(shown_to, kept=resume)
+
+        everything = [] if x is None else [x.cpu()]
+        if sizes.prior_samples:
+            log.info(f"drawing {sizes.prior_samples:,} samples of the prior, {STEPS} calls each, as further data to fit to")
+            begun = draw_prior_samples(prior, sizes.prior_samples, seed=recipe.seed, folder=self.samples_folder, progress=self.progress)
+            self.spent["prior samples"] = begun.seconds
+            self._warn(prior_gap(begun.x, x) if x is not None else None)
+            everything.append(begun.x)
+        if x_out is None:
+            x_out = self._prior_samples(256, first=MAX_SAMPLES * 8)
+
+        started = time.monotonic()
+        if recipe.calibrate:
+            self.h.calibrate(prior, shown_to, seed=recipe.seed)
+        batches: Batches
+        drawn: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even, "fixed": fixed}
+        whole = torch.cat(everything)
+        if sizes.cache:
+            batches = Bank.build(prior, whole, self.measured, sizes.cache, fresh=sizes.fresh, progress=self.progress, seed=recipe.seed, **drawn)
+        else:
+            batches = Clean(whole, self.measured, fixed=fixed)
+        config = recipe.fit_config(recipe.steps if recipe.seconds is None else MAX_STEPS, None)
+        held_out = Bank.build(prior, x_out.cpu(), self.measured, config.held_out_batches * recipe.batch, seed=recipe.seed + 1, **drawn)
+        self.spent["prediction cache"] = time.monotonic() - started
+
+        if recipe.seconds is not None:
+            config = replace(config, max_seconds=max(recipe.seconds - sum(self.spent.values()), 0.25 * recipe.seconds))
+        return self._train(batches, held_out, config, resuming, identity, sizes, x_out, None)
+
+    def on_pairs(self, resume: bool) -> FittedH:
+        """On pairs of samples and their measurements, as they are: no samples of the prior, no cache."""
+        data, recipe = self.data, self.recipe
+        assert data.x is not None and data.obs is not None and data.x_out is not None and data.obs_out is not None
+        if recipe.calibrate:
+            self.h.calibrate(self.prior, data.x, seed=recipe.seed)
+        config = launched_config(recipe.fit_config(recipe.steps, recipe.seconds))
+        return self._train(
+            Pairs(data.x, data.obs), Pairs(data.x_out, data.obs_out), config, resume, None, Sizes(0, 0), data.x_out, data.obs_out
+        )  # fmt: skip
+
+    def _train(
+        self, batches: Batches, held_out: Batches, config: FitConfig, resume: bool, identity: dict[str, Any] | None, sizes: Sizes, x_out: Tensor, obs_out: Observation | None
+    ) -> FittedH:  # fmt: skip
+        """Fit, then find h's weight and its errors by noise level on held-out samples."""
+        result = fit(
+            self.h, self.objective, batches, held_out, config=config, folder=self.folder, resume=resume, device=self.place, progress=self.progress,
+            on_evaluation=self.callback, identity=identity,
+        )  # fmt: skip
+        self.spent["fit"] = result.seconds
+        if result.ended:
+            log.info(result.ended)
+        few = x_out[: min(LEVEL_IMAGES, max(16, result.steps))]  # a fit of a few steps is a trial
+        obs = self.measured.observe(few, Noise(self.recipe.seed, len(few))) if obs_out is None else obs_out[: len(few)]
+        levels, worse = weigh_levels(self.h, self.objective, held_out, config, few, obs)
+        for line in worse:
+            self._warn(line)
+        self.h.eval().requires_grad_(False)
+        return FittedH(
+            self.h, self.prior, self.task, recipe=self.recipe, sizes=sizes, result=result, levels=levels, warnings=self.warnings, source=self.data.source,
+            seconds=sum(self.spent.values()), spent=self.spent,
+        )  # fmt: skip
+
+    def _warn(self, line: str | None) -> None:
+        if line:
+            log.warning(line)
+            self.warnings.append(line)
+
+    def _prior_samples(self, n: int, first: int = 0) -> Tensor:
+        return draw_prior_samples(self.prior, n, seed=self.recipe.seed, first=first, folder=self.samples_folder).x
+
+    def _sizes(self, shown_to: Tensor, kept: bool) -> Sizes:
+        """How much is drawn: what an interrupted fit chose, or what follows from steps or time."""
+        sizes = _kept_sizes(self.folder, self.recipe) if kept else None
+        if sizes is not None:
+            return sizes
+        clock = (0.0, 0.0)
+        if self.recipe.seconds is not None:  # the slowest process's clock, so that all choose the same
+            world, own = get_world(), time_parts(self.h, self.prior, self.measured, shown_to, self.recipe, self.place)
+            clock = (world.pulse(False, own[0])[1], world.pulse(False, own[1])[1])
+        sizes = sizes_for(self.recipe, self.prior, self.data.n, per_call=clock[0], per_step=clock[1])
+        if self.folder is not None:
+            write_json(self.folder / "sizes.json", asdict(sizes))
+        return sizes
+
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed fit must have in common with the one before. Samples of the prior follow from the prior and the seed."""
+        data, held_out = ("samples of the prior" if v is None else f"{len(v)}, {digest(v)}" for v in (self.data.x, self.data.x_out))
+        return {"data": {"images": data}, "held-out data": {"images": held_out}, **task_identity(self.task)}
+
+    def _can_resume(self, identity: dict[str, Any]) -> bool:
+        """Whether there is a state to go on from; False if the fit before was stopped while samples were drawn.
+
+        Raises `CheckpointError` if there is nothing at all, or the state of another fit: before anything is drawn.
+        """
+        path = self.folder / "state.pt" if self.folder is not None else None
+        if path is not None and not path.exists() and (path.parent / "sizes.json").exists():
+            return False
+        whole = whole_identity(self.h, self.objective, identity)
+        config = launched_config(self.recipe.fit_config(self.recipe.steps, None))
+        get_world().from_main(lambda: read_resumable(path, config, whole) and None)
+        return True
+
+
+def weigh_levels(
+    h: Learned, objective: DenoisingObjective, held_out: Batches, config: FitConfig, x: Tensor, obs: Observation
+) -> tuple[list[dict[str, float]], list[str]]:
+    """What follows a fit: h's weight by noise level (for a `DEFT`), found on held-out batches, and its errors by level on images x with
+    measurements obs. Returns the rows of `level_errors`, and warnings."""
+    if isinstance(h, DEFT):
+        fit_level_weight(h, objective, held_out, batch=config.batch, batches=config.held_out_batches, seed=config.seed)
+    levels = level_errors(objective.prior, h, x, obs, seed=config.seed)
+    worse = level_warning(levels)
+    return levels, [worse] if worse else []
+
+
+def _kept_sizes(folder: Path | None, recipe: Recipe) -> Sizes | None:
+    """The sizes that an interrupted fit chose; None if it has not come so far. Other sizes that are asked for are refused."""
+    path = folder / "sizes.json" if folder is not None else None
+    if path is None or not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        sizes = Sizes(int(found["prior_samples"]), int(found["cache"]), float(found["fresh"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {path}: {error}; start again without --resume") from error
+    for name, value in asdict(sizes).items():
+        asked = getattr(recipe, name)
+        if asked is not None and asked != value:
+            raise InputError(f"this fit began with {name} = {value}, and is to be resumed with {asked}: leave it out, or start again without --resume")
+    return sizes

@@ -1,0 +1,232 @@
+"""A fitted h-transform with its prior and its task: what `deft.fit_h` returns and `deft.load` reads."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deft.core.condition import fitted_to
+from deft.core.denoiser import Denoiser
+from deft.core.likelihood import Observation
+from deft.errors import CheckpointError, DeftError, InputError
+from deft.io.files import load_weights, write_json, write_text
+from deft.io.h_files import load_h, save_h
+from deft.io.measurements import observation, read_measurement
+from deft.learned import DEFT, Learned, kind_of
+from deft.learned.base import count_parameters
+from deft.methods import Plan, plan
+from deft.prior import load_prior
+from deft.prior.load import family_of, read_options
+from deft.recipe.card_text import h_card_text
+from deft.recipe.settings import Recipe, Sizes
+from deft.runtime.distributed import get_world
+from deft.runtime.messages import log, shown
+from deft.train.control import learn
+from deft.train.fit import FitConfig, FitResult, launched_config
+from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
+
+Measured = Observation | Tensor | np.ndarray | str | Path
+"""A measurement: an observation, y in model space as the task makes it (one, or a batch), or a measurement file (`deft measure`)."""
+
+CHAIN = 50
+"""Steps of the paths that `refine` learns on."""
+
+
+@dataclass(frozen=True)
+class FittedH:
+    """An h-transform fitted to a prior and a task.
+
+    h: with the best weights, frozen. prior, task: what it was fitted to. recipe: how; None for an h from a file. result: of `fit`; sizes: what
+    was drawn; spent: seconds of each part, and `seconds` of all. levels: squared errors on held-out samples by noise level, of the prior
+    alone and with h (`deft.train.levels.level_errors`). warnings: what to know before using it. source: what it was fitted to, for people.
+    card: what its file says, for an h from a file; `refine` and `save` add to it.
+    """
+
+    h: Learned
+    prior: Denoiser
+    task: Any
+    recipe: Recipe | None = None
+    sizes: Sizes | None = None
+    result: FitResult | None = None
+    levels: list[dict[str, float]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    source: str = ""
+    seconds: float = 0.0
+    spent: Mapping[str, float] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        share = count_parameters(self.h) / self.prior.parameter_count() if self.prior.parameter_count() else math.nan
+        about = f"{kind_of(self.h)} of {count_parameters(self.h):,} parameters ({100 * share:.1f} % of the prior's), task {getattr(self.task, 'name', '?')}"
+        if self.result is not None:
+            about += f", {self.result.steps} steps, held-out loss {self.result.held_out[self.result.weights]:.4g}"
+        return f"FittedH({about}{'; ' + self.warnings[0] if self.warnings else ''})"
+
+    def observe(self, y: Measured, **drawn: Any) -> Observation:
+        """A measurement as the task's observation. drawn: what differs from image to image, by name (mask=, kernel=), where the task has such.
+
+        Raises:
+            InputError: y of another shape than the task makes, a mask that is missing, values that look like another range.
+        """
+        if isinstance(y, Observation):
+            return fitted_to(self.prior, y)
+        if isinstance(y, (str, Path)):
+            return read_measurement(y, self.task, self.prior.data_shape)
+        arrays = {name: np.asarray(torch.as_tensor(value).cpu()) for name, value in {"y": y, **drawn}.items()}
+        return observation("the measurement", arrays, self.task, self.prior.data_shape)
+
+    def plan(self, *, sampler: str | None = None, steps: int | None = None, spacing: str | None = None, settings: Mapping[str, Any] | None = None) -> Plan:
+        """How `sample` draws: the defaults of this kind of h, with some of them changed."""
+        return plan(kind_of(self.h), settings=settings, sampler=sampler, steps=steps, spacing=spacing)
+
+    def sample(
+        self, y: Measured, n: int = 4, *, sampler: str | None = None, steps: int | None = None, spacing: str | None = None, seed: int = 0, batch: int = 64,
+        settings: Mapping[str, Any] | None = None, progress: bool | None = None, **drawn: Any,
+    ) -> Any:  # fmt: skip
+        """n samples of what each measurement leaves open, as `deft sample` draws them: [B, n, *data_shape] in `.x`.
+
+        Args:
+            y, drawn: see `observe`. sampler, steps, spacing: of the reverse process (docs/samplers.md). settings: of the method.
+            seed: sample j of measurement i is the same in every batch.
+        """
+        chosen = self.plan(sampler=sampler, steps=steps, spacing=spacing, settings=settings)
+        obs = self.observe(y, **drawn).to(self.prior.state_like().device)
+        return chosen.draw(self.prior, obs, n, fitted=self.h, seed=seed, batch=batch, progress=shown(progress))
+
+    def refine(self, y: Measured, steps: int = 10, *, seed: int = 0, progress: bool | None = None, source: str = "", **drawn: Any) -> FittedH:
+        """Fit h on, to one very measurement, on paths and without data (docs/control.md); this one stays as it is.
+
+        By the relative entropy, which needs a tenth of the batches that VarGrad does, where the prior can be differentiated.
+        source: what the measurement is called in the card.
+
+        Raises:
+            InputError: h is no DEFT, or there are several measurements.
+        """
+        if steps < 1 or not isinstance(self.h, DEFT):
+            raise InputError(f"refine takes at least one step and an h that is a DEFT, got {steps} and a {kind_of(self.h)}")
+        obs = self.observe(y, **drawn)
+        if len(obs) != 1:
+            raise InputError(f"an h is refined for one measurement, got {len(obs)}: give y[i:i + 1]")
+        through = has_derivative(self.prior)
+        objective: PathObjective = RelativeEntropy(self.prior, CHAIN) if through else LogVariance(self.prior, CHAIN, subset=min(10, CHAIN))
+        if not through:
+            log.info("note: this prior cannot be differentiated: refining by VarGrad, which takes ten times the steps or more")
+        config = FitConfig(
+            steps=steps, batch=16, lr=1e-3 if through else 3e-4, warmup=min(20, max(1, steps // 4)), ema=0.9, evaluations=min(3, steps), held_out_batches=1, seed=seed
+        )
+        h, device = copy.deepcopy(self.h).requires_grad_(True), self.prior.state_like().device
+        learned = learn(h, self.prior, self.prior.inside(obs).to(device), objective, config, device=device, progress=shown(progress), say=log.info, chain=CHAIN)
+        h.eval().requires_grad_(False)
+        card = {
+            "prior": self.prior.loaded_as, "prior_options": list(self.prior.loaded_with), "measurement": {"file": source, "sha256": obs.fingerprint()},
+            "refined": steps, "diagnosis": learned.end,
+        }  # fmt: skip
+        return FittedH(h, self.prior, self.task, source=source or "one measurement", card=card)
+
+    def card_now(self) -> dict[str, Any]:
+        """What a card keeps of the fit and of what it was fitted to; `save` writes it."""
+        if self.result is None or self.sizes is None or self.recipe is None:
+            return dict(self.card)
+        trained, recipe = count_parameters(self.h), self.recipe
+        config = launched_config(recipe.fit_config(recipe.steps, recipe.seconds))
+        return {
+            "prior": self.prior.loaded_as, "prior_options": list(self.prior.loaded_with), "data": self.source, "recipe": {**asdict(recipe), **asdict(config)},
+            **self.summary(), "parameters": trained, **({"started_from": recipe.start_from} if recipe.start_from else {}),
+            "share": None if recipe.width is not None else round(trained / self.prior.parameter_count(), 5), "torch": torch.__version__, **self.card,
+        }  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers of the fit, for reports: steps, seconds and what they were spent on, losses, sizes, errors by noise level, warnings."""
+        r, sizes = self.result, self.sizes
+        if r is None or sizes is None:
+            return {}
+        return {
+            "steps": r.steps, "seconds": round(self.seconds, 1), "seconds_of": {k: round(v, 1) for k, v in self.spent.items()},
+            "weights": r.weights, "best_step": r.best_step, "held_out_loss": r.held_out, "ended": r.ended, "prior_samples": sizes.prior_samples,
+            "cache": sizes.cache, "fresh": sizes.fresh, "levels": self.levels, "warnings": self.warnings,
+        }  # fmt: skip
+
+    def save(self, folder: str | Path, *, half: bool = False) -> dict[str, Any]:
+        """Write h.safetensors (h alone, with a card that names its task, and its prior by hash), card.md and log.json; returns the card.
+
+        half: weights in float16, half the size. `deft.load(folder)` reads it, as do `deft sample`, `deft evaluate` and `deft hub`.
+        """
+        folder = Path(folder)
+        if not get_world().main:
+            return self.card_now()
+        folder.mkdir(parents=True, exist_ok=True)
+        card = save_h(folder / "h.safetensors", self.h, self.prior, self.task, half=half, **self.card_now())
+        if self.result is not None:
+            write_json(folder / "log.json", {"history": self.result.history, "held_out": self.result.held_out, "levels": self.levels, "card": card})
+        write_text(folder / "card.md", h_card_text(card))
+        return card
+
+
+def load(path: str | Path, prior: Denoiser | str | None = None, *, device: torch.device | str = "cpu", prior_options: Iterable[str] = (), trust_code: bool = False) -> FittedH:
+    """A fitted h from a folder (or its h.safetensors), with its task, and its prior.
+
+    Args:
+        prior: the prior it was fitted to, or its name. Default: what the card names, if that runs no code and calls nobody.
+        prior_options: KEY=VALUE texts, as --prior-option takes them. Default: the card's.
+        trust_code: the card may name a network, a task or a class of somebody's own, whose code then runs.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, it was fitted to another prior, or its prior is one that a card alone does not load.
+    """
+    if not isinstance(prior, Denoiser):
+        name, recorded = (prior, []) if prior is not None else prior_of(path)
+        prior = load_prior(name, device, **read_options(list(prior_options) or recorded))
+    h, task, card = load_h(_file(path), prior, trust_code=trust_code)
+    kept = {k: v for k, v in card.items() if k not in ("kind", "format", "class", "h", "task", "prior_sha256", "prior_convention", "weights_stored")}
+    return FittedH(
+        h.to(device), prior, task, levels=card.get("levels", []), warnings=card.get("warnings", []), source=str(card.get("data", "")),
+        seconds=float(card.get("seconds", 0.0)), card=kept,
+    )  # fmt: skip
+
+
+def _file(path: str | Path) -> Path:
+    """h.safetensors of a run folder."""
+    file = Path(path) / "h.safetensors" if Path(path).is_dir() else Path(path)
+    if not file.exists():
+        raise CheckpointError(f"no such run: {file} does not exist; give a folder made by `deft fit`")
+    return file
+
+
+def prior_of(path: str | Path) -> tuple[str, list[str]]:
+    """(name, options) of the prior that the card of a fitted h names. A card may not run code, nor call anybody.
+
+    Raises:
+        CheckpointError: it is no h, or its prior is one that a card alone does not load.
+    """
+    file = _file(path)
+    _, card = load_weights(file)
+    if card.get("kind") != "h-transform":
+        raise CheckpointError(f"{file} holds a {card.get('kind', 'something else')}, not an h-transform made by `deft fit`")
+    name = str(card.get("prior") or "fashion")
+    family = family_or_none(name)
+    if family in ("python", "remote", "hub") or (family is None and "/" in name):
+        gone = "which is not there any more" if family is None else "which a card alone is not trusted to load"
+        raise CheckpointError(f"{file} was fitted to the prior {name}, {gone}: give it with --prior")
+    return name, recorded_options(card)
+
+
+def family_or_none(name: str) -> str | None:
+    """The family of a prior's name, None if it is of none."""
+    try:
+        return family_of(name)
+    except DeftError:
+        return None
+
+
+def recorded_options(card: Mapping[str, Any]) -> list[str]:
+    """The --prior-option texts of a card, but those that a stranger's card must not decide."""
+    # functions, URLs and hub ids are not loaded on a card's word at all (`_named_prior`): what is left to forbid is running a pickle
+    return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] not in ("trust_pickle", "token")]
