@@ -30,7 +30,7 @@ from deft.learned import LEARNED, Amortised
 from deft.learned.factory import Factory
 from deft.nn import MLP, UNet
 from deft.prior import BUNDLED, FAMILIES, load_prior
-from deft.workflow import Recipe, fit_h
+from deft.recipe import Recipe, fit_h
 from toys import refused, result, run
 
 SRC, OTHER = Path(deft.__file__).parent, Path(__file__).with_name("data") / "other_domain"

@@ -27,7 +27,7 @@ from deft.domains.image.writing import heat, picture_grid, save_picture
 from deft.io.measurements import save_measurement
 from deft.learned import DEFT
 from deft.learned.deft import Calibrated
-from deft.workflow.recipe import fit_h, weigh_levels
+from deft.recipe.fit import fit_h, weigh_levels
 from golden import arrays, read
 from golden_checks import check_calibration, check_levels, check_measured, check_same_samples, check_samples
 from golden_reports import check_evaluated
@@ -45,6 +45,7 @@ def shop(tmp_path_factory):
     toy_prior(here / "prior.safetensors")
     toy_prior(here / "large.safetensors", side=32)
     save_pictures(here / "photos", pictures(6, seed=8))
+    save_pictures(here / "tested", pictures(11, seed=8))
     save_pictures(here / "mixed", kinds(20))
     save_pictures(here / "other", pictures(8, seed=4))
     Image.fromarray(pictures(1, seed=5)[0]).save(here / "photo.png")
@@ -131,7 +132,7 @@ def run_measure(here, out, capsys):
 
 def compare_methods(here, out, capsys):
     code, said, err = run(
-        capsys, "evaluate", here / "run", "--data", here / "photos", "--images", 5, "--samples", 3, "--steps", 3,
+        capsys, "evaluate", here / "run", "--data", here / "tested", "--images", 10, "--samples", 3, "--steps", 3,
         "--methods", "pigdm,deft,prior", "--out", out,
     )  # fmt: skip
     if code:
@@ -140,7 +141,7 @@ def compare_methods(here, out, capsys):
 
 
 def check_methods(out, said=""):
-    truth = pictures(6, seed=8)[:5, None] / np.float32(127.5) - 1
+    truth = pictures(11, seed=8)[:10, None] / np.float32(127.5) - 1
     titles = {p["method"]: TITLES[p["method"]] for p in read(out / "report.json")["settings"]["plans"]}
     check_evaluated(out, images=truth, samples=3, calls=dict.fromkeys(titles, 3), titles=titles, seconds=60, said=said)
 
