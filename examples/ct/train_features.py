@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deft.domains.image.data import dataset
+from deft.core.random import generator
 from deft.domains.image.contrastive import load_encoder, save_encoder, train_encoder
+from deft.domains.image.data import dataset
 from deft.domains.image.features import FeatureNetwork, calibrate, in_batches
 from deft.domains.image.metrics import feature_distance
-from deft.core.random import generator
 
 BLURS = (0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 NOISES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)

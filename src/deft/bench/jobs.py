@@ -237,7 +237,7 @@ def _draw(u: Unit, store: Store) -> dict[str, Any]:
     obs = task.observe(x, Noise(s["seed"], len(x)))
     started = _clock()
     with Backward(prior) as passes:
-        drawn = chosen.draw(prior, obs.to(DEVICE.get()), s["samples"], fitted=fitted, seed=s["seed"], batch=s["batch"], world=World())
+        drawn = chosen.draw(prior, obs.to(DEVICE.get()), s["samples"], fitted=fitted, seed=s["seed"], batch=s["batch"], world=World()).x
     seconds, drawn = (_clock() - started) / (drawn.shape[0] * drawn.shape[1]), drawn.cpu()
     values = measure(drawn, x, obs, classifier=_looking(s["features"], x), labels=labels if bool((labels >= 0).all()) else None)
     if u.pictures:

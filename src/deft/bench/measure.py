@@ -119,7 +119,7 @@ def run_method(
 ) -> tuple[Tensor, dict[str, float]]:
     """`samples` draws for each measurement, [N, S, *E], and what they cost."""
     started = time.perf_counter()
-    out = plan.draw(prior, obs, samples, fitted=fitted, seed=seed, batch=batch, progress=progress)
+    out = plan.draw(prior, obs, samples, fitted=fitted, seed=seed, batch=batch, progress=progress).x
     seconds = (time.perf_counter() - started) / (out.shape[0] * out.shape[1])
     parameters = sum(p.numel() for p in fitted.parameters()) if plan.method.trained and fitted is not None else 0
     return out, {"calls": float(plan.calls(samples)), "seconds": seconds, "parameters": float(parameters)}

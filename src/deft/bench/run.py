@@ -210,7 +210,7 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
             likelihood = likelihood_of(task, shape)
             for arm_name in on.arms:
                 arm = study.arms[arm_name]
-                reason = METHODS[arm.method].misfit(likelihood)
+                reason = METHODS[arm.method].why_unsupported(likelihood)
                 if reason:
                     left_out.append((on.prior, name, arm_name, reason))
                     continue

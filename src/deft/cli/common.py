@@ -428,13 +428,15 @@ def limits(value_range: object) -> tuple[float, float] | None:
     return found
 
 
-def parse_settings(pairs: Iterable[str]) -> dict[str, float]:
-    """KEY=NUMBER options of a method."""
-    out = {}
+def parse_settings(pairs: Iterable[str]) -> dict[str, float | str]:
+    """KEY=VALUE options of a method: numbers where they are, else texts (`deft.methods.plan` knows their types)."""
+    out: dict[str, float | str] = {}
     for pair in pairs:
-        key, _, value = pair.partition("=")
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set takes KEY=VALUE, got {pair!r}")
         try:
             out[key] = float(value)
         except ValueError:
-            raise InputError(f"--set takes KEY=NUMBER, got {pair!r}") from None
+            out[key] = value
     return out

@@ -20,7 +20,7 @@ from deft.samplers import Cooled, KernelSampler
 
 ARMS = ("deft", "pigdm", "dps", "replacement", "mcgdiff", "tds", "deft-smc", "prior")
 """Methods that take motifs. pigdm is its estimate of the score (`pigdm-score`), with which all results on chains were found."""
-SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
+SETTINGS: dict[str, dict[str, float | str]] = {"dps": {"zeta": 0.3}}
 """Settings of a method that are not its own defaults: coordinates are no images."""
 
 
@@ -29,7 +29,7 @@ class Arm:
     """h: a fitted one, for methods that need it; h_name: what to call it. temperature: times the sampler's noise. clearance: angstrom, 0 for none."""
 
     method: str = "deft"
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, float | str] = field(default_factory=dict)
     h: Learned | None = None
     h_name: str | None = None
     steps: int = 100

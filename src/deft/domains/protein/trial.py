@@ -123,7 +123,7 @@ class Trial:
     def _one(self, prior: ChainPrior, arm: Arm, i: int, device: torch.device | str) -> list[Tensor]:
         """A chain of its own particles."""
         obs = self._observe(range(i, i + 1)).to(device)
-        return [UNIT * arm.plan().draw(prior.of_length(self.placements[i].length), obs, 1, fitted=arm.h, seed=self.seed, first=i)[0, 0].cpu()]
+        return [UNIT * arm.plan().draw(prior.of_length(self.placements[i].length), obs, 1, fitted=arm.h, seed=self.seed, first=i).x[0, 0].cpu()]
 
     def _observe(self, rows: range) -> Observation:
         return observe_placements([self.problems[self.of[i]].motif for i in rows], [self.placements[i] for i in rows], self.sigma_y)
