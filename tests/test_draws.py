@@ -16,8 +16,7 @@ import deft
 from deft import DDIM, Ito, VPCosine
 from deft.core import draws as core_draws
 from deft.core.domain import Domain
-from deft.core.draws import ChainDiagnostics, Draws, ParticleDiagnostics, PathDiagnostics
-from deft.core.sampler import StepInfo
+from deft.core.draws import Draws
 from deft.domains.protein.scaffold import draw_scaffolds
 from deft.errors import CheckpointError, ContractError, InputError
 from deft.guidance import Predictive
@@ -25,7 +24,21 @@ from deft.guidance.combine import Zero
 from deft.io.files import save_weights
 from deft.methods import plan
 from deft.methods.plan import Plan
-from deft.samplers import DAPS, DDRM, SAMPLERS, Heun, sample, sample_hmc, sample_paths, sample_posterior, sample_smc
+from deft.samplers import (
+    DAPS,
+    DDRM,
+    SAMPLERS,
+    ChainDiagnostics,
+    Heun,
+    ParticleDiagnostics,
+    PathDiagnostics,
+    StepInfo,
+    sample,
+    sample_hmc,
+    sample_paths,
+    sample_posterior,
+    sample_smc,
+)
 from deft.testing import half_seen
 
 F64 = torch.float64
@@ -107,7 +120,6 @@ def test_old_names_warn_and_work():
             {"twist": Predictive(0.5), "steps": 5},
         ),
         ({"samples": 2}, {"n": 2}, sample_hmc, {"iterations": 2, "steps": 5}),
-        ({"samples": 2}, {"n": 2}, lambda prior, h, obs, **k: plan("gradient", steps=3).draw(prior, obs, **k), {}),
     ):
         with pytest.warns(DeprecationWarning, match="is now"):
             before = function(PRIOR, Zero(), OBS, **old, **own)
@@ -240,7 +252,7 @@ def test_what_it_cannot_be():
 
 def test_what_was_a_tensor_says_where_it_is():
     for name in ("shape", "flatten", "numpy", "device"):
-        with pytest.raises(AttributeError, match=r"Take draws\.x"):
+        with pytest.raises(AttributeError, match=r"take draws\.x"):
             getattr(some(), name)
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         some().colour  # noqa: B018

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from deft.core.condition import condition
-from deft.core.draws import log_mean
 from deft.core.grid import times
 from deft.core.random import Noise
 from deft.core.transition import Level
@@ -22,6 +21,7 @@ from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.operator import Mask, Matrix
 from deft.samplers import DDIM, Ancestral, DPMpp2M, Draws, Heun, Ito, SDEDPMpp2M, sample, sample_paths, weighted_paths
+from deft.samplers.diagnostics import log_mean
 from deft.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
 

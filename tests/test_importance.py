@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from deft import Gaussian, Mask, Observation, VPCosine
-from deft.core.draws import ess_fraction
 from deft.core.random import Noise
 from deft.denoiser import MeanDenoiser
 from deft.errors import CheckpointError, InputError
 from deft.guidance.exact import Mixture
 from deft.learned import DEFT
+from deft.samplers.diagnostics import ess_fraction
 from deft.testing import MixtureWorld
 from deft.train.fit import FitConfig
 from deft.train.importance import draw_round, flattened, importance_fit

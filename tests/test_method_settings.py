@@ -250,7 +250,7 @@ def test_a_sampler_with_a_setting_from_its_page_touches_two_files(package):
         package,
         parts("add-a-sampler.md"),
         {
-            "with the imports": "from deft.core.sampler import ManyDraws, Sampler, StepInfo\n",
+            "with the imports": "from deft.core.sampler import ManyDraws, Sampler\n",
             "in SAMPLERS": "SAMPLERS: dict[str, type[Sampler]] = {\n",
         },
     )

@@ -14,7 +14,6 @@ from torch import nn
 
 from deft import DEFT, Gaussian, Mask, NetworkDenoiser, Noise, Observation, VPCosine, condition, freeze
 from deft.core.denoiser import Prediction
-from deft.core.draws import ess_fraction
 from deft.core.grid import times
 from deft.core.operator import LinearOperator
 from deft.core.random import seed_for
@@ -25,6 +24,7 @@ from deft.guidance.combine import Interval, Scaled, Zero
 from deft.guidance.exact import Mixture, dense
 from deft.methods import plan
 from deft.samplers import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc
+from deft.samplers.diagnostics import ess_fraction
 from deft.samplers.smc import systematic
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, check_operator, moments, two_modes
 from toys import F64, tensor

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
 from deft.core.domain import Data, Domain, Table, domain_of, domains
-from deft.core.importable import find_function
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
@@ -30,6 +29,7 @@ from deft.prior.load import absolute_name, read_options
 from deft.recipe.fitted import FittedH, family_or_none, prior_of
 from deft.recipe.fitted import load as load_fitted
 from deft.runtime.distributed import get_world
+from deft.runtime.importable import find_function
 from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device

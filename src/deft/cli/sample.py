@@ -12,7 +12,7 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.core.draws import ChainDiagnostics, Draws, ParticleDiagnostics
+from deft.core.draws import Draws
 from deft.core.grid import SPACINGS
 from deft.core.records import task_from
 from deft.errors import InputError
@@ -27,7 +27,7 @@ from deft.likelihood.task import Tilt
 from deft.methods import METHODS, plan
 from deft.prior.check import warning_from
 from deft.prior.measurement_check import sample_warnings
-from deft.samplers import SAMPLERS
+from deft.samplers import SAMPLERS, ChainDiagnostics, ParticleDiagnostics
 
 CHAIN = 50
 """Steps of the paths on which --refine learns."""

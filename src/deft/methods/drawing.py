@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from deft.core.denoiser import Denoiser
-from deft.core.draws import ChainDiagnostics, Draws
+from deft.core.draws import Draws
 from deft.core.htransform import HTransform, Potential
 from deft.core.likelihood import Observation
 from deft.core.sampler import Sampler
@@ -20,6 +20,7 @@ from deft.methods.method import Draw
 from deft.methods.settings import Settings, setting
 from deft.runtime.distributed import World
 from deft.samplers import adapted, sample_hmc, sample_smc
+from deft.samplers.diagnostics import ChainDiagnostics
 from deft.samplers.ode import with_weights
 
 

@@ -26,7 +26,6 @@ from deft.methods.settings import Settings, read_value
 from deft.methods.table import METHODS
 from deft.runtime.distributed import World
 from deft.samplers import SAMPLERS, sample_posterior
-from deft.samplers.draw import takes_old_names
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = json.loads(
     resources.files("deft.methods").joinpath("tuned.json").read_text(encoding="utf-8")
@@ -76,7 +75,6 @@ class Plan:
         sampler, grid = self.make_sampler(), self.grid(prior)
         return self.method.make(Context(prior, grid, sampler, self.settings, fitted)), sampler, grid
 
-    @takes_old_names(samples="n")
     def draw(
         self,
         prior: Denoiser,

@@ -1,10 +1,11 @@
 """Samplers, time grids, and weights of paths."""
 
-from deft.core.draws import ChainDiagnostics, Diagnostics, Draws, ParticleDiagnostics, PathDiagnostics
+from deft.core.draws import Diagnostics, Draws
 from deft.core.grid import SPACINGS, levels, times
-from deft.core.sampler import ManyDraws, Sampler, StepInfo
+from deft.core.sampler import ManyDraws, Sampler
 from deft.samplers.daps import DAPS
-from deft.samplers.draw import sample, sample_posterior
+from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
+from deft.samplers.draw import StepInfo, sample, sample_posterior
 from deft.samplers.hamiltonian import sample_hmc
 from deft.samplers.imputation import Imputed
 from deft.samplers.ode import DDIM, Cooled, DPMpp2M, Heun, KernelSampler

@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import ParamSpec, TypeVar
 
@@ -21,11 +22,30 @@ from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
-from deft.core.sampler import Carry, Sampler, StepInfo
+from deft.core.sampler import Carry, Sampler
 from deft.core.transition import Level
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.runtime.distributed import World, get_world
 from deft.samplers.ode import DDIM
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What the callback of `deft.sample` is given after each step, from level t to level s.
+
+    step: how many are done, from 1. steps: of how many. x: the state at s, [B, *E].
+    prediction: of the denoiser that is sampled (with h, where it is conditioned), at the state at t; its `mean` is
+        E[x_0 | x_t, y]. Of samplers that use the prior alone it is the prior's. Where a step has several calls, it is
+        the first.
+    """
+
+    step: int
+    steps: int
+    t: Level
+    s: Level
+    x: Tensor
+    prediction: Prediction
+
 
 Callback = Callable[[StepInfo], object]
 P = ParamSpec("P")

@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.draws import ChainDiagnostics, Draws
+from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
@@ -47,6 +47,7 @@ from deft.core.random import Noise, seed_for
 from deft.core.transition import Level, log_ratio, shift
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.runtime.distributed import World, get_world
+from deft.samplers.diagnostics import ChainDiagnostics
 from deft.samplers.draw import named_domain, takes_old_names
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ancestral

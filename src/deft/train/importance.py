@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.draws import ess_fraction
 from deft.core.grid import times
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise, generator
@@ -30,6 +29,7 @@ from deft.errors import CheckpointError, InputError
 from deft.io.files import load_state, save_state
 from deft.io.identity import other_identity
 from deft.learned.base import Learned
+from deft.samplers.diagnostics import ess_fraction
 from deft.samplers.ode import KernelSampler
 from deft.samplers.sde import Ito
 from deft.samplers.smc import systematic
