@@ -456,6 +456,6 @@ def test_interrupted_elsewhere(shop, tmp_path, capsys, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deft.methods.sample_posterior", stop)
+    monkeypatch.setattr("deft.methods.plans.sample_posterior", stop)
     code, _, err = run(capsys, *sample_line(shop, tmp_path / "out"))
     assert code == 130 and err.strip().splitlines()[-1] == "stopped"

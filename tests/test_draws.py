@@ -23,7 +23,7 @@ from deft.guidance import Predictive
 from deft.guidance.combine import Zero
 from deft.io.files import save_weights
 from deft.methods import plan
-from deft.methods.plan import Plan
+from deft.methods.plans import Plan
 from deft.samplers import (
     DAPS,
     DDRM,

@@ -18,7 +18,6 @@ from typing import Literal, get_type_hints
 import pytest
 
 import deft
-from deft import methods
 from deft.errors import InputError
 from deft.methods import METHODS, TUNED, Settings, make_sampler, plan, sampler_options, setting
 from deft.samplers import DDIM, SAMPLERS, Sampler
@@ -149,15 +148,10 @@ def test_settings_of_a_sampler(monkeypatch):
 
 
 def test_old_names_of_the_table_warn():
-    for old, new in (("Making", "Context"), ("NEEDS", "REQUIRES")):
-        with pytest.warns(DeprecationWarning, match=new):
-            assert getattr(methods, old) is getattr(methods, new)
     with pytest.warns(DeprecationWarning, match="why_unsupported"):
         assert METHODS["prior"].misfit(None) is None
     with pytest.warns(DeprecationWarning, match="requires"):
         assert METHODS["ddrm"].needs == "linear"
-    with pytest.raises(AttributeError):
-        methods.Makings  # noqa: B018
 
 
 # rows from the skeletons of the pages

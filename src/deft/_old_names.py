@@ -141,8 +141,12 @@ NAMES: dict[str, str] = {
     **{f"tasks.{name}": f"{module}.{name}" for module, names in _OF_TASKS.items() for name in names},
     "convert.read_array": "io.arrays.read_array",
     "measurement.in_our_units": "domains.image.units.in_our_units",
+    "methods.Making": "methods.method.Context",
+    "methods.NEEDS": "methods.method.REQUIRES",
     "prior.ImagePrior": "domains.image.prior.ImagePrior",
     "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
+    "sample.hamiltonian.STUCK": "samplers.diagnostics.STUCK",
+    "sample.smc.effective_share": "samplers.diagnostics.ess_fraction",
     "train.adapter.Described": "core.records.Task",
     "train.data.Bank": "train.cache.Bank",
 }

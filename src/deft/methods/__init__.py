@@ -6,11 +6,11 @@ offered everywhere.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
+from deft._old_names import moved
 from deft.methods.method import REQUIRES, SOLVERS, SPACES, WEIGHTED, Context, Draw, Method
-from deft.methods.plan import TUNED, Plan, get_method, make_sampler, plan, sampler_options
+from deft.methods.plans import TUNED, Plan, get_method, make_sampler, plan, sampler_options
 from deft.methods.settings import NoSettings, Settings, setting
 from deft.methods.table import BEST_SOLVER, METHODS, SCORE_FORM
 
@@ -36,12 +36,5 @@ __all__ = [
     "setting",
 ]
 
-RENAMED = {"Making": "Context", "NEEDS": "REQUIRES"}
-"""Names of 0.1.0 -> of today."""
-
-
-def __getattr__(name: str) -> Any:
-    if name in RENAMED:
-        warnings.warn(f"deft.methods.{name} is now deft.methods.{RENAMED[name]}", DeprecationWarning, stacklevel=2)
-        return globals()[RENAMED[name]]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)
