@@ -24,6 +24,7 @@ from deft.guidance.combine import Zero
 from deft.io.files import save_weights
 from deft.methods import plan
 from deft.methods.plans import Plan
+from deft.recipe.fitted import FittedH
 from deft.samplers import (
     DAPS,
     DDRM,
@@ -77,13 +78,13 @@ def test_arguments_have_one_order_and_no_typo_is_swallowed(way):
         function(PRIOR, Zero(), OBS, 2, step_count=3, **own)
 
 
-@pytest.mark.parametrize("function", [Plan.draw, draw_scaffolds, sample], ids=lambda f: f.__qualname__)
+@pytest.mark.parametrize("function", [Plan.draw, FittedH.sample, draw_scaffolds, sample], ids=lambda f: f.__qualname__)
 def test_the_others_use_the_same_names(function):
-    """What a plan fixes itself (h, sampler, steps, spacing) is not asked for; what is, is called the same, in the same
-    order."""
-    names = list(inspect.signature(function).parameters)
-    assert [n for n in names if n in SHARED] == [n for n in SHARED if n in names]
-    assert not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+    """What they know by themselves (h, the sampler of a plan) is not asked for; what is, is called the same, in the same
+    order. What a task draws for a measurement (a mask) has names of the task's own."""
+    parameters = inspect.signature(function).parameters
+    assert [n for n in parameters if n in SHARED] == [n for n in SHARED if n in parameters]
+    assert {n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD} <= {"drawn"}
 
 
 @pytest.mark.parametrize("way", WAYS)
