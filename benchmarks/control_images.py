@@ -35,7 +35,7 @@ from deft.io.h_files import load_h, save_h
 from deft.learned.base import count_parameters
 from deft.methods import plan
 from deft.prior import load_prior
-from deft.samplers import sample, sample_hmc
+from deft.samplers import ChainDiagnostics, sample, sample_hmc
 from deft.train.cache import Bank
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
@@ -153,7 +153,7 @@ def do_compare(args: argparse.Namespace) -> None:
     def add(name: str, method: str, h: Any = None, **options: Any) -> None:
         made = plan(method, like_task if h is None else None, **options)
         begun = time.monotonic()
-        x = made.draw(prior, obs, SAMPLES, fitted=h, seed=5)[0]
+        x = made.draw(prior, obs, SAMPLES, fitted=h, seed=5).x[0]
         row = {"name": name, **scores(x, truth, obs), "calls": made.calls(SAMPLES), "seconds": (time.monotonic() - begun) / SAMPLES, "plan": made.config()}
         if method in ("deft", "dps", "pigdm-score"):  # any h weighs paths
             row["diagnosis"] = diagnose(prior, made.make(prior, h)[0] if h is None else h, obs, paths=64)
@@ -174,7 +174,7 @@ def arms(fitted: dict[str, Any]) -> Iterator[tuple[str, str, Any, dict[str, Any]
         yield name, "deft", h, {"sampler": "ancestral", "steps": 100, "spacing": "log-snr"}
     for name in ("dps", "pigdm-score", "mmps", "tds"):
         yield name, name, None, {}
-    yield "amortised + particles", "deft-smc", fitted["amortised"], {"settings": {"particles": 16, "apart": 0.0}, "steps": 100}
+    yield "amortised + particles", "deft-smc", fitted["amortised"], {"settings": {"particles": 16, "apart": False}, "steps": 100}
 
 
 def do_reference(args: argparse.Namespace) -> None:
@@ -186,11 +186,13 @@ def do_reference(args: argparse.Namespace) -> None:
     grid = times(prior.schedule, REFERENCE["steps"], "log-snr")
     chains = {k: v for k, v in REFERENCE.items() if k not in ("chains", "steps")}
     found = sample_hmc(prior, h, obs, REFERENCE["chains"], grid=grid, batch=REFERENCE["chains"], progress=True, **chains)
+    how = found.diagnostics
+    assert isinstance(how, ChainDiagnostics)
     about = {
-        **REFERENCE, "seconds": time.monotonic() - begun, "accepted": found.accepted[0].tolist(), "step": found.step[0].tolist(),
-        "log_weight": found.log_weight[0].tolist(),
+        **REFERENCE, "seconds": time.monotonic() - begun, "accepted": how.accepted[0].tolist(), "step": how.step_size[0].tolist(),
+        "log_weight": how.log_weight[0].tolist(),
     }  # fmt: skip
-    torch.save({"x": found.x[0], "about": about}, folder / "reference.pt")
+    torch.save({"x": found.x[0].unflatten(0, (REFERENCE["chains"], -1)), "about": about}, folder / "reference.pt")
     print({k: v for k, v in about.items() if k != "log_weight"}, flush=True)
 
 
@@ -234,7 +236,7 @@ def do_coverage(args: argparse.Namespace) -> None:
     on_it = [(f"{name}, on the reference's grid", "deft", h, same) for name, h in fitted.items()]
     for name, method, h, options in (*arms(fitted), *on_it):
         made = plan(method, {"radon5": "ct"}.get(args.task, args.task) if h is None else None, **options)
-        x = made.draw(prior, obs, SAMPLES, fitted=h, seed=5)[0]
+        x = made.draw(prior, obs, SAMPLES, fitted=h, seed=5).x[0]
         rows.append({"name": name, **against(x, chains), "truth inside": scores(x, truth, obs)["inside"], "plan": made.config()})
         print({k: v for k, v in rows[-1].items() if k != "plan"}, flush=True)
     about = saved["about"] | {"r_hat": [float(v) for v in r_hat.quantile(torch.tensor([0.5, 0.9, 1.0]))]}

@@ -97,7 +97,7 @@ def modes() -> None:
 
         print(f"| {distance:g} | exact | {float(exact.mixture.weights[0]):.3f} | 0 | {exact.log_evidence:.3f} | |")
         for name, h in (("ΠGDM, d = 0.5", PiGDM(0.5)), ("ΠGDM, d = 1", PiGDM(1.0)), ("DPS, ζ = 1", DPS(1.0))):
-            x = sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n)[0]
+            x = sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n).x[0]
             print(f"| | {name} | {share(x):.3f} | | | |")
         for name, kind in OBJECTIVES.items():
             h, seconds = learned(kind, prior, obs, 200)
@@ -131,10 +131,10 @@ def rare(chains_only: bool = False) -> None:
     print(f"| exact, of the prior itself | {float(exact.mixture.weights[0]):.3f} | | 0 | {exact.log_evidence:.3f} |")
     print(f"| no control, 200,000 paths | {cells(Zero(), 200_000)} |", flush=True)
     for name, h in (("ΠGDM, d = 0.5", PiGDM(0.5)), ("ΠGDM, d = 1", PiGDM(1.0)), ("DPS, ζ = 1", DPS(1.0))):
-        shares = [share(sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n)[0]) for grid in grids]
+        shares = [share(sample_posterior(prior, h, obs, n, sampler=Ancestral(), grid=grid, batch=n).x[0]) for grid in grids]
         print(f"| {name} | {shares[0]:.3f} | | | | {shares[1]:.3f} |", flush=True)
     begun = time.monotonic()
-    ends = [sample_hmc(prior, GradientAtMean(0.5), obs, 500, iterations=120, burn_in=40, sampler=Ito(), grid=grid, batch=500).x[0, :, 0] for grid in grids]
+    ends = [sample_hmc(prior, GradientAtMean(0.5), obs, 500, iterations=120, burn_in=40, sampler=Ito(), grid=grid, batch=500).x[0] for grid in grids]
     print(f"| HMC, 500 chains of 120 iterations | {share(ends[0]):.3f} | | | | {share(ends[1]):.3f} | | | | {time.monotonic() - begun:.0f} |", flush=True)
     if chains_only:
         return

@@ -76,7 +76,7 @@ def row(name: str) -> Draw:
     def draw(prior: Denoiser, obs: Observation, samples: int, settings: Settings) -> Tensor:
         own = {k: v for k, v in settings.items() if k not in ("eta", "spacing")}
         made = plan(name, settings=own, steps=STEPS, eta=settings.get("eta"), spacing=settings.get("spacing"))
-        return made.draw(prior, obs, samples, seed=0)
+        return made.draw(prior, obs, samples, seed=0).x
 
     return draw
 
@@ -90,7 +90,7 @@ def preconditioned(name: str) -> Draw:
     def draw(prior: Denoiser, obs: Observation, samples: int, settings: Settings) -> Tensor:
         exact = DiffPIR(settings["lambda"]) if name == "diffpir" else GradientAtMean(settings["data_std"], settings["scale"])
         sampler = Refresh(settings["zeta"]) if name == "diffpir" else DDIM(1.0)
-        return sample_posterior(prior, Preconditioned(exact), obs, samples, sampler=sampler, grid=times(prior.schedule, STEPS))
+        return sample_posterior(prior, Preconditioned(exact), obs, samples, sampler=sampler, grid=times(prior.schedule, STEPS)).x
 
     return draw
 

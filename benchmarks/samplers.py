@@ -110,7 +110,7 @@ def on_images(
                 started = time.perf_counter()
                 drawn = sample_posterior(
                     prior, h, obs.to(device), samples, seed=seed, batch=batch, sampler=make_sampler(name, eta), steps=n, spacing=spacing
-                ).cpu()
+                ).x.cpu()
                 seconds = (time.perf_counter() - started) / (len(x) * samples)
                 values = measure(drawn, x, obs, network=network)
                 energy = values["energy_score"].double()

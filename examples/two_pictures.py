@@ -20,7 +20,7 @@ mask[..., 10:22, 8:24] = 0
 likelihood = deft.Gaussian(deft.Mask(mask), sigma_y=0.05)
 y = likelihood.sample(truth, deft.Noise(0, 2))
 
-samples = deft.sample_posterior(prior, deft.PiGDM(), deft.Observation(y, likelihood), samples=4, steps=50)
+samples = deft.sample_posterior(prior, deft.PiGDM(), deft.Observation(y, likelihood), n=4, steps=50).x
 
 columns = [Column("truth", to_pixels(truth)), Column("measurement", to_pixels(y))]
 columns += [Column(f"sample {i + 1}", to_pixels(samples[:, i])) for i in range(4)]

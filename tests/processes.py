@@ -100,8 +100,8 @@ def case_samples(out: Path) -> dict[str, Any]:
     obs = Observation(like.sample(Noise(5, 5).normal((1, SIDE, SIDE)), Noise(6, 5)), like)
     bank = Bank.build(parts()[1].prior, X, Task(), 50, chunk=16)
     return {
-        "samples": sample_posterior(prior, h.eval(), obs, 2, batch=3, steps=4),
-        "alone": sample_posterior(prior, h.eval(), obs, 1, batch=3, steps=2, world=World()), "bank": bank.prediction.mean,
+        "samples": sample_posterior(prior, h.eval(), obs, 2, batch=3, steps=4).x,
+        "alone": sample_posterior(prior, h.eval(), obs, 1, batch=3, steps=2, world=World()).x, "bank": bank.prediction.mean,
     }  # fmt: skip
 
 

@@ -239,7 +239,7 @@ def test_runs_of_the_priors_network(prior, name, runs):
     sample(denoiser, 4, grid=chosen.grid(prior))
     assert calls == [False] * 5 * runs and chosen.calls() == 5 * runs
     assert METHODS[name].learned == name and METHODS[name].trained
-    assert chosen.draw(prior, obs[:1], 2, fitted=h).shape == (1, 2, 1, 16, 16)
+    assert chosen.draw(prior, obs[:1], 2, fitted=h).x.shape == (1, 2, 1, 16, 16)
     with pytest.raises(InputError, match=f"{name} needs a fitted h"):
         chosen.make(prior)
 

@@ -301,7 +301,9 @@ def test_unknown_setting_and_method_in_a_list(shop, tmp_path, capsys):
     line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zetta=1"))
     assert "unknown setting of dps 'zetta': did you mean 'zeta'" in line
     line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zeta=much"))
-    assert "KEY=NUMBER" in line
+    assert "setting zeta of dps is a number, got 'much'" in line
+    line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zeta"))
+    assert "KEY=VALUE" in line
     line = refused(capsys, "evaluate", shop / "run", "--data", shop / "good", "--methods", "deft,dpss", "--out", tmp_path / "out")
     assert "unknown method 'dpss': did you mean 'dps'" in line
 
@@ -454,6 +456,6 @@ def test_interrupted_elsewhere(shop, tmp_path, capsys, monkeypatch):
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deft.methods.sample_posterior", stop)
+    monkeypatch.setattr("deft.methods.plans.sample_posterior", stop)
     code, _, err = run(capsys, *sample_line(shop, tmp_path / "out"))
     assert code == 130 and err.strip().splitlines()[-1] == "stopped"

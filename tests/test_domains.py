@@ -181,8 +181,7 @@ def test_an_h_for_another_kind_of_data(curves, place):
     again, back, card = load_h(place / "run", prior)
     assert back == task and card["class"] == "deft" and all(torch.equal(v, again.state_dict()[k]) for k, v in fitted.h.state_dict().items())
     obs = task.observe(x[:2], Noise(0, 2))
-    drawn = sample_posterior(prior, again, obs, 3, steps=4)
-    samples = getattr(drawn, "x", drawn)
+    samples = sample_posterior(prior, again, obs, 3, steps=4).x
     assert samples.shape == (2, 3, 2, 16) and curves.measure(samples, x[:2], obs)["gap"].shape == (2,)
 
 

@@ -24,7 +24,7 @@ from deft.domains.image.tasks import TASKS, Inpaint, SuperResolution
 from deft.errors import InputError
 from deft.guidance import DPS
 from deft.guidance.combine import Zero
-from deft.methods import METHODS, TUNED, Making, make_sampler, plan
+from deft.methods import METHODS, TUNED, Context, make_sampler, plan
 from deft.prior import load_prior
 from deft.samplers import SAMPLERS
 from deft.train.levels import LEVELS, hidden_pixels, level_errors, level_table
@@ -167,10 +167,10 @@ def test_tuned_settings_are_settings():
 def test_plan_prefers_what_is_given(monkeypatch):
     monkeypatch.setitem(TUNED, "inpaint", {"dps": {"zeta": 0.9, "eta": 0.5, "steps": 30}})
     tuned = plan("dps", "inpaint")
-    assert (tuned.settings, tuned.eta, tuned.steps) == ({"zeta": 0.9}, 0.5, 30)
+    assert (dict(tuned.settings), tuned.eta, tuned.steps) == ({"zeta": 0.9}, 0.5, 30)
     given = plan("dps", "inpaint", settings={"zeta": 0.1}, eta=1.0, steps=7)
-    assert (given.settings, given.eta, given.steps) == ({"zeta": 0.1}, 1.0, 7)
-    assert plan("dps", "denoise").settings == dict(METHODS["dps"].settings)
+    assert (dict(given.settings), given.eta, given.steps) == ({"zeta": 0.1}, 1.0, 7)
+    assert plan("dps", "denoise").settings == METHODS["dps"].settings
 
 
 def test_unknown_names_of_methods():
@@ -181,7 +181,7 @@ def test_unknown_names_of_methods():
     with pytest.raises(InputError, match="no settings of its own"):
         plan("prior", settings={"zeta": 1.0})
     with pytest.raises(InputError, match="needs a fitted h"):
-        METHODS["deft"].make(Making(gaussian_prior(), [], make_sampler("ddim"), {}))
+        METHODS["deft"].make(Context(gaussian_prior(), [], make_sampler("ddim"), METHODS["deft"].settings))
 
 
 # comparisons and reports

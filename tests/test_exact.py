@@ -20,7 +20,8 @@ from deft.guidance.combine import Clipped, Interval, Scaled, Sum, Zero
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.operator import Mask, Matrix
-from deft.samplers import DDIM, Ancestral, DPMpp2M, Heun, Ito, SDEDPMpp2M, sample, sample_paths
+from deft.samplers import DDIM, Ancestral, DPMpp2M, Draws, Heun, Ito, SDEDPMpp2M, sample, sample_paths, weighted_paths
+from deft.samplers.diagnostics import log_mean
 from deft.schedule import EDM, VE, RectifiedFlow, VPCosine, VPLinear
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, moments, two_modes
 
@@ -248,8 +249,8 @@ def test_event_samples(low, high):
 def log_weights(world, obs, sampler, grid, h=None, n=512):
     """Weights of n paths on a grid of levels of VPCosine, or of so many steps."""
     grid = times(VPCosine(), grid, "log-snr") if isinstance(grid, int) else grid
-    conditioned = condition(world.prior(VPCosine()), h or world.h, obs.repeat(n))
-    return sample_paths(conditioned, Noise(0, n), sampler, grid=grid)
+    x, log_w = weighted_paths(condition(world.prior(VPCosine()), h or world.h, obs.repeat(n)), Noise(0, n), sampler, grid)
+    return Draws(x[None], log_w[None], log_mean(log_w[None]))
 
 
 def variance(*args):
@@ -272,9 +273,9 @@ def test_variance_of_log_weights_falls(sampler):
         m, c = moments(world.prior(VPCosine()), sampler, times(VPCosine(), steps, "log-snr"))
         drawn = MixtureWorld(Mixture(tensor(1.0), m[None], c[None])).posterior(obs).log_evidence
         paths = log_weights(world, obs, sampler, steps)
-        v, n = float(paths.log_weight.var()), len(paths.log_weight)
+        v, n = float(paths.log_weight.var()), paths.n
         error = float((paths.log_weight - drawn).exp().std()) / math.sqrt(n)
-        assert abs(paths.log_evidence - drawn) < 4 * error
+        assert abs(float(paths.log_evidence) - drawn) < 4 * error
         assert abs(float(paths.log_weight.mean()) + v / 2 - drawn) < 4 * math.sqrt(v / n) + 0.1 * v
         variances.append(v)
         biases.append(drawn - truth)
@@ -328,11 +329,10 @@ def test_flagship_table(schedule, capsys):
     for name, h in {"exact": world.h, "pigdm": PiGDM(), "zero": Zero()}.items():
         v = []
         for steps in (50, 200, 800):
-            conditioned = condition(world.prior(schedule), h, obs.repeat(n))
-            paths = sample_paths(conditioned, Noise(0, n), Ito(), steps=steps)
+            paths = sample_paths(world.prior(schedule), h, obs, n, sampler=Ito(), steps=steps, batch=n)
             v.append(float(paths.log_weight.var()))
             with capsys.disabled():
-                print(f"{schedule.name} {name} {steps}: Var {v[-1]:.4f} log Z {paths.log_evidence:.4f} ({truth:.4f})")
+                print(f"{schedule.name} {name} {steps}: Var {v[-1]:.4f} log Z {float(paths.log_evidence):.4f} ({truth:.4f})")
         if name == "exact":
             assert v[0] / v[2] > 8 and v[2] < 0.05
-            assert abs(paths.log_evidence - truth) < 5 * math.sqrt(v[2] / n) + 0.03  # and the prior's own bias
+            assert abs(float(paths.log_evidence) - truth) < 5 * math.sqrt(v[2] / n) + 0.03  # and the prior's own bias

@@ -22,8 +22,18 @@ from deft.guidance.exact import Mixture
 from deft.likelihood import Classifier, Poisson, Reward
 from deft.methods import plan
 from deft.operator import Operator
-from deft.samplers import DDIM, Ancestral, Heun, Ito, hamiltonian, sample_hmc, sample_paths
-from deft.samplers.hamiltonian import Chains, StepSize, _Paths
+from deft.samplers import (
+    DDIM,
+    Ancestral,
+    ChainDiagnostics,
+    Heun,
+    Ito,
+    hamiltonian,
+    sample_hmc,
+    sample_paths,
+    weighted_paths,
+)
+from deft.samplers.hamiltonian import StepSize, _Paths
 from deft.testing import MixtureWorld, half_seen, moments, two_modes
 from toys import F64, tensor
 from toys import THREE as WORLD
@@ -73,9 +83,9 @@ def test_the_gradient_is_that_of_the_weight(name, sampler):
         def normal(self, shape, device="cpu"):
             return self.left.pop(0)
 
-    want = sample_paths(condition(PRIOR, CONTROLS[name], OBS.repeat(3)), Given(), sampler, grid=GRID)
-    torch.testing.assert_close(x, want.x, check_dtype=False, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(log_w, want.log_weight, rtol=1e-4, atol=1e-4)
+    want_x, want_log_w = weighted_paths(condition(PRIOR, CONTROLS[name], OBS.repeat(3)), Given(), sampler, GRID)
+    torch.testing.assert_close(x, want_x, check_dtype=False, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(log_w, want_log_w, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +97,13 @@ def test_chains_end_in_the_posterior(name, sampler, iterations):
     mean, cov = moments(PRIOR, sampler, GRID)
     exact = MixtureWorld(Mixture(tensor(1.0), mean[None], cov[None])).posterior(OBS)
     out = sample_hmc(PRIOR, CONTROLS[name], OBS, n, iterations=iterations, sampler=sampler, grid=GRID, batch=n)
-    x = (out.x[0, :, 0].double() - exact.mean) / exact.std
+    x = (out.x[0].double() - exact.mean) / exact.std
     assert bool((x.mean(0).abs() < 4 / math.sqrt(n)).all()), x.mean(0)
     assert bool(((x.var(0) - 1).abs() < 4 * math.sqrt(2 / n)).all()), x.var(0)
     r = exact.mixture.covariances[0] / (exact.std[:, None] * exact.std)
     gap = torch.corrcoef(x.mT) - r
     assert bool((gap.abs() <= 4 * (1 - r**2) / math.sqrt(n) + 1e-9).all()), gap
-    assert 0.6 < float(out.accepted.mean()) <= 1
+    assert 0.6 < float(out.diagnostics.accepted.mean()) <= 1
 
 
 def test_metropolis_is_what_makes_it_right(monkeypatch):
@@ -104,9 +114,9 @@ def test_metropolis_is_what_makes_it_right(monkeypatch):
     obs = Observation(OBS.y, Gaussian(OBS.likelihood.operator, torch.tensor(0.07, dtype=F64)))
     exact = MixtureWorld(Mixture(tensor(1.0), mean[None], cov[None])).posterior(obs)
     out = sample_hmc(PRIOR, Zero(), obs, n, iterations=120, leapfrogs=2, grid=GRID, batch=n)
-    x = (out.x[0, :, 0].double() - exact.mean) / exact.std
+    x = (out.x[0].double() - exact.mean) / exact.std
     assert bool((x.mean(0).abs() < 4 / math.sqrt(n)).all()) and bool(((x.var(0) - 1).abs() < 4 * math.sqrt(2 / n)).all()), (x.mean(0), x.var(0))
-    assert 0.2 < float(out.accepted.mean()) < 0.6
+    assert 0.2 < float(out.diagnostics.accepted.mean()) < 0.6
 
 
 def test_two_modes_keep_their_weights():
@@ -115,13 +125,12 @@ def test_two_modes_keep_their_weights():
     prior = world.prior(VPCosine())
     obs = Observation(torch.tensor([[-0.25, 0.0]]), Gaussian(Mask(torch.tensor([[1.0, 0.0]])), 0.7))
     grid = times(VPCosine(), 20, "log-snr")
-    free = sample_paths(condition(prior, Zero(), obs.repeat(100_000)), Noise(1, 100_000), Ancestral(), grid=grid)
-    weight = torch.softmax(free.log_weight, 0)
-    right = float(weight[free.x[:, 0] < 0].sum())  # of the chain of 20 steps, by its own weights
+    free = sample_paths(prior, Zero(), obs, 100_000, sampler=Ancestral(), grid=grid, seed=1, batch=100_000)
+    right = float(free.weights[free.x[..., 0] < 0].sum())  # of the chain of 20 steps, by its own weights
     h, error = GradientAtMean(1.0), math.sqrt(right * (1 - right) / n)
-    plain = sample_paths(condition(prior, h, obs.repeat(4000)), Noise(2, 4000), Ancestral(), grid=grid).x
+    plain = sample_paths(prior, h, obs, 4000, sampler=Ancestral(), grid=grid, seed=2, batch=4000).x[0]
     assert abs(float((plain[:, 0] < 0).float().mean()) - right) > 4 * math.sqrt(right * (1 - right) / 4000)
-    x = sample_hmc(prior, h, obs, n, iterations=14, grid=grid, batch=n).x[0, :, 0]
+    x = sample_hmc(prior, h, obs, n, iterations=14, grid=grid, batch=n).x[0]
     assert abs(float((x[:, 0] < 0).float().mean()) - right) < 4 * error
 
 
@@ -131,9 +140,9 @@ def test_many_dimensions():
     world, obs = half_seen(8)
     prior, exact = world.prior(VPCosine()), world.posterior(obs)
     out = sample_hmc(prior, GradientAtMean(0.5), obs, 64, iterations=24, grid=times(prior.schedule, 16, "log-snr"))
-    d = (out.x[0, :, 0].double().flatten(1) - exact.mean.flatten()) / exact.std.flatten()
+    d = (out.x[0].double().flatten(1) - exact.mean.flatten()) / exact.std.flatten()
     assert float(d.mean(0).square().mean().sqrt()) < 2 / 8 and 0.85 < float(d.square().mean().sqrt()) < 1.1
-    assert float(out.step.mean()) > 0.25
+    assert float(out.diagnostics.step_size.mean()) > 0.25
 
 
 class Flat(MeanDenoiser):
@@ -150,19 +159,17 @@ def test_a_prior_that_lives_in_a_part_of_space():
     """A likelihood that looks out of it pushes nothing out of it: mean and deviation are those of weighted paths (5 standard errors)."""
     prior, grid, n = Flat(), times(VPCosine(), 8, "log-snr"), 600
     obs = Observation(torch.tensor([[0.8, 0.0]]), Gaussian(Mask(torch.tensor([[1.0, 0.0]])), 0.3))
-    paths = sample_paths(condition(prior, Zero(), obs.repeat(60_000)), Noise(1, 60_000), Ancestral(), grid=grid)
-    w, first = torch.softmax(paths.log_weight, 0), paths.x[:, 0].double()
-    mean = float((w * first).sum())
-    std = float((w * (first - mean) ** 2).sum().sqrt())
-    x = sample_hmc(prior, Zero(), obs, n, iterations=30, grid=grid, batch=n).x[0, :, 0]
+    paths = sample_paths(prior, Zero(), obs, 60_000, sampler=Ancestral(), grid=grid, seed=1, batch=60_000)
+    mean, std = float(paths.mean[0, 0]), float(paths.std[0, 0])
+    x = sample_hmc(prior, Zero(), obs, n, iterations=30, grid=grid, batch=n).x[0]
     assert float(x.sum(1).abs().max()) < 1e-5
     assert abs(float(x[:, 0].mean()) - mean) < 5 * std / math.sqrt(n) and abs(float(x[:, 0].std()) / std - 1) < 5 / math.sqrt(2 * n)
 
 
 def test_an_exact_control_is_accepted_and_its_weights_stay():
     out = sample_hmc(PRIOR, WORLD.h, OBS, 8, iterations=3, burn_in=1, sampler=Ito(), grid=times(VPCosine(), 60, "log-snr"))
-    assert float(out.accepted.min()) > 0.9 and float(out.log_weight.var()) < 0.4
-    assert float(out.step.min()) > 0.25  # of .39 at most, after one step of tuning
+    assert float(out.diagnostics.accepted.min()) > 0.9 and float(out.diagnostics.log_weight.var()) < 0.4
+    assert float(out.diagnostics.step_size.min()) > 0.25  # of .39 at most, after one step of tuning
 
 
 def test_a_chain_is_its_own():
@@ -170,13 +177,14 @@ def test_a_chain_is_its_own():
     obs = Observation(tensor([0.9, -0.6], [0.1, 0.2], [-0.4, 0.3]), OBS.likelihood)
     options = {"iterations": 6, "grid": GRID}
     whole = sample_hmc(PRIOR, Zero(), obs, 4, **options)
-    assert whole.x.shape == (3, 4, 1, 3) and whole.log_weight.shape == (3, 4, 6) and whole.step.shape == (3,)
+    how = whole.diagnostics
+    assert whole.x.shape == (3, 4, 3) and how.log_weight.shape == (3, 4, 6) and how.step_size.shape == (3,)
     for batch in (3, 8):
         torch.testing.assert_close(sample_hmc(PRIOR, Zero(), obs, 4, batch=batch, **options).x, whole.x)
     torch.testing.assert_close(sample_hmc(PRIOR, Zero(), obs[1], 4, first=1, **options).x[0], whole.x[1])
-    kept = sample_hmc(PRIOR, Zero(), obs, 4, keep=2, every=2, **options).x
-    torch.testing.assert_close(kept[:, :, -1:], whole.x)
-    torch.testing.assert_close(kept[:, :, 0], sample_hmc(PRIOR, Zero(), obs, 4, iterations=4, burn_in=3, grid=GRID).x[:, :, 0])
+    kept = sample_hmc(PRIOR, Zero(), obs, 4, keep=2, every=2, **options).x.unflatten(1, (4, 2))
+    torch.testing.assert_close(kept[:, :, -1], whole.x)
+    torch.testing.assert_close(kept[:, :, 0], sample_hmc(PRIOR, Zero(), obs, 4, iterations=4, burn_in=3, grid=GRID).x)
 
 
 def test_it_shows_how_far_it_is(capsys):
@@ -199,16 +207,17 @@ def test_methods_of_the_table(monkeypatch):
     world, obs = half_seen(3)
     made = plan("hmc", steps=5, settings={"iterations": 10, "leapfrogs": 2})
     assert made.calls(4) == 5 * 2 * 21
-    told = {}
-    assert made.draw(world.prior(VPCosine()), obs, 2, told=told).shape == (1, 2, 9)
-    assert 0 < told["accepted"][0] <= 1 and told["step"][0] > 0 and math.isfinite(told["rise"][0])
-    real = Chains.stuck.fget
-    monkeypatch.setattr(Chains, "stuck", property(lambda c: torch.tensor([[True, False]]) | real(c)))
+    draws = made.draw(world.prior(VPCosine()), obs, 2)
+    how = draws.diagnostics
+    assert draws.x.shape == (1, 2, 9)
+    assert 0 < float(how.accepted.mean()) <= 1 and float(how.step_size[0]) > 0 and bool(how.rise.isfinite().all())
+    real = ChainDiagnostics.stuck.fget
+    monkeypatch.setattr(ChainDiagnostics, "stuck", property(lambda c: torch.tensor([[True, False]]) | real(c)))
     with pytest.raises(InputError, match="1 of 2 chains did not move: give more iterations \\(--set iterations=20"):
         made.draw(world.prior(VPCosine()), obs, 2)
     monkeypatch.undo()
     h = DEFT((9,), lift_channels=2, width=8)
-    assert plan("deft-hmc", steps=5, settings={"iterations": 10}).draw(world.prior(VPCosine()), obs, 2, fitted=h).shape == (1, 2, 9)
+    assert plan("deft-hmc", steps=5, settings={"iterations": 10}).draw(world.prior(VPCosine()), obs, 2, fitted=h).x.shape == (1, 2, 9)
 
 
 def test_what_is_refused():
@@ -263,5 +272,5 @@ def test_the_gradient_is_whole_where_h_is_made_of_a_likelihoods_score(kind):
 
 def test_rise_is_between_the_last_two_quarters():
     log_w = torch.tensor([[[0.0, 9.0, 1.0, 2.0, 3.0, 5.0, 6.0, 8.0]]])
-    found = Chains(torch.zeros(1, 1, 1, 2), log_w, torch.ones(1, 1), torch.ones(1))
+    found = ChainDiagnostics(torch.ones(1, 1), torch.ones(1), log_w)
     assert found.rise.tolist() == [[3.0]]  # (6 + 8) / 2 less (3 + 5) / 2

@@ -14,7 +14,7 @@ from deft.denoiser import MeanDenoiser
 from deft.errors import CheckpointError, InputError
 from deft.guidance.exact import Mixture
 from deft.learned import DEFT
-from deft.samplers.smc import effective_share
+from deft.samplers.diagnostics import ess_fraction
 from deft.testing import MixtureWorld
 from deft.train.fit import FitConfig
 from deft.train.importance import draw_round, flattened, importance_fit
@@ -33,8 +33,8 @@ def measurements(n, seed=0):
 def test_flattened_weights_leave_what_they_should():
     log_w = torch.randn(50, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.linspace(0.01, 30, 50)[:, None]
     gamma = flattened(log_w, 0.3)
-    share = effective_share(gamma[:, None] * log_w)
-    full = effective_share(log_w) >= 0.3
+    share = ess_fraction(gamma[:, None] * log_w)
+    full = ess_fraction(log_w) >= 0.3
     assert bool((gamma[full] == 1).all()) and bool(full.any()) and bool((~full).any())
     assert torch.allclose(share[~full], torch.full_like(share[~full], 0.3), atol=1e-3)
 

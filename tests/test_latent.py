@@ -109,7 +109,7 @@ def test_dps_in_latents_is_dps_on_what_they_decode_to():
 def test_samples_come_out_decoded():
     latent = LatentPrior(gaussian_prior((4, 4, 4), 0.2), Folded(), (1, 8, 8))
     obs = Observation(hole()(torch.randn(2, 1, 8, 8)), Gaussian(hole(), 0.1))
-    assert sample_posterior(latent, DPS(0.3), obs, 3, steps=3).shape == (2, 3, 1, 8, 8)
+    assert sample_posterior(latent, DPS(0.3), obs, 3, steps=3).x.shape == (2, 3, 1, 8, 8)
     with pytest.raises(InputError, match="unknown gradient"):
         LatentPrior(gaussian_prior((4, 4, 4), 0.2), Folded(), (1, 8, 8), "both")
 

@@ -183,8 +183,7 @@ def test_weights_of_paths_rank_the_covariances():
     grid = times(VP, 128, "log-snr")
 
     def variance(h):
-        conditioned = condition(CORRELATED.prior(VP), h, COMBINATIONS.repeat(256))
-        return float(sample_paths(conditioned, Noise(0, 256), Ito(), grid=grid).log_weight.var())
+        return float(sample_paths(CORRELATED.prior(VP), h, COMBINATIONS, 256, sampler=Ito(), grid=grid, batch=256).diagnostics.log_weight_variance)
 
     exact = variance(CORRELATED.h)
     assert variance(MMPS(2)) == pytest.approx(exact, rel=1e-3)
@@ -253,7 +252,7 @@ def test_pigdm_beyond_linear():
     torch.testing.assert_close(PiGDM()(pred, obs).detach(), expected)
     with pytest.raises(InputError, match=r"ΠGDM needs a linear operator, got Squares"):
         condition(CORRELATED.prior(VP), PiGDM(), measured(Squares(), tensor(0.4, 1.0, 0.2), 0.05))
-    assert METHODS["pigdm"].misfit(obs.likelihood) is None and METHODS["reconstruction"].needs == "likelihood"
+    assert METHODS["pigdm"].why_unsupported(obs.likelihood) is None and METHODS["reconstruction"].requires == "likelihood"
 
 
 # Replacement, MCG, RePaint.
@@ -305,7 +304,7 @@ def test_the_bias_shows_in_samples():
     n, exact = 2000, CORRELATED.posterior(FIRST_SEEN)
     mean, covariance = law(CORRELATED, Replacement(), FIRST_SEEN, DDIM(1.0), times(VP, 50))
     for name, off in (("replacement", (15, 100)), ("repaint", (0, 8))):
-        x = plan(name).draw(CORRELATED.prior(VP), FIRST_SEEN, n, batch=n)[0]
+        x = plan(name).draw(CORRELATED.prior(VP), FIRST_SEEN, n, batch=n).x[0]
         if name == "replacement":
             assert abs(float(x[:, 1].mean() - mean[1])) < 4 * math.sqrt(float(covariance[1, 1]) / n)
         assert off[0] < abs(float(x[:, 1].mean() - exact.mean[1])) / float(x[:, 1].std()) * math.sqrt(n) < off[1]
@@ -470,7 +469,7 @@ def test_reddiff_ends_in_a_regularised_point():
 def test_reddiff_beyond_linear():
     """A clipped measurement of points inside the limits is followed by its derivative."""
     obs = measured(Clip(), tensor(0.4, -0.6, 0.2), 0.05)
-    x = sample_posterior(CORRELATED.prior(VP), Zero(), obs, 8, sampler=REDDiff(0.02, 0.01), steps=100)[0]
+    x = sample_posterior(CORRELATED.prior(VP), Zero(), obs, 8, sampler=REDDiff(0.02, 0.01), steps=100).x[0]
     assert float((x - obs.y / 2).abs().max()) < 0.1
 
 
@@ -532,10 +531,10 @@ def test_every_row_draws(name):
     torch.set_default_dtype(torch.float32)
     world, obs = half_seen(3)
     p = plan(name, settings={"hmc": {"iterations": 8}, "dps": {"zeta": 0.5}}.get(name))
-    x = p.draw(world.prior(VP), obs, 8)[0]
+    x = p.draw(world.prior(VP), obs, 8).x[0]
     assert x.shape == (8, 9) and bool(torch.isfinite(x).all()) and x.dtype == torch.float32
     if name != "prior":
-        free = plan("prior").draw(world.prior(VP), obs, 8)[0]
+        free = plan("prior").draw(world.prior(VP), obs, 8).x[0]
         rms = [float(obs.repeat(8).likelihood.residual(obs.repeat(8).y, v).square().mean().sqrt()) for v in (x, free)]
         assert rms[0] < 0.6 * rms[1], rms
     if name in ("ddrm", "reddiff", "daps"):

@@ -99,7 +99,7 @@ def test_values(y, says):
 
 def test_nan_where_nothing_was_measured_is_nothing():
     y = torch.where(HOLE > 0, X, torch.nan)
-    a, b = (deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(v, deft.Mask(HOLE)), steps=3) for v in (y, HOLE * X))
+    a, b = (deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(v, deft.Mask(HOLE)), steps=3).x for v in (y, HOLE * X))
     assert torch.equal(a, b)
 
 
@@ -109,7 +109,7 @@ def test_numpy_arrays_and_other_precisions(dtype):
     y = (HOLE * X).numpy().astype(dtype)
     obs = fitted_to(PRIOR, gaussian(y, deft.Mask(HOLE)))
     assert obs.y.dtype == torch.float32 and torch.allclose(obs.y, HOLE * X, atol=1e-3)
-    assert deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(y, deft.Mask(HOLE)), steps=2).dtype == torch.float32
+    assert deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(y, deft.Mask(HOLE)), steps=2).x.dtype == torch.float32
 
 
 @pytest.mark.parametrize("y", [[1.0, 2.0], "y.npz", None, np.array(["a"]), np.array([object()])])
@@ -121,7 +121,7 @@ def test_what_is_no_array(y):
 @pytest.mark.parametrize("method", [m for m, row in METHODS.items() if not row.trained and m not in ("mcgdiff", "hmc")])
 def test_every_method_meets_the_check(method):
     """By whichever way a method draws, y without its channel axis is refused."""
-    if METHODS[method].misfit(deft.Gaussian(deft.Mask(HOLE), 0.1)) is None:
+    if METHODS[method].why_unsupported(deft.Gaussian(deft.Mask(HOLE), 0.1)) is None:
         with pytest.raises(InputError, match="expected"):
             plan(method, steps=5).draw(PRIOR, gaussian((HOLE * X)[:, 0], deft.Mask(HOLE)), 2)
 

@@ -14,7 +14,6 @@ import torch
 
 from deft.core.condition import condition
 from deft.core.grid import times
-from deft.core.random import Noise
 from deft.core.transition import Level
 from deft.errors import InputError
 from deft.guidance.exact import Mixture
@@ -270,7 +269,7 @@ def test_multistep_samplers_have_no_weights_of_paths():
     for draw in (
         lambda: sample_smc(prior, world.h, obs, twist=world.h, sampler=sampler),
         lambda: sample_hmc(prior, world.h, obs, sampler=sampler),
-        lambda: sample_paths(condition(prior, world.h, obs.repeat(2)), Noise(0, 2), sampler),
+        lambda: sample_paths(prior, world.h, obs, 2, sampler=sampler),
         lambda: LogVariance(prior, sampler=sampler),
     ):
         with pytest.raises(InputError, match=r"one Gaussian kernel \(ddim with eta above 0, ancestral, ito\), not SDEDPMpp2M\(eta=1.0\)$"):

@@ -203,7 +203,7 @@ def test_classifier_guides_to_its_class():
     obs = Classifier(net, 2, (2,)).observe([0, 1])
     prior = world.prior(VPCosine())
     right = [(s.sum(-1) > 0).float().mean(1) for s in (
-        sample_posterior(prior, h, obs, 200, steps=30) for h in (ReconstructionGuidance(), Zero())
+        sample_posterior(prior, h, obs, 200, steps=30).x for h in (ReconstructionGuidance(), Zero())
     )]  # fmt: skip
     assert float(right[0][0]) < 0.05 and float(right[0][1]) > 0.95
     assert abs(float(right[1].mean()) - 0.7) < 0.1

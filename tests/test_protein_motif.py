@@ -109,21 +109,21 @@ def off(x, posterior):
 def test_every_sampler_reaches_the_posterior_of_a_chain(chain, name):
     world, prior, obs, posterior = chain
     n = 300
-    x = sample_posterior(prior, world.h, obs, n, sampler=SAMPLERS[name](), steps=120, spacing="log-snr", batch=n)[0]
+    x = sample_posterior(prior, world.h, obs, n, sampler=SAMPLERS[name](), steps=120, spacing="log-snr", batch=n).x[0]
     mean, spread = off(x, posterior)
     assert mean < 4.5 and spread < 5.5  # the worst of 45 directions; the steps' own error adds to it
 
 
 def test_a_wrong_sign_or_no_h_is_seen(chain):
     world, prior, obs, posterior = chain
-    x = sample_posterior(prior, world.h, Observation(-obs.y, obs.likelihood), 400, sampler=DDIM(1.0), steps=60, spacing="log-snr", batch=400)[0]
+    x = sample_posterior(prior, world.h, Observation(-obs.y, obs.likelihood), 400, sampler=DDIM(1.0), steps=60, spacing="log-snr", batch=400).x[0]
     assert off(x, posterior)[0] > 20
 
 
 def test_pigdm_keeps_to_the_motif(chain):
     """On a projection ΠGDM's covariance is r^2 I: not exact for a chain, but y is kept to its noise."""
     _, prior, obs, _ = chain
-    x = sample_posterior(prior, PiGDM(0.5), obs, 200, sampler=DDIM(1.0), steps=200, spacing="log-snr", batch=200)[0]
+    x = sample_posterior(prior, PiGDM(0.5), obs, 200, sampler=DDIM(1.0), steps=200, spacing="log-snr", batch=200).x[0]
     like = obs.likelihood
     rms = float((like.residual(obs.y.expand(200, -1, -1), x).square().flatten(1).sum(1) / like.operator.count(obs.y)).mean().sqrt())
     assert 0.03 < rms < 0.08
@@ -134,7 +134,7 @@ def test_cooled_samples_vary_less(chain):
     cool = Cooled(DDIM(1.0), 0.6)
     a, b = times(VPCosine(), 10)[3:5]
     assert cool.kernel(a, b).std == pytest.approx(0.6 * DDIM(1.0).kernel(a, b).std) and cool.kernel(a, b)[:2] == DDIM(1.0).kernel(a, b)[:2]
-    x = sample_posterior(prior, world.h, obs, 200, sampler=cool, steps=60, spacing="log-snr", batch=200)[0]
+    x = sample_posterior(prior, world.h, obs, 200, sampler=cool, steps=60, spacing="log-snr", batch=200).x[0]
     values, axes = torch.linalg.eigh(posterior.covariance)
     z = ((x.double().flatten(1) - posterior.mean) @ axes)[:, values > 1e-4] / values[values > 1e-4].sqrt()
     assert 0.3 < float(z.std(0).mean()) < 0.8 and float(z.mean(0).abs().max()) * 200**0.5 < 4.5

@@ -29,7 +29,7 @@ from deft.core.random import Noise
 from deft.guidance import DiffPIR, GradientAtMean, PiGDM
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
-from deft.methods import METHODS, Making, plan
+from deft.methods import METHODS, Context, plan
 from deft.operator import HDR, Matrix, Radon
 from deft.samplers import DDIM, DDRM, DPMpp2M, sample
 from deft.schedule import VPTable
@@ -91,16 +91,16 @@ class Stream:
 
 def states(h, obs, sampler):
     out = []
-    sample(condition(PRIOR, h, obs), Noise(1, 1), sampler=sampler, grid=GRID, x=start()[None], callback=lambda *a: out.append(a[2][0]))
+    sample(condition(PRIOR, h, obs), Noise(1, 1), sampler=sampler, grid=GRID, x=start()[None], callback=lambda step: out.append(step.x[0]))
     return out
 
 
 def ours(name, obs, eta=None, **settings):
     """The states of a row of the table, level by level."""
     method = METHODS[name]
-    own = {**method.settings, **settings}
+    own = method.settings.read(settings, name)
     sampler = method.sampler(own) if method.sampler else DDIM(method.eta if eta is None else eta)
-    return states(method.make(Making(PRIOR, GRID, sampler, own)), obs, sampler)
+    return states(method.make(Context(PRIOR, GRID, sampler, own)), obs, sampler)
 
 
 def start():
@@ -181,7 +181,7 @@ def test_pigdm_of_a_clip():
 def test_pigdm_elsewhere():
     """A sampler without kernels takes the estimate of the score, as do deft-pigdm and the proteins."""
     method = METHODS["pigdm"]
-    h = method.make(Making(PRIOR, GRID, DPMpp2M(), {"data_std": 0.6, "scale": 2.0, "alpha_s": 1.0}))
+    h = method.make(Context(PRIOR, GRID, DPMpp2M(), method.settings.read({"data_std": 0.6, "scale": 2.0}, "pigdm")))
     pred = PRIOR(start()[None].requires_grad_(), torch.tensor(4.0))
     torch.testing.assert_close(h(pred, measured(0.3)), 2 * PiGDM(0.6)(pred, measured(0.3)))
 
@@ -248,7 +248,7 @@ def test_ddrm_leaves_out_what_is_hardly_measured():
     without, paper = ddrm_steps(0.6, 0.85, 1.0, lambda s: s > 0.6), ddrm_steps(0.6, 0.85, 1.0, lambda s: s > 0)
     same(ours("ddrm", measured(0.6)), without)
     same(ours("ddrm", measured(0.6), limit=math.inf), paper)
-    same(states(METHODS["ddrm"].make(Making(PRIOR, GRID, DDRM(), {})), measured(0.6), DDRM()), without)
+    same(states(METHODS["ddrm"].make(Context(PRIOR, GRID, DDRM(), METHODS["ddrm"].settings)), measured(0.6), DDRM()), without)
     assert float((without[-1] - paper[-1]).norm()) > 0.1
 
 

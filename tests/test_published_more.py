@@ -40,7 +40,7 @@ from deft.guidance.combine import Zero
 from deft.guidance.exact import Mixture
 from deft.learned import ClassifierGuidance
 from deft.likelihood import Classifier, Gaussian, Observation
-from deft.methods import METHODS, Making
+from deft.methods import METHODS, Context
 from deft.operator import Mask, Matrix
 from deft.samplers import DDIM, DDRM, sample
 from deft.samplers.smc import RESAMPLING
@@ -112,15 +112,15 @@ class Stream:
 def ours(name, obs, x, seed=1, **settings):
     """The states of a row of the table, level by level."""
     method = METHODS[name]
-    own = {**method.settings, **settings}
+    own = method.settings.read(settings, name)
     sampler = method.sampler(own) if method.sampler else DDIM(method.eta)
-    h = method.make(Making(WORLD.prior(SCHEDULE), GRID, sampler, own))
+    h = method.make(Context(WORLD.prior(SCHEDULE), GRID, sampler, own))
     return states(h, obs, x, sampler, seed)
 
 
 def states(h, obs, x, sampler, seed=1):
     out = []
-    sample(condition(WORLD.prior(SCHEDULE), h, obs), Noise(seed, 1), sampler=sampler, grid=GRID, x=x[None], callback=lambda *a: out.append(a[2][0]))
+    sample(condition(WORLD.prior(SCHEDULE), h, obs), Noise(seed, 1), sampler=sampler, grid=GRID, x=x[None], callback=lambda step: out.append(step.x[0]))
     return out
 
 
@@ -258,10 +258,10 @@ def test_repaint(jump):
                 x = down(x, k)
         states_of[block] = x
     states_of[2] = down(x, top - 1)
-    sampler = METHODS["repaint"].sampler({"repeats": 3, "jump": jump, "fresh": 1})
+    sampler = METHODS["repaint"].sampler(METHODS["repaint"].settings.read({"repeats": 3, "jump": jump}, "repaint"))
     found = []
     sample(
-        condition(WORLD.prior(SCHEDULE), Zero(), two_seen()), Noise(1, 1), sampler=sampler, grid=coarse, x=start()[None], callback=lambda *a: found.append(a[2][0])
+        condition(WORLD.prior(SCHEDULE), Zero(), two_seen()), Noise(1, 1), sampler=sampler, grid=coarse, x=start()[None], callback=lambda step: found.append(step.x[0])
     )
     same(found, [states_of[b] for b in range(3)])
 
@@ -372,6 +372,10 @@ def twist(x, i, d):
     return torch.stack(value), torch.stack(gradient)
 
 
+ON = {"sampler": DDIM(1.0), "grid": GRID, "seed": 5, "batch": 64, "first": 0, "progress": False, "world": None}
+"""How the two below are drawn."""
+
+
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
 def test_tds(threshold):
     """Wu et al. 2023, algorithm 1: w = p(x_{i-1} | x_i) p̃(y | x_{i-1}) / (p̃(y | x_i) p̃(x_{i-1} | x_i, y)), resampled (threshold 1: at
@@ -398,12 +402,10 @@ def test_tds(threshold):
     log_w = log_w + log_normal(Y, x @ A.mT, SIGMA_Y**2) - value
     expected = x[systematic((log_w - log_w.max()).exp(), uniform(), 3)]
     log_z += float(torch.logsumexp(log_w, 0)) - math.log(k)
-    out = METHODS["tds"].draw(
-        WORLD.prior(SCHEDULE), Predictive(d), combinations(), 3, grid=GRID, sampler=DDIM(1.0), seed=5,
-        settings={"particles": k, "threshold": threshold, "apart": 0.0, "data_std": d}, told=(told := {}),
-    )  # fmt: skip
-    torch.testing.assert_close(out[0], expected, rtol=0, atol=1e-6)
-    assert told["log_evidence"][0] == pytest.approx(log_z, abs=1e-6)
+    settings = METHODS["tds"].settings.read({"particles": k, "threshold": threshold, "data_std": d}, "tds")
+    out = METHODS["tds"].draw(WORLD.prior(SCHEDULE), Predictive(d), combinations(), 3, settings=settings, **ON)
+    torch.testing.assert_close(out.x[0], expected, rtol=0, atol=1e-6)
+    assert float(out.log_evidence[0]) == pytest.approx(log_z, abs=1e-6)
 
 
 def test_mcgdiff():
@@ -444,11 +446,10 @@ def test_mcgdiff():
     log_w = log_w + log_normal(Y_SEEN[seen], clean[:, seen], SIGMA_Y**2) - log_normal(ABAR[1].sqrt() * Y_SEEN[seen], x[:, seen], v(1))
     expected = clean[systematic((log_w - log_w.max()).exp(), uniform(), 3)]
     log_z += float(torch.logsumexp(log_w, 0)) - math.log(k)
-    out = METHODS["mcgdiff"].draw(
-        WORLD.prior(SCHEDULE), Zero(), two_seen(), 3, grid=GRID, sampler=DDIM(1.0), seed=5, settings={"particles": k, "threshold": 1.0}, told=(told := {})
-    )
-    torch.testing.assert_close(out[0], expected, rtol=0, atol=1e-6)
-    assert told["log_evidence"][0] == pytest.approx(log_z, abs=1e-6)
+    settings = METHODS["mcgdiff"].settings.read({"particles": k, "threshold": 1.0}, "mcgdiff")
+    out = METHODS["mcgdiff"].draw(WORLD.prior(SCHEDULE), Zero(), two_seen(), 3, settings=settings, **ON)
+    torch.testing.assert_close(out.x[0], expected, rtol=0, atol=1e-6)
+    assert float(out.log_evidence[0]) == pytest.approx(log_z, abs=1e-6)
 
 
 def test_classifier_guidance():

@@ -192,7 +192,7 @@ def test_a_bank_is_the_local_one(there, local):
 @pytest.mark.parametrize("sampler", [deft.DDIM(), deft.Heun()], ids=["ddim", "heun"])
 def test_samples_are_the_local_ones(there, local, sampler):
     h = small_h()
-    got, expected = (deft.sample_posterior(p, h, observation(), 2, steps=4, sampler=sampler) for p in (there, local))
+    got, expected = (deft.sample_posterior(p, h, observation(), 2, steps=4, sampler=sampler).x for p in (there, local))
     assert torch.equal(got, expected)
 
 

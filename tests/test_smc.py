@@ -24,7 +24,8 @@ from deft.guidance.combine import Interval, Scaled, Zero
 from deft.guidance.exact import Mixture, dense
 from deft.methods import plan
 from deft.samplers import DDIM, Ancestral, Heun, Ito, adapted, sample, sample_paths, sample_posterior, sample_smc
-from deft.samplers.smc import effective_share, systematic
+from deft.samplers.diagnostics import ess_fraction
+from deft.samplers.smc import systematic
 from deft.testing import InsideWorld, MixtureWorld, check_htransform, check_operator, moments, two_modes
 from toys import F64, tensor
 from toys import THREE as WORLD
@@ -100,14 +101,14 @@ def test_evidence_and_moments(name):
     assert abs(float(z.mean()) - 1) < 4 * float(z.std()) / math.sqrt(len(z)), (float(z.mean()), float(z.std()))
     good, off = right(out.x[:, 0], exact)
     assert good, off
-    assert out.effective.shape == (300, len(GRID)) and bool((out.effective <= 1 + 1e-9).all())
+    assert out.diagnostics.ess_fraction.shape == (300, len(GRID)) and bool((out.diagnostics.ess_fraction <= 1 + 1e-9).all())
 
 
 @pytest.mark.parametrize("h", [PiGDM(1.0), ReconstructionGuidance(), DPS(1.0)], ids=lambda h: type(h).__name__)
 def test_plain_guidance_is_wrong(h):
     """What particles repair (`test_evidence_and_moments`): the same proposals without weights are off by 8 and more standard errors
     of 2,000 samples."""
-    x = sample_posterior(PRIOR, h, OBS, 2000, sampler=Ancestral(), grid=GRID, batch=2000)[0]
+    x = sample_posterior(PRIOR, h, OBS, 2000, sampler=Ancestral(), grid=GRID, batch=2000).x[0]
     good, (z, v) = right(x, drawn(OBS, Ancestral()), 8.0)
     assert not good, (z, v)
 
@@ -125,7 +126,7 @@ def test_mode_weights():
     def share(x):
         return float((x.sum(1) < 0).double().mean())
 
-    plain = sample_posterior(world.prior(VPCosine()), h, obs, n, sampler=Ancestral(), grid=grid, batch=n)[0]
+    plain = sample_posterior(world.prior(VPCosine()), h, obs, n, sampler=Ancestral(), grid=grid, batch=n).x[0]
     out = run(h, Predictive(1.0), n, 20, obs, world, grid)
     assert abs(share(plain) - p) > 6 * error
     assert abs(share(out.x[:, 0]) - p) < 4 * error + 0.01, (share(out.x[:, 0]), p)
@@ -155,9 +156,9 @@ def test_how_far_it_moves():
     figures = {}
     for name, h in {"exact": WORLD.h, "pigdm": PiGDM(1.0), "prior": Zero()}.items():
         for steps in (40, 160):
-            out = run(h, Predictive(0.5), 20, 48, sampler=Ito(), grid=times(VPCosine(), steps, "log-snr"), threshold=0.0)
-            figures[name, steps] = float(out.effective[:, -1].mean()), float(out.moved.mean())
-            assert float(out.resampled.sum()) == 0
+            out = run(h, Predictive(0.5), 20, 48, sampler=Ito(), grid=times(VPCosine(), steps, "log-snr"), ess_threshold=0.0)
+            figures[name, steps] = float(out.diagnostics.ess_fraction[:, -1].mean()), float(out.diagnostics.moved.mean())
+            assert float(out.diagnostics.resampled.sum()) == 0
     assert figures["exact", 160][0] > 0.9 and figures["exact", 160][1] < 0.06, figures
     assert figures["exact", 160][0] > figures["exact", 40][0] + 0.1
     for name in ("pigdm", "prior"):
@@ -170,9 +171,9 @@ def test_one_particle_is_plain_sampling(sampler):
     """Bit for bit the paths of `sample_paths`, and their weights; and `sample` with h left out of the last step."""
     obs, h = OBS.repeat(5), PiGDM(1.0)
     out = sample_smc(PRIOR, h, obs, twist=Predictive(0.5), particles=1, sampler=sampler, grid=GRID, seed=3, first=7)
-    paths = sample_paths(condition(PRIOR, h, obs), Noise(seed_for("samples", 3), range(7, 12)), sampler, grid=GRID)
-    assert torch.equal(out.x[:, 0], paths.x)
-    torch.testing.assert_close(out.log_evidence, paths.log_weight, rtol=0, atol=2e-4)
+    paths = sample_paths(PRIOR, h, obs, 1, sampler=sampler, grid=GRID, seed=3, first=7)
+    assert torch.equal(out.x, paths.x)
+    torch.testing.assert_close(out.log_evidence, paths.log_weight[:, 0], rtol=0, atol=2e-4)
     last = GRID[-2].sigma / GRID[-2].alpha
     plain = sample(condition(PRIOR, Interval(h, 1.01 * last, math.inf), obs), Noise(seed_for("samples", 3), range(7, 12)), sampler=sampler, grid=GRID)
     torch.testing.assert_close(out.x[:, 0], plain, rtol=1e-4, atol=1e-5)
@@ -184,22 +185,22 @@ def test_measurements_do_not_see_each_other():
     obs = Observation(y, OBS.likelihood)
     options = {"twist": Predictive(0.5), "particles": 8, "grid": GRID}
     whole = sample_smc(PRIOR, Zero(), obs, 3, batch=64, **options)
-    assert whole.x.shape == (5, 3, 3) and float(whole.resampled.min()) > 0
+    assert whole.x.shape == (5, 3, 3) and float(whole.diagnostics.resampled.min()) > 0
     for part in (sample_smc(PRIOR, Zero(), obs, 3, batch=1, **options), sample_smc(PRIOR, Zero(), obs, 3, batch=16, **options)):
         torch.testing.assert_close(part.x, whole.x, rtol=1e-4, atol=1e-5)
-        assert torch.equal(part.resampled, whole.resampled)
+        assert torch.equal(part.diagnostics.resampled, whole.diagnostics.resampled)
     last = sample_smc(PRIOR, Zero(), obs[3:], 3, first=3, **options)
     torch.testing.assert_close(last.x, whole.x[3:], rtol=1e-4, atol=1e-5)
     other = sample_smc(PRIOR, Zero(), obs, 3, seed=1, **options)
     assert not torch.allclose(other.x, whole.x, atol=1e-2)
 
 
-def test_populations_apart_are_populations():
+def test_independent_populations_are_populations():
     """Sample j of measurement i is what its own particles give, whatever the others; the evidence is the mean of theirs."""
     two = OBS.repeat(2)
     options = {"twist": Predictive(0.5), "particles": 4, "grid": GRID, "batch": 10**5}
-    both = sample_smc(PRIOR, PiGDM(0.5), two, 3, apart=True, first=5, **options)
-    assert both.x.shape == (2, 3, 3) and both.effective.shape == (2, len(GRID)) and both.log_evidence.shape == (2,)
+    both = sample_smc(PRIOR, PiGDM(0.5), two, 3, independent=True, first=5, **options)
+    assert both.x.shape == (2, 3, 3) and both.diagnostics.ess_fraction.shape == (2, len(GRID)) and both.log_evidence.shape == (2,)
     for i in range(2):
         for j in range(3):
             alone = sample_smc(PRIOR, PiGDM(0.5), OBS, 1, first=(5 + i) * 3 + j, **options)
@@ -208,12 +209,12 @@ def test_populations_apart_are_populations():
     assert torch.allclose(both.log_evidence[0].exp(), each.log_evidence.exp().mean())
 
 
-def test_samples_of_one_population_are_alike_and_apart_they_are_not():
+def test_samples_of_one_population_are_alike_and_independent_ones_are_not():
     """Two samples of a measurement, over 2,000 repetitions: their correlation is 0 (SE .022) only from particles of their own."""
     n = 2000
 
-    def correlation(apart):
-        x = sample_smc(PRIOR, Zero(), OBS.repeat(n), 2, twist=Predictive(0.5), particles=2, threshold=1.0, apart=apart, grid=GRID, batch=10**5).x[..., 0]
+    def correlation(independent):
+        x = sample_smc(PRIOR, Zero(), OBS.repeat(n), 2, twist=Predictive(0.5), particles=2, ess_threshold=1.0, independent=independent, grid=GRID, batch=10**5).x[..., 0]
         return float(torch.corrcoef(x.T)[0, 1])
 
     assert correlation(False) > 0.3
@@ -229,8 +230,8 @@ def test_systematic_resampling():
         assert bool(((picked >= (n * w).floor()) & (picked <= (n * w).ceil())).all())
         assert bool(((picked.mean(0) - n * w).abs() < 4 * 0.5 / math.sqrt(4000)).all())
     assert torch.equal(systematic(torch.zeros(1, 5), torch.tensor([0.3]), 5), torch.arange(5)[None])
-    assert float(effective_share(torch.zeros(1, 5))) == pytest.approx(1)
-    assert float(effective_share(tensor([0.0, -1e9, -1e9, -1e9]))) == pytest.approx(1 / 4)
+    assert float(ess_fraction(torch.zeros(1, 5))) == pytest.approx(1)
+    assert float(ess_fraction(tensor([0.0, -1e9, -1e9, -1e9]))) == pytest.approx(1 / 4)
 
 
 def test_a_projection_is_one():
@@ -336,9 +337,9 @@ def test_particles_of_deft_never_differentiate():
     obs = Observation(MASKED.y.float(), Gaussian(Mask(torch.tensor([[1.0, 0.0, 1.0]])), 0.3))
     chosen = plan("deft-smc", steps=7, settings={"particles": 5})
     out = chosen.draw(prior, obs.repeat(2), 3, fitted=h, scale=1.1)
-    assert out.shape == (2, 3, 3) and chosen.calls(3) == 7 * 5 / 3
+    assert out.x.shape == (2, 3, 3) and out.log_evidence.shape == (2,) and chosen.calls(3) == 7 * 5 / 3
     assert prior.net.calls - 2 == 7 and prior.net.rows - 2 == 7 * 5 * 2  # two at the door
-    x = plan("mcgdiff", steps=7, settings={"particles": 5}).draw(prior, obs, 2)
+    x = plan("mcgdiff", steps=7, settings={"particles": 5}).draw(prior, obs, 2).x
     assert x.shape == (1, 2, 3)
     with pytest.raises(InputError, match="no h to scale"):
         plan("mcgdiff", steps=3).draw(prior, obs, 2, scale=1.5)
@@ -354,15 +355,15 @@ def test_refusals():
     with pytest.raises(InputError, match="at least 1"):
         sample_smc(PRIOR, Zero(), obs, twist=Predictive(), particles=0)
     with pytest.raises(InputError, match="share of the particles"):
-        sample_smc(PRIOR, Zero(), obs, twist=Predictive(), threshold=2.0)
+        sample_smc(PRIOR, Zero(), obs, twist=Predictive(), ess_threshold=2.0)
     world = InsideWorld(9.0, math.inf)
     with pytest.raises(InputError, match="no particle agrees with measurement 4"):
         sample_smc(world.prior(VPCosine()), Scaled(Zero(), 1.0), world.observation(1), twist=Predictive(), grid=GRID, first=4)
 
 
 def test_what_particles_cost():
-    shared, apart = plan("deft-smc", settings={"particles": 8}), plan("deft-smc", settings={"particles": 8, "apart": 1})
-    assert shared.calls(2) == shared.steps * 4 and apart.calls(2) == apart.steps * 8
+    shared, alone = (plan("deft-smc", settings={"particles": 8, "apart": v}) for v in (0.0, 1))
+    assert shared.calls(2) == shared.steps * 4 and alone.calls(2) == alone.steps * 8
 
 
 def test_the_mean_of_deft_and_pigdm():
@@ -372,7 +373,7 @@ def test_the_mean_of_deft_and_pigdm():
     obs = Observation(MASKED.y.float(), Gaussian(Mask(torch.tensor([[1.0, 0.0, 1.0]])), 0.3))
 
     def draw(name, fitted=h, **settings):
-        return plan(name, steps=6, sampler="ddim", spacing="log-snr", settings=settings).draw(prior, obs, 2, fitted=fitted)
+        return plan(name, steps=6, sampler="ddim", spacing="log-snr", settings=settings).draw(prior, obs, 2, fitted=fitted).x
 
     torch.testing.assert_close(draw("deft-pigdm", weight=1.0), draw("deft"))
     torch.testing.assert_close(draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm-score", fitted=None, data_std=0.4))

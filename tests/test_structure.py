@@ -236,7 +236,7 @@ kind of data of several, which put a reader, a sheet and the domain itself on th
 def test_a_measurement_meets_few_modules(tmp_path):
     found = walk.trace(*walk.example(tmp_path))
     assert found["code"] == 0 and (tmp_path / "filled" / "mean.png").exists()
-    assert {m.rpartition(".")[2] for m in found["stations"]} >= {"pictures", "methods", "writing"}, "the tracer lost the data"
+    assert {m.rpartition(".")[2] for m in found["stations"]} >= {"pictures", "plans", "writing"}, "the tracer lost the data"
     assert len(found["stations"]) <= STATIONS, found["stations"]
 
 

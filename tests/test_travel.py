@@ -363,7 +363,7 @@ def test_the_readmes_python_runs(prior, shared, monkeypatch):
     monkeypatch.setattr(deft, "sample_posterior", lambda *a, **k: sample_posterior(*a, **k, steps=2))
     space = {}
     exec(compile(code, "README.md", "exec"), space)
-    assert space["samples"].shape == (1, 4, *SHAPE) and len([line for line in code.splitlines() if line and "import" not in line]) == 5
+    assert space["draws"].x.shape == (1, 4, *SHAPE) and len([line for line in code.splitlines() if line and "import" not in line]) == 5
 
 
 def test_what_may_not_leave_this_machine(prior, tmp_path):

@@ -96,7 +96,7 @@ def main() -> None:
         # far out this prior's Jacobian is noise, and ΠGDM runs off: its h is kept no larger than the prior's own eps
         pigdm = deft.core.htransform.Clipped(deft.PiGDM(0.15), 1.0)
         for name, method in (("DEFT", h), ("ΠGDM, capped", pigdm), ("prior alone", deft.core.htransform.Zero())):
-            drawn = deft.sample_posterior(prior, method, obs, 8, steps=50, spacing="log-snr" if name == "DEFT" else "angle", seed=3)
+            drawn = deft.sample_posterior(prior, method, obs, 8, steps=50, spacing="log-snr" if name == "DEFT" else "angle", seed=3).x
             # x spans [-1, 1]: a peak of 2
             r = obs.likelihood.residual(obs.y, drawn[:, 0]).square().flatten(1).sum(1) / obs.likelihood.operator.count(obs.y)
             print(f"  {name:12} {psnr(drawn.mean(1), x_out).mean():6.2f} dB   {float(r.mean().sqrt()) / SIGMA_Y:5.2f}")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deft import methods, samplers, tasks, testing
     from deft.core.condition import condition
     from deft.core.denoiser import Denoiser, Prediction, fingerprint, freeze
+    from deft.core.draws import Draws
     from deft.core.grid import times
     from deft.core.htransform import HTransform, Potential
     from deft.core.random import Noise
@@ -70,6 +71,7 @@ __all__ = [
     "Denoiser",
     "DenoisingObjective",
     "DiffPIR",
+    "Draws",
     "FitConfig",
     "FitResult",
     "FittedH",
@@ -126,6 +128,7 @@ __all__ = [
 _WHERE = {
     "core.condition": "condition",
     "core.denoiser": "Denoiser Prediction fingerprint freeze",
+    "core.draws": "Draws",
     "core.grid": "times",
     "core.htransform": "HTransform Potential",
     "core.random": "Noise",

@@ -148,8 +148,12 @@ NAMES: dict[str, str] = {
     "protein.arm.Arm": "domains.protein.plan.ChainPlan",
     "convert.read_array": "io.arrays.read_array",
     "measurement.in_our_units": "domains.image.units.in_our_units",
+    "methods.Making": "methods.method.Context",
+    "methods.NEEDS": "methods.method.REQUIRES",
     "prior.ImagePrior": "domains.image.prior.ImagePrior",
     "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
+    "sample.hamiltonian.STUCK": "samplers.diagnostics.STUCK",
+    "sample.smc.effective_share": "samplers.diagnostics.ess_fraction",
     "train.adapter.Described": "core.records.Task",
     "train.data.Bank": "train.cache.Bank",
 }

@@ -48,7 +48,7 @@ class TensorCases(Cases):
     ) -> Tensor:  # fmt: skip
         """[rows, samples, *E]"""
         obs = self.obs if len(rows) == len(self) else self.obs[rows.start : rows.stop]
-        return plan.draw(prior, obs.to(device), samples, fitted=fitted, seed=seed, first=rows.start, batch=batch, progress=progress).cpu()
+        return plan.draw(prior, obs.to(device), samples, fitted=fitted, seed=seed, first=rows.start, batch=batch, progress=progress).x.cpu()
 
     def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:
         found = self.domain.measure(stacked(samples), self.x, self.obs, network=self.network, labels=self.labels)

@@ -138,7 +138,7 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
             likelihood = likelihood_of(task, shape, kind.title)
             for entry_name in on.entries:
                 entry = study.entries[entry_name]
-                reason = METHODS[entry.method].misfit(likelihood)
+                reason = METHODS[entry.method].why_unsupported(likelihood)
                 if reason:
                     left_out.append((on.prior, name, entry_name, reason))
                     continue

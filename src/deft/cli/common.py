@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
 from deft.core.domain import Data, Domain, Table, domain_of, domains
-from deft.core.importable import find_function
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
@@ -30,6 +29,7 @@ from deft.prior.load import absolute_name, read_options
 from deft.recipe.fitted import FittedH, family_or_none, prior_of
 from deft.recipe.fitted import load as load_fitted
 from deft.runtime.distributed import get_world
+from deft.runtime.importable import find_function
 from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
@@ -428,13 +428,15 @@ def limits(value_range: object) -> tuple[float, float] | None:
     return found
 
 
-def parse_settings(pairs: Iterable[str]) -> dict[str, float]:
-    """KEY=NUMBER options of a method."""
-    out = {}
+def parse_settings(pairs: Iterable[str]) -> dict[str, float | str]:
+    """KEY=VALUE options of a method: numbers where they are, else texts (`deft.methods.plan` knows their types)."""
+    out: dict[str, float | str] = {}
     for pair in pairs:
-        key, _, value = pair.partition("=")
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set takes KEY=VALUE, got {pair!r}")
         try:
             out[key] = float(value)
         except ValueError:
-            raise InputError(f"--set takes KEY=NUMBER, got {pair!r}") from None
+            out[key] = value
     return out

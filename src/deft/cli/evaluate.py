@@ -73,7 +73,7 @@ def evaluate(
     domain, shape = common.domain_for(prior), prior.data_shape
     likelihood = chosen.check(shape).likelihood
     for p in plans.values():
-        if reason := p.method.misfit(likelihood):
+        if reason := p.method.why_unsupported(likelihood):
             raise InputError(f"{reason} (the task {chosen.name}): leave {p.method.name} out of --methods")
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")

@@ -373,7 +373,7 @@ class Work:
                 part = shortened(obs[torch.tensor(rows)], max(lengths))
                 started = time.perf_counter()
                 traces = draw_scaffolds(
-                    prior, h, part, lengths, seed=seed, first=low, batch=batch, sampler=sampler, grid=grid, callback=lambda step, level, x: bar.update(len(x)),
+                    prior, h, part, lengths, seed=seed, first=low, batch=batch, sampler=sampler, grid=grid, callback=lambda step: bar.update(len(step.x)),
                 )  # fmt: skip
                 self.seconds += time.perf_counter() - started
                 for i, x in zip(rows, traces, strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
+from deft.core.draws import Draws
 from deft.core.grid import SPACINGS
 from deft.core.records import task_from
 from deft.errors import InputError
@@ -27,7 +27,7 @@ from deft.likelihood.task import Tilt
 from deft.methods import METHODS, plan
 from deft.prior.check import warning_from
 from deft.prior.measurement_check import sample_warnings
-from deft.samplers import SAMPLERS
+from deft.samplers import SAMPLERS, ChainDiagnostics, ParticleDiagnostics
 
 CHAIN = 50
 """Steps of the paths on which --refine learns."""
@@ -42,7 +42,7 @@ CHAIN = 50
 @click.option("--mask-hole", type=Name("mask colour", ("black", "white")), default="black", show_default=True, help="The colour of the hole in --mask.")
 @click.option("-n", "--samples", default=8, show_default=True, help="How many samples to draw.")
 @click.option("--method", type=Name("method", METHODS), help="[default: deft with a run, pigdm without, tds for a reward without]")
-@click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method (`deft list` shows them); may be repeated.")
+@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="A setting of the method (`deft list` shows them), or of its sampler; may be repeated.")
 @click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
 @common.prior_option_option
 @common.trust_code_option
@@ -161,15 +161,12 @@ def sample(
 
     # samples
     started = time.perf_counter()
-    told: dict[str, list[float]] = {}
-    drawn = made.draw(
-        prior, obs.to(where), samples, fitted=fitted, scale=scale, seed=seed, batch=batch, progress=common.bars(), told=told
-    ).cpu()
+    draws = made.draw(prior, obs.to(where), samples, fitted=fitted, scale=scale, seed=seed, batch=batch, progress=common.bars()).cpu()
     seconds = time.perf_counter() - started
-    warnings = sample_warnings(prior, None if measurement is None else obs.to(where), drawn[0].to(where), seed=seed, what=str(measurement))
+    warnings = sample_warnings(prior, None if measurement is None else obs.to(where), draws.x[0].to(where), seed=seed, what=str(measurement))
 
     # what is written
-    x, mean = drawn[0], drawn[0].mean(0)
+    x, mean = draws.x[0], draws.mean[0]
     bounded = x if domain.bounds is None else x.clamp(*domain.bounds)
     std = bounded.std(0) if samples > 1 else torch.zeros_like(mean)
     files = [path for i, one in enumerate(x) for path in domain.write(out, f"sample-{i:03d}", one)] + domain.write(out, "mean", mean)
@@ -183,14 +180,14 @@ def sample(
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
         "samples": samples, "seed": seed, "scale": scale, "seconds": round(seconds, 3), "calls": made.calls(samples),
-        "residual": residual, "reward": liked, "warnings": warnings, "diagnosis": {k: v[0] for k, v in told.items()}, "spread": float(std.mean()), "skipped": skipped,
+        "residual": residual, "reward": liked, "warnings": warnings, "diagnosis": diagnosis(draws), "spread": float(std.mean()), "skipped": skipped,
     }  # fmt: skip
     write_json(out / "sample.json", about)
     obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
     obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
     output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")
-    if told:
-        output.say(told_in_words({k: v[0] for k, v in told.items()}))
+    if draws.diagnostics is not None:
+        output.say(summary(draws))
     for line in warnings:
         output.say(line)
     singles = [f.name for f in files if "-" not in f.stem]
@@ -198,11 +195,22 @@ def sample(
     output.result(about)
 
 
-def told_in_words(told: Mapping[str, float]) -> str:
-    """What particles or chains have to tell of themselves, for one measurement."""
-    if "log_evidence" in told:
-        return f"particles: log p(y) about {told['log_evidence']:.1f}, {100 * told['effective']:.0f} % of them effective at the end, resampled {told['resampled']:.0f} times"
-    return f"chains: {100 * told['accepted']:.0f} % of their moves accepted; log w rose by {told['rise']:.1f} in the last quarter (while it rises by more than it wanders, give more --set iterations=)"
+def diagnosis(draws: Draws) -> dict[str, float]:
+    """How drawing went for one measurement, as sample.json has it: of particles and of chains; nothing of samples drawn one by one."""
+    how = draws.diagnostics
+    if isinstance(how, ParticleDiagnostics) and draws.log_evidence is not None:
+        return {"log_evidence": float(draws.log_evidence[0]), "effective": float(how.ess_fraction[0, -1]), "resampled": float(how.resampled[0])}
+    if isinstance(how, ChainDiagnostics):
+        return {"accepted": float(how.accepted[0].mean()), "step": float(how.step_size[0]), "rise": float(how.rise[0].mean())}
+    return {}
+
+
+def summary(draws: Draws) -> str:
+    """The same in words."""
+    found = diagnosis(draws)
+    if "log_evidence" in found:
+        return f"particles: log p(y) about {found['log_evidence']:.1f}, {100 * found['effective']:.0f} % of them effective at the end, resampled {found['resampled']:.0f} times"
+    return f"chains: {100 * found['accepted']:.0f} % of their moves accepted; log w rose by {found['rise']:.1f} in the last quarter (while it rises by more than it wanders, give more --set iterations=)"
 
 
 def described(tilt: Tilt) -> str:

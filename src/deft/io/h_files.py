@@ -17,7 +17,6 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.domain import Domain, Table, Task, domain_of
-from deft.core.importable import check_name, find_trusted, name_of
 from deft.core.records import task_from
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
@@ -27,6 +26,7 @@ from deft.io.tasks import TASKS, make_task
 from deft.learned import DEFT, LEARNED, Learned
 from deft.learned.factory import Factory, is_named
 from deft.likelihood.task import Tilt
+from deft.runtime.importable import check_name, find_trusted, name_of
 
 KINDS: Table[type[Learned]] = Table(lambda domain: {**LEARNED, **domain.learned()})
 """Name -> class of learned h: those for every kind of data, and each one's own."""

@@ -15,7 +15,6 @@ import torch
 
 from deft.core.denoiser import Denoiser, freeze
 from deft.core.domain import Family, Table
-from deft.core.importable import find_function
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, foreign
@@ -23,6 +22,7 @@ from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, REMOTE_KINDS, typed
 from deft.prior.probing import try_once
+from deft.runtime.importable import find_function
 from deft.schedule import SCHEDULES, VPTable
 
 

@@ -286,7 +286,7 @@ def _try(
             changed = c.apply(changed) if c.apply is not None else changed
         of, larger = _changed(task, changes, shape)
         obs = observation("the measurement", changed, of, shape, limits).to(prior.state_like().device)
-        drawn = plan("gradient", steps=steps).draw(prior, obs, samples, seed=seed)
+        drawn = plan("gradient", steps=steps).draw(prior, obs, samples, seed=seed).x
     except (DeftError, ValueError, IndexError) as error:
         return Tried(changes, math.inf, why=" ".join(str(error).split()))
     x = drawn.flatten(0, 1)

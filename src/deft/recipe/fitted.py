@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
+from deft.core.draws import Draws
 from deft.core.likelihood import Observation
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, write_json, write_text
@@ -90,8 +91,8 @@ class FittedH:
     def sample(
         self, y: Measured, n: int = 4, *, sampler: str | None = None, steps: int | None = None, spacing: str | None = None, seed: int = 0, batch: int = 64,
         settings: Mapping[str, Any] | None = None, progress: bool | None = None, **drawn: Any,
-    ) -> Any:  # fmt: skip
-        """n samples of what each measurement leaves open, as `deft sample` draws them: [B, n, *data_shape] in `.x`.
+    ) -> Draws:  # fmt: skip
+        """n samples of what each measurement leaves open, as `deft sample` draws them.
 
         Args:
             y, drawn: see `observe`. sampler, steps, spacing: of the reverse process (docs/samplers.md). settings: of the method.

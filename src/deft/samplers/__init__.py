@@ -1,16 +1,18 @@
 """Samplers, time grids, and weights of paths."""
 
+from deft.core.draws import Diagnostics, Draws
 from deft.core.grid import SPACINGS, levels, times
 from deft.core.sampler import ManyDraws, Sampler
 from deft.samplers.daps import DAPS
-from deft.samplers.draw import sample, sample_posterior
-from deft.samplers.hamiltonian import Chains, sample_hmc
+from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
+from deft.samplers.draw import StepInfo, sample, sample_posterior
+from deft.samplers.hamiltonian import sample_hmc
 from deft.samplers.imputation import Imputed
 from deft.samplers.ode import DDIM, Cooled, DPMpp2M, Heun, KernelSampler
-from deft.samplers.path import Paths, sample_paths
+from deft.samplers.path import sample_paths, weighted_paths
 from deft.samplers.refresh import Refresh
 from deft.samplers.sde import Ancestral, Ito, SDEDPMpp2M
-from deft.samplers.smc import Particles, adapted, sample_smc
+from deft.samplers.smc import adapted, sample_smc
 from deft.samplers.spectral import DDRM
 from deft.samplers.travel import TimeTravel
 from deft.samplers.variational import REDDiff
@@ -26,7 +28,37 @@ SAMPLERS: dict[str, type[Sampler]] = {
 """Name -> class, read by the command line and by the conformance tests."""
 
 __all__ = [
-    "DAPS", "DDIM", "DDRM", "SAMPLERS", "SPACINGS", "Ancestral", "Chains", "Cooled", "DPMpp2M", "Heun", "Imputed", "Ito", "KernelSampler", "ManyDraws",
-    "Particles", "Paths", "REDDiff", "Refresh", "SDEDPMpp2M", "Sampler", "TimeTravel", "adapted", "levels", "sample", "sample_hmc", "sample_paths",
-    "sample_posterior", "sample_smc", "times",
+    "DAPS",
+    "DDIM",
+    "DDRM",
+    "SAMPLERS",
+    "SPACINGS",
+    "Ancestral",
+    "ChainDiagnostics",
+    "Cooled",
+    "DPMpp2M",
+    "Diagnostics",
+    "Draws",
+    "Heun",
+    "Imputed",
+    "Ito",
+    "KernelSampler",
+    "ManyDraws",
+    "ParticleDiagnostics",
+    "PathDiagnostics",
+    "REDDiff",
+    "Refresh",
+    "SDEDPMpp2M",
+    "Sampler",
+    "StepInfo",
+    "TimeTravel",
+    "adapted",
+    "levels",
+    "sample",
+    "sample_hmc",
+    "sample_paths",
+    "sample_posterior",
+    "sample_smc",
+    "times",
+    "weighted_paths",
 ]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from deft.core.condition import Conditioned, condition, fitted_to
-from deft.core.denoiser import Denoiser
+from deft.core.denoiser import Denoiser, Prediction
+from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
@@ -21,6 +27,50 @@ from deft.core.transition import Level
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.runtime.distributed import World, get_world
 from deft.samplers.ode import DDIM
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What the callback of `deft.sample` is given after each step, from level t to level s.
+
+    step: how many are done, from 1. steps: of how many. x: the state at s, [B, *E].
+    prediction: of the denoiser that is sampled (with h, where it is conditioned), at the state at t; its `mean` is
+        E[x_0 | x_t, y]. Of samplers that use the prior alone it is the prior's. Where a step has several calls, it is
+        the first.
+    """
+
+    step: int
+    steps: int
+    t: Level
+    s: Level
+    x: Tensor
+    prediction: Prediction
+
+
+Callback = Callable[[StepInfo], object]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def takes_old_names(**old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Arguments by the names that they had in 0.1.0 (`old="new"`) still work for one release, with a
+    `DeprecationWarning`."""
+
+    def around(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*given: P.args, **named: P.kwargs) -> R:
+            for name in old.keys() & named.keys():
+                warnings.warn(
+                    f"{function.__name__}({name}=) is now {function.__name__}({old[name]}=)",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                named[old[name]] = named.pop(name)
+            return function(*given, **named)
+
+        return call
+
+    return around
 
 
 @torch.no_grad()
@@ -35,7 +85,7 @@ def sample(
     x: Tensor | None = None,
     like: Tensor | None = None,
     progress: bool = False,
-    callback: Callable[[int, Level, Tensor], None] | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
     """Draw one sample per stream of `noise` (an int n means `Noise(0, n)`): [B, *E], in model space.
 
@@ -46,7 +96,7 @@ def sample(
         like: [B, *E], a template of the samples, for a prior whose samples have entries that are zero on purpose (see
             `Denoiser.project`): chains of several lengths, say. Its shape may be another than `event_shape`, its other
             entries do not matter. By default x, or else samples without such entries.
-        callback: called with (step, level reached, x) after each step.
+        callback: called with a `StepInfo` (step, levels, x, prediction) after each step.
 
     Raises:
         NonFiniteError: a NaN or infinity, with the step and the term it came from.
@@ -60,7 +110,9 @@ def sample(
             "use obs.repeat(n) for n samples of each"
         )
     if sampler.needs_observation and not isinstance(denoiser, Conditioned):
-        raise InputError(f"{type(sampler).__name__} uses the measurement itself: give it condition(prior, h, obs), not a bare prior")
+        raise InputError(
+            f"{type(sampler).__name__} uses the measurement itself: give it condition(prior, h, obs), not a bare prior"
+        )
     where = denoiser.state_like()
     shape = denoiser.event_shape if like is None else tuple(like.shape[1:])
     for name, given in (("x", x), ("like", like)):
@@ -77,14 +129,70 @@ def sample(
     x = draw() * grid[0].sigma if x is None else x
     carry: Carry = None
     pairs = list(pairwise(grid))
-    for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
-        before = x
-        x, carry = sampler.advance(denoiser, x, t, s, draw, carry)
-        if (x.device.type == "cpu" or i + 1 == len(pairs)) and not bool(torch.isfinite(x).all()):
-            raise NonFiniteError(_blame(denoiser, before, t, i + 1, len(pairs)))
-        if callback:
-            callback(i + 1, s, x)
+    with _watched(denoiser, callback) as seen:
+        for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
+            before = x
+            x, carry = sampler.advance(denoiser, x, t, s, draw, carry)
+            if (x.device.type == "cpu" or i + 1 == len(pairs)) and not bool(torch.isfinite(x).all()):
+                raise NonFiniteError(_blame(denoiser, before, t, i + 1, len(pairs)))
+            if seen is not None:
+                seen(i + 1, len(pairs), t, s, x)
     return x
+
+
+@contextmanager
+def _watched(
+    denoiser: Denoiser, callback: Callback | None
+) -> Iterator[Callable[[int, int, Level, Level, Tensor], None] | None]:
+    """What the loop calls after each step: the callback, with the prediction that the step was made from. None without
+    a callback.
+
+    The loop itself never sees a prediction (a step may take several calls, or none of h), so the denoiser is watched.
+    """
+    if callback is None:
+        yield None
+        return
+    own: list[Prediction] = []
+    priors: list[Prediction] = []
+
+    def keep(into: list[Prediction]) -> Callable[..., None]:
+        return lambda module, given, pred: None if into else into.append(pred)
+
+    tell = _takes_a_step(callback)
+
+    def after(step: int, steps: int, t: Level, s: Level, x: Tensor) -> None:
+        found = own or priors
+        if not found:
+            raise ContractError(
+                f"step {step} was made without a call of the denoiser: there is no prediction to show to a callback"
+            )
+        info = StepInfo(step, steps, t, s, x, found[0])
+        own.clear()
+        priors.clear()
+        tell(info)
+
+    hooks = [denoiser.register_forward_hook(keep(own))]
+    if isinstance(denoiser, Conditioned):  # a few samplers use the prior alone
+        hooks.append(denoiser.prior.register_forward_hook(keep(priors)))
+    try:
+        yield after
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _takes_a_step(callback: Callable[..., object]) -> Callback:
+    """The callback; one of 0.1.0, which took (step, level reached, x), is brought to the form of today."""
+    try:
+        inspect.signature(callback).bind(None, None, None)
+    except (TypeError, ValueError):  # takes one argument, or does not say
+        return callback
+    warnings.warn(
+        "a callback takes one StepInfo (step, steps, t, s, x, prediction) instead of (step, level, x)",
+        DeprecationWarning,
+        stacklevel=6,
+    )
+    return lambda info: callback(info.step, info.s, info.x)
 
 
 def _blame(denoiser: Denoiser, x: Tensor, t: Level, step: int, of: int) -> str:
@@ -101,47 +209,76 @@ def _blame(denoiser: Denoiser, x: Tensor, t: Level, step: int, of: int) -> str:
     return f"the sample left the range of numbers {where}: lower the guidance or add steps"
 
 
+@takes_old_names(samples="n")
 def sample_posterior(
     prior: Denoiser,
     h: HTransform,
     obs: Observation,
-    samples: int = 1,
+    n: int = 1,
     *,
+    sampler: Sampler | None = None,
+    steps: int = 50,
+    spacing: str = "angle",
     seed: int = 0,
-    first: int = 0,
     batch: int = 64,
+    grid: Sequence[Level] | None = None,
+    first: int = 0,
     progress: bool = False,
     world: World | None = None,
-    **options: Any,
-) -> Tensor:
-    """`samples` draws from p(x_0 | y) for each of B measurements: [B, samples, *data_shape] (*E, but for latent priors).
+    callback: Callback | None = None,
+) -> Draws:
+    """n samples of p(x_0 | y) for each of B measurements: x is [B, n, *data_shape] (*E, but for latent priors).
 
     Args:
-        seed, first: draw j of measurement i uses stream (first + i) * samples + j, whatever the batch.
-        batch: draws made at once; lower it if memory runs out.
+        sampler: default `DDIM(eta=1)`.
+        steps, spacing: see `deft.times`; or give the `grid` itself (its last level must be clean).
+        seed, first: sample j of measurement i uses stream (first + i) * n + j, whatever the batch.
+        batch: samples made at once; lower it if memory runs out.
         world: the processes that share the batches between them (default: all that were launched, and all must call
             this); every one returns all samples, and they are the same bit for bit however many there are.
-        options: of `sample` (sampler, steps, spacing).
+        callback: of `deft.sample`, for each batch.
+
+    >>> from deft import VPCosine
+    >>> from deft.testing import half_seen
+    >>> world, obs = half_seen(2)
+    >>> draws = sample_posterior(world.prior(VPCosine()), world.h, obs, 8, steps=10)
+    >>> draws.x.shape, draws.mean.shape, draws.std.shape
+    (torch.Size([1, 8, 4]), torch.Size([1, 4]), torch.Size([1, 4]))
     """
-    if samples < 1 or batch < 1:
-        raise InputError(f"samples and batch must be at least 1, got {samples} and {batch}")
+    if n < 1 or batch < 1:
+        raise InputError(f"n (samples) and batch must be at least 1, got {n} and {batch}")
     world, obs = world or get_world(), fitted_to(prior, obs)
-    all_obs = prior.inside(obs).repeat(samples)
+    all_obs = prior.inside(obs).repeat(n)
     total = len(all_obs)
     chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
 
     def draw(part: slice) -> Tensor:
-        noise = Noise(seed_for("samples", seed), range(first * samples + part.start, first * samples + part.stop))
+        noise = Noise(seed_for("samples", seed), range(first * n + part.start, first * n + part.stop))
         try:
-            x = sample(condition(prior, h, all_obs[part]), noise, **options)
+            x = sample(
+                condition(prior, h, all_obs[part]),
+                noise,
+                sampler=sampler,
+                steps=steps,
+                spacing=spacing,
+                grid=grid,
+                callback=callback,
+            )
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise InputError(f"a batch of {batch} does not fit in memory: lower batch (--batch)") from error
         x = prior.decode(x)
         return x if world.size == 1 else x.cpu()
 
     out = []
-    with tqdm(total=total, desc="sample", unit="image", disable=not (progress and world.main)) as bar:
+    with tqdm(total=total, desc="sample", unit="sample", disable=not (progress and world.main)) as bar:
         for x in world.share(chunks, draw):
             out.append(x)
             bar.update(len(x))
-    return torch.cat(out).to(prior.state_like(obs.y).device).reshape(len(obs), samples, *prior.data_shape)
+    x = torch.cat(out).to(prior.state_like(obs.y).device)
+    return Draws(x.reshape(len(obs), n, *prior.data_shape), domain=named_domain(prior))
+
+
+def named_domain(prior: Denoiser) -> str:
+    """The kind of data that a prior's card names; "" where it names none, and the shape of the samples tells."""
+    name = prior.card.get("domain")
+    return name if isinstance(name, str) else ""

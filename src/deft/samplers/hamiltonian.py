@@ -1,23 +1,29 @@
-"""Hamiltonian Monte Carlo on the noise of paths: samples of p(x_0 | y) of the prior's chain itself, from any h that comes near.
+"""Hamiltonian Monte Carlo on the noise of paths: samples of p(x_0 | y) of the prior's chain itself, from any h that
+comes near.
 
-A path under a correction h is a function of the normal numbers z = (n_T, ..., n_1) that made it, and has the weight w (`deft.samplers.path`), so that
-the posterior's paths are those whose noise has the density
+A path under a correction h is a function of the normal numbers z = (n_T, ..., n_1) that made it, and has the weight w
+(`deft.samplers.path`), so that the posterior's paths are those whose noise has the density
 
     pi(z) ~ N(z; 0, I) w(z),        constant w for the exact h.
 
-So h is a map under which the posterior is nearly normal, and Hamiltonian Monte Carlo on z takes long steps where importance weights have long collapsed. (Maps under which
-a chain mixes better: Parno & Marzouk 2018; learned: Hoffman et al. 2019.) The law that is reached is that of the prior as this sampler draws it on this grid, given y.
+So h is a map under which the posterior is nearly normal, and Hamiltonian Monte Carlo on z takes long steps where
+importance weights have long collapsed. (Maps under which
+a chain mixes better: Parno & Marzouk 2018; learned: Hoffman et al. 2019.) The law that is reached is that of the prior
+as this sampler draws it on this grid, given y.
 
-The Gaussian part is rotated exactly and log w kicks (Beskos et al. 2011), so that the numbers h leaves alone cost nothing however many they
-are; the step shrinks with what h leaves to be mended, slowly, about as the fourth root of how many directions that is in:
+The Gaussian part is rotated exactly and log w kicks (Beskos et al. 2011), so that the numbers h leaves alone cost
+nothing however many they are; the step shrinks with what h leaves to be mended, slowly, about as the fourth root of how
+many directions that is in:
 
     p += e/2 grad log w(z);   (z, p) <- (z cos e + p sin e, p cos e - z sin e);   p += e/2 grad log w(z)
 
 and the end of a few of these is accepted by Metropolis' rule.
 
-The gradient goes back along the path a step at a time: two calls and one backward pass of the prior a step, and memory for one of them, for the states of `batch` chains, and for a
-handful of paths' noise [N, samples, *E] of all chains of a measurement. Where h's own derivative is cut off (an operator in NumPy, a guidance that detaches its residual), the force
-is not quite the gradient; Metropolis' rule makes the result right for any force that depends on z alone, with shorter steps.
+The gradient goes back along the path a step at a time: two calls and one backward pass of the prior a step, and memory
+for one of them, for the states of `batch` chains, and for a handful of paths' noise [N, samples, *E] of all chains of a
+measurement. Where h's own derivative is cut off (an operator in NumPy, a guidance that detaches its residual), the
+force is not quite the gradient; Metropolis' rule makes the result right for any force that depends on z alone, with
+shorter steps.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +39,7 @@ from tqdm import tqdm
 
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
+from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
@@ -40,126 +47,143 @@ from deft.core.random import Noise, seed_for
 from deft.core.transition import Level, log_ratio, shift
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.runtime.distributed import World, get_world
+from deft.samplers.diagnostics import ChainDiagnostics
+from deft.samplers.draw import named_domain, takes_old_names
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ancestral
 
 TARGET = 0.8
-"""Acceptance that steps are tuned for. .65 is best for very many independent directions (Beskos et al. 2013), more is safer for few."""
-STUCK = 0.01
-"""A chain of lower mean acceptance has not moved."""
+"""Acceptance that steps are tuned for. .65 is best for very many independent directions (Beskos et al. 2013), more is
+safer for few."""
 
 
-class Chains(NamedTuple):
-    """`samples` chains for each of B measurements.
-
-    x: their last `keep` states, [B, samples, keep, *data_shape]: those of one chain resemble each other.
-    log_weight: log w after each iteration, burn-in included, [B, samples, iterations]; it rises while a chain finds the posterior, and must have stopped, for all chains alike (which does not tell that all modes were found).
-    accepted: mean probability of acceptance after burn-in, [B, samples]; a chain with hardly any is stuck, and its x no sample. step: angle of a leapfrog, [B].
-    """
-
-    x: Tensor
-    log_weight: Tensor
-    accepted: Tensor
-    step: Tensor
-
-    @property
-    def rise(self) -> Tensor:
-        """Mean log w of the last quarter of the iterations less that of the quarter before, [B, samples]: above what it wanders by, a chain has not arrived."""
-        n = max(1, self.log_weight.shape[-1] // 4)
-        return self.log_weight[..., -n:].mean(-1) - self.log_weight[..., -2 * n : -n].mean(-1)
-
-    @property
-    def stuck(self) -> Tensor:
-        """Which chains have hardly moved, [B, samples]."""
-        return self.accepted < STUCK
-
-
+@takes_old_names(samples="n")
 @torch.no_grad()
 def sample_hmc(
     prior: Denoiser,
     h: HTransform,
     obs: Observation,
-    samples: int = 1,
+    n: int = 1,
     *,
+    sampler: KernelSampler | None = None,
+    steps: int = 50,
+    spacing: str = "log-snr",
+    seed: int = 0,
+    batch: int = 64,
+    grid: Sequence[Level] | None = None,
+    first: int = 0,
+    progress: bool = False,
+    world: World | None = None,
     iterations: int = 60,
     burn_in: int | None = None,
     leapfrogs: int = 4,
     keep: int = 1,
     every: int = 1,
-    sampler: KernelSampler | None = None,
-    grid: Sequence[Level] | None = None,
-    seed: int = 0,
-    first: int = 0,
-    batch: int = 64,
-    progress: bool = False,
-    world: World | None = None,
-) -> Chains:
-    """Draw `samples` for each of B measurements, each by a Markov chain of its own that starts at a path of h.
+) -> Draws:
+    """n samples for each of B measurements, each by a Markov chain of its own that starts at a path of h.
+
+    x is [B, n * keep, *data_shape], chain by chain: `x.unflatten(1, (n, keep))` has the states of one chain on an axis
+    of their own, and they resemble each other. `diagnostics` are `ChainDiagnostics`.
 
     Args:
-        h: any h-transform that does not itself differentiate through the prior; the nearer to exact, the fewer iterations.
-        iterations: of each chain; costs `leapfrogs` gradients each, a gradient 2 calls and one backward pass of the prior for each step of the grid.
-        burn_in: iterations that tune the step and are not kept (default: half). In their first half log w comes on from a hundredth.
-        keep, every: the states of the last `keep` of every `every` iterations are returned.
-        sampler: one with noise; default `Ancestral()`, whose few steps draw better samples than those of `Ito`. The result is the posterior of the prior as this sampler draws it. grid: levels, the last of them clean; default 50 steps.
-        seed, first: chain j of measurement i uses stream (first + i) * samples + j, whatever the batch.
+        h: any h-transform that does not itself differentiate through the prior; the nearer to exact, the fewer
+            iterations.
+        sampler: one with noise; default `Ancestral()`, whose few steps draw better samples than those of `Ito`. The
+            result is the posterior of the prior as this sampler draws it.
+        steps, spacing: see `deft.times`; or give the `grid` itself, whose last level must be clean.
+        seed, first: chain j of measurement i uses stream (first + i) * n + j, whatever the batch.
         batch: chains moved at once.
         world: the processes that share the measurements, as in `sample_smc`.
+        iterations: of each chain; costs `leapfrogs` gradients each, a gradient 2 calls and one backward pass of the
+            prior for each step of the grid.
+        burn_in: iterations that tune the step and are not kept (default: half). In their first half log w anneals from
+            a hundredth.
+        keep, every: the states of the last `keep` of every `every` iterations are returned.
 
-    The chains of one measurement share the length of their steps, and nothing else. Were it tuned for each chain by itself, those in a narrow mode would learn short steps
-    and leave it more slowly than others come in.
+    The chains of one measurement share the length of their steps, and nothing else. Were it tuned for each chain by
+    itself, those in a narrow mode would learn short steps and leave it more slowly than others come in.
 
     Raises:
-        InputError: a sampler without noise, an h that differentiates through the prior, a grid without a clean end, or a measurement none of whose chains moves.
+        InputError: a sampler without noise, an h that differentiates through the prior, a grid without a clean end, or
+            a measurement none of whose chains moves.
         ContractError: a prior whose mean is cut off from x_t.
         NonFiniteError: a path of h whose weight is not a number.
     """
     burn_in = iterations // 2 if burn_in is None else burn_in
-    if samples < 1 or batch < 1 or leapfrogs < 1 or keep < 1 or every < 1:
-        raise InputError(f"samples, batch, leapfrogs, keep and every must be at least 1, got {samples}, {batch}, {leapfrogs}, {keep} and {every}")
+    if n < 1 or batch < 1 or leapfrogs < 1 or keep < 1 or every < 1:
+        raise InputError(
+            f"n (samples), batch, leapfrogs, keep and every must be at least 1, got {n}, {batch}, {leapfrogs}, "
+            f"{keep} and {every}"
+        )
     if not 0 <= burn_in <= iterations - (keep - 1) * every - 1:
-        raise InputError(f"{iterations} iterations with {burn_in} of burn-in do not leave {keep} states, {every} apart: give more iterations")
+        raise InputError(
+            f"{iterations} iterations with {burn_in} of burn-in do not leave {keep} states, {every} apart: give "
+            "more iterations"
+        )
     sampler = with_weights(sampler or Ancestral())
     if h.needs_graph:
-        raise InputError(f"{type(h).__name__} differentiates through the prior, and cannot be differentiated once more: use a learned h, or one without (gradient, 0)")
-    levels = list(grid) if grid is not None else times(prior.schedule, 50, "log-snr")
+        raise InputError(
+            f"{type(h).__name__} differentiates through the prior, and cannot be differentiated once more: use a "
+            "learned h, or one without (gradient, 0)"
+        )
+    levels = list(grid) if grid is not None else times(prior.schedule, steps, spacing)
     if levels[-1].sigma != 0:
-        raise InputError(f"the likelihood is of clean samples: the grid's last level must have sigma 0, got {levels[-1].sigma:g} (see deft.core.grid)")
+        raise InputError(
+            "the likelihood is of clean samples: the grid's last level must have sigma 0, got "
+            f"{levels[-1].sigma:g} (see deft.core.grid)"
+        )
     world = world or get_world()
     obs = fitted_to(prior, obs)
     rows = prior.inside(obs)
-    at_once = max(1, batch // samples)
+    at_once = max(1, batch // n)
     chunks = [slice(low, min(low + at_once, len(rows))) for low in range(0, len(rows), at_once)]
 
     mine = min(-(-len(chunks) // world.size) * at_once, len(rows))  # measurements of this process
-    with tqdm(total=mine * samples * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)) as bar:
+    with tqdm(
+        total=mine * n * iterations * leapfrogs, desc="chains", unit="leapfrog", disable=not (progress and world.main)
+    ) as bar:
 
-        def draw(part: slice) -> list[Tensor]:
-            noise = Noise(seed_for("samples", seed), range((first + part.start) * samples, (first + part.stop) * samples))
-            target = _Paths(prior, h, rows[part].repeat(samples), sampler, levels, batch)
+        def draw(part: slice) -> Draws:
+            noise = Noise(seed_for("samples", seed), range((first + part.start) * n, (first + part.stop) * n))
+            target = _Paths(prior, h, rows[part].repeat(n), sampler, levels, batch)
             try:
-                states, log_w, accepted, step = _run(target, noise, samples, iterations, burn_in, leapfrogs, keep, every, bar)
+                states, log_w, accepted, step = _run(target, noise, n, iterations, burn_in, leapfrogs, keep, every, bar)
                 decoded = [torch.cat([prior.decode(few) for few in x.split(batch)]) for x in states]
             except (torch.OutOfMemoryError, MemoryError) as error:
-                what = "samples (-n) or batch (--batch)" if samples > batch else "batch (--batch)"
-                raise InputError(f"{samples} chains of {len(levels) - 1} steps in batches of {batch} do not fit in memory: lower {what}") from error
-            out = [torch.stack(decoded, 1), log_w, accepted]
-            out = [v.unflatten(0, (-1, samples)) for v in out] + [step]
-            return out if world.size == 1 else [v.cpu() for v in out]
+                what = "samples (-n) or batch (--batch)" if n > batch else "batch (--batch)"
+                raise InputError(
+                    f"{n} chains of {len(levels) - 1} steps in batches of {batch} do not fit in memory: lower {what}"
+                ) from error
+            x, log_w, accepted = (v.unflatten(0, (-1, n)) for v in (torch.stack(decoded, 1), log_w, accepted))
+            out = Draws(
+                x.flatten(1, 2), diagnostics=ChainDiagnostics(accepted, step, log_w), domain=named_domain(prior)
+            )
+            return out if world.size == 1 else out.cpu()
 
         parts = list(world.share(chunks, draw))  # now, while the bar is there
-    where = prior.state_like(obs.y).device
-    found = Chains(*(torch.cat(column).to(where) for column in zip(*parts, strict=True)))
-    still = found.stuck.all(1).nonzero()[:, 0].tolist()
+    found = Draws.cat(parts).to(prior.state_like(obs.y).device)
+    assert isinstance(found.diagnostics, ChainDiagnostics)
+    still = found.diagnostics.stuck.all(1).nonzero()[:, 0].tolist()
     if still:
-        raise InputError(f"no chain of measurement {first + still[0]} moved: the paths of h are too far from it. Give more iterations (half of them tune), or a better h")
+        raise InputError(
+            f"no chain of measurement {first + still[0]} moved: the paths of h are too far from it. Give more "
+            "iterations (half of them tune), or a better h"
+        )
     return found
 
 
 class _Paths:
     """Paths from their noise z [N, B, *E]: clean ends, log w, and its gradient in z."""
 
-    def __init__(self, prior: Denoiser, h: HTransform, obs: Observation, sampler: KernelSampler, levels: list[Level], batch: int = 64):
+    def __init__(
+        self,
+        prior: Denoiser,
+        h: HTransform,
+        obs: Observation,
+        sampler: KernelSampler,
+        levels: list[Level],
+        batch: int = 64,
+    ):
         condition(prior, h, obs[:1])  # refuses what does not fit
         self.batch = batch
         self.prior, self.h, self.obs = prior, h, obs
@@ -169,7 +193,11 @@ class _Paths:
 
     def normal(self, noise: Noise) -> Tensor:
         """Standard normal z, where the prior's samples live."""
-        n = noise.normal((len(self.steps), *self.prior.event_shape), device=self.like.device).to(self.like.dtype).transpose(0, 1)
+        n = (
+            noise.normal((len(self.steps), *self.prior.event_shape), device=self.like.device)
+            .to(self.like.dtype)
+            .transpose(0, 1)
+        )
         return torch.stack([self.prior.project(v, torch.ones_like(v)) for v in n])
 
     def step(self, i: int, x: Tensor, n: Tensor, obs: Observation) -> tuple[Tensor, Tensor]:
@@ -177,7 +205,10 @@ class _Paths:
         t, s, kernel = self.steps[i]
         pred = self.prior(x, torch.tensor(t.t, dtype=torch.float64))
         if x.requires_grad and not pred.mean.requires_grad:
-            raise ContractError(f"the chains differentiate the prior, but {type(self.prior).__name__} returns a mean that is cut off from x_t: use particles (deft-smc, tds)")
+            raise ContractError(
+                f"the chains differentiate the prior, but {type(self.prior).__name__} returns a mean that is cut "
+                "off from x_t: use particles (deft-smc, tds)"
+            )
         if s.sigma == 0:
             return kernel.step(x, pred.mean, None), x.new_zeros(len(x))
         moved = shift(kernel, t, self.h(pred, obs))
@@ -203,18 +234,38 @@ class _Paths:
             with torch.enable_grad():
                 before, n = states[i].detach().requires_grad_(), noise[i].detach().requires_grad_()
                 after, ratio = self.step(i, before, n, obs)
-                adjoint, by_noise = torch.autograd.grad((adjoint * after).sum() + ratio.sum(), [before, n], allow_unused=True)
+                adjoint, by_noise = torch.autograd.grad(
+                    (adjoint * after).sum() + ratio.sum(), [before, n], allow_unused=True
+                )
             grads.append(by_noise)
         gradient = [self.start * adjoint, *reversed(grads[1:])]
-        return x, log_w, torch.stack([self.prior.project(g, torch.ones_like(g)) for g in gradient])  # z has no other part
+        return (
+            x,
+            log_w,
+            torch.stack([self.prior.project(g, torch.ones_like(g)) for g in gradient]),
+        )  # z has no other part
 
 
-def _run(target: _Paths, noise: Noise, samples: int, iterations: int, burn_in: int, leapfrogs: int, keep: int, every: int, bar: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
-    """(states that are kept, log w [n, iterations], acceptance [n], step of each measurement) of n chains, `samples` for each measurement."""
+def _run(
+    target: _Paths,
+    noise: Noise,
+    samples: int,
+    iterations: int,
+    burn_in: int,
+    leapfrogs: int,
+    keep: int,
+    every: int,
+    bar: Any,
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    """(states that are kept, log w [n, iterations], acceptance [n], step of each measurement) of n chains, `samples`
+    for each measurement."""
     z = target.normal(noise)
     x, log_w, gradient = target(z)
     if not bool(torch.isfinite(log_w).all() and torch.isfinite(gradient).all()):
-        raise NonFiniteError("the weight of a path under h, or its derivative, is not a number: the prior, h or the likelihood is not finite on it")
+        raise NonFiniteError(
+            "the weight of a path under h, or its derivative, is not a number: the prior, h or the likelihood is "
+            "not finite on it"
+        )
     most = math.pi / (2 * leapfrogs)
     step = StepSize(len(log_w) // samples, most, z.device)
     anneal = burn_in // 2
@@ -223,11 +274,15 @@ def _run(target: _Paths, noise: Noise, samples: int, iterations: int, burn_in: i
         tempered = 0.01 ** (1 - k / anneal) if k < anneal else 1.0
         if k == anneal:
             step.restart()
-        angle = step.size(tuning=k < burn_in).repeat_interleave(samples) * (0.6 + 0.4 * noise.uniform(device=z.device).double())
+        angle = step.size(tuning=k < burn_in).repeat_interleave(samples) * (
+            0.6 + 0.4 * noise.uniform(device=z.device).double()
+        )
         p = target.normal(noise)
         new = (z, x, log_w, gradient)
         start = tempered * log_w - _half_square(z) - _half_square(p)
-        cos, sin, half = (f.to(z.dtype).reshape(1, -1, *[1] * (z.ndim - 2)) for f in (angle.cos(), angle.sin(), tempered * angle / 2))
+        cos, sin, half = (
+            f.to(z.dtype).reshape(1, -1, *[1] * (z.ndim - 2)) for f in (angle.cos(), angle.sin(), tempered * angle / 2)
+        )
         for _ in range(leapfrogs):
             p = p + half * new[3]
             turned = cos * new[0] + sin * p
@@ -237,7 +292,9 @@ def _run(target: _Paths, noise: Noise, samples: int, iterations: int, burn_in: i
             bar.update(len(log_w))
         chance = (tempered * new[2] - _half_square(new[0]) - _half_square(p) - start).clamp_max(0).exp().nan_to_num(0.0)
         take = noise.uniform(device=z.device).double() < chance
-        z, gradient = (torch.where(take.reshape(1, -1, *[1] * (z.ndim - 2)), a, b) for a, b in ((new[0], z), (new[3], gradient)))
+        z, gradient = (
+            torch.where(take.reshape(1, -1, *[1] * (z.ndim - 2)), a, b) for a, b in ((new[0], z), (new[3], gradient))
+        )
         x = torch.where(take.reshape(-1, *[1] * (x.ndim - 1)), new[1], x)
         log_w = torch.where(take, new[2], log_w)
         trace.append(log_w)
@@ -257,7 +314,8 @@ def _half_square(v: Tensor) -> Tensor:
 
 
 class StepSize:
-    """Dual averaging of log step, for each measurement (Hoffman & Gelman 2014, algorithm 5), at most `most`: further is round again."""
+    """Dual averaging of log step, for each measurement (Hoffman & Gelman 2014, algorithm 5), at most `most`: further is
+    round again."""
 
     def __init__(self, n: int, most: float, device: torch.device):
         self.most, self.least = math.log(most), math.log(most / 1000)
@@ -265,7 +323,12 @@ class StepSize:
         self.restart()
 
     def restart(self) -> None:
-        self.count, self.error, self.mean, self.centre = 0, torch.zeros_like(self.now), self.now.clone(), self.now + math.log(2)
+        self.count, self.error, self.mean, self.centre = (
+            0,
+            torch.zeros_like(self.now),
+            self.now.clone(),
+            self.now + math.log(2),
+        )
 
     def learn(self, chance: Tensor) -> None:
         self.count += 1

@@ -18,10 +18,11 @@ class Imputed(ManyDraws):
 
     for a linear A; for a mask that overwrites the seen entries by a noised y. At the clean end it is y itself.
 
-    Around the prior's own sampler (h = `Zero`) this is imputation as in Y. Song et al. 2021, "Score-based generative modeling
-    through stochastic differential equations" (https://arxiv.org/abs/2011.13456, appendix I.2), without their corrector steps.
-    Inside `TimeTravel` it is RePaint, with the gradient of DPS for h it is MCG (see the table of `deft.methods`).
-    `deft.guidance.Replacement` replaces the measured part of x̂ instead (DDNM), by a y whose noise is one path.
+    Around the prior's own sampler (h = `Zero`) this is imputation as in Y. Song et al. 2021, "Score-based generative
+    modeling through stochastic differential equations" (https://arxiv.org/abs/2011.13456, appendix I.2), without their
+    corrector steps. Inside `TimeTravel` it is RePaint, with the gradient of DPS for h it is MCG (see the table of
+    `deft.methods`). `deft.guidance.Replacement` replaces the measured part of x̂ instead (DDNM), by a y whose noise is
+    one path.
 
     x_s counts y as noiseless: measured entries end as y, its noise included.
 
@@ -49,7 +50,9 @@ class Imputed(ManyDraws):
     def calls(self, steps: int) -> int:
         return self.sampler.calls(steps)
 
-    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+    def advance(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry
+    ) -> tuple[Tensor, Carry]:
         assert isinstance(denoiser, Conditioned)
         _, operator = linear(denoiser.obs, "imputation")
         x_s, carry = self.sampler.advance(denoiser, x_t, t, s, draw, carry)

@@ -33,7 +33,8 @@ def with_weights(sampler: Sampler, what: str = "paths") -> KernelSampler:
     if isinstance(sampler, KernelSampler) and sampler.stochastic:
         return sampler
     raise InputError(
-        f"{what} have weights only under a sampler with noise whose step is one Gaussian kernel (ddim with eta above 0, ancestral, ito), not {sampler!r}"
+        f"{what} have weights only under a sampler with noise whose step is one Gaussian kernel (ddim with eta "
+        f"above 0, ancestral, ito), not {sampler!r}"
     )
 
 
@@ -53,12 +54,15 @@ class DDIM(KernelSampler):
 class Cooled(KernelSampler):
     """Another kernel sampler with its noise times `temperature`: below 1, samples nearer to where the prior is sure.
 
-    It is no sampler of the posterior any more: quality is bought with variety (Ingraham et al. 2023 and Lin & AlQuraishi 2023 draw proteins so).
+    It is no sampler of the posterior any more: quality is bought with variety (Ingraham et al. 2023 and Lin &
+    AlQuraishi 2023 draw proteins so).
     """
 
     def __init__(self, inner: KernelSampler, temperature: float):
         if not 0 < temperature <= 1 or not inner.stochastic:
-            raise InputError(f"a temperature is above 0 and at most 1, for a sampler with noise (eta above 0), got {temperature}")
+            raise InputError(
+                f"a temperature is above 0 and at most 1, for a sampler with noise (eta above 0), got {temperature}"
+            )
         self.inner, self.temperature = inner, temperature
         self.stochastic = True
 
@@ -68,7 +72,8 @@ class Cooled(KernelSampler):
 
 
 WIDE = 2.0
-"""A step down which sigma/alpha falls by more than this factor is too wide for a rule in sigma/alpha, whose error grows with that factor without
+"""A step down which sigma/alpha falls by more than this factor is too wide for a rule in sigma/alpha, whose error grows
+with that factor without
 bound: from the first level of zero terminal SNR it is 10^4. `Heun` and `Ito` take such steps in another way."""
 
 
@@ -80,8 +85,9 @@ def wide(t: Level, s: Level) -> bool:
 class Heun(Sampler):
     """Heun's second-order rule for d(x/alpha)/d(sigma/alpha) = eps (Karras et al. 2022, algorithm 1).
 
-    A wide step (see `WIDE`) is Heun's rule for the same ODE in the angle phi = arctan(sigma/alpha), whose slope is bounded everywhere,
-    alpha = 0 included: with r = sqrt(alpha^2 + sigma^2), d(x/r)/d(phi) = (alpha eps - sigma x̂)/r, the velocity of Salimans & Ho 2022.
+    A wide step (see `WIDE`) is Heun's rule for the same ODE in the angle phi = arctan(sigma/alpha), whose slope is
+    bounded everywhere, alpha = 0 included: with r = sqrt(alpha^2 + sigma^2), d(x/r)/d(phi) = (alpha eps - sigma x̂)/r,
+    the velocity of Salimans & Ho 2022.
 
     Two calls a step, one in the last.
     """
@@ -109,9 +115,13 @@ class Heun(Sampler):
     def _wide(denoiser: Denoiser, pred: Prediction, t: Level, s: Level) -> Tensor:
         first = ddim(t, s).step(pred.x_t, pred.mean, None)
         after = evaluate(denoiser, first, s)
-        slopes = [(at.alpha * p.eps - at.sigma * p.mean) / math.hypot(at.alpha, at.sigma) for at, p in ((t, pred), (s, after))]
+        slopes = [
+            (at.alpha * p.eps - at.sigma * p.mean) / math.hypot(at.alpha, at.sigma) for at, p in ((t, pred), (s, after))
+        ]
         turn = math.atan2(s.sigma, s.alpha) - math.atan2(t.sigma, t.alpha)
-        return math.hypot(s.alpha, s.sigma) * (pred.x_t / math.hypot(t.alpha, t.sigma) + turn * (slopes[0] + slopes[1]) / 2)
+        return math.hypot(s.alpha, s.sigma) * (
+            pred.x_t / math.hypot(t.alpha, t.sigma) + turn * (slopes[0] + slopes[1]) / 2
+        )
 
 
 class DPMpp2M(Sampler):
@@ -134,8 +144,10 @@ class DPMpp2M(Sampler):
 def extrapolated(mean: Tensor, now: float, width: float, carry: Carry, max_ratio: float = math.inf) -> Tensor:
     """The denoised mean at the middle of a step, on the line through this one and the one before, [B, *E].
 
-    now, width: lambda = log(alpha/sigma) where the step begins, and how much it grows. carry: None, or the mean and lambda of the step before.
-    max_ratio: of this step's width to that of the one before. Without a step before, or after one of no width, it is the mean.
+    now, width: lambda = log(alpha/sigma) where the step begins, and how much it grows. carry: None, or the mean and
+    lambda of the step before.
+    max_ratio: of this step's width to that of the one before. Without a step before, or after one of no width, it is
+    the mean.
     """
     if carry is None or now <= carry[1]:
         return mean

@@ -12,53 +12,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from deft.core.condition import Conditioned
+from deft.core.condition import Conditioned, condition, fitted_to
+from deft.core.denoiser import Denoiser
+from deft.core.draws import Draws
 from deft.core.grid import times
-from deft.core.random import Noise
+from deft.core.htransform import HTransform
+from deft.core.likelihood import Observation
+from deft.core.random import Noise, seed_for
 from deft.core.transition import Level, log_ratio, shift
+from deft.errors import InputError
+from deft.runtime.distributed import World, get_world
+from deft.samplers.diagnostics import PathDiagnostics, ess_fraction, log_mean
+from deft.samplers.draw import named_domain
 from deft.samplers.ode import KernelSampler, with_weights
-
-
-class Paths(NamedTuple):
-    """x: final samples [B, *E]; log_weight: [B]."""
-
-    x: Tensor
-    log_weight: Tensor
-
-    @property
-    def log_evidence(self) -> float:
-        """log of the mean weight, an estimate of log p(y)."""
-        w = self.log_weight.double()
-        return float(torch.logsumexp(w, 0) - torch.log(torch.tensor(float(len(w)))))
-
-    @property
-    def effective_samples(self) -> float:
-        """(sum w)^2 / sum w^2 (Kong 1992)."""
-        w = self.log_weight.double()
-        return float(torch.exp(2 * torch.logsumexp(w, 0) - torch.logsumexp(2 * w, 0)))
+from deft.samplers.sde import Ito
 
 
 @torch.no_grad()
-def sample_paths(
-    conditioned: Conditioned,
-    noise: Noise,
-    sampler: KernelSampler,
-    *,
-    steps: int = 200,
-    spacing: str = "log-snr",
-    grid: Sequence[Level] | None = None,
-) -> Paths:
-    """Draw paths with weights. All rows of `conditioned.obs` should be the same measurement.
+def weighted_paths(
+    conditioned: Conditioned, noise: Noise, sampler: KernelSampler, levels: Sequence[Level]
+) -> tuple[Tensor, Tensor]:
+    """One path for each stream of `noise`: its final sample [B, *E] and log w [B], in float64.
 
     The last step, onto the clean end, is the prior's own denoised mean: there h has nothing left to do.
     """
     with_weights(sampler)
-    levels = list(grid) if grid is not None else times(conditioned.schedule, steps, spacing)
     shape = conditioned.event_shape
     where = conditioned.state_like()
 
@@ -78,4 +61,76 @@ def sample_paths(
         moved = shift(kernel, t, h)
         x = kernel.step(x, pred.mean, n) + moved
         log_w += log_ratio(kernel, moved, n).double()
-    return Paths(x, log_w + conditioned.obs.log_prob(x).double())
+    return x, log_w + conditioned.obs.log_prob(x).double()
+
+
+@torch.no_grad()
+def sample_paths(
+    prior: Denoiser,
+    h: HTransform,
+    obs: Observation,
+    n: int = 1,
+    *,
+    sampler: KernelSampler | None = None,
+    steps: int = 200,
+    spacing: str = "log-snr",
+    seed: int = 0,
+    batch: int = 64,
+    grid: Sequence[Level] | None = None,
+    first: int = 0,
+    progress: bool = False,
+    world: World | None = None,
+) -> Draws:
+    """n weighted paths for each of B measurements: their final samples x [B, n, *data_shape], `log_weight`,
+    `log_evidence` and `PathDiagnostics`.
+
+    Args:
+        sampler: one with noise; default `Ito()`, whose weights stay finite as steps get small.
+        steps, spacing: see `deft.times`; or give the `grid` itself, whose last level must be clean.
+        seed, first: path j of measurement i uses stream (first + i) * n + j, whatever the batch.
+        batch: paths made at once. world: the processes that share the batches, as in `sample_posterior`.
+
+    Raises:
+        InputError: a sampler without noise, or one that looks at more than the last step.
+
+    >>> from deft import VPCosine
+    >>> from deft.testing import half_seen
+    >>> world, obs = half_seen(2)
+    >>> draws = sample_paths(world.prior(VPCosine()), world.h, obs, 16, steps=50)
+    >>> draws.log_weight.shape, draws.log_evidence.shape, draws.diagnostics.log_weight_variance.shape
+    (torch.Size([1, 16]), torch.Size([1]), torch.Size([1]))
+    """
+    if isinstance(prior, Conditioned):
+        raise InputError(
+            "sample_paths takes (prior, h, obs, n), as every way of drawing does; weighted_paths takes a "
+            "conditioned denoiser and its noise"
+        )
+    if n < 1 or batch < 1:
+        raise InputError(f"n (paths) and batch must be at least 1, got {n} and {batch}")
+    sampler = with_weights(sampler or Ito())
+    levels = list(grid) if grid is not None else times(prior.schedule, steps, spacing)
+    world, obs = world or get_world(), fitted_to(prior, obs)
+    all_obs = prior.inside(obs).repeat(n)
+    total = len(all_obs)
+    chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
+
+    def draw(part: slice) -> tuple[Tensor, Tensor]:
+        noise = Noise(seed_for("samples", seed), range(first * n + part.start, first * n + part.stop))
+        try:
+            x, log_w = weighted_paths(condition(prior, h, all_obs[part]), noise, sampler, levels)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise InputError(f"a batch of {batch} does not fit in memory: lower batch (--batch)") from error
+        x = prior.decode(x)
+        return (x, log_w) if world.size == 1 else (x.cpu(), log_w.cpu())
+
+    out = []
+    with tqdm(total=total, desc="paths", unit="path", disable=not (progress and world.main)) as bar:
+        for x, log_w in world.share(chunks, draw):
+            out.append((x, log_w))
+            bar.update(len(x))
+    where = prior.state_like(obs.y).device
+    x, log_w = (torch.cat(column).to(where) for column in zip(*out, strict=True))
+    log_w = log_w.reshape(len(obs), n)
+    variance = log_w.var(1) if n > 1 else torch.zeros_like(log_w[:, 0])
+    fared = PathDiagnostics(variance, ess_fraction(log_w))
+    return Draws(x.reshape(len(obs), n, *prior.data_shape), log_w, log_mean(log_w), fared, named_domain(prior))

@@ -12,11 +12,12 @@ from deft.samplers.ode import KernelSampler
 class Refresh(KernelSampler):
     """x_s = alpha_s x̂ + sigma_s (sqrt(1 - zeta) eps + sqrt(zeta) n) (Zhu et al. 2023, DiffPIR, algorithm 1).
 
-    That is DDIM with a step's deviation sqrt(zeta) sigma_s, hence with eta = sqrt(zeta) sigma_t / sqrt(variance between s and
-    t), which is another one at each step and passes 1 as steps get small: no eta of DDIM does it. As the share of new noise does
-    not fall with the step, this is no discretisation of an SDE: with ever more steps the variance of Gaussian data drawn
-    by it tends to (1 + sqrt(1 - zeta)) / 2 of what it should be (92 % for zeta = 0.3, half for zeta = 1). DDRM's steps for what is
-    not measured are the same, with zeta = eta^2.
+    That is DDIM with a step's deviation sqrt(zeta) sigma_s, hence with eta = sqrt(zeta) sigma_t / sqrt(variance between
+    s and t), which is another one at each step and passes 1 as steps get small: no eta of DDIM does it. As the share of
+    new noise does
+    not fall with the step, this is no discretisation of an SDE: with ever more steps the variance of Gaussian data
+    drawn by it tends to (1 + sqrt(1 - zeta)) / 2 of what it should be (92 % for zeta = 0.3, half for zeta = 1). DDRM's
+    steps for what is not measured are the same, with zeta = eta^2.
     """
 
     def __init__(self, zeta: float = 0.3):

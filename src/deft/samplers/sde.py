@@ -28,8 +28,9 @@ class Ito(KernelSampler):
 
     DDPM's "fixed large" variance. The step onto the clean end is the denoised mean, without noise.
 
-    On a wide step (sigma/alpha falls by more than `deft.samplers.ode.WIDE`) the SDE's noise exceeds what x_s holds, without bound where
-    alpha_t -> 0 (zero terminal SNR): there it is at most that of p(x_s | x_t) for data of unit deviation.
+    On a wide step (sigma/alpha falls by more than `deft.samplers.ode.WIDE`) the SDE's noise exceeds what x_s holds,
+    without bound where alpha_t -> 0 (zero terminal SNR): there it is at most that of p(x_s | x_t) for data of unit
+    deviation.
     """
 
     stochastic = True
@@ -45,27 +46,29 @@ class Ito(KernelSampler):
 class SDEDPMpp2M(Sampler):
     """SDE-DPM-Solver++(2M): a reverse SDE of second order in mean and covariance, at one call a step.
 
-    For every eta the SDE with eta g^2 of diffusion and (1 + eta)/2 g^2 of score has the marginals of the forward process (g^2 is
-    the forward diffusion). With lambda = log(alpha/sigma), w = lambda_s - lambda_t and D the denoised mean, one step solves it as
+    For every eta the SDE with eta g^2 of diffusion and (1 + eta)/2 g^2 of score has the marginals of the forward
+    process (g^2 is the forward diffusion). With lambda = log(alpha/sigma), w = lambda_s - lambda_t and D the denoised
+    mean, one step solves it as
 
         x_s = (sigma_s/sigma_t) e^(-eta w) x_t + alpha_s (1 - e^(-(1 + eta) w)) D' + sigma_s sqrt(1 - e^(-2 eta w)) n,
         D' = D_t + (w / 2 w_before) (D_t - D_before),
 
-    D extrapolated to the middle of the step. With D' = D_t and eta = 1 it is `Ancestral`, whose samples vary too little: the
-    noise of a step moves D within that very step. D_t - D_before holds the noise of the step before, so that D' makes
-    up one step late for what the step before left out, in each direction by as much as it needs.
+    D extrapolated to the middle of the step. With D' = D_t and eta = 1 it is `Ancestral`, whose samples vary too
+    little: the noise of a step moves D within that very step. D_t - D_before holds the noise of the step before, so
+    that D' makes up one step late for what the step before left out, in each direction by as much as it needs.
 
-    There is no one kernel from x_t to x_s (D' depends on the step before), so paths have no weights: particles, chains of
-    Hamiltonian Monte Carlo and path objectives take `DDIM`, `Ancestral` or `Ito`. The first step, and that onto the clean
-    end (without noise), are of first order. Where a step is more than `MAX_RATIO` times as wide as the one before, the
-    noise in D_t - D_before is not blown up further.
+    There is no one kernel from x_t to x_s (D' depends on the step before), so paths have no weights: particles, chains
+    of Hamiltonian Monte Carlo and path objectives take `DDIM`, `Ancestral` or `Ito`. The first step, and that onto the
+    clean end (without noise), are of first order. Where a step is more than `MAX_RATIO` times as wide as the one
+    before, the noise in D_t - D_before is not blown up further.
 
-    Lu, Zhou, Bao, Chen, Li & Zhu 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models",
-    https://arxiv.org/abs/2211.01095, sections 5 and 6. Any rate of noise: Karras et al. 2022,
+    Lu, Zhou, Bao, Chen, Li & Zhu 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic
+    Models", https://arxiv.org/abs/2211.01095, sections 5 and 6. Any rate of noise: Karras et al. 2022,
     "Elucidating the Design Space of Diffusion-Based Generative Models", https://arxiv.org/abs/2206.00364, eq. 6.
 
     Args:
-        eta: rate of the noise: 0 is `DPMpp2M`, bit for bit; 1 is the reverse SDE. Another scale than `DDIM`'s between the two.
+        eta: rate of the noise: 0 is `DPMpp2M`, bit for bit; 1 is the reverse SDE. Another scale than `DDIM`'s between
+            the two.
 
     Raises:
         InputError: eta outside [0, 1].
@@ -102,5 +105,5 @@ class SDEDPMpp2M(Sampler):
 
 
 MAX_RATIO = 4.0
-"""Widest step in lambda, in units of the step before, over which `SDEDPMpp2M` extrapolates in full. The named spacings stay below 3 on the
-default schedules, but for `centre` with few steps."""
+"""Widest step in lambda, in units of the step before, over which `SDEDPMpp2M` extrapolates in full. The named spacings
+stay below 3 on the default schedules, but for `centre` with few steps."""

@@ -18,29 +18,32 @@ from deft.guidance.through_prior import linear
 class DDRM(Sampler):
     """Denoising diffusion restoration (Kawar et al. 2022, eq. 7 and 8), for linear A and Gaussian noise.
 
-    With A = U S V^T, z = V^T x_t / alpha_t, c = V^T x̂ and ȳ = S^+ U^T y, whose noise has deviation sigma_y / s_i, and with
-    levels u = sigma_t / alpha_t now and w = sigma_s / alpha_s next, each direction i on its own:
+    With A = U S V^T, z = V^T x_t / alpha_t, c = V^T x̂ and ȳ = S^+ U^T y, whose noise has deviation sigma_y / s_i, and
+    with levels u = sigma_t / alpha_t now and w = sigma_s / alpha_s next, each direction i on its own:
 
         not measured (s_i = 0):  z = c + sqrt(1 - eta^2) w (z - c) / u             + eta w n
         w < sigma_y / s_i:       z = c + sqrt(1 - eta^2) w (ȳ - c) / (sigma_y/s_i) + eta w n
         w >= sigma_y / s_i:      z = (1 - eta_b) c + eta_b ȳ + sqrt(w^2 - (eta_b sigma_y / s_i)^2) n,
 
-    from z = ȳ + sqrt(u^2 - (sigma_y / s_i)^2) n where that is possible (eq. 7). It does not use h, only the prior and y: a rule for
-    steps, since each depends on the level it goes to. sigma_y = 0 is taken for what it is (the last line, also onto the clean
-    end). As in `Refresh`, the share of new noise does not depend on the step: with many steps, what is not measured keeps
-    (1 + sqrt(1 - eta^2)) / 2 of its variance, 76 % for 0.85. The last level must lie below sigma_y / s_i: what it leaves of its noise
-    stays in the sample.
+    from z = ȳ + sqrt(u^2 - (sigma_y / s_i)^2) n where that is possible (eq. 7). It does not use h, only the prior and
+    y: a rule for steps, since each depends on the level it goes to. sigma_y = 0 is taken for what it is (the last line,
+    also onto the clean end). As in `Refresh`, the share of new noise does not depend on the step: with many steps, what
+    is not measured keeps (1 + sqrt(1 - eta^2)) / 2 of its variance, 76 % for 0.85. The last level must lie below
+    sigma_y / s_i: what it leaves of its noise stays in the sample.
 
-    Directions of which y says less than the data do by themselves, sigma_y / s_i > limit, count as not measured. The paper has no such
-    rule: there each of them follows the same few numbers of noise in y at every step, in place of x_t. Its code leaves out the
-    singular values of a blur below .03 of the largest. Ours is for any operator and noise, and the same for that blur at sigma_y = .03.
+    Directions of which y says less than the data do by themselves, sigma_y / s_i > limit, count as not measured. The
+    paper has no such
+    rule: there each of them follows the same few numbers of noise in y at every step, in place of x_t. Its code leaves
+    out the singular values of a blur below .03 of the largest. Ours is for any operator and noise, and the same for
+    that blur at sigma_y = .03.
 
     Levels: the code's are even steps of the DDPM's t (`spacing="uniform"`).
 
     Kawar, Elad, Ermon & Song 2022, "Denoising diffusion restoration models", https://arxiv.org/abs/2201.11793.
 
     Args:
-        eta, eta_b: 0.85 and 1 in the paper. limit: in the units of x; the deviation of the data is a good one. inf for the paper's rule.
+        eta, eta_b: 0.85 and 1 in the paper. limit: in the units of x; the deviation of the data is a good one. inf for
+            the paper's rule.
     """
 
     stochastic = True
@@ -50,7 +53,9 @@ class DDRM(Sampler):
         if not (0 <= eta <= 1 and 0 <= eta_b <= 1):
             raise InputError(f"DDRM needs eta and eta_b between 0 and 1, got {eta} and {eta_b}")
         if not limit > 0:
-            raise InputError(f"DDRM needs limit above 0 (sigma_y / s beyond which a direction counts as not measured), got {limit}")
+            raise InputError(
+                f"DDRM needs limit above 0 (sigma_y / s beyond which a direction counts as not measured), got {limit}"
+            )
         self.eta, self.eta_b, self.limit = eta, eta_b, limit
 
     def step(

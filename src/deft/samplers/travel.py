@@ -18,14 +18,16 @@ from deft.errors import InputError
 class TimeTravel(ManyDraws):
     """RePaint's resampling (Lugmayr et al. 2022, algorithm 1 and appendix B) around any sampler and any h.
 
-    A step from t to s is taken in `jump` parts, then undone by the forward process and taken again, `repeats` times in all:
+    A step from t to s is taken in `jump` parts, then undone by the forward process and taken again, `repeats` times in
+    all:
 
         x_t = (alpha_t / alpha_s) x_s + sqrt(sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2) n.
 
     Each round brings what h left alone closer to agreement with what it fixed, at the noise level of the step. The
-    paper's jump length j is `jump`, counted in parts of our steps, its number of resamplings r is `repeats`: its 250 steps with
-    j = r = 10 are 25 steps with jump = repeats = 10. Of the step onto the clean end all parts but the last are repeated, as
-    there; the last is taken once. Where ours differs: the first step is repeated too. repeats = jump = 1 is the sampler itself.
+    paper's jump length j is `jump`, counted in parts of our steps, its number of resamplings r is `repeats`: its 250
+    steps with j = r = 10 are 25 steps with jump = repeats = 10. Of the step onto the clean end all parts but the last
+    are repeated, as there; the last is taken once. Where ours differs: the first step is repeated too. repeats = jump =
+    1 is the sampler itself.
 
     Args:
         sampler: what takes the parts, for example `DDIM(1.0)` as in the paper.
@@ -41,7 +43,9 @@ class TimeTravel(ManyDraws):
     def calls(self, steps: int) -> int:
         return self.sampler.calls((steps * self.jump - 1) * self.repeats + 1)
 
-    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+    def advance(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry
+    ) -> tuple[Tensor, Carry]:
         parts = list(pairwise(between(denoiser.schedule, t, s, self.jump)))
         again, once = (parts, []) if s.sigma > 0 else (parts[:-1], parts[-1:])
         for i in range(self.repeats if again else 0):
@@ -64,7 +68,9 @@ def between(schedule: Schedule, t: Level, s: Level, parts: int) -> list[Level]:
     """parts + 1 levels from t to s, even in arctan(sigma/alpha); below the schedule's lowest level they coincide."""
     if parts == 1:
         return [t, s]
-    angles = torch.linspace(math.atan2(t.sigma, t.alpha), math.atan2(s.sigma, s.alpha), parts + 1, dtype=torch.float64)[1:-1]
+    angles = torch.linspace(math.atan2(t.sigma, t.alpha), math.atan2(s.sigma, s.alpha), parts + 1, dtype=torch.float64)[
+        1:-1
+    ]
     at = schedule.time_of(-2 * torch.tan(angles).log()).clamp(min(s.t, t.t), t.t)
     rows = torch.stack([at, schedule.log_alpha(at).exp(), schedule.log_sigma(at).exp()], 1).tolist()
     return [t, *(Level(*row) for row in rows), s]

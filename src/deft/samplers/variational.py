@@ -25,22 +25,24 @@ class Descent(NamedTuple):
 
 
 class REDDiff(ManyDraws):
-    """RED-diff (M. Mardani, J. Song, J. Kautz & A. Vahdat 2024, "A variational perspective on solving inverse problems with
-    diffusion models", https://arxiv.org/abs/2305.04391, algorithm 1): minimise over mu, along the grid of falling levels t,
+    """RED-diff (M. Mardani, J. Song, J. Kautz & A. Vahdat 2024, "A variational perspective on solving inverse problems
+    with diffusion models", https://arxiv.org/abs/2305.04391, algorithm 1): minimise over mu, along the grid of falling
+    levels t,
 
         |y - A(mu)|^2 / (2 M) + lambda (sigma_t / alpha_t) stop[eps(x_t) - n]^T mu / E,    x_t = alpha_t mu + sigma_t n,
 
-    with fresh n at each step, by Adam (betas 0.9 and 0.99), starting from mu = A^+ y. M is the number of measurements, E that of
-    the sample's entries: both terms are means, as in the authors' code, whose lambda = 0.25 and rate = 0.1 these are (the printed
-    algorithm has sums, and no 1/2). As eps - n = (alpha/sigma) (mu - x̂), the gradient times M is
+    with fresh n at each step, by Adam (betas 0.9 and 0.99), starting from mu = A^+ y. M is the number of measurements,
+    E that of the sample's entries: both terms are means, as in the authors' code, whose lambda = 0.25 and rate = 0.1
+    these are (the printed algorithm has sums, and no 1/2). As eps - n = (alpha/sigma) (mu - x̂), the gradient times M
+    is
 
         -A'(mu)^T (y - A(mu)) + lambda (M/E) (mu - x̂(x_t)),
 
-    which is how it is computed: nothing grows where alpha is small, and the prior is called without a backward pass. lambda has
-    2 sigma_y^2 in it: it does not follow the noise.
+    which is how it is computed: nothing grows where alpha is small, and the prior is called without a backward pass.
+    lambda has 2 sigma_y^2 in it: it does not follow the noise.
 
-    It seeks a mode of a q(x_0) that is a point, so it has no spread but that of Adam's last steps, about the step size; it is a
-    restoration, not a sample of p(x_0 | y). In a Gaussian world at a fixed level the point is the solution of
+    It seeks a mode of a q(x_0) that is a point, so it has no spread but that of Adam's last steps, about the step size;
+    it is a restoration, not a sample of p(x_0 | y). In a Gaussian world at a fixed level the point is the solution of
     A^T (A mu - y) + lambda (M/E) sigma^2 (alpha^2 C + sigma^2 I)^{-1} (mu - m) = 0. x_t and h are not used.
 
     Args:
@@ -54,7 +56,9 @@ class REDDiff(ManyDraws):
             raise InputError(f"RED-diff needs rate > 0 and strength >= 0, got {rate} and {strength}")
         self.rate, self.strength = rate, strength
 
-    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+    def advance(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry
+    ) -> tuple[Tensor, Carry]:
         assert isinstance(denoiser, Conditioned)
         obs = denoiser.obs
         like = gaussian(obs, "RED-diff")

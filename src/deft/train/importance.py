@@ -29,9 +29,10 @@ from deft.errors import CheckpointError, InputError
 from deft.io.files import load_state, save_state
 from deft.io.identity import other_identity
 from deft.learned.base import Learned
+from deft.samplers.diagnostics import ess_fraction
 from deft.samplers.ode import KernelSampler
 from deft.samplers.sde import Ito
-from deft.samplers.smc import effective_share, systematic
+from deft.samplers.smc import systematic
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import WAY_OUT, FitConfig, fit, lasting, place_of, whole_identity
@@ -52,9 +53,9 @@ def flattened(log_w: Tensor, least: float) -> Tensor:
     low, high = torch.zeros(len(log_w), dtype=log_w.dtype, device=log_w.device), torch.ones(len(log_w), dtype=log_w.dtype, device=log_w.device)
     for _ in range(30):
         middle = (low + high) / 2
-        enough = effective_share(middle[:, None] * log_w) >= least
+        enough = ess_fraction(middle[:, None] * log_w) >= least
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return torch.where(effective_share(log_w) >= least, 1.0, low)
+    return torch.where(ess_fraction(log_w) >= least, 1.0, low)
 
 
 @torch.no_grad()
@@ -76,7 +77,7 @@ def draw_round(
         u = torch.rand(len(log_w), generator=generator(seed, number, i, 1), dtype=torch.float64).to(log_w.device)
         pick = systematic(gamma[:, None] * log_w, u, paths)
         x = w.x.reshape(-1, paths, *w.x.shape[1:])
-        found.append(Round(x[torch.arange(len(x), device=x.device)[:, None], pick], log_w, effective_share(log_w), gamma))
+        found.append(Round(x[torch.arange(len(x), device=x.device)[:, None], pick], log_w, ess_fraction(log_w), gamma))
     return Round(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 

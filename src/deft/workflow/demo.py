@@ -57,7 +57,7 @@ class DemoConfig:
         return Recipe(seconds=self.seconds, seed=self.seed, size=self.size)
 
     def plans(self, likelihood: Likelihood) -> list[Plan]:
-        names = [n for n in METHOD_NAMES if METHODS[n].misfit(likelihood) is None]
+        names = [n for n in METHOD_NAMES if METHODS[n].why_unsupported(likelihood) is None]
         if "dps" in names:
             names.remove("reconstruction")
         return [plan(name, self.task, steps=5 if self.quick else None) for name in names]

@@ -150,7 +150,7 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
         f'h, task, card = from_pretrained(".", prior{", trust_code=True" if named else ""})  # or "OWNER/NAME"',
         f"x = {draw}  # {what}",
         "obs = task.observe(x, Noise(0, 1))  # its measurement; or your own: deft.Observation(y, deft.Gaussian(operator, sigma_y))",
-        f"samples = sample_posterior(prior, h, obs, 4)  # [1, 4, {', '.join(map(str, shape))}]", "```",
+        f"draws = sample_posterior(prior, h, obs, 4)  # draws.x [1, 4, {', '.join(map(str, shape))}], draws.mean, draws.std", "```",
     ]  # fmt: skip
 
 

@@ -118,7 +118,7 @@ class MotifCases(Cases):
         x: list[Tensor]
         if plan.particles:
             x = [
-                UNIT * plan.plan().draw(prior_.of_length(length), self.observe([i]).to(device), 1, fitted=plan.h, seed=seed, first=i)[0, 0].cpu()
+                UNIT * plan.plan().draw(prior_.of_length(length), self.observe([i]).to(device), 1, fitted=plan.h, seed=seed, first=i).x[0, 0].cpu()
                 for i, length in zip(rows, lengths, strict=True)
             ]
         else:

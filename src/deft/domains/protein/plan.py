@@ -20,7 +20,7 @@ from deft.samplers import Cooled, KernelSampler
 
 MOTIF_METHODS = ("deft", "pigdm", "dps", "replacement", "mcgdiff", "tds", "deft-smc", "prior")
 """Methods that take motifs. pigdm is its estimate of the score (`pigdm-score`), with which all results on chains were found."""
-SETTINGS: dict[str, dict[str, float]] = {"dps": {"zeta": 0.3}}
+SETTINGS: dict[str, dict[str, float | str]] = {"dps": {"zeta": 0.3}}
 """Settings of a method that are not its own defaults: coordinates are no images."""
 
 
@@ -36,7 +36,7 @@ class ChainPlan:
     """
 
     name: str = "deft"
-    settings: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, float | str] = field(default_factory=dict)
     h: Learned | None = None
     h_name: str | None = None
     steps: int = 100

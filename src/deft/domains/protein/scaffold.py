@@ -18,6 +18,8 @@ from deft.core.condition import condition
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
+from deft.core.sampler import Sampler
+from deft.core.transition import Level
 from deft.domains.protein.chains import UNIT, template
 from deft.domains.protein.motif import MotifTask
 from deft.domains.protein.prior import ChainPrior
@@ -25,18 +27,19 @@ from deft.errors import CheckpointError, InputError
 from deft.io.h_files import load_h
 from deft.learned.base import Learned
 from deft.likelihood import Observation
-from deft.samplers.draw import sample
+from deft.samplers.draw import Callback, sample
 
 
 def draw_scaffolds(
-    prior: ChainPrior, h: HTransform, obs: Observation, lengths: list[int], *, seed: int = 0, first: int = 0, batch: int = 64, progress: bool = False, **options: Any,
+    prior: ChainPrior, h: HTransform, obs: Observation, lengths: list[int], *, sampler: Sampler | None = None, steps: int = 50, spacing: str = "angle",
+    seed: int = 0, batch: int = 64, grid: Sequence[Level] | None = None, first: int = 0, progress: bool = False, callback: Callback | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """One chain for each row of the observation: C-alphas [L_i, 3] in angstrom, on the CPU.
 
     Args:
         obs: N rows, padded to the longest (`deft.domains.protein.motif`). lengths: N.
         seed, first: row i uses the stream first + i, whatever the batch. batch: rows at once; rows of like lengths share one.
-        options: of `sample` (sampler, steps, spacing).
+        sampler, steps, spacing, grid, callback: of `sample`.
     """
     if len(lengths) != len(obs):
         raise InputError(f"{len(obs)} motifs but {len(lengths)} lengths")
@@ -48,8 +51,9 @@ def draw_scaffolds(
             long = max(lengths[i] for i in rows)
             part = shortened(obs[torch.tensor(rows)], long)
             x = sample(
-                condition(prior.of_length(long), h, part), FixedWidth(prior.event_shape[0], seed, [first + i for i in rows]), like=template([lengths[i] for i in rows], long), **options
-            )
+                condition(prior.of_length(long), h, part), FixedWidth(prior.event_shape[0], seed, [first + i for i in rows]), like=template([lengths[i] for i in rows], long),
+                sampler=sampler, steps=steps, spacing=spacing, grid=grid, callback=callback,
+            )  # fmt: skip
             for i, one in zip(rows, UNIT * x.cpu(), strict=True):
                 out[i] = one[: lengths[i]]
             bar.update(len(rows))

@@ -1,0 +1,76 @@
+"""Files of draws: one safetensors file, whose card says what they are of."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deft.core.draws import Diagnostics, Draws
+from deft.errors import CheckpointError, unknown
+from deft.io.files import load_weights, save_weights
+from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
+
+NAME = "draws.safetensors"
+"""In a folder."""
+FORMAT = 1
+DIAGNOSTICS: dict[str, type[Diagnostics]] = {
+    k.__name__: k for k in (ParticleDiagnostics, ChainDiagnostics, PathDiagnostics)
+}
+"""As cards name them. A package with diagnostics of its own adds them here."""
+
+
+def save_draws(path: str | Path, draws: Draws) -> Path:
+    """Write draws to a file (named .safetensors) or into a folder, atomically; returns the file."""
+    file = _file(path)
+    tensors: dict[str, Tensor] = {"x": draws.x}
+    for name in ("log_weight", "log_evidence"):
+        if getattr(draws, name) is not None:
+            tensors[name] = getattr(draws, name)
+    card: dict[str, Any] = {
+        "kind": "draws",
+        "format": FORMAT,
+        "measurements": len(draws),
+        "samples": draws.n,
+        "data_shape": list(draws.x.shape[2:]),
+    }
+    if draws.domain:
+        card["domain"] = draws.domain
+    if draws.diagnostics is not None:
+        card["diagnostics"] = type(draws.diagnostics).__name__
+        tensors |= {f"diagnostics.{f.name}": getattr(draws.diagnostics, f.name) for f in fields(draws.diagnostics)}
+    save_weights(file, tensors, card)
+    return file
+
+
+def load_draws(path: str | Path) -> Draws:
+    """Draws from a file of `save_draws`, or from its folder.
+
+    Raises:
+        CheckpointError: no such file, a damaged one, one of something else, or of a later version.
+    """
+    file = _file(path)
+    tensors, card = load_weights(file)
+    if card.get("kind") != "draws" or "x" not in tensors:
+        raise CheckpointError(f"{file} holds {card.get('kind', 'something else')}, not draws (Draws.save writes them)")
+    if card.get("format", 0) > FORMAT:
+        raise CheckpointError(
+            f"{file} was written by a later version of deft (format {card['format']}, this one reads {FORMAT}): "
+            "update deft"
+        )
+    diagnostics = None
+    if name := card.get("diagnostics"):
+        if name not in DIAGNOSTICS:
+            raise unknown(f"kind of diagnostics in {file}", name, DIAGNOSTICS)
+        kind = DIAGNOSTICS[name]
+        diagnostics = kind(**{f.name: tensors[f"diagnostics.{f.name}"] for f in fields(kind)})
+    return Draws(
+        tensors["x"], tensors.get("log_weight"), tensors.get("log_evidence"), diagnostics, card.get("domain", "")
+    )
+
+
+def _file(path: str | Path) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / NAME

@@ -1,0 +1,261 @@
+"""Settings of methods and samplers: read by their types, written as they always were; and what it takes to add a row
+from the pages' skeletons."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, get_type_hints
+
+import pytest
+
+import deft
+from deft.errors import InputError
+from deft.methods import METHODS, TUNED, Settings, make_sampler, plan, sampler_options, setting
+from deft.samplers import DDIM, SAMPLERS, Sampler
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Every(Settings):
+    """One of each type."""
+
+    strength: float = setting(1.0, "of it", key="lambda")
+    repeats: int = setting(3, "of a step")
+    fresh: bool = setting(True, "each time")
+    rule: Literal["one", "two"] = setting("one", "for a step")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_are_typed_and_described(name):
+    """Flags are bool, counts int; every field has a type that a command line can give, and words for people."""
+    kind = type(METHODS[name].settings)
+    hints = get_type_hints(kind)
+    assert all(hints[f.name] in (bool, int, float) and type(f.default) is hints[f.name] for f in fields(kind))
+    assert all(kind.about().values()) and list(METHODS[name].settings) == list(kind.about())
+
+
+def test_what_commands_and_files_give_is_read():
+    texts = Every.read({"lambda": "0.5", "repeats": "4", "fresh": "no", "rule": "two"}, "every")
+    assert texts == Every(0.5, 4, False, "two")
+    numbers = Every.read({"strength": 2, "repeats": 4.0, "fresh": 0.0}, "every")  # a field's own name serves as well
+    assert numbers == Every(2.0, 4, False) and type(numbers.repeats) is int and type(numbers.fresh) is bool
+    assert Every.read({"lambda": "inf"}, "every").strength == math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"repeats": 2.5}, "setting repeats of every is a whole number, got 2.5"),
+        ({"repeats": "many"}, "is a whole number, got 'many'"),
+        ({"lambda": "much"}, "setting lambda of every is a number, got 'much'"),
+        ({"lambda": True}, "is a number, got True"),
+        ({"lambda": math.nan}, "is a number"),
+        ({"fresh": 2.0}, "is yes or no"),
+        ({"fresh": "maybe"}, "is yes or no"),
+        ({"rule": "tow"}, "'tow': did you mean 'two'"),
+        ({"repeat": 1}, "unknown setting of every 'repeat': did you mean 'repeats'"),
+    ],
+)
+def test_what_cannot_be_read(values, words):
+    with pytest.raises(InputError, match=re.escape(words)):
+        Every.read(values, "every")
+
+
+def test_as_a_mapping_they_are_the_numbers_of_cards():
+    """A flag is 1.0 or 0.0 and a number keeps the form it was given in (4 or 4.0), because hashes of results depend on
+    the text."""
+    assert json.dumps(dict(Every())) == '{"lambda": 1.0, "repeats": 3, "fresh": 1.0, "rule": "one"}'
+    given = Every.read({"lambda": 2, "repeats": 4.0, "fresh": 0}, "every")
+    assert json.dumps(dict(given)) == '{"lambda": 2, "repeats": 4.0, "fresh": 0, "rule": "one"}'
+    assert (
+        json.dumps(dict(Every.read({"repeats": "4", "fresh": True}, "every")))
+        == '{"lambda": 1.0, "repeats": 4, "fresh": 1.0, "rule": "one"}'
+    )
+
+
+CARDS = "8f7d21e43d88"  # of all that follow, as 0.1.0's table wrote them
+
+
+def test_plans_write_the_cards_that_they_always_wrote():
+    """Every method's own settings, those tuned for a task, and every value that `deft compare` tries."""
+    found = []
+    for name, method in METHODS.items():
+        found += [plan(name, task).config() for task in (None, *TUNED)]
+        for key, values in method.choices().items():
+            found += [
+                plan(
+                    name, **({key: v} if key in ("sampler", "eta", "steps", "spacing") else {"settings": {key: v}})
+                ).config()
+                for v in values
+            ]
+    assert hashlib.sha256(json.dumps(found).encode()).hexdigest()[:12] == CARDS
+
+
+def test_a_card_is_a_plan_again():
+    for name in METHODS:
+        made = plan(name, "inpaint")
+        config = made.config()
+        assert plan(config.pop("method"), **config) == made and eval(repr(made)) == made
+
+
+def test_flags_do_what_they_did():
+    assert plan("mcg").settings.fresh is True and plan("mcg", settings={"fresh": 0.0}).settings.fresh is False
+    assert plan("repaint", settings={"fresh": "false", "repeats": 2.0}).settings.repeats == 2
+    assert plan("deft-smc", settings={"apart": "yes"}).settings.independent is True
+
+
+# samplers with settings
+
+
+class Half(DDIM):
+    """DDIM with a number to set."""
+
+    def __init__(
+        self, eta: float = 0.0, share: float = 1.0, kind: Literal["a", "b"] = "a", start: Sampler | None = None
+    ):
+        super().__init__(eta)
+        self.share, self.kind = share, kind
+
+
+def test_settings_of_a_sampler(monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "half", Half)
+    sampler_options.cache_clear()
+    assert sampler_options("half") == {"share": float, "kind": Literal["a", "b"]} and sampler_options("ddim") == {}
+    made = plan("gradient", sampler="half", settings={"share": "0.5", "data_std": 0.7})
+    sampler = made.make_sampler()
+    assert (sampler.share, sampler.eta, made.settings.data_std) == (0.5, 1.0, 0.7)
+    assert made.config()["settings"] == {"scale": 1.0, "data_std": 0.7, "share": 0.5}
+    config = made.config()
+    assert plan(config.pop("method"), **config).make_sampler().share == 0.5
+    with pytest.raises(InputError, match="setting of gradient with half 'shore': did you mean 'share'"):
+        plan("gradient", sampler="half", settings={"shore": 1.0})
+    with pytest.raises(InputError, match="setting share of half is a number"):
+        plan("gradient", sampler="half", settings={"share": "x"})
+    with pytest.raises(InputError, match="unknown setting of half"):
+        make_sampler("half", settings={"eta": 0.5})
+    with pytest.raises(InputError, match="setting of ddrm"):  # it has steps of its own
+        plan("ddrm", sampler="half", settings={"share": 0.5})
+
+
+def test_old_names_of_the_table_warn():
+    with pytest.warns(DeprecationWarning, match="why_unsupported"):
+        assert METHODS["prior"].misfit(None) is None
+    with pytest.warns(DeprecationWarning, match="requires"):
+        assert METHODS["ddrm"].needs == "linear"
+
+
+# rows from the skeletons of the pages
+
+
+def parts(page: str) -> dict[str, str]:
+    """What a page's blocks say they are ("# src/deft/FILE, WHERE") -> their code."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return dict(re.findall(r"^```python(?: notest)?\n# src/deft/([^\n]*)\n(.*?)^```", text, re.M | re.S))
+
+
+@pytest.fixture
+def package(tmp_path):
+    """The library in a folder where files can be added: the folders that are written to are copies, all others
+    links."""
+    source, copy = Path(deft.__file__).parent, tmp_path / "deft"
+    copy.mkdir()
+    for child in source.iterdir():
+        if child.name in ("guidance", "methods", "samplers"):
+            shutil.copytree(child, copy / child.name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif child.name != "__pycache__":
+            (copy / child.name).symlink_to(child)
+    return copy
+
+
+def add(package: Path, blocks: dict[str, str], after: dict[str, str]) -> set[str]:
+    """Write the blocks into their files, each after the line of `after` that is named for its place; returns the
+    files."""
+    files = set()
+    for where, code in blocks.items():
+        name, _, place = where.partition(", ")
+        files.add(name)
+        path = package / name
+        if not place:
+            assert not path.exists()
+            path.write_text(code, encoding="utf-8")
+            continue
+        text = path.read_text(encoding="utf-8")
+        line = after[place]
+        assert text.count(line) == 1, line
+        path.write_text(text.replace(line, f"{line}{code}"), encoding="utf-8")
+    return files
+
+
+def runs(package: Path, code: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+SETTING = """
+import deft
+from deft.methods import METHODS, plan
+from deft.testing import check_htransform, check_sampler, half_seen
+
+world, obs = half_seen(2)
+prior = world.prior(deft.VPCosine())
+"""
+
+
+def test_a_method_from_its_page_touches_two_files(package):
+    touched = add(
+        package,
+        parts("add-a-method.md"),
+        {
+            "with the imports": "from dataclasses import dataclass\n",
+            "with the settings": "# settings\n\n\n",
+            "in METHODS": "    for m in (\n",
+        },
+    )
+    assert touched == {"guidance/damped.py", "methods/table.py"}
+    said = runs(
+        package,
+        SETTING
+        + """
+made = plan("damped", steps=4, settings={"strength": "0.5"})
+print(made, made.draw(prior, obs, 2).x.shape)
+check_htransform(made.make(prior)[0], prior, obs.repeat(4))
+from deft.cli import main
+main(["list", "--json"])
+""",
+    )
+    assert "plan('damped', settings={'strength': 0.5}" in said and "torch.Size([1, 2, 4])" in said
+    assert '"damped"' in said  # the command line offers it
+
+
+def test_a_sampler_with_a_setting_from_its_page_touches_two_files(package):
+    touched = add(
+        package,
+        parts("add-a-sampler.md"),
+        {
+            "with the imports": "from deft.core.sampler import ManyDraws, Sampler\n",
+            "in SAMPLERS": "SAMPLERS: dict[str, type[Sampler]] = {\n",
+        },
+    )
+    assert touched == {"samplers/adams.py", "samplers/__init__.py"}
+    said = runs(
+        package,
+        SETTING
+        + """
+made = plan("gradient", sampler="ab2", steps=4, settings={"share": "0.5"})
+print(made.make_sampler(), made.draw(prior, obs, 2).x.shape)
+check_sampler(made.make_sampler(), [deft.VPCosine()])
+""",
+    )
+    assert "AdamsBashforth(share=0.5) torch.Size([1, 2, 4])" in said
