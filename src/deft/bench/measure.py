@@ -23,7 +23,6 @@ from deft.domains.image.metrics import (
     spread_skill,
     ssim,
 )
-from deft.likelihood.gaussian import Gaussian
 from deft.methods import Plan
 from deft.train.levels import hidden_pixels
 
@@ -141,7 +140,7 @@ def measure(
         "psnr": average(psnr(flat, truths)),
         "psnr_mean": psnr(mean, truth),
     }
-    if isinstance(obs.likelihood, Gaussian):
+    if obs.likelihood.residual(obs.y, truth) is not None:
         out["residual"] = average(residual_rms(flat, obs.repeat(s)))
     if min(truth.shape[-2:]) >= 7:
         out["ssim"] = average(ssim(flat, truths))

@@ -60,6 +60,9 @@ class Operator(ABC):
     measured_axes: ClassVar[str] = ""
     """The same of a batch of measurements."""
 
+    projection: ClassVar[bool] = False
+    """Whether A is linear with A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace (`Denoiser.project`), A's range must lie in it. Tested too."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for name, kinds in ARGUMENTS.items():
@@ -204,9 +207,6 @@ class LinearOperator(Operator):
 
     Every subclass is tested for <Ax, y> = <x, A^T y> (`deft.testing.check_operator`).
     """
-
-    projection: ClassVar[bool] = False
-    """Whether A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace (`Denoiser.project`), A's range must lie in it. Tested too."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:

@@ -13,32 +13,17 @@ from torch import Tensor
 
 from deft.core.denoiser import Prediction
 from deft.core.htransform import HTransform, Potential
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Observation, per_row
 from deft.core.operator import LinearOperator, Operator
 from deft.core.transition import Kernel, Level
 from deft.errors import InputError
-from deft.likelihood.gaussian import Gaussian
+from deft.likelihood.gaussian import requires
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 
 
 def _one(alpha: Tensor, sigma: Tensor) -> Tensor:
     return torch.ones_like(alpha)
-
-
-def gaussian(obs: Observation, method: str) -> Gaussian:
-    """The observation's likelihood, if it is Gaussian; else an error that names the method."""
-    if not isinstance(obs.likelihood, Gaussian):
-        raise InputError(f"{method} needs a Gaussian likelihood, got {type(obs.likelihood).__name__}")
-    return obs.likelihood
-
-
-def linear(obs: Observation, method: str) -> tuple[Gaussian, LinearOperator]:
-    """The observation's likelihood and operator, if they are Gaussian and linear; else an error that names the method."""
-    like = gaussian(obs, method)
-    if not isinstance(like.operator, LinearOperator):
-        raise InputError(f"{method} needs a linear operator, got {type(like.operator).__name__}")
-    return like, like.operator
 
 
 def remaining(alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
@@ -60,11 +45,6 @@ def by_level(grid: Sequence[Level], values: Sequence[float]) -> Weight:
         return table.to(alpha.device)[near].to(alpha.dtype)
 
     return weight
-
-
-def noise_variance(like: Gaussian, r: Tensor) -> Tensor:
-    """sigma_y^2 (or its surrogate) of each sample, to broadcast against r [B, *M]."""
-    return like.deviation.to(r).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
 
 
 class ReconstructionGuidance(HTransform):
@@ -116,7 +96,9 @@ class DPS(HTransform):
         return cls(zeta, weight)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
-        r = gaussian(obs, "DPS").residual(obs.y, pred.mean)
+        r = obs.likelihood.residual(obs.y, pred.mean)
+        if r is None:
+            raise InputError(f"DPS needs a residual y - A(x), and {obs.likelihood.kind} has none: use ReconstructionGuidance, which takes any likelihood")
         norm = (r.square().flatten(1).sum(1) + 1e-12).sqrt()
         return -self.zeta * self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(norm.sum(), pred.x_t, retain_graph=True)[0]
 
@@ -173,7 +155,7 @@ class PiGDM(Potential):
         return cls(data_std, lambda alpha, sigma: own(alpha, sigma) * remaining(alpha, sigma, data_std), noiseless=True)
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
-        like = gaussian(obs, "ΠGDM")
+        like = requires(obs, "gaussian", "ΠGDM")
         rho2 = remaining(pred.alpha, pred.sigma, self.data_std)
         weight = self.weight(pred.alpha, pred.sigma)
         if not isinstance(like.operator, LinearOperator):
@@ -183,7 +165,7 @@ class PiGDM(Potential):
         without = _towards(pred, weight / rho2, like.operator.pinv(r.detach())) if bool(exact.any()) else None
         if without is not None and bool(exact.all()):
             return without
-        u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
+        u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(r.detach(), per_row(like.deviation, r) ** 2, rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
         # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
         noisy = (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
         return noisy if without is None else torch.where(exact, without, noisy)

@@ -37,8 +37,8 @@ from deft.guidance import (
 )
 from deft.guidance.combine import Scaled, Sum, Zero
 from deft.learned.deft import Calibrated
-from deft.likelihood import Gaussian, Likelihood, Observation
-from deft.operator import LinearOperator, Mask
+from deft.likelihood import Likelihood, Observation
+from deft.likelihood.gaussian import why_unsupported
 from deft.samplers import (
     DAPS,
     DDIM,
@@ -76,7 +76,7 @@ class Method:
 
     title: for people. trained: whether it needs `deft fit` first. backward: whether a step differentiates through
     the prior. settings: its own settings and their defaults. solver, eta, steps, spacing: the sampler's name in `SAMPLERS` and its settings, by default.
-    needs: of the measurement, a key of `NEEDS`. sampler: makes the method's own rule for a step, for the few that are
+    needs: of the measurement, a key of `deft.likelihood.gaussian.REQUIREMENTS`. sampler: makes the method's own rule for a step, for the few that are
     no h-transform alone; the user's choice of sampler and eta then do not matter. draw: takes the place of
     `sample_posterior` (and is given `settings` and `told`, too), for methods whose samples of one y see each other (particles), or that go over a path many times.
     runs: of the prior's network at each step. passes: how often a sample's path is walked, from the settings. learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the whole
@@ -126,27 +126,7 @@ class Method:
 
     def misfit(self, likelihood: Likelihood) -> str | None:
         """Why this method cannot be used with the likelihood, or None."""
-        words, has = NEEDS[self.needs]
-        return None if has(likelihood) else f"{self.title} needs {words}, got {_describe(likelihood)}"
-
-
-def _describe(likelihood: Likelihood) -> str:
-    inner = f" of {type(likelihood.operator).__name__}" if isinstance(likelihood, Gaussian) else ""
-    return type(likelihood).__name__ + inner
-
-
-def _operator_is(kind: type) -> Callable[[Likelihood], bool]:
-    return lambda like: isinstance(like, Gaussian) and isinstance(like.operator, kind)
-
-
-NEEDS: dict[str, tuple[str, Callable[[Likelihood], bool]]] = {
-    "likelihood": ("any likelihood", lambda like: True),
-    "gaussian": ("Gaussian noise", lambda like: isinstance(like, Gaussian)),
-    "linear": ("a linear measurement with Gaussian noise", _operator_is(LinearOperator)),
-    "projection": ("a mask, or another orthogonal projection, with Gaussian noise", lambda like: isinstance(like, Gaussian) and getattr(like.operator, "projection", False)),
-    "mask": ("a mask (some of the sample's own numbers, with Gaussian noise)", _operator_is(Mask)),
-}
-"""name -> (in words, whether a likelihood has it)."""
+        return why_unsupported(likelihood, self.needs, self.title)
 
 
 def _fitted(name: str) -> Callable[[Making], HTransform]:

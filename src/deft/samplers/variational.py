@@ -12,7 +12,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Draw, ManyDraws, evaluate
 from deft.core.transition import Level
 from deft.errors import InputError
-from deft.guidance.through_prior import gaussian
+from deft.likelihood.gaussian import requires
 
 
 class Descent(NamedTuple):
@@ -57,7 +57,7 @@ class REDDiff(ManyDraws):
     def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
         assert isinstance(denoiser, Conditioned)
         obs = denoiser.obs
-        like = gaussian(obs, "RED-diff")
+        like = requires(obs, "gaussian", "RED-diff")
         if carry is None:
             start = like.operator.start(obs.y).to(x_t)
             carry = Descent(start, torch.zeros_like(start), torch.zeros_like(start), 0)
