@@ -16,7 +16,7 @@ from typing import NamedTuple
 SRC = Path(__file__).resolve().parents[1] / "src" / "deft"
 
 ORDER = (
-    ("errors", "nn", "version", "_old_names"),
+    ("errors", "nn", "version", "_old_names", "printing"),
     ("core",),
     ("schedule", "denoiser", "tasks"),
     ("runtime",),

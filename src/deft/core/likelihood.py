@@ -16,9 +16,9 @@ from torch import Tensor
 
 from deft.core.autodiff import again, pullback
 from deft.core.operator import Operator
-from deft.core.printing import Printed, short
 from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
+from deft.printing import Printed, short
 
 Self = TypeVar("Self", bound="Likelihood")
 

@@ -117,6 +117,10 @@ class ChainDEFT(Calibrated):
 
         return report_size(make(widest(prior, size, make, 2 * HEADS)), prior, log)
 
+    @property
+    def length(self) -> int:
+        return self.event_shape[0]
+
     def config(self) -> dict[str, Any]:
         return {"width": self.width, "blocks": self.blocks, "n2_start": self.n2_start, "residual": self.residual, "network": self.network, "length": self.event_shape[0]}
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from operator import attrgetter
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,12 @@ SHOWN = 4
 
 
 class Printed:
-    """Mixin: `repr` is the class with its constructor's arguments, taken from the attributes of the same names."""
+    """Mixin: `repr` is the class with its constructor's arguments, taken from the attributes of the same names.
+
+    kept_as: argument -> attribute, for the few whose own name is that of a method.
+    """
+
+    kept_as: ClassVar[Mapping[str, str]] = {}
 
     def __repr__(self) -> str:
         return summary(self)
@@ -32,27 +38,38 @@ class PrintedModule(nn.Module):
 
 
 def arguments(thing: Any) -> dict[str, Any]:
-    """Constructor argument -> the attribute of that name. Those that a class does not keep are left out."""
-    return {name: getattr(thing, name) for name in inspect.signature(type(thing)).parameters if hasattr(thing, name)}
+    """Constructor argument -> the attribute of that name (or in `kept_as`). Those that a class does not keep are left out."""
+    kept_as = getattr(thing, "kept_as", {})
+    found = {}
+    for name, parameter in inspect.signature(type(thing)).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        try:
+            found[name] = attrgetter(kept_as.get(name, name))(thing)
+        except AttributeError:
+            continue
+    return found
 
 
 def summary(thing: Any, *more: str) -> str:
     """`Class(name=value, ...)`; more: further words inside the brackets.
 
-    >>> from deft.core.printing import Printed
+    >>> from deft.printing import Printed
     >>> class Shift(Printed):
     ...     def __init__(self, by, over=(1, 2)):
     ...         self.by, self.over = by, over
     >>> Shift(torch.arange(6.0))
     Shift(by=float32[6] from 0 to 5, over=(1, 2))
     """
-    kinds = inspect.signature(type(thing)).parameters
+    kinds = {name: p.kind for name, p in inspect.signature(type(thing)).parameters.items()}
+    many = inspect.Parameter.VAR_POSITIONAL
+    before_many = [*kinds][: [*kinds.values()].index(many)] if many in kinds.values() else []
     parts = []
     for name, value in arguments(thing).items():
-        if kinds[name].kind is inspect.Parameter.VAR_POSITIONAL:
+        if kinds[name] is many:
             parts += [short(v) for v in value]
         else:
-            parts.append(f"{name}={short(value)}")
+            parts.append(short(value) if name in before_many else f"{name}={short(value)}")
     return f"{type(thing).__name__}({', '.join([*parts, *more])})"
 
 
@@ -64,6 +81,8 @@ def short(value: Any) -> str:
         return repr(value)
     if isinstance(value, nn.Module):
         return f"{type(value).__name__}({sum(p.numel() for p in value.parameters()):,} parameters)"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return f"{type(value).__name__}({', '.join(f'{k}={short(v)}' for k, v in zip(value._fields, value, strict=True))})"
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{short(k)}: {short(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
@@ -73,7 +92,7 @@ def short(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{type(value).__name__} {list(value.shape)} {value.dtype}"
     if inspect.isroutine(value):
-        return str(getattr(value, "__qualname__", type(value).__name__)).replace("<locals>.", "")
+        return str(value.__name__)
     if type(value).__repr__ is object.__repr__:  # its address says nothing
         return type(value).__name__
     text = repr(value)
@@ -82,7 +101,7 @@ def short(value: Any) -> str:
 
 def _tensor(value: Tensor) -> str:
     dtype = str(value.dtype).removeprefix("torch.")
-    if value.numel() <= SHOWN and value.device.type != "meta":
+    if 0 < value.numel() <= SHOWN and value.device.type != "meta":
         return str([round(v, 6) if isinstance(v, float) else v for v in value.tolist()] if value.ndim == 1 else value.tolist())
     text = f"{dtype}{list(value.shape)}"
     if value.is_complex() or value.device.type == "meta" or not value.numel():
