@@ -29,15 +29,15 @@ from deft import (
 )
 from deft.bench.measure import measure
 from deft.core.condition import condition
-from deft.core.denoiser import MeanDenoiser
 from deft.core.grid import times
-from deft.core.htransform import Zero
 from deft.core.likelihood import AfterDecoder, Tempered
 from deft.core.random import BatchNoise
+from deft.denoiser import MeanDenoiser
 from deft.domains.image.metrics import residual_rms
 from deft.domains.image.tasks import Inpaint
 from deft.errors import InputError
 from deft.guidance import Predictive, ScoreAtMean
+from deft.guidance.combine import Zero
 from deft.guidance.exact import Mixture
 from deft.io.measurements import read_measurement, save_measurement
 from deft.likelihood import Classifier, Poisson, Reward

@@ -12,24 +12,25 @@ from torch import nn
 
 import deft
 from deft import likelihood, operator
-from deft.core.denoiser import MeanDenoiser, NetworkDenoiser
-from deft.core.htransform import Clipped, Interval, Scaled, Sum, Zero
 from deft.core.likelihood import AfterDecoder, Decoder, Likelihood, Tempered
-from deft.core.operator import Identity, Linear, Matrix, Operator
+from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise, RowNoise
-from deft.core.schedule import SCHEDULES
+from deft.denoiser import MeanDenoiser, NetworkDenoiser
 from deft.domains.image.tasks import TASKS
 from deft.guidance import __all__ as GUIDANCE
+from deft.guidance.combine import Clipped, Interval, Scaled, Sum, Zero
 from deft.guidance.exact import Mixture
 from deft.learned import LEARNED
 from deft.nn import UNet
 from deft.operator import wrapped
+from deft.operator.basic import Identity, Linear, Matrix
 from deft.operator.latent import Decoded
 from deft.printing import Printed, arguments, short
 from deft.prior import ImagePrior
 from deft.prior.latent import LatentPrior
 from deft.samplers import SAMPLERS, Cooled, Imputed, TimeTravel
 from deft.samplers import __all__ as ALL_SAMPLERS
+from deft.schedule import SCHEDULES
 from deft.testing import schedules
 
 NET = UNet(1, 1, (8,), patch=2)

@@ -138,13 +138,19 @@ _OF_TASKS = {
     "io.measurements": ("other_settings",),
 }
 NAMES: dict[str, str] = {
-    **{f"tasks.{name}": f"{module}.{name}" for module, names in _OF_TASKS.items() for name in names},
     "convert.read_array": "io.arrays.read_array",
+    "htransform.guidance.gaussian": "likelihood.gaussian.gaussian",
+    "htransform.guidance.linear": "likelihood.gaussian.linear",
+    "htransform.guidance.noise_variance": "likelihood.gaussian.noise_variance",
     "measurement.in_our_units": "domains.image.units.in_our_units",
+    "methods.NEEDS": "likelihood.gaussian.REQUIREMENTS",
     "prior.ImagePrior": "domains.image.prior.ImagePrior",
     "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
     "train.adapter.Described": "core.records.Task",
+    **{f"tasks.{name}": f"domains.image.tasks.{name}" for name in _OF_TASKS},
+    **{f"tasks.{name}": f"{module}.{name}" for module, names in _OF_TASKS.items() for name in names},
     "train.data.Bank": "train.cache.Bank",
+    "train.measured.Tempered": "core.likelihood.Tempered",
 }
 """Old name, with its module -> new name, with its module."""
 

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from deft.core.denoiser import Prediction
 from deft.core.htransform import HTransform
-from deft.core.likelihood import Observation, per_row
+from deft.core.likelihood import Observation
 from deft.core.operator import conjugate_gradient
 from deft.errors import InputError
-from deft.likelihood.gaussian import linear
+from deft.likelihood.gaussian import linear, noise_variance
 
 
 def _back(pred: Prediction, v: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class TMPD(HTransform):
         rows = operator((pred.sigma**2 / pred.alpha) * _back(pred, ones)).clamp_min(0)
         mean = rows.flatten(1).sum(1) / operator.count(rows).clamp_min(1)
         rows = torch.maximum(rows, self.SMALLEST * mean.reshape((-1,) + (1,) * (rows.ndim - 1)))
-        return _back(pred, operator.adjoint(r / (per_row(like.deviation, r) ** 2 + rows)))
+        return _back(pred, operator.adjoint(r / (noise_variance(like, r) + rows)))
 
 
 class MMPS(HTransform):
@@ -79,7 +79,7 @@ class MMPS(HTransform):
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         like, operator = linear(obs, "MMPS")
         r = like.residual(obs.y, pred.mean).detach()
-        noise, unit = per_row(like.deviation, r) ** 2, pred.sigma**2 / pred.alpha
+        noise, unit = noise_variance(like, r), pred.sigma**2 / pred.alpha
 
         def spread(v: Tensor) -> Tensor:
             return noise * v + operator.restrict(operator(unit * _back(pred, operator.adjoint(v))))

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from deft.core.denoiser import Prediction
 from deft.core.htransform import HTransform, Potential
-from deft.core.likelihood import Observation, per_row
+from deft.core.likelihood import Observation
 from deft.core.operator import LinearOperator, Operator
 from deft.core.transition import Kernel, Level
 from deft.errors import InputError
-from deft.likelihood.gaussian import requires
+from deft.likelihood.gaussian import gaussian, noise_variance
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 
@@ -155,7 +155,7 @@ class PiGDM(Potential):
         return cls(data_std, lambda alpha, sigma: own(alpha, sigma) * remaining(alpha, sigma, data_std), noiseless=True)
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
-        like = requires(obs, "gaussian", "ΠGDM")
+        like = gaussian(obs, "ΠGDM")
         rho2 = remaining(pred.alpha, pred.sigma, self.data_std)
         weight = self.weight(pred.alpha, pred.sigma)
         if not isinstance(like.operator, LinearOperator):
@@ -165,7 +165,7 @@ class PiGDM(Potential):
         without = _towards(pred, weight / rho2, like.operator.pinv(r.detach())) if bool(exact.any()) else None
         if without is not None and bool(exact.all()):
             return without
-        u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(r.detach(), per_row(like.deviation, r) ** 2, rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
+        u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
         # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
         noisy = (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
         return noisy if without is None else torch.where(exact, without, noisy)

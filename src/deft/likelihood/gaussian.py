@@ -151,8 +151,18 @@ def requires(obs: Observation | Likelihood, needs: str, who: str) -> Gaussian:
     return likelihood
 
 
+def gaussian(obs: Observation | Likelihood, who: str) -> Gaussian:
+    """`requires(obs, "gaussian", who)`."""
+    return requires(obs, "gaussian", who)
+
+
 def linear(obs: Observation | Likelihood, who: str) -> tuple[Gaussian, LinearOperator]:
     """`requires(obs, "linear", who)` with its operator."""
     likelihood = requires(obs, "linear", who)
     assert isinstance(likelihood.operator, LinearOperator)
     return likelihood, likelihood.operator
+
+
+def noise_variance(likelihood: Gaussian, r: Tensor) -> Tensor:
+    """sigma_y^2 (or its surrogate) of each sample, to broadcast against r [B, *M]."""
+    return per_row(likelihood.deviation, r) ** 2

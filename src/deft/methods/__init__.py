@@ -11,10 +11,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from deft._old_names import moved
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -494,3 +495,7 @@ def plan(
     )
     chosen.make_sampler()
     return chosen
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

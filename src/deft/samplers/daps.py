@@ -13,7 +13,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Draw, ManyDraws, evaluate
 from deft.core.transition import Level, ddim
 from deft.errors import InputError
-from deft.likelihood.gaussian import requires
+from deft.likelihood.gaussian import gaussian
 from deft.samplers.travel import between
 
 
@@ -82,7 +82,7 @@ class DAPS(ManyDraws):
         for a, b in pairwise(between(denoiser.schedule, t, Level(denoiser.schedule.t_min, 1.0, 0.0), self.ode_steps)):
             x = ddim(a, b).step(x, evaluate(denoiser.prior, x, a).mean, None)
         middle, precision = x, (t.alpha / t.sigma) ** 2 + self.data_std**-2
-        noise = requires(obs, "gaussian", "DAPS").deviation.to(x).reshape((-1,) + (1,) * (x.ndim - 1)) ** 2
+        noise = gaussian(obs, "DAPS").deviation.to(x).reshape((-1,) + (1,) * (x.ndim - 1)) ** 2
         k = self.rate * self.falling(t.sigma / t.alpha) / (precision + 1 / (self.tau**2 * noise))
         for _ in range(self.langevin_steps):
             x = x + k * ((middle - x) * precision + obs.score(x) / self.tau**2) + torch.sqrt(2 * k) * draw()

@@ -12,7 +12,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Draw, ManyDraws, evaluate
 from deft.core.transition import Level
 from deft.errors import InputError
-from deft.likelihood.gaussian import requires
+from deft.likelihood.gaussian import gaussian
 
 
 class Descent(NamedTuple):
@@ -57,7 +57,7 @@ class REDDiff(ManyDraws):
     def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
         assert isinstance(denoiser, Conditioned)
         obs = denoiser.obs
-        like = requires(obs, "gaussian", "RED-diff")
+        like = gaussian(obs, "RED-diff")
         if carry is None:
             start = like.operator.start(obs.y).to(x_t)
             carry = Descent(start, torch.zeros_like(start), torch.zeros_like(start), 0)

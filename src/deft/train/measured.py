@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from deft._old_names import moved
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise
 from deft.errors import InputError
@@ -51,3 +52,7 @@ class Measured(Batches):
         one = temper(self.obs[which].to(device), self.beta(step))
         one.lift()  # once for all rows
         return Batch(one.y.new_empty(n, 0), one.repeat(n))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

@@ -25,7 +25,7 @@ from deft.domains.protein.network import POSITIONS, Stage, View, places
 from deft.errors import ContractError
 from deft.learned.base import report_size, widest
 from deft.learned.deft import Calibrated, Multiplier
-from deft.likelihood.gaussian import requires
+from deft.likelihood.gaussian import gaussian
 from deft.nn.embed import Sinusoid, zero
 
 HEADS, PAIR_WIDTH = 4, 16
@@ -63,7 +63,7 @@ class Seen:
     """
 
     def __init__(self, pred: Prediction, m: Tensor, obs: Observation, rho2: Tensor):
-        like = requires(obs, "gaussian", "an h of backbones")
+        like = gaussian(obs, "an h of backbones")
         operator = like.operator
         if not isinstance(operator, Motif):
             raise ContractError(f"an h of backbones is for motifs, got {like.kind}")
