@@ -138,6 +138,7 @@ _OF_TASKS = {
     "io.measurements": ("other_settings",),
 }
 NAMES: dict[str, str] = {
+    **{f"tasks.{name}": f"{module}.{name}" for module, names in _OF_TASKS.items() for name in names},
     "convert.read_array": "io.arrays.read_array",
     "htransform.guidance.gaussian": "likelihood.gaussian.gaussian",
     "htransform.guidance.linear": "likelihood.gaussian.linear",
@@ -147,8 +148,6 @@ NAMES: dict[str, str] = {
     "prior.ImagePrior": "domains.image.prior.ImagePrior",
     "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
     "train.adapter.Described": "core.records.Task",
-    **{f"tasks.{name}": f"domains.image.tasks.{name}" for name in _OF_TASKS},
-    **{f"tasks.{name}": f"{module}.{name}" for module, names in _OF_TASKS.items() for name in names},
     "train.data.Bank": "train.cache.Bank",
     "train.measured.Tempered": "core.likelihood.Tempered",
 }

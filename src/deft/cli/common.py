@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
 from deft.core.domain import Data, Domain, Table, domain_of, domains
-from deft.core.importable import find_function
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
+from deft.importable import find_function
 from deft.io.arrays import read_arrays
 from deft.io.files import json_text
 from deft.io.measurements import is_measurement, observation, read_measurement, task_of

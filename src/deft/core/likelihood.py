@@ -6,9 +6,8 @@ import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from operator import index as operator_index
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -123,11 +122,9 @@ class Likelihood(Printed, ABC):
         with torch.no_grad():
             if self.residual(y, x) is None:
                 return None
-            drawn = self.sample(x.repeat_interleave(DRAWS, 0), BatchNoise(DRAWS * len(x), 0)) if len(x) == len(y) else None
-            if drawn is None:
-                return None
-            rows = self.repeat(DRAWS)
-            left = rows.residual(drawn, x.repeat_interleave(DRAWS, 0))
+            rows, many = self.repeat(DRAWS), x.repeat_interleave(DRAWS, 0)
+            drawn = rows.sample(many, BatchNoise(len(many), 0))
+            left = rows.residual(drawn, many)
             assert left is not None
             mean = left.square().flatten(1).sum(1) / rows.number_of_measurements(drawn).clamp_min(1)
             return per_row(mean.unflatten(0, (-1, DRAWS)).mean(1).sqrt(), y)
@@ -235,12 +232,6 @@ class AroundLikelihood(Likelihood):
     def picture(self, y: Tensor) -> Tensor:
         return self.likelihood.picture(y)
 
-    def check(self, y: Tensor) -> None:
-        self.likelihood.check(y)
-
-    def rescaled(self, y: Tensor, scale: float, offset: float, event_shape: Sequence[int]) -> Tensor | None:
-        return self.likelihood.rescaled(y, scale, offset, event_shape)
-
     def drawn(self, settings: bool = True) -> list[tuple[str, Tensor]]:
         return self.likelihood.drawn(settings)
 
@@ -279,34 +270,17 @@ class Tempered(AroundLikelihood):
         return self.likelihood.tempered(self.beta * beta)
 
 
-class Codec(Protocol):
-    """encode: data [B, C, H, W] -> latents [B, c, h, w]; decode: back."""
-
-    def encode(self, x: Tensor) -> Tensor: ...
-
-    def decode(self, z: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Decoder(Printed):
+class Decoder(NamedTuple):
     """The decoder D of latents z as a likelihood is told of it (`Likelihood.after`), with the encoder.
 
-    event_shape: of the latents. gradient: how a step in the data becomes one in the latents, "encoder" or "decoder"
+    autoencoder: with encode(x) and decode(z). event_shape: of the latents. gradient: how a step in the data becomes one in the latents, "encoder" or "decoder"
     (`deft.operator.latent.Decoded`). gain: how many times larger a small deviation is in the data than in the latents.
     """
 
-    autoencoder: Codec
+    autoencoder: Any
     event_shape: tuple[int, ...]
     gradient: str = "decoder"
     gain: float = 1.0
-
-    __repr__ = Printed.__repr__
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.autoencoder.encode(x)
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.autoencoder.decode(z)
 
 
 class AfterDecoder(AroundLikelihood):
@@ -320,22 +294,22 @@ class AfterDecoder(AroundLikelihood):
 
     def __init__(self, likelihood: Likelihood, decoder: Decoder):
         super().__init__(likelihood)
-        self.decoder = decoder
+        self.decoder, self.encode, self.decode = decoder, decoder.autoencoder.encode, decoder.autoencoder.decode
 
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
-        return self.likelihood.sample(self.decoder.decode(x), noise)
+        return self.likelihood.sample(self.decode(x), noise)
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
-        return self.likelihood.log_prob(y, self.decoder.decode(x))
+        return self.likelihood.log_prob(y, self.decode(x))
 
     def score(self, y: Tensor, x: Tensor) -> Tensor:
-        return pullback(self.decoder.decode, x, self.likelihood.score(y, self.decoder.decode(x)))
+        return pullback(self.decode, x, self.likelihood.score(y, self.decode(x)))
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor | None:
-        return self.likelihood.residual(y, self.decoder.decode(x))
+        return self.likelihood.residual(y, self.decode(x))
 
     def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor | None:
-        return self.likelihood.noise_sigma(y, self.decoder.decode(x))
+        return self.likelihood.noise_sigma(y, self.decode(x))
 
     def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         return self._moved(self.likelihood.pull, y, x, rho2)
@@ -344,20 +318,20 @@ class AfterDecoder(AroundLikelihood):
         return self._moved(self.likelihood.mean_update, y, x, rho2)
 
     def _moved(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], y: Tensor, z: Tensor, rho2: Tensor) -> Tensor:
-        d = self.decoder
+        gain2 = self.decoder.gain**2
         with torch.no_grad():
-            data = d.decode(z)
-            move = step(y, data, per_row((d.gain**2 * rho2).reshape(-1), data))
-            if d.gradient == "encoder":
-                return d.encode(data + move) - d.encode(data)
-        return pullback(d.decode, z, move) / d.gain**2
+            data = self.decode(z)
+            move = step(y, data, per_row((gain2 * rho2).reshape(-1), data))
+            if self.decoder.gradient == "encoder":
+                return self.encode(data + move) - self.encode(data)
+        return pullback(self.decode, z, move) / gain2
 
     def lift(self, y: Tensor) -> Tensor:
         """Each sample-like part of the likelihood's own view, encoded."""
         if self.lift_channels == 0:
             return torch.zeros(len(y), 0, *self.decoder.event_shape[1:], device=y.device)
         with torch.no_grad():
-            return torch.cat([self.decoder.encode(part) for part in self.likelihood.lift(y).chunk(self.lift_channels, dim=1)], dim=1)
+            return torch.cat([self.encode(part) for part in self.likelihood.lift(y).chunk(self.lift_channels, dim=1)], dim=1)
 
 
 class Observation:

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.domain import Domain, Table, Task, domain_of
-from deft.core.importable import check_name, find_trusted, name_of
 from deft.core.records import task_from
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
+from deft.importable import check_name, find_trusted, name_of
 from deft.io.files import load_weights, save_weights
 from deft.io.identity import differences, listed, plain
 from deft.io.tasks import TASKS, make_task

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from deft.core.importable import name_of
+from deft.importable import name_of
 
 
 class Factory:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from deft.core.autodiff import pullback
-from deft.core.likelihood import Codec
 from deft.core.operator import Operator
 from deft.errors import unknown
 from deft.operator.basic import Around
 
 GRADIENTS = ("encoder", "decoder")
 """How a pull on the decoded data becomes one on the latents; see `Decoded`."""
+
+
+class Codec(Protocol):
+    """encode: data [B, C, H, W] -> latents [B, c, h, w]; decode: back."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
 
 
 class Decoded(Around):

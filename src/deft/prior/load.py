@@ -15,8 +15,8 @@ import torch
 
 from deft.core.denoiser import Denoiser, freeze
 from deft.core.domain import Family, Table
-from deft.core.importable import find_function
 from deft.errors import CheckpointError, InputError, unknown
+from deft.importable import find_function
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, foreign
 from deft.prior import diffusers
