@@ -34,15 +34,18 @@ from deft.core.likelihood import AfterDecoder, Tempered
 from deft.core.random import BatchNoise
 from deft.denoiser import MeanDenoiser
 from deft.domains.image.metrics import residual_rms
+from deft.domains.image.prior import ImagePrior
 from deft.domains.image.tasks import Inpaint
 from deft.errors import InputError
 from deft.guidance import Predictive, ScoreAtMean
 from deft.guidance.combine import Zero
 from deft.guidance.exact import Mixture
+from deft.io.h_files import load_h, save_h
 from deft.io.measurements import read_measurement, save_measurement
 from deft.likelihood import Classifier, Poisson, Reward
 from deft.likelihood.gaussian import REQUIREMENTS, requires, why_unsupported
 from deft.methods import METHODS
+from deft.nn import UNet
 from deft.operator import BlockAverage
 from deft.prior.latent import LatentPrior
 from deft.samplers import Ancestral, Ito, sample_hmc
@@ -377,6 +380,22 @@ class LaplaceHole(Inpaint):
 
     def likelihood(self, operator):
         return Residual(operator, self.sigma_y)
+
+
+def test_files_of_h(tmp_path):
+    """An h that was fitted to the user's task comes back with it, for those who trust the code."""
+    torch.manual_seed(0)
+    prior, task = deft.freeze(ImagePrior(UNet(1, 1, (8,), patch=2), VPCosine(), (1, 16, 16))), LaplaceHole(sigma_y=0.1)
+    h = DEFT((1, 16, 16), task.lift_channels, width=4)
+    x = torch.rand(16, 1, 16, 16) * 2 - 1
+    config = FitConfig(steps=2, batch=4, evaluations=1, held_out_batches=1)
+    fit(h, DenoisingObjective(prior, "v"), Clean(x, task), config=config, device="cpu", progress=False)
+    card = save_h(tmp_path / "h.safetensors", h, prior, task)
+    assert card["task"]["name"] == "laplace-hole"
+    again, back, _ = load_h(tmp_path / "h.safetensors", prior, trust_code=True)
+    assert back == task and type(back.observe(x, BatchNoise(16, 0)).likelihood) is Residual
+    obs = task.observe(x[:1], BatchNoise(1, 0))
+    assert torch.equal(sample_posterior(prior, again, obs, 2, steps=3), sample_posterior(prior, h.eval(), obs, 2, steps=3))
 
 
 def test_measurement_files(tmp_path):
