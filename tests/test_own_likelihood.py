@@ -48,6 +48,7 @@ from deft.methods import METHODS
 from deft.nn import UNet
 from deft.operator import BlockAverage
 from deft.prior.latent import LatentPrior
+from deft.prior.measurement_check import check_pairs, residual_ratio
 from deft.samplers import Ancestral, Ito, sample_hmc
 from deft.samplers.smc import sample_smc
 from deft.testing import MixtureWorld, check_likelihood, moments
@@ -56,7 +57,6 @@ from deft.train.diagnosis import diagnose
 from deft.train.levels import hidden_pixels
 from deft.train.measured import Measured, temper
 from deft.train.path import AdjointMatching, LogVariance, RelativeEntropy
-from deft.workflow.measurement_check import check_pairs, residual_ratio
 from toys import F64
 
 
