@@ -16,7 +16,8 @@ from typing import NamedTuple
 SRC = Path(__file__).resolve().parents[1] / "src" / "deft"
 
 ORDER = (
-    ("errors", "nn", "version", "_old_names"),
+    ("errors", "version", "_old_names", "printing"),
+    ("nn", "importable"),
     ("core",),
     ("schedule", "denoiser", "tasks"),
     ("runtime",),

@@ -248,7 +248,7 @@ def test_deepinv_precision_and_device():
     assert op(torch.zeros(1, 4, dtype=torch.float64)).dtype == torch.float64
     physics = Blur()
     moved = from_deepinv(physics, (4,)).to("meta")
-    assert moved._model.own.device.type == "meta" and physics.filter.device.type == "cpu"
+    assert moved.model.own.device.type == "meta" and physics.filter.device.type == "cpu"
 
 
 def test_deepinv_non_linear():

@@ -11,6 +11,7 @@ from torch import nn
 from deft import FitConfig, Gaussian, Matrix, Observation, VPCosine, fit
 from deft.core.grid import times
 from deft.core.htransform import HTransform
+from deft.core.likelihood import Tempered
 from deft.core.random import BatchNoise, RowNoise
 from deft.core.transition import log_ratio
 from deft.denoiser import MeanDenoiser
@@ -23,7 +24,7 @@ from deft.operator import Operator
 from deft.samplers import DDIM, Ito
 from deft.testing import MixtureWorld, moments
 from deft.train import path
-from deft.train.measured import Measured, Tempered, temper
+from deft.train.measured import Measured, temper
 from deft.train.path import (
     AdjointMatching,
     Control,

@@ -244,7 +244,7 @@ def test_a_projection_is_one():
         check_operator(Unrestricted(), (3,))
     with pytest.raises(AssertionError, match="count is not the rank"):
         check_operator(Miscounted(), (3,))
-    with pytest.raises(InputError, match="mask or another orthogonal projection, got Matrix"):
+    with pytest.raises(InputError, match="mask, or another orthogonal projection, with Gaussian noise, got Gaussian of Matrix"):
         SeenNoisy.law(1.0, 0.1, OBS, torch.zeros(1, 3))
 
 

@@ -147,15 +147,19 @@ NAMES: dict[str, str] = {
     "protein.arm.ARMS": "domains.protein.plan.MOTIF_METHODS",
     "protein.arm.Arm": "domains.protein.plan.ChainPlan",
     "convert.read_array": "io.arrays.read_array",
+    "htransform.guidance.gaussian": "likelihood.gaussian.gaussian",
+    "htransform.guidance.linear": "likelihood.gaussian.linear",
+    "htransform.guidance.noise_variance": "likelihood.gaussian.noise_variance",
     "measurement.in_our_units": "domains.image.units.in_our_units",
     "methods.Making": "methods.method.Context",
-    "methods.NEEDS": "methods.method.REQUIRES",
+    "methods.NEEDS": "likelihood.gaussian.REQUIREMENTS",
     "prior.ImagePrior": "domains.image.prior.ImagePrior",
     "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
     "sample.hamiltonian.STUCK": "samplers.diagnostics.STUCK",
     "sample.smc.effective_share": "samplers.diagnostics.ess_fraction",
     "train.adapter.Described": "core.records.Task",
     "train.data.Bank": "train.cache.Bank",
+    "train.measured.Tempered": "core.likelihood.Tempered",
 }
 """Old name, with its module -> new name, with its module."""
 

@@ -17,7 +17,7 @@ from deft.io.files import write_json, write_text
 from deft.io.h_files import save_h
 from deft.learned.base import Learned, count_parameters
 from deft.methods import SCORE_FORM, plan
-from deft.prior.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL
+from deft.prior.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL, typical_noise
 from deft.recipe.card_text import h_card_text
 from deft.train.control import learn
 from deft.train.diagnosis import in_words
@@ -74,7 +74,7 @@ def fit_on_paths(
     write_json(out / "log.json", {"history": result.history, "diagnoses": history, "end": end, "card": card})
     write_text(out / "card.md", h_card_text(card))
     output.say(f"{result.steps} steps in {result.seconds:.0f} s; {in_words(end)}")
-    sigma = float(getattr(obs.likelihood, "deviation", torch.zeros(1)).mean())
+    sigma = typical_noise(obs, torch.zeros(len(obs), *prior.data_shape).to(obs.y))
     if end.get("residual", 0.0) > max(MAX_RESIDUAL * sigma, MIN_RESIDUAL):
         output.say(
             f"warning: paths of this h do not explain {source}: y - A(x) is {end['residual']:.3g} where the noise sigma_y is {sigma:.3g}. More --steps, or other units "

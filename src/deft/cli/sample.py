@@ -22,11 +22,10 @@ from deft.io.h_files import save_h
 from deft.io.measurements import residual_rms, task_of
 from deft.io.tasks import TASKS
 from deft.learned import DEFT, kind_of
-from deft.likelihood import Gaussian
 from deft.likelihood.task import Tilt
 from deft.methods import METHODS, plan
 from deft.prior.check import warning_from
-from deft.prior.measurement_check import sample_warnings
+from deft.prior.measurement_check import sample_warnings, typical_noise
 from deft.samplers import SAMPLERS, ChainDiagnostics, ParticleDiagnostics
 
 CHAIN = 50
@@ -175,7 +174,7 @@ def sample(
     for file, png in shown.items():
         write_bytes(out / file, png)
     save_arrays(out / "samples.npz", samples=x, mean=mean, spread=std, y=obs.y[0], **extra)
-    residual = float(residual_rms(x, obs.repeat(samples)).mean()) if isinstance(obs.likelihood, Gaussian) else None
+    residual = float(residual_rms(x, obs.repeat(samples)).mean()) if obs.likelihood.residual(obs.y, x[:1]) is not None else None
     liked = float(obs.repeat(samples).log_prob(x).mean()) * chosen.beta if isinstance(chosen, Tilt) else None
     about = {
         "out": str(out), "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "plan": made.config(),
@@ -183,7 +182,8 @@ def sample(
         "residual": residual, "reward": liked, "warnings": warnings, "diagnosis": diagnosis(draws), "spread": float(std.mean()), "skipped": skipped,
     }  # fmt: skip
     write_json(out / "sample.json", about)
-    obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {chosen.sigma_y})"
+    noise = typical_noise(obs.repeat(samples), x)
+    obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {noise:.4g})"
     obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
     output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")
     if draws.diagnostics is not None:

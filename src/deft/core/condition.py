@@ -8,7 +8,6 @@ from torch import Tensor
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
-from deft.core.operator import Operator
 from deft.errors import ContractError, InputError
 
 
@@ -65,13 +64,12 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
     like, y, n = obs.likelihood, obs.y, len(obs)
     if y.ndim < 1 or n == 0:
         raise InputError(f"no measurement: y has shape {tuple(y.shape)}, expected [B, ...] with B at least 1")
-    operator = getattr(like, "operator", None)
-    if not isinstance(operator, Operator):
-        return obs
+    operator = like.operator
+    if operator is None:
+        return Observation(y.to(place.dtype), like) if y.is_floating_point() and place.is_floating_point() and y.dtype != place.dtype else obs
     if not (y.is_floating_point() or y.is_complex()):
         raise InputError(f"y holds {str(y.dtype).removeprefix('torch.')}, expected floats in the units of A(x), for images in [-1, 1]: bytes are y / 127.5 - 1")
-    sigma = getattr(like, "sigma_y", None)
-    for name, value in [*operator.drawn(), *([("sigma_y", sigma)] if isinstance(sigma, Tensor) and sigma.ndim else [])]:
+    for name, value in [*like.drawn(), *((name, getattr(like, name)) for name in like.per_sample)]:
         if value.shape[0] not in (1, n):
             raise InputError(f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape {tuple(value.shape)})")
         if name in operator.sample_shaped and value.ndim != len(shape) + 1:
@@ -80,7 +78,7 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
     x = torch.zeros(len(one), *shape, dtype=place.dtype, device=place.device)
     try:
         with torch.no_grad():
-            seen = one.likelihood.operator(x)  # type: ignore[attr-defined]
+            seen = operator[: len(one)](x)
     except (RuntimeError, ContractError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"the observation (y of shape {tuple(y.shape)}, of {type(operator).__name__}) does not fit samples of shape {shape}: {said}") from error
@@ -96,11 +94,11 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
     if y.is_floating_point() and place.is_floating_point() and y.dtype != place.dtype:
         obs = Observation(y.to(place.dtype), like)
     if not bool(torch.isfinite(obs.y).all()):  # NaN where nothing was measured says the same as the mask
-        measured = operator.restrict(torch.ones_like(obs.y)) != 0
+        measured = like.measured_part(torch.ones_like(obs.y)) != 0
         obs = Observation(torch.where(measured, obs.y, torch.zeros_like(obs.y)), like)
     if not bool(torch.isfinite(obs.y).all()):
         raise InputError("y has values that are not finite (NaN or infinite) where it was measured: leave these entries out with a mask")
-    count = operator.count(obs.y)
+    count = like.number_of_measurements(obs.y)
     if bool((count == 0).any()):
         raise InputError(f"measurement number {int((count == 0).nonzero()[0])} measures nothing: its mask hides everything")
     return obs

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deft.core.schedule import Schedule
+from deft.printing import PrintedModule
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Prediction:
 D = TypeVar("D", bound="Denoiser")
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(PrintedModule, ABC):
     """Anything that returns a `Prediction`: `denoiser(x_t, t)`, x_t [B, *E], t [B] or a scalar tensor."""
 
     schedule: Schedule

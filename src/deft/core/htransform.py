@@ -11,13 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deft.core.denoiser import Prediction
 from deft.core.likelihood import Observation
+from deft.printing import PrintedModule
 
 
-class HTransform(nn.Module, ABC):
+class HTransform(PrintedModule, ABC):
     """h(prediction, observation) -> [B, *E], score units.
 
     needs_graph: whether the prior's mean must be differentiable in x_t, that is, whether sampling pays for a

@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from operator import index as operator_index
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deft.core.autodiff import again, pullback
+from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
+from deft.printing import Printed, short
+
+Self = TypeVar("Self", bound="Likelihood")
+
+DRAWS = 8
+"""Measurements that are drawn to find the noise of a likelihood that does not say what it is."""
 
 
-class Likelihood(ABC):
-    """p(y | x_0) of measurements y [B, *M] given samples x_0 [B, *E]."""
+class _OfOperator:
+    """A class attribute that is the operator's, where there is an operator; a class or an object may set its own."""
 
-    lift_channels: int = 1
+    def __get__(self, like: Likelihood | None, owner: type | None = None) -> int:
+        return 1 if like is None or like.operator is None else like.operator.lift_channels
+
+
+class Likelihood(Printed, ABC):
+    """p(y | x_0) of measurements y [B, *M] given samples x_0 [B, *E].
+
+    A subclass needs `sample` and `log_prob`. Everything else has a default, and a subclass that knows better says so:
+
+        score, pull, mean_update        gradients, and what they move a sample by
+        residual, noise_sigma           what is left of y, and how large it should be (reports, checks, DPS)
+        tempered, after                 p(y | x)^beta, and the likelihood of a latent that a decoder makes x of
+        lift, picture                   what a network, and a person, sees of y
+        check, measured_part            which y can be one, and which of its entries were measured
+
+    operator: the noiseless part A of the measurement, where there is one; `lift`, `picture` and `measured_part` are then A's.
+    per_sample: names of tensors [B, ...] or [1, ...] that belong to single measurements (a noise level each). They follow the batch,
+    as do operators and likelihoods among the attributes.
+    lift_channels: sample-sized views of y that `lift` returns; the operator's, or 1.
+
+    >>> import math
+    >>> class Laplace(Likelihood):
+    ...     def __init__(self, scale):
+    ...         self.scale = scale
+    ...     def sample(self, x, noise):
+    ...         u = noise.uniform(x.shape[1:]).to(x) - 0.5
+    ...         return x - self.scale * u.sign() * (1 - 2 * u.abs()).log()
+    ...     def log_prob(self, y, x):
+    ...         return (-(y - x).abs() / self.scale - math.log(2 * self.scale)).flatten(1).sum(1)
+    >>> x = torch.zeros(2, 3)
+    >>> obs = Observation(Laplace(0.1).sample(x, Noise(0, 2)), Laplace(0.1))
+    >>> obs.score(x).abs()
+    tensor([[10., 10., 10.],
+            [10., 10., 10.]])
+    >>> obs[0].likelihood.tempered(0.5)
+    Tempered(likelihood=Laplace(scale=0.1), beta=0.5)
+    """
+
+    operator: Operator | None = None
+    per_sample: ClassVar[tuple[str, ...]] = ()
+    lift_channels: int = cast(int, _OfOperator())
 
     @abstractmethod
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
@@ -50,22 +98,240 @@ class Likelihood(ABC):
         """
         return self.pull(y, x, rho2)
 
-    @abstractmethod
+    # what is left of y
+
+    def measured_part(self, y: Tensor) -> Tensor:
+        """y with the entries that are no measurement (a mask's hole) set to zero."""
+        return y if self.operator is None else self.operator.restrict(y)
+
+    def number_of_measurements(self, y: Tensor) -> Tensor:
+        """How many numbers were measured, [B]."""
+        if self.operator is not None:
+            return self.operator.count(y)
+        return torch.full((len(y),), float(y[0].numel()) if len(y) else 0.0, dtype=y.dtype if y.is_floating_point() else torch.float32, device=y.device)
+
+    def residual(self, y: Tensor, x: Tensor) -> Tensor | None:
+        """What is left of y where x explains it, y - E[y | x], in y's shape, zero where nothing was measured; None where there is no such thing (a class)."""
+        return None
+
+    def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor | None:
+        """Standard deviation that `residual(y, x)` has if y was drawn given x: [B or 1, 1, ...] or y's shape; None where there is no residual.
+
+        Here the root mean square over the measured entries of the residuals of `DRAWS` measurements of x that are drawn for this, always the same.
+        """
+        with torch.no_grad():
+            if self.residual(y, x) is None:
+                return None
+            rows, many = self.repeat(DRAWS), x.repeat_interleave(DRAWS, 0)
+            drawn = rows.sample(many, BatchNoise(len(many), 0))
+            left = rows.residual(drawn, many)
+            assert left is not None
+            mean = left.square().flatten(1).sum(1) / rows.number_of_measurements(drawn).clamp_min(1)
+            return per_row(mean.unflatten(0, (-1, DRAWS)).mean(1).sqrt(), y)
+
+    def log_predictive(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor | None:
+        """log of the mean of p(y | x') over x' ~ N(x, rho2 I), [B], up to a number that depends on rho2 alone; None without a closed form, or a usual
+        approximation."""
+        return None
+
+    def rescaled(self, y: Tensor, scale: float, offset: float, event_shape: Sequence[int]) -> Tensor | None:
+        """y that was measured of u, as if it had been measured of x = scale u + offset, for samples of a shape *E; None where y does not say."""
+        return None
+
+    # other likelihoods
+
+    def tempered(self, beta: float) -> Likelihood:
+        """p(y | x)^beta up to a constant, for objectives and samplers that anneal; beta above 0."""
+        if not beta > 0:
+            raise InputError(f"beta is a power above 0, got {beta}")
+        return self if beta == 1 else Tempered(self, beta)
+
+    def after(self, decoder: Decoder) -> Likelihood:
+        """p(y | D(z)): the likelihood of a latent z, which is measured once it is decoded."""
+        return AfterDecoder(self, decoder)
+
+    # y for networks and people
+
     def lift(self, y: Tensor) -> Tensor:
-        """What a network is shown of y, shaped like samples: [B, lift_channels * E_0, ...]."""
+        """What a network is shown of y, shaped like samples: [B, lift_channels * E_0, ...]. The operator's view; without an operator y itself."""
+        return y if self.operator is None else self.operator.lift(y)
 
     def picture(self, y: Tensor) -> Tensor:
         """y for people to look at, shaped like a sample, [B, *E]."""
-        raise InputError(f"a measurement of {type(self).__name__} is nothing to look at")
+        if self.operator is None:
+            raise InputError(f"a measurement of {type(self).__name__} is nothing to look at")
+        return self.operator.picture(y)
 
-    def __getitem__(self, index: Any) -> Likelihood:
-        return self
+    def check(self, y: Tensor) -> None:
+        """Refuse a y that cannot be a measurement of this kind, beyond its shape (an `InputError`): negative counts, say."""
 
-    def repeat(self, n: int) -> Likelihood:
-        return self
+    @property
+    def kind(self) -> str:
+        """In a few words, for messages: "Gaussian of Mask"."""
+        return type(self).__name__ + ("" if self.operator is None else f" of {type(self.operator).__name__}")
 
-    def to(self, device: torch.device | str) -> Likelihood:
-        return self
+    # rows and devices
+
+    def drawn(self, settings: bool = True) -> list[tuple[str, Tensor]]:
+        """(name, tensor) of what was drawn for single measurements: that of the operator (`Operator.drawn`)."""
+        return [] if self.operator is None else self.operator.drawn(settings)
+
+    def _follow(self: Self, part: Callable[[Any], Any], tensor: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
+        """A copy with its operators and likelihoods, and the named tensors, changed; a subclass stays what it is."""
+        changed = {k: part(v) for k, v in vars(self).items() if isinstance(v, (Operator, Likelihood))}
+        changed |= {k: tensor(getattr(self, k)) for k in names}
+        if not changed:
+            return self
+        out = copy.copy(self)
+        vars(out).update(changed)
+        return out
+
+    def __getitem__(self: Self, index: Any) -> Self:
+        return self._follow(lambda v: v[index], lambda v: v if len(v) == 1 else v[index], self.per_sample)
+
+    def repeat(self: Self, n: int) -> Self:
+        return self._follow(lambda v: v.repeat(n), lambda v: v if len(v) == 1 else v.repeat_interleave(n, 0), self.per_sample)
+
+    def to(self: Self, device: torch.device | str) -> Self:
+        return self._follow(lambda v: v.to(device), lambda v: v.to(device), tuple(k for k, v in vars(self).items() if isinstance(v, Tensor)))
+
+
+def per_row(value: Tensor, like: Tensor) -> Tensor:
+    """Numbers of single rows, [B] or [1], with the axes (and the type) of `like`: [B or 1, 1, ...]."""
+    return value.to(like).reshape((-1,) + (1,) * (like.ndim - 1))
+
+
+class AroundLikelihood(Likelihood):
+    """A likelihood made of another one, `likelihood`: what it does not say otherwise is the other's."""
+
+    def __init__(self, likelihood: Likelihood):
+        self.likelihood = likelihood
+
+    @property
+    def lift_channels(self) -> int:  # type: ignore[override]
+        return self.likelihood.lift_channels
+
+    def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
+        return self.likelihood.sample(x, noise)
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.likelihood.log_prob(y, x)
+
+    def measured_part(self, y: Tensor) -> Tensor:
+        return self.likelihood.measured_part(y)
+
+    def number_of_measurements(self, y: Tensor) -> Tensor:
+        return self.likelihood.number_of_measurements(y)
+
+    def residual(self, y: Tensor, x: Tensor) -> Tensor | None:
+        return self.likelihood.residual(y, x)
+
+    def lift(self, y: Tensor) -> Tensor:
+        return self.likelihood.lift(y)
+
+    def picture(self, y: Tensor) -> Tensor:
+        return self.likelihood.picture(y)
+
+    def drawn(self, settings: bool = True) -> list[tuple[str, Tensor]]:
+        return self.likelihood.drawn(settings)
+
+    @property
+    def kind(self) -> str:
+        return f"{type(self).__name__} {self.likelihood.kind}"
+
+
+class Tempered(AroundLikelihood):
+    """p(y | x)^beta, up to a constant: all of its gradients times beta."""
+
+    def __init__(self, likelihood: Likelihood, beta: float):
+        super().__init__(likelihood)
+        self.beta, self.operator = beta, likelihood.operator
+
+    def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
+        raise InputError("a tempered likelihood is no measurement: sample from the likelihood itself")
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.beta * self.likelihood.log_prob(y, x)
+
+    def score(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.beta * self.likelihood.score(y, x)
+
+    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        return self.likelihood.pull(y, x, self.beta * rho2)
+
+    def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        return self.likelihood.mean_update(y, x, self.beta * rho2)
+
+    def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor | None:
+        """That of the measurement, which is not tempered."""
+        return self.likelihood.noise_sigma(y, x)
+
+    def tempered(self, beta: float) -> Likelihood:
+        return self.likelihood.tempered(self.beta * beta)
+
+
+class Decoder(NamedTuple):
+    """The decoder D of latents z as a likelihood is told of it (`Likelihood.after`), with the encoder.
+
+    autoencoder: with encode(x) and decode(z). event_shape: of the latents. gradient: how a step in the data becomes one in the latents, "encoder" or "decoder"
+    (`deft.operator.latent.Decoded`). gain: how many times larger a small deviation is in the data than in the latents.
+    """
+
+    autoencoder: Any
+    event_shape: tuple[int, ...]
+    gradient: str = "decoder"
+    gain: float = 1.0
+
+
+class AfterDecoder(AroundLikelihood):
+    """p(y | D(z)) for any likelihood. A belief N(z, rho2 I) about latents is one of deviation gain * rho about the data, where the likelihood's own `pull`
+    moves it by m; z moves by
+
+        encoder: E(D(z) + m) - E(D(z))          decoder: J^T m / gain^2, J the decoder's Jacobian at z,
+
+    both exact for a linear decoder with J^T J = gain^2 I. `score` is the derivative through the decoder.
+    """
+
+    def __init__(self, likelihood: Likelihood, decoder: Decoder):
+        super().__init__(likelihood)
+        self.decoder, self.encode, self.decode = decoder, decoder.autoencoder.encode, decoder.autoencoder.decode
+
+    def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
+        return self.likelihood.sample(self.decode(x), noise)
+
+    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
+        return self.likelihood.log_prob(y, self.decode(x))
+
+    def score(self, y: Tensor, x: Tensor) -> Tensor:
+        return pullback(self.decode, x, self.likelihood.score(y, self.decode(x)))
+
+    def residual(self, y: Tensor, x: Tensor) -> Tensor | None:
+        return self.likelihood.residual(y, self.decode(x))
+
+    def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor | None:
+        return self.likelihood.noise_sigma(y, self.decode(x))
+
+    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        return self._moved(self.likelihood.pull, y, x, rho2)
+
+    def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        return self._moved(self.likelihood.mean_update, y, x, rho2)
+
+    def _moved(self, step: Callable[[Tensor, Tensor, Tensor], Tensor], y: Tensor, z: Tensor, rho2: Tensor) -> Tensor:
+        gain2 = self.decoder.gain**2
+        with torch.no_grad():
+            data = self.decode(z)
+            move = step(y, data, per_row((gain2 * rho2).reshape(-1), data))
+            if self.decoder.gradient == "encoder":
+                return self.encode(data + move) - self.encode(data)
+        return pullback(self.decode, z, move) / gain2
+
+    def lift(self, y: Tensor) -> Tensor:
+        """Each sample-like part of the likelihood's own view, encoded."""
+        if self.lift_channels == 0:
+            return torch.zeros(len(y), 0, *self.decoder.event_shape[1:], device=y.device)
+        with torch.no_grad():
+            return torch.cat([self.encode(part) for part in self.likelihood.lift(y).chunk(self.lift_channels, dim=1)], dim=1)
 
 
 class Observation:
@@ -100,9 +366,7 @@ class Observation:
         return Observation, (self.y, self.likelihood)
 
     def __repr__(self) -> str:
-        operator = getattr(self.likelihood, "operator", None)
-        what = type(self.likelihood).__name__ + ("" if operator is None else f" of {type(operator).__name__}")
-        return f"Observation(y {tuple(self.y.shape)}, {what})"
+        return f"Observation(y={short(self.y)}, likelihood={self.likelihood!r})"
 
     def __getitem__(self, index: Any) -> Observation:
         """Some rows, as a batch: by a number, a slice, a list, or a tensor of numbers or truth values."""
@@ -125,8 +389,7 @@ class Observation:
         True
         """
         found = hashlib.sha256(_bytes(self.y))
-        operator = getattr(self.likelihood, "operator", None)
-        for _, value in [] if operator is None else operator.drawn(settings=False):
+        for _, value in self.likelihood.drawn(settings=False):
             found.update(_bytes(value))
         return found.hexdigest()
 

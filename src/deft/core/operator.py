@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deft.core.autodiff import pullback
 from deft.errors import ContractError, InputError
+from deft.printing import Printed
 
 Self = TypeVar("Self", bound="Operator")
 
@@ -47,7 +48,7 @@ def _checked(method: Callable[..., Any], kinds: tuple[str, ...]) -> Callable[...
     return run
 
 
-class Operator(ABC):
+class Operator(Printed, ABC):
     """A map from samples [B, *E] to measurements [B, *M]."""
 
     per_sample: ClassVar[tuple[str, ...]] = ()
@@ -59,6 +60,9 @@ class Operator(ABC):
     """The axes of a batch of samples, for an operator that takes no other number of them: "B, C, H, W". Checked at every call."""
     measured_axes: ClassVar[str] = ""
     """The same of a batch of measurements."""
+
+    projection: ClassVar[bool] = False
+    """Whether A is linear with A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace (`Denoiser.project`), A's range must lie in it. Tested too."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -92,10 +96,10 @@ class Operator(ABC):
                 raise ContractError(f"{name} holds the {setting} of {rows} samples, got {shape[0]} {what}: index it, op[i]")
         (self._check_sample if kind == SAMPLES else self._check_measurement)(value)
 
-    def _check_sample(self, x: Tensor) -> None:  # noqa: B027
+    def _check_sample(self, x: Tensor) -> None:
         """More than the number of axes, for an operator that knows more."""
 
-    def _check_measurement(self, y: Tensor) -> None:  # noqa: B027
+    def _check_measurement(self, y: Tensor) -> None:
         """The same of measurements."""
 
     @abstractmethod
@@ -204,9 +208,6 @@ class LinearOperator(Operator):
 
     Every subclass is tested for <Ax, y> = <x, A^T y> (`deft.testing.check_operator`).
     """
-
-    projection: ClassVar[bool] = False
-    """Whether A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace (`Denoiser.project`), A's range must lie in it. Tested too."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:

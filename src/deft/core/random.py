@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft.printing import Printed
+
 
 def generator(*key: int) -> torch.Generator:
     """A CPU generator seeded by a tuple of whole numbers; different tuples give unrelated streams."""
@@ -39,7 +41,7 @@ def seed_for(use: str, seed: int) -> int:
     return seed + USES.index(use) * 2**40
 
 
-class Noise:
+class Noise(Printed):
     """Independent streams of standard normal and uniform numbers, one per sample.
 
     Args:
@@ -74,7 +76,7 @@ class Noise:
         return out.to(device)
 
 
-class BatchNoise:
+class BatchNoise(Printed):
     """The same interface from a single generator: cheaper, for training, where a sample is not kept.
 
     Args:
@@ -94,6 +96,10 @@ class BatchNoise:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def n(self) -> int:
+        return self.total
 
     def spawn(self, i: int) -> BatchNoise:
         """Another source for the same rows, the i-th of this one's: always the same, whatever was drawn before."""

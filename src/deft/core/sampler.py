@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -13,13 +12,14 @@ from torch import Tensor
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.transition import Level
 from deft.errors import ContractError
+from deft.printing import Printed
 
 Carry = Any
 Draw = Callable[[], Tensor]
 """`draw()`: fresh standard normal numbers [B, *E], each sample's own."""
 
 
-class Sampler(ABC):
+class Sampler(Printed, ABC):
     """One step from level t to level s.
 
     stochastic: whether its samples depend on noise beside that of the start.
@@ -45,11 +45,6 @@ class Sampler(ABC):
 
     def calls(self, steps: int) -> int:
         return steps
-
-    def __repr__(self) -> str:
-        """The class, with those of its arguments that it keeps as attributes."""
-        names = [n for n in inspect.signature(type(self)).parameters if hasattr(self, n)]
-        return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in names)})"
 
 
 class ManyDraws(Sampler):

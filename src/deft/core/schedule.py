@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from deft.errors import InputError
+from deft.printing import Printed
 
 
-class Schedule(ABC):
+class Schedule(Printed, ABC):
     """alpha(t) >= 0 and sigma(t) >= 0, computed in float64 and cast back to the dtype of t.
 
     `config()` returns the constructor's arguments, so that a checkpoint can name its schedule.
@@ -64,10 +65,6 @@ class Schedule(ABC):
             too_clean = self.log_snr(middle) > target
             low, high = torch.where(too_clean, middle, low), torch.where(too_clean, high, middle)
         return (low + high) / 2
-
-    def __repr__(self) -> str:
-        inside = ", ".join(f"{k}={v!r}" for k, v in self.config().items() if not isinstance(v, (list, tuple)))
-        return f"{type(self).__name__}({inside})"
 
 
 def _float(t: Tensor) -> torch.dtype:

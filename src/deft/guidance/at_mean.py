@@ -12,7 +12,8 @@ from deft.core.denoiser import Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.guidance.combine import Wrapped
-from deft.guidance.through_prior import Weight, linear, remaining
+from deft.guidance.through_prior import Weight, remaining
+from deft.likelihood.gaussian import linear
 
 
 class Pulled(HTransform):

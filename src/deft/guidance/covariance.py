@@ -23,7 +23,7 @@ from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.operator import conjugate_gradient
 from deft.errors import InputError
-from deft.guidance.through_prior import linear, noise_variance
+from deft.likelihood.gaussian import linear, noise_variance
 
 
 def _back(pred: Prediction, v: Tensor) -> Tensor:

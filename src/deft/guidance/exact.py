@@ -23,7 +23,7 @@ from deft.core.likelihood import Observation
 from deft.core.operator import LinearOperator
 from deft.errors import InputError
 from deft.likelihood.event import Inside
-from deft.likelihood.gaussian import Gaussian
+from deft.likelihood.gaussian import linear
 
 
 class Mixture(NamedTuple):
@@ -100,11 +100,9 @@ class ExactMixture(_ClosedForm):
         self.mixture = mixture
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
-        like = obs.likelihood
-        if not isinstance(like, Gaussian) or not isinstance(like.operator, LinearOperator):
-            raise InputError("the exact h needs a Gaussian likelihood with a linear operator")
+        like, operator = linear(obs, "the exact h")
         x = pred.x_t
-        matrix = dense(like.operator, tuple(x.shape[1:]), x.dtype)[:, None]
+        matrix = dense(operator, tuple(x.shape[1:]), x.dtype)[:, None]
         log_r, mean, cov = self.mixture.given(x.flatten(1), pred.alpha.flatten(1), pred.sigma.flatten(1))
         noise = (like.deviation.to(x.dtype) ** 2)[:, None, None, None]
         spread = matrix @ cov @ matrix.mT + noise * torch.eye(matrix.shape[-2], dtype=x.dtype)

@@ -17,28 +17,13 @@ from deft.core.likelihood import Observation
 from deft.core.operator import LinearOperator, Operator
 from deft.core.transition import Kernel, Level
 from deft.errors import InputError
-from deft.likelihood.gaussian import Gaussian
+from deft.likelihood.gaussian import gaussian, noise_variance
 
 Weight = Callable[[Tensor, Tensor], Tensor]
 
 
 def _one(alpha: Tensor, sigma: Tensor) -> Tensor:
     return torch.ones_like(alpha)
-
-
-def gaussian(obs: Observation, method: str) -> Gaussian:
-    """The observation's likelihood, if it is Gaussian; else an error that names the method."""
-    if not isinstance(obs.likelihood, Gaussian):
-        raise InputError(f"{method} needs a Gaussian likelihood, got {type(obs.likelihood).__name__}")
-    return obs.likelihood
-
-
-def linear(obs: Observation, method: str) -> tuple[Gaussian, LinearOperator]:
-    """The observation's likelihood and operator, if they are Gaussian and linear; else an error that names the method."""
-    like = gaussian(obs, method)
-    if not isinstance(like.operator, LinearOperator):
-        raise InputError(f"{method} needs a linear operator, got {type(like.operator).__name__}")
-    return like, like.operator
 
 
 def remaining(alpha: Tensor, sigma: Tensor, data_std: float) -> Tensor:
@@ -60,11 +45,6 @@ def by_level(grid: Sequence[Level], values: Sequence[float]) -> Weight:
         return table.to(alpha.device)[near].to(alpha.dtype)
 
     return weight
-
-
-def noise_variance(like: Gaussian, r: Tensor) -> Tensor:
-    """sigma_y^2 (or its surrogate) of each sample, to broadcast against r [B, *M]."""
-    return like.deviation.to(r).reshape((-1,) + (1,) * (r.ndim - 1)) ** 2
 
 
 class ReconstructionGuidance(HTransform):
@@ -116,7 +96,9 @@ class DPS(HTransform):
         return cls(zeta, weight)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
-        r = gaussian(obs, "DPS").residual(obs.y, pred.mean)
+        r = obs.likelihood.residual(obs.y, pred.mean)
+        if r is None:
+            raise InputError(f"DPS needs a residual y - A(x), and {obs.likelihood.kind} has none: use ReconstructionGuidance, which takes any likelihood")
         norm = (r.square().flatten(1).sum(1) + 1e-12).sqrt()
         return -self.zeta * self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(norm.sum(), pred.x_t, retain_graph=True)[0]
 

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from deft.core.denoiser import Prediction
 from deft.core.htransform import Potential
-from deft.core.likelihood import Observation
-from deft.core.operator import LinearOperator
-from deft.errors import InputError
+from deft.core.likelihood import Observation, per_row
+from deft.core.operator import Operator
 from deft.guidance.exact import _ClosedForm
-from deft.guidance.through_prior import gaussian
-from deft.likelihood.gaussian import Gaussian
+from deft.likelihood.gaussian import requires
 
 Spread = Callable[[Tensor], Tensor]
 
@@ -50,19 +48,13 @@ class Predictive(Potential):
         return self.data_std**2 * pred.sigma**2 / (self.data_std**2 * pred.alpha**2 + pred.sigma**2)
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
-        rho2, like = self.rho2(pred), obs.likelihood
-        if not isinstance(like, Gaussian):  # a calibrated rho^2 goes to the data's own variance, of which data_std knows nothing: its share would be no share
-            known = (1 - self._assumed(pred) / self.data_std**2).clamp(1e-3, 1)
-            log_p = obs.log_prob(pred.mean)
-            return known.reshape(-1) * torch.where(log_p == -math.inf, HARDLY, log_p)
-        s2 = like.deviation.to(pred.mean) ** 2
-        if not isinstance(like.operator, LinearOperator):
-            return s2 / (s2 + rho2.reshape(-1)) * obs.log_prob(pred.mean)
-        r = like.residual(obs.y, pred.mean)
-        tail = (-1,) + (1,) * (r.ndim - 1)
-        u = like.operator.solve(r.detach(), s2.reshape(tail), rho2.reshape(tail))
-        # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
-        return (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
+        closed = obs.likelihood.log_predictive(obs.y, pred.mean, self.rho2(pred))
+        if closed is not None:
+            return closed
+        # a calibrated rho^2 goes to the data's own variance, of which data_std knows nothing: its share would be no share
+        known = (1 - self._assumed(pred) / self.data_std**2).clamp(1e-3, 1)
+        log_p = obs.log_prob(pred.mean)
+        return known.reshape(-1) * torch.where(log_p == -math.inf, HARDLY, log_p)
 
 
 HARDLY = -4.0
@@ -79,12 +71,10 @@ class SeenNoisy(_ClosedForm):
     """
 
     @staticmethod
-    def law(alpha: Tensor | float, sigma: Tensor | float, obs: Observation, x: Tensor) -> tuple[Tensor, Tensor, LinearOperator]:
+    def law(alpha: Tensor | float, sigma: Tensor | float, obs: Observation, x: Tensor) -> tuple[Tensor, Tensor, Operator]:
         """(mean, variance, A) of A x_t given y, to broadcast against samples x."""
-        seen = gaussian(obs, "MCGDiff")
-        if not (isinstance(seen.operator, LinearOperator) and seen.operator.projection):
-            raise InputError(f"MCGDiff needs a mask or another orthogonal projection, got {type(seen.operator).__name__}")
-        s2 = seen.deviation.to(x).reshape((-1,) + (1,) * (x.ndim - 1)) ** 2
+        seen = requires(obs, "projection", "MCGDiff")
+        s2 = per_row(seen.deviation, x) ** 2
         return alpha * seen.operator(obs.y.to(x)), sigma**2 + alpha**2 * s2, seen.operator
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:

@@ -31,7 +31,7 @@ from deft.errors import ContractError, InputError
 from deft.io.arrays import read_arrays, save_arrays
 from deft.io.tasks import get_task
 from deft.io.text import shape_text
-from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
+from deft.likelihood import Likelihood, Observation
 from deft.likelihood.task import Drawn, Limits, OperatorTask
 from deft.operator import Operator
 
@@ -69,9 +69,9 @@ class Converted:
 
 def operator_of(likelihood: Likelihood) -> Operator:
     """The operator of a likelihood that has one."""
-    if isinstance(likelihood, (Gaussian, Poisson)):
-        return likelihood.operator
-    raise InputError(f"{type(likelihood).__name__} has no operator")
+    if likelihood.operator is None:
+        raise InputError(f"{type(likelihood).__name__} has no operator")
+    return likelihood.operator
 
 
 def residual_rms(x: Tensor, obs: Observation) -> Tensor:
@@ -79,10 +79,10 @@ def residual_rms(x: Tensor, obs: Observation) -> Tensor:
 
     A sample of the posterior has about sigma_y here; much more means the measurement was not obeyed.
     """
-    if not isinstance(obs.likelihood, Gaussian):
-        raise InputError(f"a residual needs a Gaussian likelihood, got {type(obs.likelihood).__name__}")
-    squares = obs.likelihood.residual(obs.y, x).square().flatten(1).sum(1)
-    return (squares / obs.likelihood.operator.count(obs.y)).sqrt()
+    r = obs.likelihood.residual(obs.y, x)
+    if r is None:
+        raise InputError(f"{obs.likelihood.kind} has no residual y - A(x): nothing says how far a sample is from its measurement")
+    return (r.square().flatten(1).sum(1) / obs.likelihood.number_of_measurements(obs.y)).sqrt()
 
 
 def is_measurement(path: str | Path) -> bool:
@@ -194,8 +194,10 @@ def observation(
     task.check_measured(where, y, measured, sure or value_range is not None)
     if value_range is not None:
         y = task.rescaled(y, operator, event_shape, value_range)
-    if isinstance(probe.likelihood, Poisson) and bool((y < 0).any()):
-        raise InputError(f"{where}[y] has negative values (down to {float(y.min()):.3g}): photon counts are 0 or more")
+    try:
+        probe.likelihood.check(y)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     try:
         return Observation(operator.restrict(y), task.likelihood(operator))
     except (ContractError, RuntimeError) as error:

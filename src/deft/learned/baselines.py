@@ -122,6 +122,11 @@ class Adapted(Learned):
         views = self.event_shape[0] * lift_channels * self.patch**2
         self.inlet = zero(nn.Conv2d(views, width or self._from.net.config["widths"][0], 3, padding=1))
 
+    @property
+    def prior(self) -> NetworkDenoiser:
+        """Borrowed: no part of this module, and not saved with it."""
+        return self._from.prior
+
     @abstractmethod
     def run(self, net: UNet, x: Tensor, time: Tensor, lifted: Tensor) -> Tensor:
         """The changed network's output. net: the prior's; lifted: y as `inlet` takes it."""

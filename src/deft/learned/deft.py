@@ -155,6 +155,11 @@ class DEFT(Calibrated):
 
     level_weight: Tensor
 
+    @property
+    def net(self) -> nn.Module | Factory | None:
+        """What N1 was given as, where it is the user's own."""
+        return self.n1 if self.own_network else self.factory
+
     def weight_at(self, level: Tensor) -> Tensor:
         """c at log(sigma/alpha), any shape: how far h is trusted there (1 until `fit_level_weight` has looked)."""
         return _between_knots(self.level_weight, level)

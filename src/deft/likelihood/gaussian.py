@@ -1,22 +1,21 @@
-"""y = A(x) + sigma_y n."""
+"""y = A(x) + sigma_y n, and what methods require whose formulas are made for it."""
 
 from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deft.core.likelihood import Likelihood
-from deft.core.operator import Operator
+from deft.core.likelihood import Decoder, Likelihood, Observation, per_row
+from deft.core.operator import LinearOperator, Operator
 from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
-
-
-def _per_sample(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like).reshape((-1,) + (1,) * (like.ndim - 1))
+from deft.operator.image import Mask
+from deft.operator.latent import Decoded
 
 
 class Gaussian(Likelihood):
@@ -30,22 +29,28 @@ class Gaussian(Likelihood):
             measurement has no density, so a method that wants one is told this one, and says so.
     """
 
+    operator: Operator
+    per_sample = ("sigma_y",)
+
     def __init__(self, operator: Operator, sigma_y: float | Tensor = 0.0, *, surrogate: float = 0.02):
         sigma = torch.as_tensor(sigma_y, dtype=torch.get_default_dtype()).reshape(-1)
         if not bool((sigma >= 0).all()) or not surrogate > 0:
             raise InputError(f"sigma_y must be >= 0 and surrogate > 0, got {sigma_y} and {surrogate}")
         self.operator, self.sigma_y, self.surrogate = operator, sigma, surrogate
-        self.lift_channels = operator.lift_channels
 
     @property
     def deviation(self) -> Tensor:
         """sigma_y, or the surrogate where it is 0: [B] or [1]."""
         return torch.where(self.sigma_y > 0, self.sigma_y, self.surrogate)
 
+    def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor:
+        """sigma_y, or its surrogate."""
+        return per_row(self.deviation, y)
+
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
         y = self.operator(x)
         n = noise.normal(y.shape[1:], device=y.device).to(y.dtype)
-        return self.operator.restrict(y + _per_sample(self.sigma_y, y) * n)
+        return self.operator.restrict(y + per_row(self.sigma_y, y) * n)
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor:
         """y - A(x), zero where nothing was measured."""
@@ -58,33 +63,106 @@ class Gaussian(Likelihood):
 
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         r = self.residual(y, x)
-        return self.operator.vjp(x, r / _per_sample(self.deviation, r) ** 2)
+        return self.operator.vjp(x, r / per_row(self.deviation, r) ** 2)
 
     def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         r = self.residual(y, x)
-        return self.operator.pull(x, r, _per_sample(self.deviation, r) ** 2, rho2)
+        return self.operator.pull(x, r, per_row(self.deviation, r) ** 2, rho2)
 
     def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         r = self.residual(y, x)
-        return self.operator.mean_update(x, r, _per_sample(self.deviation, r) ** 2, rho2)
+        return self.operator.mean_update(x, r, per_row(self.deviation, r) ** 2, rho2)
 
-    def lift(self, y: Tensor) -> Tensor:
-        return self.operator.lift(y)
+    def log_predictive(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        """For a linear A log N(y; A x, sigma_y^2 I + rho2 A A^T); for others log p(y | x) divided by 1 + rho2 / sigma_y^2."""
+        s2 = self.deviation.to(x) ** 2
+        if not isinstance(self.operator, LinearOperator):
+            return s2 / (s2 + rho2.reshape(-1)) * self.log_prob(y, x)
+        r = self.residual(y, x)
+        u = self.operator.solve(r.detach(), per_row(s2, r), per_row(rho2.reshape(-1), r))
+        # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
+        return (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
 
-    def picture(self, y: Tensor) -> Tensor:
-        return self.operator.picture(y)
+    def rescaled(self, y: Tensor, scale: float, offset: float, event_shape: Sequence[int]) -> Tensor | None:
+        """scale y + A(offset) for a linear A: its noise is `scale` times as large, too."""
+        if not isinstance(self.operator, LinearOperator):
+            return None
+        return self.operator.restrict(scale * y + self.operator(torch.full((len(y), *event_shape), offset, dtype=y.dtype)))
+
+    def tempered(self, beta: float) -> Gaussian:
+        """Gaussian again, of deviation sigma_y / sqrt(beta)."""
+        if not beta > 0:
+            raise InputError(f"beta is a power above 0, got {beta}")
+        return self if beta == 1 else self._with(self.operator, self.deviation / beta**0.5)
+
+    def after(self, decoder: Decoder) -> Gaussian:
+        """Gaussian again, of the operator `Decoded`."""
+        return self._with(Decoded(self.operator, decoder.autoencoder, decoder.gradient, decoder.gain), self.sigma_y)
 
     def _with(self, operator: Operator, sigma_y: Tensor) -> Gaussian:
         out = copy.copy(self)  # a subclass stays what it is
         out.operator, out.sigma_y = operator, sigma_y
         return out
 
-    def __getitem__(self, index: Any) -> Gaussian:
-        return self._with(self.operator[index], self.sigma_y if len(self.sigma_y) == 1 else self.sigma_y[index])
 
-    def repeat(self, n: int) -> Gaussian:
-        sigma = self.sigma_y if len(self.sigma_y) == 1 else self.sigma_y.repeat_interleave(n)
-        return self._with(self.operator.repeat(n), sigma)
+class Requirement(NamedTuple):
+    """words: what a method needs of a likelihood. why: the formula that asks for it. met: whether a likelihood has it."""
 
-    def to(self, device: torch.device | str) -> Gaussian:
-        return self._with(self.operator.to(device), self.sigma_y.to(device))
+    words: str
+    why: str
+    met: Callable[[Likelihood], bool]
+
+
+def _operator_is(kind: type, likelihood: Likelihood) -> bool:
+    return isinstance(likelihood, Gaussian) and isinstance(likelihood.operator, kind)
+
+
+REQUIREMENTS = {
+    "likelihood": Requirement("any likelihood", "", lambda like: True),
+    "gaussian": Requirement("Gaussian noise", "its formula has the variance sigma_y^2 in it", lambda like: isinstance(like, Gaussian)),
+    "linear": Requirement(
+        "a linear measurement with Gaussian noise", "its step is the mean of a Gaussian posterior, or a pseudo-inverse", lambda like: _operator_is(LinearOperator, like)
+    ),
+    "projection": Requirement(
+        "a mask, or another orthogonal projection, with Gaussian noise", "it compares x_t with a noised y, which must live where samples do",
+        lambda like: isinstance(like, Gaussian) and like.operator.projection,
+    ),
+    "mask": Requirement("a mask (some of the sample's own numbers, with Gaussian noise)", "it writes y into the sample", lambda like: _operator_is(Mask, like)),
+}  # fmt: skip
+"""What methods ask of a likelihood by what it is, because their mathematics is that of Gaussian noise; all others ask by what it can do."""
+
+
+def why_unsupported(likelihood: Likelihood, needs: str, who: str) -> str | None:
+    """One line why `who` cannot be used with a likelihood, or None. needs: a name of `REQUIREMENTS`."""
+    words, why, met = REQUIREMENTS[needs]
+    return None if met(likelihood) else f"{who} needs {words}, got {likelihood.kind}: {why}"
+
+
+def requires(obs: Observation | Likelihood, needs: str, who: str) -> Gaussian:
+    """The likelihood, if it is of the kind that a method's formula is made for.
+
+    Raises:
+        InputError: it is not; the line names the method, and says why it asks.
+    """
+    likelihood = obs.likelihood if isinstance(obs, Observation) else obs
+    if reason := why_unsupported(likelihood, needs, who):
+        raise InputError(reason)
+    assert isinstance(likelihood, Gaussian)
+    return likelihood
+
+
+def gaussian(obs: Observation | Likelihood, who: str) -> Gaussian:
+    """`requires(obs, "gaussian", who)`."""
+    return requires(obs, "gaussian", who)
+
+
+def linear(obs: Observation | Likelihood, who: str) -> tuple[Gaussian, LinearOperator]:
+    """`requires(obs, "linear", who)` with its operator."""
+    likelihood = requires(obs, "linear", who)
+    assert isinstance(likelihood.operator, LinearOperator)
+    return likelihood, likelihood.operator
+
+
+def noise_variance(likelihood: Gaussian, r: Tensor) -> Tensor:
+    """sigma_y^2 (or its surrogate) of each sample, to broadcast against r [B, *M]."""
+    return per_row(likelihood.deviation, r) ** 2

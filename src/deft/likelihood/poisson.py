@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from deft.core.likelihood import Likelihood
+from deft.core.likelihood import Likelihood, per_row
 from deft.core.operator import LinearOperator, Operator, conjugate_gradient
 from deft.core.random import BatchNoise, Noise, generator
 from deft.errors import InputError
@@ -16,9 +15,8 @@ from deft.errors import InputError
 NEGLIGIBLE = 1e-4
 """How far below 0, next to the largest, an operator may bring the intensity of an image in [-1, 1]: rounding, say."""
 
-
-def _per_sample(value: Tensor, like: Tensor) -> Tensor:
-    return value.to(like).reshape((-1,) + (1,) * (like.ndim - 1))
+VISIBLE = 1e-2
+"""Intensity below which the noise of a measurement counts as that of this one in `noise_sigma`: the square of a single count says little."""
 
 
 class Poisson(Likelihood):
@@ -39,12 +37,14 @@ class Poisson(Likelihood):
     Raises (when sampling): InputError if A makes an intensity below 0 of an image in [-1, 1].
     """
 
+    operator: Operator
+    per_sample = ("peak",)
+
     def __init__(self, operator: Operator, peak: float | Tensor = 100.0, *, dark: float = 1e-3):
         self.peak = torch.as_tensor(peak, dtype=torch.get_default_dtype()).reshape(-1)
         if not bool(((self.peak > 0) & self.peak.isfinite()).all()) or not 0 < dark < 1:
             raise InputError(f"Poisson needs a finite peak above 0 and 0 < dark < 1, got {peak} and {dark}")
         self.operator, self.dark = operator, dark
-        self.lift_channels = operator.lift_channels
 
     def _light(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A(u), and I."""
@@ -56,7 +56,7 @@ class Poisson(Likelihood):
         light, intensity = self._light(x)
         if bool((light < 0).any()):
             self._refuse_negative(x)
-        peak = _per_sample(self.peak, light)
+        peak = per_row(self.peak, light)
         rates = (peak * intensity).double().cpu()
         seeds = (noise.uniform((3,)).double() * 2**24).long().tolist()
         counts = torch.stack([torch.poisson(rate, generator(*seed)) for rate, seed in zip(rates, seeds, strict=True)])
@@ -71,9 +71,26 @@ class Poisson(Likelihood):
                 "Poisson needs an operator with A(u) >= 0 for u >= 0"
             )
 
+    def residual(self, y: Tensor, x: Tensor) -> Tensor:
+        """y - I, zero where nothing was measured."""
+        return self.operator.restrict(y - self._light(x)[1])
+
+    def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor:
+        """sqrt(I / peak), shaped like y; an I below `VISIBLE` counts as that."""
+        intensity = self._light(x)[1].clamp_min(VISIBLE)
+        return (intensity / per_row(self.peak, intensity)).sqrt()
+
+    def check(self, y: Tensor) -> None:
+        if bool((y < 0).any()):
+            raise InputError(f"y has negative values (down to {float(y.min()):.3g}): photon counts are 0 or more")
+
+    def rescaled(self, y: Tensor, scale: float, offset: float, event_shape: Sequence[int]) -> Tensor:
+        """The share of white, whatever A: (scale y + offset + 1) / 2."""
+        return (y + (offset + 1) / scale) / (2 / scale)
+
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         _, intensity = self._light(x)
-        peak = _per_sample(self.peak, intensity)
+        peak = per_row(self.peak, intensity)
         rate, count = peak * intensity, peak * y
         terms = count * rate.log() - rate - torch.lgamma(count + 1)
         return self.operator.restrict(terms).flatten(1).sum(1)
@@ -81,7 +98,7 @@ class Poisson(Likelihood):
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         """A'^T [peak (y - I) / I] / 2, without the entries that are darker than `dark`."""
         light, intensity = self._light(x)
-        slope = _per_sample(self.peak, y) * (y - intensity) / intensity
+        slope = per_row(self.peak, y) * (y - intensity) / intensity
         r = self.operator.restrict(torch.where(light >= self.dark, slope, 0.0))
         return self.operator.vjp((x + 1) / 2, r) / 2
 
@@ -101,7 +118,7 @@ class Poisson(Likelihood):
     def _update(self, y: Tensor, x: Tensor, rho2: Tensor, tolerance: float, most: int) -> Tensor:
         _, intensity = self._light(x)
         r = self.operator.restrict(y - intensity)
-        noise, gram = intensity / _per_sample(self.peak, y), rho2 / 4
+        noise, gram = intensity / per_row(self.peak, y), rho2 / 4
         if not isinstance(self.operator, LinearOperator):
             return 2 * self.operator.pull((x + 1) / 2, r, noise, gram)
         op, g = self.operator, gram.reshape((-1,) + (1,) * (r.ndim - 1))
@@ -113,19 +130,5 @@ class Poisson(Likelihood):
         """The operator's view of y, which stays on the scale of light: 0 black, 1 white."""
         return self.operator.lift(y)
 
-    def _with(self, operator: Operator, peak: Tensor) -> Poisson:
-        out = copy.copy(self)
-        out.operator, out.peak = operator, peak
-        return out
-
     def picture(self, y: Tensor) -> Tensor:
         return 2 * self.operator.picture(y) - 1
-
-    def __getitem__(self, index: Any) -> Poisson:
-        return self._with(self.operator[index], self.peak if len(self.peak) == 1 else self.peak[index])
-
-    def repeat(self, n: int) -> Poisson:
-        return self._with(self.operator.repeat(n), self.peak if len(self.peak) == 1 else self.peak.repeat_interleave(n))
-
-    def to(self, device: torch.device | str) -> Poisson:
-        return self._with(self.operator.to(device), self.peak.to(device))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deft._old_names import moved
-from deft.methods.method import REQUIRES, SOLVERS, SPACES, WEIGHTED, Context, Draw, Method
+from deft.methods.method import SOLVERS, SPACES, WEIGHTED, Context, Draw, Method
 from deft.methods.plans import TUNED, Plan, get_method, make_sampler, plan, sampler_options
 from deft.methods.settings import NoSettings, Settings, setting
 from deft.methods.table import BEST_SOLVER, METHODS, SCORE_FORM
@@ -17,7 +17,6 @@ from deft.methods.table import BEST_SOLVER, METHODS, SCORE_FORM
 __all__ = [
     "BEST_SOLVER",
     "METHODS",
-    "REQUIRES",
     "SCORE_FORM",
     "SOLVERS",
     "SPACES",

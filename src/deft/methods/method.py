@@ -13,9 +13,8 @@ from deft.core.htransform import HTransform
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.sampler import Sampler
 from deft.core.transition import Level
-from deft.likelihood import Gaussian
+from deft.likelihood.gaussian import why_unsupported
 from deft.methods.settings import NoSettings, Settings
-from deft.operator import LinearOperator, Mask
 from deft.runtime.distributed import World
 from deft.samplers import SAMPLERS
 
@@ -64,7 +63,8 @@ class Method(Generic[S]):
     title: for people. make: the h-transform, from a `Context`. trained: whether it needs `deft fit` first. backward:
     whether a step differentiates through the prior. settings: its own, at their defaults. solver, eta, steps, spacing:
     the sampler's name in `SAMPLERS` and its settings, by default.
-    requires: of the measurement, a key of `REQUIRES`. sampler: makes the method's own rule for a step, for the few that
+    requires: of the measurement, a key of
+    `deft.likelihood.gaussian.REQUIREMENTS`. sampler: makes the method's own rule for a step, for the few that
     are no h-transform alone; the user's choice of sampler and eta then do not matter. draw: see `Draw`.
     runs: of the prior's network at each step. passes: how often a sample's path is simulated, from the settings.
     learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the
@@ -124,8 +124,7 @@ class Method(Generic[S]):
 
     def why_unsupported(self, likelihood: Likelihood) -> str | None:
         """Why this method cannot be used with the likelihood, or None."""
-        words, has = REQUIRES[self.requires]
-        return None if has(likelihood) else f"{self.title} needs {words}, got {_describe(likelihood)}"
+        return why_unsupported(likelihood, self.requires, self.title)
 
     def misfit(self, likelihood: Likelihood) -> str | None:
         """`why_unsupported`, by its old name."""
@@ -138,27 +137,6 @@ class Method(Generic[S]):
         warnings.warn("Method.needs is now Method.requires", DeprecationWarning, stacklevel=2)
         return self.requires
 
-
-def _describe(likelihood: Likelihood) -> str:
-    inner = f" of {type(likelihood.operator).__name__}" if isinstance(likelihood, Gaussian) else ""
-    return type(likelihood).__name__ + inner
-
-
-def _operator_is(kind: type) -> Callable[[Likelihood], bool]:
-    return lambda like: isinstance(like, Gaussian) and isinstance(like.operator, kind)
-
-
-REQUIRES: dict[str, tuple[str, Callable[[Likelihood], bool]]] = {
-    "likelihood": ("any likelihood", lambda like: True),
-    "gaussian": ("Gaussian noise", lambda like: isinstance(like, Gaussian)),
-    "linear": ("a linear measurement with Gaussian noise", _operator_is(LinearOperator)),
-    "projection": (
-        "a mask, or another orthogonal projection, with Gaussian noise",
-        lambda like: isinstance(like, Gaussian) and getattr(like.operator, "projection", False),
-    ),
-    "mask": ("a mask (some of the sample's own numbers, with Gaussian noise)", _operator_is(Mask)),
-}
-"""name -> (in words, whether a likelihood has it)."""
 
 SOLVERS = tuple(name for name in ("ddim", "dpmpp-2m", "sde-dpmpp-2m") if name in SAMPLERS)
 """Samplers that `deft compare` lets a method choose from, one call of the prior a step each."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -95,6 +95,8 @@ class Linear(LinearOperator):
         event_shape: *E.
         adjoint: y [B, *M] -> [B, *E]; taken by automatic differentiation if not given.
     """
+
+    kept_as: ClassVar = {"adjoint": "_adjoint"}
 
     def __init__(
         self,

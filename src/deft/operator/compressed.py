@@ -29,7 +29,7 @@ class Compressed(LinearOperator):
     measured_axes = "B, m"
 
     def __init__(self, event_shape: Sequence[int], ratio: float = 0.25, seed: int = 0):
-        self.event_shape = tuple(event_shape)
+        self.event_shape, self.ratio, self.seed = tuple(event_shape), ratio, seed
         d = math.prod(self.event_shape)
         if not self.event_shape or d < 1 or not 0 < ratio <= 1:
             raise InputError(f"Compressed needs an event shape and 0 < ratio <= 1, got {self.event_shape} and {ratio}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,6 +117,7 @@ class Radon(Wrapped):
     """
 
     sample_axes = measured_axes = "B, C, H, W"
+    kept_as: ClassVar = {"start": "geometry.start"}
 
     def __init__(
         self,
@@ -153,6 +154,12 @@ class Radon(Wrapped):
             side, len(directions) or angles, detectors, float(arc), float(start), rotation, float(centre), float(pitch), float(length),
             (float(axis[0]), float(axis[1])), directions,
         )  # fmt: skip
+
+    def __getattr__(self, name: str) -> Any:
+        """The constructor's arguments, as the geometry has them: `angles`, `detectors`, ..."""
+        if name in Geometry._fields and "geometry" in vars(self):
+            return getattr(self.geometry, name)
+        raise AttributeError(f"{type(self).__name__} has no {name}")
 
     def _there(self, x: Tensor) -> Tensor:
         g = self.geometry

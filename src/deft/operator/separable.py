@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class Separable(LinearOperator):
     """
 
     sample_axes = measured_axes = "B, C, H, W"
+    kept_as: ClassVar = {"lift": "_lift"}
 
     def __init__(
         self,
@@ -48,12 +50,12 @@ class Separable(LinearOperator):
                 raise ContractError(f"Separable needs matrices [out, in], got shape {tuple(matrix.shape)} for its {axis}")
             u, s, vh = (None,) * 3 if matrix is None else torch.linalg.svd(matrix.double(), full_matrices=True)
             for letter, part in zip("muvs", (None if matrix is None else matrix.double(), u, vh, s), strict=True):
-                setattr(self, f"_{letter}_{axis}", part)
+                setattr(self, _name(letter, axis), part)
 
     def _along(self, letter: str, v: Tensor, *, transpose: bool = False) -> Tensor:
         """v [B, c, h, w] with each axis multiplied by its matrix of that letter (or the transpose)."""
         for dim, axis in enumerate(AXES, start=1):
-            matrix = getattr(self, f"_{letter}_{axis}")
+            matrix = getattr(self, _name(letter, axis))
             if matrix is None:
                 continue
             matrix = (matrix.mT if transpose else matrix).to(v.dtype)
@@ -69,7 +71,7 @@ class Separable(LinearOperator):
             s = getattr(self, f"_s_{axis}")
             if s is None:
                 continue
-            size = getattr(self, f"_m_{axis}").shape[0 if out else 1]
+            size = getattr(self, axis).shape[0 if out else 1]
             full = torch.cat([s, s.new_zeros(max(0, size - len(s)))])[:size].to(v.dtype)
             values = values * full.reshape([-1 if i == dim else 1 for i in range(4)])
         return values
@@ -88,7 +90,7 @@ class Separable(LinearOperator):
         """diag(gain(s)) U^T y, as coefficients of samples."""
         c = gain(self._values(y, out=True)) * self._along("u", y, transpose=True)
         for dim, axis in enumerate(AXES, start=1):
-            matrix = getattr(self, f"_m_{axis}")
+            matrix = getattr(self, axis)
             if matrix is not None:
                 c = _resized(c, dim, matrix.shape[1])
         return c
@@ -118,6 +120,11 @@ class Separable(LinearOperator):
 
 AXES = ("channels", "rows", "columns")
 DAMPING = 0.2
+
+
+def _name(letter: str, axis: str) -> str:
+    """The attribute with the matrix of an axis ("m"), or with its u, v or s."""
+    return axis if letter == "m" else f"_{letter}_{axis}"
 
 
 def along(matrix: Tensor, v: Tensor, dim: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from deft.core.autodiff import pullback
 from deft.core.operator import LinearOperator, Operator
 from deft.errors import ContractError, InputError
+from deft.printing import Printed
 
 Map = Callable[[Tensor], Tensor]
 OfPhysics = TypeVar("OfPhysics", bound="PhysicsOperator")
@@ -97,17 +98,19 @@ class ArrayLinear(Wrapped):
         self, there: Callable[[np.ndarray], Any], back: Callable[[np.ndarray], Any], event_shape: Sequence[int], measurement_shape: Sequence[int]
     ):
         self.event_shape, self.measurement_shape = tuple(event_shape), tuple(measurement_shape)
-        self._functions = there, back
+        self.there, self.back = there, back
 
     def _there(self, x: Tensor) -> Tensor:
-        return _through_numpy(self._functions[0], x, self.event_shape, self.measurement_shape)
+        return _through_numpy(self.there, x, self.event_shape, self.measurement_shape)
 
     def _back(self, y: Tensor) -> Tensor:
-        return _through_numpy(self._functions[1], y, self.measurement_shape, self.event_shape)
+        return _through_numpy(self.back, y, self.measurement_shape, self.event_shape)
 
 
 class ArrayMap(Operator):
     """A smooth map given as functions of NumPy batches: A(x) and A'(x)^T r."""
+
+    kept_as: ClassVar = {"lift": "_lift"}
 
     def __init__(
         self,
@@ -118,23 +121,23 @@ class ArrayMap(Operator):
         lift: Map | None,
     ):
         self.event_shape, self.measurement_shape, self._lift = tuple(event_shape), tuple(measurement_shape), lift
-        self._functions = there, pull_back
+        self.there, self.pull_back = there, pull_back
 
     def __call__(self, x: Tensor) -> Tensor:
         return _Smooth.apply(x, self._there, self.vjp)
 
     def _there(self, x: Tensor) -> Tensor:
-        return _through_numpy(self._functions[0], x, self.event_shape, self.measurement_shape)
+        return _through_numpy(self.there, x, self.event_shape, self.measurement_shape)
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         at = _to_numpy(x, self.event_shape)
-        return _through_numpy(lambda a: self._functions[1](at, a), r, self.measurement_shape, self.event_shape)
+        return _through_numpy(lambda a: self.pull_back(at, a), r, self.measurement_shape, self.event_shape)
 
     def lift(self, y: Tensor) -> Tensor:
         return y if self._lift is None else self._lift(y)
 
 
-class Physics:
+class Physics(Printed):
     """A DeepInverse physics with the settings of each sample; calls without noise, in the physics' own precision."""
 
     def __init__(self, physics: Any, settings: Mapping[str, Tensor]):
@@ -174,52 +177,55 @@ class Physics:
 class PhysicsOperator(Operator):
     """What wrapped physics share: the settings of each sample follow the batch."""
 
-    _model: Physics
+    model: Physics
 
     def _with(self: OfPhysics, model: Physics) -> OfPhysics:
         out = copy.copy(self)
-        out._model = model
+        out.model = model
         return out
 
     def __getitem__(self: OfPhysics, index: Any) -> OfPhysics:
-        return self._with(self._model.changed(lambda v: v[index]))
+        return self._with(self.model.changed(lambda v: v[index]))
 
     def repeat(self: OfPhysics, n: int) -> OfPhysics:
-        return self._with(self._model.changed(lambda v: v.repeat_interleave(n, 0)))
+        return self._with(self.model.changed(lambda v: v.repeat_interleave(n, 0)))
 
     def to(self: OfPhysics, device: torch.device | str) -> OfPhysics:
-        return self._with(self._model.to(device))
+        return self._with(self.model.to(device))
 
 
 class PhysicsLinear(PhysicsOperator, Wrapped):
     """A linear DeepInverse physics; see `from_deepinv`."""
 
     def __init__(self, model: Physics, event_shape: Sequence[int], has_adjoint: bool):
-        self._model, self.event_shape, self._has_adjoint, self._has_pinv = model, tuple(event_shape), has_adjoint, False
+        self.model, self.event_shape, self.has_adjoint, self._has_pinv = model, tuple(event_shape), has_adjoint, False
 
     def _there(self, x: Tensor) -> Tensor:
-        return self._model.call("A", x)
+        return self.model.call("A", x)
 
     def _back(self, y: Tensor) -> Tensor:
-        if self._has_adjoint:
-            return self._model.call("A_adjoint", y)
+        if self.has_adjoint:
+            return self.model.call("A_adjoint", y)
         zero = torch.zeros(y.shape[0], *self.event_shape, dtype=y.dtype, device=y.device)
         return pullback(self._there, zero, y)
 
     def pinv(self, y: Tensor) -> Tensor:
         """The physics' A_dagger if it was found to be the pseudo-inverse, else conjugate gradients."""
-        return self._model.call("A_dagger", y) if self._has_pinv else super().pinv(y)
+        return self.model.call("A_dagger", y) if self._has_pinv else super().pinv(y)
 
 
 class PhysicsMap(PhysicsOperator):
     """A non-linear DeepInverse physics A(c x + b), c and b from its value range; see `from_deepinv`."""
 
+    kept_as: ClassVar = {"lift": "_lift"}
+
     def __init__(self, model: Physics, event_shape: Sequence[int], value_range: tuple[float, float], lift: Map | None):
-        self._model, self.event_shape, self._lift = model, tuple(event_shape), lift
+        self.model, self.event_shape, self._lift = model, tuple(event_shape), lift
+        self.value_range = value_range
         self._c, self._b = scale_of(value_range)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self._model.call("A", self._c * x + self._b)
+        return self.model.call("A", self._c * x + self._b)
 
     def lift(self, y: Tensor) -> Tensor:
         return y if self._lift is None else self._lift(y)

@@ -340,6 +340,7 @@ class ADMPrior(NetworkDenoiser):
         height, width = sides or (net.config.image_size,) * 2
         convention: dict[str, Any] = {"schedule": noise_schedule(net.config), "output": "eps"} | changes
         super().__init__(Eps(net, label), event_shape=(net.config.in_channels, height, width), **convention)
+        self.label, self.sides = label, (height, width)
         self.config = net.config
 
     def reread(self, **changes: Any) -> ADMPrior:

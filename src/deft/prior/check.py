@@ -25,7 +25,6 @@ from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
-from deft.likelihood.gaussian import Gaussian
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.latent import LatentPrior
 from deft.samplers import Heun, sample
@@ -273,8 +272,8 @@ def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None
     x = obs[0].lift()[:, :c].to(prior.state_like())
     if tuple(x.shape[1:]) != tuple(prior.event_shape):
         return None
-    like, y = obs[0].likelihood, obs[0].y
-    if isinstance(like, Gaussian) and y.shape == x.shape and float(like.operator.restrict(torch.ones_like(y)).mean()) < 0.5:
+    y = obs[0].y
+    if y.shape == x.shape and float(obs[0].likelihood.measured_part(torch.ones_like(y)).mean()) < 0.5:
         return None
     variance, worst = float(x.var()), 0.0
     for i, r in enumerate(LEVELS[1:]):

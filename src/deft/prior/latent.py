@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Decoder, Observation
 from deft.core.random import Noise
 from deft.core.schedule import Schedule
-from deft.errors import InputError, unknown
-from deft.likelihood.gaussian import Gaussian
-from deft.operator.latent import GRADIENTS, Decoded
+from deft.errors import unknown
+from deft.operator.latent import GRADIENTS
 
 
 class Autoencoder(nn.Module):
@@ -108,8 +107,4 @@ class LatentPrior(Denoiser):
         return torch.cat([self.autoencoder.decode(part) for part in z.to(self.state_like()).split(chunk)])
 
     def inside(self, obs: Observation) -> Observation:
-        like = obs.likelihood
-        if not isinstance(like, Gaussian):
-            raise InputError(f"a latent prior takes Gaussian likelihoods, got {type(like).__name__}")
-        operator = Decoded(like.operator, self.autoencoder, self.gradient, self.gain)
-        return Observation(obs.y, Gaussian(operator, like.sigma_y, surrogate=like.surrogate))
+        return Observation(obs.y, obs.likelihood.after(Decoder(self.autoencoder, self.event_shape, self.gradient, self.gain)))

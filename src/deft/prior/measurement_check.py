@@ -29,8 +29,8 @@ from deft.core.domain import domain_of
 from deft.core.random import BatchNoise, Noise, seed_for
 from deft.core.records import task_from
 from deft.errors import DeftError, InputError
-from deft.io.measurements import observation
-from deft.likelihood import Gaussian, Observation, Poisson
+from deft.io.measurements import observation, operator_of
+from deft.likelihood import Observation
 from deft.likelihood.task import Arrays, Change, Limits, OperatorTask
 from deft.methods import plan
 
@@ -79,15 +79,17 @@ def residual_ratio(obs: Observation, x: Tensor) -> Tensor | None:
     """
     like, y = obs.likelihood, obs.y
     with torch.no_grad():
-        if isinstance(like, Gaussian):
-            r = like.residual(y, x)
-            noise = like.deviation.to(r).reshape((-1,) + (1,) * (r.ndim - 1))
-            return ((r / noise).square().flatten(1).sum(1) / like.operator.count(y).clamp_min(1)).sqrt()
-        if isinstance(like, Poisson):
-            light = ((like.operator(x) + 1) / 2).clamp_min(1e-2)
-            peak = like.peak.to(y).reshape((-1,) + (1,) * (y.ndim - 1))
-            return ((y - light) / (light / peak).sqrt()).square().flatten(1).mean(1).sqrt()
-    return None
+        r, sigma = like.residual(y, x), like.noise_sigma(y, x)
+        if r is None or sigma is None:
+            return None
+        return ((r / sigma).square().flatten(1).sum(1) / like.number_of_measurements(y).clamp_min(1)).sqrt()
+
+
+def typical_noise(obs: Observation, x: Tensor) -> float:
+    """The measurements' noise in units of y, averaged over entries; 1 where the likelihood has no such thing."""
+    with torch.no_grad():
+        sigma = obs.likelihood.noise_sigma(obs.y, x)
+    return 1.0 if sigma is None else float(sigma.mean())
 
 
 # pairs
@@ -101,7 +103,7 @@ def check_pairs(obs: Observation, x: Tensor, where: str) -> str | None:
     ratio = residual_ratio(obs, x)
     if ratio is None:
         return None
-    sigma = float(getattr(obs.likelihood, "deviation", torch.tensor([1.0])).mean())
+    sigma = typical_noise(obs, x)
     typical = float(ratio.median())
     said = f"{where}: y differs from A(x) by {typical * sigma:.3g} (root mean square, median over pairs), and the noise sigma_y is {sigma:.3g}"
     if typical > 5:
@@ -151,7 +153,7 @@ def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, see
         return said
     few = x[:subset]
     ratio = residual_ratio(obs.repeat(len(few)), few)
-    sigma = float(getattr(obs.likelihood, "deviation", torch.tensor([1.0])).mean())
+    sigma = typical_noise(obs.repeat(len(few)), few)
     if ratio is not None and float(ratio.median()) > MAX_RESIDUAL and float(ratio.median()) * sigma > MIN_RESIDUAL:
         said.append(
             f"warning: the samples do not explain {what}: y - A(x) is {float(ratio.median()) * sigma:.3g} where the noise sigma_y is {sigma:.3g}. "
@@ -315,7 +317,7 @@ def _changed(task: OperatorTask, changes: Sequence[Change], shape: tuple[int, ..
     settings = task.config() | options
     of: OperatorTask = task_from(type(task), settings)
     x = BatchNoise(1, 5).normal(shape).clamp(-1, 1)
-    sizes = [float(t.observe(x, BatchNoise(1, 0)).likelihood.operator(x).square().mean().sqrt()) for t in (task, of)]  # type: ignore[attr-defined]
+    sizes = [float(operator_of(t.observe(x, BatchNoise(1, 0)).likelihood)(x).square().mean().sqrt()) for t in (task, of)]
     larger = max(sizes[1], 1e-12) / max(sizes[0], 1e-12)
     if abs(math.log(larger)) < 0.1:
         return of, 1.0

@@ -13,7 +13,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Draw, ManyDraws, evaluate
 from deft.core.transition import Level, ddim
 from deft.errors import InputError
-from deft.guidance.through_prior import gaussian
+from deft.likelihood.gaussian import gaussian
 from deft.samplers.travel import between
 
 

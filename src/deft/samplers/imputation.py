@@ -8,7 +8,7 @@ from deft.core.condition import Conditioned
 from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Draw, ManyDraws, Sampler
 from deft.core.transition import Level
-from deft.guidance.through_prior import linear
+from deft.likelihood.gaussian import linear
 
 
 class Imputed(ManyDraws):

@@ -12,7 +12,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Sampler, evaluate
 from deft.core.transition import Level
 from deft.errors import InputError
-from deft.guidance.through_prior import linear
+from deft.likelihood.gaussian import linear
 
 
 class DDRM(Sampler):

@@ -12,7 +12,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Draw, ManyDraws, evaluate
 from deft.core.transition import Level
 from deft.errors import InputError
-from deft.guidance.through_prior import gaussian
+from deft.likelihood.gaussian import gaussian
 
 
 class Descent(NamedTuple):

@@ -45,7 +45,8 @@ class EDM(Schedule):
             raise InputError(f"EDM needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
         if not deviation > 0:
             raise InputError(f"EDM needs deviation > 0, got {deviation}")
-        self.t_min, self.t_max, self.mean, self.deviation = sigma_min, sigma_max, mean, deviation
+        self.sigma_min, self.sigma_max, self.mean, self.deviation = sigma_min, sigma_max, mean, deviation
+        self.t_min, self.t_max = sigma_min, sigma_max
 
     def config(self) -> dict[str, Any]:
         """mean and deviation are named only if they are not the paper's: a prior's fingerprint has what is here."""

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
-from deft.core.operator import LinearOperator
 from deft.core.random import Noise
 from deft.core.schedule import Schedule
 from deft.denoiser import MeanDenoiser
+from deft.errors import InputError
 from deft.guidance.exact import ExactInside, ExactMixture, Mixture, dense, log_normal
 from deft.likelihood.event import Inside
-from deft.likelihood.gaussian import Gaussian
+from deft.likelihood.gaussian import Gaussian, linear
 from deft.operator.image import Mask
 
 
@@ -84,12 +84,13 @@ class MixtureWorld:
 
     def posterior(self, obs: Observation) -> Posterior:
         """Exact, for a single linear measurement with Gaussian noise; float64."""
-        like = obs.likelihood
-        assert isinstance(like, Gaussian) and isinstance(like.operator, LinearOperator) and len(obs) == 1
+        if len(obs) != 1:
+            raise InputError(f"the posterior of one measurement at a time, got {len(obs)}: give obs[i]")
+        like, operator = linear(obs, "the exact posterior")
         w, m, c = (v.double() for v in self.mixture)
-        a = dense(like.operator, self.event_shape, torch.float64)[0]
+        a = dense(operator, self.event_shape, torch.float64)[0]
         units = torch.eye(len(a), dtype=torch.float64).reshape(-1, *obs.y.shape[1:])
-        values, axes = torch.linalg.eigh(like.operator.restrict(units).flatten(1))
+        values, axes = torch.linalg.eigh(operator.restrict(units).flatten(1))
         axes = axes[:, values > 0.5]  # a mask's hole, and what a projection takes away, is no measurement
         a, y = axes.mT @ a, axes.mT @ obs.y.double().flatten()
         noise = float(like.deviation[0]) ** 2 * torch.eye(len(a), dtype=torch.float64)

@@ -11,7 +11,6 @@ from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise
-from deft.likelihood.gaussian import Gaussian
 from deft.samplers.ode import KernelSampler
 from deft.samplers.sde import Ito
 from deft.train.path import walk
@@ -31,7 +30,7 @@ def diagnose(
         bound: mean log w, at most log Z; exact for the exact h. variance: of log w, 0 for the exact h.
         log_z: log of the mean weight, an estimate of log p(y), with a 95 % interval log_z_low, log_z_high from the weights' own
             deviation; without meaning where `effective`, the effective number of paths as a share, is under `COLLAPSED`.
-        residual: root mean square of y - A(x_0) (Gaussian noise only).
+        residual: root mean square of y - A(x_0), of likelihoods that have one.
     """
     grid = times(prior.schedule, steps, spacing)
     done = []
@@ -50,9 +49,9 @@ def diagnose(
         "effective": float(w.sum() ** 2 / w.square().sum()) / paths,
     }  # fmt: skip
     like = rows_of_y.likelihood
-    if isinstance(like, Gaussian):
-        r = like.residual(rows_of_y.y, x)
-        out["residual"] = float((r.square().flatten(1).sum(1) / like.operator.count(r)).mean().sqrt())
+    r = like.residual(rows_of_y.y, x)
+    if r is not None:
+        out["residual"] = float((r.square().flatten(1).sum(1) / like.number_of_measurements(r)).mean().sqrt())
     return out
 
 

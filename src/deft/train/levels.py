@@ -18,17 +18,16 @@ from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.learned.deft import Calibrated
-from deft.likelihood.gaussian import Gaussian
 
 LEVELS: tuple[float, ...] = tuple(math.log(math.tan(math.pi / 2 * u / 100)) for u in range(5, 100, 10))
 """log(sigma/alpha) at the angles 0.05, 0.15, ..., 0.95 of a quarter turn (the times t of `VPCosine`)."""
 
 
 def hidden_pixels(obs: Observation, shape: Sequence[int]) -> Tensor | None:
-    """1 where x_0 was not measured, 0 where it was, [B, *E]; None for operators that are no mask."""
-    if not isinstance(obs.likelihood, Gaussian) or tuple(obs.y.shape) != tuple(shape):
+    """1 where x_0 was not measured, 0 where it was, [B, *E]; None for measurements that are no mask's."""
+    if tuple(obs.y.shape) != tuple(shape):
         return None
-    hidden = 1 - obs.likelihood.operator.restrict(torch.ones_like(obs.y))
+    hidden = 1 - obs.likelihood.measured_part(torch.ones_like(obs.y))
     return hidden if bool((hidden > 0).any()) else None
 
 

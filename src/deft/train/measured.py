@@ -2,65 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from deft.core.likelihood import Likelihood, Observation
-from deft.core.random import BatchNoise, Noise
+from deft._old_names import moved
+from deft.core.likelihood import Observation
+from deft.core.random import BatchNoise
 from deft.errors import InputError
-from deft.likelihood.gaussian import Gaussian
 from deft.train.protocols import Batch, Batches, Source
 
 
-class Tempered(Likelihood):
-    """p(y | x)^beta, up to a constant: all of its gradients times beta."""
-
-    def __init__(self, likelihood: Likelihood, beta: float):
-        self.likelihood, self.beta, self.lift_channels = likelihood, beta, likelihood.lift_channels
-
-    def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
-        raise InputError("a tempered likelihood is no measurement: sample from the likelihood itself")
-
-    def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
-        return self.beta * self.likelihood.log_prob(y, x)
-
-    def score(self, y: Tensor, x: Tensor) -> Tensor:
-        return self.beta * self.likelihood.score(y, x)
-
-    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
-        return self.likelihood.pull(y, x, self.beta * rho2)
-
-    def lift(self, y: Tensor) -> Tensor:
-        return self.likelihood.lift(y)
-
-    def _with(self, likelihood: Likelihood) -> Tempered:
-        out = copy.copy(self)
-        out.likelihood = likelihood
-        return out
-
-    def __getitem__(self, index: Any) -> Tempered:
-        return self._with(self.likelihood[index])
-
-    def repeat(self, n: int) -> Tempered:
-        return self._with(self.likelihood.repeat(n))
-
-    def to(self, device: torch.device | str) -> Tempered:
-        return self._with(self.likelihood.to(device))
-
-
 def temper(obs: Observation, beta: float) -> Observation:
-    """The observation with p(y | x)^beta for its likelihood, 0 < beta <= 1; a Gaussian one stays Gaussian, of deviation sigma_y / sqrt(beta)."""
+    """The observation with p(y | x)^beta for its likelihood (`Likelihood.tempered`), 0 < beta <= 1."""
     if not 0 < beta <= 1:
         raise InputError(f"beta must be above 0 and at most 1, got {beta}")
-    like = obs.likelihood
-    if beta == 1:
-        return obs
-    if isinstance(like, Gaussian):
-        return Observation(obs.y, like._with(like.operator, like.deviation / beta**0.5), obs.lift())
-    return Observation(obs.y, Tempered(like, beta), obs.lift())
+    return obs if beta == 1 else Observation(obs.y, obs.likelihood.tempered(beta), obs.lift())
 
 
 class Measured(Batches):
@@ -95,3 +52,7 @@ class Measured(Batches):
         one = temper(self.obs[which].to(device), self.beta(step))
         one.lift()  # once for all rows
         return Batch(one.y.new_empty(n, 0), one.repeat(n))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

@@ -29,7 +29,6 @@ from deft.domains.image.networks import FEATURES, load_features
 from deft.domains.image.reading import Reading, read_images
 from deft.errors import InputError
 from deft.io.text import shape_text
-from deft.likelihood.gaussian import Gaussian
 from deft.train.levels import hidden_pixels
 
 METRICS: dict[str, Metric] = {
@@ -93,7 +92,7 @@ def measure(samples: Tensor, truth: Tensor, obs: Observation, *, network: Featur
         "psnr": average(psnr(flat, truths)),
         "psnr_mean": psnr(mean, truth),
     }
-    if isinstance(obs.likelihood, Gaussian):
+    if obs.likelihood.residual(obs.y, truth) is not None:
         out["residual"] = average(residual_rms(flat, obs.repeat(s)))
     if min(truth.shape[-2:]) >= 7:
         out["ssim"] = average(ssim(flat, truths))

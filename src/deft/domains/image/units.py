@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from deft.errors import InputError
-from deft.likelihood import Likelihood, Poisson
+from deft.likelihood import Likelihood
 from deft.likelihood.task import Arrays, Change, Limits
-from deft.operator import LinearOperator, Operator
+from deft.operator import Operator
 
 
 class Pictured(Protocol):
@@ -49,10 +48,9 @@ def in_our_units(y: Tensor, task: Pictured, operator: Operator, event_shape: Seq
         raise InputError(f"--range takes black and white, two numbers with the lower first, got {low:g},{high:g}")
     s = 2 / (high - low)
     o = -1 - s * low
-    if isinstance(task.likelihood(operator), Poisson):
-        return (y - low) / (high - low)
-    if isinstance(operator, LinearOperator):
-        return operator.restrict(s * y + operator(torch.full((len(y), *event_shape), o, dtype=y.dtype)))
+    rescaled = task.likelihood(operator).rescaled(y, s, o, event_shape)
+    if rescaled is not None:
+        return rescaled
     if task.pictures:
         return s * y + o
     if (low, high) == (-1.0, 1.0):

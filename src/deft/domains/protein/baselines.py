@@ -62,6 +62,10 @@ class ChainAmortised(Calibrated):
         self.net.load_state_dict(_chain_net(prior).state_dict())
         return self
 
+    @property
+    def length(self) -> int:
+        return self.event_shape[0]
+
     def config(self) -> dict[str, Any]:
         return {"net": self.net.config, "blocks": self.blocks, "length": self.event_shape[0], "tuned": self.tuned}
 

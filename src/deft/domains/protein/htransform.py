@@ -25,7 +25,7 @@ from deft.domains.protein.network import POSITIONS, Stage, View, places
 from deft.errors import ContractError
 from deft.learned.base import report_size, widest
 from deft.learned.deft import Calibrated, Multiplier
-from deft.likelihood import Gaussian
+from deft.likelihood.gaussian import gaussian
 from deft.nn.embed import Sinusoid, zero
 
 HEADS, PAIR_WIDTH = 4, 16
@@ -63,13 +63,14 @@ class Seen:
     """
 
     def __init__(self, pred: Prediction, m: Tensor, obs: Observation, rho2: Tensor):
-        like = obs.likelihood
-        if not isinstance(like, Gaussian) or not isinstance(like.operator, Motif):
-            raise ContractError(f"an h of backbones is for motifs with Gaussian noise, got {type(like).__name__}")
+        like = gaussian(obs, "an h of backbones")
+        operator = like.operator
+        if not isinstance(operator, Motif):
+            raise ContractError(f"an h of backbones is for motifs, got {like.kind}")
         self.m, self.real = m, residues(pred.x_t)
         self.sigma = (pred.sigma / pred.alpha).reshape(-1, 1, 1).expand(len(m), 1, 1)
         self.time = self.sigma[:, 0, 0].log().clamp_min(LOWEST)
-        self.motif = like.operator.seen(m).expand(len(m), -1)
+        self.motif = operator.seen(m).expand(len(m), -1)
         sigma_y2 = like.deviation.to(m).reshape(-1, 1, 1) ** 2
         r = like.residual(obs.y, m)
         self.trust = rho2 / (rho2 + sigma_y2)
@@ -115,6 +116,10 @@ class ChainDEFT(Calibrated):
             return cls(width, length=prior.event_shape[0], **options)
 
         return report_size(make(widest(prior, size, make, 2 * HEADS)), prior, log)
+
+    @property
+    def length(self) -> int:
+        return self.event_shape[0]
 
     def config(self) -> dict[str, Any]:
         return {"width": self.width, "blocks": self.blocks, "n2_start": self.n2_start, "residual": self.residual, "network": self.network, "length": self.event_shape[0]}

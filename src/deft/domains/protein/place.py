@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def observe_placements(motif: Given | Sequence[Given], placements: Sequence[Plac
     for p, given in zip(placements, [motif] * len(placements) if isinstance(motif, Given) else motif, strict=True):
         parts = [np.flatnonzero(p.groups == g) for g in np.unique(p.groups)]
         rows.append(given_motif([torch.from_numpy(given.x[i]) for i in parts], [p.positions[i].tolist() for i in parts], long, sigma_y))
-    operator = Motif(torch.cat([r.likelihood.operator.group for r in rows]))  # type: ignore[attr-defined]
+    operator = Motif(torch.cat([cast(Motif, r.likelihood.operator).group for r in rows]))
     return Observation(torch.cat([r.y for r in rows]), Gaussian(operator, sigma_y))
 
 

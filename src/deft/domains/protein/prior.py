@@ -29,6 +29,11 @@ class ChainPrior(Denoiser):
     how long a sample is where nothing else does.
     """
 
+    @property
+    def length(self) -> int:
+        """Residues of a sample."""
+        return self.event_shape[0]
+
     def project(self, noise: Tensor, like: Tensor) -> Tensor:
         """noise with the rows that are zero in `like` set to zero, and centred over the others."""
         return centred(noise, residues(like))
