@@ -24,7 +24,7 @@ from deft.io.files import json_text
 from deft.io.measurements import is_measurement, observation, read_measurement, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
-from deft.likelihood.task import Tilt
+from deft.likelihood.task import OperatorTask, Tilt
 from deft.prior import load_prior
 from deft.prior.load import absolute_name, read_options
 from deft.recipe.fitted import FittedH, family_or_none, prior_of
@@ -319,6 +319,8 @@ def make_task(
         raise unknown(f"task for {domain.title}", name, domain.tasks())
     own = None if name is not None or measurement is None else task_of(measurement, domain)
     usual = own or get_task(name or next(iter((domain.tasks() if domain else {}) or TASKS)), domain)
+    if not isinstance(usual, OperatorTask):
+        raise InputError(f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python (deft.workflow.fit_h)")
     changes: dict[str, Any] = {}
     for pair in options:
         key, sign, value = pair.partition("=")
@@ -349,7 +351,7 @@ reward_options = options(
     click.option("--label", type=int, help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x)."),
 )  # fmt: skip
 REWARDS = Table(lambda domain: domain.rewards())
-"""Bundled classifiers by name, each as what makes it."""
+"""Name -> (what makes a bundled classifier, the names of its classes), of every kind of data."""
 
 
 def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
@@ -361,9 +363,10 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
         raise InputError(f"--label is a class from 0, got {label}")
     function: Callable[[Tensor], Tensor]
     if source in REWARDS:
+        make, classes = REWARDS[source]
         if label is None:
-            raise InputError(f"{source} returns logits of classes: say which class with --label")
-        function = REWARDS[source]()
+            raise InputError(f"{source} knows {len(classes)} classes (0 {classes[0]} ... {len(classes) - 1} {classes[-1]}): say which with --label")
+        function = make()
     elif ":" not in source:
         raise InputError(f"--reward takes FILE.py:FUNCTION, or {', '.join(REWARDS)}; got {source}")
     else:

@@ -58,10 +58,11 @@ class ImageDomain(Domain):
         found = {p.stem.removeprefix("h-"): p for p in sorted(WEIGHTS.glob("h-*.safetensors"))}
         return found | {task.removesuffix(f"-{prior}"): p for task, p in found.items() if prior and task.endswith(f"-{prior}")}
 
-    def rewards(self) -> Mapping[str, Callable[[], Callable[[Tensor], Tensor]]]:
+    def rewards(self) -> Mapping[str, tuple[Callable[[], Callable[[Tensor], Tensor]], Sequence[str]]]:
         from deft.domains.image.classifier import fashion_classifier
+        from deft.domains.image.data import FASHION_LABELS
 
-        return {"fashion-classifier": fashion_classifier}
+        return {"fashion-classifier": (fashion_classifier, FASHION_LABELS)}
 
     # data in and out
 
