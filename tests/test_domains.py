@@ -233,7 +233,7 @@ def test_the_commands_know_another_kind_of_data(capsys, place):
 def test_what_a_kind_of_data_has_not_is_one_line(capsys, place):
     prior, data = place / "prior.safetensors", place / "data"
     assert "--resize is not for curves" in refused(capsys, "fit", "--prior", prior, "--data", data, "--resize", "--out", place / "a")
-    assert "unknown task for curves 'inpaint'" in refused(capsys, "fit", "--prior", prior, "--task", "inpaint", "--data", data, "--out", place / "b")
+    assert "the task inpaint is for images, and the prior makes curves, which have gaps" in refused(capsys, "fit", "--prior", prior, "--task", "inpaint", "--data", data, "--out", place / "b")
     (place / "photo.png").write_bytes(b"no")
     assert "a measurement of gaps is an .npz with y" in refused(capsys, "sample", "--prior", prior, "--measurement", place / "photo.png", "--out", place / "c")
     assert "--widths is not for curves" in refused(capsys, "prior", "train", "--kind", "curve", "--data", data, "--widths", "8", "--out", place / "d")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from deft.domains.protein import scaffold as protein_scaffold
 from deft.domains.protein.chains import chains, pad
 from deft.domains.protein.htransform import ChainDEFT
 from deft.domains.protein.motif import MotifTask
 from deft.domains.protein.prior import backbone_prior
 from deft.domains.protein.structure import write_pdb
+from deft.io.h_files import save_h
 from golden import arrays, close, markdown_tables, png, read, shown, shown_and_reported
 from golden_proteins import check_scaffolds, measured_trace, read_trace
 from toys import result, run
@@ -29,7 +29,7 @@ def place(tmp_path_factory):
     prior.requires_grad_(False)
     h = ChainDEFT(32).calibrate(prior, pad([c.x for c in chains("validation", longest=48)[:4]], 48))
     (here / "run").mkdir()
-    protein_scaffold.save_scaffolder(here / "run" / "h.safetensors", h, prior, MotifTask())
+    save_h(here / "run" / "h.safetensors", h, prior, MotifTask())
     chain = next(c for c in chains("validation", longest=64))
     write_pdb(here / "native.pdb", 8 * chain.x.numpy() + 30, sequence=chain.sequence)
     return here

@@ -316,7 +316,8 @@ def make_task(
     """The task that --task, --sigma-y, --hole and --task-option ask for; without --task the measurement file's own, and for want of one the first of the
     prior's kind of data."""
     if domain is not None and name is not None and name not in domain.tasks():
-        raise unknown(f"task for {domain.title}", name, domain.tasks())
+        others = next((d.title for d in domains().values() if name in d.tasks()), "others")
+        raise InputError(f"the task {name} is for {others}, and the prior makes {domain.title}, which have {', '.join(domain.tasks())}: give one of these, or another prior")
     own = None if name is not None or measurement is None else task_of(measurement, domain)
     usual = own or get_task(name or next(iter((domain.tasks() if domain else {}) or TASKS)), domain)
     if not isinstance(usual, OperatorTask):
