@@ -30,7 +30,6 @@ from deft.learned import LEARNED, Amortised
 from deft.learned.factory import Factory
 from deft.nn import MLP, UNet
 from deft.prior import BUNDLED, FAMILIES, load_prior
-from deft.workflow import Recipe, fit_h
 from deft.workflow.hub import from_pretrained, save_pretrained
 from toys import refused, result, run
 
@@ -189,8 +188,8 @@ def test_an_h_for_another_kind_of_data(curves, place):
     h = DEFT.sized(prior, 20.0, task.lift_channels)
     assert type(h.n1).__name__ == "CurveNet" and type(Amortised.sized(prior, 20.0, 2).net).__name__ == "CurveNet"
     x = curves.read(str(place / "data"), prior.data_shape).x
-    recipe = Recipe(steps=4, batch=4, warmup=1, evaluations=1, patience=0, prior_samples=4, cache=8)
-    fitted = fit_h(h, prior, task, x[:8], x[8:], recipe, folder=place / "run", progress=False)
+    recipe = deft.Recipe(steps=4, batch=4, warmup=1, evaluations=1, patience=0, prior_samples=4, cache=8)
+    fitted = deft.fit_h(prior, task, str(place / "data"), None, recipe, h=h, folder=place / "run", progress=False)
     save_h(place / "run" / "h.safetensors", fitted.h, prior, task, prior="rings")
     again, back, card = load_h(place / "run", prior)
     assert back == task and card["class"] == "deft" and all(torch.equal(v, again.state_dict()[k]) for k, v in fitted.h.state_dict().items())
