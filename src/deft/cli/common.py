@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, Domain, Table, domain_of, domains
+from deft.core.domain import Data, Domain, Measured, Table, domain_of, domains
 from deft.core.importable import find_function
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
@@ -366,7 +366,7 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
     if source in REWARDS:
         make, classes = REWARDS[source]
         if label is None:
-            raise InputError(f"{source} knows {len(classes)} classes (0 {classes[0]} ... {len(classes) - 1} {classes[-1]}): say which with --label")
+            raise InputError(f"{source} knows {len(classes)} classes (0 {classes[0]} ... {len(classes) - 1} {classes[-1]}): say which class with --label")
         function = make()
     elif ":" not in source:
         raise InputError(f"--reward takes FILE.py:FUNCTION, or {', '.join(REWARDS)}; got {source}")
@@ -378,9 +378,8 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
 def read_measured(
     path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], *, row: int | None = 0, mask: Path | None = None, mask_hole: str = "black",
     resize: bool = False, convert: bool = False, value_range: object = None,
-) -> tuple[Observation, dict[str, Any], list[str]]:  # fmt: skip
-    """(one measurement, arrays that belong to it, what was skipped) of a measurement file or of what else the kind of data reads, such as a picture;
-    row None: all of the file's."""
+) -> Measured:  # fmt: skip
+    """One measurement of a measurement file or of what else the kind of data reads, such as a picture; row None: all of the file's."""
     if not path.exists():
         raise InputError(f"no such measurement: {path} does not exist")
     task.check(event_shape)
@@ -394,16 +393,16 @@ def read_measured(
                 raise InputError(f"{path} is a measurement file, and {name} is for pictures: what was measured is not resized; leave {name} out")
         every = read_measurement(path, task, event_shape, limits(value_range))
         if row is None:
-            return every, {}, []
+            return Measured(every)
         if not 0 <= row < len(every):
             raise InputError(f"--row {row}: {path} holds {len(every)} measurements, give 0 to {len(every) - 1}")
-        return every[row], {}, []
+        return Measured(every[row])
     if row is None:
         raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
     seen = {} if mask is None else {"mask": mask, "mask_hole": mask_hole}
-    found: tuple[Observation, dict[str, Any], list[str]] = ask(
-        domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range)
-    )
+    found: Measured = ask(domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range))
+    for note in found.notes:
+        log.info(note)
     return found
 
 

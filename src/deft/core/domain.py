@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
-from deft.core.records import Data, Family, Metric, Task, paired, task_from
+from deft.core.records import Data, Family, Measured, Metric, Task, paired, task_from
 from deft.errors import InputError, unknown
 
 T = TypeVar("T")
@@ -97,8 +97,8 @@ class Domain(ABC):
         "validation", "test"), skip_bad, resize, convert, range, recursive, array; strict=False: what does not apply to this source is passed over."""
         raise InputError(f"{self.title} cannot be read from files yet: give a tensor")
 
-    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Observation, dict[str, Any], list[str]]:
-        """(one measurement, arrays to keep with its samples, what was skipped) of a file that is no measurement file, such as a picture."""
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
+        """One measurement of a file that is no measurement file, such as a picture."""
         raise InputError(f"{path} is no measurement file: a measurement of {task.name} is an .npz with y (`deft measure` makes one)")
 
     def pairs(self, arrays: dict[str, np.ndarray], where: str, task: Any, event_shape: tuple[int, ...]) -> tuple[Tensor, dict[str, np.ndarray]]:
@@ -217,4 +217,4 @@ class Table(Mapping[str, T]):
         return len(self._entries())
 
 
-__all__ = ["GROUP", "Data", "Domain", "Family", "Metric", "Table", "Task", "domain_of", "domain_of_shape", "domains", "find_domain"]
+__all__ = ["GROUP", "Data", "Domain", "Family", "Measured", "Metric", "Table", "Task", "domain_of", "domain_of_shape", "domains", "find_domain"]

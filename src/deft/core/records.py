@@ -100,6 +100,15 @@ def paired(arrays: Mapping[str, np.ndarray], where: str, title: str, event_shape
     return x
 
 
+class Measured(NamedTuple):
+    """One measurement that was read: arrays that belong to its samples (a mask), names of what was skipped, and notes as in `Data`."""
+
+    obs: Observation
+    arrays: Mapping[str, Any] = {}
+    skipped: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
 class Family(NamedTuple):
     """A family of priors' files.
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, Domain
+from deft.core.domain import Data, Domain, Measured
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 
@@ -76,7 +76,7 @@ class ImageDomain(Domain):
 
         return read(source, event_shape, **options)
 
-    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Observation, dict[str, Any], list[str]]:
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
         from deft.domains.image.loading import read_measured
 
         return read_measured(path, task, event_shape, **options)
