@@ -30,7 +30,7 @@ from deft.learned import LEARNED, Amortised
 from deft.learned.factory import Factory
 from deft.nn import MLP, UNet
 from deft.prior import BUNDLED, FAMILIES, load_prior
-from deft.recipe import Recipe, fit_h
+from deft.workflow.hub import from_pretrained, save_pretrained
 from toys import refused, result, run
 
 SRC, OTHER = Path(deft.__file__).parent, Path(__file__).with_name("data") / "other_domain"
@@ -98,6 +98,16 @@ def test_an_h_for_motifs_loads_as_any_other():
         load_h(bundled_h("motif"), load_prior("fashion"))
     with pytest.raises(InputError, match="take chain-deft"):
         DEFT.sized(prior, 0.09, 1)
+
+
+def test_an_h_of_any_kind_of_data_is_shared(tmp_path):
+    prior = load_prior("backbone")
+    h, task, _ = load_h(bundled_h("motif"), prior)
+    save_pretrained(tmp_path / "shared", h, prior, task, prior="backbone", licence="mit")
+    text = (tmp_path / "shared" / "README.md").read_text()
+    assert "into a sampler of chains given a measurement (scaffold a motif)" in text and "pipeline_tag" not in text and "in [-1, 1]" not in text
+    assert "--measurement measured.npz" in text and "`Motif" not in text and "Motif (single" in text
+    assert from_pretrained(tmp_path / "shared")[1] == task
 
 
 def test_a_motif_is_a_measurement_as_any_other():
@@ -175,8 +185,8 @@ def test_an_h_for_another_kind_of_data(curves, place):
     h = DEFT.sized(prior, 20.0, task.lift_channels)
     assert type(h.n1).__name__ == "CurveNet" and type(Amortised.sized(prior, 20.0, 2).net).__name__ == "CurveNet"
     x = curves.read(str(place / "data"), prior.data_shape).x
-    recipe = Recipe(steps=4, batch=4, warmup=1, evaluations=1, patience=0, prior_samples=4, cache=8)
-    fitted = fit_h(h, prior, task, x[:8], x[8:], recipe, folder=place / "run", progress=False)
+    recipe = deft.Recipe(steps=4, batch=4, warmup=1, evaluations=1, patience=0, prior_samples=4, cache=8)
+    fitted = deft.fit_h(prior, task, str(place / "data"), None, recipe, h=h, folder=place / "run", progress=False)
     save_h(place / "run" / "h.safetensors", fitted.h, prior, task, prior="rings")
     again, back, card = load_h(place / "run", prior)
     assert back == task and card["class"] == "deft" and all(torch.equal(v, again.state_dict()[k]) for k, v in fitted.h.state_dict().items())
@@ -203,6 +213,12 @@ def test_the_commands_know_another_kind_of_data(capsys, place):
         np.testing.assert_allclose(kept["mean"], np.loadtxt(place / "drawn" / "mean.csv", delimiter=",").T, rtol=1e-5)
         np.testing.assert_allclose(kept["spread"], kept["samples"].std(0, ddof=1), rtol=1e-4, atol=1e-6)
     assert drawn["samples"] == 3 and drawn["residual"] >= 0
+    with np.load(measured) as held:
+        np.savez(place / "pairs.npz", x=held["truth"].repeat(6, 0), y=held["y"].repeat(6, 0), mask=held["mask"].repeat(6, 0))
+    paired = result(
+        capsys, "fit", "--prior", prior, "--pairs", place / "pairs.npz", "--out", place / "paired", "--size", 20, "--steps", 2, "--batch", 4, "--device", "cpu"
+    )
+    assert paired["card"]["task"]["name"] == "gaps"
     training_free = result(capsys, "sample", "--prior", prior, "--measurement", measured, "--method", "pigdm", "-n", 2, "--steps", 4, "--out", place / "free", "--device", "cpu")
     assert training_free["task"]["name"] == "gaps"
     trained = result(capsys, "prior", "train", "--kind", "curve", "--data", data, "--out", place / "new", "--steps", 4, "--batch", 4, "--evaluations", 1, "--device", "cpu")
@@ -212,7 +228,7 @@ def test_the_commands_know_another_kind_of_data(capsys, place):
 def test_what_a_kind_of_data_has_not_is_one_line(capsys, place):
     prior, data = place / "prior.safetensors", place / "data"
     assert "--resize is not for curves" in refused(capsys, "fit", "--prior", prior, "--data", data, "--resize", "--out", place / "a")
-    assert "unknown task for curves 'inpaint'" in refused(capsys, "fit", "--prior", prior, "--task", "inpaint", "--data", data, "--out", place / "b")
+    assert "the task inpaint is for images, and the prior makes curves, which have gaps" in refused(capsys, "fit", "--prior", prior, "--task", "inpaint", "--data", data, "--out", place / "b")
     (place / "photo.png").write_bytes(b"no")
     assert "a measurement of gaps is an .npz with y" in refused(capsys, "sample", "--prior", prior, "--measurement", place / "photo.png", "--out", place / "c")
     assert "--widths is not for curves" in refused(capsys, "prior", "train", "--kind", "curve", "--data", data, "--widths", "8", "--out", place / "d")

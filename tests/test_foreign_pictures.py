@@ -12,12 +12,12 @@ import torch
 from PIL import Image, features
 
 from deft.domains.image.masks import read_mask
-from deft.domains.image.ranges import as_range
 from deft.domains.image.reading import Reading, read_images, read_stack
 from deft.domains.image.resample import crop_box, resized, resized_hidden
 from deft.domains.image.writing import to_pixels
 from deft.errors import InputError
 from deft.io.arrays import read_arrays
+from deft.io.settings import as_range
 from toys import pictures, refused, run, save_pictures, toy_prior
 
 GREY = Reading((1, 16, 16))

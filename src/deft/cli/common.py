@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, Domain, Table, domain_of, domains
+from deft.core.domain import Data, Domain, Measured, Table, domain_of, domains
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
@@ -23,7 +23,7 @@ from deft.io.files import json_text
 from deft.io.measurements import is_measurement, observation, read_measurement, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
-from deft.likelihood.task import Tilt
+from deft.likelihood.task import OperatorTask, Tilt
 from deft.prior import load_prior
 from deft.prior.load import absolute_name, read_options
 from deft.recipe.fitted import FittedH, family_or_none, prior_of
@@ -316,9 +316,12 @@ def make_task(
     """The task that --task, --sigma-y, --hole and --task-option ask for; without --task the measurement file's own, and for want of one the first of the
     prior's kind of data."""
     if domain is not None and name is not None and name not in domain.tasks():
-        raise unknown(f"task for {domain.title}", name, domain.tasks())
+        others = next((d.title for d in domains().values() if name in d.tasks()), "others")
+        raise InputError(f"the task {name} is for {others}, and the prior makes {domain.title}, which have {', '.join(domain.tasks())}: give one of these, or another prior")
     own = None if name is not None or measurement is None else task_of(measurement, domain)
     usual = own or get_task(name or next(iter((domain.tasks() if domain else {}) or TASKS)), domain)
+    if not isinstance(usual, OperatorTask):
+        raise InputError(f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python (deft.workflow.fit_h)")
     changes: dict[str, Any] = {}
     for pair in options:
         key, sign, value = pair.partition("=")
@@ -349,7 +352,7 @@ reward_options = options(
     click.option("--label", type=int, help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x)."),
 )  # fmt: skip
 REWARDS = Table(lambda domain: domain.rewards())
-"""Bundled classifiers by name, each as what makes it."""
+"""Name -> (what makes a bundled classifier, the names of its classes), of every kind of data."""
 
 
 def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
@@ -361,9 +364,10 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
         raise InputError(f"--label is a class from 0, got {label}")
     function: Callable[[Tensor], Tensor]
     if source in REWARDS:
+        make, classes = REWARDS[source]
         if label is None:
-            raise InputError(f"{source} returns logits of classes: say which class with --label")
-        function = REWARDS[source]()
+            raise InputError(f"{source} knows {len(classes)} classes (0 {classes[0]} ... {len(classes) - 1} {classes[-1]}): say which class with --label")
+        function = make()
     elif ":" not in source:
         raise InputError(f"--reward takes FILE.py:FUNCTION, or {', '.join(REWARDS)}; got {source}")
     else:
@@ -374,9 +378,8 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
 def read_measured(
     path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], *, row: int | None = 0, mask: Path | None = None, mask_hole: str = "black",
     resize: bool = False, convert: bool = False, value_range: object = None,
-) -> tuple[Observation, dict[str, Any], list[str]]:  # fmt: skip
-    """(one measurement, arrays that belong to it, what was skipped) of a measurement file or of what else the kind of data reads, such as a picture;
-    row None: all of the file's."""
+) -> Measured:  # fmt: skip
+    """One measurement of a measurement file or of what else the kind of data reads, such as a picture; row None: all of the file's."""
     if not path.exists():
         raise InputError(f"no such measurement: {path} does not exist")
     task.check(event_shape)
@@ -390,16 +393,16 @@ def read_measured(
                 raise InputError(f"{path} is a measurement file, and {name} is for pictures: what was measured is not resized; leave {name} out")
         every = read_measurement(path, task, event_shape, limits(value_range))
         if row is None:
-            return every, {}, []
+            return Measured(every)
         if not 0 <= row < len(every):
             raise InputError(f"--row {row}: {path} holds {len(every)} measurements, give 0 to {len(every) - 1}")
-        return every[row], {}, []
+        return Measured(every[row])
     if row is None:
         raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
     seen = {} if mask is None else {"mask": mask, "mask_hole": mask_hole}
-    found: tuple[Observation, dict[str, Any], list[str]] = ask(
-        domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range)
-    )
+    found: Measured = ask(domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range))
+    for note in found.notes:
+        log.info(note)
     return found
 
 

@@ -313,10 +313,10 @@ class Asked:
         domain, shape = common.domain_for(prior), prior.data_shape
         obs = task.check(shape)
         if self.measurement is not None:
-            obs, _, _ = common.read_measured(
+            obs = common.read_measured(
                 self.measurement, task, domain, shape, row=None if many else self.row, mask=self.mask, mask_hole=self.mask_hole,
                 resize=self.resize, convert=self.convert, value_range=self.value_range,
-            )  # fmt: skip
+            ).obs  # fmt: skip
         if not many:
             make_objective(self.objective, prior, self.chain, self.subset, self.drawn_by)  # what cannot be made is said before anything is written
         open_folder(self.out, overwrite=self.overwrite or self.resume)

@@ -144,7 +144,8 @@ def sample(
         extra: dict[str, Any] = {}
         skipped: list[str] = []
     else:
-        obs, extra, skipped = common.read_measured(measurement, chosen, domain, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+        read = common.read_measured(measurement, chosen, domain, shape, row=row, mask=mask, mask_hole=mask_hole, resize=resize, convert=convert, value_range=value_range)
+        obs, extra, skipped = read.obs, dict(read.arrays), list(read.skipped)
     theirs = card.get("measurement")
     if isinstance(theirs, dict) and "sha256" in theirs and theirs["sha256"] != obs.fingerprint():
         output.say(f"warning: {run} was fitted to one measurement ({theirs.get('file')}), and this is another: its h knows nothing of it. Fit one to this measurement, or to pairs")

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from deft.core.cases import Cases, Column, View
 from deft.core.denoiser import Denoiser
-from deft.core.likelihood import Observation, as_tensor
-from deft.core.records import Data, Family, Metric, Task, task_from
+from deft.core.likelihood import Observation
+from deft.core.records import Data, Family, Measured, Metric, Task, paired, task_from
 from deft.errors import InputError, unknown
 
 T = TypeVar("T")
@@ -38,10 +38,8 @@ class Domain(ABC):
     """In cards and messages: "curve"."""
     title: ClassVar[str]
     """Of several samples, for people: "curves"."""
-    bounds: ClassVar[tuple[float, float] | None] = None
-    """Least and greatest value of a sample in model space; None if there are none."""
-    hub_tag: ClassVar[str] = ""
-    """What model hubs call drawing such samples from a measurement ("image-to-image")."""
+    bounds: ClassVar[tuple[float, float] | None] = None  # least and greatest value of a sample in model space
+    hub_tag: ClassVar[str] = ""  # what model hubs call drawing such samples from a measurement ("image-to-image")
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         """Whether samples [*E] are of this kind, where a card does not say."""
@@ -85,11 +83,11 @@ class Domain(ABC):
         """Task -> file of the fitted h that come with the domain, for a bundled prior ("": each task's own)."""
         return {}
 
-    def rewards(self) -> Mapping[str, Callable[[], Callable[[Tensor], Tensor]]]:
-        """Name -> what makes a bundled classifier, x [B, *E] -> logits [B, classes], for `--reward NAME`."""
+    def rewards(self) -> Mapping[str, tuple[Callable[[], Callable[[Tensor], Tensor]], Sequence[str]]]:
+        """Name -> (what makes a bundled classifier, x [B, *E] -> logits [B, classes], names of the classes), for `--reward NAME`."""
         return {}
 
-    # data in
+    # data in and out
 
     def datasets(self) -> Sequence[str]:
         """Names of bundled data sets; `read` takes them (NAME or NAME:SPLIT)."""
@@ -100,24 +98,17 @@ class Domain(ABC):
         "validation", "test"), skip_bad, resize, convert, range, recursive, array; strict=False: what does not apply to this source is passed over."""
         raise InputError(f"{self.title} cannot be read from files yet: give a tensor")
 
-    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Observation, dict[str, Any], list[str]]:
-        """(one measurement, arrays to keep with its samples, what was skipped) of a file that is no measurement file, such as a picture."""
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
+        """One measurement of a file that is no measurement file, such as a picture."""
         raise InputError(f"{path} is no measurement file: a measurement of {task.name} is an .npz with y (`deft measure` makes one)")
 
     def pairs(self, arrays: dict[str, np.ndarray], where: str, task: Any, event_shape: tuple[int, ...]) -> tuple[Tensor, dict[str, np.ndarray]]:
         """(x [N, *E] in model space, the arrays as `deft.io.measurements.observation` takes them) of a file of a user's own pairs x and y."""
-        x = as_tensor(arrays["x"], f"{where}[x]").float()
-        if tuple(x.shape[1:]) != tuple(event_shape) or not bool(torch.isfinite(x).all()):
-            raise InputError(f"{where}[x] has shape {tuple(x.shape)}, expected finite {self.title} (N, {', '.join(map(str, event_shape))})")
-        if len(x) != len(arrays["y"]):
-            raise InputError(f"{where} holds {len(x)} {self.title} x but {len(arrays['y'])} measurements y: pairs must match one to one")
-        return x, arrays
+        return paired(arrays, where, self.title, event_shape), arrays
 
     def converters(self) -> Mapping[str, Callable[..., Any]]:
         """Program -> (array, sigma_y=, **options) -> a `deft.io.measurements.Converted` of what it measured, for `deft measure convert`."""
         return {}
-
-    # data out
 
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
         """Write one sample [*E] in the formats that people of this field use; returns the files."""
@@ -135,8 +126,6 @@ class Domain(ABC):
     def measurement_picture(self, x: Tensor, obs: Observation, title: str) -> bytes | None:
         """A PNG of samples [n, *E] and what was measured of them."""
         return None
-
-    # how good
 
     def metrics(self) -> Mapping[str, Metric]:
         """Key -> metric, in the order in which tables show them."""
@@ -298,4 +287,7 @@ class Table(Mapping[str, T]):
         return len(self._entries())
 
 
-__all__ = ["GROUP", "Cases", "Column", "Data", "Domain", "Family", "Metric", "Table", "Task", "View", "domain_of", "domain_of_shape", "domains", "find_domain"]
+__all__ = [
+    "GROUP", "Cases", "Column", "Data", "Domain", "Family", "Measured", "Metric", "Table", "Task", "View", "domain_of", "domain_of_shape",
+    "domains", "find_domain",
+]  # fmt: skip

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Observation, as_tensor
 from deft.core.random import BatchNoise, Noise
-from deft.errors import unknown
+from deft.errors import InputError, unknown
 
 
 @runtime_checkable
@@ -94,6 +96,29 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.x)
+
+
+def paired(arrays: Mapping[str, np.ndarray], where: str, title: str, event_shape: Sequence[int]) -> Tensor:
+    """x [N, *E] of a file of pairs x and y, as it is.
+
+    Raises:
+        InputError: another shape, values that are not finite, or another number of y.
+    """
+    x = as_tensor(arrays["x"], f"{where}[x]").float()
+    if tuple(x.shape[1:]) != tuple(event_shape) or not bool(torch.isfinite(x).all()):
+        raise InputError(f"{where}[x] has shape {tuple(x.shape)}, expected finite {title} (N, {', '.join(map(str, event_shape))})")
+    if len(x) != len(arrays["y"]):
+        raise InputError(f"{where} holds {len(x)} {title} x but {len(arrays['y'])} measurements y: pairs must match one to one")
+    return x
+
+
+class Measured(NamedTuple):
+    """One measurement that was read: arrays that belong to its samples (a mask), names of what was skipped, and notes as in `Data`."""
+
+    obs: Observation
+    arrays: Mapping[str, Any] = {}
+    skipped: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
 
 class Family(NamedTuple):

@@ -28,7 +28,7 @@ from deft.learned.factory import Factory, is_named
 from deft.likelihood.task import Tilt
 from deft.runtime.importable import check_name, find_trusted, name_of
 
-KINDS: Table[type[Learned]] = Table(lambda domain: {**LEARNED, **domain.learned()})
+KINDS: Table[type[Learned]] = Table(lambda domain: {**LEARNED, **{k: v for k, v in domain.learned().items() if k not in LEARNED}})
 """Name -> class of learned h: those for every kind of data, and each one's own."""
 
 
@@ -71,6 +71,8 @@ def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Task, /, *, half
         InputError: it could not be loaded again: a network that no card can describe, code that no other program can import (a lambda, what is
             defined inside a function or in the script that runs).
     """
+    if not isinstance(h, Learned):
+        raise InputError(f"{type(h).__name__} is none of the kinds of learned h that a file can hold: {', '.join(KINDS)}, and subclasses of deft.learned.Learned")
     domain = domain_of(prior)
     settings, about_task = h.config(), task.config()
     name, code = class_name(h, domain), _code_of(task, domain)

@@ -85,13 +85,14 @@ def front_matter(card: dict[str, Any], tag: str = "") -> list[str]:
 
 def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple[str, Any]]:
     shape, bounds = shape_of(card), domain.bounds if domain else None
-    operator = task.operator(torch.zeros(1, *shape), BatchNoise(1, 0))
+    like = task.observe(torch.full((1, *shape), 0.5), BatchNoise(1, 0)).likelihood
+    operator = getattr(like, "operator", like)
     settings = ", ".join(f"{k} {v}" for k, v in card["task"].items() if k not in ("name", "sigma_y"))
     convention = card.get("prior_convention") or {}
     facts: list[tuple[str, Any]] = [
         ("task", f"`{task.name}`: {task.title}"),
         ("operator", f"{type(operator).__name__}{f' ({settings})' if settings else ''}: {(type(task).__doc__ or '').splitlines()[0]}"),
-        ("noise", task.noise_text()),
+        *([("noise", task.noise_text())] if hasattr(task, "noise_text") else []),
         ("samples", "x".join(map(str, shape)) + (f", values in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")),
         ("prior", f"`{card.get('prior', '?')}`, sha256 `{card['prior_sha256']}`"),
     ]
@@ -136,7 +137,7 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
     prior = str(card.get("prior", "?"))
     given = "" if prior in BUNDLED else " --prior PRIOR"
     name = json.dumps(prior, ensure_ascii=False) if prior in BUNDLED or HUB_ID.fullmatch(prior) else '"PRIOR"'
-    measured = "--measurement " + ("measured.npz" if not getattr(task, "pictures", False) else "photo.png --mask mask.png" if task.drawn == "mask" else "measured.png")
+    measured = "--measurement " + ("measured.npz" if not getattr(task, "pictures", False) else "photo.png --mask mask.png" if getattr(task, "drawn", "") == "mask" else "measured.png")
     shape, bounds = shape_of(card), domain.bounds if domain else None
     named = "" if ":" not in f"{card.get('class', '')}{card.get('task_code', '')}{card['h'].get('net', '')}" else " --trust-code"
     draw = f"torch.rand(1, {', '.join(map(str, shape))}) * {bounds[1] - bounds[0]:g} - {-bounds[0]:g}" if bounds else f"torch.randn(1, {', '.join(map(str, shape))})"

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, Domain, Metric, View
+from deft.core.domain import Data, Domain, Measured, Metric, View
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 
@@ -59,10 +59,11 @@ class ImageDomain(Domain):
         found = {p.stem.removeprefix("h-"): p for p in sorted(WEIGHTS.glob("h-*.safetensors"))}
         return found | {task.removesuffix(f"-{prior}"): p for task, p in found.items() if prior and task.endswith(f"-{prior}")}
 
-    def rewards(self) -> Mapping[str, Callable[[], Callable[[Tensor], Tensor]]]:
+    def rewards(self) -> Mapping[str, tuple[Callable[[], Callable[[Tensor], Tensor]], Sequence[str]]]:
         from deft.domains.image.classifier import fashion_classifier
+        from deft.domains.image.data import FASHION_LABELS
 
-        return {"fashion-classifier": fashion_classifier}
+        return {"fashion-classifier": (fashion_classifier, FASHION_LABELS)}
 
     # data in and out
 
@@ -76,7 +77,7 @@ class ImageDomain(Domain):
 
         return read(source, event_shape, **options)
 
-    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Observation, dict[str, Any], list[str]]:
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
         from deft.domains.image.loading import read_measured
 
         return read_measured(path, task, event_shape, **options)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deft.core.likelihood import Observation
+from deft.core.records import Measured
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.files import split_source
 from deft.domains.image.masks import read_mask
@@ -51,8 +51,8 @@ def read(
 def read_measured(
     path: Path, task: ImageTask, event_shape: Shape, *, mask: Path | None = None, mask_hole: str = "black", resize: bool = False, convert: bool = False,
     value_range: Range = None, recursive: bool = False, array: str | None = None,
-) -> tuple[Observation, dict[str, Any], list[str]]:  # fmt: skip
-    """(one measurement, its mask, what was skipped) of a picture, with its mask as another."""
+) -> Measured:  # fmt: skip
+    """One measurement of a picture, with its mask as another."""
     shape = _chw(event_shape)
     wanted = tuple(task.check(shape).y.shape[1:])
     if not task.pictures:
@@ -67,7 +67,7 @@ def read_measured(
     if len(found) != 1:
         raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
     seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize, picture=found.sizes[0])
-    return _observed(task, found.x, seen, shape), {} if seen is None else {"mask": seen[0]}, [*found.skipped]
+    return Measured(_observed(task, found.x, seen, shape), {} if seen is None else {"mask": seen[0]}, found.skipped, found.notes)
 
 
 def _observed(task: ImageTask, y: Tensor, mask: Tensor | None, shape: Shape) -> Observation:
