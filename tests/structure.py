@@ -19,6 +19,7 @@ ORDER = (
     ("errors", "version", "_old_names", "printing"),
     ("nn", "importable"),
     ("core",),
+    ("kinds",),
     ("schedule", "denoiser", "tasks"),
     ("runtime",),
     ("operator",),
@@ -137,7 +138,7 @@ def upwards(code: Code) -> list[Arrow]:
 
 
 def strangers(code: Code) -> list[Arrow]:
-    """Imports of one kind of data from outside its folder; the others ask the registry of `core.domain`."""
+    """Imports of one kind of data from outside its folder; the others ask the registry of `kinds.domain`."""
     return [a for a in code.arrows if room(a.other).startswith("domains.") and room(a.module) != room(a.other)]
 
 

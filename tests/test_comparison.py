@@ -25,11 +25,11 @@ from deft.bench.studies import proper, read_study
 from deft.bench.study_report import seeds_table, task_table, verdict, write_study
 from deft.bench.table import TIED
 from deft.bench.tuning import entry_plan, further, points, steps_for
-from deft.core.domain import Metric, find_domain
 from deft.domains.image.features import Activations, FeatureNetwork
 from deft.domains.image.measure import measure
 from deft.domains.image.tasks import get_task
 from deft.errors import InputError
+from deft.kinds.domain import Metric, find_domain
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, SOLVERS, WEIGHTED, plan
 from deft.operator import Mask
@@ -612,7 +612,7 @@ def test_a_metric_of_the_domain_is_in_every_report(done, monkeypatch, tmp_path):
 
 
 def test_comparisons_name_no_kind_of_data():
-    """`deft.bench` imports none, and knows the name of none: whatever it needs it asks `deft.core.domain`."""
+    """`deft.bench` imports none, and knows the name of none: whatever it needs it asks `deft.kinds.domain`."""
     for path in (Path(deft.bench.__file__).parent).glob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):

@@ -15,10 +15,10 @@ from deft.bench.jobs import fit_job
 from deft.bench.run import run_study
 from deft.bench.studies import read_study, tuned_by
 from deft.bench.study_report import write_study
-from deft.core.domain import find_domain
 from deft.domains.image.data import dataset
 from deft.domains.image.tasks import get_task
 from deft.errors import InputError
+from deft.kinds.domain import find_domain
 
 SHAPE, IMAGES = (1, 32, 32), find_domain("image")
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from deft.bench.result import metrics_of
-from deft.core.domain import find_domain
 from deft.errors import InputError
 from deft.io.h_files import load_h, save_h
+from deft.kinds.domain import find_domain
 from deft.prior import load_prior
 from deft.workflow.demo import DemoConfig, demo
 from toys import refused, result, run, toy_prior

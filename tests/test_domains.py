@@ -16,9 +16,7 @@ from torch import nn
 import deft
 from deft import DEFT, Noise, VPCosine, freeze, sample_posterior
 from deft.cli.common import domain_for
-from deft.core.domain import Domain, Table, domain_of, domain_of_shape, domains, find_domain
 from deft.core.random import BatchNoise
-from deft.core.records import Task
 from deft.domains.image.prior import ImagePrior
 from deft.domains.image.tasks import Inpaint
 from deft.errors import CheckpointError, InputError
@@ -26,6 +24,8 @@ from deft.io.files import load_weights, save_weights
 from deft.io.h_files import bundled_h, load_h, save_h
 from deft.io.measurements import save_measurement
 from deft.io.tasks import TASKS, get_task, make_task
+from deft.kinds.domain import Domain, Table, domain_of, domain_of_shape, domains, find_domain
+from deft.kinds.records import Task
 from deft.learned import LEARNED, Amortised
 from deft.learned.factory import Factory
 from deft.nn import MLP, UNet
@@ -248,10 +248,10 @@ def test_a_kind_of_data_that_cannot_be_had_is_named(monkeypatch, capsys, tmp_pat
         said = refused(capsys, "list")
         assert "the kind of data 'broken' (broken_domain:DOMAIN) cannot be imported: ModuleNotFoundError" in said
         (tmp_path / "broken_domain.py").write_text("DOMAIN = 3\n")
-        with pytest.raises(InputError, match=r"3 is registered as a kind of data, and is no deft.core.domain.Domain"):
+        with pytest.raises(InputError, match=r"3 is registered as a kind of data, and is no deft.kinds.domain.Domain"):
             domains()
         (tmp_path / "broken_domain.py").write_text(
-            "from deft.core.domain import Domain\nclass D(Domain):\n    name = 'image'\n    title = 'others'\nDOMAIN = D()\n"
+            "from deft.kinds.domain import Domain\nclass D(Domain):\n    name = 'image'\n    title = 'others'\nDOMAIN = D()\n"
         )
         sys.modules.pop("broken_domain")
         with pytest.raises(InputError, match=r"two kinds of data are named 'image': deft\.domains\.image\.domain and broken_domain"):

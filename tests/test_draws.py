@@ -14,14 +14,14 @@ import torch
 
 import deft
 from deft import DDIM, Ito, VPCosine
-from deft.core import draws as core_draws
-from deft.core.domain import Domain
-from deft.core.draws import Draws
 from deft.domains.protein.scaffold import draw_scaffolds
 from deft.errors import CheckpointError, ContractError, InputError
 from deft.guidance import Predictive
 from deft.guidance.combine import Zero
 from deft.io.files import save_weights
+from deft.kinds import draws as core_draws
+from deft.kinds.domain import Domain
+from deft.kinds.draws import Draws
 from deft.methods import plan
 from deft.methods.plans import Plan
 from deft.recipe.fitted import FittedH
@@ -302,7 +302,7 @@ def test_files_that_are_no_draws(tmp_path):
 
 def test_saving_works_whatever_was_imported_first(tmp_path):
     code = (
-        "import torch; from deft.core.draws import Draws; d = Draws(torch.zeros(1, 2, 3)); "
+        "import torch; from deft.kinds.draws import Draws; d = Draws(torch.zeros(1, 2, 3)); "
         f"print(Draws.load(d.save({str(tmp_path)!r})).x.shape)"
     )
     assert (

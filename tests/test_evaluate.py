@@ -14,7 +14,6 @@ from deft.bench.compare import TensorCases, compare
 from deft.bench.methods_report import report, terminal, write_methods
 from deft.bench.result import Result, make_rows, metrics_of, standing
 from deft.bench.store import Store
-from deft.core.domain import find_domain
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.denoiser import MeanDenoiser
@@ -24,6 +23,7 @@ from deft.domains.image.tasks import TASKS, Inpaint, SuperResolution
 from deft.errors import InputError
 from deft.guidance import DPS
 from deft.guidance.combine import Zero
+from deft.kinds.domain import find_domain
 from deft.methods import METHODS, TUNED, Context, make_sampler, plan
 from deft.prior import load_prior
 from deft.samplers import SAMPLERS

@@ -1026,7 +1026,7 @@ def test_held_out_images_are_read_as_the_others_are_where_that_can_be(shop, caps
 
 def test_comparisons_name_parts_and_say_what_they_leave_out(tmp_path, capsys):
     from deft.bench.data import check_places, describe, samples_of
-    from deft.core.domain import find_domain
+    from deft.kinds.domain import find_domain
 
     domain = find_domain("image")
     np.savez(tmp_path / "x.npz", mask=U > 99, image=U, labels=np.array(list("abcd")))

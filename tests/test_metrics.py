@@ -10,7 +10,6 @@ import torch
 
 from deft import Gaussian, Mask, Noise, Observation
 from deft.bench.studies import proper
-from deft.core.domain import find_domain
 from deft.domains.image.classifier import fashion_classifier
 from deft.domains.image.measure import METRICS, measure
 from deft.domains.image.metrics import (
@@ -32,6 +31,7 @@ from deft.domains.image.metrics import (
     ssim,
 )
 from deft.errors import InputError
+from deft.kinds.domain import find_domain
 
 skimage = pytest.importorskip("skimage.metrics")
 

@@ -136,7 +136,7 @@ def test_the_face_is_told_to_python_and_to_type_checkers_alike():
 
 
 def test_tasks_of_every_kind_of_data():
-    from deft.core.domain import domains
+    from deft.kinds.domain import domains
 
     for domain in domains().values():
         for task in domain.tasks().values():

@@ -15,7 +15,6 @@ from deft.bench.result import Result
 from deft.bench.store import Store
 from deft.bench.success_report import SuccessReport, differences
 from deft.core.denoiser import Prediction
-from deft.core.domain import find_domain
 from deft.core.htransform import HTransform
 from deft.domains.protein import measure as measuring
 from deft.domains.protein import scaffold as protein_scaffold
@@ -34,6 +33,7 @@ from deft.domains.protein.scaffold import draw_scaffolds
 from deft.errors import InputError
 from deft.guidance.combine import Zero
 from deft.io.h_files import save_h
+from deft.kinds.domain import find_domain
 from deft.likelihood import Gaussian, Observation
 from deft.prior import load_prior
 from proteins import entries

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import deft.domains.protein
-from deft.core.domain import find_domain
 from deft.domains.protein.chains import UNIT, chains
 from deft.domains.protein.measure import variety
 from deft.domains.protein.metrics import (
@@ -42,6 +41,7 @@ from deft.domains.protein.mpnn import (
 from deft.domains.protein.problems import set_a
 from deft.domains.protein.similarity import clusters, novelty, tm_scores
 from deft.errors import CheckpointError, InputError
+from deft.kinds.domain import find_domain
 
 MIRROR = np.array([1.0, 1.0, -1.0])
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 SRC = Path(__file__).resolve().parents[1] / "src"
-NOUNS = ("core", "likelihood", "operator")
+NOUNS = ("core", "kinds", "likelihood", "operator")
 
 
 class Tracer:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from deft import methods, samplers, tasks, testing
     from deft.core.condition import condition
     from deft.core.denoiser import Denoiser, Prediction, fingerprint, freeze
-    from deft.core.draws import Draws
     from deft.core.grid import times
     from deft.core.htransform import HTransform, Potential
     from deft.core.random import Noise
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from deft.errors import DeftError
     from deft.guidance import DPS, MMPS, DiffPIR, PiGDM, ReconstructionGuidance
     from deft.guidance.combine import Clipped, Interval, Scaled, Sum
+    from deft.kinds.draws import Draws
     from deft.learned import DEFT
     from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
     from deft.operator import BlockAverage, Identity, Linear, LinearOperator, Mask, Matrix, Operator
@@ -128,7 +128,7 @@ __all__ = [
 _WHERE = {
     "core.condition": "condition",
     "core.denoiser": "Denoiser Prediction fingerprint freeze",
-    "core.draws": "Draws",
+    "kinds.draws": "Draws",
     "core.grid": "times",
     "core.htransform": "HTransform Potential",
     "core.random": "Noise",

@@ -157,7 +157,7 @@ NAMES: dict[str, str] = {
     "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
     "sample.hamiltonian.STUCK": "samplers.diagnostics.STUCK",
     "sample.smc.effective_share": "samplers.diagnostics.ess_fraction",
-    "train.adapter.Described": "core.records.Task",
+    "train.adapter.Described": "kinds.records.Task",
     "train.data.Bank": "train.cache.Bank",
     "train.measured.Tempered": "core.likelihood.Tempered",
 }

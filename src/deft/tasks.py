@@ -1,6 +1,6 @@
 """The tasks of every kind of data, by the names of their classes: `deft.tasks.Inpaint(sigma_y=0.1)`.
 
-A task turns clean data into observations; `dir(deft.tasks)` lists them, the domains (`deft.core.domain`) own them.
+A task turns clean data into observations; `dir(deft.tasks)` lists them, the domains (`deft.kinds.domain`) own them.
 
 >>> import deft
 >>> deft.tasks.SuperResolution(factor=2).factor
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from deft._old_names import moved
-from deft.core.domain import domains
+from deft.kinds.domain import domains
 
 _moved = moved(__name__, within=1)
 

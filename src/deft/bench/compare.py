@@ -3,7 +3,7 @@
     cases = TensorCases(domain, x, task.observe(x, Noise(0, len(x))))
     results = compare({"dps": plan("dps"), "pigdm": plan("pigdm")}, prior, cases, samples=4)
 
-Whatever the kind of data: it says how its cases are drawn and measured (`deft.core.domain.Cases`), and this how they are run.
+Whatever the kind of data: it says how its cases are drawn and measured (`deft.kinds.domain.Cases`), and this how they are run.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tqdm import tqdm
 from deft.bench.result import Result
 from deft.bench.store import Drawn, Store, make_job
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Cases, Domain
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
+from deft.kinds.domain import Cases, Domain
 from deft.runtime.memory import PeakMemory
 
 

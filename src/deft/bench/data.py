@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from deft.core.domain import Data, Domain, find_domain
 from deft.core.random import generator
 from deft.errors import InputError, unknown
+from deft.kinds.domain import Data, Domain, find_domain
 
 SPLITS = ("fit", "validation", "test")
 SHARES = {"test": 0.2, "validation": 0.2, "fit": 0.6}

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from deft.bench.store import Store
-from deft.core.domain import Metric, View
 from deft.io.files import write_atomic
+from deft.kinds.domain import Metric, View
 
 if TYPE_CHECKING:
     from deft.bench.run import Cell

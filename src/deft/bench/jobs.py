@@ -25,7 +25,6 @@ from deft.bench.data import describe, samples_of
 from deft.bench.store import Job, Store, make_job
 from deft.bench.studies import Entry, FitSettings, Setting, domain_of_tasks, short
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.domain import Data, Domain, Task
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.errors import InputError, NonFiniteError
@@ -33,6 +32,7 @@ from deft.io.arrays import save_arrays
 from deft.io.h_files import bundled_h, load_h, save_h
 from deft.io.prior_files import BUNDLED
 from deft.io.text import one_line
+from deft.kinds.domain import Data, Domain, Task
 from deft.learned.base import count_parameters
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior

@@ -14,9 +14,9 @@ from deft.bench.report import Report
 from deft.bench.result import Result, Row, make_rows, metrics_of, standing
 from deft.bench.statistics import Interval
 from deft.bench.table import NONE, Table, heading, number, with_interval
-from deft.core.domain import Domain, Metric, View
 from deft.io.arrays import save_arrays
 from deft.io.files import write_atomic
+from deft.kinds.domain import Domain, Metric, View
 from deft.methods import METHODS
 from deft.train.levels import hidden_pixels
 

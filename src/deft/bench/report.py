@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from deft.bench.table import Table
-from deft.core.domain import Metric
 from deft.io.files import write_json, write_text
+from deft.kinds.domain import Metric
 
 
 class Report:

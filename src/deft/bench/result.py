@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from deft.bench.statistics import Best, Interval, clustered, crossed, difference_p, holm, tied_for_best
-from deft.core.domain import Domain, Metric
 from deft.errors import InputError
+from deft.kinds.domain import Domain, Metric
 
 Row = dict[str, Any]
 

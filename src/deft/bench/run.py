@@ -20,9 +20,9 @@ from deft.bench.store import Job, Store
 from deft.bench.studies import Entry, Setting, Study, tuned_by
 from deft.bench.tuning import entry_plan, further, points, steps_for
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Metric, Task, domain_of
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
+from deft.kinds.domain import Metric, Task, domain_of
 from deft.likelihood import Likelihood
 from deft.methods import METHODS, Plan
 

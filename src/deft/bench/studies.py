@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deft.bench.data import Places, check_places
-from deft.core.domain import Domain, domains
 from deft.errors import InputError, unknown
+from deft.kinds.domain import Domain, domains
 from deft.methods import METHODS, Method, get_method, plan
 from deft.recipe import Recipe
 

@@ -35,8 +35,8 @@ from deft.bench.statistics import Interval, clustered
 from deft.bench.store import Store
 from deft.bench.studies import Study, tuned_by
 from deft.bench.table import NONE, TIED, Table, capital, heading, listed, mark_of, number, times, with_interval
-from deft.core.domain import Metric
 from deft.errors import InputError
+from deft.kinds.domain import Metric
 from deft.version import __version__
 
 Metrics = Mapping[str, Metric]

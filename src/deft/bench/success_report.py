@@ -17,7 +17,7 @@ from deft.bench.report import Report
 from deft.bench.result import Result
 from deft.bench.statistics import clustered
 from deft.bench.table import NONE, Table, capital, side_by_side
-from deft.core.domain import Cases, Domain
+from deft.kinds.domain import Cases, Domain
 
 BY_NAME = 30
 """A report says how many samples pass of each problem, if there are no more than so many."""

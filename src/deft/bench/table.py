@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deft.bench.statistics import Best, Interval
-from deft.core.domain import Metric
+from deft.kinds.domain import Metric
 
 TIED = "≈"
 """Beside a number that cannot be told from the best of its column."""

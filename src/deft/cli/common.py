@@ -15,7 +15,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, Domain, Measured, Table, domain_of, domains
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
@@ -23,6 +22,7 @@ from deft.io.files import json_text
 from deft.io.measurements import is_measurement, observation, read_measurement, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
+from deft.kinds.domain import Data, Domain, Measured, Table, domain_of, domains
 from deft.likelihood.task import OperatorTask, Tilt
 from deft.prior import load_prior
 from deft.prior.load import absolute_name, read_options

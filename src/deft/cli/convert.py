@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from deft.cli.common import Name, Numbers, Output, json_option, make_task, task_option_option
-from deft.core.domain import Table
 from deft.errors import InputError
 from deft.io.arrays import read_array
 from deft.io.measurements import Converted
 from deft.io.settings import read_angles, switch
+from deft.kinds.domain import Table
 from deft.operator.recast import NORMS, ORIGINS
 
 K_SPACE = (

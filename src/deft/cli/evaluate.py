@@ -14,11 +14,11 @@ from deft.bench.report import machine
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Domain
 from deft.core.random import Noise
 from deft.errors import InputError
 from deft.io.files import open_folder
 from deft.io.tasks import TASKS
+from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
 from deft.methods import plan
 

@@ -14,11 +14,11 @@ from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_o
 from deft.cli.control import fit_by_importance, fit_on_paths, make_objective
 from deft.cli.sections import Sections, section
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data
 from deft.errors import InputError
 from deft.io.files import open_folder
 from deft.io.h_files import KINDS
 from deft.io.tasks import TASKS
+from deft.kinds.domain import Data
 from deft.learned.deft import GUIDES, UNITS
 from deft.methods import METHODS
 from deft.recipe import Recipe, fit_h

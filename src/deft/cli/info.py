@@ -10,11 +10,11 @@ import click
 
 from deft.cli import common
 from deft.cli.common import Output, json_option
-from deft.core.domain import domains
 from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights
 from deft.io.h_files import KEPT_WHOLE
+from deft.kinds.domain import domains
 from deft.methods import METHODS
 from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
 from deft.recipe.card_text import card_lines

@@ -12,12 +12,12 @@ from deft.cli.common import DATA_HELP, Name, Output, json_option
 from deft.cli.convert import convert as convert_command
 from deft.cli.group import NearestGroup
 from deft.cli.measure_inspect import inspect as inspect_command
-from deft.core.domain import domains
 from deft.core.random import Noise
 from deft.errors import InputError
 from deft.io.files import write_bytes
 from deft.io.measurements import save_measurement
 from deft.io.tasks import TASKS
+from deft.kinds.domain import domains
 
 
 @click.group(cls=NearestGroup, invoke_without_command=True)

@@ -17,12 +17,12 @@ from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_o
 from deft.cli.group import NearestGroup
 from deft.cli.inspect import inspect
 from deft.core.denoiser import fingerprint, freeze
-from deft.core.domain import Domain, Table, find_domain
 from deft.core.schedule import Schedule
 from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
 from deft.io.files import open_folder, write_bytes, write_json, write_text
 from deft.io.prior_files import OwnPrior, load_own
+from deft.kinds.domain import Domain, Table, find_domain
 from deft.recipe.card_text import card_lines
 from deft.recipe.data import hold_out
 from deft.runtime.distributed import get_world

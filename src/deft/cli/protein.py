@@ -207,8 +207,8 @@ def benchmark(
     from deft.bench.compare import compare
     from deft.bench.store import Store
     from deft.bench.success_report import SuccessReport
-    from deft.core.domain import find_domain
     from deft.domains.protein.chains import UNIT
+    from deft.kinds.domain import find_domain
 
     output = Output(as_json)
     where = common.get_device(device)

@@ -12,15 +12,15 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.core.draws import Draws
 from deft.core.grid import SPACINGS
-from deft.core.records import task_from
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
 from deft.io.files import open_folder, write_bytes, write_json
 from deft.io.h_files import save_h
 from deft.io.measurements import residual_rms, task_of
 from deft.io.tasks import TASKS
+from deft.kinds.draws import Draws
+from deft.kinds.records import task_from
 from deft.learned import DEFT, kind_of
 from deft.likelihood.task import Tilt
 from deft.methods import METHODS, plan

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from deft.core.draws import Diagnostics, Draws
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights, save_weights
+from deft.kinds.draws import Diagnostics, Draws
 from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
 
 NAME = "draws.safetensors"

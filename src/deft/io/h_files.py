@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Domain, Table, Task, domain_of
-from deft.core.records import task_from
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights
 from deft.io.identity import differences, listed, plain
 from deft.io.tasks import TASKS, make_task
+from deft.kinds.domain import Domain, Table, Task, domain_of
+from deft.kinds.records import task_from
 from deft.learned import DEFT, LEARNED, Learned
 from deft.learned.factory import Factory, is_named
 from deft.likelihood.task import Tilt

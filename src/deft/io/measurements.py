@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deft.core.domain import Domain
 from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
 from deft.io.arrays import read_arrays, save_arrays
 from deft.io.tasks import get_task
 from deft.io.text import shape_text
+from deft.kinds.domain import Domain
 from deft.likelihood import Likelihood, Observation
 from deft.likelihood.task import Drawn, Limits, OperatorTask
 from deft.operator import Operator

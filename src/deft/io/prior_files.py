@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from deft.core.denoiser import freeze
-from deft.core.domain import Table, domain_of_shape, find_domain
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights, save_weights
 from deft.io.torch_files import BY_FUNCTION
+from deft.kinds.domain import Table, domain_of_shape, find_domain
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deft.core.domain import Domain, Table
-from deft.core.records import task_from
+from deft.kinds.domain import Domain, Table
+from deft.kinds.records import task_from
 from deft.likelihood.task import Tilt
 
 TASKS: Table[type[Any]] = Table(lambda domain: domain.tasks())

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.domain import domain_of, domain_of_shape, domains, find_domain
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.errors import InputError, unknown
+from deft.kinds.domain import domain_of, domain_of_shape, domains, find_domain
 from deft.learned.base import Learned, report_size, widest
 from deft.learned.factory import Factory, is_named
 from deft.nn import MLP, UNet

@@ -2,7 +2,7 @@
 
 `OperatorTask` is y = A(x) + sigma_y n for any kind of data; `Drawn` one whose A is drawn anew for each sample. `Tilt` is a reward in
 place of a measurement, and `Through` any task as a latent prior sees it. Which tasks there are, each kind of data says
-(`deft.core.domain`).
+(`deft.kinds.domain`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Task
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
+from deft.kinds.domain import Task
 from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
 

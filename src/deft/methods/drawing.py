@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from deft.core.denoiser import Denoiser
-from deft.core.draws import Draws
 from deft.core.htransform import HTransform, Potential
 from deft.core.likelihood import Observation
 from deft.core.sampler import Sampler
@@ -15,6 +14,7 @@ from deft.core.transition import Level
 from deft.errors import InputError
 from deft.guidance import Predictive, SeenNoisy
 from deft.guidance.combine import Scaled, Zero
+from deft.kinds.draws import Draws
 from deft.learned.deft import Calibrated
 from deft.methods.method import Draw
 from deft.methods.settings import Settings, setting

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from deft.core.denoiser import Denoiser
-from deft.core.draws import Draws
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.sampler import Sampler
 from deft.core.transition import Level
+from deft.kinds.draws import Draws
 from deft.likelihood.gaussian import why_unsupported
 from deft.methods.settings import NoSettings, Settings
 from deft.runtime.distributed import World

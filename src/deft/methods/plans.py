@@ -12,7 +12,6 @@ from typing import Any, Literal, get_origin, get_type_hints
 
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
@@ -20,6 +19,7 @@ from deft.core.sampler import Sampler
 from deft.core.transition import Level
 from deft.errors import InputError, unknown
 from deft.guidance.combine import Scaled, Zero
+from deft.kinds.draws import Draws
 from deft.methods.drawing import ParticleSettings, PopulationSettings
 from deft.methods.method import Context, Method
 from deft.methods.settings import Settings, read_value

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from deft.core.denoiser import Denoiser, freeze
-from deft.core.domain import Family, Table
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, foreign
+from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, REMOTE_KINDS, typed

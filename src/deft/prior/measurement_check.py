@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import domain_of
 from deft.core.random import BatchNoise, Noise, seed_for
-from deft.core.records import task_from
 from deft.errors import DeftError, InputError
 from deft.io.measurements import observation, operator_of
+from deft.kinds.domain import domain_of
+from deft.kinds.records import task_from
 from deft.likelihood import Observation
 from deft.likelihood.task import Arrays, Change, Limits, OperatorTask
 from deft.methods import plan

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, domain_of
 from deft.core.likelihood import Observation
 from deft.core.random import generator
 from deft.errors import InputError
+from deft.kinds.domain import Data, domain_of
 from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import domain_of
 from deft.core.likelihood import Observation
 from deft.core.random import Noise
 from deft.errors import InputError, NonFiniteError, unknown
 from deft.io.files import write_json
 from deft.io.h_files import KINDS, start_from
 from deft.io.identity import digest
+from deft.kinds.domain import domain_of
 from deft.learned import DEFT, Learned
 from deft.learned.base import report_size
 from deft.likelihood.task import Task, Through

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.draws import Draws
 from deft.core.likelihood import Observation
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, write_json, write_text
 from deft.io.h_files import load_h, save_h
 from deft.io.measurements import observation, read_measurement
+from deft.kinds.draws import Draws
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import count_parameters
 from deft.methods import Plan, plan

@@ -1,8 +1,8 @@
 """Samplers, time grids, and weights of paths."""
 
-from deft.core.draws import Diagnostics, Draws
 from deft.core.grid import SPACINGS, levels, times
 from deft.core.sampler import ManyDraws, Sampler
+from deft.kinds.draws import Diagnostics, Draws
 from deft.samplers.daps import DAPS
 from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
 from deft.samplers.draw import StepInfo, sample, sample_posterior

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deft.core.draws import Diagnostics
+from deft.kinds.draws import Diagnostics
 
 STUCK = 0.01
 """A chain of lower mean acceptance has not moved."""

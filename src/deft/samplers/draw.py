@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from deft.core.condition import Conditioned, condition, fitted_to
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
@@ -25,6 +24,7 @@ from deft.core.random import Noise, seed_for
 from deft.core.sampler import Carry, Sampler
 from deft.core.transition import Level
 from deft.errors import ContractError, InputError, NonFiniteError
+from deft.kinds.draws import Draws
 from deft.runtime.distributed import World, get_world
 from deft.samplers.ode import DDIM
 

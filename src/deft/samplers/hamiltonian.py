@@ -39,13 +39,13 @@ from tqdm import tqdm
 
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.core.transition import Level, log_ratio, shift
 from deft.errors import ContractError, InputError, NonFiniteError
+from deft.kinds.draws import Draws
 from deft.runtime.distributed import World, get_world
 from deft.samplers.diagnostics import ChainDiagnostics
 from deft.samplers.draw import named_domain, takes_old_names

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from deft.core.condition import Conditioned, condition, fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.core.transition import Level, log_ratio, shift
 from deft.errors import InputError
+from deft.kinds.draws import Draws
 from deft.runtime.distributed import World, get_world
 from deft.samplers.diagnostics import PathDiagnostics, ess_fraction, log_mean
 from deft.samplers.draw import named_domain

@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.draws import Draws
 from deft.core.grid import times
 from deft.core.htransform import HTransform, Potential
 from deft.core.likelihood import Observation
@@ -36,6 +35,7 @@ from deft.core.transition import Kernel, Level, log_ratio
 from deft.core.transition import shift as shift_of
 from deft.errors import InputError, NonFiniteError
 from deft.guidance.twist import SeenNoisy
+from deft.kinds.draws import Draws
 from deft.runtime.distributed import World, get_world
 from deft.samplers.diagnostics import ParticleDiagnostics, ess_fraction, log_mean
 from deft.samplers.draw import named_domain, takes_old_names

@@ -21,10 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import domain_of
 from deft.core.random import Noise, seed_for
 from deft.errors import CheckpointError, InputError
 from deft.io.files import load_weights, save_weights
+from deft.kinds.domain import domain_of
 from deft.runtime.distributed import World, get_world
 from deft.samplers import DPMpp2M, sample
 

@@ -20,11 +20,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Task
 from deft.errors import CheckpointError, InputError
 from deft.io.files import open_folder, write_atomic, write_json, write_text
 from deft.io.h_files import load_h, read_h, save_h
 from deft.io.identity import differences, listed, plain
+from deft.kinds.domain import Task
 from deft.learned.base import Learned, count_parameters
 from deft.prior import BUNDLED, load_prior
 from deft.prior.load import CONVENTION_OPTIONS

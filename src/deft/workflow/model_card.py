@@ -11,11 +11,11 @@ import torch
 
 from deft.bench.result import metrics_of
 from deft.bench.table import ARROWS, Table
-from deft.core.domain import Domain, domain_of_shape, domains
 from deft.core.random import BatchNoise
 from deft.errors import InputError
 from deft.io.identity import schedule_text, shown
 from deft.io.tasks import make_task
+from deft.kinds.domain import Domain, domain_of_shape, domains
 from deft.methods import METHODS
 from deft.prior import BUNDLED
 

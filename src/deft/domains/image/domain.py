@@ -1,4 +1,4 @@
-"""What images bring (see `deft.core.domain`)."""
+"""What images bring (see `deft.kinds.domain`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Data, Domain, Measured, Metric, View
 from deft.core.likelihood import Observation
 from deft.errors import InputError
+from deft.kinds.domain import Data, Domain, Measured, Metric, View
 
 WEIGHTS = Path(__file__).with_name("weights")
 

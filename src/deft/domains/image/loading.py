@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from deft.core.likelihood import Observation
-from deft.core.records import Measured
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.files import split_source
 from deft.domains.image.masks import read_mask
@@ -20,6 +19,7 @@ from deft.errors import InputError
 from deft.io.measurements import observation
 from deft.io.settings import Range
 from deft.io.text import shape_text
+from deft.kinds.records import Measured
 
 Shape = tuple[int, ...]
 

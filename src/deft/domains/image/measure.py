@@ -10,7 +10,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deft.core.domain import Data, Metric
 from deft.core.likelihood import Observation
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.features import FeatureNetwork, calibrate, measure_features
@@ -29,6 +28,7 @@ from deft.domains.image.networks import FEATURES, load_features
 from deft.domains.image.reading import Reading, read_images
 from deft.errors import InputError
 from deft.io.text import shape_text
+from deft.kinds.domain import Data, Metric
 from deft.train.levels import hidden_pixels
 
 METRICS: dict[str, Metric] = {

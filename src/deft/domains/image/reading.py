@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deft.core.records import Data
 from deft.domains.image.files import (
     Listing,
     check_file,
@@ -31,6 +30,7 @@ from deft.errors import InputError
 from deft.io.arrays import ARRAYS, native, read_images_array
 from deft.io.settings import Range, as_range
 from deft.io.text import count, shape_text, some
+from deft.kinds.records import Data
 
 SLACK = 1e-3
 """How far images may lie outside [-1, 1]: rounding."""

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from deft.core.domain import View
 from deft.core.likelihood import Observation
 from deft.domains.image.metrics import spread
 from deft.domains.image.writing import Column, heat, picture_grid, to_pixels, with_hole
+from deft.kinds.domain import View
 from deft.train.levels import hidden_pixels
 
 SHOWN = 8

@@ -1,4 +1,4 @@
-"""What protein backbones bring (see `deft.core.domain`)."""
+"""What protein backbones bring (see `deft.kinds.domain`)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Cases, Column, Data, Domain, Family, Metric
 from deft.errors import InputError
+from deft.kinds.domain import Cases, Column, Data, Domain, Family, Metric
 
 WEIGHTS = Path(__file__).with_name("weights")
 

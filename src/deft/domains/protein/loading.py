@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deft.core.domain import Data
 from deft.domains.protein.chains import UNIT, chains, pad
 from deft.domains.protein.geometry import residues
 from deft.errors import InputError
 from deft.io.text import some
+from deft.kinds.domain import Data
 
 BUNDLED = "chains"
 SPLITS = {"fit": "train"}

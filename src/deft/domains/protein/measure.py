@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.domain import Cases, Column
 from deft.core.htransform import HTransform
 from deft.domains.protein.chains import UNIT, chains
 from deft.domains.protein.contig import MAX_LENGTH, Placement
@@ -28,6 +27,7 @@ from deft.domains.protein.problems import SHORTEST, Problem, problems, published
 from deft.domains.protein.scaffold import draw_scaffolds
 from deft.domains.protein.similarity import clusters, novelty
 from deft.errors import InputError, unknown
+from deft.kinds.domain import Cases, Column
 from deft.likelihood import Observation
 
 SETS: dict[str, str] = {

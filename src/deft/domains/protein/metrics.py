@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from deft.core.domain import Metric
 from deft.domains.protein.geometry import dihedrals, rmsd
 from deft.domains.protein.mpnn import CAMPNN, plausibility
 from deft.errors import InputError, required
+from deft.kinds.domain import Metric
 
 EXTRA = "'deft-diffusion[protein]'"
 

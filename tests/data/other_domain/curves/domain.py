@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deft.core.domain import Data, Domain, Metric
 from deft.errors import InputError
+from deft.kinds.domain import Data, Domain, Metric
 
 
 class CurveDomain(Domain):

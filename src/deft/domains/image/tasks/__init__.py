@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deft.core.records import task_from
 from deft.domains.image.tasks.base import ImageTask, Masked
 from deft.domains.image.tasks.blur import CameraDeblur, GaussianDeblur, MotionDeblur
 from deft.domains.image.tasks.fourier import MRI, CoilMRI, Phase
@@ -23,6 +22,7 @@ from deft.domains.image.tasks.values import (
     HighDynamicRange,
     LowLight,
 )
+from deft.kinds.records import task_from
 from deft.likelihood.task import Drawn, Tilt
 
 TASKS: dict[str, type[ImageTask]] = {

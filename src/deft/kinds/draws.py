@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from deft.core.domain import domain_of_shape, find_domain
 from deft.errors import ContractError, InputError
+from deft.kinds.domain import domain_of_shape, find_domain
 
 FILES = "deft.io.draws_files"
 """Where draws are written and read. This room lies below that of files, and finds it by its name when somebody saves,
-as `deft.core.domain` finds kinds of data."""
+as `deft.kinds.domain` finds kinds of data."""
 SHOWN = 7
 """Samples in the picture of a notebook."""
 RENAMED = {"effective": "ess_fraction", "step": "step_size"} | {

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deft.core.cases import Cases, Column, View
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
-from deft.core.records import Data, Family, Measured, Metric, Task, paired, task_from
 from deft.errors import InputError, unknown
+from deft.kinds.cases import Cases, Column, View
+from deft.kinds.records import Data, Family, Measured, Metric, Task, paired, task_from
 
 T = TypeVar("T")
 GROUP = "deft.domains"
@@ -230,7 +230,7 @@ def domains() -> dict[str, Domain]:
     out: dict[str, Domain] = {}
     for domain in found:
         if not isinstance(domain, Domain):
-            raise InputError(f"{domain!r} is registered as a kind of data, and is no deft.core.domain.Domain")
+            raise InputError(f"{domain!r} is registered as a kind of data, and is no deft.kinds.domain.Domain")
         if domain.name in out and out[domain.name] is not domain:
             raise InputError(f"two kinds of data are named {domain.name!r}: {type(out[domain.name]).__module__} and {type(domain).__module__}")
         out[domain.name] = domain

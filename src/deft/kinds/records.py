@@ -1,4 +1,4 @@
-"""Records that a kind of data fills in (`deft.core.domain`): a task, a metric, samples that were read, a family of priors' files."""
+"""Records that a kind of data fills in (`deft.kinds.domain`): a task, a metric, samples that were read, a family of priors' files."""
 
 from __future__ import annotations
 
