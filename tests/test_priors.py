@@ -252,7 +252,7 @@ def test_families_have_a_line_each():
 
 
 def test_a_card_decides_nothing_dangerous():
-    from deft.cli.common import recorded_options
+    from deft.recipe.fitted import recorded_options
 
     assert recorded_options({"prior_options": ["output=v", "trust_pickle=true", "token=x", "label=3"]}) == ["output=v", "label=3"]
     with pytest.raises(DeftError):
