@@ -27,12 +27,12 @@ from deft import (
     fit,
     sample_posterior,
 )
-from deft.bench.measure import measure
 from deft.core.condition import condition
 from deft.core.grid import times
 from deft.core.likelihood import AfterDecoder, Tempered
 from deft.core.random import BatchNoise
 from deft.denoiser import MeanDenoiser
+from deft.domains.image.measure import measure
 from deft.domains.image.metrics import residual_rms
 from deft.domains.image.prior import ImagePrior
 from deft.domains.image.tasks import Inpaint
@@ -143,9 +143,9 @@ def test_guidance():
     prior = MeanDenoiser(lambda x, a, s: a / (a**2 + s**2) * x, VPCosine(), (4,))
     y = torch.tensor([[0.9, -1.2, 0.4, 1.5]])
     plain, more = (Observation(y, kind(deft.Identity(), 0.2)) for kind in (Laplace, Residual))
-    free = sample_posterior(prior, Zero(), plain, 64, steps=20)[0]
+    free = sample_posterior(prior, Zero(), plain, 64, steps=20).x[0]
     for h, obs in ((ReconstructionGuidance(), plain), (DPS(3.0), more)):
-        x = sample_posterior(prior, h, obs, 64, steps=20)[0]
+        x = sample_posterior(prior, h, obs, 64, steps=20).x[0]
         assert bool(torch.isfinite(x).all()) and (x - y).abs().mean() < 0.7 * (free - y).abs().mean()
     with pytest.raises(InputError, match="DPS needs a residual y - A\\(x\\), and Laplace of Identity has none"):
         condition(prior, DPS(0.5), plain)
@@ -186,7 +186,7 @@ def test_deft_is_fitted_to_it():
     task = Task(like)
     fit(h, DenoisingObjective(prior, "v"), Clean(x[:1200], task), Clean(x[1200:], task), config=config, device="cpu", progress=False)
     obs = Observation(torch.tensor([[1.2, 0.0]]), like)
-    drawn = sample_posterior(prior, h, obs, 1500, steps=40, batch=1500)[0]
+    drawn = sample_posterior(prior, h, obs, 1500, steps=40, batch=1500).x[0]
     _, mean, variance = quadrature(Observation(torch.tensor([[1.2]], dtype=F64), Laplace(deft.Identity(), 0.2)), 0.0, 1.0)
     assert abs(float(drawn[:, 0].mean()) - mean) < 0.12 and abs(float(drawn[:, 1].mean()) - 0.9 * mean) < 0.12
     assert 0.5 * math.sqrt(variance) < float(drawn[:, 0].std()) < 1.7 * math.sqrt(variance)
@@ -230,7 +230,7 @@ def test_latents(kind, gradient):
     torch.testing.assert_close(inside.likelihood.residual(obs.y, z), like.residual(obs.y, data))
     assert inside.fingerprint() == obs.fingerprint() and torch.equal(inside[1].y, obs.y[1:2])
     assert isinstance(inside.likelihood, Gaussian if kind == "gaussian" else AfterDecoder)
-    drawn = sample_posterior(prior, ReconstructionGuidance(lambda a, s: 0.02 * a), obs[0], 4, steps=10)
+    drawn = sample_posterior(prior, ReconstructionGuidance(lambda a, s: 0.02 * a), obs[0], 4, steps=10).x
     assert drawn.shape == (1, 4, 1, 8, 8) and bool(torch.isfinite(drawn).all())
 
 
@@ -395,7 +395,7 @@ def test_files_of_h(tmp_path):
     again, back, _ = load_h(tmp_path / "h.safetensors", prior, trust_code=True)
     assert back == task and type(back.observe(x, BatchNoise(16, 0)).likelihood) is Residual
     obs = task.observe(x[:1], BatchNoise(1, 0))
-    assert torch.equal(sample_posterior(prior, again, obs, 2, steps=3), sample_posterior(prior, h.eval(), obs, 2, steps=3))
+    assert torch.equal(sample_posterior(prior, again, obs, 2, steps=3).x, sample_posterior(prior, h.eval(), obs, 2, steps=3).x)
 
 
 def test_measurement_files(tmp_path):
