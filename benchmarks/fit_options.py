@@ -6,7 +6,7 @@
 
 Every row fits an h of the same size to the bundled prior on the same 1,000 images with the same seed, and
 reports the mean squared error of E[x_0 | x_t, y] inside the hole and outside it, by noise level, on the bundled
-validation images. docs/units.md and docs/cache.md quote it.
+validation images. docs/results/cache-and-units.md quotes it.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ mean, and the variance s^2 + c^2 v with v = tr Cov[x_0 | x_t] / d, here known ex
 
 On images: energy score, coverage at 90 %, spread over error, feature distance and PSNR of the mean (`deft.evaluate`), with the same
 measurements, starting noise and seeds for every row; the energy score's paired difference to the first row of
-the same number of calls, with its standard error over the images. docs/samplers.md quotes both tables.
+the same number of calls, with its standard error over the images. docs/results/samplers.md quotes both tables.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def posterior_of_a_field(schedule):
 
 def test_what_first_order_steps_cost_in_spread():
     """The exact h of a half-seen field, 50 steps: DDIM's samples vary by a tenth (log-snr) to a sixth (angle) too little, those of both samplers of
-    second order by less than a hundredth on a grid in log-snr. docs/results.md explains measured coverage with it."""
+    second order by less than a hundredth on a grid in log-snr. docs/results/withdrawn.md explains measured coverage with it."""
     posterior, exact = posterior_of_a_field(VPCosine())
 
     def ratio(sampler, spacing):

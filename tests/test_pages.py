@@ -15,7 +15,7 @@ from PIL import Image
 from toys import pictures, run, save_pictures
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("priors", "prior-diffusers", "prior-adm", "prior-function", "latent", "tasks", "methods")
+PAGES = ("commands", "priors", "prior-diffusers", "prior-adm", "prior-function", "latent", "tasks", "methods")
 SMALL = {  # said again at the end of a line, where the last word counts
     "fit": "--steps 2 --batch 2 --bank 0 --size 0.9",
     "sample": "-n 2 --steps 2",

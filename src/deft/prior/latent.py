@@ -70,7 +70,7 @@ class LatentPrior(Denoiser):
         prior: the denoiser of the latents.
         autoencoder: encode and decode, a module.
         data_shape: (C, H, W) of the data.
-        gradient: "encoder" or "decoder", see `Decoded`; docs/latent.md has both measured.
+        gradient: "encoder" or "decoder", see `Decoded`; docs/results/priors.md has both measured.
         gain: how many times larger a small deviation is in the data than in the latents; measured if not given.
     """
 

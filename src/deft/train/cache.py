@@ -24,7 +24,7 @@ class Bank(Batches):
     """The prediction cache: draws (x_0, t, n) made once, with the frozen prior's prediction of each, measured afresh at every use.
 
     The prior's forward pass is then paid `size` times in all, not once a step; the price is a finite set of noise draws.
-    `docs/cache.md` has what both are worth. With `fresh`, that share of each batch is drawn anew instead, and costs its calls.
+    `docs/results/cache-and-units.md` has what both are worth. With `fresh`, that share of each batch is drawn anew instead, and costs its calls.
 
     Args:
         x: images (or other samples) [N, *E]. rows: which of them each cached draw is of, [size].
