@@ -37,7 +37,7 @@ SRC, OTHER = Path(deft.__file__).parent, Path(__file__).with_name("data") / "oth
 
 # Nobody names a kind of data.
 
-THEIRS: dict[str, str] = {"cli/protein.py": "the commands of one kind of data", "workflow/demo.py": "images"}
+THEIRS: dict[str, str] = {"cli/protein.py": "the commands of one kind of data"}
 """Files that may still import from a kind of data. It only shrinks."""
 
 

@@ -11,13 +11,14 @@ from deft.bench.compare import TensorCases, compare
 from deft.bench.methods_report import captions, write_methods
 from deft.bench.report import machine
 from deft.bench.studies import domain_of_tasks
+from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
-from deft.domains.image.data import DATASETS, dataset
-from deft.domains.image.tasks import TASKS
 from deft.errors import InputError, unknown
 from deft.io.files import open_folder
 from deft.io.h_files import bundled_h, load_h
+from deft.io.tasks import TASKS
 from deft.io.text import shape_text
+from deft.kinds.domain import Data, Domain
 from deft.learned.base import count_parameters
 from deft.likelihood import Likelihood
 from deft.methods import METHODS, Plan, plan
@@ -72,6 +73,17 @@ def is_demo(folder: Path) -> bool:
     return (folder / "report.json").exists()
 
 
+def bundled_data(domain: Domain, name: str, prior: Denoiser) -> tuple[str, Data]:
+    """(name, test split) of the bundled data set that goes with a prior: that of its name, or one of its shape."""
+    found = {k: domain.read(k, split="test") for k in domain.datasets()}
+    fitting = [k for k, data in found.items() if tuple(data.x.shape[1:]) == tuple(prior.data_shape)]
+    if not fitting:
+        shapes = " or ".join(shape_text(data.x.shape[1:]) for data in found.values())
+        raise InputError(f"the demo restores bundled {domain.title} of {shapes}, the prior {name} makes {shape_text(prior.data_shape)}")
+    chosen = name if name in fitting else fitting[0]
+    return chosen, found[chosen]
+
+
 def demo(
     out: str | Path = "demo",
     config: DemoConfig | None = None,
@@ -88,11 +100,9 @@ def demo(
     started = time.monotonic()
     name = config.prior_name
     prior, task = load_prior(name), TASKS[config.task]()
-    data = name if name in DATASETS else next((k for k, d in DATASETS.items() if d.event_shape == tuple(prior.data_shape)), "")
-    if not data:
-        shapes = " or ".join(shape_text(d.event_shape) for d in DATASETS.values())
-        raise InputError(f"the demo restores bundled images of {shapes}, the prior {name} makes {shape_text(prior.data_shape)}")
-    likelihood = task.check(DATASETS[data].event_shape).likelihood
+    domain = domain_of_tasks([config.task])
+    data, test = bundled_data(domain, name, prior)
+    likelihood = task.check(prior.data_shape).likelihood
 
     # 1. an h, fitted here or bundled
     if config.pretrained:
@@ -109,8 +119,7 @@ def demo(
     # 2. the same measurements, noise and seeds for every method
     images = 8 if config.quick else config.images
     samples = 2 if config.quick else config.samples
-    domain, test = domain_of_tasks([config.task]), dataset(data, "test")
-    x, labels = test.x[:images], test.labels[:images]
+    x, labels = test.x[:images], None if test.labels is None else test.labels[:images]
     network = domain.feature_network(domain.feature_network_for([data]), x)
     cases = TensorCases(
         domain, x, task.observe(x, Noise(config.seed, images)), labels=labels, network=network, names=captions(domain, labels, [data]),
@@ -127,7 +136,8 @@ def demo(
         "task": task.config(), "prior": name, "seed": config.seed, "images": images, "samples": samples,
         "quick": config.quick, "h": h_settings, "plans": [p.config() for p in plans], "machine": machine(),
     }  # fmt: skip
-    settings["features"] = {"name": network.name} | {k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card}
+    if network is not None:
+        settings["features"] = {"name": network.name} | {k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card}
     report = write_methods(
         out, f"deft demo, {title}", results, cases, settings, task=config.task, caption=f"{task.title}, held-out images"
     )  # fmt: skip
