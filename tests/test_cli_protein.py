@@ -228,7 +228,7 @@ def test_a_damaged_problem_file(short, tmp_path, capsys):
 
 def test_commands_for_images_refuse_backbones(tmp_path, capsys):
     for words in (("sample", "--task", "sr4", "--measurement", "x.png"), ("fit", "--task", "sr4", "--data", "fashion"), ("evaluate", "--task", "sr4", "--data", "fashion")):
-        assert "unknown task for chains 'sr4'" in refused(capsys, *words, "--prior", "backbone", "--out", tmp_path / "o"), words
+        assert "the task sr4 is for images" in refused(capsys, *words, "--prior", "backbone", "--out", tmp_path / "o"), words
 
 
 def test_list_and_info_know_the_prior(capsys):
@@ -269,7 +269,7 @@ def commands() -> list[str]:
     lines = []
     for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
         for block in re.findall(r"^```bash\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-            lines += [line.partition(" #")[0].strip() for line in block.splitlines() if line.startswith("deft protein")]
+            lines += [line.partition(" #")[0].strip() for line in block.replace("\\\n", " ").splitlines() if line.startswith("deft protein")]
     return list(dict.fromkeys(lines))
 
 

@@ -261,6 +261,13 @@ def figures_exchanged(results, metrics, **options):
     return make_rows(results, metrics, **options)
 
 
+UNBIASED = torch.Tensor.std
+
+
+def biased(self, *dims, **options):
+    return UNBIASED(self, *dims, **{**options, "correction": 0})
+
+
 def one_generator(self, shape, *, device="cpu"):
     return torch.randn(len(self), *shape, generator=generator(self.seed, len(self)))
 
@@ -293,10 +300,7 @@ CODE = {
     "mean.png is the first sample": (mean_is_first_sample, run_sample),
     "spread.png is the mean": (instead(spread, lambda samples: samples.mean(1)), run_sample),
     "the deviation over the wrong axis": (instead(spread, over_columns), run_sample),
-    "a deviation by S, not S - 1": (
-        instead(spread, lambda samples: samples.clamp(-1, 1).std(dim=1, correction=0)),
-        run_sample,
-    ),
+    "a deviation by S, not S - 1": (attribute(torch.Tensor, "std", biased), run_sample),
     "colours of another scale": (instead(heat, lambda values, top: heat(values, 2 * top)), run_sample),
     "a residual of the whole picture": (
         instead(residual_rms, lambda x, obs: (x - obs.y).square().flatten(1).mean(1).sqrt()),

@@ -16,6 +16,7 @@ from deft.core.likelihood import AfterDecoder, Decoder, Likelihood, Tempered
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise, RowNoise
 from deft.denoiser import MeanDenoiser, NetworkDenoiser
+from deft.domains.image.prior import ImagePrior
 from deft.domains.image.tasks import TASKS
 from deft.guidance import __all__ as GUIDANCE
 from deft.guidance.combine import Clipped, Interval, Scaled, Sum, Zero
@@ -26,7 +27,6 @@ from deft.operator import wrapped
 from deft.operator.basic import Identity, Linear, Matrix
 from deft.operator.latent import Decoded
 from deft.printing import Printed, arguments, short
-from deft.prior import ImagePrior
 from deft.prior.latent import LatentPrior
 from deft.samplers import SAMPLERS, Cooled, Imputed, TimeTravel
 from deft.samplers import __all__ as ALL_SAMPLERS

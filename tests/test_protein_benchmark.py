@@ -288,7 +288,7 @@ def test_benchmark_goes_on_where_it_was_stopped(place, three, tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (("--arm", "redif"), "unknown entry"), (("--arm", "dps:zetta=1"), "zetta"), (("--arm", "dps:zeta"), "KEY=NUMBER"), (("--set", "c"), "'c'"), (("-n", 0), "at least 1"),
+        (("--arm", "redif"), "unknown entry"), (("--arm", "dps:zetta=1"), "zetta"), (("--arm", "dps:zeta"), "KEY=VALUE"), (("--set", "c"), "'c'"), (("-n", 0), "at least 1"),
         (("--temperature", 0), "above 0"), (("--arm", "pigdm", "--arm", "pigdm"), "two entries"), (("--run", "nowhere"), "nowhere"), (("--prior", "fashion"), "not protein backbones"),
         (("--sigma-y", -1), "above 0"), (("--set", "b"), "download/1YCR.pdb"), (("--pdb", "."), "--set b"), (("--set", "b", "--count", 5), "--count"), (("--set", "b", "--free"), "--free"),
         (("--clearance", 20, "--arm", "prior"), "a clearance needs"),

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How an h is fitted for the comparison: by `deft.workflow.fit_h`, as `deft fit` does it.
+    """How an h is fitted for the comparison: by `deft.fit_h`, as `deft fit` does it.
 
     seconds: for all of a fit, drawing included. steps: a number of steps in place of a time. images: how many of the fit split;
     0 or "prior" for none (samples of the prior alone). size: most parameters, as a share of the prior's. start_from: another h to

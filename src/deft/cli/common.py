@@ -321,7 +321,7 @@ def make_task(
     own = None if name is not None or measurement is None else task_of(measurement, domain)
     usual = own or get_task(name or next(iter((domain.tasks() if domain else {}) or TASKS)), domain)
     if not isinstance(usual, OperatorTask):
-        raise InputError(f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python (deft.workflow.fit_h)")
+        raise InputError(f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python (deft.fit_h)")
     changes: dict[str, Any] = {}
     for pair in options:
         key, sign, value = pair.partition("=")

@@ -38,6 +38,7 @@ def in_our_units(y: Tensor, task: Pictured, operator: Operator, event_shape: Seq
     Raises:
         InputError: y is no such function of the image (magnitudes, say); a range that is none.
 
+    >>> import torch
     >>> from deft.domains.image.tasks import SuperResolution
     >>> from deft.operator import BlockAverage
     >>> in_our_units(torch.tensor([[[[0.25]]]]), SuperResolution(), BlockAverage(4), (1, 4, 4), (0.0, 1.0))
