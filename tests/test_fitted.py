@@ -73,6 +73,23 @@ def test_a_sample_does_not_depend_on_its_batch(place):
     assert not torch.equal(fitted.sample(obs, 3, steps=3, seed=2).x, whole)
 
 
+def test_evaluation_measures_its_own_samples(place):
+    """The first `count` images, measured by the task with the seed; PSNR of the mean and coverage are those of the samples it returns."""
+    _, _, fitted, _ = place
+    x = torch.rand(5, *fitted.prior.event_shape) * 2 - 1
+    found = fitted.evaluate(x, 3, count=4, steps=3, seed=7, progress=False)
+    assert len(found.x) == 4 and found.draws.x.shape[:2] == (4, 3)
+    assert torch.equal(found.obs.y, fitted.task.observe(x[:4], deft.Noise(7, 4)).y)
+    error = (found.draws.mean.clamp(-1, 1) - x[:4]).square().flatten(1).mean(1)
+    again = fitted.sample(found.obs, 3, steps=3, seed=7, progress=False)
+    torch.testing.assert_close(again.x, found.draws.x, atol=1e-5, rtol=1e-4)
+    mean, standard_error = found["psnr_mean"]
+    assert mean == pytest.approx(float((10 * torch.log10(4 / error)).mean()), abs=1e-3) and standard_error > 0
+    assert {"crps", "coverage", "energy_score_pixels"} <= set(found) and "PSNR of the mean" in repr(found) and "4 measurements" in repr(found)
+    with pytest.raises(InputError, match="nothing to evaluate on"):
+        fitted.evaluate(None)
+
+
 def test_refining_leaves_it_as_it_was(place, monkeypatch):
     from deft.recipe import fitted as module
     from deft.train import control

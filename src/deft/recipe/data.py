@@ -114,6 +114,14 @@ def _samples(prior: Denoiser, data: Source, split: str, reading: dict[str, Any])
     return (None if len(data) == 0 else data), notes, name
 
 
+def held_out_samples(prior: Denoiser, data: Source, **reading: Any) -> Tensor:
+    """Samples [N, *data_shape] to evaluate on: a tensor, what a domain read, or the name of a file, folder or bundled set (its split `test`)."""
+    x, _, _ = _samples(prior, data, "test", reading)
+    if x is None:
+        raise InputError("nothing to evaluate on: give samples [N, *shape], or the name of a file, folder or bundled set")
+    return x
+
+
 def _encoded(prior: Denoiser, x: Tensor | None) -> Tensor | None:
     """x in the prior's own space; latents stay what they are."""
     if x is None or tuple(x.shape[1:]) != tuple(prior.data_shape):

@@ -16,10 +16,12 @@ from torch import Tensor
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
+from deft.core.random import Noise
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, write_json, write_text
 from deft.io.h_files import load_h, save_h
 from deft.io.measurements import observation, read_measurement
+from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import count_parameters
@@ -27,6 +29,8 @@ from deft.methods import Plan, plan
 from deft.prior import load_prior
 from deft.prior.load import family_of, read_options
 from deft.recipe.card_text import h_card_text
+from deft.recipe.data import Source, held_out_samples
+from deft.recipe.evaluation import Evaluation
 from deft.recipe.settings import Recipe, Sizes
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import log, shown
@@ -101,6 +105,29 @@ class FittedH:
         chosen = self.plan(sampler=sampler, steps=steps, spacing=spacing, settings=settings)
         obs = self.observe(y, **drawn).to(self.prior.state_like().device)
         return chosen.draw(self.prior, obs, n, fitted=self.h, seed=seed, batch=batch, progress=shown(progress))
+
+    def evaluate(
+        self, data: Source, n: int = 4, *, count: int | None = 64, seed: int = 0, batch: int = 64, sampler: str | None = None, steps: int | None = None,
+        spacing: str | None = None, progress: bool | None = None,
+    ) -> Evaluation:  # fmt: skip
+        """Measure the samples on held-out data: the first `count` of them are measured as the task does, and n samples of each are compared with the truth.
+
+        Args:
+            data: samples [N, *data_shape] in model space, a file, a folder, or the name of a bundled set (its split `test`). count: None for all.
+            n: samples of each; proper scores, coverage and spread need two at least. seed: of the measurements and the samples.
+
+        `deft evaluate` does this for several methods side by side, with intervals and pictures.
+
+        Raises:
+            InputError: there are no data, or of another shape; metrics of this kind of data are not known.
+        """
+        domain = domain_of(self.prior)
+        if domain is None or not domain.metrics():
+            raise InputError(f"no metrics are known for samples of shape {tuple(self.prior.data_shape)}: take draws = h.sample(...) and your own")
+        x = held_out_samples(self.prior, data)[:count]
+        obs = self.task.observe(x, Noise(seed, len(x)))
+        draws = self.sample(obs, n, sampler=sampler, steps=steps, spacing=spacing, seed=seed, batch=batch, progress=progress).cpu()
+        return Evaluation(domain.measure(draws.x, x.cpu(), obs.to("cpu")), domain.metrics(), draws, x, obs)
 
     def refine(self, y: Measured, steps: int = 10, *, seed: int = 0, progress: bool | None = None, source: str = "", **drawn: Any) -> FittedH:
         """Fit h on, to one very measurement, on paths and without data (docs/control.md); this one stays as it is.
