@@ -28,9 +28,6 @@ from deft.prior.check import warning_from
 from deft.prior.measurement_check import sample_warnings, typical_noise
 from deft.samplers import SAMPLERS, ChainDiagnostics, ParticleDiagnostics
 
-CHAIN = 50
-"""Steps of the paths on which --refine learns."""
-
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))

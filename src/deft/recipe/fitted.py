@@ -198,11 +198,12 @@ class FittedH:
         return card
 
 
-def load(path: str | Path, prior: Denoiser | str | None = None, *, device: torch.device | str = "cpu", prior_options: Iterable[str] = (), trust_code: bool = False) -> FittedH:
+def load(path: str | Path, prior: Denoiser | str | None = None, *, device: torch.device | str | None = None, prior_options: Iterable[str] = (), trust_code: bool = False) -> FittedH:
     """A fitted h from a folder (or its h.safetensors), with its task, and its prior.
 
     Args:
         prior: the prior it was fitted to, or its name. Default: what the card names, if that runs no code and calls nobody.
+        device: where h and a prior that is loaded here go. Default: where the given prior is, else the CPU.
         prior_options: KEY=VALUE texts, as --prior-option takes them. Default: the card's.
         trust_code: the card may name a network, a task or a class of somebody's own, whose code then runs.
 
@@ -211,11 +212,11 @@ def load(path: str | Path, prior: Denoiser | str | None = None, *, device: torch
     """
     if not isinstance(prior, Denoiser):
         name, recorded = (prior, []) if prior is not None else prior_of(path)
-        prior = load_prior(name, device, **read_options(list(prior_options) or recorded))
+        prior = load_prior(name, device or "cpu", **read_options(list(prior_options) or recorded))
     h, task, card = load_h(_file(path), prior, trust_code=trust_code)
     kept = {k: v for k, v in card.items() if k not in ("kind", "format", "class", "h", "task", "prior_sha256", "prior_convention", "weights_stored")}
     return FittedH(
-        h.to(device), prior, task, levels=card.get("levels", []), warnings=card.get("warnings", []), source=str(card.get("data", "")),
+        h.to(device or prior.state_like().device), prior, task, levels=card.get("levels", []), warnings=card.get("warnings", []), source=str(card.get("data", "")),
         seconds=float(card.get("seconds", 0.0)), card=kept,
     )  # fmt: skip
 
