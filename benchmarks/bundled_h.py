@@ -22,9 +22,9 @@ import torch
 from deft.domains.image.data import dataset
 from deft.domains.image.tasks import TASKS
 from deft.io.h_files import save_h
-from deft.learned import DEFT
 from deft.prior import load_prior
 from deft.recipe import Recipe, fit_h
+from deft.runtime.messages import show
 from deft.train.levels import level_table
 from deft.train.prior_samples import draw_prior_samples
 
@@ -37,21 +37,15 @@ def fit_one(name: str, args: argparse.Namespace) -> None:
     task_name, own = split(name)
     task, prior = TASKS[task_name](), load_prior(own, args.device)
     pixels = math.prod(prior.event_shape) // 1024
-    torch.manual_seed(args.seed)
-    h = DEFT.sized(prior, 0.09, task.lift_channels)
     quick = {"steps": 6, "cache": 64, "prior_samples": 128, "batch": 16, "evaluations": 2, "warmup": 2}
     recipe = Recipe(**quick) if args.quick else Recipe(
         seconds=args.seconds, batch=args.batch, prior_samples=args.samples // pixels, cache=args.cache // pixels, evaluations=40, patience=12, ema=0.999, seed=args.seed,
     )  # fmt: skip
-    fitted = fit_h(
-        h, prior, task, dataset(own, "fit").x, dataset(own, "validation").x, recipe, samples_folder=args.out / "samples", progress=False,
-        say=lambda text: print(f"{name}: {text}", flush=True),
-    )  # fmt: skip
+    with show(lambda text: print(f"{name}: {text}", flush=True)):
+        fitted = fit_h(prior, task, dataset(own, "fit").x, dataset(own, "validation").x, recipe, samples_folder=args.out / "samples", progress=False)
     device = torch.cuda.get_device_name() if args.device.startswith("cuda") else "CPU"
-    save_h(
-        args.out / f"h-{name}.safetensors", h, prior, task, half=True, prior=own, data="1,000 bundled images and samples of the prior",
-        device=device, **fitted.card(),
-    )  # fmt: skip
+    about = fitted.card_now() | {"prior": own, "data": "1,000 bundled images and samples of the prior", "device": device}
+    save_h(args.out / f"h-{name}.safetensors", fitted.h, prior, task, half=True, **about)
     r = fitted.result
     print(f"{name}: {r.steps} steps, best {r.best_step}, held out {r.held_out}, {fitted.seconds:.0f} s\n{level_table(fitted.levels)}", flush=True)
 

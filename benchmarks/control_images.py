@@ -36,10 +36,10 @@ from deft.learned.base import count_parameters
 from deft.methods import plan
 from deft.prior import load_prior
 from deft.samplers import ChainDiagnostics, sample, sample_hmc
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
-from deft.train.diagnosis import diagnose, in_words
+from deft.train.diagnosis import diagnose, summary
 from deft.train.measured import Measured
 from deft.train.path import OBJECTIVES, Control
 
@@ -62,7 +62,7 @@ def setting(name: str, image: int = IMAGE) -> tuple[Denoiser, ImageTask, Tensor,
 def begin(prior: Denoiser, task: ImageTask) -> DEFT:
     """h as `deft fit --objective` begins: the calibrated gradient, N1 at 0; calibrated on the prior's own samples."""
     torch.manual_seed(0)
-    return DEFT.sized(prior, SIZE, task.lift_channels).calibrate(prior, sample(prior, Noise(0, 64), steps=20))
+    return DEFT.sized(prior, SIZE, task.feature_channels).calibrate(prior, sample(prior, Noise(0, 64), steps=20))
 
 
 def on_paths(h: DEFT, prior: Denoiser, obs: Observation, name: str, steps: int, lr: float, chain: int) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def on_paths(h: DEFT, prior: Denoiser, obs: Observation, name: str, steps: int, 
     objective = OBJECTIVES[name](prior, chain, **options)
     module = Control(h, rate=0.3) if name == "tb" else h
     rows = [{"step": 0, "seconds": 0.0, **diagnose(prior, h, obs, paths=32)}]
-    print(name, "start:", in_words(rows[0]), flush=True)
+    print(name, "start:", summary(rows[0]), flush=True)
     looked = 0.0
 
     def look(row: dict[str, float]) -> None:
@@ -79,10 +79,10 @@ def on_paths(h: DEFT, prior: Denoiser, obs: Observation, name: str, steps: int, 
         begun = time.monotonic()
         rows.append({"step": row["step"], "seconds": row["seconds"] - looked, **diagnose(prior, h, obs, paths=32)})
         looked += time.monotonic() - begun
-        print(f"{name} {int(row['step'])}: {rows[-1]['seconds']:.0f} s, {in_words(rows[-1])}", flush=True)
+        print(f"{name} {int(row['step'])}: {rows[-1]['seconds']:.0f} s, {summary(rows[-1])}", flush=True)
 
     config = FitConfig(steps=steps, batch=BATCH, lr=lr, warmup=min(20, steps // 4), ema=0.9, evaluations=3, held_out_batches=1)
-    result = fit(module, objective, Measured(obs), Measured(obs), config=config, progress=False, on_evaluation=look)
+    result = fit(module, objective, Measured(obs), Measured(obs), config=config, progress=False, callback=look)
     h.eval()
     return {"rows": rows, "end": diagnose(prior, h, obs, paths=128), "steps": result.steps, "seconds": result.seconds - looked, "weights": result.weights}
 
@@ -104,15 +104,15 @@ def do_amortised(args: argparse.Namespace) -> None:
     prior, task, _, obs = setting(args.task, args.image)
     x, held = fashion("fit").x, Clean(fashion("validation").x[:64], task)
     torch.manual_seed(0)
-    h = DEFT.sized(prior, SIZE, task.lift_channels).calibrate(prior, x)
+    h = DEFT.sized(prior, SIZE, task.feature_channels).calibrate(prior, x)
     begun = time.monotonic()
-    bank = Bank.build(prior, x, task, 2000)
+    bank = PredictionCache.build(prior, x, task, 2000)
     config = FitConfig(steps=args.steps or 500, batch=32, max_seconds=args.seconds, evaluations=2)
     result = fit(h, DenoisingObjective(prior), bank, held, config=config, progress=False)
     seconds = time.monotonic() - begun
     h.eval()
     end = diagnose(prior, h, obs, paths=64)
-    print("amortised", f"{result.steps} steps, {seconds:.0f} s,", in_words(end), flush=True)
+    print("amortised", f"{result.steps} steps, {seconds:.0f} s,", summary(end), flush=True)
     keep(args.out / f"{args.task}-{args.image}", "amortised", h, prior, task, {"steps": result.steps, "seconds": seconds, "end": end, "images": len(x)})
 
 

@@ -34,7 +34,7 @@ from deft.samplers import Ito
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.measured import Measured
-from deft.train.path import OBJECTIVES, Control, PathObjective, walk
+from deft.train.path import OBJECTIVES, Control, PathObjective, simulate
 from deft.train.protocols import Batches
 
 ROWS, CHAIN, SUBSET, PAIRS, SIGMA_Y, LENGTH, STD = 32, 50, 10, 320, 0.1, 2.0, 0.5
@@ -141,7 +141,7 @@ class Fresh(Batches):
 def look(field: Field, prior: Denoiser, h: HTransform, obs: Observation, mean: Tensor, std: Tensor) -> dict[str, float]:
     """Var(log w), log Z, and the error of the samples' mean and spread, in deviations of the posterior."""
     grid = times(prior.schedule, CHAIN, "log-snr")
-    parts = [walk(prior, h, obs.repeat(32), BatchNoise(32, 5, i), grid, Ito()) for i in range(LOOK_PATHS // 32)]
+    parts = [simulate(prior, h, obs.repeat(32), BatchNoise(32, 5, i), grid, Ito()) for i in range(LOOK_PATHS // 32)]
     log_w, x = torch.cat([p.log_weight for p in parts]), torch.cat([p.x for p in parts]).flatten(1).double()
     z = float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
     off = float((((x.mean(0) - mean) / std).square().mean() - 1 / LOOK_PATHS).clamp_min(0).sqrt())
@@ -194,7 +194,7 @@ def one_fit(side: int, kind: str, steps: int, lr: float, device: torch.device, s
         spent += time.monotonic() - begun
         print(f"side {side:>3} {kind:>8} lr {lr:g}: step {int(row['step']):>5}, {rows[-1]['seconds']:6.0f} s, Var(log w) {rows[-1]['variance']:.4g} (exact {floor['variance']:.3g}), mean off {rows[-1]['mean_off']:.3f}, spread {rows[-1]['spread']:.3f}", flush=True)
 
-    fit(module, objective, batches, held, config=config, progress=False, on_evaluation=on, device=device)
+    fit(module, objective, batches, held, config=config, progress=False, callback=on, device=device)
     return {
         "side": side, "objective": kind, "lr": lr, "parameters": count_parameters(h), "exact": {**floor, "log_p": log_z}, "rows": rows,
         "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device), "torch": torch.__version__,

@@ -41,7 +41,7 @@ from deft.train.path import (
     PathObjective,
     RelativeEntropy,
     TrajectoryBalance,
-    walk,
+    simulate,
 )
 from deft.train.protocols import Batch
 
@@ -101,7 +101,7 @@ def modes() -> None:
             print(f"| | {name} | {share(x):.3f} | | | |")
         for name, kind in OBJECTIVES.items():
             h, seconds = learned(kind, prior, obs, 200)
-            w = walk(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito())
+            w = simulate(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito())
             z = float(torch.logsumexp(w.log_weight, 0)) - math.log(n)
             print(f"| | {name} | {share(w.x):.3f} | {float(w.log_weight.var()):.3f} | {z:.3f} | {seconds:.0f} |", flush=True)
 
@@ -121,7 +121,7 @@ def rare(chains_only: bool = False) -> None:
     def cells(h: HTransform, n: int) -> str:
         out = []
         for grid in grids:
-            w = walk(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito())
+            w = simulate(prior, h, obs.repeat(n), BatchNoise(n, 9), grid, Ito())
             z = float(torch.logsumexp(w.log_weight, 0)) - math.log(n)
             by_weight = float(w.log_weight.softmax(0)[w.x.sum(1) < 0].sum())
             out.append(f"{share(w.x):.3f} | {by_weight:.3f} | {float(w.log_weight.var()):.3f} | {z:.3f}")
@@ -152,7 +152,7 @@ def size() -> None:
     print("| | parameters | " + " | ".join(f"{k} steps" for k in lengths) + " |\n|" + "---|" * (2 + len(lengths)))
 
     def line(name: str, count: str, h: HTransform) -> None:
-        ws = [walk(prior, h, obs.repeat(n), BatchNoise(n, 9), times(VPCosine(), k, "log-snr"), Ito()).log_weight.var() for k in lengths]
+        ws = [simulate(prior, h, obs.repeat(n), BatchNoise(n, 9), times(VPCosine(), k, "log-snr"), Ito()).log_weight.var() for k in lengths]
         print(f"| {name} | {count} | " + " | ".join(f"{float(w):.3f}" for w in ws) + " |", flush=True)
 
     line("exact", "", world.h)
@@ -186,7 +186,7 @@ def memory() -> None:
     for name, make in rows.items():
         cells = []
         for n in lengths:
-            h = DEFT.sized(prior, 0.02, task.lift_channels)
+            h = DEFT.sized(prior, 0.02, task.feature_channels)
 
             def run(n: int = n, make: Callable[[int], PathObjective] = make, h: DEFT = h) -> None:
                 make(n)(h, Batch(torch.empty(4, 0), obs.repeat(4)), BatchNoise(4, 0)).value.backward()

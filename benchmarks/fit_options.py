@@ -22,7 +22,7 @@ from deft import DEFT, DenoisingObjective, FitConfig, Noise, fit
 from deft.domains.image.data import fashion
 from deft.domains.image.tasks import TASKS
 from deft.prior import load_prior
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.levels import level_errors
 
@@ -75,11 +75,11 @@ def main() -> None:
         weighting, focus, even = options.pop("weighting", "between"), options.pop("focus", 3.0), options.pop("even", 0.5)
         bank, calibrate = options.pop("bank", 4_000), options.pop("calibrate", True)
         torch.manual_seed(args.seed)
-        h = DEFT.sized(prior, 0.09, task.lift_channels, **options)
+        h = DEFT.sized(prior, 0.09, task.feature_channels, **options)
         start = time.monotonic()
         if calibrate:
             h.calibrate(prior, x)
-        batches = Bank.build(prior, x, task, bank, focus=focus, even=even) if bank else Clean(x, task)
+        batches = PredictionCache.build(prior, x, task, bank, focus=focus, even=even) if bank else Clean(x, task)
         spent = time.monotonic() - start
         config = FitConfig(
             steps=args.steps if args.seconds is None else 100_000,

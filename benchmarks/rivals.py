@@ -53,7 +53,7 @@ Draw = Callable[[Denoiser, Observation, int, Settings], Tensor]
 
 
 class Preconditioned(HTransform):
-    """A method's h with `pull` in place of the exact step."""
+    """A method's h with `approx_mean_update` in place of the exact step."""
 
     def __init__(self, exact: Pulled):
         super().__init__()
@@ -61,7 +61,7 @@ class Preconditioned(HTransform):
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         rho2 = self.exact.variance(pred.alpha, pred.sigma)
-        return self.exact.scale * (pred.alpha / pred.sigma**2) * obs.likelihood.pull(obs.y, pred.mean, rho2)
+        return self.exact.scale * (pred.alpha / pred.sigma**2) * obs.likelihood.approx_mean_update(obs.y, pred.mean, rho2)
 
 
 @dataclass(frozen=True)

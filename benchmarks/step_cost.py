@@ -102,7 +102,7 @@ def observation(prior: deft.Denoiser, batch: int) -> deft.Observation:
 
 
 def deft_of(prior: deft.Denoiser, size: float = 0.09) -> deft.DEFT:
-    h = deft.DEFT.sized(prior, size, lift_channels=2)
+    h = deft.DEFT.sized(prior, size, feature_channels=2)
     randomise(h)
     h.eval().requires_grad_(False)
     return h

@@ -254,7 +254,7 @@ def main() -> None:
     try:
         result = fit(
             prior, objective, watched, held_out, config=config, folder=work, resume=args.resume, device=device, progress=False,
-            on_evaluation=lambda row: log("  ".join(f"{k} {v:.4f}" for k, v in row.items())),
+            callback=lambda row: log("  ".join(f"{k} {v:.4f}" for k, v in row.items())),
         )  # fmt: skip
     except Interrupted as stopped:
         log(f"stopped at {str(stopped).split('stopped at ')[1].split(';')[0]}")

@@ -128,7 +128,7 @@ class DeviceNoise(BatchNoise):
 
 
 class Watched(PriorObjective):
-    """The prior's objective, with noise drawn on the device in training; it keeps hold of the averaged module that held-out looks show it."""
+    """The prior's objective, with noise drawn on the device in training; it keeps hold of the averaged module that held-out evaluations show it."""
 
     def __init__(self) -> None:
         self.raw: nn.Module | None = None
@@ -288,7 +288,7 @@ def main() -> int:
     plain = made
     if args.compile:
         with limit(args.compile_seconds):
-            made = compiled(made, objective, batches, config=config, device=device, say=say)
+            made = compiled(made, objective, batches, config=config, device=device)
     each = step_seconds(made, objective, batches, config, device, 3 if args.quick else 30)
     seconds = min(args.seconds, args.total - (time.monotonic() - STARTED) - END)
     if seconds <= 0:
@@ -313,7 +313,7 @@ def main() -> int:
             now = {"steps": row["step"], "seconds": round(row["seconds"]), "weights": "ema", "held_out_loss": {k: row[k] for k in ("raw", "ema")}}
             objective.average.save(args.out / "prior.safetensors", torch.float16, **about | now, note="cut off: the learning rate had not come down")
 
-    result = fit(made, objective, batches, Clean(x_out.to(device)), config=config, device=device, progress=False, on_evaluation=looked)
+    result = fit(made, objective, batches, Clean(x_out.to(device)), config=config, device=device, progress=False, callback=looked)
     say(f"{result.steps} steps in {result.seconds:.0f} s ({result.steps / result.seconds:.1f} steps/s); held out {result.held_out}, kept {result.weights}")
     about |= {"steps": result.steps, "seconds": round(result.seconds), "weights": result.weights, "held_out_loss": result.held_out}
     card = finish_prior(made, x_out, args.out, about, seed=args.seed, half=True)

@@ -33,9 +33,9 @@ from deft.train.denoising import DenoisingObjective
 from deft.train.fit import pick_device
 
 KINDS = {
-    "deft": lambda prior, args: ChainDEFT.sized(prior, args.share, log=print),
-    "amortised": lambda prior, args: ChainAmortised.sized(prior, args.share, log=print),
-    "finetuned": lambda prior, args: ChainAmortised.sized(prior, 1.0, log=print, tuned=True).begin(prior),
+    "deft": lambda prior, args: ChainDEFT.sized(prior, args.share),
+    "amortised": lambda prior, args: ChainAmortised.sized(prior, args.share),
+    "finetuned": lambda prior, args: ChainAmortised.sized(prior, 1.0, tuned=True).initialise(prior),
 }
 LEVELS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 
@@ -88,12 +88,12 @@ def main() -> None:
     held = [c.x for c in chains("validation", longest=args.longest)]
     torch.manual_seed(args.seed)
     calibration = pad(train[: args.few or 128], 128)
-    h = KINDS[args.kind](prior, args).to(device).calibrate(prior, calibration, most=len(calibration))
+    h = KINDS[args.kind](prior, args).to(device).calibrate(prior, calibration, max_samples=len(calibration))
     batches, objective = Bucketed(train, task), DenoisingObjective(prior, focus=1.0, even=0.5)
     shared: dict[str, Any] = {"batch": args.batch, "lr": args.lr, "ema": 0.999, "seed": args.seed, "bf16": device.type == "cuda"}
     begun = time.monotonic()
     config = FitConfig(**shared, steps=args.steps, warmup=100, max_seconds=args.seconds, evaluations=8, held_out_batches=4)
-    result = fit(h, objective, batches, Bucketed(held, task), config=config, progress=False, device=device, on_evaluation=lambda row: print({k: round(v, 4) for k, v in row.items()}, flush=True))
+    result = fit(h, objective, batches, Bucketed(held, task), config=config, progress=False, device=device, callback=lambda row: print({k: round(v, 4) for k, v in row.items()}, flush=True))
     h.eval()
     table = levels(prior, h, task, "validation", device, most=args.few or 1000)
     for row in table:

@@ -32,7 +32,7 @@ from deft.errors import CheckpointError, InputError, NonFiniteError
 from deft.nn import MLP, UNet
 from deft.runtime.distributed import World, get_world
 from deft.runtime.shard import shard
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.protocols import Loss
 
@@ -98,7 +98,7 @@ def case_samples(out: Path) -> dict[str, Any]:
     mask[..., 4:12, 4:12] = 0
     like = Gaussian(Mask(mask), 0.1)
     obs = Observation(like.sample(Noise(5, 5).normal((1, SIDE, SIDE)), Noise(6, 5)), like)
-    bank = Bank.build(parts()[1].prior, X, Task(), 50, chunk=16)
+    bank = PredictionCache.build(parts()[1].prior, X, Task(), 50, chunk=16)
     return {
         "samples": sample_posterior(prior, h.eval(), obs, 2, batch=3, steps=4).x,
         "alone": sample_posterior(prior, h.eval(), obs, 1, batch=3, steps=2, world=World()).x, "bank": bank.prediction.mean,

@@ -39,9 +39,10 @@ from deft.likelihood import Likelihood
 from deft.methods import METHODS, plan
 from deft.nn import MLP, HalfUNet, UNet
 from deft.nn.lora import LowRank
+from deft.runtime.messages import show
 from deft.samplers import Ancestral
 from deft.testing import check_htransform, half_seen, two_modes
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.classifier import NoisyClassifierObjective
 from deft.train.data import Clean, Pairs
 
@@ -61,7 +62,7 @@ def prior():
 
 def made(prior, name):
     torch.manual_seed(1)
-    return LEARNED[name].sized(prior, 0.5, TASK.lift_channels)
+    return LEARNED[name].sized(prior, 0.5, TASK.feature_channels)
 
 
 def shaken(h, std=0.05):
@@ -166,7 +167,7 @@ def test_samples_do_not_see_each_other(prior, name):
 def test_a_bank_is_as_good(prior):
     """Predictions made once serve the adapted networks as well: they ask the prior again themselves."""
     x, _ = measured(32)
-    bank = Bank.build(prior, x, TASK, 32)
+    bank = PredictionCache.build(prior, x, TASK, 32)
     batch = bank.draw(16, 0, 0, CPU)
     for name in INSIDE:
         value = made(prior, name)(batch.prediction, batch.observation).detach()
@@ -181,7 +182,8 @@ def test_sized(prior, name):
     """At most the share that was asked for, and the next one up is more; a line says how large it is."""
     said: list[str] = []
     for share in (0.25, 0.4):
-        h = LEARNED[name].sized(prior, share, 2, log=said.append)
+        with show(said.append):
+            h = LEARNED[name].sized(prior, share, 2)
         budget = share * prior.parameter_count()
         assert count_parameters(h) <= budget and f"{count_parameters(h):,} parameters" in said[-1]
         step = {"amortised": {"width": 2}, "lora": {"rank": 1}, "controlnet": {"width": 2}}[name]
@@ -356,7 +358,7 @@ class Which(Likelihood):
     def log_prob(self, y, x):
         return self.log_probs(x).gather(1, y[:, None])[:, 0]
 
-    def lift(self, y):
+    def features(self, y):
         return y[:, None].float().expand(-1, *self.world.event_shape)
 
 

@@ -443,7 +443,7 @@ def test_interrupted_fit_is_saved_and_resumed_bit_for_bit(shop, tmp_path, capsys
     code, _, err = run(capsys, *command)
     assert code == 130 and "Traceback" not in err
     last = err.strip().splitlines()[-1]
-    assert "stopped at step 3 of 6" in last and "go on with: deft fit" in last and last.endswith("--resume")
+    assert "stopped at step 3 of 6" in last and "resume with: deft fit" in last and last.endswith("--resume")
     monkeypatch.undo()
     resumed = result(capsys, *command, "--resume")
     whole = result(capsys, *fit_line(shop, tmp_path / "whole", "--steps", 6))

@@ -118,7 +118,7 @@ def test_the_blur_is_frozen_and_named_by_its_seed():
     a, b = BlurSpace(net(), seed=1), BlurSpace(net(), seed=2)
     assert torch.equal(a(x), a(x)) and float((a(x) - b(x)).abs().max()) > 1e-3
     torch.testing.assert_close(a(x)[1:], a(x[1:]))
-    assert a.lift(a(x)).shape == (2, 6, 128, 256)
+    assert a.features(a(x)).shape == (2, 6, 128, 256)
     z = torch.rand(1, 3, 256, 256) * 2 - 1
     mean, log_variance = net().encode((z + 1) / 2, (a(z) + 1) / 2)  # the code of a real blur
     assert mean.shape == log_variance.shape == (1, 16, 2, 2)

@@ -17,7 +17,7 @@ import torch
 from deft.cli import main
 from deft.domains.protein import scaffold as protein_scaffold
 from deft.domains.protein.chains import chains, pad
-from deft.domains.protein.checks import REASONS, failures, in_words
+from deft.domains.protein.checks import REASONS, failures, summary_lines
 from deft.domains.protein.htransform import ChainDEFT
 from deft.domains.protein.metrics import motif_rmsd
 from deft.domains.protein.motif import MotifTask
@@ -252,7 +252,7 @@ def test_reasons_are_counted():
     columns = {k: np.ones(n, bool) for k in REASONS if k != "motif_valid"} | {"length": np.full(n, 50), "motif_rmsd": np.array([0.2, 1.3, 0.4])}
     columns["clashes_valid"][1:] = False
     assert failures(columns) == [[], ["motif_valid", "clashes_valid"], ["clashes_valid"]]
-    lines = in_words(["a", "b", "c"], columns)
+    lines = summary_lines(["a", "b", "c"], columns)
     assert lines[0] == "1 of 3 pass every check: a" and lines[2].strip().startswith("2  residues nearer") and "several" in lines[-1]
 
 

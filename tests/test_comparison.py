@@ -33,6 +33,7 @@ from deft.kinds.domain import Metric, find_domain
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, SOLVERS, WEIGHTED, plan
 from deft.operator import Mask
+from deft.runtime.messages import show
 from deft.samplers import SAMPLERS, KernelSampler
 from toys import refused, result, run
 
@@ -342,7 +343,7 @@ def three(metric="energy_score", worse=0.5):
 
 
 def test_the_best_and_its_equals_are_marked():
-    """Bold for the best alone, a mark for what cannot be told from it, none for what is worse; rows in the order of the leading metric."""
+    """Bold for the best alone, a mark for what cannot be distinguished from it, none for what is worse; rows in the order of the leading metric."""
     rows = [line for line in task_table(three(), METRICS, SR4).markdown() if line.startswith(("| a", "| b", "| c"))]
     assert [r[2] for r in rows] == ["a", "b", "c"]
     assert "**" in rows[0] and TIED not in rows[0]
@@ -362,7 +363,7 @@ def test_best_where_a_value_is_right():
 
 def test_the_verdict_is_computed():
     text = verdict(three(), METRICS, "deft")
-    assert text.startswith("By energy score, a is best (") and "; b cannot be told from it; the next, c, is behind it by 0.500 [0.500, 0.500] (p 0.0" in text
+    assert text.startswith("By energy score, a is best (") and "; b cannot be distinguished from it; the next, c, is behind it by 0.500 [0.500, 0.500] (p 0.0" in text
     assert "c" not in verdict(three()[1:], METRICS, "deft").split("told from it")[1]
     alone = verdict([three()[0], three()[2]], METRICS, "deft")
     assert "a is best" in alone and "no other entry is level with it" in alone
@@ -439,7 +440,8 @@ def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(work.WORK, "draw", draw)
     out = tmp_path / "o"
     said = []
-    plans = run_study(study, out, progress=False, say=said.append)
+    with show(said.append):
+        plans = run_study(study, out, progress=False)
     assert [c.entry.name for c in plans.cells] == ["prior"] and "RuntimeError: no room" in plans.failed.values() and any("no room" in s for s in said)
     assert "test" in next(k for k, v in plans.failed.items() if "no room" in v)
     report = write_study(study, plans, out)

@@ -2,7 +2,7 @@
 not fit an operator, which are refused and not broadcast.
 
 The proof for a setting has two halves. The operator with the setting makes the y of the other convention; and what it makes of such
-a y (`pinv`, `lift`) is what the usual operator makes of its own.
+a y (`pinv`, `features`) is what the usual operator makes of its own.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def test_arrays_that_do_not_fit_are_refused(name):
     """By every way in: the call, and what takes y."""
     op, x = IMAGES[name](), random(3, 3, 8, 8)
     y = op(x)
-    for method in ("__call__", "adjoint", "lift", "pinv", "start", "picture"):
+    for method in ("__call__", "adjoint", "features", "pinv", "start", "picture"):
         if not hasattr(op, method):
             continue
         for kind, array in wrong(x if method == "__call__" else y).items():
@@ -222,7 +222,7 @@ def test_sinograms_of_other_scanners(name):
     if theirs.shape == own.shape:  # the same numbers: the same image
         close(there.pinv(theirs), usual().pinv(own), rtol=0, atol=5e-3)  # a hundred steps of conjugate gradients
         close(there.fbp(theirs), usual().fbp(own), rtol=1e-6, atol=1e-6)
-        close(there.lift(theirs), usual().lift(own), rtol=1e-6, atol=1e-6)
+        close(there.features(theirs), usual().features(own), rtol=1e-6, atol=1e-6)
     noise, rho2 = torch.tensor(1e-4), torch.full((2, 1, 1, 1), 1.0)
     zero = torch.zeros_like(x)
     if name not in ("fewer detectors", "every other detector", "some of the directions", "directions in another order", "detectors cut on one side"):
@@ -362,7 +362,7 @@ def test_rays_that_were_not_measured():
 def test_a_sinogram_without_dead_detectors_is_the_usual_one():
     x, op = picture(), usual()
     rays = RayRadon(SIDE, torch.ones(1, 1, ANGLES, 17), angles=ANGLES)
-    assert torch.equal(rays(x), op(x)) and torch.equal(rays.lift(op(x)), op.lift(op(x)))
+    assert torch.equal(rays(x), op(x)) and torch.equal(rays.features(op(x)), op.features(op(x)))
 
 
 # k-space
@@ -386,11 +386,11 @@ def test_k_space_in_other_conventions(convention, sides):
     there = recast(own, KSpace(*convention))
     k = fourier(x.numpy(), *convention)
     m = mask.numpy() if convention[0] else np.fft.ifftshift(mask.numpy(), (-2, -1))
-    theirs = there.restrict(torch.from_numpy(np.concatenate([k.real, k.imag], 1)))
+    theirs = there.measured_part(torch.from_numpy(np.concatenate([k.real, k.imag], 1)))
     close(there(x), theirs)
     assert np.array_equal(there.mask.numpy(), m)
     close(there.pinv(theirs), own.pinv(own(x)))
-    close(there.lift(theirs), own.lift(own(x)))
+    close(there.features(theirs), own.features(own(x)))
     if sides == (6, 5):
         check_operator(there, (1, *sides))
 
@@ -465,11 +465,11 @@ def test_coils(coils):
     k = np.fft.fftshift(np.fft.fft2(s.numpy().astype("c8") * x.numpy(), norm="ortho"), (-2, -1)) * mask.numpy()
     close(op(x), torch.from_numpy(np.concatenate([k.real, k.imag], 1)).double(), rtol=1e-5, atol=1e-5)
     full = CoilFourier(torch.cat([torch.ones_like(mask), s.real, s.imag], 1))
-    close(full.lift(full(x)), x, rtol=1e-5, atol=1e-5)  # sum |s|^2 = 1
+    close(full.features(full(x)), x, rtol=1e-5, atol=1e-5)  # sum |s|^2 = 1
     for convention in (KSpace(False), KSpace(True, "backward", "middle")):
         there = recast(op, convention)
         check_operator(there, (1, 5, 6))
-        close(there.lift(there(x)), op.lift(op(x)), rtol=1e-5, atol=1e-5)
+        close(there.features(there(x)), op.features(op(x)), rtol=1e-5, atol=1e-5)
 
 
 def test_one_coil_that_sees_everything_is_the_usual_k_space():
@@ -529,7 +529,7 @@ def test_magnitudes_in_other_conventions(options):
     theirs = torch.from_numpy(np.fft.fftshift(f, (-2, -1)) if options.get("shifted") else f)
     close(op(x), theirs)
     if not {"padding", "signed"} & set(options):  # the same image
-        close(op.lift(theirs), PhaseRetrieval().lift(PhaseRetrieval()(x)), rtol=1e-3, atol=1e-3)
+        close(op.features(theirs), PhaseRetrieval().features(PhaseRetrieval()(x)), rtol=1e-3, atol=1e-3)
     check_operator(op, (1, 6, 6))
 
 
@@ -743,7 +743,7 @@ def test_settings_survive_a_card_and_a_file(name, options, tmp_path):
     again = read_measurement(tmp_path / "y.npz", task, (channels, 32, 32))
     close(again.y, obs.y)
     close(again.likelihood.operator(x), obs.likelihood.operator(x))
-    assert obs.lift().shape == (2, task.lift_channels * channels, 32, 32) and bool(obs.lift().isfinite().all())
+    assert obs.features().shape == (2, task.feature_channels * channels, 32, 32) and bool(obs.features().isfinite().all())
     assert float((again.likelihood.operator(x) - get_task(name).observe(x, BatchNoise(2, 0)).y).abs().max() if again.y.shape == get_task(name).observe(x, BatchNoise(2, 0)).y.shape else 1) > 1e-3
 
 

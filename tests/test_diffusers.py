@@ -143,7 +143,7 @@ def test_class_conditional(tmp_path):
 
 
 def test_ncsnpp(tmp_path):
-    """google/ncsnpp-*: the output is the score, images are in [0, 1], the network is told sigma."""
+    """google/ncsnpp-*: the output is the score, images are in [0, 1], the network is given sigma."""
     scheduler = diffusers.ScoreSdeVeScheduler(sigma_max=348.0)
     net = model(time_embedding_type="fourier")
     diffusers.DDPMPipeline(net, scheduler).save_pretrained(tmp_path)

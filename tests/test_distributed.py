@@ -26,7 +26,7 @@ from deft.core.random import BatchNoise, RowNoise
 from deft.errors import InputError
 from deft.runtime.distributed import World, get_world, launch_note
 from deft.runtime.shard import shard
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean, Pairs
 from deft.train.denoising import draw_times
 from deft.train.fit import Interrupted, launched_config
@@ -176,7 +176,7 @@ def test_a_killed_process_ends_the_run_with_a_line_and_the_run_goes_on(things, c
     done = start(2, HERE / "processes.py", "deft", *arguments, "--out", folder / "run", AT="7", HIT=str(int(signal.SIGKILL)))
     assert time.monotonic() - began < 60 and done.returncode != 0  # starting takes its part of it
     (line,) = said(done, "error: ")
-    assert line.startswith(f"error: rank 1 of 2 was lost at step 6 of 12; saved in {folder / 'run'}; go on with: accelerate launch ... -m deft fit ")
+    assert line.startswith(f"error: rank 1 of 2 was lost at step 6 of 12; saved in {folder / 'run'}; resume with: accelerate launch ... -m deft fit ")
     assert line.endswith("--resume")
     assert run(capsys, *arguments, "--out", folder / "whole")[0] == 0
     code, _, err = run(capsys, *arguments, "--out", folder / "run", "--resume")
@@ -278,7 +278,7 @@ def test_a_part_has_the_numbers_of_the_whole(source):
     times = [draw_times(VPCosine(), source(10, 5, rows=r), 3.0, 0.5) for r in (rows, None)]
     assert torch.equal(times[0], times[1][3:7])
     pairs = Pairs(X, Task().observe(X, BatchNoise(len(X), 0)))
-    for data in (Clean(X, Task()), pairs, Bank.build(parts()[1].prior, X, Task(), 20)):
+    for data in (Clean(X, Task()), pairs, PredictionCache.build(parts()[1].prior, X, Task(), 20)):
         for step in (4, -2):
             a = data.draw(10, 0, step, cpu, rows=rows, source=source)
             b = data.draw(10, 0, step, cpu, source=source)

@@ -28,7 +28,7 @@ CUTS = {
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]+)\)")
 PROSE = 100
 CODE = 120
-DIALECT = ("bank", "banks", "doctor", "hears of", "not to be had", "comes on", "bank's")
+DIALECT = ("bank", "banks", "doctor", "hears of", "unavailable", "comes on", "bank's")
 """Words of earlier versions that readers do not know; in code spans they may be names."""
 TABLES = ("old-names",)
 """Pages that are made by a script, from names that can be as long as they are."""

@@ -182,7 +182,7 @@ def test_another_packages_kind_of_data_is_found(curves, place):
 
 def test_an_h_for_another_kind_of_data(curves, place):
     prior, task = load_prior(place / "prior.safetensors"), get_task("gaps", share=0.5)
-    h = DEFT.sized(prior, 20.0, task.lift_channels)
+    h = DEFT.sized(prior, 20.0, task.feature_channels)
     assert type(h.n1).__name__ == "CurveNet" and type(Amortised.sized(prior, 20.0, 2).net).__name__ == "CurveNet"
     x = curves.read(str(place / "data"), prior.data_shape).x
     recipe = deft.Recipe(steps=4, batch=4, warmup=1, evaluations=1, patience=0, prior_samples=4, cache=8)
@@ -365,7 +365,7 @@ def test_what_is_known_by_name_needs_no_trust(prior, tmp_path):
 def test_a_network_of_ones_own_is_sized(mine, prior):
     small, large = (DEFT.sized(prior, size, 2, net=mine.Net) for size in (0.2, 0.8))
     assert type(small.n1) is mine.Net and small.width < large.width and repr(small.factory) == "Factory(my_code:Net)"
-    begun = DEFT.like(small, 3)
+    begun = DEFT.init_like(small, 3)
     assert type(begun.n1) is mine.Net and torch.equal(begun.n1.layers[0].weight[:, : 5], small.n1.layers[0].weight)
 
 

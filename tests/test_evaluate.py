@@ -47,7 +47,7 @@ class Exact(HTransform):
     def forward(self, pred, obs):
         a, s = pred.alpha, pred.sigma
         rho2 = self.d2 * s**2 / (self.d2 * a**2 + s**2)
-        pull = obs.likelihood.pull(obs.y, pred.mean, rho2)
+        pull = obs.likelihood.approx_mean_update(obs.y, pred.mean, rho2)
         return pull * a / s**2
 
 

@@ -341,7 +341,7 @@ def test_lpips_is_given_what_it_wants(monkeypatch):
 
 
 def test_fid_and_kid_are_given_what_they_want(monkeypatch):
-    """8-bit colour images, the real ones and the others told apart."""
+    """8-bit colour images, the real ones and the others distinguished."""
     module(monkeypatch, "torchmetrics.image.fid", FrechetInceptionDistance=Metric)
     module(monkeypatch, "torchmetrics.image.kid", KernelInceptionDistance=Metric)
     x, real = torch.full((150, 1, 4, 4), 1.2), torch.full((120, 3, 4, 4), -1.0)

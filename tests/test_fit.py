@@ -26,7 +26,7 @@ from deft.core.random import BatchNoise
 from deft.errors import CheckpointError, InputError, NonFiniteError
 from deft.nn import MLP
 from deft.testing import half_seen
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean, Pairs
 from deft.train.denoising import WEIGHTINGS, PriorObjective, draw_times
 from deft.train.fit import Interrupted, pick_device, place_of
@@ -44,7 +44,7 @@ class Task:
 
 
 class Breaks:
-    """An objective that does something else at its call number `at` (training calls; held-out looks are not)."""
+    """An objective that does something else at its call number `at` (training calls; held-out evaluations are not)."""
 
     def __init__(self, objective, at, do):
         self.objective, self.at, self.do, self.calls = objective, at, do, 0
@@ -229,7 +229,7 @@ def test_fresh_measurements_and_fixed_pairs():
 
 def test_bank_holds_the_priors_predictions():
     _, objective = parts()
-    bank = Bank.build(objective.prior, X, Task(), 120, chunk=32)
+    bank = PredictionCache.build(objective.prior, X, Task(), 120, chunk=32)
     batch = bank.draw(16, 0, 5, CPU)
     p = batch.prediction
     again = objective.prior(p.x_t, p.t)
@@ -252,7 +252,7 @@ def test_bank_gives_the_same_loss(focus, even):
             return Observation(like.sample(x, noise), like)
 
     x, objective = world.sample(2000).float(), DenoisingObjective(prior, focus=focus, even=even)
-    bank, fresh = Bank.build(prior, x, Field(), 2000, focus=focus, even=even), Clean(x, Field())
+    bank, fresh = PredictionCache.build(prior, x, Field(), 2000, focus=focus, even=even), Clean(x, Field())
     losses = []
     for data in (bank, fresh):
         prediction, _, error = objective.errors(world.h, data.draw(2000, 0, 0, CPU), BatchNoise(2000, 0, 0, 1))

@@ -107,7 +107,7 @@ def test_scipy_refusals():
         from_scipy(DENSE, (6,))(torch.zeros(2, 5))
 
 
-# DeepInverse: the same protocol (physics(x) = sensor(noise(A(x))), A_adjoint, A_dagger, noise_model.sigma), written anew.
+# DeepInverse: the same protocol (physics(x) = sensor(noise(A(x))), A_adjoint, A_dagger, noise_model.sigma), rewritten.
 
 
 class ZeroNoise(nn.Module):
@@ -258,9 +258,9 @@ def test_deepinv_non_linear():
     unit = from_deepinv(Haze(), (2, 3), value_range=(0, 1))
     x = torch.randn(2, 2, 3, dtype=torch.float64)
     torch.testing.assert_close(unit(x), torch.tanh(x + 1))
-    lifted = from_deepinv(Intensity(), (2, 3), lift=lambda y: y[..., None].expand(*y.shape, 3).sqrt())
-    assert lifted.lift(lifted(x)).shape == x.shape
-    with pytest.raises(InputError, match=r"Intensity is not linear and measures 2, not 2x3: give lift="):
+    lifted = from_deepinv(Intensity(), (2, 3), features=lambda y: y[..., None].expand(*y.shape, 3).sqrt())
+    assert lifted.features(lifted(x)).shape == x.shape
+    with pytest.raises(InputError, match=r"Intensity is not linear and measures 2, not 2x3: give features="):
         from_deepinv(Intensity(), (2, 3))
 
 
@@ -314,7 +314,7 @@ def test_deepinv_observation_of_a_mask_and_of_a_map():
     theirs = torch.rand(2, 4)
     obs = observation_from_deepinv(Inpainting(mask, GaussianNoise(0.1)), mask * theirs, value_range=(0, 1))
     torch.testing.assert_close(obs.y, mask * (2 * theirs - 1))
-    assert float(obs.likelihood.sigma_y) == pytest.approx(0.2) and obs.lift().shape == (2, 8)
+    assert float(obs.likelihood.sigma_y) == pytest.approx(0.2) and obs.features().shape == (2, 8)
     haze = observation_from_deepinv(Haze(GaussianNoise(0.1)), Haze().A(theirs), (4,), value_range=(0, 1))
     torch.testing.assert_close(haze.likelihood.residual(haze.y, 2 * theirs - 1), torch.zeros(2, 4), atol=1e-6, rtol=0)
     assert float(haze.likelihood.sigma_y) == pytest.approx(0.1)
@@ -439,7 +439,7 @@ def test_odl_non_linear(odl):
     op = from_odl(odl.PowerOperator(cell, 3) + odl.IdentityOperator(cell), (2, 3))
     assert not isinstance(op, LinearOperator)
     check_operator(op, (2, 3))
-    with pytest.raises(InputError, match=r"DistOperator is not linear and measures 1, not 2x3: give lift="):
+    with pytest.raises(InputError, match=r"DistOperator is not linear and measures 1, not 2x3: give features="):
         from_odl(odl.DistOperator(cell.one()), (2, 3), (1,))
 
 

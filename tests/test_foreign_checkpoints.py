@@ -23,7 +23,7 @@ from deft.guidance.through_prior import DPS
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.prior import load_prior, wrap
 from deft.prior.adm import load_adm, read_states
-from deft.prior.check import confirm, coupled, try_readings, warning
+from deft.prior.check import confirm, coupled, try_conventions, warning
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.load import read_options
 from deft.samplers import SAMPLERS
@@ -125,7 +125,7 @@ def said(kind, **options):
 
 
 def levels_told(scheduler, steps=10):
-    """(sigma/alpha, what the network is told) at each step of a scheduler of diffusers."""
+    """(sigma/alpha, what the network is given) at each step of a scheduler of diffusers."""
     scheduler.set_timesteps(steps)
     flow = scheduler.config.get("use_flow_sigmas") or "Flow" in type(scheduler).__name__
     found = []
@@ -1083,13 +1083,13 @@ def test_couplings_are_recognised(velocity, convention, right, images):
 
 def test_the_check_of_a_coupled_velocity_advises_no_other_convention():
     x = pictures(16)
-    verdict = try_readings(wrap(on_coupling, (1, 16, 16), "rectified-flow"), x, levels=(0.3, 1.5, 4.0))
+    verdict = try_conventions(wrap(on_coupling, (1, 16, 16), "rectified-flow"), x, levels=(0.3, 1.5, 4.0))
     assert verdict.taken.coupled and verdict.best is verdict.taken and not verdict.confirmed
     assert "coupling" in verdict.text and "too narrow" in verdict.text and "--prior-option" not in verdict.text
     assert "coupling" in warning(wrap(on_coupling, (1, 16, 16), "rectified-flow"), x)
-    wrong = try_readings(wrap(on_coupling, (1, 16, 16), "flow-matching"), x, levels=(0.3, 1.5, 4.0))
+    wrong = try_conventions(wrap(on_coupling, (1, 16, 16), "flow-matching"), x, levels=(0.3, 1.5, 4.0))
     assert wrong.best.coupled and wrong.best.changes == {"convention": "rectified-flow"} and "coupling" in wrong.text
-    fine = try_readings(wrap(on_independent_pairs, (1, 16, 16), "rectified-flow"), x, levels=(0.3, 1.5, 4.0))
+    fine = try_conventions(wrap(on_independent_pairs, (1, 16, 16), "rectified-flow"), x, levels=(0.3, 1.5, 4.0))
     assert fine.confirmed and not fine.best.coupled
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, features
 
 from deft.domains.image.masks import read_mask
-from deft.domains.image.reading import Reading, read_images, read_stack
+from deft.domains.image.reading import ReadOptions, read_images, read_stack
 from deft.domains.image.resample import crop_box, resized, resized_hidden
 from deft.domains.image.writing import to_pixels
 from deft.errors import InputError
@@ -20,13 +20,13 @@ from deft.io.arrays import read_arrays
 from deft.io.settings import as_range
 from toys import pictures, refused, run, save_pictures, toy_prior
 
-GREY = Reading((1, 16, 16))
+GREY = ReadOptions((1, 16, 16))
 U = pictures(4)  # uint8 [4, 16, 16]
 X = torch.from_numpy(U).float()[:, None] / 127.5 - 1
 
 
 def reading(**changes):
-    return Reading((1, 16, 16), **changes)
+    return ReadOptions((1, 16, 16), **changes)
 
 
 def saved(path, array=None, mode=None, **options):
@@ -227,7 +227,7 @@ def test_formats(tmp_path, suffix):
 def test_colour_formats(tmp_path, suffix):
     colour = np.stack([U[0], U[1], U[2]], -1) // 64 * 64  # few colours, for a palette
     saved(tmp_path / f"a.{suffix}", colour, **({"lossless": True} if suffix == "webp" else {}))
-    found = read_images(tmp_path / f"a.{suffix}", Reading((3, 16, 16))).x
+    found = read_images(tmp_path / f"a.{suffix}", ReadOptions((3, 16, 16))).x
     torch.testing.assert_close(found[0], torch.from_numpy(colour).permute(2, 0, 1) / 127.5 - 1)
     assert "RGB, expected grey" in error_of(tmp_path / f"a.{suffix}")
 
@@ -293,10 +293,10 @@ def png16(colour):
 def test_16_bit_colour(tmp_path):
     colour = np.stack([U[0], U[1], U[2]], -1).astype(np.uint16)
     (tmp_path / "full.png").write_bytes(png16(colour * 257))
-    found = read_images(tmp_path / "full.png", Reading((3, 16, 16))).x
+    found = read_images(tmp_path / "full.png", ReadOptions((3, 16, 16))).x
     torch.testing.assert_close(found[0], torch.from_numpy(colour.astype(np.float32)).permute(2, 0, 1) / 127.5 - 1)
     (tmp_path / "twelve.png").write_bytes(png16(colour * 16))
-    for how in (Reading((3, 16, 16)), Reading((3, 16, 16), range="0,4095")):
+    for how in (ReadOptions((3, 16, 16)), ReadOptions((3, 16, 16), range="0,4095")):
         assert "16-bit colour" in error_of(tmp_path / "twelve.png", how)
 
 
@@ -598,10 +598,10 @@ def test_one_colour_picture_without_an_axis_of_pictures(tmp_path):
     colour = np.stack([U[0], U[1], U[2]])
     for name, array in {"first": colour, "last": colour.transpose(1, 2, 0)}.items():
         np.save(tmp_path / f"{name}.npy", array)
-        found = read_images(tmp_path / f"{name}.npy", Reading((3, 16, 16)))
+        found = read_images(tmp_path / f"{name}.npy", ReadOptions((3, 16, 16)))
         torch.testing.assert_close(found.x[0], torch.from_numpy(colour) / 127.5 - 1)
     assert len(read_images(tmp_path / "first.npy", GREY)) == 3  # three grey ones
-    assert "one RGB picture, or three grey" in error_of(tmp_path / "first.npy", Reading((3, 16, 16), convert=True))
+    assert "one RGB picture, or three grey" in error_of(tmp_path / "first.npy", ReadOptions((3, 16, 16), convert=True))
 
 
 # resizing
@@ -615,12 +615,12 @@ def test_another_aspect_is_cropped_and_said(tmp_path, size, wanted):
     saved(tmp_path / "disc.png", (disc * 255).astype(np.uint8))
     np.save(tmp_path / "disc.npy", (disc * 255).astype(np.uint8)[None])
     for name in ("disc.png", "disc.npy"):
-        found = read_images(tmp_path / name, Reading((1, *wanted), resize=True))
+        found = read_images(tmp_path / name, ReadOptions((1, *wanted), resize=True))
         seen = found.x[0, 0] > 0
         assert abs(int(seen.any(1).sum()) - int(seen.any(0).sum())) <= 1
         assert any("1 of 1 picture cropped to the prior's aspect" in note for note in found.notes) and found.sizes == [size]
     if size[0] % 2 == size[1] % 2 == 0:
-        assert not read_images(tmp_path / "disc.png", Reading((1, size[0] // 2, size[1] // 2), resize=True)).notes
+        assert not read_images(tmp_path / "disc.png", ReadOptions((1, size[0] // 2, size[1] // 2), resize=True)).notes
 
 
 @pytest.mark.parametrize("n", [16, 20, 31, 32, 40, 64, 100])
@@ -642,7 +642,7 @@ def test_no_hidden_value_comes_into_a_seen_pixel(tmp_path, size, wanted, damage)
     hidden = np.zeros(size, bool)
     hidden[rng.integers(size[0] // 3, 2 * size[0] // 3 + 1, damage), rng.integers(size[1] // 3, 2 * size[1] // 3 + 1, damage)] = True
     saved(tmp_path / "mask.png", np.where(hidden, 0, 255).astype(np.uint8))
-    how, seen = Reading((1, *wanted), resize=True), None
+    how, seen = ReadOptions((1, *wanted), resize=True), None
     read = []
     for fill in (0, 255):
         saved(tmp_path / "picture.png", np.where(hidden, fill, picture).astype(np.uint8))
@@ -817,7 +817,7 @@ def test_dicom_with_low_values_white_and_in_8_bits_and_in_colour(tmp_path):
     torch.testing.assert_close(found.x, -X[:1])
     assert any("MONOCHROME1" in note for note in found.notes)
     dicom(tmp_path / "c.dcm", np.stack([U[0], U[1], U[2]], -1))
-    torch.testing.assert_close(read_images(tmp_path / "c.dcm", Reading((3, 16, 16))).x[0], X[:3, 0])
+    torch.testing.assert_close(read_images(tmp_path / "c.dcm", ReadOptions((3, 16, 16))).x[0], X[:3, 0])
     for name, tags in {"d": {"PhotometricInterpretation": "PALETTE COLOR"}, "e": {"PhotometricInterpretation": "YBR_FULL"}}.items():
         dicom(tmp_path / f"{name}.dcm", U[0], **tags)
         assert "colour, expected MONOCHROME" in error_of(tmp_path / f"{name}.dcm")
@@ -896,7 +896,7 @@ def test_nifti_slices_are_the_same_however_the_axes_are_stored(tmp_path, name, c
     assert found.names == [f"{name}[z:{i}]" for i in range(5)] and any("5 slices along z (axial)" in note for note in found.notes)
     torch.testing.assert_close(read_images(f"{path}:z:1:3", reading(range="0,1000")).x, found.x[1:3])
     torch.testing.assert_close(read_images(f"{path}:z:4", reading(range="0,1000")).x, found.x[4:])
-    side = read_images(f"{path}:x:3", Reading((1, 5, 16), range="0,1000")).x[0, 0]
+    side = read_images(f"{path}:x:3", ReadOptions((1, 5, 16), range="0,1000")).x[0, 0]
     torch.testing.assert_close(side, torch.from_numpy(VOLUME[3].T[::-1].copy()).float() / 500 - 1)
 
 

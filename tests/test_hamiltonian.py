@@ -216,7 +216,7 @@ def test_methods_of_the_table(monkeypatch):
     with pytest.raises(InputError, match="1 of 2 chains did not move: give more iterations \\(--set iterations=20"):
         made.draw(world.prior(VPCosine()), obs, 2)
     monkeypatch.undo()
-    h = DEFT((9,), lift_channels=2, width=8)
+    h = DEFT((9,), feature_channels=2, width=8)
     assert plan("deft-hmc", steps=5, settings={"iterations": 10}).draw(world.prior(VPCosine()), obs, 2, fitted=h).x.shape == (1, 2, 9)
 
 
@@ -252,8 +252,8 @@ def test_the_gradient_is_whole_where_h_is_made_of_a_likelihoods_score(kind):
         def vjp(self, x, r):
             return Operator.vjp(self, x, r)
 
-        def pull(self, x, r, noise, rho2):
-            return Operator.pull(self, x, r, noise, rho2)
+        def approx_mean_update(self, x, r, noise, rho2):
+            return Operator.approx_mean_update(self, x, r, noise, rho2)
 
     bent, numbers = Bent(tensor([1.0, 0.5, -0.5])), Reward(lambda x: (2 * x).cos().sum(1), 0.5, (3,))
     classes = Classifier(lambda x: torch.stack([x.sin().sum(1), (x**2).sum(1)], 1), 2, (3,))

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from deft.domains.image.masks import read_mask
-from deft.domains.image.reading import Reading, read_images
+from deft.domains.image.reading import ReadOptions, read_images
 from deft.domains.image.writing import Column, heat, open_folder, picture_grid, save_picture, to_pixels, with_hole
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
 from toys import pictures, save_pictures
 
-GREY, COLOUR = Reading((1, 16, 16)), Reading((3, 16, 16))
+GREY, COLOUR = ReadOptions((1, 16, 16)), ReadOptions((3, 16, 16))
 
 
 def test_a_folder_in_order_of_names(tmp_path):
@@ -63,14 +63,14 @@ def test_npy_and_floats(tmp_path):
     np.save(tmp_path / "x.npy", x)
     assert np.allclose(read_images(tmp_path / "x.npy", GREY).x[:, 0].numpy(), x, atol=1e-6)
     np.savez(tmp_path / "y.npz", x=(x + 1) / 2)
-    assert np.allclose(read_images(tmp_path / "y.npz", Reading((1, 16, 16), range="0,1")).x[:, 0].numpy(), x, atol=1e-6)
+    assert np.allclose(read_images(tmp_path / "y.npz", ReadOptions((1, 16, 16), range="0,1")).x[:, 0].numpy(), x, atol=1e-6)
 
 
 def test_skipped_rows_take_their_labels_along(tmp_path):
     x = pictures(4).astype(np.float32) / 127.5 - 1
     x[1, 0, 0] = np.nan
     np.savez(tmp_path / "x.npz", x=x, labels=[5, 6, 7, 8])
-    found = read_images(tmp_path / "x.npz", Reading((1, 16, 16), skip_bad=True))
+    found = read_images(tmp_path / "x.npz", ReadOptions((1, 16, 16), skip_bad=True))
     assert found.labels is not None and found.labels.tolist() == [5, 7, 8] and found.skipped == ["number 1"]
 
 
@@ -100,7 +100,7 @@ def test_channels(tmp_path):
     grey.save(tmp_path / "grey.png")
     with pytest.raises(InputError, match="expected RGB"):
         read_images(tmp_path / "grey.png", COLOUR)
-    assert read_images(tmp_path / "grey.png", Reading((3, 16, 16), convert=True)).x.shape == (1, 3, 16, 16)
+    assert read_images(tmp_path / "grey.png", ReadOptions((3, 16, 16), convert=True)).x.shape == (1, 3, 16, 16)
 
 
 def test_transparency(tmp_path):
@@ -111,7 +111,7 @@ def test_transparency(tmp_path):
     picture.save(tmp_path / "veil.png")
     with pytest.raises(InputError, match="transparent"):
         read_images(tmp_path / "veil.png", COLOUR)
-    read_images(tmp_path / "veil.png", Reading((3, 16, 16), convert=True))
+    read_images(tmp_path / "veil.png", ReadOptions((3, 16, 16), convert=True))
 
 
 def test_photographs_are_the_right_way_up(tmp_path):

@@ -43,7 +43,7 @@ def test_a_round_is_the_posterior_where_the_weights_are_whole():
     """h = 0 proposes the prior; 64 paths of each of 300 measurements by weight have the posterior's mean and variance, within 4 SE."""
     obs = measurements(300)
     h = DEFT((2,), 2, 8, n2_start=0.0)
-    out = draw_round(PRIOR, h, obs, paths=64, steps=20, least=1e-9, batch=6400)
+    out = draw_round(PRIOR, h, obs, paths=64, steps=20, min_ess=1e-9, batch=6400)
     assert bool((out.gamma == 1).all())
     gain = 0.25 / (0.25 + 0.04)
     exact = MEAN[0] + gain * (obs.y[:, 0] - MEAN[0])
@@ -61,7 +61,7 @@ def test_rounds_bring_h_to_the_posterior():
     def go(least):
         torch.manual_seed(0)
         h = DEFT((2,), 2, 16, n2_start=0.0)
-        return importance_fit(h, PRIOR, obs, rounds=3, paths=16, steps=16, least=least, config=config)
+        return importance_fit(h, PRIOR, obs, rounds=3, paths=16, steps=16, min_ess=least, config=config)
 
     rows, blind = go(0.2), go(1.0)
     assert rows[2]["variance"] < 0.6 * rows[1]["variance"] < 0.36 * rows[0]["variance"]
@@ -97,8 +97,8 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, where):
         go(tmp_path / "parts")
     monkeypatch.setattr(importance, name, real)
     seen = []
-    again, others = go(tmp_path / "parts", resume=True, on_round=lambda r: seen.append(len(r)))
-    assert others == rows and seen == ([3])  # two rounds were drawn before
+    again, others = go(tmp_path / "parts", resume=True, callback=lambda row: seen.append(row["round"]))
+    assert others == rows and seen == [1, 2, 3]  # two rounds were drawn before
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
     with pytest.raises(CheckpointError, match=r"measurements\.y: was"):
         importance_fit(DEFT((2,), 2, 8, n2_start=0.0), PRIOR, measurements(12, 5), rounds=3, paths=4, steps=5, config=config, folder=tmp_path / "parts", resume=True)

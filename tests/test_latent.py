@@ -51,20 +51,20 @@ def test_the_pull_is_exact_where_the_decoder_is(gradient, operator):
     z = torch.randn(3, 4, 4, 4)
     latent = Decoded(operator, Folded(), gradient, GAIN)
     y = operator(torch.randn(3, 1, 8, 8))
-    r, noise, rho2 = latent.restrict(y - latent(z)), torch.full((3, 1, 1, 1), 0.04), torch.tensor([0.1, 1.0, 0.01]).reshape(3, 1, 1, 1)
-    x_pull = operator.pull(pixel_shuffle(z, 2) * GAIN, r, noise, GAIN**2 * rho2)  # exact, in the data
-    torch.testing.assert_close(latent.pull(z, r, noise, rho2), pixel_unshuffle(x_pull, 2) / GAIN, atol=1e-5, rtol=1e-4)
+    r, noise, rho2 = latent.measured_part(y - latent(z)), torch.full((3, 1, 1, 1), 0.04), torch.tensor([0.1, 1.0, 0.01]).reshape(3, 1, 1, 1)
+    x_pull = operator.approx_mean_update(pixel_shuffle(z, 2) * GAIN, r, noise, GAIN**2 * rho2)  # exact, in the data
+    torch.testing.assert_close(latent.approx_mean_update(z, r, noise, rho2), pixel_unshuffle(x_pull, 2) / GAIN, atol=1e-5, rtol=1e-4)
 
 
 def test_the_posterior_mean_of_latents_is_solved_in_the_data():
-    """CT after a decoder: `mean_update` goes by the operator's own, `pull` by its preconditioned step."""
+    """CT after a decoder: `mean_update` goes by the operator's own, `approx_mean_update` by its preconditioned step."""
     z, operator = torch.randn(2, 4, 4, 4), Radon(8, 6)
     latent = Decoded(operator, Folded(), "encoder", GAIN)
     r, noise, rho2 = operator(torch.randn(2, 1, 8, 8)) - latent(z), torch.full((2, 1, 1, 1), 0.01), torch.full((2, 1, 1, 1), 0.3)
     x = pixel_shuffle(z, 2) * GAIN
-    for found, step in ((latent.mean_update, operator.mean_update), (latent.pull, operator.pull)):
+    for found, step in ((latent.mean_update, operator.mean_update), (latent.approx_mean_update, operator.approx_mean_update)):
         torch.testing.assert_close(found(z, r, noise, rho2), pixel_unshuffle(step(x, r, noise, GAIN**2 * rho2), 2) / GAIN, atol=1e-4, rtol=1e-3)
-    assert float((latent.mean_update(z, r, noise, rho2) - latent.pull(z, r, noise, rho2)).norm() / latent.mean_update(z, r, noise, rho2).norm()) > 0.1
+    assert float((latent.mean_update(z, r, noise, rho2) - latent.approx_mean_update(z, r, noise, rho2)).norm() / latent.mean_update(z, r, noise, rho2).norm()) > 0.1
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -81,11 +81,11 @@ def test_lift_is_encoded_once():
             return super().encode(x)
 
     obs = Observation(torch.randn(2, 1, 8, 8), Gaussian(Decoded(hole(), Counting()), 0.1))
-    first = obs.lift()
+    first = obs.features()
     assert first.shape == (2, 8, 4, 4) and len(calls) == 2  # values and mask
-    assert obs.lift() is first and len(calls) == 2
-    torch.testing.assert_close(obs[1].lift(), first[1:])
-    torch.testing.assert_close(obs.repeat(2).lift(), first.repeat_interleave(2, 0))
+    assert obs.features() is first and len(calls) == 2
+    torch.testing.assert_close(obs[1].features(), first[1:])
+    torch.testing.assert_close(obs.repeat(2).features(), first.repeat_interleave(2, 0))
     assert len(calls) == 2
 
 
@@ -100,7 +100,7 @@ def test_dps_in_latents_is_dps_on_what_they_decode_to():
     obs = Observation(hole()(torch.randn(2, 1, 8, 8)), Gaussian(hole(), 0.1))
     t = torch.tensor(0.4)
     z = Noise(0, 2).normal((4, 4, 4))
-    inside = condition(latent, DPS(0.3), latent.inside(obs)).both(z, t)[1]
+    inside = condition(latent, DPS(0.3), latent.to_latent(obs)).both(z, t)[1]
     scaled = Observation(obs.y / GAIN, Gaussian(hole(), 0.1 / GAIN))  # the measurement of x / g
     outside = condition(pixel, DPS(0.3 * GAIN), scaled).both(pixel_shuffle(z, 2), t)[1]
     torch.testing.assert_close(inside, pixel_unshuffle(outside, 2), atol=1e-5, rtol=1e-4)

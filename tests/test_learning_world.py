@@ -117,7 +117,7 @@ def test_calibrate_measures_what_the_prior_leaves_open():
     h, level = DEFT((16,), 2, width=16), torch.linspace(-3, 3, 5)
     assert torch.allclose(h.rho2(level), torch.sigmoid(2 * level), rtol=0.02)
     x = world.sample(2000, 3).float()
-    h.calibrate(world.prior(SCHEDULE), x, most=2000)
+    h.calibrate(world.prior(SCHEDULE), x, max_samples=2000)
     values = torch.linalg.eigvalsh(world.mixture.covariances[0])
     ratio2 = (2 * level.double()).exp()[:, None]
     exact = (values * ratio2 / (values + ratio2)).mean(1)

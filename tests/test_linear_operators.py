@@ -104,7 +104,7 @@ def test_spectrum(name):
     torch.testing.assert_close(c.square().sum(), x.square().sum())
     torch.testing.assert_close(measured(y), torch.where(values > 0, c, 0.0), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close((values * c).square().sum(), y.square().sum(), rtol=1e-8, atol=1e-10)
-    r = op.restrict(random(*y.shape, seed=2))
+    r = op.measured_part(random(*y.shape, seed=2))
     torch.testing.assert_close(analyse(op.adjoint(r)), values.square() * measured(r), rtol=1e-5, atol=5e-5)
     for i in range(3):
         s = torch.linalg.svdvals(dense(op[i : i + 1], shape, torch.float64)[0])
@@ -125,13 +125,13 @@ def test_spectrum_in_float32(name):
 
 @pytest.mark.parametrize("name", [k for k in OPERATORS if not k.startswith(("separable", "convolution"))])
 def test_lift_does_not_amplify_noise(name):
-    """White noise in y comes out of `lift` with at most 2.5 times the root mean square of what unit noise in x would."""
+    """White noise in y comes out of `features` with at most 2.5 times the root mean square of what unit noise in x would."""
     make, shape = OPERATORS[name]
     op = make()
     size = op.spectrum(shape, random(1)).values.max()
     y = op(random(3, *shape))
-    n = op.restrict(random(*y.shape, seed=1).expand(y.shape))
-    lifted = op.lift(n)[:, : shape[0]]
+    n = op.measured_part(random(*y.shape, seed=1).expand(y.shape))
+    lifted = op.features(n)[:, : shape[0]]
     assert lifted.square().mean().sqrt() < 2.5 / size
 
 
@@ -159,7 +159,7 @@ def test_blurred_noise_is_not_blown_up():
     op = gaussian_blur(32, 3.0)
     noise = random(2, 1, 32, 32)
     assert float(op.pinv(noise).norm() / noise.norm()) < 1e5
-    assert torch.equal(op.lift(noise), noise)
+    assert torch.equal(op.features(noise), noise)
     x = torch.sin(torch.arange(32) / 5.0).expand(1, 1, 32, 32)
     torch.testing.assert_close(op(op.pinv(op(x))), op(x), rtol=1e-4, atol=1e-4)
 
@@ -169,9 +169,9 @@ def test_grey():
     op = grey()
     y = op(x)
     torch.testing.assert_close(y[:, 0], 0.299 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])
-    assert op.lift(y).shape == x.shape and op.pinv(y).shape == x.shape
-    torch.testing.assert_close(op(op.lift(y)), y)  # the grey image has the luma it was made of
-    assert op.pinv(y).norm() < op.lift(y).norm()  # the shortest does, too
+    assert op.features(y).shape == x.shape and op.pinv(y).shape == x.shape
+    torch.testing.assert_close(op(op.features(y)), y)  # the grey image has the luma it was made of
+    assert op.pinv(y).norm() < op.features(y).norm()  # the shortest does, too
     torch.testing.assert_close(grey(4)(torch.ones(1, 4, 2, 2)), torch.ones(1, 1, 2, 2))
 
 
@@ -217,7 +217,7 @@ def test_masked_fourier_counts_what_can_be_measured():
     """Even sides: 4 frequencies are their own mirror images, each with one number. Full sampling gives x back."""
     op = MaskedFourier(torch.ones(1, 1, 4, 6))
     x = random(2, 3, 4, 6)
-    assert op.count(op(x)).tolist() == [3 * (2 * 24 - 4)] * 2
+    assert op.number_of_measurements(op(x)).tolist() == [3 * (2 * 24 - 4)] * 2
     torch.testing.assert_close(op.pinv(op(x)), x)
     torch.testing.assert_close(op.adjoint(op(x)), x)
     middle = torch.zeros(1, 1, 4, 6)
@@ -294,7 +294,7 @@ def test_filtered_back_projection():
     assert float((around.fbp(around(x)) - x)[inner].square().mean().sqrt()) < 0.01
     limited = Radon(48, 90, arc=90.0)
     assert float((limited.fbp(limited(x)) - x)[inner].square().mean().sqrt()) > 0.05
-    torch.testing.assert_close(op.lift(y), op.fbp(y, "hann"))
+    torch.testing.assert_close(op.features(y), op.fbp(y, "hann"))
 
 
 def test_pinv_of_many_angles_beats_filtered_back_projection():
@@ -323,7 +323,7 @@ def test_pull_of_tomography_is_a_safe_preconditioner(settings):
         assert float(torch.linalg.eigvalsh(exact - p)[0]) > -1e-6 * float(exact.abs().max())
     r, x = random(3, *op(torch.zeros(1, 1, side, side)).shape[1:]), random(3, 1, side, side)
     noise, rho2 = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64).reshape(-1, 1, 1, 1), torch.full((3, 1, 1, 1), 0.7, dtype=torch.float64)
-    after = r - op(op.pull(x, r, noise, rho2))
+    after = r - op(op.approx_mean_update(x, r, noise, rho2))
     assert bool((after.flatten(1).norm(dim=1) < r.flatten(1).norm(dim=1)).all())
 
 
@@ -339,11 +339,11 @@ FOREIGN = {
 @pytest.mark.parametrize("name", [*OPERATORS, *FOREIGN])
 def test_mean_update_is_the_posterior_mean(name, dtype):
     """Against the dense solve, from a belief tighter than the noise to one 200 times as wide, with a noise level of its own for each
-    row. `pull`, which learned h are shown, is the same but for tomography."""
+    row. `approx_mean_update`, which learned h are shown, is the same but for tomography."""
     make, shape = (OPERATORS | FOREIGN)[name]
     op, x = make(), random(3, *shape, dtype=dtype)
     y = op(random(3, *shape, seed=1, dtype=dtype))
-    r = op.restrict(y + 0.1 * random(*y.shape, seed=2, dtype=dtype))
+    r = op.measured_part(y + 0.1 * random(*y.shape, seed=2, dtype=dtype))
     a = dense(op, shape, torch.float64)
     for rho, sigma_y in ((0.05, 0.1), (0.3, 0.02), (1.0, 0.1), (1.0, 0.005), (3.0, 0.05)):
         sigma = sigma_y * torch.tensor([1.0, 2.0, 0.5], dtype=dtype).reshape(-1, *[1] * len(shape))
@@ -356,9 +356,9 @@ def test_mean_update_is_the_posterior_mean(name, dtype):
 
         assert off(op.mean_update(x, r, noise, rho2)) < 5e-3, (rho, sigma_y)
         if not name.startswith("tomography"):
-            torch.testing.assert_close(op.pull(x, r, noise, rho2), op.mean_update(x, r, noise, rho2))
+            torch.testing.assert_close(op.approx_mean_update(x, r, noise, rho2), op.mean_update(x, r, noise, rho2))
         elif rho > 10 * sigma_y:
-            assert off(op.pull(x, r, noise, rho2)) > 0.3
+            assert off(op.approx_mean_update(x, r, noise, rho2)) > 0.3
 
 
 def test_mean_update_of_tomography_has_a_derivative_and_an_end():

@@ -73,7 +73,7 @@ def test_range_of_a_measurement_is_carried_out(name, limits):
     task, _arrays, x, obs = measured(name, 2, **({"sigma_y": 0.0} if name not in ("jpeg",) else {}))
     operator = obs.likelihood.operator
     u = (x + 1) / 2 * (high - low) + low
-    theirs = (operator.restrict(operator(u.double())) if name != "jpeg" else (obs.y + 1) / 2 * (high - low) + low).float()
+    theirs = (operator.measured_part(operator(u.double())) if name != "jpeg" else (obs.y + 1) / 2 * (high - low) + low).float()
     again = in_our_units(theirs, task, operator, SHAPE, limits)
     scale = max(abs(low), abs(high)) / (high - low)
     assert torch.allclose(again, obs.y, atol=2e-5 * (1 + scale) * max(1.0, float(obs.y.abs().max())))
@@ -144,7 +144,7 @@ def test_pairs(name):
     with pytest.raises(InputError, match="another order") if float(residual_ratio(obs, shuffled).median()) > 5 else pytest.raises(AssertionError):
         said = check_pairs(obs, shuffled, "pairs.npz")
         assert said is None, said
-    noisy = Observation(obs.likelihood.operator.restrict(obs.y + 0.2 * torch.randn(obs.y.shape, generator=torch.Generator().manual_seed(0))), obs.likelihood)
+    noisy = Observation(obs.likelihood.operator.measured_part(obs.y + 0.2 * torch.randn(obs.y.shape, generator=torch.Generator().manual_seed(0))), obs.likelihood)
     assert "--sigma-y 0.2" in str(check_pairs(noisy, x, "pairs.npz"))
     one = x.clone()
     one[5] = x[6]

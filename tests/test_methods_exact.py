@@ -223,7 +223,7 @@ class Clip(Operator):
     def __call__(self, x):
         return (2 * x).clamp(-1, 1)
 
-    def lift(self, y):
+    def features(self, y):
         return y / 2
 
     def pinv(self, y):
@@ -234,7 +234,7 @@ class Squares(Operator):
     def __call__(self, x):
         return x.square()
 
-    def lift(self, y):
+    def features(self, y):
         return y
 
 

@@ -230,7 +230,7 @@ def truth_start():
 
 def many_lifted(n=16):
     like = Gaussian(Mask(torch.tensor([[1.0, 0.0]])), 0.3)
-    like.lift_channels, like.operator.lift = 1, like.operator.pinv  # one channel is enough here
+    like.feature_channels, like.operator.features = 1, like.operator.pinv  # one channel is enough here
     return Observation(like.sample(WORLD.sample(n, 1), Noise(2, n)), like)
 
 
@@ -238,7 +238,7 @@ def truth_guide():
     """The first step along an untrained DEFT, of every form, lowers |A x̂ - y|^2: for each measurement that the prior's mean misses."""
     obs, prior = many_lifted(), WORLD.prior(VPCosine())
     x = torch.randn(16, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
-    for units, guide, gate in product(("v", "eps"), ("pull", "score"), (True, False)):
+    for units, guide, gate in product(("v", "eps"), ("preconditioned", "score"), (True, False)):
         h = DEFT((2,), 1, width=8, units=units, guide=guide, gate=gate).double().eval()
         for t in (0.1, 0.5, 0.9):
             pred = prior(x, tensor(t)[0])
@@ -389,7 +389,7 @@ MUTATIONS = {
         Gaussian, "score", lambda self, y, x: self.operator.vjp(x, self.residual(y, x)), truth_likelihood,
     ),
     "sign of the residual": (Gaussian, "residual", lambda self, y, x: -_residual(self, y, x), truth_likelihood),
-    "pull the wrong way": (Gaussian, "pull", lambda self, y, x, rho2: -rho2 * self.score(y, x), truth_start),
+    "pull the wrong way": (Gaussian, "approx_mean_update", lambda self, y, x, rho2: -rho2 * self.score(y, x), truth_start),
     "the untrained guide reversed": (DEFT, "forward", lambda self, p, o: -_deft(self, p, o), truth_guide),
     "n2 starts at -1": (Multiplier, "forward", lambda self, time: -torch.ones_like(time), truth_guide),
     "Clipped measures |h|": (Clipped, "forward", clipped_by_h, truth_clipped),

@@ -67,7 +67,7 @@ def test_pull_stays_bounded_as_the_noise_vanishes(name):
     op = make()
     x, z = (random(3, *shape, seed=s).clamp(-1, 1) for s in (0, 1))
     for noise in (1e-12, 1e-2):
-        move = op.pull(x, op(z) - op(x), torch.tensor(noise, dtype=x.dtype), torch.ones(3, *[1] * len(shape), dtype=x.dtype))
+        move = op.approx_mean_update(x, op(z) - op(x), torch.tensor(noise, dtype=x.dtype), torch.ones(3, *[1] * len(shape), dtype=x.dtype))
         assert float(move.flatten(1).square().mean(1).sqrt().max()) < 3
 
 
@@ -83,7 +83,7 @@ def test_pulls_lower_the_misfit_of_images(name):
     for _ in range(11):
         r = y - op(x)
         misfits.append(r.square().flatten(1).sum(1))
-        x = x + op.pull(x, r, torch.tensor(1e-4, dtype=x.dtype), rho2)
+        x = x + op.approx_mean_update(x, r, torch.tensor(1e-4, dtype=x.dtype), rho2)
     for before, after in itertools.pairwise(misfits):
         assert bool((after <= before * (1 + 1e-3) + 1e-9).all())
     assert bool((misfits[-1] < (0.8 if "phase" in name else 0.5) * misfits[0]).all())
@@ -99,7 +99,7 @@ def test_hdr_pull_is_the_most_probable_pixel():
         x, y = random(1, 40).mul(1.2), random(1, 40, seed=1).mul(0.8)
         op = HDR(2.0)
         cost = (y[0, :, None] - (2 * u).clamp(-1, 1)).square() / noise + (u - x[0, :, None]).square() / rho2
-        got = x + op.pull(x, y - op(x), torch.tensor(noise, dtype=x.dtype), torch.tensor([[rho2]], dtype=x.dtype))
+        got = x + op.approx_mean_update(x, y - op(x), torch.tensor(noise, dtype=x.dtype), torch.tensor([[rho2]], dtype=x.dtype))
         assert bool(((got[0] - u[cost.argmin(1)]).abs() <= 5e-4).all())
 
 
@@ -109,10 +109,10 @@ def test_hdr_saturated_pixels():
     x = torch.tensor([[0.2, 0.9, 0.9, -0.8]], dtype=torch.float64)
     y = torch.tensor([[1.0, 1.0, 0.4, 0.4]], dtype=torch.float64)
     r = y - op(x)
-    move = op.pull(x, r, torch.tensor(1e-10, dtype=x.dtype), torch.ones(1, 1, dtype=x.dtype))
+    move = op.approx_mean_update(x, r, torch.tensor(1e-10, dtype=x.dtype), torch.ones(1, 1, dtype=x.dtype))
     torch.testing.assert_close(x + move, torch.tensor([[0.5, 0.9, 0.2, 0.2]], dtype=torch.float64), rtol=1e-6, atol=1e-6)
     assert op.vjp(x, r)[0, 1:].tolist() == [0, 0, 0]
-    lifted = op.lift(torch.tensor([[1.0, -1.2, 0.5]]))
+    lifted = op.features(torch.tensor([[1.0, -1.2, 0.5]]))
     assert lifted.tolist() == [[0.5, pytest.approx(-0.6), 0.25, 1, -1, 0]]
 
 
@@ -148,7 +148,7 @@ def test_jpeg_pull_lands_on_an_image_that_is_rounded_to_y():
     op, x, z = JPEG(10), random(2, 1, 16, 16).clamp(-1, 1), random(2, 1, 16, 16, seed=1).clamp(-1, 1)
     y = op(z)
     rho2 = torch.ones(2, 1, 1, 1, dtype=x.dtype)
-    found = x + op.pull(x, y - op(x), torch.zeros((), dtype=x.dtype), rho2)
+    found = x + op.approx_mean_update(x, y - op(x), torch.zeros((), dtype=x.dtype), rho2)
     torch.testing.assert_close(op(found), y)
     assert float((found - x).norm()) < float((y - x).norm())  # nearer than y itself
 
@@ -169,7 +169,7 @@ def test_phase_retrieval_pull_is_error_reduction():
     y = op(z)
     phase = torch.fft.fft2((x + 1) / 2, s=(12, 12), norm="ortho").angle()
     projected = 2 * torch.fft.ifft2(torch.polar(y, phase), norm="ortho").real[..., :6, :6] - 1
-    move = op.pull(x, y - op(x), torch.zeros((), dtype=x.dtype), torch.full((2, 1, 1, 1), 0.3, dtype=x.dtype))
+    move = op.approx_mean_update(x, y - op(x), torch.zeros((), dtype=x.dtype), torch.full((2, 1, 1, 1), 0.3, dtype=x.dtype))
     torch.testing.assert_close(x + move, projected)
 
 
@@ -178,13 +178,13 @@ def test_phase_retrieval_lift_is_a_picture():
     second is the first turned, and a row does not depend on its batch."""
     x, op = images(24), PhaseRetrieval()
     y = op(x)
-    one, turned = op.lift(y).chunk(2, 1)
+    one, turned = op.features(y).chunk(2, 1)
     assert torch.equal(turned, one.flip((-2, -1))) and torch.equal(op.pinv(y), one)
     best = torch.maximum(psnr(one, x), psnr(turned, x))
     assert float(best.mean()) > 18 and float((best > 25).float().mean()) > 0.2
     assert float(psnr(x.mean(0, keepdim=True).expand_as(x), x).mean()) < 13
-    torch.testing.assert_close(op.lift(y[3:5]), op.lift(y)[3:5], rtol=1e-3, atol=1e-3)
-    assert torch.equal(op.lift(y), op.lift(y))
+    torch.testing.assert_close(op.features(y[3:5]), op.features(y)[3:5], rtol=1e-3, atol=1e-3)
+    assert torch.equal(op.features(y), op.features(y))
 
 
 def test_phase_retrieval_channels_agree():
@@ -209,7 +209,7 @@ def test_camera_blur_adjoint(shape):
 
 
 def test_camera_bound_holds():
-    """No eigenvalue of B C^-1 B^T exceeds 1: `pull` relies on it."""
+    """No eigenvalue of B C^-1 B^T exceeds 1: `approx_mean_update` relies on it."""
     op = Camera(5)
     basis = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
     b, c = op.blur(basis).flatten(1).mT, op._weights(basis)[1].flatten()
@@ -236,7 +236,7 @@ def test_camera_is_hard_and_its_views_help():
     assert float(psnr(op.pinv(y), x).mean()) < 20
     for sigma in (0.0, 0.05):
         noisy = Gaussian(op, sigma).sample(x, Noise(0, 32))
-        picture, sharp = op.lift(noisy).chunk(2, 1)
+        picture, sharp = op.features(noisy).chunk(2, 1)
         assert torch.equal(picture, op.pinv(noisy))
         assert psnr(noisy, x).mean() + 3 < psnr(picture, x).mean() < psnr(sharp, x).mean() - 1
 
@@ -250,9 +250,9 @@ def test_camera_pull_handles_saturation():
     noise, rho2 = torch.tensor(1e-8, dtype=white.dtype), torch.ones(1, 1, 1, 1, dtype=white.dtype)
     r = op(grey) - op(white)
     assert float(op.vjp(white, r).abs().max()) == 0
-    down = op.pull(white, r, noise, rho2)
+    down = op.approx_mean_update(white, r, noise, rho2)
     torch.testing.assert_close(down, torch.full_like(down, -0.6), rtol=1e-3, atol=1e-3)  # from the limit, x = 0, to -0.6
-    up = grey + op.pull(grey, op(white) - op(grey), noise, rho2)
+    up = grey + op.approx_mean_update(grey, op(white) - op(grey), noise, rho2)
     torch.testing.assert_close(up, 0 * white, rtol=0, atol=1e-3)
 
 
@@ -293,7 +293,7 @@ def test_settings_out_of_range(make, finds):
         (lambda: JPEG(10)(torch.zeros(1, 1, 12, 8)), "multiples of 8"),
         (lambda: JPEG(10)(torch.zeros(1, 8)), "4 axes"),
         (lambda: PhaseRetrieval()(torch.zeros(1, 8)), r"\[B, C, H, W\]"),
-        (lambda: PhaseRetrieval().lift(torch.zeros(1, 1, 7, 8)), "2 H"),
+        (lambda: PhaseRetrieval().features(torch.zeros(1, 1, 7, 8)), "2 H"),
         (lambda: Camera(9)(torch.zeros(1, 1, 8, 8)), "at least that size"),
     ],
 )

@@ -136,7 +136,7 @@ def test_pairs_and_fits_to_one_measurement_meet_the_check():
     with pytest.raises(InputError, match="expected"):
         Pairs(X, bad)
     with pytest.raises(InputError, match="expected"):
-        learn(h_of(), PRIOR, bad[:1], LogVariance(PRIOR, 4), deft.FitConfig(steps=1, batch=2), say=lambda text: None)
+        learn(h_of(), PRIOR, bad[:1], LogVariance(PRIOR, 4), deft.FitConfig(steps=1, batch=2))
     with pytest.raises(InputError, match="expected"):
         importance_fit(h_of(), PRIOR, bad, rounds=1, paths=2, steps=4)
 
@@ -204,7 +204,7 @@ class Tilted(deft.Operator):
     def __call__(self, x):
         return x * self.angle.reshape(-1, 1, 1, 1)
 
-    def lift(self, y):
+    def features(self, y):
         return y
 
 

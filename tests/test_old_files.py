@@ -1,7 +1,7 @@
 """Every file and card that an earlier version wrote still loads, and says what it said.
 
 `tests/data/v0.1.0` and `v0.1.1` hold what these versions wrote (`make.py` in each), with what they made of it in
-`expected.json` and `expected.npz`. A file there is never written anew: what cannot be read any more is a broken
+`expected.json` and `expected.npz`. A file there is never rewritten: what cannot be read any more is a broken
 promise. What is refused on purpose is refused in one line that says what to do (`test_what_is_refused`).
 
 That the comparisons can fail is shown by `test_a_changed_weight_is_seen`. By hand: one tensor of a file 2 % larger
@@ -41,7 +41,7 @@ from deft import (
 from deft.cli.common import make_tilt
 from deft.domains.image.contrastive import load_encoder
 from deft.domains.image.networks import load_features
-from deft.domains.image.reading import Reading, read_images
+from deft.domains.image.reading import ReadOptions, read_images
 from deft.domains.image.tasks import make_task
 from deft.domains.protein.contig import Contig
 from deft.domains.protein.motif import given_motif
@@ -109,7 +109,7 @@ class Old:
         s, out = prior.schedule, []
         for share in (0.3, 0.8):
             t = torch.tensor(s.t_min + share * (s.t_max - s.t_min), dtype=torch.float64)
-            out.append(told(h(prior(x, t), prior.inside(obs)).detach().flatten(1)))
+            out.append(told(h(prior(x, t), prior.to_latent(obs)).detach().flatten(1)))
         return np.concatenate(out)
 
 
@@ -133,7 +133,7 @@ def weights(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor] | None
 
 def drawn(prior: Denoiser, h: torch.nn.Module | None = None, obs: Observation | None = None) -> np.ndarray:
     """Two samples of seed 0 in 5 steps."""
-    of = prior if h is None or obs is None else condition(prior, h, prior.inside(obs))
+    of = prior if h is None or obs is None else condition(prior, h, prior.to_latent(obs))
     return told(sample(of, Noise(0, 2), sampler=DDIM(0.0), steps=5, spacing="log-snr").flatten(1))
 
 
@@ -176,7 +176,7 @@ class Sides(Likelihood):
     def log_prob(self, y, x):
         return -((x[:, 0] > 0).long() != y).float()
 
-    def lift(self, y):
+    def features(self, y):
         return y[:, None].float().expand(-1, 6)
 
 
@@ -260,7 +260,7 @@ def test_measurements_and_an_h_of_every_task(version, name):
     prior, obs = old.of_task(name)
     truth = torch.from_numpy(np.load(where)["truth"])
     old.check(f"measured/{name}/log_prob", obs.log_prob(truth + 0.01).numpy())
-    old.check(f"measured/{name}/lift", told(obs.lift().flatten(1)))
+    old.check(f"measured/{name}/lift", told(obs.features().flatten(1)))
     assert obs.fingerprint() == old.values[f"measured/{name}"]
     h, of, card = load_h(old.folder / "tasks" / f"{name}.safetensors", prior, found)
     assert of == found and make_task(card["task"]) == found
@@ -358,7 +358,7 @@ def test_samples_are_data(place, capsys, version):
     """What `deft sample` drew can be measured again."""
     place(version)
     drawn = np.load("sampled/samples.npz")["samples"]
-    x = read_images("sampled/samples.npz:samples", Reading(SHAPE, range=(-4.0, 4.0))).x
+    x = read_images("sampled/samples.npz:samples", ReadOptions(SHAPE, range=(-4.0, 4.0))).x
     np.testing.assert_allclose(4 * x.numpy(), drawn, atol=1e-5)
     line = ("measure", "--task", "sr4", "--data", "sampled/samples.npz:samples", "--range=-4,4", "--out", "new.npz")
     ran(capsys, *line)

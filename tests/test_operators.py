@@ -30,7 +30,7 @@ class Saturating(Operator):
     def __call__(self, x):
         return torch.tanh(2 * x)
 
-    def lift(self, y):
+    def features(self, y):
         return y
 
 
@@ -125,7 +125,7 @@ def test_pull_is_the_gaussian_update():
     precision = a.mT @ a / sigma**2 + torch.eye(4, dtype=torch.float64) / rho2
     right = a.mT @ y[0] / sigma**2 + mean[0] / rho2
     update = torch.linalg.solve(precision, right) - mean[0]
-    pulled = Gaussian(Matrix(a), torch.tensor(sigma, dtype=torch.float64)).pull(y, mean, torch.full((1, 1), rho2))
+    pulled = Gaussian(Matrix(a), torch.tensor(sigma, dtype=torch.float64)).approx_mean_update(y, mean, torch.full((1, 1), rho2))
     torch.testing.assert_close(pulled[0], update, rtol=1e-6, atol=1e-6)
 
 
@@ -210,12 +210,12 @@ class ForgetsItsMask(Mask):
 
 
 class PullsAway(Broken):
-    def pull(self, x, r, noise, rho2):
-        return -super().pull(x, r, noise, rho2)
+    def approx_mean_update(self, x, r, noise, rho2):
+        return -super().approx_mean_update(x, r, noise, rho2)
 
 
 class LeaksIntoTheHole(Mask):
-    def restrict(self, y):
+    def measured_part(self, y):
         return 1 - y
 
 
@@ -228,7 +228,7 @@ class LeaksIntoTheHole(Mask):
         (WrongSolve(), "solve|pinv"),
         (WrongPinv(), "pinv"),
         (ForgetsItsMask(holes(3, 4)), "alone|match|per_sample"),
-        (PullsAway(), "pull"),
+        (PullsAway(), "approx_mean_update"),
         (LeaksIntoTheHole(holes(1, 4)), "projection"),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, Operator) else None,

@@ -71,11 +71,11 @@ class Laplace(Likelihood):
     def sample(self, x, noise):
         y = self.operator(x)
         u = (noise.uniform(y.shape[1:]).to(y) - 0.5).clamp_min(-0.4999999)
-        return self.operator.restrict(y - self.rows(y) * u.sign() * (1 - 2 * u.abs()).log())
+        return self.operator.measured_part(y - self.rows(y) * u.sign() * (1 - 2 * u.abs()).log())
 
     def log_prob(self, y, x):
         terms = -(y - self.operator(x)).abs() / self.rows(y) - (2 * self.rows(y)).log()
-        return self.operator.restrict(terms.expand_as(y)).flatten(1).sum(1)
+        return self.operator.measured_part(terms.expand_as(y)).flatten(1).sum(1)
 
     def rows(self, y):
         return self.scale.to(y).reshape(-1, *[1] * (y.ndim - 1))
@@ -85,7 +85,7 @@ class Residual(Laplace):
     """With the one line that DPS and reports ask for."""
 
     def residual(self, y, x):
-        return self.operator.restrict(y - self.operator(x))
+        return self.operator.measured_part(y - self.operator(x))
 
 
 B = 0.3
@@ -212,21 +212,21 @@ def latent_prior(gradient):
 @pytest.mark.parametrize("gradient", ["encoder", "decoder"])
 @pytest.mark.parametrize("kind", ["laplace", "poisson", "gaussian"])
 def test_latents(kind, gradient):
-    """Under an autoencoder without loss a latent's density, score and `pull` are those of the data, folded; and samples follow y."""
+    """Under an autoencoder without loss a latent's density, score and `approx_mean_update` are those of the data, folded; and samples follow y."""
     prior = latent_prior(gradient)
     mask = torch.ones(1, 1, 8, 8)
     mask[..., 2:5, 3:7] = 0
     like = {"laplace": Residual(Mask(mask), 0.2), "poisson": Poisson(Mask(mask), 50.0), "gaussian": Gaussian(Mask(mask), 0.2)}[kind]
     x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
     obs = Observation(like.sample(x, Noise(0, 3)), like)
-    inside, z = prior.inside(obs), Folded().encode(torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5)
+    inside, z = prior.to_latent(obs), Folded().encode(torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5)
     data, rho2 = prior.decode(z), torch.tensor([0.1, 1.0, 0.01]).reshape(3, 1, 1, 1)
     torch.testing.assert_close(inside.log_prob(z), obs.log_prob(data))
     torch.testing.assert_close(inside.score(z), pixel_unshuffle(obs.score(data), 2) * GAIN, atol=1e-4, rtol=1e-4)
-    for name in ("pull", "mean_update"):
+    for name in ("approx_mean_update", "mean_update"):
         move = getattr(inside.likelihood, name)(obs.y, z, rho2)
         torch.testing.assert_close(move, Folded().encode(getattr(like, name)(obs.y, data, GAIN**2 * rho2)), atol=1e-4, rtol=1e-3)
-    assert inside.lift().shape == (3, 8, 4, 4) and inside.likelihood.lift_channels == 2
+    assert inside.features().shape == (3, 8, 4, 4) and inside.likelihood.feature_channels == 2
     torch.testing.assert_close(inside.likelihood.residual(obs.y, z), like.residual(obs.y, data))
     assert inside.fingerprint() == obs.fingerprint() and torch.equal(inside[1].y, obs.y[1:2])
     assert isinstance(inside.likelihood, Gaussian if kind == "gaussian" else AfterDecoder)
@@ -241,10 +241,10 @@ def test_a_reward_and_a_class_of_latents():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     label = Classifier(net, 3, (1, 8, 8)).observe([0, 2])
     z = torch.zeros(2, 4, 4, 4)
-    assert prior.inside(reward).lift().shape == (2, 0, 4, 4) and prior.inside(label).lift().shape == (2, 12, 4, 4)
+    assert prior.to_latent(reward).features().shape == (2, 0, 4, 4) and prior.to_latent(label).features().shape == (2, 12, 4, 4)
     for obs in (reward, label):
-        assert prior.inside(obs).score(z).shape == z.shape and prior.inside(obs).likelihood.residual(obs.y, z) is None
-        assert condition(prior, ReconstructionGuidance(), prior.inside(obs)).event_shape == (4, 4, 4)
+        assert prior.to_latent(obs).score(z).shape == z.shape and prior.to_latent(obs).likelihood.residual(obs.y, z) is None
+        assert condition(prior, ReconstructionGuidance(), prior.to_latent(obs)).event_shape == (4, 4, 4)
 
 
 def test_reports_and_checks():
@@ -289,7 +289,7 @@ def test_tempering():
     for name in ("log_prob", "score"):
         torch.testing.assert_close(getattr(hot, name)(x), 0.25 * getattr(obs, name)(x))
     rho2 = torch.full((2, 1), 0.5)
-    for name in ("pull", "mean_update"):
+    for name in ("approx_mean_update", "mean_update"):
         torch.testing.assert_close(getattr(hot.likelihood, name)(obs.y, x, rho2), getattr(like, name)(obs.y, x, 0.25 * rho2))
     assert torch.equal(hot.likelihood.residual(obs.y, x), like.residual(obs.y, x))
     twice = hot.likelihood.tempered(0.5)
@@ -355,7 +355,7 @@ def test_rows_follow_the_batch():
 def test_what_it_shows_is_its_operators():
     like = Laplace(Mask(torch.ones(1, 1, 2, 2)), 0.1)
     y = torch.rand(2, 1, 2, 2)
-    assert like.lift_channels == 2 and torch.equal(like.lift(y), like.operator.lift(y)) and torch.equal(like.picture(y), like.operator.picture(y))
+    assert like.feature_channels == 2 and torch.equal(like.features(y), like.operator.features(y)) and torch.equal(like.picture(y), like.operator.picture(y))
     assert like.kind == "Laplace of Mask" and like.number_of_measurements(y).tolist() == [4, 4]
 
     class Bare(Likelihood):
@@ -366,7 +366,7 @@ def test_what_it_shows_is_its_operators():
             return -(y - x).abs().flatten(1).sum(1)
 
     bare = Bare()
-    assert bare.lift_channels == 1 and bare.lift(y) is y and bare.operator is None and bare[0] is bare and bare.to("cpu") is bare and bare.drawn() == []
+    assert bare.feature_channels == 1 and bare.features(y) is y and bare.operator is None and bare[0] is bare and bare.to("cpu") is bare and bare.drawn() == []
     assert bare.number_of_measurements(y).tolist() == [4, 4] and bare.measured_part(y) is y
     with pytest.raises(InputError, match="nothing to look at"):
         bare.picture(y)
@@ -386,7 +386,7 @@ def test_files_of_h(tmp_path):
     """An h that was fitted to the user's task comes back with it, for those who trust the code."""
     torch.manual_seed(0)
     prior, task = deft.freeze(ImagePrior(UNet(1, 1, (8,), patch=2), VPCosine(), (1, 16, 16))), LaplaceHole(sigma_y=0.1)
-    h = DEFT((1, 16, 16), task.lift_channels, width=4)
+    h = DEFT((1, 16, 16), task.feature_channels, width=4)
     x = torch.rand(16, 1, 16, 16) * 2 - 1
     config = FitConfig(steps=2, batch=4, evaluations=1, held_out_batches=1)
     fit(h, DenoisingObjective(prior, "v"), Clean(x, task), config=config, device="cpu", progress=False)

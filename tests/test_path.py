@@ -32,8 +32,8 @@ from deft.train.path import (
     RelativeEntropy,
     Replay,
     TrajectoryBalance,
-    walk,
-    walk_back,
+    simulate,
+    simulate_backward,
 )
 from deft.train.protocols import Batch
 from deft.train.value import SubTrajectoryBalance, Value
@@ -92,7 +92,7 @@ def brute():
             h = Small()
             with torch.no_grad():
                 h.theta[k] += sign * d
-            w = walk(PRIOR, h, OBS.repeat(n), BatchNoise(n, 5), grid, Ito())
+            w = simulate(PRIOR, h, OBS.repeat(n), BatchNoise(n, 5), grid, Ito())
             log_p = OBS.repeat(n).log_prob(w.x)
             values.append(w.cost - log_p)
         columns.append((values[0] - values[1]) / (2 * d))
@@ -202,12 +202,12 @@ def test_weights_of_another_controls_paths():
     """E[w] = p(y) under any behaviour: the ratio counts the shift that was taken."""
     n = 8000
     grid = times(PRIOR.schedule, 20, "log-snr")
-    w = walk(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 1), grid, Ito(), behaviour=Scaled(PiGDM(0.5), 0.8))
+    w = simulate(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 1), grid, Ito(), behaviour=Scaled(PiGDM(0.5), 0.8))
     m, c = moments(PRIOR, Ito(), grid)
     exact = MixtureWorld(Mixture(tensor(1.0), m[None], c[None])).posterior(OBS).log_evidence
-    own = walk(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 2), grid, Ito())
+    own = simulate(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 2), grid, Ito())
     # the weight under h of a path of the other's is not a weight of its law: reweighed by their ratio it is
-    same = walk(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 2), grid, Ito(), behaviour=Small())
+    same = simulate(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 2), grid, Ito(), behaviour=Small())
     assert torch.allclose(own.log_weight, same.log_weight) and torch.allclose(own.cost, same.cost)
     mean, se = own.log_weight.exp().mean(), own.log_weight.exp().std() / math.sqrt(n)
     assert abs(float(mean) - math.exp(exact)) < 4 * float(se)
@@ -219,7 +219,7 @@ def test_the_exact_h_is_where_they_are_least():
     h = WORLD.h
     for steps, most in ((25, 0.8), (100, 0.1)):
         grid = times(PRIOR.schedule, steps, "log-snr")
-        w = walk(PRIOR, _Detached(h), OBS.repeat(500), BatchNoise(500, 0), grid, Ito())
+        w = simulate(PRIOR, _Detached(h), OBS.repeat(500), BatchNoise(500, 0), grid, Ito())
         assert float(w.log_weight.var()) < most
         assert float(w.log_weight.mean()) == pytest.approx(WORLD.posterior(OBS).log_evidence, abs=0.4 if steps < 50 else 0.1)
 
@@ -262,8 +262,8 @@ def test_adjoint_matching_has_no_gradient_at_the_exact_h():
 def test_a_part_of_a_batch_has_the_paths_it_has_in_the_whole():
     grid = times(PRIOR.schedule, 6, "log-snr")
     for source in (BatchNoise, RowNoise):
-        whole = walk(PRIOR, Small(), OBS.repeat(6), source(6, 0, 1), grid, Ito())
-        part = walk(PRIOR, Small(), OBS.repeat(3), source(6, 0, 1, rows=range(2, 5)), grid, Ito())
+        whole = simulate(PRIOR, Small(), OBS.repeat(6), source(6, 0, 1), grid, Ito())
+        part = simulate(PRIOR, Small(), OBS.repeat(3), source(6, 0, 1, rows=range(2, 5)), grid, Ito())
         assert torch.equal(whole.log_weight[2:5], part.log_weight)
     kl = RelativeEntropy(PRIOR, 6)
     whole = kl(Small(), batch(6), BatchNoise(6, 0, 1)).value
@@ -352,7 +352,7 @@ def test_each_objective_learns_the_posterior(objective):
     n = 4000
     grid = times(PRIOR.schedule, 60, "log-snr")
     exact = WORLD.posterior(OBS)
-    w, before = (walk(PRIOR, c, OBS.repeat(n), BatchNoise(n, 99), grid, Ito()) for c in (h, Tiny()))
+    w, before = (simulate(PRIOR, c, OBS.repeat(n), BatchNoise(n, 99), grid, Ito()) for c in (h, Tiny()))
     assert float(w.log_weight.var()) < 0.1 * float(before.log_weight.var())
     assert float((w.x.mean(0) - exact.mixture.means[0]).abs().max()) < 0.06
     true = exact.mixture.covariances[0]
@@ -360,7 +360,7 @@ def test_each_objective_learns_the_posterior(objective):
     z = w.log_weight.exp()
     assert float(z.mean().log()) == pytest.approx(exact.log_evidence, abs=0.06)
     if objective is TrajectoryBalance:
-        chain = walk(PRIOR, h, OBS.repeat(n), BatchNoise(n, 98), times(PRIOR.schedule, 16, "log-snr"), Ito())
+        chain = simulate(PRIOR, h, OBS.repeat(n), BatchNoise(n, 98), times(PRIOR.schedule, 16, "log-snr"), Ito())
         assert float(module.log_z) == pytest.approx(float(chain.log_weight.mean()), abs=0.1)  # of the chain it was learned on
 
 
@@ -373,7 +373,7 @@ def test_paths_back_from_an_end_are_the_posteriors():
     ends = WORLD.posterior(OBS).sample(n, 3)
     for steps, most in ((20, 1.0), (80, 0.15)):
         grid = times(PRIOR.schedule, steps, "log-snr")
-        w = walk_back(PRIOR, _Detached(WORLD.h), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), ends)
+        w = simulate_backward(PRIOR, _Detached(WORLD.h), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), ends)
         assert float(w.log_weight.var()) < most
     assert float(w.log_weight.mean()) == pytest.approx(WORLD.posterior(OBS).log_evidence, abs=0.1)
     assert torch.allclose(w.x.mean(0), ends.mean(0), atol=0.05)
@@ -382,7 +382,7 @@ def test_paths_back_from_an_end_are_the_posteriors():
 def test_a_step_back_is_weighed_as_what_it_is():
     """log(prior's step / corrected step) of the states themselves, by the two normal laws."""
     n, grid = 5, times(PRIOR.schedule, 6, "log-snr")
-    w = walk_back(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), torch.zeros(n, 2, dtype=F64), keep={2})
+    w = simulate_backward(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), torch.zeros(n, 2, dtype=F64), keep={2})
     (step,) = w.steps
     h = Small()(step.pred, OBS.repeat(n)).detach()
     x_s = step.kernel.step(step.pred.x_t, step.pred.mean, step.n)
@@ -496,7 +496,7 @@ def test_parts_teach_the_whole():
     config = FitConfig(steps=250, batch=64, lr=1e-2, warmup=20, ema=0.98, clip=100.0, evaluations=1, held_out_batches=1)
     fit(module, SubTrajectoryBalance(PRIOR, 16, length=4), Measured(OBS), config=config, progress=False)
     exact, n = WORLD.posterior(OBS), 4000
-    w = walk(PRIOR, module.h, OBS.repeat(n), BatchNoise(n, 99), times(PRIOR.schedule, 60, "log-snr"), Ito())
+    w = simulate(PRIOR, module.h, OBS.repeat(n), BatchNoise(n, 99), times(PRIOR.schedule, 60, "log-snr"), Ito())
     assert float(w.log_weight.var()) < 1.0  # 29 at the start
     assert float((w.x.mean(0) - exact.mixture.means[0]).abs().max()) < 0.1
     top = times(PRIOR.schedule, 16, "log-snr")[0]
@@ -542,7 +542,7 @@ class Bent(Operator):
     def __call__(self, x):
         return (x @ DIRECTION[:, None]).tanh() + 0.2 * x[:, :1] ** 2
 
-    def lift(self, y):
+    def features(self, y):
         return y.expand(-1, 2)
 
 
@@ -552,7 +552,7 @@ class Pulled(Small):
     def forward(self, pred, obs):
         a, s = pred.alpha, pred.sigma
         rho2 = s**2 / (a**2 + s**2)
-        pull = obs.likelihood.pull(obs.y, pred.mean, rho2)
+        pull = obs.likelihood.approx_mean_update(obs.y, pred.mean, rho2)
         return (self.theta[0] + self.theta[1] * torch.log(s / a)) * pull * a / (s**2 + 0.1) + self.theta[2:]
 
 

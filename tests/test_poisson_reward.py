@@ -106,7 +106,7 @@ def test_pull_is_the_gaussian_update_with_photon_noise():
     a, peak, rho2 = random(4, 5).abs(), 20.0, 0.3
     like, x = Poisson(Matrix(a), peak), torch.tanh(random(2, 5, seed=1))
     y = like.sample(x, Noise(0, 2))
-    pulled = like.pull(y, x, torch.full((2, 1), rho2, dtype=x.dtype))
+    pulled = like.approx_mean_update(y, x, torch.full((2, 1), rho2, dtype=x.dtype))
     light = (x + 1) / 2 @ a.mT
     for i in range(2):
         spread = torch.diag(light[i] / peak) + rho2 / 4 * a @ a.mT
@@ -115,7 +115,7 @@ def test_pull_is_the_gaussian_update_with_photon_noise():
         solved = like.mean_update(y, x, torch.full((2, 1), rho2, dtype=x.dtype))[i]
         assert float((solved - exact).norm() / exact.norm()) < 1e-5
     small = torch.full((2, 1), 1e-8, dtype=x.dtype)
-    torch.testing.assert_close(like.pull(y, x, small), small * like.score(y, x), rtol=1e-4, atol=0)
+    torch.testing.assert_close(like.approx_mean_update(y, x, small), small * like.score(y, x), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -126,11 +126,11 @@ def test_pull_is_bounded_and_lowers_the_misfit(name):
     x, z = torch.full((3, *shape), -1.5, dtype=torch.float64), 0.5 * random(3, *shape).clamp(-1, 1)
     x = -0.9 + 0.05 * random(3, *shape, seed=2).clamp(-1, 1) if name == "phase retrieval" else x
     y = like.sample(z, Noise(0, 3))
-    move = like.pull(y, x, torch.ones(3, *[1] * len(shape), dtype=x.dtype))
+    move = like.approx_mean_update(y, x, torch.ones(3, *[1] * len(shape), dtype=x.dtype))
     assert float(move.flatten(1).square().mean(1).sqrt().max()) < 10
 
     def misfit(v):
-        return (like.operator.restrict(y - like.operator((v + 1) / 2))).square().flatten(1).sum(1)
+        return (like.operator.measured_part(y - like.operator((v + 1) / 2))).square().flatten(1).sum(1)
 
     assert bool((misfit(x + move) < misfit(x)).all())
 
@@ -183,13 +183,13 @@ def test_lift_tells_classes_apart(shape, classes):
     """Constant over the picture, another code for each class, one per row."""
     like = Classifier(nn.Identity(), classes, shape)
     obs = like.observe(range(classes))
-    lifted = obs.lift()
-    assert lifted.shape == (classes, like.lift_channels * shape[0], *shape[1:])
+    lifted = obs.features()
+    assert lifted.shape == (classes, like.feature_channels * shape[0], *shape[1:])
     codes = lifted.flatten(2)[:, :, 0] if len(shape) > 1 else lifted
     assert len({tuple(c.tolist()) for c in codes}) == classes
     if len(shape) > 1:
         assert torch.equal(lifted, codes[:, :, None, None].expand_as(lifted))
-    assert torch.equal(obs[2].lift(), lifted[2:3]) and lifted.shape[1] <= 33
+    assert torch.equal(obs[2].features(), lifted[2:3]) and lifted.shape[1] <= 33
 
 
 def test_classifier_guides_to_its_class():
@@ -225,7 +225,7 @@ def test_reward(beta):
     obs = like.observe(4)
     x = random(4, 1, 2, 3)
     torch.testing.assert_close(obs.score(x), -2 * (x - 1) / beta)
-    assert len(obs) == 4 and obs.lift().shape == (4, 0, 2, 3) and obs[1:3].repeat(2).lift().shape == (4, 0, 2, 3)
+    assert len(obs) == 4 and obs.features().shape == (4, 0, 2, 3) and obs[1:3].repeat(2).features().shape == (4, 0, 2, 3)
     with pytest.raises(InputError, match=r"no y can be drawn.*observe"):
         like.sample(x, Noise(0, 4))
 

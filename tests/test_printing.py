@@ -147,7 +147,7 @@ def test_a_users_own():
         def __call__(self, x):
             return x + self.by
 
-        def lift(self, y):
+        def features(self, y):
             return y
 
     assert repr(Shift(2.0)) == "Shift(by=2.0)"  # what it does not keep is left out

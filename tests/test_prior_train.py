@@ -18,6 +18,7 @@ from deft.likelihood import Gaussian, Observation
 from deft.nn import UNet
 from deft.operator import Identity
 from deft.prior import load_prior
+from deft.runtime.messages import show
 from deft.train.augment import Flipped, symmetry
 from deft.train.compiled import compiled
 from deft.train.data import Clean
@@ -106,7 +107,8 @@ def test_compiled_blocks_train_the_same_weights_under_the_same_names():
     """backend "eager" runs the traced graph as it is: the weights after a fit are those without compilation."""
     x = torch.randn(20, 1, 8, 8)
     plain, lines = tiny(), []
-    fast = compiled(tiny(), PriorObjective(), Clean(x), config=CONFIG, device="cpu", say=lines.append, backend="eager")
+    with show(lines.append):
+        fast = compiled(tiny(), PriorObjective(), Clean(x), config=CONFIG, device="cpu", backend="eager")
     assert list(fast.state_dict()) == list(plain.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(fast.state_dict().values(), plain.state_dict().values(), strict=True))
     blocks = [m for m in fast.modules() if m._compiled_call_impl is not None]
@@ -130,7 +132,7 @@ def test_a_width_is_compiled_once():
 
     x = torch.randn(20, 1, 8, 8)
     torch._dynamo.reset()
-    made = compiled(tiny(), PriorObjective(), Clean(x), config=CONFIG, device="cpu", say=lambda text: None, backend=counting)
+    made = compiled(tiny(), PriorObjective(), Clean(x), config=CONFIG, device="cpu", backend=counting)
     assert len(graphs) == 4
     fit(made, PriorObjective(), Clean(x), Clean(x[:6]), config=CONFIG, device="cpu", progress=False)
     assert len(graphs) == 4
@@ -141,7 +143,8 @@ def test_without_a_compiler_the_prior_itself_is_trained():
         raise RuntimeError("no compiler here")
 
     prior, lines = tiny(), []
-    found = compiled(prior, PriorObjective(), Clean(torch.randn(9, 1, 8, 8)), config=CONFIG, device="cpu", say=lines.append, backend=broken)
+    with show(lines.append):
+        found = compiled(prior, PriorObjective(), Clean(torch.randn(9, 1, 8, 8)), config=CONFIG, device="cpu", backend=broken)
     assert found is prior and not any(m._compiled_call_impl for m in found.modules())
     assert len(lines) == 1 and "failed" in lines[0] and "no compiler here" in lines[0] and "without it" in lines[0]
 

@@ -15,7 +15,7 @@ from deft.domains.image.data import fashion
 from deft.domains.image.tasks import TASKS
 from deft.errors import DeftError, InputError
 from deft.prior import CONVENTIONS, FAMILIES, load_prior, wrap
-from deft.prior.check import LEVELS, WORSE, confirm, try_readings, warning, warning_from, wiener_error
+from deft.prior.check import LEVELS, WORSE, confirm, try_conventions, warning, warning_from, wiener_error
 from deft.schedule import EDM, SCHEDULES, VPLinear, VPTable, make_schedule
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
@@ -86,7 +86,7 @@ def test_the_doctor_finds_the_convention(name, clothes):
     net = network(prior, name)
     assert confirm(wrap(net, (1, 32, 32), name), x).worst < 0.8
     wrong = wrap(net, (1, 32, 32), "rectified-flow" if not name.startswith(("rectified", "flow")) else "ddpm")
-    verdict = try_readings(wrong, x, images=6, levels=(0.3, 3.0))
+    verdict = try_conventions(wrong, x, images=6, levels=(0.3, 3.0))
     assert not verdict.confirmed and verdict.best is not verdict.taken, verdict.text
     changes = dict(verdict.best.changes)
     base = changes.pop("convention", wrong.card["convention"])

@@ -25,7 +25,7 @@ from deft.learned.base import count_parameters
 from deft.samplers import SAMPLERS, Cooled, Ito, sample_posterior
 from deft.testing import check_operator, gaussian_chain
 from deft.train.denoising import DenoisingObjective
-from deft.train.path import AdjointMatching, LogVariance, RelativeEntropy, walk
+from deft.train.path import AdjointMatching, LogVariance, RelativeEntropy, simulate
 from deft.train.protocols import Batch
 
 GROUP = torch.tensor([[0, 1, 1, 1, 0, 0, 2, 2, 0, 2, 2, 0]])
@@ -125,7 +125,7 @@ def test_pigdm_keeps_to_the_motif(chain):
     _, prior, obs, _ = chain
     x = sample_posterior(prior, PiGDM(0.5), obs, 200, sampler=DDIM(1.0), steps=200, spacing="log-snr", batch=200).x[0]
     like = obs.likelihood
-    rms = float((like.residual(obs.y.expand(200, -1, -1), x).square().flatten(1).sum(1) / like.operator.count(obs.y)).mean().sqrt())
+    rms = float((like.residual(obs.y.expand(200, -1, -1), x).square().flatten(1).sum(1) / like.operator.number_of_measurements(obs.y)).mean().sqrt())
     assert 0.03 < rms < 0.08
 
 
@@ -244,7 +244,7 @@ def test_full_tuning_begins_as_the_prior_and_the_guide(stirred):
     """Its network is the prior's, and its last branch DEFT's; nothing of the prior's is shared."""
     prior, _, x, obs = stirred
     pred = prior(x + 0.5 * prior.project(torch.randn_like(x), x), torch.tensor(0.5, dtype=torch.float64))
-    tuned = ChainAmortised.sized(prior, 1.0, tuned=True).double().begin(prior)
+    tuned = ChainAmortised.sized(prior, 1.0, tuned=True).double().initialise(prior)
     with torch.no_grad():
         assert torch.allclose(tuned(pred, obs), ChainDEFT(32).double()(pred, obs), atol=1e-9)
     kept = {k: v.clone() for k, v in prior.state_dict().items()}
@@ -258,7 +258,7 @@ def test_full_tuning_begins_as_the_prior_and_the_guide(stirred):
 def test_a_file_holds_each_kind(stirred, tmp_path, kind):
     prior = backbone_prior("tiny").requires_grad_(False)
     x, obs = stirred[2].float(), MotifTask().observe(stirred[2].float(), BatchNoise(3, 0))
-    h = (ChainDEFT(32) if kind is ChainDEFT else ChainAmortised.sized(prior, 1.0, tuned=True).begin(prior)).calibrate(prior, x)
+    h = (ChainDEFT(32) if kind is ChainDEFT else ChainAmortised.sized(prior, 1.0, tuned=True).initialise(prior)).calibrate(prior, x)
     task = MotifTask(0.01, loosest=0.05)
     save_h(tmp_path / "h.safetensors", h, prior, task, name="x")
     again, back, card = load_scaffolder(tmp_path / "h.safetensors", prior)
@@ -273,7 +273,7 @@ def test_deviations_of_a_task_lie_between_its_two_evenly_in_their_logarithm():
     level = (obs.likelihood.sigma_y / 0.01).log() / math.log(4.0)
     assert level.shape == (4000,) and float(level.min()) >= 0 and float(level.max()) <= 1
     assert abs(float(level.mean()) - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
-    each = obs.likelihood.residual(obs.y, x).square().flatten(1).sum(1) / obs.likelihood.operator.count(obs.y)
+    each = obs.likelihood.residual(obs.y, x).square().flatten(1).sum(1) / obs.likelihood.operator.number_of_measurements(obs.y)
     ratio = each / obs.likelihood.sigma_y**2  # the noise of each has its own deviation, and no other
     halves = [ratio[level < 0.5], ratio[level >= 0.5]]
     assert all(abs(float(r.mean()) - 1) < 4 * float(r.std()) / len(r) ** 0.5 for r in halves)
@@ -283,7 +283,7 @@ def test_deviations_of_a_task_lie_between_its_two_evenly_in_their_logarithm():
 def test_learning_lowers_the_loss_and_leaves_the_prior_alone(kind):
     torch.manual_seed(0)
     prior = backbone_prior("tiny").eval().requires_grad_(False)
-    h = (ChainDEFT(32) if kind == "deft" else ChainAmortised.sized(prior, 1.0, tuned=True).begin(prior)).calibrate(prior, pad([c.x for c in chains("train", longest=48)[:16]], 48))
+    h = (ChainDEFT(32) if kind == "deft" else ChainAmortised.sized(prior, 1.0, tuned=True).initialise(prior)).calibrate(prior, pad([c.x for c in chains("train", longest=48)[:16]], 48))
     objective = DenoisingObjective(prior, even=1.0)
     batches = Bucketed([c.x for c in chains("train", longest=48)], MotifTask(), bounds=(48,))
     held = batches.draw(64, 1, -1, torch.device("cpu"))
@@ -304,7 +304,7 @@ def test_paths_of_chains_stay_centred_and_teach(stirred, kind):
     prior = backbone_prior("tiny").of_length(40).requires_grad_(False)
     h = ChainDEFT(32, length=40)
     obs = given_motif([torch.randn(9, 3) * 4], [list(range(12, 21))], 40)
-    walked = walk(prior, h, obs.repeat(3), BatchNoise(3, 0), times(prior.schedule, 4, "log-snr"), Ito(), keep={0, 1})
+    walked = simulate(prior, h, obs.repeat(3), BatchNoise(3, 0), times(prior.schedule, 4, "log-snr"), Ito(), keep={0, 1})
     for x in (walked.x, *(s.pred.x_t for s in walked.steps)):
         assert float(x.sum(1).abs().max()) < 1e-3 * float(x.abs().max())
     loss = kind(prior, 4)(h, Batch(torch.empty(3, 0), obs.repeat(3)), BatchNoise(3, 0))

@@ -296,7 +296,7 @@ def test_gradient(scale, d):
 
 @pytest.mark.parametrize(("h", "rho2_of"), [(GradientAtMean(0.5), lambda a, s: 0.25 * s**2 / (0.25 * a**2 + s**2)), (DiffPIR(2.0), lambda a, s: s**2 / (2 * a**2))])
 def test_proximal_steps_are_exact_on_tomography(h, rho2_of):
-    """The minimum of |y - A x|^2 / (2 sigma_y^2) + |x - x̂|^2 / (2 rho^2) by a dense solve, where what learned h are shown (`pull`) is
+    """The minimum of |y - A x|^2 / (2 sigma_y^2) + |x - x̂|^2 / (2 rho^2) by a dense solve, where what learned h are shown (`approx_mean_update`) is
     off by more than a tenth of the step."""
     op, sigma_y, shape = Radon(6, 5), 0.05, (1, 6, 6)
     mean, y = Noise(0, 2).normal(shape), op(Noise(1, 2).normal(shape))
@@ -307,4 +307,4 @@ def test_proximal_steps_are_exact_on_tomography(h, rho2_of):
     minimum = torch.linalg.solve(matrix.mT @ matrix / sigma_y**2 + torch.eye(36) / rho2, right).mT.reshape(mean.shape)
     step = minimum - mean
     assert float((pred.corrected(h(pred, obs)).mean - minimum).norm() / step.norm()) < 1e-4
-    assert float((obs.likelihood.pull(y, mean, torch.full((1, 1, 1, 1), rho2)) - step).norm() / step.norm()) > 0.1
+    assert float((obs.likelihood.approx_mean_update(y, mean, torch.full((1, 1, 1, 1), rho2)) - step).norm() / step.norm()) > 0.1

@@ -159,7 +159,7 @@ def noised(y, i, noise):
 
 
 def test_mcg():
-    """Algorithm 1 of Chung, Sim, Ryu & Ye 2022: a step, the gradient, then x <- (I - P^T P) x + P^T y_i with y_i noised anew."""
+    """Algorithm 1 of Chung, Sim, Ryu & Ye 2022: a step, the gradient, then x <- (I - P^T P) x + P^T y_i with y_i noised again."""
     x, noise, expected, p = start(), Stream(1), [], torch.diag(SEEN)
     for i in range(N, 0, -1):
         x0, _ = denoise(x, i)

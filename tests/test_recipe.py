@@ -15,7 +15,7 @@ from deft.guidance.combine import Scaled, Zero
 from deft.recipe import Recipe, fit_h
 from deft.recipe.settings import REUSE, TIMED_VISITS, VISITS, Sizes, sizes_for
 from deft.testing import half_seen
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.fit import Interrupted, _Progress
 from deft.train.level_weight import fit_level_weight
@@ -248,8 +248,8 @@ def test_resumed_fits_keep_their_sizes(tmp_path):
 
 
 def test_fresh_rows_of_a_cache():
-    """A quarter of each batch is drawn anew: predictions are the prior's, parts have the rows of the whole, held-out draws have none."""
-    cache = Bank.build(PRIOR, few(20), Field(), 40, fresh=0.25)
+    """A quarter of each batch is redrawn: predictions are the prior's, parts have the rows of the whole, held-out draws have none."""
+    cache = PredictionCache.build(PRIOR, few(20), Field(), 40, fresh=0.25)
     whole = cache.draw(16, 0, 3, CPU)
     again = PRIOR(whole.prediction.x_t, whole.prediction.t)
     torch.testing.assert_close(again.mean, whole.prediction.mean, rtol=1e-4, atol=1e-5)
@@ -291,7 +291,7 @@ def test_a_level_weight_switches_a_bad_h_off_where_it_is_bad():
     x = few(400, 8)
     obs = Field().observe(x, BatchNoise(400, 9))
     assert level_warning(level_errors(PRIOR, h, x, obs)) is not None
-    held_out = Bank.build(PRIOR, few(256, 4), Field(), 512)
+    held_out = PredictionCache.build(PRIOR, few(256, 4), Field(), 512)
     found = fit_level_weight(h, DenoisingObjective(PRIOR), held_out, batch=64, batches=8)
     assert float(h.weight_at(torch.tensor(1.5))) > 0.8 and float(h.weight_at(torch.tensor(-1.5))) < 0.1, found
     assert level_warning(level_errors(PRIOR, h, x, obs)) is None

@@ -37,7 +37,7 @@ from deft.remote import client as remote
 from deft.remote.client import HEADER, RemoteDenoiser, pack, unpack
 from deft.remote.server import is_loopback, make_app, running, serve
 from deft.schedule import SCHEDULES, VPTable
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from toys import refused, toy_prior
 
@@ -126,7 +126,7 @@ def observation(n=2):
 
 def small_h(seed=0):
     torch.manual_seed(seed)
-    return deft.DEFT((1, 16, 16), Inpaint.lift_channels, 4)
+    return deft.DEFT((1, 16, 16), Inpaint.feature_channels, 4)
 
 
 CONFIG = deft.FitConfig(steps=4, batch=4, warmup=1, seed=1)
@@ -184,7 +184,7 @@ def test_a_fit_is_the_local_one(there, local, tmp_path):
 
 
 def test_a_bank_is_the_local_one(there, local):
-    banks = [Bank.build(p, state(6, 4).clamp(-1, 1), Inpaint(), 12, chunk=8) for p in (there, local)]
+    banks = [PredictionCache.build(p, state(6, 4).clamp(-1, 1), Inpaint(), 12, chunk=8) for p in (there, local)]
     assert torch.equal(banks[0].prediction.mean, banks[1].prediction.mean)
     assert same_weights(fitted(there, banks[0]), fitted(local, banks[1]))
 

@@ -49,10 +49,10 @@ class Apart(LinearOperator):
     def adjoint(self, y):
         return self(y)
 
-    def restrict(self, y):
+    def measured_part(self, y):
         return self(y)
 
-    def count(self, y):
+    def number_of_measurements(self, y):
         return y.new_ones(len(y))
 
 
@@ -259,12 +259,12 @@ class Slanted(Apart):
 
 
 class Unrestricted(Apart):
-    def restrict(self, y):
+    def measured_part(self, y):
         return y
 
 
 class Miscounted(Apart):
-    def count(self, y):
+    def number_of_measurements(self, y):
         return y.new_full((len(y),), 3.0)
 
 
@@ -272,7 +272,7 @@ class Doubled(Apart):
     def __call__(self, x):
         return 2 * super().__call__(x)
 
-    def restrict(self, y):
+    def measured_part(self, y):
         return Apart.__call__(self, y)
 
 

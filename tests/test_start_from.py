@@ -40,14 +40,14 @@ def ask(h, task):
 
 def test_of_the_same_task_it_is_the_same_h():
     task, other = get_task("inpaint"), fitted(2)
-    torch.testing.assert_close(ask(DEFT.like(other, 2), task), ask(other, task))
+    torch.testing.assert_close(ask(DEFT.init_like(other, 2), task), ask(other, task))
 
 
 def test_fewer_and_more_views_of_y():
     """Weights of views that are not there any more are dropped, those of new ones start at 0."""
     two = fitted(2)
-    one = DEFT.like(two, 1)
-    three = DEFT.like(two, 3)
+    one = DEFT.init_like(two, 1)
+    three = DEFT.init_like(two, 3)
     first = lambda h: dict(h.named_parameters())["n1.inlet.weight"]  # noqa: E731
     per = 4  # a view's channels after folding 2x2
     assert first(one).shape[1] == 4 * per and first(three).shape[1] == 6 * per
@@ -60,9 +60,9 @@ def test_fewer_and_more_views_of_y():
 
 def test_another_form_is_refused():
     with pytest.raises(InputError, match="width 4 there, 6 here"):
-        DEFT(SHAPE, 2, 6).adopt(fitted(2))
+        DEFT(SHAPE, 2, 6).initialise_from(fitted(2))
     with pytest.raises(InputError, match="units v there, eps here"):
-        DEFT(SHAPE, 2, 4, units="eps").adopt(fitted(2))
+        DEFT(SHAPE, 2, 4, units="eps").initialise_from(fitted(2))
     with pytest.raises(InputError, match=r"no h for mri is bundled, only for .*inpaint"):
         bundled_h("mri")
 
@@ -82,7 +82,7 @@ def test_command_line(capsys, tmp_path):
     first = ("fit", "--data", "fashion", "--task", "inpaint", "--width", "4", "--steps", "1", "--batch", "2", "--bank", "0", "--out", tmp_path / "a")
     result(capsys, *first)
     found = result(capsys, "fit", "--data", "fashion", "--task", "sr4", "--start-from", tmp_path / "a", "--steps", "1", "--batch", "2", "--bank", "0", "--out", tmp_path / "b")
-    assert found["card"]["started_from"] == str(tmp_path / "a") and found["card"]["h"]["width"] == 4 and found["card"]["h"]["lift_channels"] == 1
+    assert found["card"]["started_from"] == str(tmp_path / "a") and found["card"]["h"]["width"] == 4 and found["card"]["h"]["feature_channels"] == 1
     load_h(tmp_path / "b", load_prior("fashion"))
     again = ("fit", "--data", "fashion", "--steps", "1", "--out", tmp_path / "c", "--start-from")
     assert "no h for nothing is bundled" in refused(capsys, *again, "nothing")

@@ -21,7 +21,7 @@ from deft.learned import DEFT
 from deft.nn import UNet
 from deft.operator import Mask
 from deft.schedule import VPCosine
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from toys import refused, result, toy_prior
 
@@ -33,15 +33,15 @@ def images(name: str, n: int = 3) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_observation(name):
-    """Shapes, finite values, the class's `lift_channels`, a picture; a settings dictionary makes the same task again."""
+    """Shapes, finite values, the class's `feature_channels`, a picture; a settings dictionary makes the same task again."""
     task, x = get_task(name), images(name)
     obs = task.observe(x, Noise(0, len(x)))
     assert bool(torch.isfinite(obs.y).all()) and len(obs) == 3
-    assert obs.lift().shape == (3, task.lift_channels * x.shape[1], 32, 32)
+    assert obs.features().shape == (3, task.feature_channels * x.shape[1], 32, 32)
     assert picture_of(obs, x.shape[1:]).shape == (3, 32, 32, 3)
     assert make_task(json.loads(json.dumps(task.config()))) == task
     assert task.title and task.about and task.name == name
-    pulled = obs.likelihood.pull(obs.y, torch.zeros_like(x), torch.full((3, 1, 1, 1), 0.3))
+    pulled = obs.likelihood.approx_mean_update(obs.y, torch.zeros_like(x), torch.full((3, 1, 1, 1), 0.3))
     assert bool(torch.isfinite(pulled).all())
     part = task.observe(x[1:2], Noise(0, [1]))
     torch.testing.assert_close(part.y, obs.y[1:2], rtol=1e-4, atol=1e-4)  # a measurement does not depend on its batch
@@ -53,7 +53,7 @@ def test_an_h_can_be_fitted_to_it(name):
     task, x = get_task(name), images(name)
     torch.manual_seed(0)
     prior = freeze(ImagePrior(UNet(x.shape[1], x.shape[1], (8, 8), patch=4), VPCosine(), tuple(x.shape[1:])))
-    h = DEFT(prior.event_shape, task.lift_channels, 4)
+    h = DEFT(prior.event_shape, task.feature_channels, 4)
     obs = task.observe(x, Noise(0, 3))
     assert h(prior(x, torch.tensor(0.5)), obs).shape == x.shape
 
@@ -83,10 +83,10 @@ def test_what_is_drawn_must_be_said():
 def test_a_bank_of_fixed_measurements(tmp_path):
     task, x = get_task("phase"), images("phase", 6)
     prior = freeze(ImagePrior(UNet(1, 1, (8, 8), patch=4), VPCosine(), (1, 32, 32)))
-    for batches in (Bank.build(prior, x, task, 10, fixed=True), Clean(x, task, fixed=True)):
+    for batches in (PredictionCache.build(prior, x, task, 10, fixed=True), Clean(x, task, fixed=True)):
         batch = batches.draw(4, 0, 3, torch.device("cpu"))
         torch.testing.assert_close(batch.observation.y, task.observe(batch.x, BatchNoise(4, 0)).y)
-        torch.testing.assert_close(batch.observation.lift(), task.observe(batch.x, BatchNoise(4, 0)).lift(), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(batch.observation.features(), task.observe(batch.x, BatchNoise(4, 0)).features(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -204,7 +204,7 @@ def test_a_task_measures_where_the_images_are(name):
         with FakeTensorMode(allow_non_fake_inputs=True):
             x = torch.empty(2, 3 if name == "colourise" else 1, 32, 32, device="cuda")
             obs = TASKS[name]().observe(x, BatchNoise(2, 0))
-            obs.likelihood.pull(obs.y, x, torch.full((2, 1, 1, 1), 0.1, device="cuda"))
+            obs.likelihood.approx_mean_update(obs.y, x, torch.full((2, 1, 1, 1), 0.1, device="cuda"))
     except Exception as error:
         assert "same device" not in str(error), error
         pytest.skip(f"not to be followed without a GPU: {type(error).__name__}")

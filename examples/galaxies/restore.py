@@ -17,7 +17,7 @@ import deft
 from deft.domains.image.metrics import psnr
 from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
 from deft.operator import LinearOperator, Mask
-from deft.train.data import Bank
+from deft.train.data import PredictionCache
 
 SIGMA_Y = 0.01  # on [-1, 1]; the sky is at -1, the middle of a bright galaxy near 0.7
 
@@ -25,7 +25,7 @@ SIGMA_Y = 0.01  # on [-1, 1]; the sky is at -1, the middle of a bright galaxy ne
 class Hole:
     """A third of the side hidden, somewhere over the galaxy."""
 
-    name, lift_channels = "a hole", 2
+    name, feature_channels = "a hole", 2
 
     def observe(self, x: Tensor, noise: deft.Noise) -> deft.Observation:
         side = x.shape[-1]
@@ -63,7 +63,7 @@ class Blur(LinearOperator):
     def pinv(self, y: Tensor) -> Tensor:
         return self._times(y, torch.where(self.transfer > 1e-5, 1 / self.transfer, 0.0))
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """A Wiener filter's guess, rather than the pseudo-inverse, which is noise."""
         return self._times(y, self.transfer / (self.transfer**2 + 0.01))
 
@@ -71,7 +71,7 @@ class Blur(LinearOperator):
 class Seeing:
     """A Gaussian point-spread function of deviation 1.5 pixels."""
 
-    name, lift_channels = "seeing", 1
+    name, feature_channels = "seeing", 1
 
     def __init__(self, side: int, width: float = 1.5):
         self.like = deft.Gaussian(Blur(side, width), SIGMA_Y)
@@ -88,8 +88,8 @@ def main() -> None:
     x_fit, x_out = x[:768], x[768:]
     columns = []
     for task in (Hole(), Seeing(32)):
-        h = deft.DEFT.sized(prior, 0.09, task.lift_channels, log=print).calibrate(prior, x_fit)
-        bank = Bank.build(prior, x_fit, task, 6000)
+        h = deft.DEFT.sized(prior, 0.09, task.feature_channels).calibrate(prior, x_fit)
+        bank = PredictionCache.build(prior, x_fit, task, 6000)
         fitted = deft.fit(h, deft.DenoisingObjective(prior), bank, config=deft.FitConfig(max_seconds=seconds, steps=100_000), device="cpu", progress=False)
         obs = task.observe(x_out, deft.Noise(2, len(x_out)))
         print(f"\n{task.name}: h fitted in {fitted.seconds:.0f} s, {fitted.steps} steps; PSNR of the mean of 8, and residual / sigma_y")
@@ -98,7 +98,7 @@ def main() -> None:
         for name, method in (("DEFT", h), ("ΠGDM, capped", pigdm), ("prior alone", deft.core.htransform.Zero())):
             drawn = deft.sample_posterior(prior, method, obs, 8, steps=50, spacing="log-snr" if name == "DEFT" else "angle", seed=3).x
             # x spans [-1, 1]: a peak of 2
-            r = obs.likelihood.residual(obs.y, drawn[:, 0]).square().flatten(1).sum(1) / obs.likelihood.operator.count(obs.y)
+            r = obs.likelihood.residual(obs.y, drawn[:, 0]).square().flatten(1).sum(1) / obs.likelihood.operator.number_of_measurements(obs.y)
             print(f"  {name:12} {psnr(drawn.mean(1), x_out).mean():6.2f} dB   {float(r.mean().sqrt()) / SIGMA_Y:5.2f}")
             if name == "DEFT":
                 few = x_out.flatten(1).var(1).argsort(descending=True)[:5]

@@ -76,7 +76,7 @@ def main() -> None:
     net = unet()
     prior = deft.NetworkDenoiser(Sample(net), table(scheduler.alphas_cumprod), (4, 8, 8), "v")
     config = deft.FitConfig(steps=200_000, batch=64, lr=1e-3, warmup=200, ema=0.999, max_seconds=minutes * 60 * 0.6)
-    done = deft.fit(prior, PriorObjective(), Clean(z * scale), Clean(z[:1000] * scale), config=config, device="cpu", progress=False, on_evaluation=print)
+    done = deft.fit(prior, PriorObjective(), Clean(z * scale), Clean(z[:1000] * scale), config=config, device="cpu", progress=False, callback=print)
     print(f"unet: {prior.parameter_count():,} parameters, {done.steps} steps, loss {done.held_out}", flush=True)
 
     net.save_pretrained(out / "unet")

@@ -24,6 +24,7 @@ from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.kinds.domain import Cases, Domain
 from deft.runtime.memory import PeakMemory
+from deft.runtime.messages import log, old_messages
 
 
 class TensorCases(Cases):
@@ -94,9 +95,10 @@ def draw(
     return done.first(len(cases))
 
 
+@old_messages("say")
 def compare(
     plans: Mapping[str, Any], prior: Denoiser, cases: Cases, samples: int = 1, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
-    progress: bool = False, store: Store | None = None, kind: str = "samples", say: Callable[[str], None] = lambda text: None,
+    progress: bool = False, store: Store | None = None, kind: str = "samples",
     on_result: Callable[[dict[str, Result]], None] = lambda results: None,
 ) -> dict[str, Result]:  # fmt: skip
     """Every plan on the same measurements, starting noise and seeds: name -> result, its samples with it.
@@ -109,7 +111,7 @@ def compare(
     """
     results: dict[str, Result] = {}
     for name, plan in plans.items():
-        say(f"{plan.method.title}: {len(cases)} {cases.title} x {samples} samples, {plan.steps} steps")
+        log.info(f"{plan.method.title}: {len(cases)} {cases.title} x {samples} samples, {plan.steps} steps")
         drawn = draw(plan, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=device, progress=progress, store=store, kind=kind, title=name)
         values = {k: np.asarray(v, float).reshape(cases.repeats, -1) for k, v in cases.measure(drawn.x).items()}
         trained = sum(p.numel() for p in fitted.parameters()) if plan.method.trained and fitted is not None else 0

@@ -157,7 +157,7 @@ def right_value(metric: Metric, task: Any) -> float | None:
 
 
 def compared(results: Sequence[Result], metric: Metric, task: Any = None) -> Best | None:
-    """The entry with the best mean and those that cannot be told from it (`tied_for_best`); None for a metric that has no best.
+    """The entry with the best mean and those that cannot be distinguished from it (`tied_for_best`); None for a metric that has no best.
 
     Where a value is right, and neither more nor less is better, the best mean is nearest to it: entries are compared by how far off
     they are, above or below.

@@ -15,7 +15,7 @@ import torch
 
 from deft.bench.data import describe, samples_of
 from deft.bench.jobs import cost_job, draw_job, fit_job, the_prior
-from deft.bench.runner import Runner, Say
+from deft.bench.runner import Runner
 from deft.bench.store import Job, Store
 from deft.bench.studies import Entry, Setting, Study, tuned_by
 from deft.bench.tuning import entry_plan, further, points, steps_for
@@ -25,6 +25,7 @@ from deft.errors import ContractError, InputError
 from deft.kinds.domain import Metric, Task, domain_of
 from deft.likelihood import Likelihood
 from deft.methods import METHODS, Plan
+from deft.runtime.messages import log, old_messages
 
 
 @dataclass
@@ -63,8 +64,9 @@ def likelihood_of(task: Task, event_shape: Sequence[int], title: str) -> Likelih
         raise InputError(f"the task {task.name} does not fit {title} of {'x'.join(map(str, event_shape))}: {error}") from error
 
 
+@old_messages("say")
 def run_study(
-    study: Study, out: str | Path, *, jobs: int = 1, part: int = 0, parts: int = 1, progress: bool = True, say: Say = lambda text: None,
+    study: Study, out: str | Path, *, jobs: int = 1, part: int = 0, parts: int = 1, progress: bool = True,
     only_read: bool = False, device: str = "cpu",
 ) -> Finished:  # fmt: skip
     """Run what is missing of a study in the folder `out`; with `only_read` run nothing, and leave out what is not done yet.
@@ -72,10 +74,10 @@ def run_study(
     device: where priors and fitted h compute, "cpu" or "cuda". Data, masks and noise are made on the CPU in either case, so a job's numbers
     differ by rounding alone; the device is written into its result and is no part of its key. With `jobs`, all processes share the one device.
     """
-    runner = Runner(Path(out), jobs, part, parts, progress, only_read, device, say)
+    runner = Runner(Path(out), jobs, part, parts, progress, only_read, device)
     cells, left_out = _cells(study)
     for line in left_out:
-        say(f"left out: {line[2]} on {line[0]}, {line[1]}: {line[3]}")
+        log.info(f"left out: {line[2]} on {line[0]}, {line[1]}: {line[3]}")
 
     # 1. fits
     for c in cells:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,18 +21,17 @@ from tqdm import tqdm
 from deft.bench.jobs import do
 from deft.bench.store import Job, Store
 from deft.errors import LostError
-
-Say = Callable[[str], None]
+from deft.runtime.messages import log
 
 
 class Runner:
     """Whoever does the work: this process, so many of its children, or one of `parts` that share a folder; or nobody (`only_read`)."""
 
     def __init__(
-        self, folder: Path, processes: int = 1, part: int = 0, parts: int = 1, progress: bool = True, only_read: bool = False, device: str = "cpu", say: Say = lambda text: None,
+        self, folder: Path, processes: int = 1, part: int = 0, parts: int = 1, progress: bool = True, only_read: bool = False, device: str = "cpu",
     ):  # fmt: skip
         self.store, self.folder, self.processes, self.part, self.parts = Store(folder), folder, processes, part, parts
-        self.progress, self.only_read, self.device, self.say = progress, only_read, device, say
+        self.progress, self.only_read, self.device = progress, only_read, device
         self.failed: dict[str, str] = {}
 
     def has(self, work: Iterable[Job]) -> bool:
@@ -66,7 +65,7 @@ class Runner:
                 self._wait(work, bar)
         for job in self.store.missing(work):
             self.failed[job.key] = self.store.failure(job) or "not done"
-            self.say(f"failed: {job.name}: {self.failed[job.key]}")
+            log.warning(f"failed: {job.name}: {self.failed[job.key]}")
 
     def _spread(self, work: Sequence[Job], bar: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -80,7 +79,7 @@ class Runner:
                     future.result()
                     bar.update()
         except BrokenProcessPool as error:
-            raise LostError("one of the processes died (out of memory? give fewer --jobs or a smaller batch); run the same command to go on") from error
+            raise LostError("one of the processes died (out of memory? give fewer --jobs or a smaller batch); run the same command to resume") from error
         finally:
             for process in (pool._processes or {}).values():  # an error or Ctrl-C does not wait for what is under way
                 process.terminate()

@@ -1,7 +1,7 @@
 """Intervals for means over images, and tests of whether methods differ.
 
 `bootstrap`, `paired`, `clustered` (several seeds) and `crossed` (several fits) give intervals; `sign_flip` and
-`difference_p` (several fits) p-values, `holm` corrects many of them, and `tied_for_best` says which methods of a table cannot be told from the best.
+`difference_p` (several fits) p-values, `holm` corrects many of them, and `tied_for_best` says which methods of a table cannot be distinguished from the best.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def tied_for_best(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Best:
-    """Which methods cannot be told from the best one, by sign flips over the same images.
+    """Which methods cannot be distinguished from the best one, by sign flips over the same images.
 
     Which method is best is itself found in the data, and the luckiest of M equal methods is ahead of the unluckiest more often
     than a test of two allows. Holm's correction is therefore over all M (M - 1) / 2 pairs, not over the M - 1 with the best:

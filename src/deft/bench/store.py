@@ -1,7 +1,7 @@
 """Where a comparison keeps its pieces: named by what they are and by a hash of everything that decides them.
 
 A result is one JSON file (`<kind>/<key>.json`), with what belongs to it beside it. Samples are one .npz file, which grows as they are
-drawn. What is there is never done again, so a comparison that was stopped goes on where it was, and a changed one redoes what changed.
+drawn. What is there is never done again, so a comparison that was stopped resumes where it stopped, and a changed one redoes what changed.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def verdict(results: Sequence[Result], metrics: Metrics, versus: str = "") -> st
     text = f"By {metric.title}, {first.title} is best ({number(i.value, d)} [{number(i.low, d)}, {number(i.high, d)}])"
     if len(by) > 1:
         level = [by[n].title for n in best.tied[1:]]
-        text += f"; {listed(level)} cannot be told from it" if level else "; no other entry is level with it"
+        text += f"; {listed(level)} cannot be distinguished from it" if level else "; no other entry is level with it"
     behind = sorted((n for n in by if n not in best.tied), key=lambda n: abs(float((by[n].values[metric.key] - first.values[metric.key]).mean())))
     for name in dict.fromkeys([*behind[:1], *(n for n in behind if n == versus)]):
         off = interval(by[name].values[metric.key] - first.values[metric.key], by[name].refitted or first.refitted)
@@ -107,7 +107,7 @@ def _distance(i: Interval, digits: int) -> str:
 
 
 def task_table(results: Sequence[Result], metrics: Metrics, task: Any = None, *, which: str = "main") -> Table | None:
-    """A row an entry, best first. Bold: the best of a column; `TIED`: cannot be told from it. which: of the metrics; the main ones come with costs."""
+    """A row an entry, best first. Bold: the best of a column; `TIED`: cannot be distinguished from it. which: of the metrics; the main ones come with costs."""
     shown = [m for m in metrics.values() if m.table == which and any(m.key in r.values for r in results)]
     if not shown:
         return None
@@ -317,7 +317,7 @@ def _opening(report: Report, study: Study, data: Mapping[str, Any]) -> None:
     )
     report.text(
         f"Intervals: 95 %, by resampling {things} and each {thing}'s seeds; where h was fitted with several seeds, from the variance over {things} and over fits (Student's t). "
-        f"**Bold**: the best of its column. {TIED}: cannot be told from the best, by sign flips of paired differences over {things} and, where h was fitted with several seeds, also by "
+        f"**Bold**: the best of its column. {TIED}: cannot be distinguished from the best, by sign flips of paired differences over {things} and, where h was fitted with several seeds, also by "
         "that t-test (the larger p; Holm's correction over all pairs of entries, 5 %). Where a value is right, the best is nearest to it. "
         "Calls and backward: of the prior for one sample. Costs bear no such marks."
     )

@@ -26,7 +26,7 @@ Numbers = dict[str, Any]
 
 
 class SuccessReport:
-    """The report of a comparison while it is under way: `add` what is there, and it is written anew.
+    """The report of a comparison while it is under way: `add` what is there, and it is rewritten.
 
     title: of the report. settings: a line. about: goes into report.json. batch: samples that were drawn at once. known: whether
     successes are compared with what was trained on, too.

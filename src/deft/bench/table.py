@@ -12,7 +12,7 @@ from deft.bench.statistics import Best, Interval
 from deft.kinds.domain import Metric
 
 TIED = "≈"
-"""Beside a number that cannot be told from the best of its column."""
+"""Beside a number that cannot be distinguished from the best of its column."""
 NONE = "–"
 """Where nothing was measured."""
 ARROWS = {"high": " ↑", "low": " ↓", "": ""}
@@ -82,7 +82,7 @@ def number(value: float, digits: int, signed: bool = False) -> str:
 
 
 def with_interval(i: Interval, digits: int, *, signed: bool = False, mark: str = "") -> str:
-    """value [low, high]. mark: "best" for bold, `TIED` for what cannot be told from the best.
+    """value [low, high]. mark: "best" for bold, `TIED` for what cannot be distinguished from the best.
 
     >>> with_interval(Interval(0.5, 0.25, 0.75, 40), 2, mark="best")
     '**0.50** [0.25, 0.75]'

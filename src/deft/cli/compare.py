@@ -28,7 +28,7 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     deft compare quick.toml --out comparison
     deft compare benchmarks/fashion.toml --out comparison --jobs 2
 
-    Every job is written to --out as soon as it is done: the same command goes on where it was stopped, and after a
+    Every job is written to --out as soon as it is done: the same command resumes where it was stopped, and after a
     change of the file does only what changed. A job that fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png.
     `quick` is a file that comes with the library and takes two minutes.
     """
@@ -44,7 +44,7 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder: give another --out")
     where = "cpu" if only_report else str(get_device(device))
-    done = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), say=output.say, only_read=only_report, device=where)
+    done = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), only_read=only_report, device=where)
     if i == 0:
         command = shlex.join(["deft", *sys.argv[1:]])
         report = write_study(study, done, out, command=command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,9 @@ from deft.methods import SCORE_FORM, plan
 from deft.prior.measurement_check import MAX_RESIDUAL, MIN_RESIDUAL, typical_noise
 from deft.recipe.card_text import h_card_text
 from deft.train.control import learn
-from deft.train.diagnosis import in_words
+from deft.train.diagnosis import summary
 from deft.train.fit import FitConfig
 from deft.train.importance import importance_fit
-from deft.train.importance import in_words as importance_words
 from deft.train.path import OBJECTIVES, AdjointMatching, OffPolicy, PathObjective, RelativeEntropy, has_derivative
 
 
@@ -61,8 +61,8 @@ def fit_on_paths(
     """The rest of `deft fit` for an objective on paths: fit, say how it went, write what it leaves."""
     made = make_objective(objective, prior, chain, subset, drawn_by)
     result, history, end = learn(
-        h, prior, prior.inside(obs).to(device), made, config, warm=warm, rate=rate, folder=out, resume=resume, device=device,
-        progress=common.bars(), say=output.say, chain=chain,
+        h, prior, prior.to_latent(obs).to(device), made, config, warm=warm, rate=rate, folder=out, resume=resume, device=device,
+        progress=common.bars(), chain=chain,
     )  # fmt: skip
     recipe = {"objective": objective, "chain": chain, "subset": subset, "drawn_by": drawn_by, "warm": warm, **asdict(config)}
     seen = {} if source is None else {"measurement": {"file": source, "sha256": obs.fingerprint()}}
@@ -73,7 +73,7 @@ def fit_on_paths(
     card = save_h(out / "h.safetensors", h, prior, task, **about)
     write_json(out / "log.json", {"history": result.history, "diagnoses": history, "end": end, "card": card})
     write_text(out / "card.md", h_card_text(card))
-    output.say(f"{result.steps} steps in {result.seconds:.0f} s; {in_words(end)}")
+    output.say(f"{result.steps} steps in {result.seconds:.0f} s; {summary(end)}")
     sigma = typical_noise(obs, torch.zeros(len(obs), *prior.data_shape).to(obs.y))
     if end.get("residual", 0.0) > max(MAX_RESIDUAL * sigma, MIN_RESIDUAL):
         output.say(
@@ -99,15 +99,14 @@ def fit_by_importance(
         }  # fmt: skip
         return save_h(out / "h.safetensors", h, prior, task, **about)
 
-    def on_round(rows: list[dict[str, float]]) -> None:
-        done[:] = rows[:-1]
+    def on_round(row: Mapping[str, Any]) -> None:
         if done:  # what the round before left
             keep()
-        output.say(importance_words(rows[-1]))
+        done.append(dict(row))
 
     rows = importance_fit(
-        h.to(device), prior, prior.inside(obs).to(device), rounds=rounds, paths=paths, steps=chain, config=config, device=device, progress=common.bars(),
-        folder=out, resume=resume, on_round=on_round, **objective,
+        h.to(device), prior, prior.to_latent(obs).to(device), rounds=rounds, paths=paths, steps=chain, config=config, device=device, progress=common.bars(),
+        folder=out, resume=resume, callback=on_round, **objective,
     )  # fmt: skip
     done[:] = rows
     card = keep()

@@ -95,7 +95,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
     "--magnitude",
     is_flag=True,
     default=None,
-    help="k-space, all of it sampled: measure the magnitude of the image anew (a simulation).",
+    help="k-space, all of it sampled: measure the magnitude of the image again (a simulation).",
 )
 @click.option("--crop", type=int, help="With --magnitude: the middle of the image, so many pixels wide.")
 @click.option(

@@ -83,7 +83,7 @@ def evaluate(
     if samples == 1:
         output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
     results = compare(
-        plans, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=prior.state_like().device, progress=common.bars(), say=output.say,
+        plans, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=prior.state_like().device, progress=common.bars(),
     )  # fmt: skip
     settings = {
         "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": len(cases),

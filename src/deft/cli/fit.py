@@ -73,7 +73,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     click.option("--start-from", "start", help="Begin with the weights of another h of this prior, of the same task or another: a run folder, or `inpaint` for the bundled one. Its size and form are kept."),
     click.option("--units", type=Name("units", UNITS), default="v", show_default=True, help="What the network's output means (eps: the paper's)."),
     click.option("--gate/--no-gate", default=True, show_default=True, help="Let the network weigh the guide pixel by pixel (no: the paper's)."),
-    click.option("--guide", type=Name("guide", GUIDES), default="pull", show_default=True, help="The likelihood's gradient, preconditioned (pull) or raw (score: the paper's)."),
+    click.option("--guide", type=Name("guide", GUIDES), default="preconditioned", show_default=True, help="The likelihood's gradient: preconditioned by its curvature, or score, the raw one of the paper."),
     click.option("--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]"),
 )  # fmt: skip
 @section(
@@ -100,7 +100,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     click.option("--drawn-by", type=Name("method", METHODS), help="With vargrad or tb: the method that draws the paths, instead of h."),
     click.option("--rounds", default=4, show_default=True, help="With importance: rounds of drawing paths and fitting to the weighed ones; --steps are each round's."),
     click.option("--paths", default=8, show_default=True, help="With importance: paths of each measurement."),
-    click.option("--warm", default=0, show_default=True, help="With --objective: the likelihood comes on over so many steps, from a thousandth."),
+    click.option("--warm", default=0, show_default=True, help="With --objective: the likelihood is annealed in over so many steps, from a thousandth."),
     click.option("--log-z-rate", default=0.05, show_default=True, help="With tb: step size of log Z."),
 )  # fmt: skip
 @section(

@@ -9,7 +9,7 @@ import click
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
 from deft.denoiser import NetworkDenoiser
-from deft.prior.check import LEVELS, WORSE, Reading, confirm, describe, try_readings
+from deft.prior.check import LEVELS, WORSE, Candidate, confirm, describe, try_conventions
 from deft.prior.latent import LatentPrior
 from deft.recipe.card_text import card_lines
 
@@ -48,7 +48,7 @@ def inspect(
         x = prior.encode(x)
         network = prior.prior if isinstance(prior, LatentPrior) else prior
         if isinstance(network, NetworkDenoiser):
-            verdict = try_readings(network, x, images=count, seed=seed)
+            verdict = try_conventions(network, x, images=count, seed=seed)
             taken, best, text, confirmed = verdict.taken, verdict.best, verdict.text, verdict.confirmed
         else:
             taken = best = confirm(network, x, images=count, seed=seed)
@@ -66,9 +66,9 @@ def inspect(
     output.result(result)
 
 
-def _row(name: str, reading: Reading) -> str:
+def _row(name: str, reading: Candidate) -> str:
     return f"  {name:40}" + "".join(f"{r:9.2f}" for r in reading.ratios)
 
 
-def _json(reading: Reading) -> dict[str, Any]:
+def _json(reading: Candidate) -> dict[str, Any]:
     return {"changes": reading.changes, "levels": list(LEVELS), "errors": reading.errors, "ratios": reading.ratios}

@@ -132,11 +132,11 @@ def train(
     fast_kernels(where)
     objective, seen = PriorObjective(), clean_batches(x, where, flip)
     if compile_blocks:
-        made = compiled(made, objective, seen, config=config, device=where, say=output.say)
+        made = compiled(made, objective, seen, config=config, device=where)
     try:
         result = fit(
             made, objective, seen, Clean(x_out), config=config, folder=out, resume=resume, device=where,
-            progress=common.bars(), on_evaluation=common.show_evaluation,
+            progress=common.bars(), callback=common.show_evaluation,
         )  # fmt: skip
     except NonFiniteError as error:
         kept = f" (the last good state is kept: {out / 'state.pt'})" if (out / "state.pt").exists() else ""

@@ -178,7 +178,7 @@ def scaffold(
 @click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
 @click.option("--count", default=COUNT, show_default=True, help="Problems of set a, left-out or validation.")
-@click.option("--free", is_flag=True, help="Set a, left-out, validation: place and length are drawn anew, as a designer has it, instead of the native's.")
+@click.option("--free", is_flag=True, help="Set a, left-out, validation: place and length are redrawn, as a designer has it, instead of the native's.")
 @click.option("--prior", "prior_name", default="backbone", show_default=True)
 @click.option("--steps", default=100, show_default=True)
 @click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every entry alike.")
@@ -396,7 +396,7 @@ class Work:
     def finish(self, whole: bool = True) -> dict[str, Any]:
         """Measure what was drawn, write table, pictures and scaffold.json, and say it in words."""
         from deft.bench.table import csv_text
-        from deft.domains.protein.checks import failures, in_words, rows_of, short
+        from deft.domains.protein.checks import failures, rows_of, short, summary_lines
         from deft.domains.protein.domain import ProteinDomain
         from deft.domains.protein.metrics import measure, summary
         from deft.domains.protein.view import Panel, page, sheet
@@ -421,7 +421,7 @@ class Work:
 
         say = self.output.say
         say(f"{n} scaffolds of {min(columns['length'])} to {max(columns['length'])} residues in {self.seconds:.1f} s, {self.calls:.0f} calls of the prior each; motif RMSD {about['summary']['motif_rmsd_median']:.2f} Å (median)")
-        for line in in_words(names, columns):
+        for line in summary_lines(names, columns):
             say(line)
         say(f"note: {note}")
         say(f"wrote {self.out}/view.html, {self.out}/sheet.png, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv, {self.out}/scaffold.json" if pictured else (

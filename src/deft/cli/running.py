@@ -33,12 +33,12 @@ def run(cli: click.Group, arguments: list[str]) -> int:
         gone = world.missing()  # where one process dies, its launcher stops the others
         said = f"stopped: rank {', '.join(map(str, gone))} was lost" if gone else "stopped"
         if isinstance(cause, Interrupted):
-            said = f"{cause}; go on with: {_resume(arguments, world)}"
+            said = f"{cause}; resume with: {_resume(arguments, world)}"
         if world.speaks:
             click.echo(one_line(said), err=True)
         return 130
     except LostError as error:
-        return _fail(f"{error}; go on with: {_resume(arguments, world)}" if error.saved else str(error), world)
+        return _fail(f"{error}; resume with: {_resume(arguments, world)}" if error.saved else str(error), world)
     except DeftError as error:
         return _fail(str(error), world)
     except (RuntimeError, MemoryError) as error:

@@ -85,7 +85,7 @@ def sample(
     fitted = None
     card: dict[str, Any] = {}
     if (measurement is None) == (reward is None):
-        raise InputError("give --measurement, what was seen, or --reward, what is liked: one of the two")
+        raise InputError("give --measurement, what was seen, or --reward, what is preferred: one of the two")
     if reward is None and (beta is not None or label is not None):
         raise InputError("--beta and --label are for --reward")
     if reward is not None and (refine or mask is not None or task is not None or sigma_y is not None):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from deft._renamed import Renamed
 from deft.core.schedule import Schedule
 from deft.printing import PrintedModule
 
@@ -69,7 +70,7 @@ class Prediction:
 D = TypeVar("D", bound="Denoiser")
 
 
-class Denoiser(PrintedModule, ABC):
+class Denoiser(Renamed, PrintedModule, ABC):
     """Anything that returns a `Prediction`: `denoiser(x_t, t)`, x_t [B, *E], t [B] or a scalar tensor."""
 
     schedule: Schedule
@@ -122,7 +123,7 @@ class Denoiser(PrintedModule, ABC):
         """The model's samples [B, *E] as data [B, *data_shape]."""
         return z
 
-    def inside(self, obs: Any) -> Any:
+    def to_latent(self, obs: Any) -> Any:
         """An `Observation` of data, as one of the model's samples."""
         return obs
 

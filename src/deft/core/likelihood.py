@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft._renamed import Renamed
 from deft.core.autodiff import again, pullback
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
@@ -29,24 +30,24 @@ class _OfOperator:
     """A class attribute that is the operator's, where there is an operator; a class or an object may set its own."""
 
     def __get__(self, like: Likelihood | None, owner: type | None = None) -> int:
-        return 1 if like is None or like.operator is None else like.operator.lift_channels
+        return 1 if like is None or like.operator is None else like.operator.feature_channels
 
 
-class Likelihood(Printed, ABC):
+class Likelihood(Renamed, Printed, ABC):
     """p(y | x_0) of measurements y [B, *M] given samples x_0 [B, *E].
 
     A subclass needs `sample` and `log_prob`. Everything else has a default, and a subclass that knows better says so:
 
-        score, pull, mean_update        gradients, and what they move a sample by
+        score, mean_update              gradients, and what they move a sample by
         residual, noise_sigma           what is left of y, and how large it should be (reports, checks, DPS)
         tempered, after                 p(y | x)^beta, and the likelihood of a latent that a decoder makes x of
-        lift, picture                   what a network, and a person, sees of y
+        features, picture               what a network, and a person, sees of y
         check, measured_part            which y can be one, and which of its entries were measured
 
-    operator: the noiseless part A of the measurement, where there is one; `lift`, `picture` and `measured_part` are then A's.
+    operator: the noiseless part A of the measurement, where there is one; `features`, `picture` and `measured_part` are then A's.
     per_sample: names of tensors [B, ...] or [1, ...] that belong to single measurements (a noise level each). They follow the batch,
     as do operators and likelihoods among the attributes.
-    lift_channels: sample-sized views of y that `lift` returns; the operator's, or 1.
+    feature_channels: sample-sized views of y that `features` returns; the operator's, or 1.
 
     >>> import math
     >>> class Laplace(Likelihood):
@@ -68,7 +69,7 @@ class Likelihood(Printed, ABC):
 
     operator: Operator | None = None
     per_sample: ClassVar[tuple[str, ...]] = ()
-    lift_channels: int = cast(int, _OfOperator())
+    feature_channels: int = cast(int, _OfOperator())
 
     @abstractmethod
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
@@ -84,7 +85,7 @@ class Likelihood(Printed, ABC):
         with torch.enable_grad():
             return pullback(lambda v: self.log_prob(y, v).sum().to(v.dtype), x, x.new_ones(()))
 
-    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         """How far a belief N(x, rho2 I) moves when it is updated by y, [B, *E]: a bounded, preconditioned score.
 
         rho2: [B, 1, ...]. Here rho2 times the score; a subclass that knows its curvature does better.
@@ -92,22 +93,22 @@ class Likelihood(Printed, ABC):
         return rho2 * self.score(y, x)
 
     def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
-        """The mean of N(x, rho2 I) given y, less x, [B, *E]: exact where there is a closed form (Gaussian noise on a linear A), else `pull`.
+        """The mean of N(x, rho2 I) given y, less x, [B, *E]: exact where there is a closed form (Gaussian noise on a linear A), else `approx_mean_update`.
 
-        Methods whose definition has such a step take this; `pull` is what learned h are shown, and may be cheaper (CT).
+        Methods whose definition has such a step take this; `approx_mean_update` is what learned h are shown, and may be cheaper (CT).
         """
-        return self.pull(y, x, rho2)
+        return self.approx_mean_update(y, x, rho2)
 
     # what is left of y
 
     def measured_part(self, y: Tensor) -> Tensor:
         """y with the entries that are no measurement (a mask's hole) set to zero."""
-        return y if self.operator is None else self.operator.restrict(y)
+        return y if self.operator is None else self.operator.measured_part(y)
 
     def number_of_measurements(self, y: Tensor) -> Tensor:
         """How many numbers were measured, [B]."""
         if self.operator is not None:
-            return self.operator.count(y)
+            return self.operator.number_of_measurements(y)
         return torch.full((len(y),), float(y[0].numel()) if len(y) else 0.0, dtype=y.dtype if y.is_floating_point() else torch.float32, device=y.device)
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor | None:
@@ -152,9 +153,9 @@ class Likelihood(Printed, ABC):
 
     # y for networks and people
 
-    def lift(self, y: Tensor) -> Tensor:
-        """What a network is shown of y, shaped like samples: [B, lift_channels * E_0, ...]. The operator's view; without an operator y itself."""
-        return y if self.operator is None else self.operator.lift(y)
+    def features(self, y: Tensor) -> Tensor:
+        """What a network is shown of y, shaped like samples: [B, feature_channels * E_0, ...]. The operator's view; without an operator y itself."""
+        return y if self.operator is None else self.operator.features(y)
 
     def picture(self, y: Tensor) -> Tensor:
         """y for people to look at, shaped like a sample, [B, *E]."""
@@ -208,8 +209,8 @@ class AroundLikelihood(Likelihood):
         self.likelihood = likelihood
 
     @property
-    def lift_channels(self) -> int:  # type: ignore[override]
-        return self.likelihood.lift_channels
+    def feature_channels(self) -> int:  # type: ignore[override]
+        return self.likelihood.feature_channels
 
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
         return self.likelihood.sample(x, noise)
@@ -226,8 +227,8 @@ class AroundLikelihood(Likelihood):
     def residual(self, y: Tensor, x: Tensor) -> Tensor | None:
         return self.likelihood.residual(y, x)
 
-    def lift(self, y: Tensor) -> Tensor:
-        return self.likelihood.lift(y)
+    def features(self, y: Tensor) -> Tensor:
+        return self.likelihood.features(y)
 
     def picture(self, y: Tensor) -> Tensor:
         return self.likelihood.picture(y)
@@ -256,8 +257,8 @@ class Tempered(AroundLikelihood):
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         return self.beta * self.likelihood.score(y, x)
 
-    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
-        return self.likelihood.pull(y, x, self.beta * rho2)
+    def approx_mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        return self.likelihood.approx_mean_update(y, x, self.beta * rho2)
 
     def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         return self.likelihood.mean_update(y, x, self.beta * rho2)
@@ -284,7 +285,7 @@ class Decoder(NamedTuple):
 
 
 class AfterDecoder(AroundLikelihood):
-    """p(y | D(z)) for any likelihood. A belief N(z, rho2 I) about latents is one of deviation gain * rho about the data, where the likelihood's own `pull`
+    """p(y | D(z)) for any likelihood. A belief N(z, rho2 I) about latents is one of deviation gain * rho about the data, where the likelihood's own `approx_mean_update`
     moves it by m; z moves by
 
         encoder: E(D(z) + m) - E(D(z))          decoder: J^T m / gain^2, J the decoder's Jacobian at z,
@@ -311,8 +312,8 @@ class AfterDecoder(AroundLikelihood):
     def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor | None:
         return self.likelihood.noise_sigma(y, self.decode(x))
 
-    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
-        return self._moved(self.likelihood.pull, y, x, rho2)
+    def approx_mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+        return self._moved(self.likelihood.approx_mean_update, y, x, rho2)
 
     def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         return self._moved(self.likelihood.mean_update, y, x, rho2)
@@ -326,15 +327,15 @@ class AfterDecoder(AroundLikelihood):
                 return self.encode(data + move) - self.encode(data)
         return pullback(self.decode, z, move) / gain2
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """Each sample-like part of the likelihood's own view, encoded."""
-        if self.lift_channels == 0:
+        if self.feature_channels == 0:
             return torch.zeros(len(y), 0, *self.decoder.event_shape[1:], device=y.device)
         with torch.no_grad():
-            return torch.cat([self.encode(part) for part in self.likelihood.lift(y).chunk(self.lift_channels, dim=1)], dim=1)
+            return torch.cat([self.encode(part) for part in self.likelihood.features(y).chunk(self.feature_channels, dim=1)], dim=1)
 
 
-class Observation:
+class Observation(Renamed):
     """A batch of measurements y [B, *M] with the likelihood they came from. Immutable.
 
     `obs[i]`, `obs[i:j]`, `for one in obs`, `obs.repeat(n)` (each row n times in turn) and `obs.to(device)` move y, operator,
@@ -408,10 +409,10 @@ class Observation:
         """grad_x log p(y | x), [B, *E]."""
         return self.likelihood.score(self.y, x)
 
-    def lift(self) -> Tensor:
-        """The network's view of y, [B, lift_channels * E_0, ...]; computed once, and it follows the rows."""
+    def features(self) -> Tensor:
+        """The network's view of y, [B, feature_channels * E_0, ...]; computed once, and it follows the rows."""
         if self._lifted is None:
-            object.__setattr__(self, "_lifted", self.likelihood.lift(self.y))
+            object.__setattr__(self, "_lifted", self.likelihood.features(self.y))
         assert self._lifted is not None
         return self._lifted
 

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from deft._renamed import Renamed, old_arguments
 from deft.core.autodiff import pullback
 from deft.errors import ContractError, InputError
 from deft.printing import Printed
@@ -29,9 +30,9 @@ Self = TypeVar("Self", bound="Operator")
 
 SAMPLES, MEASUREMENTS = "x", "y"
 ARGUMENTS = {
-    "__call__": (SAMPLES,), "adjoint": (MEASUREMENTS,), "lift": (MEASUREMENTS,), "pinv": (MEASUREMENTS,), "start": (MEASUREMENTS,),
-    "picture": (MEASUREMENTS,), "restrict": (MEASUREMENTS,), "count": (MEASUREMENTS,), "solve": (MEASUREMENTS,),
-    "vjp": (SAMPLES, MEASUREMENTS), "pull": (SAMPLES, MEASUREMENTS), "mean_update": (SAMPLES, MEASUREMENTS),
+    "__call__": (SAMPLES,), "adjoint": (MEASUREMENTS,), "features": (MEASUREMENTS,), "pinv": (MEASUREMENTS,), "start": (MEASUREMENTS,),
+    "picture": (MEASUREMENTS,), "measured_part": (MEASUREMENTS,), "number_of_measurements": (MEASUREMENTS,), "solve": (MEASUREMENTS,),
+    "vjp": (SAMPLES, MEASUREMENTS), "approx_mean_update": (SAMPLES, MEASUREMENTS), "mean_update": (SAMPLES, MEASUREMENTS),
 }  # fmt: skip
 """Which of an operator's methods take samples or measurements first: these arguments are checked."""
 
@@ -48,7 +49,7 @@ def _checked(method: Callable[..., Any], kinds: tuple[str, ...]) -> Callable[...
     return run
 
 
-class Operator(Printed, ABC):
+class Operator(Renamed, Printed, ABC):
     """A map from samples [B, *E] to measurements [B, *M]."""
 
     per_sample: ClassVar[tuple[str, ...]] = ()
@@ -107,11 +108,11 @@ class Operator(Printed, ABC):
         """A(x), [B, *M]."""
 
     @abstractmethod
-    def lift(self, y: Tensor) -> Tensor:
-        """What a network is shown of y: sample-shaped channels [B, lift_channels * E_0, ...]."""
+    def features(self, y: Tensor) -> Tensor:
+        """What a network is shown of y: sample-shaped channels [B, feature_channels * E_0, ...]."""
 
-    lift_channels: int = 1
-    """How many times the sample's own channels `lift` returns."""
+    feature_channels: int = 1
+    """How many times the sample's own channels `features` returns."""
 
     def pinv(self, y: Tensor) -> Tensor:
         """Some x with A(x) near y, [B, *E].
@@ -133,7 +134,7 @@ class Operator(Printed, ABC):
         """A'(x)^T r, [B, *E]: by automatic differentiation unless a subclass knows better."""
         return pullback(self, x, r)
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """How far a belief N(x, rho2 I) moves when updated by the residual r = y - A(x) of noise variance `noise`.
 
         Here, for lack of better: one gradient step rho2 A'^T r / noise, no longer than 3 rho (root mean square).
@@ -145,20 +146,20 @@ class Operator(Printed, ABC):
     def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """The posterior mean of the belief N(x, rho2 I) given y with residual r = y - A(x), less x: what a method's definition asks for.
 
-        Exact for every linear A (`LinearOperator.mean_update`). For others it is `pull`, a bounded step downhill: what the minimum of
-        a non-linear problem is, no closed form says. `pull` may also be cheaper than exact where A is linear (`Radon`): it is
+        Exact for every linear A (`LinearOperator.mean_update`). For others it is `approx_mean_update`, a bounded step downhill: what the minimum of
+        a non-linear problem is, no closed form says. `approx_mean_update` may also be cheaper than exact where A is linear (`Radon`): it is
         what learned h are shown, and stays as it was when they were fitted.
 
         Args:
             x, r: [B, *E] and [B, *M]. noise, rho2: variances, [B, 1, ...] or of one row.
         """
-        return self.pull(x, r, noise, rho2)
+        return self.approx_mean_update(x, r, noise, rho2)
 
-    def restrict(self, y: Tensor) -> Tensor:
+    def measured_part(self, y: Tensor) -> Tensor:
         """y with the entries that are no measurement (a mask's hole) set to zero."""
         return y
 
-    def count(self, y: Tensor) -> Tensor:
+    def number_of_measurements(self, y: Tensor) -> Tensor:
         """How many numbers were measured, [B]."""
         return torch.full((y.shape[0],), float(y[0].numel()), dtype=y.dtype, device=y.device)
 
@@ -224,7 +225,7 @@ class LinearOperator(Operator):
         """rho2 A^T (noise I + rho2 A A^T)^{-1} r: exact for a Gaussian belief and Gaussian noise."""
         return rho2 * self.adjoint(self.solve(r, noise, rho2.reshape((-1,) + (1,) * (r.ndim - 1))))
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """`mean_update`, unless a subclass has a cheaper step for learned h."""
         return self.mean_update(x, r, noise, rho2)
 
@@ -232,7 +233,7 @@ class LinearOperator(Operator):
         """A^T (A A^T)^+ y, the shortest x with Ax = y (here up to a relative 1e-6 of damping)."""
         return self.adjoint(self.solve(y, 1e-6, 1.0))
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         return self.pinv(y)
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
@@ -279,17 +280,18 @@ def dense_spectrum(op: LinearOperator, event_shape: tuple[int, ...], like: Tenso
     )
 
 
+@old_arguments(most="max_iterations")
 def conjugate_gradient(
     apply: Callable[[Tensor], Tensor],
     b: Tensor,
     *,
     tolerance: float = 1e-6,
-    most: int = 500,
+    max_iterations: int = 500,
     precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Solve apply(x) = b for a symmetric positive definite map, each sample on its own (Hestenes & Stiefel 1952).
 
-    tolerance: of the residual, relative to b, at which a sample is left alone. most: steps. precondition: about the inverse
+    tolerance: of the residual, relative to b, at which a sample is left alone. max_iterations: steps. precondition: about the inverse
     of `apply`, symmetric positive definite as well.
     """
 
@@ -301,7 +303,7 @@ def conjugate_gradient(
     z = r if precondition is None else precondition(r)
     p, rr, rz = z, dot(r, r), dot(r, z)
     stop = tolerance**2 * rr
-    for _ in range(most):
+    for _ in range(max_iterations):
         active = rr > stop
         if not bool(active.any()):
             break

@@ -24,7 +24,7 @@ class NetworkDenoiser(Denoiser):
         schedule: alpha(t), sigma(t) the network was trained with, on data in `value_range`.
         event_shape: *E.
         output: a key of `OUTPUTS`.
-        time: what the network is told about the noise: a name (see `time_map`), or a function of (t, alpha, sigma), each [B].
+        time: what the network is given about the noise: a name (see `time_map`), or a function of (t, alpha, sigma), each [B].
         scale_input: multiply x_t by c_in = 1/sqrt(d^2 alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP and d = 1).
         value_range: the two numbers that stood for -1 and 1 in training; (0, 1) for images between 0 and 1.
         sigma_data: d, the deviation of the data for which an "edm" network is preconditioned; 0.5 in Karras et al.

@@ -1,6 +1,6 @@
-"""What networks are trained to return, and what they are told about the noise: one table each.
+"""What networks are trained to return, and what they are given about the noise: one table each.
 
-`OUTPUTS` is the one place where eps, v, x0, score, flow and EDM outputs are told apart: mean = c_skip x_t + c_out output.
+`OUTPUTS` is the one place where eps, v, x0, score, flow and EDM outputs are distinguished: mean = c_skip x_t + c_out output.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ TIMES: dict[str, TimeMap] = {
     "log-sigma/4": lambda t, a, s: torch.log(s / a) / 4,
     "log-snr": lambda t, a, s: 2 * torch.log(a / s),
 }
-"""name -> what a network is told about the noise, a function of (t, alpha, sigma), each [B].
+"""name -> what a network is given about the noise, a function of (t, alpha, sigma), each [B].
 
 t is the schedule's own time: an index (perhaps between two) for a table of betas, [0, 1] for the continuous ones, sigma for
 EDM. alpha and sigma are the network's own, on the range it was trained on. index: for networks that look t up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from deft._renamed import Renamed
 from deft.core.denoiser import Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
@@ -68,14 +69,14 @@ class Interval(Wrapped):
         return torch.where(inside, self.h(pred, obs), 0.0)
 
 
-class Clipped(Wrapped):
-    """h, shortened where sigma |h| (its size in eps units) exceeds `most` times |eps|."""
+class Clipped(Renamed, Wrapped):
+    """h, shortened where sigma |h| (its size in eps units) exceeds `limit` times |eps|."""
 
-    def __init__(self, h: HTransform, most: float):
-        if not most > 0:
-            raise InputError(f"Clipped needs most > 0, got {most}")
+    def __init__(self, h: HTransform, limit: float):
+        if not limit > 0:
+            raise InputError(f"Clipped needs limit > 0, got {limit}")
         super().__init__(h)
-        self.most = most
+        self.limit = limit
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         h = self.h(pred, obs)
@@ -83,5 +84,5 @@ class Clipped(Wrapped):
         def size(v: Tensor) -> Tensor:
             return v.flatten(1).norm(dim=1).reshape((-1,) + (1,) * (v.ndim - 1))
 
-        limit = self.most * size(pred.eps) / size(pred.sigma * h).clamp_min(1e-30)
-        return h * limit.clamp_max(1.0)
+        scale = self.limit * size(pred.eps) / size(pred.sigma * h).clamp_min(1e-30)
+        return h * scale.clamp_max(1.0)

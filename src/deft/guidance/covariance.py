@@ -50,9 +50,9 @@ class TMPD(HTransform):
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         like, operator = linear(obs, "TMPD")
         r = like.residual(obs.y, pred.mean).detach()
-        ones = operator.adjoint(operator.restrict(torch.ones_like(r)))
+        ones = operator.adjoint(operator.measured_part(torch.ones_like(r)))
         rows = operator((pred.sigma**2 / pred.alpha) * _back(pred, ones)).clamp_min(0)
-        mean = rows.flatten(1).sum(1) / operator.count(rows).clamp_min(1)
+        mean = rows.flatten(1).sum(1) / operator.number_of_measurements(rows).clamp_min(1)
         rows = torch.maximum(rows, self.SMALLEST * mean.reshape((-1,) + (1,) * (rows.ndim - 1)))
         return _back(pred, operator.adjoint(r / (noise_variance(like, r) + rows)))
 
@@ -82,6 +82,6 @@ class MMPS(HTransform):
         noise, unit = noise_variance(like, r), pred.sigma**2 / pred.alpha
 
         def spread(v: Tensor) -> Tensor:
-            return noise * v + operator.restrict(operator(unit * _back(pred, operator.adjoint(v))))
+            return noise * v + operator.measured_part(operator(unit * _back(pred, operator.adjoint(v))))
 
-        return _back(pred, operator.adjoint(conjugate_gradient(spread, r, most=self.iterations)))
+        return _back(pred, operator.adjoint(conjugate_gradient(spread, r, max_iterations=self.iterations)))

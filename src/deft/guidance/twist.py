@@ -80,4 +80,4 @@ class SeenNoisy(_ClosedForm):
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
         mean, variance, operator = self.law(pred.alpha, pred.sigma, obs, pred.x_t)
         square = ((operator(pred.x_t) - mean) ** 2 / variance).flatten(1).sum(1)
-        return -0.5 * (square + operator.count(mean) * (2 * math.pi * variance).log().reshape(-1))
+        return -0.5 * (square + operator.number_of_measurements(mean) * (2 * math.pi * variance).log().reshape(-1))

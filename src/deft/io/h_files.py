@@ -44,13 +44,13 @@ def bundled_h(task: str, prior: str = "") -> Path:
     return found[task]
 
 
-def start_from(source: str | Path, prior: Denoiser, lift_channels: int, *, trust_code: bool = False) -> DEFT:
+def start_from(source: str | Path, prior: Denoiser, feature_channels: int, *, trust_code: bool = False) -> DEFT:
     """A DEFT to fit that begins with the weights of another: a run folder, an h.safetensors, or a task whose h is bundled."""
     path = Path(source)
     other, _, _ = load_h(path if path.exists() else bundled_h(str(source)), prior, trust_code=trust_code)
     if not isinstance(other, DEFT):
         raise InputError(f"{source} holds an h of the kind {class_name(other, domain_of(prior))}: only DEFT can start from another")
-    return type(other).like(other, lift_channels)
+    return type(other).init_like(other, feature_channels)
 
 
 KEPT_WHOLE = ("log_rho2", "level_weight")
@@ -152,10 +152,10 @@ def load_h(path: str | Path, prior: Denoiser, task: Task | None = None, *, trust
         if other:
             raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
     h = _build(path, card, tensors, prior, trust_code)
-    if h.event_shape != tuple(prior.event_shape) or h.lift_channels != found.lift_channels:
+    if h.event_shape != tuple(prior.event_shape) or h.feature_channels != found.feature_channels:
         raise CheckpointError(
-            f"{path} holds an h for samples {h.event_shape} shown {h.lift_channels} views of y; the prior makes {tuple(prior.event_shape)}, "
-            f"the task {found.name} shows {found.lift_channels}: the card does not belong to these weights"
+            f"{path} holds an h for samples {h.event_shape} shown {h.feature_channels} views of y; the prior makes {tuple(prior.event_shape)}, "
+            f"the task {found.name} shows {found.feature_channels}: the card does not belong to these weights"
         )
     return h.eval().requires_grad_(False), found, card
 
@@ -181,7 +181,7 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: Denoiser, trust: bool) -> Learned:
     """The h a card describes; its shapes are compared with the file's before any memory is taken."""
     kind = _kind(path, card.get("class", "deft"), domain_of(prior), trust)  # older files hold no other kind
-    settings = _resolved(card["h"], path, trust)
+    settings = kind.upgrade_config(_resolved(card["h"], path, trust))
     tensors = kind.upgrade(tensors)
     try:
         with torch.device("meta"):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deft._renamed import new_settings
 from deft.errors import CheckpointError
 
 LONG = 8
@@ -70,6 +71,7 @@ def other_identity(kept: Mapping[str, Any], given: Mapping[str, Any]) -> str:
                 found.append((part, shown(a["class"]), shown(b["class"])))
                 continue
             whole = part in WHOLE
+            a = new_settings(a) if part == "module" else a
             a, b = {k: a[k] for k in sorted(a) if whole or k in b}, {k: b[k] for k in sorted(b) if whole or k in a}
         found += differences(a, b, part)
     settings = [d for d in found if not d[0].startswith("module.parameters")]

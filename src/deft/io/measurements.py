@@ -187,7 +187,7 @@ def observation(
         operator = task.build(_drawn(arrays[task.drawn], f"{where}[{task.drawn}]", task, event_shape, len(y)))
     else:
         operator = task.operator(torch.zeros(len(y), *event_shape), BatchNoise(len(y), 0))
-    measured = operator.restrict(torch.ones_like(y)) != 0
+    measured = operator.measured_part(torch.ones_like(y)) != 0
     empty = (~measured.flatten(1).any(1)).nonzero()
     if len(empty):
         raise InputError(f"{where}: measurement number {int(empty[0])} measures nothing: its {getattr(task, 'drawn', '') or 'mask'} hides everything (1 is seen, 0 hidden)")
@@ -199,7 +199,7 @@ def observation(
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     try:
-        return Observation(operator.restrict(y), task.likelihood(operator))
+        return Observation(operator.measured_part(y), task.likelihood(operator))
     except (ContractError, RuntimeError) as error:
         raise InputError(f"{where} does not fit the task {task.name}: {error}") from error
 

@@ -28,7 +28,7 @@ _SCRIPT = ("a TorchScript graph", BY_FUNCTION + " (net: torch.jit.load(path))")
 _EXPORTED = ("a graph of torch.export", BY_FUNCTION + " (net: torch.export.load(path).module())")
 
 
-def foreign(path: Path) -> str | None:
+def external_format(path: Path) -> str | None:
     """One line for a file that holds a network of a kind that is not read here: what it is, and what to do with it; None for other files."""
     try:
         with path.open("rb") as f:
@@ -58,7 +58,7 @@ def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -
         CheckpointError: the file is cut off, no PyTorch file, or holds more.
     """
     cut = f"{path} is truncated or not a PyTorch file"
-    named = foreign(path)
+    named = external_format(path)
     if named is not None:
         raise CheckpointError(named)
     try:

@@ -20,13 +20,13 @@ from deft.errors import InputError, unknown
 class Task(Protocol):
     """Clean x -> an observation of it, with a fresh operator and fresh noise each time: what an amortised h is fitted to.
 
-    name: in commands and cards. title: for people. lift_channels: views of y that a network of h is shown. config(): the settings as JSON, with the
+    name: in commands and cards. title: for people. feature_channels: views of y that a network of h is shown. config(): the settings as JSON, with the
     name; `deft.io.tasks.make_task` makes the same task of them. `deft.likelihood.task.OperatorTask` has the rest.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
-    lift_channels: ClassVar[int]
+    feature_channels: ClassVar[int]
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation: ...
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from deft._renamed import Renamed, new_settings
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.errors import InputError
@@ -17,18 +18,18 @@ from deft.runtime.messages import log
 H = TypeVar("H", bound="Learned")
 
 
-class Learned(HTransform):
+class Learned(Renamed, HTransform):
     """An h with parameters, which `fit` trains and `save_h` keeps.
 
-    event_shape: *E of the prior. lift_channels: how many sample-sized views of y the likelihood's `lift` returns.
+    event_shape: *E of the prior. feature_channels: how many sample-sized views of y the likelihood's `features` returns.
     """
 
     event_shape: tuple[int, ...]
-    lift_channels: int
+    feature_channels: int
 
     @classmethod
     @abstractmethod
-    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> Learned:
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int) -> Learned:
         """The largest of its kind with at most `size` times the prior's parameters."""
 
     @abstractmethod
@@ -41,11 +42,16 @@ class Learned(HTransform):
         """The h that a `config()` describes, its weights still to be loaded."""
 
     @classmethod
+    def upgrade_config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """A `config()` that an earlier version wrote, as this one's: settings have other names now."""
+        return new_settings(config, cls)
+
+    @classmethod
     def upgrade(cls, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The tensors of a file of an earlier version, with what it lacks at its neutral value."""
         return tensors
 
-    def calibrate(self: H, prior: Denoiser, x: Tensor, most: int = 128, seed: int = 0) -> H:
+    def calibrate(self: H, prior: Denoiser, x: Tensor, max_samples: int = 128, seed: int = 0) -> H:
         """Measure on clean samples x what h wants to know of the prior, if anything. Returns self."""
         return self
 
@@ -68,7 +74,7 @@ def widest(prior: Denoiser, size: float, make: Callable[[int], nn.Module], step:
         raise InputError("this prior has no parameters to take a share of (a bare function): give a width instead (deft fit --width 16)")
     n = step
     if count(n) == count(2 * step):  # a network that is given does not follow: any n would do
-        raise InputError("the size cannot be chosen for a network of your own (net=): build h with it directly, DEFT(event_shape, lift_channels, net=net)")
+        raise InputError("the size cannot be chosen for a network of your own (net=): build h with it directly, DEFT(event_shape, feature_channels, net=net)")
     if count(n) > budget:
         raise InputError(
             f"size={size} of this prior's {prior.parameter_count():,} parameters is {budget:,}; the smallest h "
@@ -79,11 +85,9 @@ def widest(prior: Denoiser, size: float, make: Callable[[int], nn.Module], step:
     return n
 
 
-def report_size(h: H, prior: Denoiser, say: Callable[[str], None] | None = None) -> H:
-    """h, after logging how large it is. say: is told as well."""
+def report_size(h: H, prior: Denoiser) -> H:
+    """h, after logging how large it is."""
     n, whole = count_parameters(h), prior.parameter_count()
     text = f"h: {n:,} parameters" + (f", {100 * n / whole:.2f} % of the prior's {whole:,}" if whole else "")
     log.info(text)
-    if say:
-        say(text)
     return h

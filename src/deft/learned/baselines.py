@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +38,7 @@ from deft.learned.deft import DEFT, LOWEST, build_network, domain_name
 from deft.nn import UNet
 from deft.nn.embed import zero
 from deft.nn.lora import LowRank
+from deft.runtime.messages import old_messages
 
 
 def towards(pred: Prediction, mean: Tensor) -> Tensor:
@@ -47,32 +47,33 @@ def towards(pred: Prediction, mean: Tensor) -> Tensor:
 
 
 class Amortised(Learned):
-    """A conditional denoiser from scratch: mean_y = c_skip x_t + c_out F(c_in x_t, lift(y), log(sigma/alpha)).
+    """A conditional denoiser from scratch: mean_y = c_skip x_t + c_out F(c_in x_t, features(y), log(sigma/alpha)).
 
     The coefficients are those of Karras et al. 2022 (eq. 7) for data of unit deviation, and F starts at 0: untrained, mean_y is
     the mean under a standard normal prior.
 
     Args:
-        event_shape: *E of the prior. lift_channels: of the likelihood. width: of the network.
+        event_shape: *E of the prior. feature_channels: of the likelihood. width: of the network.
         domain: name of the kind of data whose network it is; "" for that which owns the shape.
     """
 
-    def __init__(self, event_shape: tuple[int, ...], lift_channels: int, width: int = 32, domain: str = ""):
+    def __init__(self, event_shape: tuple[int, ...], feature_channels: int, width: int = 32, domain: str = ""):
         super().__init__()
-        self.event_shape, self.lift_channels, self.width, self.domain = tuple(event_shape), lift_channels, width, domain
+        self.event_shape, self.feature_channels, self.width, self.domain = tuple(event_shape), feature_channels, width, domain
         channels = self.event_shape[0]
-        self.net = build_network(self.event_shape, channels * (1 + lift_channels), channels, width, domain)
+        self.net = build_network(self.event_shape, channels * (1 + feature_channels), channels, width, domain)
 
     @classmethod
-    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> Amortised:
+    @old_messages("log")
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int) -> Amortised:
         def make(width: int) -> Amortised:
-            return cls(prior.event_shape, lift_channels, width, domain_name(prior))
+            return cls(prior.event_shape, feature_channels, width, domain_name(prior))
 
         step = 4 if len(prior.event_shape) == 1 else 2
-        return report_size(make(widest(prior, size, make, step)), prior, log)
+        return report_size(make(widest(prior, size, make, step)), prior)
 
     def config(self) -> dict[str, Any]:
-        about = {"event_shape": list(self.event_shape), "lift_channels": self.lift_channels, "width": self.width}
+        about = {"event_shape": list(self.event_shape), "feature_channels": self.feature_channels, "width": self.width}
         return about | ({"domain": self.domain} if self.domain else {})
 
     @classmethod
@@ -84,7 +85,7 @@ class Amortised(Learned):
         c_skip, c_out = parametrisation("edm")
         x_in = pred.x_t * (a**2 + s**2).rsqrt()
         time = torch.log(s / a).reshape(-1).expand(len(x_in)).clamp_min(LOWEST)
-        out = self.net(torch.cat([x_in, obs.lift().to(x_in.dtype)], dim=1), time)
+        out = self.net(torch.cat([x_in, obs.features().to(x_in.dtype)], dim=1), time)
         return towards(pred, c_skip(a, s) * pred.x_t + c_out(a, s) * out)
 
 
@@ -114,12 +115,12 @@ class Adapted(Learned):
     width: channels there (default: the prior's own).
     """
 
-    def __init__(self, prior: Denoiser, lift_channels: int, width: int | None = None):
+    def __init__(self, prior: Denoiser, feature_channels: int, width: int | None = None):
         super().__init__()
         self._from = borrow(prior, type(self).__name__)
-        self.event_shape, self.lift_channels = tuple(prior.event_shape), lift_channels
+        self.event_shape, self.feature_channels = tuple(prior.event_shape), feature_channels
         self.patch = self._from.net.patch
-        views = self.event_shape[0] * lift_channels * self.patch**2
+        views = self.event_shape[0] * feature_channels * self.patch**2
         self.inlet = zero(nn.Conv2d(views, width or self._from.net.config["widths"][0], 3, padding=1))
 
     @property
@@ -132,7 +133,7 @@ class Adapted(Learned):
         """The changed network's output. net: the prior's; lifted: y as `inlet` takes it."""
 
     def config(self) -> dict[str, Any]:
-        return {"event_shape": list(self.event_shape), "lift_channels": self.lift_channels}
+        return {"event_shape": list(self.event_shape), "feature_channels": self.feature_channels}
 
     @classmethod
     def from_config(cls: type[H], prior: Denoiser, config: dict[str, Any]) -> H:
@@ -144,7 +145,7 @@ class Adapted(Learned):
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         prior, net = self._from.prior, self._from.net
-        lifted = F.pixel_unshuffle(obs.lift().to(pred.x_t.dtype), self.patch).contiguous(memory_format=torch.channels_last)
+        lifted = F.pixel_unshuffle(obs.features().to(pred.x_t.dtype), self.patch).contiguous(memory_format=torch.channels_last)
 
         def run(x: Tensor, time: Tensor) -> Tensor:
             return self.run(net, x, time, lifted)
@@ -157,21 +158,22 @@ class LoRA(Adapted):
     """Low-rank changes of all the prior's linear and convolutional weights.
 
     Args:
-        prior: a `NetworkDenoiser` of our UNet. lift_channels: of the likelihood. rank: of each change.
+        prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood. rank: of each change.
     """
 
-    def __init__(self, prior: Denoiser, lift_channels: int, rank: int = 4):
-        super().__init__(prior, lift_channels)
+    def __init__(self, prior: Denoiser, feature_channels: int, rank: int = 4):
+        super().__init__(prior, feature_channels)
         if rank < 1:
             raise InputError(f"rank must be at least 1, got {rank}")
         self.rank, self.change = rank, LowRank(self._from.net, rank)
 
     @classmethod
-    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> LoRA:
+    @old_messages("log")
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int) -> LoRA:
         def make(rank: int) -> LoRA:
-            return cls(prior, lift_channels, rank)
+            return cls(prior, feature_channels, rank)
 
-        return report_size(make(widest(prior, min(size, 1.0), make)), prior, log)
+        return report_size(make(widest(prior, min(size, 1.0), make)), prior)
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"rank": self.rank}
@@ -187,14 +189,14 @@ class SideNetwork(Adapted):
     many channels and the others as many in proportion.
 
     Args:
-        prior: a `NetworkDenoiser` of our UNet. lift_channels: of the likelihood. width: None for the copy.
+        prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood. width: None for the copy.
     """
 
-    def __init__(self, prior: Denoiser, lift_channels: int, width: int | None = None):
+    def __init__(self, prior: Denoiser, feature_channels: int, width: int | None = None):
         own = borrow(prior, "SideNetwork").net
         theirs: list[int] = own.config["widths"]
         mine = theirs if width is None else [max(1, round(width * w / theirs[0])) for w in theirs]
-        super().__init__(prior, lift_channels, mine[0])
+        super().__init__(prior, feature_channels, mine[0])
         self.width = width
         self.side = copy.deepcopy(own).requires_grad_(True) if width is None else UNet(**{**own.config, "widths": mine})
         del self.side.up, self.side.norm, self.side.outlet
@@ -202,15 +204,16 @@ class SideNetwork(Adapted):
         self.outlets = nn.ModuleList(zero(nn.Conv2d(a, b, 1)) for a, b in pairs)
 
     @classmethod
-    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> SideNetwork:
-        whole = cls(prior, lift_channels)
+    @old_messages("log")
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int) -> SideNetwork:
+        whole = cls(prior, feature_channels)
         if sum(p.numel() for p in whole.parameters()) <= size * prior.parameter_count():
-            return report_size(whole, prior, log)
+            return report_size(whole, prior)
 
         def make(width: int) -> SideNetwork:
-            return cls(prior, lift_channels, width)
+            return cls(prior, feature_channels, width)
 
-        return report_size(make(widest(prior, size, make, 2)), prior, log)
+        return report_size(make(widest(prior, size, make, 2)), prior)
 
     def config(self) -> dict[str, Any]:
         return super().config() | {"width": self.width}
@@ -224,17 +227,18 @@ class FullTuning(Adapted):
     """A copy of the prior's network, all of whose weights are trained.
 
     Args:
-        prior: a `NetworkDenoiser` of our UNet. lift_channels: of the likelihood.
+        prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood.
     """
 
-    def __init__(self, prior: Denoiser, lift_channels: int):
-        super().__init__(prior, lift_channels)
+    def __init__(self, prior: Denoiser, feature_channels: int):
+        super().__init__(prior, feature_channels)
         self.net = copy.deepcopy(self._from.net).requires_grad_(True)
 
     @classmethod
-    def sized(cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None) -> FullTuning:
+    @old_messages("log")
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int) -> FullTuning:
         """There is but one size, a little more than the prior's."""
-        return report_size(cls(prior, lift_channels), prior, log)
+        return report_size(cls(prior, feature_channels), prior)
 
     def run(self, net: UNet, x: Tensor, time: Tensor, lifted: Tensor) -> Tensor:
         return self.net(x, time, self.inlet(lifted))

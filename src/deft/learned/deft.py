@@ -1,6 +1,6 @@
 """DEFT: h learned by a small network next to a frozen prior (Denker et al. 2024, section 3.3, eq. 12).
 
-The paper: h = -N1(x_t, x̂, g, lift(y), t)/sigma + n2(t) g, with g = grad log p(y | x̂) taken with respect to x̂, so
+The paper: h = -N1(x_t, x̂, g, features(y), t)/sigma + n2(t) g, with g = grad log p(y | x̂) taken with respect to x̂, so
 that nothing is ever differentiated through the prior. In the units of the denoised mean (h moves x̂ by
 (sigma^2/alpha) h) the two forms offered here are
 
@@ -10,7 +10,7 @@ that nothing is ever differentiated through the prior. In the units of the denoi
 In eps units a full-size correction of x̂ at high noise asks for a tiny N1 that a uniform eps loss does not see:
 docs/units.md has what that costs. By default N1 also returns a number for each pixel that is added to n2 (`gate`): how
 far a pixel should follow the measurement differs between an edge and a flat background. g̃ = rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} (y - A x̂) is g preconditioned
-so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.pull`). rho^2 is what the prior leaves open at
+so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.approx_mean_update`). rho^2 is what the prior leaves open at
 a noise level: its own mean squared error where `calibrate` measured it, sigma^2/(alpha^2 + sigma^2) before.
 """
 
@@ -31,14 +31,17 @@ from deft.learned.base import Learned, report_size, widest
 from deft.learned.factory import Factory, is_named
 from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
+from deft.runtime.messages import old_messages
 
 C = TypeVar("C", bound="Calibrated")
 UNITS = ("v", "eps")
 KNOTS = torch.linspace(-5.0, 5.0, 21)
 """log(sigma/alpha) at which rho^2 is kept; linear in its logarithm between them, constant outside."""
 LOWEST = -3.5
-"""log(sigma/alpha) below which the networks are told this: fits hardly look there, and h fades with sigma anyway."""
-GUIDES = ("pull", "score")
+"""log(sigma/alpha) below which the networks are given this: fits hardly look there, and h fades with sigma anyway."""
+GUIDES = ("preconditioned", "score")
+OLD_GUIDES = {"pull": "preconditioned"}
+"""What 0.1 called a guide, in files, too."""
 INPUTS = ("x_t", "x_hat", "g", "y")
 """What N1 may be shown: the noisy state, the prior's mean, the guide, the lifted measurement."""
 STARTS = ("zeros", "random", "prior")
@@ -68,14 +71,14 @@ class Calibrated(Learned):
         self.register_buffer("log_rho2", torch.nn.functional.logsigmoid(2 * KNOTS))
 
     @torch.no_grad()
-    def calibrate(self: C, prior: Denoiser, x: Tensor, most: int = 128, seed: int = 0) -> C:
-        """Set rho^2 at each knot to the prior's mean squared error on (at most `most` of) clean samples x.
+    def calibrate(self: C, prior: Denoiser, x: Tensor, max_samples: int = 128, seed: int = 0) -> C:
+        """Set rho^2 at each knot to the prior's mean squared error on (at most `max_samples` of) clean samples x.
 
         sigma^2/(alpha^2 + sigma^2), the error of a prior that knows nothing but a unit variance, is several times too
         much at low noise: g~ would copy the measurement's noise into the sample. Returns self.
         """
         where = prior.state_like().device
-        x = x[:most].to(where)
+        x = x[:max_samples].to(where)
         n = prior.project(Noise(seed_for("probing", seed), len(x)).normal(x.shape[1:], device=where).to(x.dtype), x)
         entries = (n != 0).sum()  # rows behind the end of a chain are none
         ends = torch.tensor([prior.schedule.t_min, prior.schedule.t_max], dtype=torch.float64)
@@ -103,10 +106,10 @@ class DEFT(Calibrated):
 
     Args:
         event_shape: *E of the prior: (C, H, W) for images, (d,) for vectors.
-        lift_channels: how many sample-sized views of y the likelihood's `lift` returns (a mask's: 2).
+        feature_channels: how many sample-sized views of y the likelihood's `features` returns (a mask's: 2).
         width: width of N1. `DEFT.sized(prior, 0.09, ...)` finds it from a share of the prior's parameters.
         units: "v" or "eps" (the paper's), see above.
-        guide: "pull" (g̃) or "score" (the paper's raw g) for both the input and the residual branch.
+        guide: "preconditioned" (g̃) or "score" (the paper's raw g) for both the input and the residual branch.
         n2_start: n2 at the start; 0 makes the untrained h exactly 0.
         gate: N1 returns twice the channels; the second half is added to n2, pixel by pixel. False is the paper's.
         normalise: bring every input to order one at every noise level; False feeds them raw, as the paper does.
@@ -120,11 +123,11 @@ class DEFT(Calibrated):
     def __init__(
         self,
         event_shape: tuple[int, ...],
-        lift_channels: int,
+        feature_channels: int,
         width: int = 32,
         *,
         units: str = "v",
-        guide: str = "pull",
+        guide: str = "preconditioned",
         n2_start: float = 1.0,
         gate: bool = True,
         normalise: bool = True,
@@ -136,15 +139,16 @@ class DEFT(Calibrated):
         super().__init__()
         if units not in UNITS:
             raise unknown("units", units, UNITS)
+        guide = OLD_GUIDES.get(guide, guide)
         if guide not in GUIDES:
             raise unknown("guide", guide, GUIDES)
         for name in inputs:
             if name not in INPUTS:
                 raise unknown("input", name, INPUTS)
         self.inputs, self.residual, gate = tuple(i for i in INPUTS if i in inputs), residual, gate and residual
-        self.event_shape, self.lift_channels, self.width = tuple(event_shape), lift_channels, width
+        self.event_shape, self.feature_channels, self.width = tuple(event_shape), feature_channels, width
         self.units, self.guide, self.n2_start, self.gate, self.normalise = units, guide, n2_start, gate, normalise
-        views = sum(lift_channels if i == "y" else 1 for i in self.inputs)
+        views = sum(feature_channels if i == "y" else 1 for i in self.inputs)
         self.factory = None if net is None or isinstance(net, nn.Module) else net if isinstance(net, Factory) else Factory(net)
         self.own_network, self.domain = isinstance(net, nn.Module), domain
         sees, says = self.event_shape[0] * views, self.event_shape[0] * (2 if gate else 1)
@@ -169,7 +173,7 @@ class DEFT(Calibrated):
         return {"level_weight": torch.ones(len(KNOTS)), **tensors}
 
     @torch.no_grad()
-    def begin(self, start: str, prior: Denoiser) -> DEFT:
+    def initialise(self, start: str, prior: Denoiser) -> DEFT:
         """Start N1 elsewhere than at zero (the paper's second open question); returns self.
 
         zeros: as built, its last layer 0. random: that layer drawn as any other. prior: every weight that N1 shares by name with the
@@ -198,7 +202,7 @@ class DEFT(Calibrated):
         return self
 
     @torch.no_grad()
-    def adopt(self, other: DEFT) -> DEFT:
+    def initialise_from(self, other: DEFT) -> DEFT:
         """Start from what another h of the same form learned, of another task perhaps; returns self.
 
         Every weight is copied. In the first layer, which sees as many channels as there are views of y, those of the views that both have are;
@@ -207,7 +211,7 @@ class DEFT(Calibrated):
         Raises:
             InputError: an h of another form (its width, units, inputs, ...).
         """
-        mine, theirs = ({k: v for k, v in h.config().items() if k not in ("lift_channels", "n2_start")} for h in (self, other))
+        mine, theirs = ({k: v for k, v in h.config().items() if k not in ("feature_channels", "n2_start")} for h in (self, other))
         odd = [f"{k} {theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
         if odd:
             raise InputError(f"this h cannot start from one of another form: {'; '.join(odd)}")
@@ -224,31 +228,32 @@ class DEFT(Calibrated):
         return self
 
     @classmethod
-    def like(cls, other: DEFT, lift_channels: int) -> DEFT:
-        """A DEFT of the same form for measurements of `lift_channels` views, which starts from it (`adopt`)."""
-        options = other.config() | {"lift_channels": lift_channels} | ({} if other.factory is None else {"net": other.factory})
-        return cls(tuple(options.pop("event_shape")), **options).adopt(other)
+    def init_like(cls, other: DEFT, feature_channels: int) -> DEFT:
+        """A DEFT of the same form for measurements of `feature_channels` views, which starts from it (`initialise_from`)."""
+        options = other.config() | {"feature_channels": feature_channels} | ({} if other.factory is None else {"net": other.factory})
+        return cls(tuple(options.pop("event_shape")), **options).initialise_from(other)
 
     @classmethod
+    @old_messages("log")
     def sized(
-        cls, prior: Denoiser, size: float, lift_channels: int, *, log: Callable[[str], None] | None = None, start: str = "zeros", **options: Any
+        cls, prior: Denoiser, size: float, feature_channels: int, *, start: str = "zeros", **options: Any
     ) -> DEFT:
-        """The widest DEFT with at most `size` times the prior's parameters. start: see `begin`."""
+        """The widest DEFT with at most `size` times the prior's parameters. start: see `initialise`."""
 
         if "net" not in options:
             options["domain"] = domain_name(prior)
 
         def make(width: int) -> DEFT:
-            return cls(prior.event_shape, lift_channels, width, **options)
+            return cls(prior.event_shape, feature_channels, width, **options)
 
         step = 4 if len(prior.event_shape) == 1 else 2
-        return report_size(make(widest(prior, size, make, step)).begin(start, prior), prior, log)
+        return report_size(make(widest(prior, size, make, step)).initialise(start, prior), prior)
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments, for a checkpoint."""
         return {
             "event_shape": list(self.event_shape),
-            "lift_channels": self.lift_channels,
+            "feature_channels": self.feature_channels,
             "width": self.width,
             "units": self.units,
             "guide": self.guide,
@@ -272,14 +277,14 @@ class DEFT(Calibrated):
         a, s = pred.alpha, pred.sigma
         x_hat = pred.mean
         level = torch.log(s / a)
-        if self.guide == "pull":
-            g = obs.likelihood.pull(obs.y, x_hat, self.rho2(level.float()).to(x_hat))
+        if self.guide == "preconditioned":
+            g = obs.likelihood.approx_mean_update(obs.y, x_hat, self.rho2(level.float()).to(x_hat))
         else:
             g = obs.score(x_hat)
         views = {"x_t": pred.x_t, "x_hat": x_hat, "g": g}
         if self.normalise:
             views = {"x_t": pred.x_t * (a**2 + s**2).rsqrt(), "x_hat": _bounded(x_hat), "g": _bounded(g)}
-        features = [obs.lift() if i == "y" else views[i] for i in self.inputs]
+        features = [obs.features() if i == "y" else views[i] for i in self.inputs]
         time = level.reshape(-1).expand(x_hat.shape[0]).clamp_min(LOWEST)
         n1 = self.n1(torch.cat([f.to(x_hat.dtype) for f in features], dim=1), time)
         n2 = self.n2(time).reshape((-1,) + (1,) * (x_hat.ndim - 1)) if self.residual else torch.zeros_like(s)
@@ -288,9 +293,9 @@ class DEFT(Calibrated):
             n2 = n2 + gate
         c = self.weight_at(level.float()).to(x_hat)
         if self.units == "eps":
-            g = g * (a / s**2) if self.guide == "pull" else g
+            g = g * (a / s**2) if self.guide == "preconditioned" else g
             return c * (n2 * g - n1 / s)
-        g = g if self.guide == "pull" else g * s**2 / a
+        g = g if self.guide == "preconditioned" else g * s**2 / a
         return c * (s * n1 + n2 * g) * (a / s**2)
 
 

@@ -27,5 +27,5 @@ class Inside(Likelihood):
         inside = ((x > self.low) & (x < self.high)).flatten(1).all(1)
         return torch.where(inside == (y[:, 0] > 0.5), 0.0, -math.inf) + 0 * x.flatten(1).sum(1)
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         return y

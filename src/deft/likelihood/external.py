@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft._renamed import old_arguments
 from deft.core.likelihood import Observation
 from deft.core.operator import LinearOperator
 from deft.errors import ContractError, InputError
@@ -17,6 +18,7 @@ from deft.operator.probing import TOLERANCE
 from deft.operator.wrapped import scale_of
 
 
+@old_arguments(lift="features")
 def observation_from_deepinv(
     physics: Any,
     y: Tensor,
@@ -24,7 +26,7 @@ def observation_from_deepinv(
     *,
     settings: Mapping[str, Tensor] | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
-    lift: Callable[[Tensor], Tensor] | None = None,
+    features: Callable[[Tensor], Tensor] | None = None,
     surrogate: float = 0.02,
     tolerance: float = TOLERANCE,
 ) -> Observation:
@@ -40,7 +42,7 @@ def observation_from_deepinv(
         physics: with `A(x)` and `noise_model`, Gaussian (its `sigma` a number, or [B] or [B, 1, ...]) or none.
         y: [B, *M].
         event_shape: *E; if not given, the physics' `img_size`, or the shape that `A_adjoint(y)` has.
-        settings, value_range, lift, tolerance: as for `from_deepinv`.
+        settings, value_range, features, tolerance: as for `from_deepinv`.
         surrogate: the deviation that stands in for 0, as for `Gaussian`; in units of the converted y.
 
     Raises:
@@ -48,7 +50,7 @@ def observation_from_deepinv(
         ContractError: y is not shaped like A(x).
     """
     shape = _event_shape(physics, y) if event_shape is None else tuple(event_shape)
-    op = from_deepinv(physics, shape, settings=settings, value_range=value_range, lift=lift, tolerance=tolerance)
+    op = from_deepinv(physics, shape, settings=settings, value_range=value_range, features=features, tolerance=tolerance)
     x = torch.zeros(len(y), *shape, dtype=y.dtype, device=y.device)
     clean = op(x)
     if clean.shape != y.shape:
@@ -59,7 +61,7 @@ def observation_from_deepinv(
     sigma = _sigma(getattr(physics, "noise_model", None), len(y))
     if isinstance(op, LinearOperator):
         c, b = scale_of(value_range)
-        y, sigma = op.restrict((y - op(x + b)) / c), sigma / c
+        y, sigma = op.measured_part((y - op(x + b)) / c), sigma / c
     return Observation(y, Gaussian(op, sigma, surrogate=surrogate))
 
 

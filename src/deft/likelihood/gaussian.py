@@ -25,7 +25,7 @@ class Gaussian(Likelihood):
         operator: A.
         sigma_y: standard deviation of the noise, in the units of y (for images in [-1, 1], so 0.1 is 12.8 grey
             levels of 255): a number, or a tensor [B] or [1].
-        surrogate: the deviation that stands in for sigma_y = 0 in `log_prob`, `score` and `pull`; a noiseless
+        surrogate: the deviation that stands in for sigma_y = 0 in `log_prob`, `score` and `approx_mean_update`; a noiseless
             measurement has no density, so a method that wants one is told this one, and says so.
     """
 
@@ -50,24 +50,24 @@ class Gaussian(Likelihood):
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
         y = self.operator(x)
         n = noise.normal(y.shape[1:], device=y.device).to(y.dtype)
-        return self.operator.restrict(y + per_row(self.sigma_y, y) * n)
+        return self.operator.measured_part(y + per_row(self.sigma_y, y) * n)
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor:
         """y - A(x), zero where nothing was measured."""
-        return self.operator.restrict(y - self.operator(x))
+        return self.operator.measured_part(y - self.operator(x))
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         sigma = self.deviation.to(y)
         squares = self.residual(y, x).square().flatten(1).sum(1)
-        return -squares / (2 * sigma**2) - self.operator.count(y) * (sigma.log() + 0.5 * math.log(2 * math.pi))
+        return -squares / (2 * sigma**2) - self.operator.number_of_measurements(y) * (sigma.log() + 0.5 * math.log(2 * math.pi))
 
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         r = self.residual(y, x)
         return self.operator.vjp(x, r / per_row(self.deviation, r) ** 2)
 
-    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         r = self.residual(y, x)
-        return self.operator.pull(x, r, per_row(self.deviation, r) ** 2, rho2)
+        return self.operator.approx_mean_update(x, r, per_row(self.deviation, r) ** 2, rho2)
 
     def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         r = self.residual(y, x)
@@ -87,7 +87,7 @@ class Gaussian(Likelihood):
         """scale y + A(offset) for a linear A: its noise is `scale` times as large, too."""
         if not isinstance(self.operator, LinearOperator):
             return None
-        return self.operator.restrict(scale * y + self.operator(torch.full((len(y), *event_shape), offset, dtype=y.dtype)))
+        return self.operator.measured_part(scale * y + self.operator(torch.full((len(y), *event_shape), offset, dtype=y.dtype)))
 
     def tempered(self, beta: float) -> Gaussian:
         """Gaussian again, of deviation sigma_y / sqrt(beta)."""

@@ -60,7 +60,7 @@ class Poisson(Likelihood):
         rates = (peak * intensity).double().cpu()
         seeds = (noise.uniform((3,)).double() * 2**24).long().tolist()
         counts = torch.stack([torch.poisson(rate, generator(*seed)) for rate, seed in zip(rates, seeds, strict=True)])
-        return self.operator.restrict(counts.to(light) / peak)
+        return self.operator.measured_part(counts.to(light) / peak)
 
     def _refuse_negative(self, x: Tensor) -> None:
         light = self.operator((x.clamp(-1, 1) + 1) / 2)
@@ -73,7 +73,7 @@ class Poisson(Likelihood):
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor:
         """y - I, zero where nothing was measured."""
-        return self.operator.restrict(y - self._light(x)[1])
+        return self.operator.measured_part(y - self._light(x)[1])
 
     def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor:
         """sqrt(I / peak), shaped like y; an I below `VISIBLE` counts as that."""
@@ -93,42 +93,42 @@ class Poisson(Likelihood):
         peak = per_row(self.peak, intensity)
         rate, count = peak * intensity, peak * y
         terms = count * rate.log() - rate - torch.lgamma(count + 1)
-        return self.operator.restrict(terms).flatten(1).sum(1)
+        return self.operator.measured_part(terms).flatten(1).sum(1)
 
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         """A'^T [peak (y - I) / I] / 2, without the entries that are darker than `dark`."""
         light, intensity = self._light(x)
         slope = per_row(self.peak, y) * (y - intensity) / intensity
-        r = self.operator.restrict(torch.where(light >= self.dark, slope, 0.0))
+        r = self.operator.measured_part(torch.where(light >= self.dark, slope, 0.0))
         return self.operator.vjp((x + 1) / 2, r) / 2
 
-    def pull(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         """The Gaussian update with the Fisher information at x: noise of variance I / peak in each pixel.
 
         For a linear A, rho2/2 A^T (I/peak + rho2/4 A A^T)^{-1} (y - I) by conjugate gradients, each row scaled by its share
-        of A A^T 1 (one step for a mask or for block averages); for any other A, its own `pull`. Entries darker than `dark`
-        are pulled like the rest. At most 20 steps, to 1e-3 of the right-hand side; `mean_update` goes on to 1e-6.
+        of A A^T 1 (one step for a mask or for block averages); for any other A, its own `approx_mean_update`. Entries darker than `dark`
+        are moved like the rest. At most 20 steps, to 1e-3 of the right-hand side; `mean_update` goes on to 1e-6.
         """
         return self._update(y, x, rho2, 1e-3, 20)
 
     def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
-        """As `pull`, solved to 1e-6 of the right-hand side (at most 500 steps)."""
+        """As `approx_mean_update`, solved to 1e-6 of the right-hand side (at most 500 steps)."""
         return self._update(y, x, rho2, 1e-6, 500)
 
-    def _update(self, y: Tensor, x: Tensor, rho2: Tensor, tolerance: float, most: int) -> Tensor:
+    def _update(self, y: Tensor, x: Tensor, rho2: Tensor, tolerance: float, max_iterations: int) -> Tensor:
         _, intensity = self._light(x)
-        r = self.operator.restrict(y - intensity)
+        r = self.operator.measured_part(y - intensity)
         noise, gram = intensity / per_row(self.peak, y), rho2 / 4
         if not isinstance(self.operator, LinearOperator):
-            return 2 * self.operator.pull((x + 1) / 2, r, noise, gram)
+            return 2 * self.operator.approx_mean_update((x + 1) / 2, r, noise, gram)
         op, g = self.operator, gram.reshape((-1,) + (1,) * (r.ndim - 1))
         scale = (noise + g * op(op.adjoint(torch.ones_like(r))).abs()).rsqrt()
-        z = conjugate_gradient(lambda v: scale * (noise * scale * v + g * op(op.adjoint(scale * v))), scale * r, tolerance=tolerance, most=most)
+        z = conjugate_gradient(lambda v: scale * (noise * scale * v + g * op(op.adjoint(scale * v))), scale * r, tolerance=tolerance, max_iterations=max_iterations)
         return 2 * gram * op.adjoint(scale * z)
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """The operator's view of y, which stays on the scale of light: 0 black, 1 white."""
-        return self.operator.lift(y)
+        return self.operator.features(y)
 
     def picture(self, y: Tensor) -> Tensor:
         return 2 * self.operator.picture(y) - 1

@@ -36,7 +36,7 @@ class Classifier(Likelihood):
         classes: how many.
         event_shape: *E.
 
-    `lift` is one code for each class, constant over the picture: planes of 0 and one 1 for up to 32 classes, else the binary
+    `features` is one code for each class, constant over the picture: planes of 0 and one 1 for up to 32 classes, else the binary
     digits as -1 and 1, filled up with zeros to a multiple of the sample's channels.
     """
 
@@ -49,8 +49,8 @@ class Classifier(Likelihood):
         else:
             digits = torch.arange(math.ceil(math.log2(classes)))
             codes = 2.0 * (torch.arange(classes)[:, None] >> digits & 1) - 1
-        self.lift_channels = -(-codes.shape[1] // self.event_shape[0])
-        self.codes = nn.functional.pad(codes, (0, self.lift_channels * self.event_shape[0] - codes.shape[1]))
+        self.feature_channels = -(-codes.shape[1] // self.event_shape[0])
+        self.codes = nn.functional.pad(codes, (0, self.feature_channels * self.event_shape[0] - codes.shape[1]))
 
     def observe(self, labels: Sequence[int] | Tensor) -> Observation:
         """One row for each label."""
@@ -76,7 +76,7 @@ class Classifier(Likelihood):
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         return self.log_probs(x).gather(1, y.long())[:, 0]
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         code = self.codes.to(y.device)[y.long()[:, 0]]
         tail = self.event_shape[1:]
         return code.reshape(*code.shape, *(1 for _ in tail)).expand(*code.shape, *tail)
@@ -100,7 +100,7 @@ class Reward(Likelihood):
         event_shape: *E.
     """
 
-    lift_channels = 0
+    feature_channels = 0
 
     def __init__(self, reward: Callable[[Tensor], Tensor], beta: float, event_shape: Sequence[int]):
         if not 0 < beta < math.inf or not event_shape:
@@ -119,7 +119,7 @@ class Reward(Likelihood):
             raise ContractError(f"the reward returned shape {tuple(value.shape)}, expected ({len(x)},): one number for each sample")
         return value / self.beta
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         return y.new_zeros(len(y), 0, *self.event_shape[1:])
 
     def to(self, device: torch.device | str) -> Reward:

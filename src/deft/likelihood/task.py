@@ -1,6 +1,6 @@
 """Tasks: clean x -> an observation of it, with a fresh operator and fresh noise each time. What an amortised h is fitted to.
 
-`OperatorTask` is y = A(x) + sigma_y n for any kind of data; `Drawn` one whose A is drawn anew for each sample. `Tilt` is a reward in
+`OperatorTask` is y = A(x) + sigma_y n for any kind of data; `Drawn` one whose A is redrawn for each sample. `Tilt` is a reward in
 place of a measurement, and `Through` any task as a latent prior sees it. Which tasks there are, each kind of data says
 (`deft.kinds.domain`).
 """
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deft._renamed import Renamed
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import Operator
@@ -48,7 +49,7 @@ class Change:
 
 
 class RefusingNoise:
-    """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor told apart from fixed ones."""
+    """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor distinguished from fixed ones."""
 
     def __init__(self, task: str):
         self._task = task
@@ -58,12 +59,12 @@ class RefusingNoise:
 
 
 @dataclass(frozen=True)
-class OperatorTask(ABC):
-    """y = A(x) + sigma_y n; A may be drawn anew for each sample.
+class OperatorTask(Renamed, ABC):
+    """y = A(x) + sigma_y n; A may be redrawn for each sample.
 
     sigma_y: in the units of y. 0 is a noiseless measurement: methods that want a density are told `Gaussian.surrogate` (0.02).
 
-    Class variables: name, title and about for people; kind: what samples are called in messages; lift_channels as the operator's; prior:
+    Class variables: name, title and about for people; kind: what samples are called in messages; feature_channels as the operator's; prior:
     the bundled prior to show it on ("" for none); drawn: what differs from sample to sample ("mask", "kernel"), so that a measurement has to
     come with it ("" if nothing does). convention: what y's numbers mean, in one line; conventions: the settings that say so where another
     program measured. At their usual values these are left out of `config()`, so that cards and measurement files stay what they were
@@ -74,7 +75,7 @@ class OperatorTask(ABC):
     title: ClassVar[str]
     about: ClassVar[str] = ""
     kind: ClassVar[str] = "samples"
-    lift_channels: ClassVar[int] = 1
+    feature_channels: ClassVar[int] = 1
     drawn: ClassVar[str] = ""
     prior: ClassVar[str] = ""
     convention: ClassVar[str] = ""
@@ -164,7 +165,7 @@ class OperatorTask(ABC):
         """
         raise InputError(f"a range of values is for images, and {self.name} measures {self.kind}: give y of {self.kind} in this library's units, and leave --range out")
 
-    def check_measured(self, where: str, y: Tensor, measured: Tensor, sure: bool) -> None:  # noqa: B027  most have nothing to look at
+    def check_measured(self, where: str, y: Tensor, measured: Tensor, sure: bool) -> None:
         """Look at values y [N, *M], and at what of them was measured (truth values of the same shape), that were read from a file.
 
         sure: the file says that y is in this library's units.
@@ -180,7 +181,7 @@ class OperatorTask(ABC):
 
 @dataclass(frozen=True)
 class Drawn(OperatorTask):
-    """A task whose operator is drawn anew for each sample: by one tensor, which the operator keeps under the name `drawn`."""
+    """A task whose operator is redrawn for each sample: by one tensor, which the operator keeps under the name `drawn`."""
 
     @abstractmethod
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
@@ -201,7 +202,7 @@ class Through:
         self.task, self.prior = task, prior
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
-        return self.prior.inside(self.task.observe(self.prior.decode(x), noise))
+        return self.prior.to_latent(self.task.observe(self.prior.decode(x), noise))
 
 
 class LogProbability(nn.Module):
@@ -229,7 +230,7 @@ class Tilt(OperatorTask):
     name = "reward"
     title = "a reward"
     about = "samples that a function likes"
-    lift_channels = 0
+    feature_channels = 0
     sigma_y: float = 0.0
     source: str = ""
     beta: float = 1.0

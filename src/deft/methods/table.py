@@ -73,7 +73,7 @@ class DPSSettings(Settings):
 @dataclass(frozen=True)
 class MCGSettings(DPSSettings):
     fresh: bool = setting(
-        True, "y noised anew at each level, as published; without it the measured part of x̂ is replaced"
+        True, "y noised again at each level, as published; without it the measured part of x̂ is replaced"
     )
 
 
@@ -126,7 +126,7 @@ class RePaintSettings(Settings):
     repeats: int = setting(10, "how often a step is taken")
     jump: int = setting(1, "parts of a step")
     fresh: bool = setting(
-        True, "y noised anew at each level, as published; without it the measured part of x̂ is replaced"
+        True, "y noised again at each level, as published; without it the measured part of x̂ is replaced"
     )
 
 
@@ -200,7 +200,7 @@ def _pigdm(m: Context[PiGDMSettings]) -> HTransform:
 
 
 def _imputed(settings: F) -> Sampler:
-    """The ancestral sampler, with y noised anew at each level (fresh, as published) or left to an h that replaces the
+    """The ancestral sampler, with y noised again at each level (fresh, as published) or left to an h that replaces the
     measured part of x̂."""
     return Imputed(DDIM(1.0)) if settings.fresh else DDIM(1.0)
 

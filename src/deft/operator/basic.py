@@ -119,9 +119,9 @@ class Linear(LinearOperator):
         zero = torch.zeros(y.shape[0], *self.event_shape, dtype=y.dtype, device=y.device)
         return pullback(self.forward, zero, y)
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """A^T times a few conjugate-gradient steps towards (A A^T)^+ y: a picture of y, not yet of its noise.
 
         The pseudo-inverse of an ill-conditioned A (a blur) is mostly noise, and takes hundreds of steps at each call of a network.
         """
-        return self.adjoint(conjugate_gradient(lambda v: self(self.adjoint(v)), y, tolerance=1e-2, most=20))
+        return self.adjoint(conjugate_gradient(lambda v: self(self.adjoint(v)), y, tolerance=1e-2, max_iterations=20))

@@ -79,7 +79,7 @@ class EdgedConvolution(Convolution):
         """argmin |A x - y|^2 + 1e-10 |x|^2, by conjugate gradients: made for consistent y; noise comes back much
         enlarged."""
         return conjugate_gradient(
-            lambda v: 1e-10 * v + self.adjoint(self(v)), self.adjoint(y), tolerance=1e-9, most=1000
+            lambda v: 1e-10 * v + self.adjoint(self(v)), self.adjoint(y), tolerance=1e-9, max_iterations=1000
         )
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:

@@ -37,7 +37,7 @@ class BlurSpace(Operator):
     Raises (when called): ContractError for images of other channels or sizes.
     """
 
-    lift_channels = 2
+    feature_channels = 2
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, net: BlurSpaceNet, seed: int = 42, code: Tensor | None = None):
@@ -62,7 +62,7 @@ class BlurSpace(Operator):
     def __call__(self, x: Tensor) -> Tensor:
         return (2 * self.net((x + 1) / 2, self.code_for(x)) - 1).clamp(-1, 1)
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 A'^T r / (noise + rho2), as if no gain of the network exceeded 1: a guidance map. Published codes take A r in place of A'^T r."""
         return rho2 * self.vjp(x, r / (noise + rho2))
 
@@ -70,11 +70,11 @@ class BlurSpace(Operator):
         """y itself: no inverse is known."""
         return y
 
-    def lift(self, y: Tensor) -> Tensor:
-        """y, and a sharper picture after four pulls from there: [B, 2C, H, W]."""
+    def features(self, y: Tensor) -> Tensor:
+        """y, and a sharper picture after four such steps from there: [B, 2C, H, W]."""
         x, noise, rho2 = y, y.new_tensor(1e-2), y.new_tensor(1.0)
         for _ in range(4):
-            x = x + self.pull(x, y - self(x), noise, rho2)
+            x = x + self.approx_mean_update(x, y - self(x), noise, rho2)
         return torch.cat([y, x], dim=1)
 
     def _map(self, change: Any, names: tuple[str, ...]) -> BlurSpace:

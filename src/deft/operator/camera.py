@@ -31,7 +31,7 @@ class Camera(Operator):
     Raises (when called): ContractError for images that are smaller than the kernels.
     """
 
-    lift_channels = 2
+    feature_channels = 2
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, side: int = 9, kernels: int = 4, exposure: float = 1.4, curve: float = 8.0, seed: int = 0):
@@ -100,7 +100,7 @@ class Camera(Operator):
         e = self._light(x)
         return self.blur_adjoint(torch.where(e <= 1, self._slope(e) * r, 0.0)) * self.exposure / 2
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 C^-1 B^T [s q / (noise + rho2 s^2)], q = y - A(x): a guidance map, no gradient.
 
         s is the slope of the tone curve's chord between the light that was seen and the light that x sends, both at most 1,
@@ -123,12 +123,12 @@ class Camera(Operator):
     def picture(self, y: Tensor) -> Tensor:
         return y
 
-    def lift(self, y: Tensor) -> Tensor:
-        """`pinv(y)`, and a sharper picture after ten pulls from there that take y for almost free of noise: [B, 2C, H, W]."""
+    def features(self, y: Tensor) -> Tensor:
+        """`pinv(y)`, and a sharper picture after ten such steps from there that take y for almost free of noise: [B, 2C, H, W]."""
         x = start = self.pinv(y)
         noise, rho2 = y.new_tensor(1e-2), y.new_tensor(1.0)
         for _ in range(10):
-            x = x + self.pull(x, y - self(x), noise, rho2)
+            x = x + self.approx_mean_update(x, y - self(x), noise, rho2)
         return torch.cat([start, x], dim=1)
 
 

@@ -70,31 +70,31 @@ class CoilFourier(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         _, real, imaginary = (v.to(y.dtype) for v in self._parts)
-        f = torch.complex(*self.restrict(y).chunk(2, 1))
+        f = torch.complex(*self.measured_part(y).chunk(2, 1))
         u = torch.fft.ifft2(torch.fft.ifftshift(f, (2, 3)), norm="ortho")
         return (real * u.real + imaginary * u.imag).sum(1, keepdim=True)
 
-    def restrict(self, y: Tensor) -> Tensor:
+    def measured_part(self, y: Tensor) -> Tensor:
         return self._parts[0].to(y.dtype) * y
 
-    def count(self, y: Tensor) -> Tensor:
+    def number_of_measurements(self, y: Tensor) -> Tensor:
         return self._parts[0].to(y.dtype).expand(len(y), *y.shape[1:]).flatten(1).sum(1)
 
     def pinv(self, y: Tensor) -> Tensor:
-        """argmin |A x - y|^2 + 1e-9 |x|^2, by conjugate gradients on images. Of a noisy y take `lift`."""
+        """argmin |A x - y|^2 + 1e-9 |x|^2, by conjugate gradients on images. Of a noisy y take `features`."""
         return conjugate_gradient(lambda v: 1e-9 * v + self.adjoint(self(v)), self.adjoint(y), tolerance=1e-9)
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """The zero-filled image, A^T y / sum |s_c|^2."""
         total = self.coils[:, 1:].to(y.dtype).square().sum(1, keepdim=True)
         floor = 1e-3 * total.amax((2, 3), keepdim=True)
         return self.adjoint(y) / torch.maximum(total, floor)
 
     def start(self, y: Tensor) -> Tensor:
-        return self.lift(y)
+        return self.features(y)
 
     def picture(self, y: Tensor) -> Tensor:
-        return self.lift(y)
+        return self.features(y)
 
 
 def smooth_coils(noise: Noise | BatchNoise, height: int, width: int, coils: int) -> Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft._renamed import old_arguments
 from deft.core.operator import LinearOperator, Operator
 from deft.errors import ContractError, InputError
 from deft.operator.image import Mask
@@ -21,13 +22,14 @@ from deft.operator.probing import TOLERANCE, check_adjoint, examine, is_linear, 
 from deft.operator.wrapped import ArrayLinear, ArrayMap, Map, Physics, PhysicsLinear, PhysicsMap, name_of, text_of
 
 
+@old_arguments(lift="features")
 def from_deepinv(
     physics: Any,
     event_shape: Sequence[int],
     *,
     settings: Mapping[str, Tensor] | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
-    lift: Map | None = None,
+    features: Map | None = None,
     tolerance: float = TOLERANCE,
 ) -> Operator:
     """The noiseless part y = A(x) of a DeepInverse physics as an operator.
@@ -43,7 +45,7 @@ def from_deepinv(
             {"mask": masks}. They follow the batch when an observation is indexed; those the physics keeps do not.
         value_range: what the physics expects where the library has -1 and 1; (0, 1) for images between 0 and 1. A linear
             A is the same on any range (`observation_from_deepinv` converts y), a non-linear one is called on c x + b.
-        lift: y [B, *M] -> [B, *E], what a learned h is shown of y; needed for a non-linear physics whose y is not
+        features: y [B, *M] -> [B, *E], what a learned h is shown of y; needed for a non-linear physics whose y is not
             shaped like x.
         tolerance: relative error allowed in the trial.
 
@@ -51,7 +53,7 @@ def from_deepinv(
 
     Raises:
         ContractError: no batch axis, complex or stacked measurements, or an adjoint that is none.
-        InputError: no `A`, or a non-linear physics without `lift`.
+        InputError: no `A`, or a non-linear physics without `features`.
     """
     if not callable(getattr(physics, "A", None)):
         raise InputError(f"from_deepinv needs an object with A(x), got a {name_of(physics)}")
@@ -64,12 +66,12 @@ def from_deepinv(
     plain = PhysicsLinear(model, shape, callable(getattr(physics, "A_adjoint", None)))
     y = try_batch(name_of(physics), plain, x)
     if not is_linear(plain._there, x, z, y, tolerance):
-        if lift is None and y.shape[1:] != shape:
+        if features is None and y.shape[1:] != shape:
             raise InputError(
-                f"{name_of(physics)} is not linear and measures {text_of(y.shape[1:])}, not {text_of(shape)}: give lift=, a function of y that "
+                f"{name_of(physics)} is not linear and measures {text_of(y.shape[1:])}, not {text_of(shape)}: give features=, a function of y that "
                 f"returns {text_of(shape)} for the network to look at"
             )
-        return PhysicsMap(model, shape, value_range, lift)
+        return PhysicsMap(model, shape, value_range, features)
     mask = mask_of(plain._there, x, y)
     if mask is not None:
         return Mask(mask if batch > 1 else mask[:1])
@@ -127,12 +129,13 @@ def _products(matrix: Any) -> tuple[Callable[[np.ndarray], Any], Callable[[np.nd
     return lambda v: matrix @ v, lambda v: transposed @ v
 
 
+@old_arguments(lift="features")
 def from_odl(
     op: Any,
     event_shape: Sequence[int],
     measurement_shape: Sequence[int] | None = None,
     *,
-    lift: Map | None = None,
+    features: Map | None = None,
     tolerance: float = TOLERANCE,
 ) -> Operator:
     """An ODL operator between real spaces, on the CPU; linear, or with a `derivative`.
@@ -146,7 +149,7 @@ def from_odl(
             constants or arrays; products of equal spaces are stacked along a first axis.
         event_shape: *E, with as many entries as the domain: (1, 64, 64) for a domain of 64 x 64.
         measurement_shape: *M; the range's own shape if not given.
-        lift: as for `from_deepinv`.
+        features: as for `from_deepinv`.
         tolerance: relative error allowed in the trial. The back-projections of some tomography backends are the transpose to
             1e-2 only; a larger tolerance accepts them.
 
@@ -178,10 +181,10 @@ def from_odl(
             at = [op.derivative(op.domain.element(v.reshape(domain))).adjoint for v in x]
             return np.stack([apply_adjoint(a, v, weighted) for a, v in zip(at, r, strict=True)])
 
-        return ArrayMap(there, pull_back, shape, out, lift)
+        return ArrayMap(there, pull_back, shape, out, features)
 
-    if not op.is_linear and lift is None and out != shape:
-        raise InputError(f"{name_of(op)} is not linear and measures {text_of(out)}, not {text_of(shape)}: give lift=, a function of y that returns {text_of(shape)}")
+    if not op.is_linear and features is None and out != shape:
+        raise InputError(f"{name_of(op)} is not linear and measures {text_of(out)}, not {text_of(shape)}: give features=, a function of y that returns {text_of(shape)}")
     return examine(name_of(op), [linear(True), linear(False)] if op.is_linear else [smooth(True), smooth(False)], tolerance)
 
 

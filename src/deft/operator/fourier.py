@@ -30,7 +30,7 @@ class Convolution(LinearOperator):
 
         solve: F^{-1} [ F r / (noise + gram |T|^2) ]        pinv: F^{-1} [ conj(T) F y / |T|^2 ] over |T| > SEEN max |T|
 
-    `lift` is y itself: a blurred image is a good picture, and the inverse of a blur is mostly noise.
+    `features` is y itself: a blurred image is a good picture, and the inverse of a blur is mostly noise.
 
     Args:
         kernel: [B, 1, k, k'] or [1, 1, k, k'], centred at (k // 2, k' // 2); any sizes up to the image's.
@@ -82,7 +82,7 @@ class Convolution(LinearOperator):
         t = self._transfer(y)
         return self._times(y, t.conj() * inverted(t.abs()).square())
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         return y
 
     def start(self, y: Tensor) -> Tensor:
@@ -180,15 +180,15 @@ class MaskedFourier(LinearOperator):
         return (self._seen(x) * torch.stack([f.real, f.imag], 1)).flatten(1, 2)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        f = torch.complex(*self.restrict(y).chunk(2, 1))
+        f = torch.complex(*self.measured_part(y).chunk(2, 1))
         return torch.fft.ifft2(torch.fft.ifftshift(f, (2, 3)), norm="ortho").real
 
-    def restrict(self, y: Tensor) -> Tensor:
+    def measured_part(self, y: Tensor) -> Tensor:
         if self._check(y).shape[1] % 2:
             raise ContractError(f"y holds real and imaginary parts, an even number of channels, got shape {tuple(y.shape)}")
         return (self._seen(y) * y.unflatten(1, (2, -1))).flatten(1, 2)
 
-    def count(self, y: Tensor) -> Tensor:
+    def number_of_measurements(self, y: Tensor) -> Tensor:
         return self._seen(y).expand(y.shape[0], 2, y.shape[1] // 2, -1, -1).flatten(1).sum(1)
 
     def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
@@ -200,7 +200,7 @@ class MaskedFourier(LinearOperator):
     def pinv(self, y: Tensor) -> Tensor:
         return self.adjoint(y * (2 - self._twice.to(y.dtype)))
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """The zero-filled image, `pinv`."""
         return self.pinv(y)
 

@@ -22,7 +22,7 @@ class Mask(LinearOperator):
 
     per_sample = ("mask",)
     sample_shaped = ("mask",)
-    lift_channels = 2
+    feature_channels = 2
     projection = True
 
     def __init__(self, mask: Tensor):
@@ -46,10 +46,10 @@ class Mask(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
 
-    def restrict(self, y: Tensor) -> Tensor:
+    def measured_part(self, y: Tensor) -> Tensor:
         return self(y)
 
-    def count(self, y: Tensor) -> Tensor:
+    def number_of_measurements(self, y: Tensor) -> Tensor:
         return self.mask.to(y.dtype).expand_as(y).flatten(1).sum(1)
 
     def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
@@ -58,7 +58,7 @@ class Mask(LinearOperator):
     def pinv(self, y: Tensor) -> Tensor:
         return self(y)
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """The seen values with zeros in the hole, then the mask itself."""
         return torch.cat([self(y), self.mask.to(y.dtype).expand_as(y)], dim=1)
 

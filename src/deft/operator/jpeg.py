@@ -76,7 +76,7 @@ class JPEG(Operator):
     clipped, so that A(A(x)) = A(x) and A is linear in no sense: its derivative is 0 wherever there is one.
 
     Automatic differentiation is told the identity instead (straight-through; Bengio et al. 2013). So `vjp` and whatever
-    is differentiated through A, the score included, are *guidance maps* here, not gradients, and `pull` is another.
+    is differentiated through A, the score included, are *guidance maps* here, not gradients, and `approx_mean_update` is another.
 
     Args:
         quality: 1 (worst) to 100, a whole number, or a tensor [B] with one for each sample.
@@ -117,7 +117,7 @@ class JPEG(Operator):
         """r itself: straight through the rounding, a guidance map."""
         return r
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 / (noise + rho2) of the way to the nearest image that is rounded to y: a guidance map.
 
         Such images have D x within q/2 of D y; the nearest one within 0.9 of that is taken, off the edges where rounding
@@ -132,7 +132,7 @@ class JPEG(Operator):
         """The decoded image: A(y) = y."""
         return y
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         return y
 
 
@@ -205,8 +205,8 @@ class ColourJPEG(JPEG):
             rounded.append(self._image(q * (c / q).round()))
         return x + (self._decoded(rounded) - v)
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
-        """As `JPEG.pull`, plane by plane; a chroma value's move is spread evenly over its pixels."""
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """As `JPEG.approx_mean_update`, plane by plane; a chroma value's move is spread evenly over its pixels."""
         moves = []
         for mine, theirs, q in zip(self._planes(x), self._encoded(r + self(x)), self._steps(x), strict=True):
             c, target = self._blocks(mine), self._blocks(theirs)

@@ -22,15 +22,15 @@ class PhaseRetrieval(Operator):
 
     Args:
         oversample: the padded side over the image's, a whole number from 2 on (2: half a side on each side).
-        iterations: of the reconstruction that `lift` and `pinv` make from y alone.
+        iterations: of the reconstruction that `features` and `pinv` make from y alone.
         padding: pixels of black on each side, in place of `oversample`: y is [B, C, H + 2 padding, W + 2 padding].
         signed: u = x, in [-1, 1], in place of (x + 1)/2: the padding is grey, and -x has the same y as x.
-        intensity: y = |F P u|^2, what a detector counts. `lift` and `pull` work with its root.
+        intensity: y = |F P u|^2, what a detector counts. `features` and `approx_mean_update` work with its root.
 
     Raises (when called): ContractError for a y that is no multiple of `oversample`.
     """
 
-    lift_channels = 2
+    feature_channels = 2
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(
@@ -75,7 +75,7 @@ class PhaseRetrieval(Operator):
         back = torch.fft.ifft2(f, norm="ortho").real[..., : sides[0], : sides[1]]
         return back if self.signed else back / 2
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 A'^T r / (noise + rho2/4): no eigenvalue of A' A'^T exceeds 1/4.
 
         Of intensities, m = |F P u| and m' the root of y: 2 m r / (noise + rho2 2 m (m + m') / 4) in place of r / (noise + rho2/4).
@@ -91,10 +91,10 @@ class PhaseRetrieval(Operator):
         return rho2 * self._carried(gap * torch.sgn(f), x.shape[-2:])
 
     def pinv(self, y: Tensor) -> Tensor:
-        """The first half of `lift`."""
-        return self.lift(y).chunk(2, dim=1)[0]
+        """The first half of `features`."""
+        return self.features(y).chunk(2, dim=1)[0]
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """A rough image from y alone, and the same turned by 180 degrees, for y cannot tell which it is: [B, 2C, H, W].
 
         Hybrid input-output (Fienup 1982, eq. 44; beta = 0.9) on images in [0, 1], from one fixed random image for all y,

@@ -13,14 +13,14 @@ class HDR(Operator):
     """y = clip(gain x, -1, 1): an exposure `gain` times too long, whose lights and shadows are cut off.
 
     For images in [-1, 1], any sample shape; gain 2 is the paper's high dynamic range problem. Where |gain x| > 1 the
-    derivative is 0: a method that knows the gradient alone cannot bring such a pixel back. `pull` can.
+    derivative is 0: a method that knows the gradient alone cannot bring such a pixel back. `approx_mean_update` can.
 
     Args:
         gain: above 0; a number, or a tensor [B] with one for each sample.
     """
 
     per_sample = settings = ("gain",)
-    lift_channels = 2
+    feature_channels = 2
 
     def __init__(self, gain: float | Tensor = 2.0):
         self.gain = torch.as_tensor(gain, dtype=torch.get_default_dtype()).reshape(-1)
@@ -37,7 +37,7 @@ class HDR(Operator):
         gain = self._gain(x)
         return torch.where((gain * x).abs() <= 1, gain * r, 0.0)
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """To the most probable pixel under the belief N(x, rho2) and y ~ N(A(x), noise): a guidance map, no gradient.
 
         Inside the limits that is the Gaussian update w (y/gain - x), w = gain^2 rho2 / (noise + gain^2 rho2), which
@@ -60,6 +60,6 @@ class HDR(Operator):
     def picture(self, y: Tensor) -> Tensor:
         return y
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """y / gain, then where it was cut off: 1 above, -1 below, 0 elsewhere (as far as the noise lets one tell)."""
         return torch.cat([self.pinv(y), y.sign() * (y.abs() >= 1).to(y.dtype)], dim=1)

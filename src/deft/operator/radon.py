@@ -27,7 +27,7 @@ from deft.errors import ContractError, InputError, unknown
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 
-TOLERANCE, MOST = 1e-6, 500
+TOLERANCE, MAX_ITERATIONS = 1e-6, 500
 """Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most steps they take."""
 
 
@@ -101,7 +101,7 @@ class Radon(Wrapped):
 
     `solve` is the base class's conjugate gradients: preconditioning it in Fourier space saves steps and no time, since what spreads
     the singular values is the gaps between directions. `mean_update` is the exact posterior-mean step, by conjugate gradients on images
-    preconditioned so; `pull` is that preconditioner alone, and what learned h are shown. `fbp` is filtered
+    preconditioned so; `approx_mean_update` is that preconditioner alone, and what learned h are shown. `fbp` is filtered
     back-projection, a preconditioner too and not the adjoint; a network is shown `fbp(y, "hann")`.
 
     Args:
@@ -205,7 +205,7 @@ class Radon(Wrapped):
         smeared = _apply(_table(_smear, g, y.dtype, str(y.device)), filtered, (g.side, g.side))
         return smeared * (g.side * g.arc_radians / g.angles) / (g.pitch * g.length)
 
-    def lift(self, y: Tensor) -> Tensor:
+    def features(self, y: Tensor) -> Tensor:
         """`fbp` with the Hann window."""
         return self.fbp(y, "hann")
 
@@ -224,7 +224,7 @@ class Radon(Wrapped):
         """About (noise I + gram A^T A)^{-1} v on images: C F^{-1} [ F v / (noise + gram lambda) ], C the crop. Positive definite."""
         return _filtered(v, 1 / (noise + gram * self.response(v)))
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 C F^{-1} [ F A^T r / (noise + rho2 lambda) ]: A^T r preconditioned, not the exact Gaussian update.
 
         The exact one is `mean_update`, which takes A and A^T 5 to 100 times; this takes one A^T, and is off by up to .8 of the exact one's
@@ -234,9 +234,9 @@ class Radon(Wrapped):
         return rho2 * self.precondition(self._back(r), noise, rho2)
 
     def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
-        """rho2 (noise I + rho2 A^T A)^{-1} A^T r, the exact Gaussian update, by conjugate gradients preconditioned as `pull`.
+        """rho2 (noise I + rho2 A^T A)^{-1} A^T r, the exact Gaussian update, by conjugate gradients preconditioned as `approx_mean_update`.
 
-        Until the residual is `TOLERANCE` of the right-hand side, for at most `MOST` steps. They grow with rho sqrt(lambda) / sigma_y: with
+        Until the residual is `TOLERANCE` of the right-hand side, for at most `MAX_ITERATIONS` steps. They grow with rho sqrt(lambda) / sigma_y: with
         60 angles, sigma_y = .02 and images of 32 x 32, 7 at rho = .05, 33 at .3, 97 at 1. Differentiable in r, by the same solve.
         """
 
@@ -245,23 +245,23 @@ class Radon(Wrapped):
                 lambda u: noise * u + rho2 * self._back(self._there(u)),
                 v,
                 tolerance=TOLERANCE,
-                most=MOST,
+                max_iterations=MAX_ITERATIONS,
                 precondition=lambda u: self.precondition(u, noise, rho2),
             )
 
         return _Linear.apply(r, lambda v: inverse(self._back(v)), lambda v: self._there(inverse(v)))
 
     def pinv(self, y: Tensor) -> Tensor:
-        """argmin |A x - y|^2 + d |x|^2 with d = 1e-9 lambda(0), by at most 100 conjugate-gradient steps preconditioned as `pull`.
+        """argmin |A x - y|^2 + d |x|^2 with d = 1e-9 lambda(0), by at most 100 conjugate-gradient steps preconditioned as `approx_mean_update`.
 
-        Made for consistent y. Noise comes back much enlarged: to look at a noisy sinogram, or to start from it, take `lift`.
+        Made for consistent y. Noise comes back much enlarged: to look at a noisy sinogram, or to start from it, take `features`.
         """
         damping = 1e-9 * self.response(y)[0, 0]
         return conjugate_gradient(
             lambda v: damping * v + self._back(self._there(v)),
             self._back(y),
             tolerance=1e-9,
-            most=100,
+            max_iterations=100,
             precondition=lambda v: self.precondition(v, damping, 1.0),
         )
 
@@ -308,21 +308,21 @@ class RayRadon(Radon):
         self.rays = rays.to(torch.get_default_dtype())
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.restrict(super().__call__(x))
+        return self.measured_part(super().__call__(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return super().adjoint(self.restrict(y))
+        return super().adjoint(self.measured_part(y))
 
     def _back(self, y: Tensor) -> Tensor:
-        return super()._back(self.restrict(y))
+        return super()._back(self.measured_part(y))
 
     def _there(self, x: Tensor) -> Tensor:
-        return self.restrict(super()._there(x))
+        return self.measured_part(super()._there(x))
 
-    def restrict(self, y: Tensor) -> Tensor:
+    def measured_part(self, y: Tensor) -> Tensor:
         return self.rays.to(y.dtype) * self._sinogram(y)
 
-    def count(self, y: Tensor) -> Tensor:
+    def number_of_measurements(self, y: Tensor) -> Tensor:
         return self.rays.to(y.dtype).expand(len(y), *y.shape[1:]).flatten(1).sum(1)
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:

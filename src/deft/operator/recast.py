@@ -135,7 +135,7 @@ class Recast(Around):
     """An operator in another convention; see the module."""
 
     def __init__(self, operator: Operator, convention: Convention):
-        self.operator, self.convention, self.lift_channels = operator, convention, operator.lift_channels
+        self.operator, self.convention, self.feature_channels = operator, convention, operator.feature_channels
 
     def __getattr__(self, name: str) -> Any:
         """What the operator was drawn with (`mask`, `coils`), frequencies in the order of this convention."""
@@ -159,8 +159,8 @@ class Recast(Around):
         y = self.operator(x)
         return self.convention.scale(y) * self.convention.there(y)
 
-    def lift(self, y: Tensor) -> Tensor:
-        return self.operator.lift(self._own(y))
+    def features(self, y: Tensor) -> Tensor:
+        return self.operator.features(self._own(y))
 
     def pinv(self, y: Tensor) -> Tensor:
         return self.operator.pinv(self._own(y))
@@ -174,17 +174,17 @@ class Recast(Around):
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         return self.convention.scale(r) * self.operator.vjp(x, self.convention.back(r))
 
-    def pull(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
-        return self.operator.pull(x, self._own(r), noise / self.convention.scale(r) ** 2, rho2)
+    def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        return self.operator.approx_mean_update(x, self._own(r), noise / self.convention.scale(r) ** 2, rho2)
 
     def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         return self.operator.mean_update(x, self._own(r), noise / self.convention.scale(r) ** 2, rho2)
 
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.convention.there(self.operator.restrict(self.convention.back(y)))
+    def measured_part(self, y: Tensor) -> Tensor:
+        return self.convention.there(self.operator.measured_part(self.convention.back(y)))
 
-    def count(self, y: Tensor) -> Tensor:
-        return self.operator.count(self.convention.back(y))
+    def number_of_measurements(self, y: Tensor) -> Tensor:
+        return self.operator.number_of_measurements(self.convention.back(y))
 
 
 class RecastLinear(Recast, LinearOperator):

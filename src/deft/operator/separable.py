@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from deft._renamed import old_arguments
 from deft.core.operator import LinearOperator, Spectrum
 from deft.errors import ContractError, InputError, unknown
 
@@ -25,26 +26,27 @@ class Separable(LinearOperator):
 
         solve: (noise I + gram A A^T)^{-1} r = U diag(1 / (noise + gram s^2)) U^T r
         pinv:  V diag(1/s) U^T y over s > SEEN max(s)
-        lift:  V diag(s / (s^2 + d^2)) U^T y with d = DAMPING max(s),
+        features: V diag(s / (s^2 + d^2)) U^T y with d = DAMPING max(s),
 
     so that the noise of no mode grows by more than 1 / (2 DAMPING) = 2.5 times that of an undamped best-seen one.
 
     Args:
         rows: R [h', h]. columns: W [w', w]. channels: K [c', c]. None: that axis is left as it is, of any size.
-        lift: what a network is shown of y instead, [B, c', h', w'] -> [B, c, h, w].
+        features: what a network is shown of y instead, [B, c', h', w'] -> [B, c, h, w].
     """
 
     sample_axes = measured_axes = "B, C, H, W"
-    kept_as: ClassVar = {"lift": "_lift"}
+    kept_as: ClassVar = {"features": "_features"}
 
+    @old_arguments(lift="features")
     def __init__(
         self,
         rows: Tensor | None = None,
         columns: Tensor | None = None,
         channels: Tensor | None = None,
-        lift: Callable[[Tensor], Tensor] | None = None,
+        features: Callable[[Tensor], Tensor] | None = None,
     ):
-        self._lift = lift
+        self._features = features
         for axis, matrix in zip(AXES, (channels, rows, columns), strict=True):
             if matrix is not None and (matrix.ndim != 2 or 0 in matrix.shape):
                 raise ContractError(f"Separable needs matrices [out, in], got shape {tuple(matrix.shape)} for its {axis}")
@@ -98,14 +100,14 @@ class Separable(LinearOperator):
     def pinv(self, y: Tensor) -> Tensor:
         return self._along("v", self._measured(y, inverted), transpose=True)
 
-    def lift(self, y: Tensor) -> Tensor:
-        """The damped inverse of the class's docstring, or the `lift` that was given."""
-        if self._lift is not None:
-            return self._lift(y)
+    def features(self, y: Tensor) -> Tensor:
+        """The damped inverse of the class's docstring, or the `features` that was given."""
+        if self._features is not None:
+            return self._features(y)
         return self._along("v", self._measured(y, lambda s: s / (s.square() + (DAMPING * s.amax()).square())), transpose=True)
 
     def start(self, y: Tensor) -> Tensor:
-        return self.lift(y)
+        return self.features(y)
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
         """K = (c, h, w). Values below SEEN times the largest are 0."""
@@ -231,7 +233,7 @@ def every(size: int | tuple[int, int], factor: int = 4, pixel: str = PIXELS[0]) 
         raise ContractError(f"image {height}x{width} is no multiple of the factor {factor}")
     at = 0 if pixel == PIXELS[0] else factor // 2
     rows, columns = (torch.eye(n, dtype=torch.float64)[at::factor] for n in (height, width))
-    return Separable(rows, columns, lift=functools.partial(_enlarged, factor))
+    return Separable(rows, columns, features=functools.partial(_enlarged, factor))
 
 
 BOUNDARIES = ("reflect", "circular", "zero", "repeat")
@@ -249,7 +251,7 @@ def gaussian_blur(size: int | tuple[int, int], deviation: float, boundary: str =
     if boundary not in BOUNDARIES:
         raise unknown("boundary", str(boundary), BOUNDARIES)
     height, width = _sides(size)
-    return Separable(_gaussian(height, deviation, boundary), _gaussian(width, deviation, boundary), lift=_itself)
+    return Separable(_gaussian(height, deviation, boundary), _gaussian(width, deviation, boundary), features=_itself)
 
 
 def _gaussian(n: int, deviation: float, boundary: str) -> Tensor:
@@ -274,7 +276,7 @@ def _outside(place: Tensor, n: int, boundary: str) -> Tensor:
 def grey(channels: int = 3, luma: str = "601") -> Separable:
     """Colour lost: y = 0.299 R + 0.587 G + 0.114 B (luma, ITU-R BT.601), one channel; the mean if there are not three.
 
-    `pinv` is the shortest image with that luma, which is tinted; `lift` is the grey image, y in each channel.
+    `pinv` is the shortest image with that luma, which is tinted; `features` is the grey image, y in each channel.
 
     Args:
         luma: "601" (Pillow, OpenCV, torchvision), "709" (scikit-image's rgb2gray: 0.2125 R + 0.7154 G + 0.0721 B), or "mean".
@@ -284,7 +286,7 @@ def grey(channels: int = 3, luma: str = "601") -> Separable:
     if luma not in LUMAS:
         raise unknown("luma", str(luma), LUMAS)
     weights = LUMAS[luma] if channels == 3 else (1 / channels,) * channels
-    return Separable(channels=torch.tensor([weights], dtype=torch.float64), lift=functools.partial(_copied, channels))
+    return Separable(channels=torch.tensor([weights], dtype=torch.float64), features=functools.partial(_copied, channels))
 
 
 LUMA = (0.299, 0.587, 0.114)

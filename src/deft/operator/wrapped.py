@@ -110,7 +110,7 @@ class ArrayLinear(Wrapped):
 class ArrayMap(Operator):
     """A smooth map given as functions of NumPy batches: A(x) and A'(x)^T r."""
 
-    kept_as: ClassVar = {"lift": "_lift"}
+    kept_as: ClassVar = {"features": "_features"}
 
     def __init__(
         self,
@@ -118,9 +118,9 @@ class ArrayMap(Operator):
         pull_back: Callable[[np.ndarray, np.ndarray], Any],
         event_shape: Sequence[int],
         measurement_shape: Sequence[int],
-        lift: Map | None,
+        features: Map | None,
     ):
-        self.event_shape, self.measurement_shape, self._lift = tuple(event_shape), tuple(measurement_shape), lift
+        self.event_shape, self.measurement_shape, self._features = tuple(event_shape), tuple(measurement_shape), features
         self.there, self.pull_back = there, pull_back
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -133,8 +133,8 @@ class ArrayMap(Operator):
         at = _to_numpy(x, self.event_shape)
         return _through_numpy(lambda a: self.pull_back(at, a), r, self.measurement_shape, self.event_shape)
 
-    def lift(self, y: Tensor) -> Tensor:
-        return y if self._lift is None else self._lift(y)
+    def features(self, y: Tensor) -> Tensor:
+        return y if self._features is None else self._features(y)
 
 
 class Physics(Printed):
@@ -217,18 +217,18 @@ class PhysicsLinear(PhysicsOperator, Wrapped):
 class PhysicsMap(PhysicsOperator):
     """A non-linear DeepInverse physics A(c x + b), c and b from its value range; see `from_deepinv`."""
 
-    kept_as: ClassVar = {"lift": "_lift"}
+    kept_as: ClassVar = {"features": "_features"}
 
-    def __init__(self, model: Physics, event_shape: Sequence[int], value_range: tuple[float, float], lift: Map | None):
-        self.model, self.event_shape, self._lift = model, tuple(event_shape), lift
+    def __init__(self, model: Physics, event_shape: Sequence[int], value_range: tuple[float, float], features: Map | None):
+        self.model, self.event_shape, self._features = model, tuple(event_shape), features
         self.value_range = value_range
         self._c, self._b = scale_of(value_range)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.model.call("A", self._c * x + self._b)
 
-    def lift(self, y: Tensor) -> Tensor:
-        return y if self._lift is None else self._lift(y)
+    def features(self, y: Tensor) -> Tensor:
+        return y if self._features is None else self._features(y)
 
 
 def scale_of(value_range: tuple[float, float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The doctor: what a prior says it is, and whether it is that.
+"""The convention check: what a prior says it is, and whether it is that.
 
 A network read by the wrong convention (v taken for eps, [0, 1] for [-1, 1], another table of betas) still returns
 pictures of numbers. What gives it away is its denoising error: add noise of a known level to real images and compare
@@ -33,7 +33,7 @@ LEVELS = (0.15, 0.5, 1.5, 4.0)
 """sigma/alpha, on images in [-1, 1], at which a prior is tried."""
 
 CLOSE = 0.05
-"""Readings whose mean log error differs by less cannot be told apart."""
+"""Readings whose mean log error differs by less cannot be distinguished."""
 
 WORSE = 1.6
 """An error this many times the Wiener filter's, at any level, is no trained network read rightly on its own kind of images."""
@@ -54,7 +54,7 @@ def wiener_error(x: Tensor, ratio: float) -> float:
 
 
 @dataclass
-class Reading:
+class Candidate:
     """One way to read a network, tried on images.
 
     changes: what differs from the reading that was taken, as options for `load_prior` (empty: nothing).
@@ -84,14 +84,14 @@ class Reading:
 
 
 @dataclass
-class Verdict:
+class ConventionCheck:
     """taken: the reading in use. best: the one with the least error. tried: all, best first. text: for people."""
 
-    taken: Reading
-    best: Reading
+    taken: Candidate
+    best: Candidate
     confirmed: bool
     text: str
-    tried: list[Reading] = field(default_factory=list)
+    tried: list[Candidate] = field(default_factory=list)
 
 
 def describe(prior: Denoiser) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def describe(prior: Denoiser) -> dict[str, Any]:
     return about
 
 
-def confirm(prior: Denoiser, x: Tensor, *, images: int = 16, levels: Sequence[float] = LEVELS, seed: int = 0) -> Reading:
+def confirm(prior: Denoiser, x: Tensor, *, images: int = 16, levels: Sequence[float] = LEVELS, seed: int = 0) -> Candidate:
     """Try a prior, as it is read, on x [N, *E]: four batches of forward passes."""
     x = _some(prior, x, images)
     errors = []
@@ -124,16 +124,16 @@ def confirm(prior: Denoiser, x: Tensor, *, images: int = 16, levels: Sequence[fl
     return replace(reading, coupled=coupled(prior, x, seed=seed))
 
 
-def try_readings(
+def try_conventions(
     prior: NetworkDenoiser, x: Tensor, *, images: int = 16, levels: Sequence[float] = LEVELS, seed: int = 0
-) -> Verdict:
+) -> ConventionCheck:
     """Try a network under every combination of schedule, time, range and output that is in use anywhere.
 
     The network runs once for each schedule, time and range at each level; the outputs are arithmetic.
     """
     x = _some(prior, x, images)
     taken = confirm(prior, x, images=images, levels=levels, seed=seed)
-    tried, velocities = [taken], list[tuple[Reading, NetworkDenoiser]]()
+    tried, velocities = [taken], list[tuple[Candidate, NetworkDenoiser]]()
     for (name, way), (low, high) in product(_ways(prior).items(), ((-1.0, 1.0), (0.0, 1.0))):
         reread = prior.reread(**way, value_range=(low, high))
         found: dict[str, list[float]] = {kind: [] for kind in OUTPUTS}
@@ -163,7 +163,7 @@ def try_readings(
         suspects = sorted(((r, p) for r, p in velocities if r.worst <= SUSPECT), key=lambda pair: pair[0].score)[:MAX_SUSPECTS]
         best = next((replace(r, coupled=True) for r, p in suspects if coupled(p, x, seed=seed)), best)
     confirmed = best is taken and taken.worst <= WORSE and not taken.coupled
-    return Verdict(taken, best, confirmed, _text(taken, best, confirmed, len(tried)), tried)
+    return ConventionCheck(taken, best, confirmed, _text(taken, best, confirmed, len(tried)), tried)
 
 
 SUSPECT = 2.6
@@ -262,14 +262,14 @@ ROUGH = 8.0
 
 
 def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None:
-    """The same before sampling, when there is no image but what the first measurement shows of one (`lift`).
+    """The same before sampling, when there is no image but what the first measurement shows of one (`features`).
 
     No judgement where most of the image is hidden.
     """
     if isinstance(prior, LatentPrior):
-        return warning_from(prior.prior, prior.inside(obs[0]), seed)
+        return warning_from(prior.prior, prior.to_latent(obs[0]), seed)
     c = prior.event_shape[0]
-    x = obs[0].lift()[:, :c].to(prior.state_like())
+    x = obs[0].features()[:, :c].to(prior.state_like())
     if tuple(x.shape[1:]) != tuple(prior.event_shape):
         return None
     y = obs[0].y
@@ -318,13 +318,13 @@ def _error(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> float:
     return error if math.isfinite(error) else math.inf
 
 
-def _reading(changes: dict[str, str], errors: list[float], x: Tensor, levels: Sequence[float]) -> Reading:
+def _reading(changes: dict[str, str], errors: list[float], x: Tensor, levels: Sequence[float]) -> Candidate:
     ratios = [e / max(wiener_error(x, r), 1e-12) for e, r in zip(errors, levels, strict=True)]
-    return Reading(changes, errors, ratios)
+    return Candidate(changes, errors, ratios)
 
 
 def _ways(prior: NetworkDenoiser) -> dict[str, dict[str, Any]]:
-    """name -> what the network is told, and about which process: the prior's own way and that of every convention."""
+    """name -> what the network is given, and about which process: the prior's own way and that of every convention."""
     of = ("schedule", "time", "scale_input", "sigma_data")
     usual = {"scale_input": False, "sigma_data": 1.0}
     ways = {name: usual | {k: v for k, v in c.make().items() if k in of} for name, c in CONVENTIONS.items()}
@@ -342,7 +342,7 @@ def _changes(prior: NetworkDenoiser, name: str, value_range: tuple[float, float]
     return changes
 
 
-def _text(taken: Reading, best: Reading, confirmed: bool, count: int) -> str:
+def _text(taken: Candidate, best: Candidate, confirmed: bool, count: int) -> str:
     if taken.coupled:
         return f"not confirmed: {COUPLED}"
     if best.coupled:

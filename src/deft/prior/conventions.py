@@ -35,7 +35,7 @@ class Convention(NamedTuple):
 
 CONVENTIONS: dict[str, Convention] = {
     "ddpm": Convention(
-        "eps, 1,000 linear betas, told the index; images in [-1, 1] (Ho et al. 2020; Dhariwal & Nichol 2021)",
+        "eps, 1,000 linear betas, given the index; images in [-1, 1] (Ho et al. 2020; Dhariwal & Nichol 2021)",
         lambda: {"schedule": VPTable.linear(), "output": "eps", "time": "t"},
     ),
     "ddpm-scaled-linear": Convention(
@@ -50,42 +50,42 @@ CONVENTIONS: dict[str, Convention] = {
         "the same with cosine betas (Nichol & Dhariwal 2021)", lambda: {"schedule": _cosine(), "output": "eps", "time": "t"}
     ),
     "vp": Convention(
-        "eps, continuous VP, told t from 0 to 1; images in [-1, 1]", lambda: {"schedule": VPLinear(), "output": "eps", "time": "t"}
+        "eps, continuous VP, given t from 0 to 1; images in [-1, 1]", lambda: {"schedule": VPLinear(), "output": "eps", "time": "t"}
     ),
     "cosine": Convention(
-        "v, alpha = cos, told t from 0 to 1; images in [-1, 1] (Salimans & Ho 2022)",
+        "v, alpha = cos, given t from 0 to 1; images in [-1, 1] (Salimans & Ho 2022)",
         lambda: {"schedule": VPCosine(), "output": "v", "time": "t"},
     ),
     "cosine-log-snr": Convention(
-        "v, alpha = cos, told log(alpha^2/sigma^2); images in [-1, 1] (Kingma et al. 2021; Hoogeboom et al. 2023)",
+        "v, alpha = cos, given log(alpha^2/sigma^2); images in [-1, 1] (Kingma et al. 2021; Hoogeboom et al. 2023)",
         lambda: {"schedule": VPCosine(), "output": "v", "time": "log-snr"},
     ),
     "deft": Convention(
-        "v, told log(sigma/alpha), input of unit variance; images in [-1, 1] (priors of `deft prior train`)",
+        "v, given log(sigma/alpha), input of unit variance; images in [-1, 1] (priors of `deft prior train`)",
         lambda: {"schedule": VPCosine(), "output": "v", "time": "log-sigma", "scale_input": True},
     ),
     "score-sde-vp": Convention(
-        "eps, continuous VP, told 999 t; images in [-1, 1] (Song et al. 2021, DDPM++)",
+        "eps, continuous VP, given 999 t; images in [-1, 1] (Song et al. 2021, DDPM++)",
         lambda: {"schedule": VPLinear(), "output": "eps", "time": "999t"},
     ),
     "score-sde-ve": Convention(
-        "score, VE with sigma from 0.01 to 50, told sigma; images in [0, 1] (Song et al. 2021, NCSN++)",
+        "score, VE with sigma from 0.01 to 50, given sigma; images in [0, 1] (Song et al. 2021, NCSN++)",
         lambda: {"schedule": VE(0.01, 50.0), "output": "score", "time": "sigma", "value_range": (0.0, 1.0)},
     ),
     "edm": Convention(
-        "the inner network F, told log(sigma)/4, preconditioned for sigma_data 0.5; images in [-1, 1] (Karras et al. 2022)",
+        "the inner network F, given log(sigma)/4, preconditioned for sigma_data 0.5; images in [-1, 1] (Karras et al. 2022)",
         lambda: {"schedule": EDM(), "output": "edm", "time": "log-sigma/4", "scale_input": True, "sigma_data": 0.5},
     ),
     "edm-denoiser": Convention(
-        "D(x; sigma), the preconditioned network as a whole: returns x_0, told sigma; images in [-1, 1] (Karras et al. 2022)",
+        "D(x; sigma), the preconditioned network as a whole: returns x_0, given sigma; images in [-1, 1] (Karras et al. 2022)",
         lambda: {"schedule": EDM(), "output": "x0", "time": "sigma"},
     ),
     "rectified-flow": Convention(
-        "n - x_0, told t from data (0) to noise (1); images in [-1, 1] (Liu et al. 2023)",
+        "n - x_0, given t from data (0) to noise (1); images in [-1, 1] (Liu et al. 2023)",
         lambda: {"schedule": RectifiedFlow(), "output": "flow", "time": "t"},
     ),
     "flow-matching": Convention(
-        "x_0 - n, told t from noise (0) to data (1); images in [-1, 1] (Lipman et al. 2023, optimal transport path)",
+        "x_0 - n, given t from noise (0) to data (1); images in [-1, 1] (Lipman et al. 2023, optimal transport path)",
         lambda: {"schedule": RectifiedFlow(), "output": "reverse-flow", "time": "1-t"},
     ),
     "flow-1000": Convention(
@@ -129,7 +129,7 @@ def wrap(
     whole = callable(getattr(net, "round_sigma", None))
     if whole and convention != "edm-denoiser" and not {"output", "time"} <= changes.keys():
         inner = "; its inner network, net.model, is read as 'edm'" if isinstance(getattr(net, "model", None), nn.Module) else ""
-        raise InputError(f"this network is EDM's with its preconditioning (it has round_sigma), which returns x_0 and is told sigma: give the convention 'edm-denoiser', not {convention!r}{inner}")
+        raise InputError(f"this network is EDM's with its preconditioning (it has round_sigma), which returns x_0 and is given sigma: give the convention 'edm-denoiser', not {convention!r}{inner}")
     prior = NetworkDenoiser(_with_class(net, label), event_shape=event_shape, **(CONVENTIONS[convention].make() | changes))
     freeze(prior)
     prior.card = {"family": "callable", "convention": convention} | ({} if label is None else {"label": label})

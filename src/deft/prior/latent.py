@@ -63,7 +63,7 @@ class LatentPrior(Denoiser):
     """A denoiser of latents with the autoencoder they belong to.
 
     Samples, h-transforms and samplers live in the latents (`event_shape`); data are encoded on the way in (`encode`), samples decoded
-    on the way out (`decode`), and `inside` makes a measurement y = A(x) + noise one of the latents, y = A(D(z)) + noise. What the
+    on the way out (`decode`), and `to_latent` makes a measurement y = A(x) + noise one of the latents, y = A(D(z)) + noise. What the
     autoencoder cannot express, no sample will show: give the likelihood a sigma_y that allows for it.
 
     Args:
@@ -106,5 +106,5 @@ class LatentPrior(Denoiser):
     def decode(self, z: Tensor, chunk: int = 64) -> Tensor:
         return torch.cat([self.autoencoder.decode(part) for part in z.to(self.state_like()).split(chunk)])
 
-    def inside(self, obs: Observation) -> Observation:
+    def to_latent(self, obs: Observation) -> Observation:
         return Observation(obs.y, obs.likelihood.after(Decoder(self.autoencoder, self.event_shape, self.gradient, self.gain)))

@@ -16,7 +16,7 @@ import torch
 from deft.core.denoiser import Denoiser, freeze
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.prior_files import BUNDLED, load_own
-from deft.io.torch_files import BY_FUNCTION, foreign
+from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
@@ -145,7 +145,7 @@ def family_of(name: str | Path) -> str:
             f"{path} is a pickle, which holds code: {BY_FUNCTION} ('edm-denoiser' is the convention of EDM's pickles), and load it there with the library it is from"
         )
     if path.exists():
-        named = foreign(path)
+        named = external_format(path)
         raise CheckpointError(named or f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion; or {BY_FUNCTION}")
     if path.suffix or "/" in str(name):
         raise InputError(f"no such prior: {path} does not exist")

@@ -1,4 +1,4 @@
-"""What a scheduler of diffusers says of the network it belongs to: schedule, output, and what the network is told.
+"""What a scheduler of diffusers says of the network it belongs to: schedule, output, and what the network is given.
 
 Every key of its config that bears on these is read, or refused; what only moves a sampler's grid, clips or thresholds is left out,
 as it is no part of the model. A key that is neither is named as a doubt.
@@ -41,7 +41,7 @@ READ = {
     "invert_sigmas",
     "sigma_data",
 }
-"""Keys that change the schedule, the output or what the network is told; each is read where its class has it."""
+"""Keys that change the schedule, the output or what the network is given; each is read where its class has it."""
 
 HARMLESS = {
     # clipping and thresholding of x̂, which a posterior does without
@@ -158,7 +158,7 @@ def examine(config: dict[str, Any], output: str | None = None) -> Said:
     betas = config.get("trained_betas")
     if betas is not None and "trained_betas" in takes and config.get("num_train_timesteps", len(betas)) != len(betas):
         unsure.append(
-            f"num_train_timesteps: {config['num_train_timesteps']} is stated with {len(betas)} trained_betas; the network is told 0 to {len(betas) - 1}"
+            f"num_train_timesteps: {config['num_train_timesteps']} is stated with {len(betas)} trained_betas; the network is given 0 to {len(betas) - 1}"
         )
     schedule: Schedule = table(
         abar, zero=bool(config.get("rescale_betas_zero_snr")) and "rescale_betas_zero_snr" in takes
@@ -169,7 +169,7 @@ def examine(config: dict[str, Any], output: str | None = None) -> Said:
             said |= {"schedule": _continuous(config, schedule), "time": "log-sigma/4"}
         else:
             unsure.append(
-                f"timestep_type: 'continuous' changes nothing in diffusers with prediction_type {prediction!r}: the network is told the index of the table"
+                f"timestep_type: 'continuous' changes nothing in diffusers with prediction_type {prediction!r}: the network is given the index of the table"
             )
     return Said(*_cut(said, unsure, bool(config.get("rescale_betas_zero_snr"))))
 

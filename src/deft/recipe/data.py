@@ -90,7 +90,7 @@ def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: st
     else:
         x_out, obs_out = held_out.x, held_out.observation
     named = f"{source or 'own pairs'} ({len(x)} {title_of(prior)})"
-    return TrainingData(_encoded(prior, x), _encoded(prior, x_out), prior.inside(obs), prior.inside(obs_out), named, warnings=[doubtful] if doubtful else [])
+    return TrainingData(_encoded(prior, x), _encoded(prior, x_out), prior.to_latent(obs), prior.to_latent(obs_out), named, warnings=[doubtful] if doubtful else [])
 
 
 def _samples(prior: Denoiser, data: Source, split: str, reading: dict[str, Any]) -> tuple[Tensor | None, list[str], str]:

@@ -36,7 +36,7 @@ from deft.recipe.fitted import FittedH
 from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import Callback, log, shown
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean, Pairs
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, fit, launched_config, read_resumable, whole_identity
@@ -126,20 +126,20 @@ def find_task(prior: Denoiser, task: Task | str) -> Task:
 def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = False) -> Learned:
     """The h that a recipe asks for, untrained; its weights are a function of the recipe's seed alone."""
     if recipe.start_from:
-        h: Learned = start_from(recipe.start_from, prior, task.lift_channels, trust_code=trust_code)
+        h: Learned = start_from(recipe.start_from, prior, task.feature_channels, trust_code=trust_code)
         log.info(f"starting from {recipe.start_from}")
         return report_size(h, prior)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         if recipe.width is not None:
-            return report_size(DEFT(prior.event_shape, task.lift_channels, recipe.width, **recipe.options), prior)
+            return report_size(DEFT(prior.event_shape, task.feature_channels, recipe.width, **recipe.options), prior)
         kind = KINDS[recipe.method]
         takes = inspect.signature(kind.sized).parameters
         known = [*inspect.signature(kind).parameters, *takes] if any(p.kind is p.VAR_KEYWORD for p in takes.values()) else [*takes]
         for name in recipe.options:
             if name not in known:
-                raise unknown(f"option of {recipe.method}", name, [k for k in known if k not in ("prior", "size", "lift_channels", "log", "options", "event_shape")])
-        return kind.sized(prior, recipe.size, task.lift_channels, **recipe.options)
+                raise unknown(f"option of {recipe.method}", name, [k for k in known if k not in ("prior", "size", "feature_channels", "log", "options", "event_shape")])
+        return kind.sized(prior, recipe.size, task.feature_channels, **recipe.options)
 
 
 def _doubts(prior: Denoiser, data: TrainingData) -> list[str]:
@@ -192,11 +192,11 @@ class _Fit:
         drawn: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even, "fixed": fixed}
         whole = torch.cat(everything)
         if sizes.cache:
-            batches = Bank.build(prior, whole, self.measured, sizes.cache, fresh=sizes.fresh, progress=self.progress, seed=recipe.seed, **drawn)
+            batches = PredictionCache.build(prior, whole, self.measured, sizes.cache, fresh=sizes.fresh, progress=self.progress, seed=recipe.seed, **drawn)
         else:
             batches = Clean(whole, self.measured, fixed=fixed)
         config = recipe.fit_config(recipe.steps if recipe.seconds is None else MAX_STEPS, None)
-        held_out = Bank.build(prior, x_out.cpu(), self.measured, config.held_out_batches * recipe.batch, seed=recipe.seed + 1, **drawn)
+        held_out = PredictionCache.build(prior, x_out.cpu(), self.measured, config.held_out_batches * recipe.batch, seed=recipe.seed + 1, **drawn)
         self.spent["prediction cache"] = time.monotonic() - started
 
         if recipe.seconds is not None:
@@ -220,7 +220,7 @@ class _Fit:
         """Fit, then find h's weight and its errors by noise level on held-out samples."""
         result = fit(
             self.h, self.objective, batches, held_out, config=config, folder=self.folder, resume=resume, device=self.place, progress=self.progress,
-            on_evaluation=self.callback, identity=identity,
+            callback=self.callback, identity=identity,
         )  # fmt: skip
         self.spent["fit"] = result.seconds
         if result.ended:

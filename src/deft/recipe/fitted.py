@@ -151,7 +151,7 @@ class FittedH:
             steps=steps, batch=16, lr=1e-3 if through else 3e-4, warmup=min(20, max(1, steps // 4)), ema=0.9, evaluations=min(3, steps), held_out_batches=1, seed=seed
         )
         h, device = copy.deepcopy(self.h).requires_grad_(True), self.prior.state_like().device
-        learned = learn(h, self.prior, self.prior.inside(obs).to(device), objective, config, device=device, progress=shown(progress), say=log.info, chain=CHAIN)
+        learned = learn(h, self.prior, self.prior.to_latent(obs).to(device), objective, config, device=device, progress=shown(progress), chain=CHAIN)
         h.eval().requires_grad_(False)
         card = {
             "prior": self.prior.loaded_as, "prior_options": list(self.prior.loaded_with), "measurement": {"file": source, "sha256": obs.fingerprint()},

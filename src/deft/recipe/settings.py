@@ -21,7 +21,7 @@ from deft.core.random import BatchNoise
 from deft.errors import InputError, unknown
 from deft.io.h_files import KINDS
 from deft.learned import Learned
-from deft.train.cache import Bank
+from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig
@@ -35,7 +35,7 @@ TIMED_VISITS = 64
 REUSE = 8
 """How often one cached prediction may be seen."""
 FRESH = 1 / 8
-"""Share of each batch that is drawn anew where memory keeps the cache smaller than that."""
+"""Share of each batch that is redrawn where memory keeps the cache smaller than that."""
 MAX_SAMPLES = 20_000
 MAX_BYTES = 2**31
 """Memory that samples of the prior may take, unless a number is asked for."""
@@ -57,8 +57,8 @@ class Recipe:
         steps.
     prior_samples: samples of the prior that are added to the images; None chooses: as many as keep every image from being
         seen more than `VISITS` times (`TIMED_VISITS` with `seconds`). 0 for none.
-    cache: cached predictions; None chooses: each is used about `REUSE` times, in 4 GiB at most. 0 draws all anew.
-    fresh: share of each batch that is drawn anew beside the cache; None takes 1/8 where memory keeps the cache smaller than wanted.
+    cache: cached predictions; None chooses: each is used about `REUSE` times, in 4 GiB at most. 0 redraws all.
+    fresh: share of each batch that is redrawn beside the cache; None takes 1/8 where memory keeps the cache smaller than wanted.
     patience, evaluations, weights: see `FitConfig`; the fit ends early when nothing gets better.
     weighting, focus, even: of the loss over noise levels, see `DenoisingObjective`.
     """
@@ -173,7 +173,7 @@ def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float =
     cache, fresh = recipe.cache, recipe.fresh
     wanted = min(max(math.ceil(k * b / REUSE), 1000), MAX_CACHE)
     if cache is None:
-        cache = Bank.default_size(prior.event_shape, size=wanted)
+        cache = PredictionCache.default_size(prior.event_shape, size=wanted)
     if fresh is None:
         fresh = FRESH if 0 < cache < wanted and recipe.cache is None else 0.0
     return Sizes(samples, cache, fresh)

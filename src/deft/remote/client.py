@@ -70,7 +70,7 @@ def unpack(body: bytes) -> dict[str, Tensor]:
         raise ValueError(plain(error)) from error
 
 
-def looks(tensor: Tensor) -> str:
+def described(tensor: Tensor) -> str:
     """'float32 [4, 1, 32, 32]'."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
@@ -243,9 +243,9 @@ class RemoteDenoiser(Denoiser):
             found = unpack(body)
         except ValueError as error:
             raise ContractError(f"{self.url}/v1/mean returned no safetensors file ({error}): ask whoever runs the service") from error
-        got = {k: looks(v) for k, v in found.items()}
-        if got != {"mean": looks(x)}:
-            raise ContractError(f"{self.url}/v1/mean returned {plain(got)}, expected {{'mean': {looks(x)!r}}}: ask whoever runs the service")
+        got = {k: described(v) for k, v in found.items()}
+        if got != {"mean": described(x)}:
+            raise ContractError(f"{self.url}/v1/mean returned {plain(got)}, expected {{'mean': {described(x)!r}}}: ask whoever runs the service")
         if bad := bad_rows(found["mean"], first):
             raise NonFiniteError(f"{self.url} returned a mean that is not finite in {bad}: ask whoever runs the service")
         return found["mean"]
@@ -325,7 +325,7 @@ class RemoteDenoiser(Denoiser):
         if self._fingerprint and now != self._fingerprint:
             raise ContractError(
                 f"{self.url} now serves another prior ({plain(now, 12)}..., before {self._fingerprint[:12]}...): "
-                "serve the first one again, or start anew with this one"
+                "serve the first one again, or start again with this one"
             )
         self._fingerprint = now
 

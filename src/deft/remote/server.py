@@ -29,7 +29,7 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser, freeze
 from deft.errors import ContractError, DeftError, InputError
-from deft.remote.client import FORMAT, HEADER, SLACK, TOKEN, Token, bad_rows, looks, pack, plain, unpack
+from deft.remote.client import FORMAT, HEADER, SLACK, TOKEN, Token, bad_rows, described, pack, plain, unpack
 from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def _read(body: bytes, shape: tuple[int, ...], prior: Denoiser, max_batch: int) 
     except ValueError as error:
         raise Refusal(400, f"the body is no safetensors file ({error}): send the tensors x_t and t as one") from error
     wanted = f"x_t float32 [B, {', '.join(map(str, shape))}] and t float64 [B] or []"
-    got = plain({k: looks(v) for k, v in found.items()})
+    got = plain({k: described(v) for k, v in found.items()})
     if set(found) != {"x_t", "t"}:
         raise Refusal(422, f"got the tensors {got}, expected {wanted}")
     x_t, t = found["x_t"], found["t"]

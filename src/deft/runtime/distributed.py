@@ -247,7 +247,7 @@ class Processes(World):
             how = f"did not answer within {self._timeout:g} s (DEFT_TIMEOUT)" if late else "was lost"
             raise LostError(f"{who} {how}") from error
 
-    def missing(self, least: float = 1.0, most: float = 5.0) -> list[int]:
+    def missing(self, min_wait: float = 1.0, max_wait: float = 5.0) -> list[int]:
         """The roll: who ends writes its number down, waits a little and reads who has not."""
         if threading.current_thread() is threading.main_thread():  # the launcher ends the others, and a message is to be finished
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -256,9 +256,9 @@ class Processes(World):
         gone = [i for i in range(self.size) if i != self.rank]
         try:
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            store = self._dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=most))
+            store = self._dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=max_wait))
             store.set(f"deft/ends/{self.rank}", "1")
-            while gone and (spent := time.monotonic() - started) < most and not (len(gone) == 1 and spent > least):
+            while gone and (spent := time.monotonic() - started) < max_wait and not (len(gone) == 1 and spent > min_wait):
                 time.sleep(0.05)
                 gone = [i for i in gone if not store.check([f"deft/ends/{i}"])]
         except (RuntimeError, KeyError):  # the roll is kept by the launcher or by rank 0: gone with its host

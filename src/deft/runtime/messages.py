@@ -10,8 +10,10 @@ drawing 4 samples
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -49,6 +51,29 @@ def show(say: Callable[[str], object] | None = None) -> Iterator[None]:
         log.removeHandler(handler)
         log.setLevel(level)
         log.propagate = propagate
+
+
+def old_messages(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a function that had an argument for its messages (`say`, `log`): it is still taken, with a warning, and shown the log meanwhile."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def run(*args: Any, **options: Any) -> Any:
+            if name not in options:
+                return function(*args, **options)
+            say = options.pop(name)
+            warnings.warn(
+                f"the argument {name} of {function.__qualname__} goes with the next release: messages go to logging.getLogger(\"deft\"), "
+                "and deft.runtime.messages.show(...) shows them", DeprecationWarning, stacklevel=2,
+            )  # fmt: skip
+            if say is None:
+                return function(*args, **options)
+            with show(say):
+                return function(*args, **options)
+
+        return run
+
+    return decorate
 
 
 def bar(total: int, name: str, unit: str, progress: bool | None = None) -> Any:

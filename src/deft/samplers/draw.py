@@ -248,7 +248,7 @@ def sample_posterior(
     if n < 1 or batch < 1:
         raise InputError(f"n (samples) and batch must be at least 1, got {n} and {batch}")
     world, obs = world or get_world(), fitted_to(prior, obs)
-    all_obs = prior.inside(obs).repeat(n)
+    all_obs = prior.to_latent(obs).repeat(n)
     total = len(all_obs)
     chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
 

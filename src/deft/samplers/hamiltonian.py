@@ -134,7 +134,7 @@ def sample_hmc(
         )
     world = world or get_world()
     obs = fitted_to(prior, obs)
-    rows = prior.inside(obs)
+    rows = prior.to_latent(obs)
     at_once = max(1, batch // n)
     chunks = [slice(low, min(low + at_once, len(rows))) for low in range(0, len(rows), at_once)]
 

@@ -110,7 +110,7 @@ def sample_paths(
     sampler = with_weights(sampler or Ito())
     levels = list(grid) if grid is not None else times(prior.schedule, steps, spacing)
     world, obs = world or get_world(), fitted_to(prior, obs)
-    all_obs = prior.inside(obs).repeat(n)
+    all_obs = prior.to_latent(obs).repeat(n)
     total = len(all_obs)
     chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
 

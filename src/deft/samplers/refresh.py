@@ -1,4 +1,4 @@
-"""DDIM with a fixed share of the noise drawn anew at every step."""
+"""DDIM with a fixed share of the noise redrawn at every step."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def adapted(
     gain = kernel.std**2 / (kernel.std**2 + variance)
     x_s = centre + gain * (target - operator(centre)) + kernel.std * (n + ((1 - gain).sqrt() - 1) * operator(n))
     z, n64 = ((x_s - centre) / kernel.std).double(), n.double()
-    volume = operator.count(n64) * torch.log1p(-gain.double()).reshape(-1)
+    volume = operator.number_of_measurements(n64) * torch.log1p(-gain.double()).reshape(-1)
     return x_s, 0.5 * ((n64.square() - z.square()).flatten(1).sum(1) + volume)
 
 
@@ -154,7 +154,7 @@ def sample_smc(
     levels = list(grid) if grid is not None else times(prior.schedule, steps, spacing)
     world = world or get_world()
     obs = fitted_to(prior, obs)
-    inside = prior.inside(obs)
+    inside = prior.to_latent(obs)
     at_once = max(1, batch // particles)
     chunks = [slice(low, min(low + at_once, len(obs))) for low in range(0, len(obs), at_once)]
 

@@ -67,7 +67,7 @@ class REDDiff(ManyDraws):
             carry = Descent(start, torch.zeros_like(start), torch.zeros_like(start), 0)
         mu, first, second, k = carry
         mean = evaluate(denoiser.prior, t.alpha * mu + t.sigma * draw(), t).mean
-        share = like.operator.count(obs.y).to(mu).reshape((-1,) + (1,) * (mu.ndim - 1)) / mu[0].numel()
+        share = like.operator.number_of_measurements(obs.y).to(mu).reshape((-1,) + (1,) * (mu.ndim - 1)) / mu[0].numel()
         gradient = self.strength * share * (mu - mean) - like.operator.vjp(mu, like.residual(obs.y.to(mu), mu))
         k += 1
         first = 0.9 * first + 0.1 * gradient

@@ -55,26 +55,26 @@ def check_operator(
 ) -> None:
     """Everything the library takes for granted of an operator A: [B, *E] -> [B, *M].
 
-    Any A: samples do not see each other; indexing and `repeat` move the per-sample settings along; `restrict`
+    Any A: samples do not see each other; indexing and `repeat` move the per-sample settings along; `measured_part`
     is a projection that keeps A(x); `vjp` is A'(x)^T r; a small step along the likelihood's score, and along
-    its `pull`, lowers ||A x - y||^2. A linear A moreover: A(ax + z) = aAx + Az, <Ax, y> = <x, A^T y>,
+    its `approx_mean_update`, lowers ||A x - y||^2. A linear A moreover: A(ax + z) = aAx + Az, <Ax, y> = <x, A^T y>,
     solve = (noise I + gram A A^T)^{-1} against the dense matrix, A pinv(A x) = A x; A = A^T = A A where `projection` says so.
 
     Args:
         op: the operator; if its settings are per sample, for `batch` samples.
         event_shape: *E.
         surrogate: True for an A that is constant almost everywhere (rounding), where automatic differentiation is given a
-            stand-in. `vjp` is still compared with that; of the moves, the whole `pull` alone must lower the misfit.
+            stand-in. `vjp` is still compared with that; of the moves, the whole `approx_mean_update` alone must lower the misfit.
     """
     noise, close = Noise(seed, batch), _Close(dtype)
     x, z = (noise.normal(event_shape).to(dtype) for _ in range(2))
     y = op(x)
     assert y.shape[0] == batch, f"A(x) has shape {tuple(y.shape)} for a batch of {batch}: keep the batch axis first"
-    r = op.restrict(noise.normal(y.shape[1:]).to(dtype))
-    close(op.restrict(r), r, "restrict(restrict(y)) is not restrict(y): it must be a projection")
-    close(op.restrict(y), y, "restrict changes A(x): A must leave entries that are no measurement at zero")
-    assert op.count(y).shape == (batch,), f"count has shape {tuple(op.count(y).shape)}, expected ({batch},)"
-    _check_lift(op.lift(y), event_shape, batch, op.lift_channels)
+    r = op.measured_part(noise.normal(y.shape[1:]).to(dtype))
+    close(op.measured_part(r), r, "measured_part(measured_part(y)) is not measured_part(y): it must be a projection")
+    close(op.measured_part(y), y, "measured_part changes A(x): A must leave entries that are no measurement at zero")
+    assert op.number_of_measurements(y).shape == (batch,), f"number_of_measurements has shape {tuple(op.number_of_measurements(y).shape)}, expected ({batch},)"
+    _check_features(op.features(y), event_shape, batch, op.feature_channels)
 
     for i in range(batch):
         close(op[i : i + 1](x[i : i + 1]), y[i : i + 1], f"A of sample {i} alone differs from A of the batch")
@@ -98,9 +98,9 @@ def _check_linear(op: LinearOperator, x: Tensor, z: Tensor, y: Tensor, r: Tensor
         close(op(y), y, "A says it is a projection, and A A x is not A x")
         close(op.adjoint(r), op(r), "A says it is an orthogonal projection, and A^T is not A")
         free = Noise(0, len(r)).normal(tuple(r.shape[1:])).to(r.dtype)
-        close(op.restrict(free), op(free), "A says it is a projection: what of y is a measurement (`restrict`) must be A y")
+        close(op.measured_part(free), op(free), "A says it is a projection: what of y is a measurement (`measured_part`) must be A y")
         rank = dense(op, tuple(x.shape[1:]), x.dtype).diagonal(dim1=-2, dim2=-1).sum(-1)
-        close(op.count(y), rank.expand(len(y)), "count is not the rank of the projection A")
+        close(op.number_of_measurements(y), rank.expand(len(y)), "number_of_measurements is not the rank of the projection A")
     slow = _Close(r.dtype, SOLVE_TOLERANCE)
     slow(op(op.pinv(y)), y, "A pinv(A x) is not A x")
     matrix = dense(op, tuple(x.shape[1:]), x.dtype)
@@ -126,7 +126,7 @@ def _check_descent(op: Operator, x: Tensor, z: Tensor, surrogate: bool, seed: in
     tail = (1,) * (x.ndim - 1)
     moves = {} if surrogate else {"score": like.score(y, x)}
     for rho2 in (0.01, 1.0):
-        moves[f"pull at rho^2 = {rho2}"] = like.pull(y, x, torch.full((len(x), *tail), rho2, dtype=x.dtype))
+        moves[f"approx_mean_update at rho^2 = {rho2}"] = like.approx_mean_update(y, x, torch.full((len(x), *tail), rho2, dtype=x.dtype))
     for name, move in moves.items():
         assert bool(torch.isfinite(move).all()), f"the likelihood's {name} is not finite"
         after = misfit(x + (move if surrogate else _step(move, x, 1e-3)))
@@ -169,7 +169,7 @@ def check_likelihood(
     value = obs.log_prob(x)
     assert value.shape == (batch,), f"log_prob has shape {tuple(value.shape)}, expected ({batch},)"
     assert bool(torch.isfinite(value).all()), "log_prob of a y drawn from p(y | x) is not finite"
-    _check_lift(obs.lift(), event_shape, batch, like.lift_channels)
+    _check_features(obs.features(), event_shape, batch, like.feature_channels)
 
     z = noise.normal(event_shape).to(dtype)
     if not bool(torch.isfinite(obs.log_prob(z)).all()):  # an event: only its own samples have a density
@@ -186,10 +186,10 @@ def check_likelihood(
     twice = obs.repeat(2)
     close(twice.score(z.repeat_interleave(2, 0)), score.repeat_interleave(2, 0), "repeat(2) changes the score")
     tail = (1,) * (x.ndim - 1)
-    pull = like.pull(y, z, torch.full((batch, *tail), 0.5, dtype=dtype))
-    assert pull.shape == x.shape, f"pull has shape {tuple(pull.shape)}, expected {tuple(x.shape)}"
-    uphill = (pull * score).flatten(1).sum(1)
-    assert bool((uphill >= -1e-9 * score.flatten(1).norm(dim=1)).all()), "pull points against the score: its sign?"
+    step = like.approx_mean_update(y, z, torch.full((batch, *tail), 0.5, dtype=dtype))
+    assert step.shape == x.shape, f"approx_mean_update has shape {tuple(step.shape)}, expected {tuple(x.shape)}"
+    uphill = (step * score).flatten(1).sum(1)
+    assert bool((uphill >= -1e-9 * score.flatten(1).norm(dim=1)).all()), "approx_mean_update points against the score: its sign?"
     if statistics:
         _check_draws(obs[0], x[:1], d[:1], draws, seed)
 
@@ -334,9 +334,9 @@ def _step(move: Tensor, x: Tensor, share: float) -> Tensor:
     return move * (share * x.flatten(1).norm(dim=1) / size).reshape(shape)
 
 
-def _check_lift(lifted: Tensor, event_shape: tuple[int, ...], batch: int, channels: int) -> None:
+def _check_features(features: Tensor, event_shape: tuple[int, ...], batch: int, channels: int) -> None:
     expected = (batch, channels * event_shape[0], *event_shape[1:])
-    assert lifted.shape == expected, f"lift has shape {tuple(lifted.shape)}, expected {expected} (lift_channels = {channels})"
+    assert features.shape == expected, f"features has shape {tuple(features.shape)}, expected {expected} (feature_channels = {channels})"
 
 
 def _levels(schedule: Schedule, u: Tensor) -> Iterator[Tensor]:

@@ -90,7 +90,7 @@ class MixtureWorld:
         w, m, c = (v.double() for v in self.mixture)
         a = dense(operator, self.event_shape, torch.float64)[0]
         units = torch.eye(len(a), dtype=torch.float64).reshape(-1, *obs.y.shape[1:])
-        values, axes = torch.linalg.eigh(operator.restrict(units).flatten(1))
+        values, axes = torch.linalg.eigh(operator.measured_part(units).flatten(1))
         axes = axes[:, values > 0.5]  # a mask's hole, and what a projection takes away, is no measurement
         a, y = axes.mT @ a, axes.mT @ obs.y.double().flatten()
         noise = float(like.deviation[0]) ** 2 * torch.eye(len(a), dtype=torch.float64)

@@ -42,7 +42,7 @@ class Flipped(Batches):
     """Clean images of `inner`, each after a flip or quarter turn drawn from (seed, step).
 
     Squares have eight symmetries, other rectangles four. The draw depends on (seed, step, row of the batch) alone,
-    so a resumed fit sees the same pictures as an unbroken one. Held-out looks (step < 0) are not flipped.
+    so a resumed fit sees the same pictures as an unbroken one. Held-out evaluations (step < 0) are not flipped.
     Only for data whose flips and turns are data of the same kind, such as pictures from above.
 
     Raises:

@@ -20,11 +20,11 @@ from deft.train.denoising import DenoisingObjective, draw_times
 from deft.train.protocols import Batch, Batches, Source, Task, task_identity
 
 
-class Bank(Batches):
+class PredictionCache(Batches):
     """The prediction cache: draws (x_0, t, n) made once, with the frozen prior's prediction of each, measured afresh at every use.
 
     The prior's forward pass is then paid `size` times in all, not once a step; the price is a finite set of noise draws.
-    `docs/results/cache-and-units.md` has what both are worth. With `fresh`, that share of each batch is drawn anew instead, and costs its calls.
+    `docs/results/cache-and-units.md` has what both are worth. With `fresh`, that share of each batch is redrawn instead, and costs its calls.
 
     Args:
         x: images (or other samples) [N, *E]. rows: which of them each cached draw is of, [size].
@@ -54,10 +54,10 @@ class Bank(Batches):
     def build(
         cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
         chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool = False, fresh: float = 0.0,
-    ) -> Bank:  # fmt: skip
+    ) -> PredictionCache:  # fmt: skip
         """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the processes.
 
-        fixed: nothing in the task is random, so that images are measured once. fresh: share of each batch drawn anew.
+        fixed: nothing in the task is random, so that images are measured once. fresh: share of each batch redrawn.
         """
         device = next((p.device for p in prior.parameters()), x.device)
         rows = torch.arange(size) % len(x)

@@ -14,6 +14,7 @@ from deft.core.random import BatchNoise
 from deft.denoiser import NetworkDenoiser
 from deft.errors import InputError
 from deft.nn.unet import Block, UNet
+from deft.runtime.messages import log, old_messages
 from deft.train.fit import FitConfig
 from deft.train.protocols import Batches, Objective
 
@@ -23,11 +24,12 @@ GRAPHS = 32
 """torch.compile gives up on a function after so many graphs of it: two are needed for each width."""
 
 
+@old_messages("say")
 def compiled(
     prior: P, objective: Objective, batches: Batches, *, config: FitConfig, device: torch.device | str,
-    say: Callable[[str], None] = print, backend: str | Callable[..., Any] = "inductor",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> P:  # fmt: skip
-    """A copy of `prior` on `device` with compiled residual blocks; `prior` itself if compilation fails, which is said.
+    """A copy of `prior` on `device` with compiled residual blocks; `prior` itself if compilation fails, with a warning in the log.
 
     One compiled block serves all of its width, so compilation takes time for each width, not for each layer. All of it
     happens here: one training step without an update, and one look in evaluation mode, with the batch and the
@@ -35,7 +37,6 @@ def compiled(
 
     Args:
         objective, batches, config: those of the fit that follows.
-        say: gets a line about the time taken, or the reason for the failure.
         backend: of torch.compile.
 
     Raises:
@@ -61,8 +62,8 @@ def compiled(
             objective(trial, batch, BatchNoise(config.batch, config.seed, 0, 1, rows=rows))
     except Exception as error:  # a compiler fails in many ways, and training is possible without it
         reason = " ".join(str(error).split())
-        say(f"note: torch.compile failed ({type(error).__name__}: {reason[:300]}); training goes on without it")
+        log.warning(f"note: torch.compile failed ({type(error).__name__}: {reason[:300]}); training goes on without it")
         return prior
     trial.zero_grad(set_to_none=True)
-    say(f"compiled in {time.monotonic() - started:.0f} s")
+    log.info(f"compiled in {time.monotonic() - started:.0f} s")
     return trial.train()

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,8 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import NonFiniteError
 from deft.learned.base import Learned
-from deft.train.diagnosis import COLLAPSED, diagnose, in_words
+from deft.runtime.messages import log, old_messages
+from deft.train.diagnosis import COLLAPSED, diagnose, summary
 from deft.train.fit import FitConfig, FitResult, fit, place_of
 from deft.train.measured import Measured
 from deft.train.path import Control, PathObjective, TrajectoryBalance
@@ -36,16 +36,17 @@ class Learning(NamedTuple):
     end: dict[str, float]
 
 
+@old_messages("say")
 def learn(
     h: Learned, prior: Denoiser, obs: Observation, objective: PathObjective, config: FitConfig, *, warm: int = 0, rate: float = 0.05,
     folder: Path | None = None, resume: bool = False, device: torch.device | None = None, progress: bool = False,
-    say: Callable[[str], None] = print, chain: int = 100,
+    chain: int = 100,
 ) -> Learning:  # fmt: skip
     """Fit h to one observation; it ends as the better of raw and averaged weights.
 
     Args:
         obs: one row. objective: of `deft.train.path`. warm, rate: of `Measured` and `Control`. folder, resume: as in `fit`.
-        say: is told how it goes. chain: steps of the paths that are looked at.
+        chain: steps of the paths that are drawn to see how it goes; the log tells.
 
     Raises:
         NonFiniteError: with the term that broke, and where the last good state is.
@@ -55,21 +56,21 @@ def learn(
     module = Control(h, rate=rate) if isinstance(objective, TrajectoryBalance) else h
     h.to(device).train()
     start = diagnose(prior, h, obs, paths=LOOK, steps=chain, seed=config.seed)
-    say("at the start: " + in_words(start))
+    log.info("at the start: " + summary(start))
     if start["variance"] ** 0.5 > SHARP and not warm:
-        say(f"note: the weights of the first paths differ by {start['variance'] ** 0.5:,.0f} nats: the likelihood is sharp for this h. If the fit does not settle, let it come on slowly (--warm {max(1, config.steps // 3)}), or begin with another h (--start-from, --drawn-by)")
+        log.warning(f"note: the weights of the first paths differ by {start['variance'] ** 0.5:,.0f} nats: the likelihood is sharp for this h. If the fit does not settle, anneal it in (--warm {max(1, config.steps // 3)}), or begin with another h (--start-from, --drawn-by)")
     history: list[dict[str, float]] = []
 
     def look(row: dict[str, float]) -> None:
         now = diagnose(prior, h, obs, paths=LOOK, steps=chain, seed=config.seed)
         row |= now
         history.append({"step": row["step"], **now})
-        say(f"step {row['step']:>6}  {row['seconds']:6.0f} s  {in_words(now)}")
+        log.info(f"step {row['step']:>6}  {row['seconds']:6.0f} s  {summary(now)}")
 
     try:
         result = fit(
             module, objective, Measured(obs, warm=warm), Measured(obs), config=config, folder=folder, resume=resume, device=device,
-            progress=progress, on_evaluation=look,
+            progress=progress, callback=look,
         )  # fmt: skip
     except NonFiniteError as error:
         kept = f" (the last good state is kept: {folder / 'state.pt'})" if folder is not None and (folder / "state.pt").exists() else ""
@@ -77,8 +78,8 @@ def learn(
     h.eval()
     end = diagnose(prior, h, obs, paths=4 * LOOK, steps=chain, seed=config.seed + 1)
     if end["effective"] < COLLAPSED:
-        say(
-            f"note: {100 * end['effective']:.1f} % of the paths carry the weight, so that log p(y) is not to be had from them. Samples may be good all the same; "
+        log.warning(
+            f"note: {100 * end['effective']:.1f} % of the paths carry the weight, so that they do not give log p(y). Samples may be good all the same; "
             "weights ask for more: more --steps, a larger --batch or --size, or particles (deft sample --method deft-smc)"
         )
     return Learning(result, history, end)

@@ -35,7 +35,7 @@ class Order:
         return whole if part is None else whole[part.start : part.stop]
 
     def _whole(self, size: int, seed: int, step: int) -> Tensor:
-        if step < 0:  # held-out looks walk through the data in its own order
+        if step < 0:  # held-out evaluations walk through the data in its own order
             return (torch.arange(size) + size * (-1 - step)) % self.n
         position = torch.arange(size) + size * step
         epochs, offset = position // self.n, position % self.n
@@ -50,9 +50,9 @@ class Order:
 
 
 def observe_fixed(task: Task, x: Tensor, chunk: int = 128) -> Observation:
-    """The observations of x under a task in which nothing is random, with their lifts, made once."""
+    """The observations of x under a task in which nothing is random, with their features, made once."""
     parts = [task.observe(part, BatchNoise(len(part), 0)) for part in x.split(chunk)]
-    return Observation(torch.cat([p.y for p in parts]), parts[0].likelihood, torch.cat([p.lift() for p in parts]))
+    return Observation(torch.cat([p.y for p in parts]), parts[0].likelihood, torch.cat([p.features() for p in parts]))
 
 
 class Clean(Batches):

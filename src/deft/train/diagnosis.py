@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 
+from deft._old_names import moved
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
 from deft.core.htransform import HTransform
@@ -13,7 +15,7 @@ from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise
 from deft.samplers.ode import KernelSampler
 from deft.samplers.sde import Ito
-from deft.train.path import walk
+from deft.train.path import simulate
 
 COLLAPSED = 0.05
 """Below this effective share of the paths their weights say little: log Z is one path's."""
@@ -36,7 +38,7 @@ def diagnose(
     done = []
     for low in range(0, paths, batch):
         rows = range(low, min(low + batch, paths))
-        done.append(walk(prior, h, obs[0].repeat(len(rows)), BatchNoise(paths, seed, 21, rows=rows), grid, sampler or Ito()))
+        done.append(simulate(prior, h, obs[0].repeat(len(rows)), BatchNoise(paths, seed, 21, rows=rows), grid, sampler or Ito()))
     log_w, cost, x = (torch.cat([getattr(w, k) for w in done]) for k in ("log_weight", "cost", "x"))
     rows_of_y = obs[0].repeat(paths)
     top = log_w.max()
@@ -55,8 +57,12 @@ def diagnose(
     return out
 
 
-def in_words(d: dict[str, float]) -> str:
+def summary(d: dict[str, float]) -> str:
     """One line for a person."""
-    z = f"{d['log_z']:.1f} [{d['log_z_low']:.1f}, {d['log_z_high']:.1f}]" if d["effective"] >= COLLAPSED else "not to be had (weights collapsed)"
+    z = f"{d['log_z']:.1f} [{d['log_z_low']:.1f}, {d['log_z_high']:.1f}]" if d["effective"] >= COLLAPSED else "unavailable (weights collapsed)"
     residual = f", residual {d['residual']:.4f}" if "residual" in d else ""
     return f"control cost {d['cost']:.1f}, Var(log w) {d['variance']:.3g}, effective {100 * d['effective']:.0f} % of the paths, log p(y) {z}{residual}"
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

@@ -30,11 +30,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from deft._renamed import old_arguments
 from deft.core.random import BatchNoise, RowNoise
 from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, unknown
 from deft.io.files import load_state, save_state
 from deft.io.identity import identity_of, module_identity, other_identity, plain
 from deft.runtime.distributed import World, get_world
+from deft.runtime.messages import Callback
 from deft.train.protocols import Batches, Loss, Objective, Source
 
 
@@ -185,6 +187,7 @@ def place_of(objective: Objective) -> torch.device:
     return pick_device()
 
 
+@old_arguments(on_evaluation="callback")
 def fit(
     module: nn.Module,
     objective: Objective,
@@ -196,7 +199,7 @@ def fit(
     resume: bool = False,
     device: torch.device | str | None = None,
     progress: bool = True,
-    on_evaluation: Callable[[dict[str, float]], None] | None = None,
+    callback: Callback | None = None,
     world: World | None = None,
     identity: Mapping[str, Any] | None = None,
 ) -> FitResult:
@@ -211,7 +214,7 @@ def fit(
         resume: go on from that state. More steps than it was made with train it for longer.
         device: where the module and the batches go; by default where the objective's frozen prior is (`load_prior(name, "cuda")`), and for a prior in
             training the best there is.
-        on_evaluation: called with each row of the history, on the main process.
+        callback: called with each row of the history, on the main process.
         world: the processes that share the work, by default all that were launched; each must call this.
         identity: what the data are, as plain values by part; kept in the state, and compared by `resume`. By default what
             batches say of themselves (`identity()`); module and objective always say it.
@@ -277,8 +280,8 @@ def fit(
             kept = (module if winner == "raw" else average).state_dict()
             kept = {k: v.detach().cpu().clone() for k, v in kept.items()}
             at.best = {"step": at.step, "weights": winner, **losses, "state": kept}
-        if on_evaluation and world.main:
-            on_evaluation(row)
+        if callback and world.main:
+            callback(row)
         if config.patience and at.last is None and done < 1 and at.best is not None and at.stale() >= config.patience:
             length = max(1, round(LAST_PHASE * at.best["step"]))
             at.last = {"start": at.step, "length": length, "rate": at.rate(config, done), "evaluated": at.evaluated}
@@ -455,7 +458,7 @@ def lasting(config: FitConfig) -> dict[str, Any]:
     return kept
 
 
-WAY_OUT = "give what it was made with to resume, or another --out to start anew"
+WAY_OUT = "give what it was made with to resume, or another --out to start again"
 
 
 def whole_identity(module: nn.Module, objective: Objective, more: Mapping[str, Any]) -> dict[str, Any]:

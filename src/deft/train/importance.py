@@ -1,9 +1,9 @@
 """DEFT for all y of a kind without a single clean image: importance fine-tuning (Denker et al. 2025, arXiv 2502.04468).
 
-A round draws paths of many measurements under the h that there is, weighs each by its exact log w (`deft.train.path.walk`), draws anew
+A round draws paths of many measurements under the h that there is, weighs each by its exact log w (`deft.train.path.simulate`), redraws
 by weight, and fits h to what is left by DEFT's own denoising objective, as if it were pairs. With all the weight used, the pairs are
 samples of the posterior, and the exact h is a fixed point. On images a few paths cannot carry the whole weight: each measurement's weights are
-flattened, w^gamma, by the largest gamma <= 1 that leaves `least` of them effective, and rounds follow one another instead.
+flattened, w^gamma, by the largest gamma <= 1 that leaves `min_ess` of them effective, and rounds follow one another instead.
 
 With a folder a stopped run resumes: `round.pt` holds the round's paths and the h they were drawn with, `round-K/state.pt` its fit.
 """
@@ -11,15 +11,17 @@ With a folder a stopped run resumes: `round.pt` holds the round's paths and the 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deft._old_names import moved
+from deft._renamed import old_arguments
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -29,6 +31,7 @@ from deft.errors import CheckpointError, InputError
 from deft.io.files import load_state, save_state
 from deft.io.identity import other_identity
 from deft.learned.base import Learned
+from deft.runtime.messages import Callback, log
 from deft.samplers.diagnostics import ess_fraction
 from deft.samplers.ode import KernelSampler
 from deft.samplers.sde import Ito
@@ -36,44 +39,45 @@ from deft.samplers.smc import systematic
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import WAY_OUT, FitConfig, fit, lasting, place_of, whole_identity
-from deft.train.path import walk
+from deft.train.path import simulate
 
 
 class Round(NamedTuple):
-    """x: [N, paths, *E], by weight. effective: share of each measurement's paths under their full weights, [N]. gamma: the power that was used, [N]."""
+    """x: [N, paths, *E], by weight. ess_fraction: share of each measurement's paths under their full weights, [N]. gamma: the power that was used, [N]."""
 
     x: Tensor
     log_weight: Tensor
-    effective: Tensor
+    ess_fraction: Tensor
     gamma: Tensor
 
 
-def flattened(log_w: Tensor, least: float) -> Tensor:
+def flattened(log_w: Tensor, min_ess: float) -> Tensor:
     """The largest power gamma <= 1 of the weights of each row that leaves this share effective, [N], by bisection."""
     low, high = torch.zeros(len(log_w), dtype=log_w.dtype, device=log_w.device), torch.ones(len(log_w), dtype=log_w.dtype, device=log_w.device)
     for _ in range(30):
         middle = (low + high) / 2
-        enough = ess_fraction(middle[:, None] * log_w) >= least
+        enough = ess_fraction(middle[:, None] * log_w) >= min_ess
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return torch.where(ess_fraction(log_w) >= least, 1.0, low)
+    return torch.where(ess_fraction(log_w) >= min_ess, 1.0, low)
 
 
 @torch.no_grad()
+@old_arguments(least="min_ess")
 def draw_round(
-    prior: Denoiser, h: Learned, obs: Observation, *, paths: int = 8, steps: int = 50, least: float = 0.3, seed: int = 0, number: int = 0,
+    prior: Denoiser, h: Learned, obs: Observation, *, paths: int = 8, steps: int = 50, min_ess: float = 0.3, seed: int = 0, number: int = 0,
     spacing: str = "log-snr", sampler: KernelSampler | None = None, batch: int = 64, progress: bool = False,
 ) -> Round:  # fmt: skip
     """Paths of each of N measurements, resampled by their weights to the power gamma."""
-    if paths < 2 or not 0 < least <= 1:
-        raise InputError(f"a round needs at least 2 paths of each measurement and a share above 0 and at most 1, got {paths} and {least}")
+    if paths < 2 or not 0 < min_ess <= 1:
+        raise InputError(f"a round needs at least 2 paths of each measurement and a share above 0 and at most 1, got {paths} and {min_ess}")
     grid, sampler = times(prior.schedule, steps, spacing), sampler or Ito()
     at_once = max(1, batch // paths)
     found = []
     for i in tqdm(range(0, len(obs), at_once), desc=f"round {number + 1}", unit="batch", disable=not progress):
         few = obs[i : i + at_once].repeat(paths)
-        w = walk(prior, h, few, BatchNoise(len(few), seed, number, i), grid, sampler)
+        w = simulate(prior, h, few, BatchNoise(len(few), seed, number, i), grid, sampler)
         log_w = w.log_weight.reshape(-1, paths)
-        gamma = flattened(log_w, least)
+        gamma = flattened(log_w, min_ess)
         u = torch.rand(len(log_w), generator=generator(seed, number, i, 1), dtype=torch.float64).to(log_w.device)
         pick = systematic(gamma[:, None] * log_w, u, paths)
         x = w.x.reshape(-1, paths, *w.x.shape[1:])
@@ -81,16 +85,17 @@ def draw_round(
     return Round(*(torch.cat(part) for part in zip(*found, strict=True)))
 
 
+@old_arguments(least="min_ess")
 def importance_fit(
-    h: Learned, prior: Denoiser, obs: Observation, *, rounds: int = 4, paths: int = 8, steps: int = 50, least: float = 0.3,
+    h: Learned, prior: Denoiser, obs: Observation, *, rounds: int = 4, paths: int = 8, steps: int = 50, min_ess: float = 0.3,
     config: FitConfig | None = None, folder: Path | None = None, resume: bool = False, device: torch.device | None = None, progress: bool = False,
-    on_round: Callable[[list[dict[str, float]]], None] | None = None, **objective: Any,
+    callback: Callback | None = None, **objective: Any,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Fit h to N measurements without data, round by round; `config` is that of each round's fit.
 
     Args:
-        folder: where the state is kept for `resume`, which goes on where a run with the same settings was stopped; bit for bit on the CPU.
-        on_round: called with the rows so far, once a round's paths are drawn and before its fit.
+        folder: where the state is kept for `resume`, which resumes where a run with the same settings was stopped; bit for bit on the CPU.
+        callback: called with the row of each round, once its paths are drawn and before its fit; with those of a resumed run first.
 
     Returns one row a round: mean `effective` share, mean `gamma`, mean `variance` of log w and `bound` = mean log w, which rises to the mean log p(y).
 
@@ -105,25 +110,28 @@ def importance_fit(
     few = max(1, len(obs) // 10)  # measurements whose pairs are held out
     about = whole_identity(h, DenoisingObjective(prior, **objective), {"measurements": {"y": obs.fingerprint()[:16]}})
     own = {
-        "paths": paths, "steps": steps, "least": least, "identity": about, "steps of the fit": config.steps,
+        "paths": paths, "steps": steps, "least": min_ess, "identity": about, "steps of the fit": config.steps,
         **{f"{k} of the fit": v for k, v in lasting(config).items()},
     }  # fmt: skip
     rows, x = _resumed(folder, own, h, device) if resume else ([], None)
+    for row in rows if callback is not None else ():
+        callback(row)
     for k in range(max(len(rows) - 1, 0), rounds):
         part = None if folder is None else folder / f"round-{k + 1}"
         if x is None:
             h.eval()
-            drawn = draw_round(prior, h, obs, paths=paths, steps=steps, least=least, seed=config.seed, number=k, progress=progress)
+            drawn = draw_round(prior, h, obs, paths=paths, steps=steps, min_ess=min_ess, seed=config.seed, number=k, progress=progress)
             x = drawn.x
             rows.append({
-                "round": k + 1, "effective": float(drawn.effective.mean()), "gamma": float(drawn.gamma.mean()),
+                "round": k + 1, "effective": float(drawn.ess_fraction.mean()), "gamma": float(drawn.gamma.mean()),
                 "variance": float(drawn.log_weight.var(1).mean()), "bound": float(drawn.log_weight.mean()),
             })  # fmt: skip
             if folder is not None:
                 save_state(folder / STATE, {"own": own, "rows": rows, "x": x, "h": h.state_dict()})
                 shutil.rmtree(folder / f"round-{k}", ignore_errors=True)  # the fit before this round's
-            if on_round is not None:
-                on_round(rows)
+            log.info(summary(rows[-1]))
+            if callback is not None:
+                callback(rows[-1])
         fitted, held_out = (Pairs(x[these].flatten(0, 1), obs[these].repeat(paths)) for these in (slice(few, None), slice(0, few)))
         begun = resume and part is not None and (part / "state.pt").exists()
         fit(
@@ -153,8 +161,12 @@ def _resumed(folder: Path | None, own: dict[str, Any], h: Learned, device: torch
     return state["rows"], state["x"]
 
 
-def in_words(row: dict[str, float]) -> str:
-    return f"round {row['round']:.0f}: Var(log w) {row['variance']:.3g}, effective {100 * row['effective']:.0f} % of the paths, mean log w {row['bound']:.1f}, weights to the power {row['gamma']:.2f}"
+def summary(row: dict[str, float]) -> str:
+    return f"round {row['round']:.0f}: Var(log w) {row['variance']:.3g}, effective {100 * row['effective']:.0f} % of the paths, mean log w (ELBO) {row['bound']:.1f}, weights to the power {row['gamma']:.2f}"
 
 
-__all__: Sequence[str] = ["Round", "draw_round", "flattened", "importance_fit", "in_words"]
+__all__: Sequence[str] = ["Round", "draw_round", "flattened", "importance_fit", "summary"]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

@@ -80,7 +80,7 @@ def level_errors(
                 few = obs[part].to(where)
                 spread = rho2(torch.log(pred.sigma / pred.alpha).float()).to(pred.mean)
                 with torch.no_grad():
-                    guide = pred.mean + few.likelihood.pull(few.y, pred.mean, spread)
+                    guide = pred.mean + few.likelihood.approx_mean_update(few.y, pred.mean, spread)
                 guided[i] += float((guide - clean).square().double().sum())
             if hidden is not None:
                 sums[i, 2:] += torch.stack([(s * hidden[part].to(where)).sum() for s in squares]).cpu()

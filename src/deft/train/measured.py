@@ -1,4 +1,4 @@
-"""Batches of one measurement, for objectives that need no data, and likelihoods that come on slowly."""
+"""Batches of one measurement, for objectives that need no data, and likelihoods that are annealed in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def temper(obs: Observation, beta: float) -> Observation:
     """The observation with p(y | x)^beta for its likelihood (`Likelihood.tempered`), 0 < beta <= 1."""
     if not 0 < beta <= 1:
         raise InputError(f"beta must be above 0 and at most 1, got {beta}")
-    return obs if beta == 1 else Observation(obs.y, obs.likelihood.tempered(beta), obs.lift())
+    return obs if beta == 1 else Observation(obs.y, obs.likelihood.tempered(beta), obs.features())
 
 
 class Measured(Batches):
@@ -41,7 +41,7 @@ class Measured(Batches):
         return {"measurements": self.obs.fingerprint()[:16], "warm": self.warm, "cold": self.cold}
 
     def beta(self, step: int) -> float:
-        """The likelihood's power at a step; 1 for held-out looks."""
+        """The likelihood's power at a step; 1 for held-out evaluations."""
         return 1.0 if step < 0 or step >= self.warm else self.cold ** (1 - step / self.warm)
 
     def draw(
@@ -50,7 +50,7 @@ class Measured(Batches):
         n = size if rows is None else len(rows)
         which = (-1 - step if step < 0 else step) % len(self.obs)
         one = temper(self.obs[which].to(device), self.beta(step))
-        one.lift()  # once for all rows
+        one.features()  # once for all rows
         return Batch(one.y.new_empty(n, 0), one.repeat(n))
 
 

@@ -22,12 +22,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from deft._old_names import moved
 from deft.core.condition import Conditioned
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.grid import times
@@ -59,7 +60,7 @@ class Step(NamedTuple):
         return log_ratio(self.kernel, shift(self.kernel, self.t, h).double(), self.n.double(), self.taken.double())
 
 
-class Walk(NamedTuple):
+class SimulatedPaths(NamedTuple):
     """x: clean ends [B, *E]. log_weight: [B]. cost: sum of |shift|^2 / (2 std^2) under the control, [B]. steps: those that were kept."""
 
     x: Tensor
@@ -75,10 +76,10 @@ def normal_of(prior: Denoiser, noise: BatchNoise, like: Tensor, rows: slice = sl
 
 
 @torch.no_grad()
-def walk(
+def simulate(
     prior: Denoiser, control: HTransform, obs: Observation, noise: BatchNoise, grid: Sequence[Level], sampler: KernelSampler,
     *, keep: Collection[int] = (), behaviour: HTransform | None = None, rows: slice = slice(None),
-) -> Walk:  # fmt: skip
+) -> SimulatedPaths:  # fmt: skip
     """Draw paths and weigh them under `control`.
 
     keep: the steps (by number) that are returned. behaviour: the control that draws the paths, if another. rows: of `noise` that are used.
@@ -103,18 +104,18 @@ def walk(
         if i in keep:
             steps.append(step)
         x = kernel.step(x, pred.mean, n) + step.taken
-    return Walk(x, log_w + obs.log_prob(x).double(), cost, steps)
+    return SimulatedPaths(x, log_w + obs.log_prob(x).double(), cost, steps)
 
 
 @torch.no_grad()
-def walk_back(
+def simulate_backward(
     prior: Denoiser, control: HTransform, obs: Observation, noise: BatchNoise, grid: Sequence[Level], sampler: KernelSampler, x: Tensor,
     *, keep: Collection[int] = (), rows: slice = slice(None),
-) -> Walk:  # fmt: skip
+) -> SimulatedPaths:  # fmt: skip
     """Paths that end near given x_0, weighed under `control`: x_0 is noised level by level, and each step is read as one of the chain.
 
     The forward process of x_0 from the posterior is the posterior's path measure, so that good ends make good paths. The clean end is the prior's mean at
-    the last noisy level, as in `walk`.
+    the last noisy level, as in `simulate`.
     """
     like = prior.state_like(obs.y)
     levels = [v for v in grid if v.sigma > 0]
@@ -140,13 +141,13 @@ def walk_back(
         cost += _effort(kernel, shift(kernel, t, mine))
         if i in keep:
             steps.append(step)
-    return Walk(x, log_w + obs.log_prob(x).double(), cost, steps)
+    return SimulatedPaths(x, log_w + obs.log_prob(x).double(), cost, steps)
 
 
-def joined(a: Walk, b: Walk) -> Walk:
+def joined(a: SimulatedPaths, b: SimulatedPaths) -> SimulatedPaths:
     """The rows of one, then those of the other, over the same grid."""
     steps = [Step(p.t, p.kernel, p.pred.joined(q.pred), torch.cat([p.taken, q.taken]), torch.cat([p.n, q.n])) for p, q in zip(a.steps, b.steps, strict=True)]
-    return Walk(torch.cat([a.x, b.x]), torch.cat([a.log_weight, b.log_weight]), torch.cat([a.cost, b.cost]), steps)
+    return SimulatedPaths(torch.cat([a.x, b.x]), torch.cat([a.log_weight, b.log_weight]), torch.cat([a.cost, b.cost]), steps)
 
 
 def _effort(kernel: Kernel, moved: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ class PathObjective(ABC):
 
     Args:
         prior: the frozen denoiser.
-        steps: of the chain; a pair (least, most) draws the number anew for each batch.
+        steps: of the chain; a pair (least, most) draws another number for each batch.
         spacing: of the grid, see `deft.core.grid`. sampler: one with noise; `Ito`'s weights stay finite as steps get small.
         subset: differentiate this many steps of each batch, drawn at random and weighed by steps / subset, instead of all: an
             unbiased estimate of the same gradient for less work and memory. None for all.
@@ -271,7 +272,7 @@ class PathObjective(ABC):
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss: ...
 
 
-def watched(walked: Walk) -> dict[str, Tensor]:
+def watched(walked: SimulatedPaths) -> dict[str, Tensor]:
     """What `fit` names if it is not finite, in the order in which things break."""
     return {"the paths' clean ends": walked.x.sum(), "control cost": walked.cost.mean(), "log weight": walked.log_weight.mean()}
 
@@ -286,7 +287,7 @@ class OffPolicy(PathObjective):
         super().__init__(prior, steps, **options)  # type: ignore[arg-type]
         self.behaviour = behaviour
 
-    def weights(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> tuple[Walk, float]:
+    def weights(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> tuple[SimulatedPaths, float]:
         """(the batch's paths, the weight of each step that was kept): half of them from the replay, where a `Control` in training has one."""
         if isinstance(module, Control):
             module.check()
@@ -295,16 +296,16 @@ class OffPolicy(PathObjective):
         options: dict[str, Any] = {"keep": set(chosen)}
         replay = module.replay if isinstance(module, Control) and module.training else None
         old = len(obs) // 2 if replay is not None and replay.filled else 0
-        walked = walk(self.prior, h, obs[old:], noise, grid, self.sampler, behaviour=self.behaviour, rows=slice(old, None), **options)
+        walked = simulate(self.prior, h, obs[old:], noise, grid, self.sampler, behaviour=self.behaviour, rows=slice(old, None), **options)
         if replay is not None:
             if old:
                 x = replay.draw(old, noise.spawn(REPLAYED))
-                walked = joined(walk_back(self.prior, h, obs[:old], noise.spawn(BACK), grid, self.sampler, x, rows=slice(0, old), **options), walked)
+                walked = joined(simulate_backward(self.prior, h, obs[:old], noise.spawn(BACK), grid, self.sampler, x, rows=slice(0, old), **options), walked)
             replay.add(walked.x[old:], walked.log_weight[old:])
         return walked, weight
 
     @staticmethod
-    def differentiated(module: nn.Module, h: HTransform, obs: Observation, walked: Walk, by: Tensor, value: Tensor) -> Tensor:
+    def differentiated(module: nn.Module, h: HTransform, obs: Observation, walked: SimulatedPaths, by: Tensor, value: Tensor) -> Tensor:
         """`value`, with the gradient of sum_i by_i log w_i in h: the steps' ratios, one step at a time."""
 
         def term(step: Step) -> Tensor:
@@ -443,7 +444,7 @@ class AdjointMatching(PathObjective):
         h, grid = control_of(module), self.grid(noise)
         chosen, weight = self.chosen(noise, grid)
         n = len(grid) - 2
-        walked = walk(self.prior, h, obs, noise, grid, self.sampler, keep=set(range(n)))
+        walked = simulate(self.prior, h, obs, noise, grid, self.sampler, keep=set(range(n)))
         adjoint = -obs.score(walked.x)
         last = self.sampler.kernel(grid[-2], grid[-1])
         x_last = _arrival(walked.steps[-1]) if walked.steps else walked.x
@@ -501,3 +502,7 @@ def control_of(module: nn.Module) -> HTransform:
 
 OBJECTIVES: dict[str, type[PathObjective]] = {"vargrad": LogVariance, "tb": TrajectoryBalance, "kl": RelativeEntropy, "adjoint": AdjointMatching}
 """name -> objective, for `deft fit --objective`."""
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class Batches(ABC):
-    """draw(size, seed, step, device) -> Batch. Steps below 0 are for held-out looks.
+    """draw(size, seed, step, device) -> Batch. Steps below 0 are for held-out evaluations.
 
     rows: return these rows of the batch of `size` alone, the same as they are in the whole.
     source: makes the random numbers, as source(size, *key, rows=rows).

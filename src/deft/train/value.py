@@ -24,7 +24,7 @@ from deft.core.random import BatchNoise
 from deft.core.transition import shift
 from deft.errors import ContractError, InputError
 from deft.guidance.twist import Predictive, Spread
-from deft.train.path import REPLAYED, Control, PathObjective, Step, gathered, normal_of, walk
+from deft.train.path import REPLAYED, Control, PathObjective, Step, gathered, normal_of, simulate
 from deft.train.protocols import Loss
 
 PLACE, FRESH = 15, 16
@@ -93,7 +93,7 @@ class SubTrajectoryBalance(PathObjective):
         module.check()
         h, value, replay, grid = module.h, module.value, module.replay, self.grid(noise)
         if not replay.filled or (module.training and float(torch.rand((), generator=noise.shared(FRESH))) < self.fresh):
-            whole = walk(self.prior, h, obs, noise.spawn(FRESH), grid, self.sampler)
+            whole = simulate(self.prior, h, obs, noise.spawn(FRESH), grid, self.sampler)
             replay.add(whole.x, whole.log_weight)
 
         n = len(grid) - 1  # steps, the one onto the clean end among them

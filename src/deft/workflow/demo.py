@@ -126,7 +126,7 @@ def demo(
     )  # fmt: skip
     plans = config.plans(likelihood)
     results = compare(
-        {p.method.name: p for p in plans}, prior, cases, samples, fitted=h, seed=config.seed, progress=progress, say=log.info,
+        {p.method.name: p for p in plans}, prior, cases, samples, fitted=h, seed=config.seed, progress=progress,
     )  # fmt: skip
 
     # 3. figures and pictures

@@ -37,7 +37,7 @@ PICTURES = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
 LARGEST_CARD = 16 * 2**20
 """Bytes that a card may have."""
 OWN = ("kind", "format", "h", "task", "task_code", "prior_sha256", "prior_convention")
-"""Fields that are always written anew, never taken from an older card."""
+"""Fields that are always rewritten, never taken from an older card."""
 INSTALL = "the hub needs huggingface_hub: pip install 'deft-diffusion[hub]'"
 
 

@@ -56,7 +56,7 @@ def to_model_range(
     """y of a linear operator on images in a range, as y on images in [-1, 1]: s y + A(o)."""
     s, o = _range(value_range)
     at = operator(torch.full((1, *event_shape), o, dtype=y.dtype))
-    return operator.restrict(s * y + at)
+    return operator.measured_part(s * y + at)
 
 
 # k-space
@@ -202,7 +202,7 @@ def from_kspace(
             For one coil: exp(i phase).
         centred, norm, origin, sign: as `KSpace`.
         orientation: what to do to the image, in turn: "flip-rows", "flip-columns", "transpose".
-        magnitude: take the magnitude of the image, which takes all of k-space, and measure that anew with the lines
+        magnitude: take the magnitude of the image, which takes all of k-space, and measure that again with the lines
             of `mask`: a simulation.
         crop: of the magnitude image, around its middle.
         scale: what the image is multiplied with to lie in [0, 1]; None: 1 over the 99.9th percentile of the
@@ -282,7 +282,7 @@ def _magnitude_only(
             )
         m = m[..., :crop, :crop]
     notes.append(
-        "magnitude of the fully sampled image, measured anew: a simulation, without the scanner's own noise and phase"
+        "magnitude of the fully sampled image, measured again: a simulation, without the scanner's own noise and phase"
     )
     return torch.fft.fftshift(torch.fft.fft2(u.to(z), norm="ortho"), (-2, -1)), m
 
@@ -327,7 +327,7 @@ def _real_image(z: Tensor, m: Tensor, scale: float | None, sigma_y: float | None
             notes.append(f"a constant phase of {math.remainder(phase, 2 * math.pi):.3f} was taken out")
         notes.append(f"{100 * share:.2g} % of the energy of low frequencies contradicts a real image")
     operator = MaskedFourier(m)
-    y = operator.restrict(_complex_y(z))
+    y = operator.measured_part(_complex_y(z))
     s = _unit_scale(operator.pinv(y), scale, notes)
     y = to_model_range(s * y, operator, (1, *z.shape[-2:]))
     notes.append("image in [0, 1] after scaling: y = 2 scale y - A(1)")
@@ -355,8 +355,8 @@ def _with_maps(
     rows = max(len(s), len(m))
     coils = torch.cat([m.expand(rows, -1, -1, -1), s.real.expand(rows, -1, -1, -1), s.imag.expand(rows, -1, -1, -1)], 1)
     operator = CoilFourier(coils)
-    y = operator.restrict(_complex_y(z))
-    factor = _unit_scale(operator.lift(y), scale, notes)
+    y = operator.measured_part(_complex_y(z))
+    factor = _unit_scale(operator.features(y), scale, notes)
     y = to_model_range(factor * y, operator, (1, *z.shape[-2:]))
     notes.append("image in [0, 1] after scaling, sensitivities as given: y = 2 scale y - A(1)")
     return Converted(y, CoilMRI(coils=s.shape[1], **_options(sigma_y)), coils, factor, notes)

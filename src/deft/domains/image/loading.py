@@ -13,7 +13,7 @@ from deft.core.likelihood import Observation
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.files import split_source
 from deft.domains.image.masks import read_mask
-from deft.domains.image.reading import ImageSet, Reading, read_images, read_stack
+from deft.domains.image.reading import ImageSet, ReadOptions, read_images, read_stack
 from deft.domains.image.tasks import ImageTask, Masked
 from deft.errors import InputError
 from deft.io.measurements import observation
@@ -28,7 +28,7 @@ def read(
     source: str, event_shape: Shape | None = None, *, split: str = "fit", skip_bad: bool = False, resize: bool = False, convert: bool = False, value_range: Range = None,
     recursive: bool = False, array: str | None = None, strict: bool = True,
 ) -> ImageSet:  # fmt: skip
-    """Images from a folder, an npz or a file, or a split of bundled ones ("fashion", "fashion:test"); see `Reading`.
+    """Images from a folder, an npz or a file, or a split of bundled ones ("fashion", "fashion:test"); see `ReadOptions`.
 
     strict: False passes over a range, an array and subfolders where this source has no such thing.
     """
@@ -45,7 +45,7 @@ def read(
     if not strict:
         path, named = split_source(source)
         recursive, array = recursive and path.is_dir(), array if path.is_file() and named is None else None
-    return read_images(source, Reading(shape, skip_bad, resize, convert, value_range, recursive=recursive, array=array))
+    return read_images(source, ReadOptions(shape, skip_bad, resize, convert, value_range, recursive=recursive, array=array))
 
 
 def read_measured(
@@ -57,7 +57,7 @@ def read_measured(
     wanted = tuple(task.check(shape).y.shape[1:])
     if not task.pictures:
         raise InputError(f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
-    reading = Reading(
+    reading = ReadOptions(
         _chw(wanted), False, resize, convert, value_range, slack=6 * task.sigma_y + 1e-3, recursive=recursive, array=array,
         whose="the prior's" if wanted == shape else f"the {task.name} measurement's",
     )  # fmt: skip
@@ -88,7 +88,7 @@ def pairs(
     arrays: dict[str, np.ndarray], where: str, task: ImageTask, event_shape: Shape, *, resize: bool = False, convert: bool = False, value_range: Range = None
 ) -> tuple[Tensor, dict[str, np.ndarray]]:
     """(images [N, C, H, W], the arrays as `observation` takes them): y of tasks whose measurement is a picture may be in bytes, as x may."""
-    reading = Reading(_chw(event_shape), False, resize, convert, value_range)
+    reading = ReadOptions(_chw(event_shape), False, resize, convert, value_range)
     x, _, _ = read_stack(arrays["x"], f"{where}[x]", reading)
     if task.pictures:
         shape = _chw(task.check(event_shape).y.shape[1:])

@@ -25,7 +25,7 @@ from deft.domains.image.metrics import (
     ssim,
 )
 from deft.domains.image.networks import FEATURES, load_features
-from deft.domains.image.reading import Reading, read_images
+from deft.domains.image.reading import ReadOptions, read_images
 from deft.errors import InputError
 from deft.io.text import shape_text
 from deft.kinds.domain import Data, Metric
@@ -132,5 +132,5 @@ def split_of(source: str, split: str, event_shape: tuple[int, ...]) -> Data:
         found = dataset(source, split)
         return Data(found.x, [str(i) for i in range(len(found.x))], found.labels)
     c, h, w = event_shape
-    images = read_images(source, Reading((c, h, w)))
+    images = read_images(source, ReadOptions((c, h, w)))
     return Data(images.x, [str(i) for i in range(len(images))], images.labels, list(images.notes))

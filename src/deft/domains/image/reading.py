@@ -54,7 +54,7 @@ class ImageSet(Data):
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How strictly images are read.
 
     event_shape: (C, H, W) of the prior, or None if any common shape will do.
@@ -79,7 +79,7 @@ class Reading:
     array: str | None = None
 
 
-def read_images(source: str | Path, reading: Reading | None = None) -> ImageSet:
+def read_images(source: str | Path, reading: ReadOptions | None = None) -> ImageSet:
     """Read a folder, an .npz or .npy file, a picture, a DICOM or a NIfTI file, or a part of one: "FILE:PART".
 
     PART is the name of an array of an .npz, slices of a NIfTI file ("z:40:80") or frames of a picture file ("all", "3", "2:10").
@@ -87,7 +87,7 @@ def read_images(source: str | Path, reading: Reading | None = None) -> ImageSet:
     Raises:
         InputError: nothing there, images that cannot be used (each named, with the reason), or a question that only the user can answer.
     """
-    reading = reading or Reading()
+    reading = reading or ReadOptions()
     as_range(reading.range)
     path, part = split_source(source)
     if part is not None and reading.array is not None and part != reading.array:
@@ -112,7 +112,7 @@ def read_images(source: str | Path, reading: Reading | None = None) -> ImageSet:
     raise InputError(f"{path} is none of the files that are read: a picture ({NAMES}), DICOM, NIfTI, .npz or .npy, or a folder of pictures")
 
 
-def _read_folder(folder: Path, part: str | None, reading: Reading) -> ImageSet:
+def _read_folder(folder: Path, part: str | None, reading: ReadOptions) -> ImageSet:
     listing = list_folder(folder, reading.recursive)
     if not listing.files:
         arrays = [p for p in listing.left_out if p.suffix.lower() in ARRAYS]
@@ -127,7 +127,7 @@ def _read_folder(folder: Path, part: str | None, reading: Reading) -> ImageSet:
 class _Gathered:
     """What becomes of the pictures of a source as they are read."""
 
-    def __init__(self, reading: Reading, total: int):
+    def __init__(self, reading: ReadOptions, total: int):
         self.reading, self.total = reading, total
         self.raws: list[Raw] = []
         self.bad: list[tuple[str, str]] = []
@@ -173,7 +173,7 @@ class _Gathered:
         return lines
 
 
-def _read_files(files: Sequence[Path], names: Sequence[str], source: Path, part: str | None, reading: Reading, listing: Listing) -> ImageSet:
+def _read_files(files: Sequence[Path], names: Sequence[str], source: Path, part: str | None, reading: ReadOptions, listing: Listing) -> ImageSet:
     got = _Gathered(reading, len(files))
     for path, name in zip(files, names, strict=True):
         try:
@@ -226,7 +226,7 @@ def _to_one_colour(got: _Gathered) -> None:
         got.raws = [replace(r, values=np.repeat(r.values, 3, 0)) if r.values.shape[0] == 1 else r for r in got.raws]
 
 
-def _match_channels(x: np.ndarray, reading: Reading) -> np.ndarray:
+def _match_channels(x: np.ndarray, reading: ReadOptions) -> np.ndarray:
     """[C, H, W] with the prior's channels; a grey picture stored as RGB counts as grey (WebP has no other, and rounds)."""
     expected = reading.event_shape
     if expected is None or x.shape[0] == expected[0]:
@@ -280,7 +280,7 @@ def _finish(got: _Gathered, source: str, total: int, *, single: str | None, befo
     return ImageSet(torch.stack(pictures), order, None, notes, [*bad, *skipped, *got.skipped], [r.size for r in kept])
 
 
-def _complain(bad: list[tuple[str, str]], total: int, source: str, single: str | None, reading: Reading) -> None:
+def _complain(bad: list[tuple[str, str]], total: int, source: str, single: str | None, reading: ReadOptions) -> None:
     if single and total == 1 and not reading.skip_bad:
         raise InputError(f"{single}: {bad[0][1]}")
     if reading.skip_bad:
@@ -309,7 +309,7 @@ class _Clipped:
         return [f"clipped {self.values:,} values of {count(self.pictures, 'picture')} ({part:.2g} % of theirs) to {what}: they run from {self.low:.6g} to {self.high:.6g}"]
 
 
-def _in_range(item: Raw, limits: dict[str, tuple[float, float]], reading: Reading, clipped: _Clipped) -> Tensor:
+def _in_range(item: Raw, limits: dict[str, tuple[float, float]], reading: ReadOptions, clipped: _Clipped) -> Tensor:
     """[C, H, W] with black at -1 and white at 1; clipped, or an error, where it lies outside."""
     own = limits.get(item.kind, item.window)
     assert own is not None
@@ -331,7 +331,7 @@ def _in_range(item: Raw, limits: dict[str, tuple[float, float]], reading: Readin
     return -x if item.inverted else x
 
 
-def _check_values(x: Tensor, reading: Reading) -> Tensor:
+def _check_values(x: Tensor, reading: ReadOptions) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise InputError("values too large for 32 bits")
     low, high = float(x.min()), float(x.max())
@@ -343,7 +343,7 @@ def _check_values(x: Tensor, reading: Reading) -> Tensor:
 # arrays
 
 
-def read_stack(array: np.ndarray, name: str, reading: Reading) -> tuple[Tensor, list[int], list[str]]:
+def read_stack(array: np.ndarray, name: str, reading: ReadOptions) -> tuple[Tensor, list[int], list[str]]:
     """Images from an array NHW, NHWC or NCHW: (x, the rows kept, the rows left out).
 
     Nothing is clipped: there is nobody here to say so to, and what belongs together (x and y of pairs) would come apart.
@@ -355,7 +355,7 @@ def read_stack(array: np.ndarray, name: str, reading: Reading) -> tuple[Tensor, 
     return found.x, [int(n) for n in found.names], found.skipped
 
 
-def stack_images(array: np.ndarray, name: str, reading: Reading) -> ImageSet:
+def stack_images(array: np.ndarray, name: str, reading: ReadOptions) -> ImageSet:
     """Images from an array NHW, NHWC or NCHW; names are the rows' numbers."""
     array = native(np.asarray(array))
     kind = _kind(array, name)
@@ -379,7 +379,7 @@ def _kind(array: np.ndarray, name: str) -> str:
     return "1-bit" if letter == "b" else "8-bit" if array.dtype == np.uint8 else "float" if letter == "f" else "integer"
 
 
-def _channels_first(array: np.ndarray, name: str, reading: Reading) -> np.ndarray:
+def _channels_first(array: np.ndarray, name: str, reading: ReadOptions) -> np.ndarray:
     expected = reading.event_shape
     if array.size == 0:
         raise InputError(f"{name} has shape {array.shape}: it holds 0 images")
@@ -400,7 +400,7 @@ def _channels_first(array: np.ndarray, name: str, reading: Reading) -> np.ndarra
     return array
 
 
-def _three_axes(array: np.ndarray, name: str, reading: Reading) -> np.ndarray:
+def _three_axes(array: np.ndarray, name: str, reading: ReadOptions) -> np.ndarray:
     """[N, H, W], unless it is one picture of three channels."""
     a, b, c = array.shape
     if c == 3 and min(a, b) > 3:
@@ -412,4 +412,4 @@ def _three_axes(array: np.ndarray, name: str, reading: Reading) -> np.ndarray:
     return array[:, None]
 
 
-__all__ = ["ImageSet", "Reading", "read_images", "read_stack", "stack_images"]
+__all__ = ["ImageSet", "ReadOptions", "read_images", "read_stack", "stack_images"]

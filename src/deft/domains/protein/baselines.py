@@ -7,7 +7,6 @@ m of a network of its own, which never looks at the prior (rho^2 is the prior's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from deft.learned.base import report_size, widest
 from deft.learned.baselines import towards
 from deft.learned.deft import Calibrated, Multiplier
 from deft.nn.embed import zero
+from deft.runtime.messages import old_messages
 
 
 class ChainAmortised(Calibrated):
@@ -37,7 +37,7 @@ class ChainAmortised(Calibrated):
         tuned: the network begins as a copy of the prior's (`begin`): full fine-tuning.
     """
 
-    lift_channels = 1
+    feature_channels = 1
 
     def __init__(self, net: dict[str, Any], blocks: int = 1, length: int = 128, tuned: bool = False):
         super().__init__()
@@ -47,17 +47,18 @@ class ChainAmortised(Calibrated):
         self.motif, self.join, self.n2 = MotifNet(width, blocks), zero(nn.Linear(width, width)), Multiplier(1.0)
 
     @classmethod
-    def sized(cls, prior: Denoiser, size: float, lift_channels: int = 1, *, log: Callable[[str], None] | None = None, **options: Any) -> ChainAmortised:
+    @old_messages("log")
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int = 1, **options: Any) -> ChainAmortised:
         """Below the prior's own size the widest that fits; from 1 on the prior's network, and a stage more."""
         if size >= 1:
-            return report_size(cls(_chain_net(prior).config, length=prior.event_shape[0], **options), prior, log)
+            return report_size(cls(_chain_net(prior).config, length=prior.event_shape[0], **options), prior)
 
         def make(width: int) -> ChainAmortised:
             return cls({"width": width, "stages": 2, "blocks": 1, "heads": HEADS, "pair": 16}, length=prior.event_shape[0], **options)
 
-        return report_size(make(widest(prior, size, make, 2 * HEADS)), prior, log)
+        return report_size(make(widest(prior, size, make, 2 * HEADS)), prior)
 
-    def begin(self, prior: Denoiser) -> ChainAmortised:
+    def initialise(self, prior: Denoiser) -> ChainAmortised:
         """Start from the prior's weights. Returns self."""
         self.net.load_state_dict(_chain_net(prior).state_dict())
         return self

@@ -88,7 +88,7 @@ class Bucketed(Batches):
         bounds: the longest chain of each bucket; the last must hold the longest of all.
 
     A step's bucket is drawn with the probability of its share of the chains, so that every chain is drawn equally
-    often on average; within a batch no chain comes twice before all of its bucket have come once. Held-out looks (steps below 0)
+    often on average; within a batch no chain comes twice before all of its bucket have come once. Held-out evaluations (steps below 0)
     walk through the buckets evenly.
     """
 
@@ -111,7 +111,7 @@ class Bucketed(Batches):
         """(bucket, the rows of it that make the whole batch)."""
         held_out = step < 0
         g = generator(seed, step % 2**32, 2)
-        # the golden ratio's multiples, and so the held-out looks, fill [0, 1) evenly however many there are
+        # the golden ratio's multiples, and so the held-out evaluations, fill [0, 1) evenly however many there are
         u = 0.618034 * -step % 1 if held_out else float(torch.rand((), generator=g))
         bucket = min(int(torch.searchsorted(self._upto, u, right=True)), len(self.buckets) - 1)
         n = len(self.buckets[bucket])

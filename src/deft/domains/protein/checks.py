@@ -30,7 +30,7 @@ def failures(columns: Mapping[str, np.ndarray]) -> list[list[str]]:
     return [[k for k in REASONS if wrong[k][i]] for i in range(len(columns["length"]))]
 
 
-def in_words(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> list[str]:
+def summary_lines(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> list[str]:
     """Lines: how many pass, which, and how many fail for each reason."""
     against = failures(columns)
     good = [n for n, f in zip(names, against, strict=True) if not f]

@@ -18,7 +18,7 @@ The writing of RFdiffusion is read too: `[10-40/A163-181/10-40]`, `contigmap.con
 Before anything is drawn a motif is looked at: coordinates that cannot be angstrom, neighbours by number that are no neighbours in
 space, and segments that their scaffold cannot join are errors, for no chain has such a motif.
 
-Several motifs whose pose relative to one another is free are told apart by a group, `A16-35@a/10-25/A52-71@a/10-30/A89-108@b`:
+Several motifs whose pose relative to one another is free are distinguished by a group, `A16-35@a/10-25/A52-71@a/10-30/A89-108@b`:
 segments of one group keep their relative pose; groups may shift against each other, but keep their orientation. Without groups all segments are one rigid motif.
 """
 
@@ -105,7 +105,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Motif:
-    """Motif residues of a structure: x float32 [m, 3] in angstrom, groups [m], sequence of m letters. notes: what a user should hear of it."""
+    """Motif residues of a structure: x float32 [m, 3] in angstrom, groups [m], sequence of m letters. notes: what a user should know."""
 
     x: np.ndarray
     groups: np.ndarray

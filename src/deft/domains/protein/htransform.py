@@ -11,7 +11,6 @@ so that h turns as (x_t, y) do. Frames are right-handed: a mirrored motif is ano
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,12 +26,13 @@ from deft.learned.base import report_size, widest
 from deft.learned.deft import Calibrated, Multiplier
 from deft.likelihood.gaussian import gaussian
 from deft.nn.embed import Sinusoid, zero
+from deft.runtime.messages import old_messages
 
 HEADS, PAIR_WIDTH = 4, 16
 GIVEN = 4
 """Numbers given at each residue (`Seen.given`)."""
 LOWEST = -5.0
-"""log(sigma/alpha) below which the networks are told this."""
+"""log(sigma/alpha) below which the networks are given this."""
 
 
 class MotifNet(nn.Module):
@@ -100,7 +100,7 @@ class ChainDEFT(Calibrated):
         residual: whether there is a branch (n2 + gate) g̃ at all; network: whether there is N1. Both for ablations.
     """
 
-    lift_channels = 1
+    feature_channels = 1
 
     def __init__(self, width: int = 64, blocks: int = 1, n2_start: float = 1.0, residual: bool = True, network: bool = True, length: int = 128):
         super().__init__()
@@ -109,13 +109,14 @@ class ChainDEFT(Calibrated):
         self.n1, self.n2 = MotifNet(width, blocks), Multiplier(n2_start)
 
     @classmethod
-    def sized(cls, prior: Denoiser, size: float, lift_channels: int = 1, *, log: Callable[[str], None] | None = None, **options: Any) -> ChainDEFT:
+    @old_messages("log")
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int = 1, **options: Any) -> ChainDEFT:
         """The widest with at most `size` times the prior's parameters."""
 
         def make(width: int) -> ChainDEFT:
             return cls(width, length=prior.event_shape[0], **options)
 
-        return report_size(make(widest(prior, size, make, 2 * HEADS)), prior, log)
+        return report_size(make(widest(prior, size, make, 2 * HEADS)), prior)
 
     @property
     def length(self) -> int:

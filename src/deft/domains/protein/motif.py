@@ -38,7 +38,7 @@ class Motif(LinearOperator):
     """
 
     per_sample = ("group",)
-    lift_channels = 1
+    feature_channels = 1
     projection = True
 
     def __init__(self, group: Tensor):
@@ -70,10 +70,10 @@ class Motif(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self(y)
 
-    def restrict(self, y: Tensor) -> Tensor:
+    def measured_part(self, y: Tensor) -> Tensor:
         return self(y)
 
-    def count(self, y: Tensor) -> Tensor:
+    def number_of_measurements(self, y: Tensor) -> Tensor:
         every = self.members(y)
         return (3 * (every.sum(-1) - 1).clamp_min(0).sum(-1)).expand(len(y))
 
@@ -114,7 +114,7 @@ MOST_STRETCHES = 4
 
 @dataclass(frozen=True)
 class MotifTask(Drawn):
-    """Chains -> motifs of them, drawn anew each time: what a scaffolding h is fitted to.
+    """Chains -> motifs of them, redrawn each time: what a scaffolding h is fitted to.
 
     single: share with one stretch of 9 to 24 residues, as most published problems have. The others have one to four stretches that make up 5 to
     50 % of the chain (Lin et al. 2024, Genie 2), each with its own group in a `free` share of them (free to shift; they keep their orientation).
@@ -128,7 +128,7 @@ class MotifTask(Drawn):
     drawn: ClassVar[str] = "group"
     prior: ClassVar[str] = "backbone"
     convention: ClassVar[str] = "C-alphas in units of 8 angstrom, each group without its centroid"
-    lift_channels: ClassVar[int] = 1
+    feature_channels: ClassVar[int] = 1
     sigma_y: float = SIGMA_Y
     single: float = 0.6
     free: float = 0.25

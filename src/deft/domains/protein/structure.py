@@ -165,7 +165,7 @@ def named(things: Sequence[object], most: int = 5) -> str:
 
 
 def read_structure(path: str | Path) -> Structure:
-    """The C-alpha traces of a PDB or mmCIF file (told apart by what is in it; gzip is opened).
+    """The C-alpha traces of a PDB or mmCIF file (distinguished by what is in it; gzip is opened).
 
     Raises:
         InputError: no such file, empty, truncated, not a structure, no protein in it, a residue twice.

@@ -16,7 +16,7 @@ class Gaps(Drawn):
     title = "fill a gap"
     about = "a stretch of each curve is not seen"
     kind = "curves"
-    lift_channels = 2
+    feature_channels = 2
     drawn = "mask"
     share: float = 0.25
 

@@ -17,7 +17,7 @@ from deft.operator import Mask, Operator
 
 @dataclass(frozen=True)
 class ImageTask(OperatorTask):
-    """y = A(x) + sigma_y n for images [B, C, H, W] in [-1, 1]; A may be drawn anew for each image.
+    """y = A(x) + sigma_y n for images [B, C, H, W] in [-1, 1]; A may be redrawn for each image.
 
     sigma_y: in the units of y; where y is an image in [-1, 1] too, 0.05 is 6.4 grey levels of 255. 0 is a noiseless measurement:
     methods that want a density are told `Gaussian.surrogate` (0.02).
@@ -78,7 +78,7 @@ class ImageTask(OperatorTask):
 class Masked(Drawn, ImageTask):
     """Some of the image's own pixels are seen."""
 
-    lift_channels = 2
+    feature_channels = 2
     drawn = "mask"
     convention = "y = m x in [-1, 1], 0 where hidden; mask: 1 is seen, 0 hidden, [N, 1, H, W]"
 

@@ -26,7 +26,7 @@ class CameraDeblur(ImageTask):
     """
 
     name = "deblur-nonlinear"
-    lift_channels = 2
+    feature_channels = 2
     title = "non-linear deblurring"
     about = "a camera with blurs that differ over the image, a response curve and saturation"
     convention = "y in [-1, 1], black -1 and saturated 1; a camera of this library's own, no other program's"

@@ -33,7 +33,7 @@ class Phase(ImageTask):
     """Magnitudes of the Fourier transform of the zero-padded image, noiseless (paper, section 4.1)."""
 
     name = "phase"
-    lift_channels = 2
+    feature_channels = 2
     pictures = False
     title = "phase retrieval"
     about = "magnitudes of the Fourier transform, oversampled twice"

@@ -26,7 +26,7 @@ class HighDynamicRange(ImageTask):
     title = "high dynamic range"
     about = "over- and underexposed: y = clip(2 x, -1, 1)"
     convention = "x and y in [-1, 1]: mid-grey 0 stays, both ends are cut off"
-    lift_channels = 2
+    feature_channels = 2
     sigma_y: float = 0.0
     gain: float = 2.0
 
