@@ -1,12 +1,15 @@
-"""How the work of learning an h without data grows with dimension: Gaussian fields of 4 to 4,096 pixels, each objective and a fit to pairs.
+"""How the work of learning an h without data grows with dimension: Gaussian fields of 4 to 4,096 pixels, each objective
+and a fit to pairs.
 
     python benchmarks/control_scaling.py run --sides 2 4 8 16 32 64 --out scaling.json      # the fits; --device cuda where there is one
     python benchmarks/control_scaling.py cost --out scaling-cost.json                       # seconds and peak memory of one batch, one thread
     python benchmarks/control_scaling.py report scaling.json --cost scaling-cost.json       # Markdown, and scaling.png
 
-The world is a periodic, smooth Gaussian field x_0 = F^-1 sqrt(lambda) F n of deviation 1/2, of which half of the pixels are seen with noise 0.1. Prior, exact h,
-posterior and log p(y) are closed form at every size. h is the library's DEFT, told nothing of the world but y: an MLP for up to 16 pixels, else its UNet.
-A batch is `ROWS` paths of `CHAIN` steps, `SUBSET` of them differentiated (all, for the relative entropy); a batch of the fit to pairs is `PAIRS` pairs (x_0, y of its own), at one level each.
+The world is a periodic, smooth Gaussian field x_0 = F^-1 sqrt(lambda) F n of deviation 1/2, of which half of the pixels
+are seen with noise 0.1. Prior, exact h, posterior and log p(y) are closed form at every size. h is the library's DEFT,
+told nothing of the world but y: an MLP for up to 16 pixels, else its UNet. A batch is `ROWS` paths of `CHAIN` steps,
+`SUBSET` of them differentiated (all, for the relative entropy); a batch of the fit to pairs is `PAIRS` pairs (x_0, y of
+its own), at one level each.
 """
 
 from __future__ import annotations
@@ -80,7 +83,9 @@ class Field:
 
     def columns(self, spectrum: Tensor) -> tuple[Tensor, Tensor]:
         """(C A^T [d, m], A C A^T [m, m]) for the seen pixels."""
-        every = torch.eye(self.side**2, dtype=torch.float64, device=self.device)[self.seen].reshape(-1, *self.event_shape)
+        every = torch.eye(self.side**2, dtype=torch.float64, device=self.device)[self.seen].reshape(
+            -1, *self.event_shape
+        )
         c = self.filtered(every, spectrum).reshape(len(every), -1).T
         return c, c[self.seen]
 
@@ -96,11 +101,16 @@ class Field:
         y = obs.y.reshape(-1)[self.seen].double()
         c, _ = self.columns(self.spectrum)
         variance = self.spectrum.mean() - (k * c).sum(1)
-        return k @ y, variance.clamp_min(0).sqrt(), float(torch.distributions.MultivariateNormal(torch.zeros_like(y), s).log_prob(y))
+        return (
+            k @ y,
+            variance.clamp_min(0).sqrt(),
+            float(torch.distributions.MultivariateNormal(torch.zeros_like(y), s).log_prob(y)),
+        )
 
 
 class ExactField(HTransform):
-    """h of the world: x̂ moves by the gain of the prior's own covariance at the level, lambda sigma^2 / (alpha^2 lambda + sigma^2)."""
+    """h of the world: x̂ moves by the gain of the prior's own covariance at the level, lambda sigma^2 / (alpha^2 lambda
+    + sigma^2)."""
 
     def __init__(self, field: Field):
         super().__init__()
@@ -133,8 +143,20 @@ class Fresh(Batches):
     def __init__(self, field: Field):
         self.field = field
 
-    def draw(self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Any = BatchNoise) -> Any:
-        x = self.field.filtered(source(size, seed, step % 2**31, 31, rows=rows).normal(self.field.event_shape).to(device), self.field.spectrum.sqrt()).float()
+    def draw(
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Any = BatchNoise,
+    ) -> Any:
+        x = self.field.filtered(
+            source(size, seed, step % 2**31, 31, rows=rows).normal(self.field.event_shape).to(device),
+            self.field.spectrum.sqrt(),
+        ).float()
         return Clean(x, Seen(self.field)).draw(len(x), seed, -1, device)
 
 
@@ -145,7 +167,13 @@ def look(field: Field, prior: Denoiser, h: HTransform, obs: Observation, mean: T
     log_w, x = torch.cat([p.log_weight for p in parts]), torch.cat([p.x for p in parts]).flatten(1).double()
     z = float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
     off = float((((x.mean(0) - mean) / std).square().mean() - 1 / LOOK_PATHS).clamp_min(0).sqrt())
-    return {"variance": float(log_w.var()), "bound": float(log_w.mean()), "log_z": z, "mean_off": off, "spread": float((x.std(0) / std).mean())}
+    return {
+        "variance": float(log_w.var()),
+        "bound": float(log_w.mean()),
+        "log_z": z,
+        "mean_off": off,
+        "spread": float((x.std(0) / std).mean()),
+    }
 
 
 def begin(field: Field, prior: Denoiser, width: int | None = None) -> DEFT:
@@ -160,7 +188,8 @@ def made(kind: str, prior: Denoiser) -> PathObjective:
 
 
 CALLS = {"vargrad": 1, "tb": 1, "kl": 4, "adjoint": 4}
-"""Calls of the prior for each step of a path; a backward pass counts as two. kl: forward twice (checkpoints) and back; adjoint: along the path, then forward and back again."""
+"""Calls of the prior for each step of a path; a backward pass counts as two. kl: forward twice (checkpoints) and back;
+adjoint: along the path, then forward and back again."""
 
 
 def calls_of(kind: str) -> int:
@@ -168,7 +197,9 @@ def calls_of(kind: str) -> int:
     return PAIRS if kind == "pairs" else ROWS * CHAIN * CALLS[kind]
 
 
-def one_fit(side: int, kind: str, steps: int, lr: float, device: torch.device, seconds: float | None, width: int | None = None) -> dict[str, Any]:
+def one_fit(
+    side: int, kind: str, steps: int, lr: float, device: torch.device, seconds: float | None, width: int | None = None
+) -> dict[str, Any]:
     field = Field(side, device)
     prior = field.prior()
     x = field.sample(1, 1)
@@ -177,7 +208,16 @@ def one_fit(side: int, kind: str, steps: int, lr: float, device: torch.device, s
     floor = look(field, prior, ExactField(field), obs, mean, std)
     h = begin(field, prior, width)
     rows: list[dict[str, float]] = [{"step": 0, "seconds": 0.0, **look(field, prior, h, obs, mean, std)}]
-    config = FitConfig(steps=steps, batch=PAIRS if kind == "pairs" else ROWS, lr=lr, warmup=20, ema=0.98, evaluations=8, held_out_batches=1, max_seconds=seconds)
+    config = FitConfig(
+        steps=steps,
+        batch=PAIRS if kind == "pairs" else ROWS,
+        lr=lr,
+        warmup=20,
+        ema=0.98,
+        evaluations=8,
+        held_out_batches=1,
+        max_seconds=seconds,
+    )
     if kind == "pairs":
         objective: Any = DenoisingObjective(prior, even=1.0)
         batches: Batches = Fresh(field)
@@ -192,13 +232,24 @@ def one_fit(side: int, kind: str, steps: int, lr: float, device: torch.device, s
         begun = time.monotonic()
         rows.append({"step": row["step"], "seconds": row["seconds"] - spent, **look(field, prior, h, obs, mean, std)})
         spent += time.monotonic() - begun
-        print(f"side {side:>3} {kind:>8} lr {lr:g}: step {int(row['step']):>5}, {rows[-1]['seconds']:6.0f} s, Var(log w) {rows[-1]['variance']:.4g} (exact {floor['variance']:.3g}), mean off {rows[-1]['mean_off']:.3f}, spread {rows[-1]['spread']:.3f}", flush=True)
+        print(
+            f"side {side:>3} {kind:>8} lr {lr:g}: step {int(row['step']):>5}, {rows[-1]['seconds']:6.0f} s, Var(log w)"
+            f" {rows[-1]['variance']:.4g} (exact {floor['variance']:.3g}), mean off {rows[-1]['mean_off']:.3f}, spread"
+            f" {rows[-1]['spread']:.3f}",
+            flush=True,
+        )
 
     fit(module, objective, batches, held, config=config, progress=False, callback=on, device=device)
     return {
-        "side": side, "objective": kind, "lr": lr, "parameters": count_parameters(h), "exact": {**floor, "log_p": log_z}, "rows": rows,
-        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device), "torch": torch.__version__,
-    }  # fmt: skip
+        "side": side,
+        "objective": kind,
+        "lr": lr,
+        "parameters": count_parameters(h),
+        "exact": {**floor, "log_p": log_z},
+        "rows": rows,
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+        "torch": torch.__version__,
+    }
 
 
 def run(args: argparse.Namespace) -> None:
@@ -241,23 +292,43 @@ def cost(args: argparse.Namespace) -> None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """A row for each fit: Var(log w) on the way, and batches, calls of the prior and seconds until it is at most twice the exact h's, and 1 more."""
+    """A row for each fit: Var(log w) on the way, and batches, calls of the prior and seconds until it is at most twice
+    the exact h's, and 1 more."""
     fits = [f for path in args.files for f in json.loads(path.read_text())]
     costs = {(c["side"], c["objective"]): c for c in json.loads(args.cost.read_text())} if args.cost else {}
-    print("| pixels | | Var(log w): start, end (exact h) | mean off | batches, seconds in all | batches to 2 x exact + 1 | calls of the prior | seconds | MiB a batch |\n|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| pixels | | Var(log w): start, end (exact h) | mean off | batches, seconds in all | batches to 2 x exact + 1"
+        " | calls of the prior | seconds | MiB a batch |\n|---|---|---|---|---|---|---|---|---|"
+    )
     for f in sorted(fits, key=lambda f: (f["side"], KINDS.index(f["objective"]))):
         goal, rows = 2 * f["exact"]["variance"] + 1, f["rows"]
         found = next((r for r in rows if r["variance"] <= goal), None)
         c = costs.get((f["side"], f["objective"]))
-        cells = ["-"] * 3 if found is None else [str(int(found["step"])), f"{found['step'] * calls_of(f['objective']):,.0f}", f"{found['seconds']:.0f}"]
+        cells = (
+            ["-"] * 3
+            if found is None
+            else [
+                str(int(found["step"])),
+                f"{found['step'] * calls_of(f['objective']):,.0f}",
+                f"{found['seconds']:.0f}",
+            ]
+        )
         print(
-            f"| {f['side']**2:,} | {TITLES[f['objective']]} | {rows[0]['variance']:.3g}, {rows[-1]['variance']:.3g} ({f['exact']['variance']:.3g}) | {rows[-1]['mean_off']:.2f} "
-            f"| {int(rows[-1]['step'])}, {rows[-1]['seconds']:.0f} | {' | '.join(cells)} | {'' if c is None or c['mib'] is None else round(c['mib'])} |"
+            f"| {f['side'] ** 2:,} | {TITLES[f['objective']]} | {rows[0]['variance']:.3g}, {rows[-1]['variance']:.3g}"
+            f" ({f['exact']['variance']:.3g}) | {rows[-1]['mean_off']:.2f} | {int(rows[-1]['step'])},"
+            f" {rows[-1]['seconds']:.0f} | {' | '.join(cells)} |"
+            f" {'' if c is None or c['mib'] is None else round(c['mib'])} |"
         )
     picture(fits, args.picture)
 
 
-TITLES = {"vargrad": "VarGrad", "tb": "trajectory balance", "kl": "relative entropy", "adjoint": "adjoint matching", "pairs": "pairs (supervised)"}
+TITLES = {
+    "vargrad": "VarGrad",
+    "tb": "trajectory balance",
+    "kl": "relative entropy",
+    "adjoint": "adjoint matching",
+    "pairs": "pairs (supervised)",
+}
 
 
 def picture(fits: list[dict[str, Any]], path: Path) -> None:
@@ -270,8 +341,16 @@ def picture(fits: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(sides), figsize=(3.1 * len(sides), 3.2), layout="constrained")
     for axis, side in zip(axes if len(sides) > 1 else [axes], sides, strict=True):
         for f in (f for f in fits if f["side"] == side):
-            axis.plot([r["step"] for r in f["rows"]], [r["variance"] for r in f["rows"]], label=TITLES[f["objective"]], color=f"C{KINDS.index(f['objective'])}", marker=".")
-        axis.axhline(next(f["exact"]["variance"] for f in fits if f["side"] == side), color="k", ls=":", label="exact h")
+            axis.plot(
+                [r["step"] for r in f["rows"]],
+                [r["variance"] for r in f["rows"]],
+                label=TITLES[f["objective"]],
+                color=f"C{KINDS.index(f['objective'])}",
+                marker=".",
+            )
+        axis.axhline(
+            next(f["exact"]["variance"] for f in fits if f["side"] == side), color="k", ls=":", label="exact h"
+        )
         axis.set(title=f"{side**2:,} pixels", yscale="log", xlabel="batches")
     (axes if len(sides) > 1 else [axes])[0].set_ylabel("Var(log w)")
     (axes if len(sides) > 1 else [axes])[0].legend(fontsize=7)

@@ -26,7 +26,16 @@ from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.levels import level_errors
 
-PAPER = {"units": "eps", "weighting": "eps", "focus": 1.0, "even": 0.0, "guide": "score", "n2_start": 0.01, "normalise": False, "gate": False}
+PAPER = {
+    "units": "eps",
+    "weighting": "eps",
+    "focus": 1.0,
+    "even": 0.0,
+    "guide": "score",
+    "n2_start": 0.01,
+    "normalise": False,
+    "gate": False,
+}
 LEVELS = [math.log(math.tan(math.pi / 2 * u)) for u in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.985)]
 ROWS: dict[str, dict] = {
     "default": {},
@@ -50,7 +59,8 @@ ROWS: dict[str, dict] = {
     "bank of 8,000": {"bank": 8_000},
     "bank of 16,000": {"bank": 16_000},
 }
-"""Each row: what differs from the defaults (v units, pull, gate, n2 from 1, between loss, focus 3, even 0.5, calibrated, a bank of 4,000)."""
+"""Each row: what differs from the defaults (v units, pull, gate, n2 from 1, between loss, focus 3, even 0.5,
+calibrated, a bank of 4,000)."""
 
 
 def main() -> None:
@@ -72,7 +82,11 @@ def main() -> None:
     names = [n for n in ROWS if not args.only or args.only in n][part::parts]
     for name in names:
         options = dict(ROWS[name])
-        weighting, focus, even = options.pop("weighting", "between"), options.pop("focus", 3.0), options.pop("even", 0.5)
+        weighting, focus, even = (
+            options.pop("weighting", "between"),
+            options.pop("focus", 3.0),
+            options.pop("even", 0.5),
+        )
         bank, calibrate = options.pop("bank", 4_000), options.pop("calibrate", True)
         torch.manual_seed(args.seed)
         h = DEFT.sized(prior, 0.09, task.feature_channels, **options)
@@ -93,14 +107,21 @@ def main() -> None:
         rows = level_errors(prior, h, held, obs, levels=LEVELS)
         parts_of = ["hidden", "seen"] if "h_hidden" in rows[0] else [""]
         if args.json:
-            print(json.dumps({"row": name, "steps": result.steps, "seconds": result.seconds + spent, "levels": rows}), flush=True)
+            print(
+                json.dumps({"row": name, "steps": result.steps, "seconds": result.seconds + spent, "levels": rows}),
+                flush=True,
+            )
             continue
         for part_of in parts_of:
             end = f"_{part_of}" if part_of else ""
             if name == names[0]:
                 print(f"{part_of or 'all'} pixels | steps | s | " + " | ".join(f"{r['angle']:.2f}" for r in rows))
                 print("prior alone | | | " + " | ".join(f"{r['prior' + end]:.5f}" for r in rows))
-            print(f"{name} | {result.steps} | {result.seconds + spent:.0f} | " + " | ".join(f"{r['h' + end]:.5f}" for r in rows), flush=True)
+            print(
+                f"{name} | {result.steps} | {result.seconds + spent:.0f} | "
+                + " | ".join(f"{r['h' + end]:.5f}" for r in rows),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""How long `import deft`, all of its face and `deft --help` take, beside `import torch`: python benchmarks/import_time.py [--repeats N]
+"""How long `import deft`, all of its face and `deft --help` take, beside `import torch`: python
+benchmarks/import_time.py [--repeats N]
 
-Each in a process of its own, in turn, so that a busy machine is as unfair to one as to the others; the fastest and the middle one are
-shown. Bounds: `import deft` 1.3 times `import torch`, `deft --help` half a second.
+Each in a process of its own, in turn, so that a busy machine is as unfair to one as to the others; the fastest and the
+middle one are shown. Bounds: `import deft` 1.3 times `import torch`, `deft --help` half a second.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a step costs beside the backbone prior's own: DEFT, ΠGDM, clearance. A ratio in one run: arms take turns, the least of several counts.
+"""What a step costs beside the backbone prior's own: DEFT, ΠGDM, clearance. A ratio in one run: arms take turns, the
+least of several counts.
 
     python benchmarks/protein_cost.py --lengths 64 128 --rows 8 --turns 7
 """
@@ -40,7 +41,13 @@ def main() -> None:
     whole = load_prior("backbone")
     assert isinstance(whole, BackbonePrior)
     h9, h4 = (load_scaffolder(bundled_h(size), whole)[0].eval() for size in (9, 4))
-    arms: dict[str, HTransform] = {"prior": Zero(), "DEFT 9 %": h9, "DEFT 4 %": h4, "DEFT 9 % + clearance": Clearance(h9), "ΠGDM": PiGDM(1.0)}
+    arms: dict[str, HTransform] = {
+        "prior": Zero(),
+        "DEFT 9 %": h9,
+        "DEFT 4 %": h4,
+        "DEFT 9 % + clearance": Clearance(h9),
+        "ΠGDM": PiGDM(1.0),
+    }
     print("| | " + " | ".join(f"L = {n}" for n in args.lengths) + " |\n|" + "---|" * (len(args.lengths) + 1))
     found: dict[str, list[str]] = {name: [] for name in arms}
     for length in args.lengths:
@@ -51,7 +58,9 @@ def main() -> None:
         prior = whole.of_length(length)
         x_t = x + LEVEL * torch.randn_like(x)
         t = prior.schedule.time_of(torch.tensor(2 * math.log(1 / LEVEL), dtype=torch.float64))
-        calls: dict[str, Callable[[], object]] = {name: partial(condition(prior, h, obs), x_t, t) for name, h in arms.items()}
+        calls: dict[str, Callable[[], object]] = {
+            name: partial(condition(prior, h, obs), x_t, t) for name, h in arms.items()
+        }
         least = dict.fromkeys(arms, float("inf"))
         with torch.no_grad():
             for _ in range(args.turns):
@@ -63,7 +72,10 @@ def main() -> None:
             found[name].append(f"{seconds / least['prior']:.2f} ({1000 * seconds / args.rows:.0f} ms a chain)")
     for name, cells in found.items():
         print(f"| {name} | {' | '.join(cells)} |")
-    print(f"\nTimes the prior's own call, {args.rows} chains at once, one thread, coordinates in units of {UNIT:g} angstrom")
+    print(
+        f"\nTimes the prior's own call, {args.rows} chains at once, one thread, coordinates in units of {UNIT:g}"
+        " angstrom"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""ΠGDM, DDRM, DiffPIR and the gradient at x̂ in the forms that their rows of the table have, against other forms of them.
+"""ΠGDM, DDRM, DiffPIR and the gradient at x̂ in the forms that their rows of the table have, against other forms of
+them.
 
     python benchmarks/rivals.py --tasks inpaint sr4 --methods pigdm pigdm-score --out rivals.json
 
-The prior and images are `fashion`'s, 50 calls of the prior a sample. Each form's settings are those of its small grid with the
-best energy score on 6 validation images; what is reported is found on others. One thread takes 10 to 40 s for a form of 24 images, and as much
-for each point of its grid.
+The prior and images are `fashion`'s, 50 calls of the prior a sample. Each form's settings are those of its small grid
+with the best energy score on 6 validation images; what is reported is found on others. One thread takes 10 to 40 s for
+a form of 24 images, and as much for each point of its grid.
 
 | form | what it is |
 |---|---|
@@ -61,7 +62,9 @@ class Preconditioned(HTransform):
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         rho2 = self.exact.variance(pred.alpha, pred.sigma)
-        return self.exact.scale * (pred.alpha / pred.sigma**2) * obs.likelihood.approx_mean_update(obs.y, pred.mean, rho2)
+        return (
+            self.exact.scale * (pred.alpha / pred.sigma**2) * obs.likelihood.approx_mean_update(obs.y, pred.mean, rho2)
+        )
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,15 @@ def noiseless(prior: Denoiser, obs: Observation, samples: int, settings: Setting
 
 def preconditioned(name: str) -> Draw:
     def draw(prior: Denoiser, obs: Observation, samples: int, settings: Settings) -> Tensor:
-        exact = DiffPIR(settings["lambda"]) if name == "diffpir" else GradientAtMean(settings["data_std"], settings["scale"])
+        exact = (
+            DiffPIR(settings["lambda"])
+            if name == "diffpir"
+            else GradientAtMean(settings["data_std"], settings["scale"])
+        )
         sampler = Refresh(settings["zeta"]) if name == "diffpir" else DDIM(1.0)
-        return sample_posterior(prior, Preconditioned(exact), obs, samples, sampler=sampler, grid=times(prior.schedule, STEPS)).x
+        return sample_posterior(
+            prior, Preconditioned(exact), obs, samples, sampler=sampler, grid=times(prior.schedule, STEPS)
+        ).x
 
     return draw
 
@@ -115,7 +124,9 @@ FORMS: dict[str, Form] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=["inpaint", "sr4", "deblur-gaussian", "ct"], choices=sorted(TASKS))
+    parser.add_argument(
+        "--tasks", nargs="+", default=["inpaint", "sr4", "deblur-gaussian", "ct"], choices=sorted(TASKS)
+    )
     parser.add_argument("--methods", nargs="+", default=list(FORMS), choices=list(FORMS))
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--samples", type=int, default=4)
@@ -128,11 +139,24 @@ def main() -> None:
         sets = {"tuning": x[100 : 100 + TUNING], "report": x[: args.images]}
         observed = {k: TASKS[task]().observe(v, BatchNoise(len(v), 5)) for k, v in sets.items()}
 
-        def score(form: Form, settings: Settings, which: str, sets: dict[str, Tensor] = sets, observed: dict[str, Observation] = observed) -> dict[str, float]:
+        def score(
+            form: Form,
+            settings: Settings,
+            which: str,
+            sets: dict[str, Tensor] = sets,
+            observed: dict[str, Observation] = observed,
+        ) -> dict[str, float]:
             begun = time.monotonic()
-            found = measure(form.draw(prior, observed[which], args.samples, settings), sets[which], observed[which], network=network)
-            kept = {k: float(found[k].double().mean()) for k in ("psnr_mean", "energy_score", "residual", "spread_skill")}
-            return kept | {"error": float(found["psnr_mean"].double().std()) / len(sets[which]) ** 0.5, "seconds": time.monotonic() - begun}
+            found = measure(
+                form.draw(prior, observed[which], args.samples, settings), sets[which], observed[which], network=network
+            )
+            kept = {
+                k: float(found[k].double().mean()) for k in ("psnr_mean", "energy_score", "residual", "spread_skill")
+            }
+            return kept | {
+                "error": float(found["psnr_mean"].double().std()) / len(sets[which]) ** 0.5,
+                "seconds": time.monotonic() - begun,
+            }
 
         for name in args.methods:
             form = FORMS[name]

@@ -2,7 +2,8 @@
 
 python benchmarks/tables.py benchmarks/results/linear/report.json benchmarks/results/nonlinear/report.json
 
-One column a prior and task, one row an entry. Marks are those of the reports: paired differences to DEFT with the bundled h, 5 % after Holm's correction.
+One column a prior and task, one row an entry. Marks are those of the reports: paired differences to DEFT with the
+bundled h, 5 % after Holm's correction.
 """
 
 import argparse
@@ -12,21 +13,58 @@ from pathlib import Path
 from typing import Any
 
 TASKS = {
-    ("fashion", "inpaint"): "hole", ("fashion", "inpaint-random"): "one pixel in five", ("fashion", "sr4"): "4× SR", ("fashion", "deblur-gaussian"): "deblurring",
-    ("fashion", "ct"): "CT, 32×32", ("ct", "ct"): "CT, 64×64", ("fashion", "hdr"): "HDR", ("fashion", "phase"): "phase", ("fashion", "deblur-nonlinear"): "non-linear deblurring",
-}  # fmt: skip
+    ("fashion", "inpaint"): "hole",
+    ("fashion", "inpaint-random"): "one pixel in five",
+    ("fashion", "sr4"): "4× SR",
+    ("fashion", "deblur-gaussian"): "deblurring",
+    ("fashion", "ct"): "CT, 32×32",
+    ("ct", "ct"): "CT, 64×64",
+    ("fashion", "hdr"): "HDR",
+    ("fashion", "phase"): "phase",
+    ("fashion", "deblur-nonlinear"): "non-linear deblurring",
+}
 NAMES = {
-    "deft": "**DEFT, bundled h**", "deft-short": "DEFT, 1,100 steps, three fits", "deft-no-images": "DEFT, 1,100 steps, no images", "deft-smc": "DEFT + particles",
-    "deft-pigdm": "DEFT + ΠGDM", "amortised": "amortised, of h's size", "lora": "LoRA", "controlnet": "ControlNet", "finetuned": "fine-tuned prior", "dps": "DPS", "pigdm": "ΠGDM",
-    "pigdm-score": "ΠGDM (score)", "gradient": "gradient at the mean", "tmpd": "TMPD", "mmps": "MMPS", "ddrm": "DDRM", "diffpir": "DiffPIR", "mcg": "MCG",
-    "repaint": "RePaint", "reddiff": "RED-diff", "daps": "DAPS", "tds": "TDS", "mcgdiff": "MCGDiff", "prior": "the prior alone",
-}  # fmt: skip
-OF_H = {"coverage": "coverage of 90 % intervals", "spread_skill": "spread over error", "psnr_mean": "PSNR of the mean, dB", "feature_distance": "feature distance", "residual": "residual"}
+    "deft": "**DEFT, bundled h**",
+    "deft-short": "DEFT, 1,100 steps, three fits",
+    "deft-no-images": "DEFT, 1,100 steps, no images",
+    "deft-smc": "DEFT + particles",
+    "deft-pigdm": "DEFT + ΠGDM",
+    "amortised": "amortised, of h's size",
+    "lora": "LoRA",
+    "controlnet": "ControlNet",
+    "finetuned": "fine-tuned prior",
+    "dps": "DPS",
+    "pigdm": "ΠGDM",
+    "pigdm-score": "ΠGDM (score)",
+    "gradient": "gradient at the mean",
+    "tmpd": "TMPD",
+    "mmps": "MMPS",
+    "ddrm": "DDRM",
+    "diffpir": "DiffPIR",
+    "mcg": "MCG",
+    "repaint": "RePaint",
+    "reddiff": "RED-diff",
+    "daps": "DAPS",
+    "tds": "TDS",
+    "mcgdiff": "MCGDiff",
+    "prior": "the prior alone",
+}
+OF_H = {
+    "coverage": "coverage of 90 % intervals",
+    "spread_skill": "spread over error",
+    "psnr_mean": "PSNR of the mean, dB",
+    "feature_distance": "feature distance",
+    "residual": "residual",
+}
 
 
 def value_of(rows: Sequence[dict[str, Any]], metric: str) -> dict[tuple[str, tuple[str, str]], dict[str, Any]]:
     """(entry, (prior, task)) -> the row of its mean over seeds."""
-    return {(r["method"], (r["prior"], r["task"])): r for r in rows if r["metric"] == metric and r["seed"] is None and "versus" not in r}
+    return {
+        (r["method"], (r["prior"], r["task"])): r
+        for r in rows
+        if r["metric"] == metric and r["seed"] is None and "versus" not in r
+    }
 
 
 def standing(rows: Sequence[dict[str, Any]], metric: str, sign: int) -> dict[tuple[str, tuple[str, str]], str]:
@@ -58,12 +96,17 @@ def energy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
                 cells.append("")
                 continue
             text = number(row["value"])
-            cells.append((f"**{text}**" if row["value"] == best[t] else text) + (f" {against[entry, t]}" if against.get((entry, t)) else ""))
+            cells.append(
+                (f"**{text}**" if row["value"] == best[t] else text)
+                + (f" {against[entry, t]}" if against.get((entry, t)) else "")
+            )
         lines.append(f"| {NAMES.get(entry, entry)} | {', '.join(map(str, passes))} | " + " | ".join(cells) + " |")
     return lines
 
 
-def _rank(entry: str, found: dict[tuple[str, tuple[str, str]], dict[str, Any]], tasks: Sequence[tuple[str, str]]) -> float:
+def _rank(
+    entry: str, found: dict[tuple[str, tuple[str, str]], dict[str, Any]], tasks: Sequence[tuple[str, str]]
+) -> float:
     """The mean of an entry's ranks over the tasks it was drawn for."""
     ranks = []
     for t in tasks:
@@ -76,24 +119,48 @@ def h_table(rows: Sequence[dict[str, Any]], entry: str) -> list[str]:
     """What else there is to say of an entry: one row a metric."""
     tables = {metric: value_of(rows, metric) for metric in OF_H}
     tasks = [t for t in TASKS if (entry, t) in tables["coverage"]]
-    lines = [f"| {NAMES.get(entry, entry)} | " + " | ".join(TASKS[t] for t in tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    lines = [
+        f"| {NAMES.get(entry, entry)} | " + " | ".join(TASKS[t] for t in tasks) + " |",
+        "|---" * (len(tasks) + 1) + "|",
+    ]
     for metric, title in OF_H.items():
         cells = [tables[metric].get((entry, t)) for t in tasks]
-        texts = ["" if c is None else f"{100 * c['value']:.0f} %" if metric == "coverage" else number(c["value"], {"psnr_mean": 1, "spread_skill": 2}.get(metric, 3)) for c in cells]
+        texts = [
+            (
+                ""
+                if c is None
+                else (
+                    f"{100 * c['value']:.0f} %"
+                    if metric == "coverage"
+                    else number(c["value"], {"psnr_mean": 1, "spread_skill": 2}.get(metric, 3))
+                )
+            )
+            for c in cells
+        ]
         lines.append(f"| {title} | " + " | ".join(texts) + " |")
     return lines
 
 
 def differences(rows: Sequence[dict[str, Any]], entries: Sequence[str], metric: str = "energy_score") -> list[str]:
     """Paired differences of entries to DEFT, with their 95 % interval."""
-    found = {(r["method"], (r["prior"], r["task"])): r for r in rows if r["metric"] == metric and r.get("versus") == "deft"}
+    found = {
+        (r["method"], (r["prior"], r["task"])): r for r in rows if r["metric"] == metric and r.get("versus") == "deft"
+    }
     tasks = [t for t in TASKS if any(k[1] == t for k in found)]
-    lines = ["| energy score minus DEFT's | " + " | ".join(NAMES[e] for e in entries) + " |", "|---" * (len(entries) + 1) + "|"]
+    lines = [
+        "| energy score minus DEFT's | " + " | ".join(NAMES[e] for e in entries) + " |",
+        "|---" * (len(entries) + 1) + "|",
+    ]
     for t in tasks:
         cells = []
         for e in entries:
             r = found.get((e, t))
-            cells.append("" if r is None else f"{_signed(r['value'])} [{_signed(r['low'])}, {_signed(r['high'])}]" + ("" if r["p_holm"] >= 0.05 else " *"))
+            cells.append(
+                ""
+                if r is None
+                else f"{_signed(r['value'])} [{_signed(r['low'])}, {_signed(r['high'])}]"
+                + ("" if r["p_holm"] >= 0.05 else " *")
+            )
         lines.append(f"| {TASKS[t]} | " + " | ".join(cells) + " |")
     return lines
 
@@ -106,8 +173,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path)
     rows = [row for path in parser.parse_args().reports for row in json.loads(path.read_text())["rows"]]
-    blocks = [energy_table(rows), h_table(rows, "deft"), h_table(rows, "deft-short"), h_table(rows, "deft-no-images"), differences(rows, ["pigdm", "mmps", "dps"]),
-              differences(rows, ["deft-short", "deft-no-images", "deft-pigdm"])]  # fmt: skip
+    blocks = [
+        energy_table(rows),
+        h_table(rows, "deft"),
+        h_table(rows, "deft-short"),
+        h_table(rows, "deft-no-images"),
+        differences(rows, ["pigdm", "mmps", "dps"]),
+        differences(rows, ["deft-short", "deft-no-images", "deft-pigdm"]),
+    ]
     print("\n\n".join("\n".join(block) for block in blocks))
 
 

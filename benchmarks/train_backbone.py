@@ -5,8 +5,9 @@
     python benchmarks/train_backbone.py --size medium --seconds 1200 --piece 500 --out backbone        # stops after 500 s
     python benchmarks/train_backbone.py --resume --piece 500 --out backbone                            # and goes on
 
-What is left in --out: prior.safetensors (averaged weights in float16, with a card), samples.npz, log.txt, run.json, and the
-state of the fit in pieces of less than 16 MiB (state.pt.0, ...), from which --resume goes on bit for bit on the CPU.
+What is left in --out: prior.safetensors (averaged weights in float16, with a card), samples.npz, log.txt, run.json, and
+the state of the fit in pieces of less than 16 MiB (state.pt.0, ...), from which --resume goes on bit for bit on the
+CPU.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ class Running(PriorObjective):
         return mean
 
 
-def step_seconds(prior: BackbonePrior, batches: Batches, config: FitConfig, device: torch.device, steps: int = 12) -> float:
+def step_seconds(
+    prior: BackbonePrior, batches: Batches, config: FitConfig, device: torch.device, steps: int = 12
+) -> float:
     """Seconds a step takes, about: of a copy, without the optimiser."""
     trial, objective = copy.deepcopy(prior).to(device).train(), PriorObjective()
     started = 0.0
@@ -100,7 +103,9 @@ def step_seconds(prior: BackbonePrior, batches: Batches, config: FitConfig, devi
             _wait(device)
             started = time.monotonic()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            loss = objective(trial, batches.draw(config.batch, config.seed, i, device), BatchNoise(config.batch, config.seed, i))
+            loss = objective(
+                trial, batches.draw(config.batch, config.seed, i, device), BatchNoise(config.batch, config.seed, i)
+            )
         loss.value.backward()
     _wait(device)
     return (time.monotonic() - started) / (steps - 4)
@@ -112,7 +117,8 @@ def _wait(device: torch.device) -> None:
 
 
 def gradient_error(batches: Batches, device: torch.device, bf16: bool) -> float:
-    """How far the gradient on the device, as trained there, is from that of the CPU in float32: relative, of a tiny network."""
+    """How far the gradient on the device, as trained there, is from that of the CPU in float32: relative, of a tiny
+    network."""
     torch.manual_seed(0)
     prior = backbone_prior("tiny")
     for stage in prior.net.stages:
@@ -130,9 +136,9 @@ def gradient_error(batches: Batches, device: torch.device, bf16: bool) -> float:
 def statistics(x: torch.Tensor) -> dict[str, float]:
     """Geometry of traces [B, L, 3] in angstrom, all L rows residues.
 
-    bonds: share of neighbours 3.6 to 4.0 angstrom apart. close: pairs |i - j| >= 3 under 3.6 angstrom, of 1000. size: radius of
-    gyration over 2.2 L^0.38. helix, strand, left: shares of residues whose angle and dihedral are a right-handed helix's, a
-    strand's, a left-handed helix's.
+    bonds: share of neighbours 3.6 to 4.0 angstrom apart. close: pairs |i - j| >= 3 under 3.6 angstrom, of 1000. size:
+    radius of gyration over 2.2 L^0.38. helix, strand, left: shares of residues whose angle and dihedral are a
+    right-handed helix's, a strand's, a left-handed helix's.
     """
     x = x.double()
     b, n, _ = x.shape
@@ -198,8 +204,15 @@ def join(out: Path, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="medium")
-    parser.add_argument("--seconds", type=float, default=420, help="of training in all; the learning rate falls to 0 over them")
-    parser.add_argument("--piece", type=float, default=math.inf, help="stop this call's training after so many seconds; go on with --resume")
+    parser.add_argument(
+        "--seconds", type=float, default=420, help="of training in all; the learning rate falls to 0 over them"
+    )
+    parser.add_argument(
+        "--piece",
+        type=float,
+        default=math.inf,
+        help="stop this call's training after so many seconds; go on with --resume",
+    )
     parser.add_argument("--longest", type=int, default=128)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -211,7 +224,9 @@ def main() -> None:
     parser.add_argument("--sample-steps", type=int, default=150)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--start", type=Path, help="a prior.safetensors of the same size, whose weights to start from")
-    parser.add_argument("--keep", choices=("state", "none"), default="state", help="none: leave no state to --resume from")
+    parser.add_argument(
+        "--keep", choices=("state", "none"), default="state", help="none: leave no state to --resume from"
+    )
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     out, work = args.out, Path(tempfile.mkdtemp())
@@ -225,15 +240,21 @@ def main() -> None:
 
     device = pick_device()
     if device.type == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # the memory-efficient attention is the one known to have a gradient of the bias
+        # the memory-efficient attention is the one known to have a gradient of the bias
+        torch.backends.cuda.enable_cudnn_sdp(False)
         log(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, Python {sys.version.split()[0]}")
     bounds = [b for b in BOUNDS if b < args.longest] + [args.longest]
-    train, held_out = (Bucketed([c.x for c in chains(s, longest=args.longest)], bounds=bounds) for s in ("train", "validation"))
+    train, held_out = (
+        Bucketed([c.x for c in chains(s, longest=args.longest)], bounds=bounds) for s in ("train", "validation")
+    )
     torch.manual_seed(args.seed)
     prior = backbone_prior(args.size)
     if args.start:
         prior.net.load_state_dict(load_backbone(args.start).net.state_dict())
-    log(f"{args.size}, {prior.parameter_count()} parameters; {sum(map(len, train.buckets))} chains in buckets of {[len(b) for b in train.buckets]}")
+    log(
+        f"{args.size}, {prior.parameter_count()} parameters; {sum(map(len, train.buckets))} chains in buckets of"
+        f" {[len(b) for b in train.buckets]}"
+    )
     off = gradient_error(train, device, device.type == "cuda")
     log(f"gradient off by {off:.1%} of the CPU's")
     if not off < 0.2:
@@ -241,10 +262,24 @@ def main() -> None:
         log(f"without memory-efficient attention: {gradient_error(train, device, device.type == 'cuda'):.1%}")
     if args.compile:
         Stage.forward = torch.compile(Stage.forward, dynamic=True)  # type: ignore[method-assign]
-    shared = {"batch": args.batch, "lr": args.lr, "weight_decay": args.weight_decay, "ema": args.ema, "seed": args.seed, "bf16": device.type == "cuda"}
+    shared = {
+        "batch": args.batch,
+        "lr": args.lr,
+        "weight_decay": args.weight_decay,
+        "ema": args.ema,
+        "seed": args.seed,
+        "bf16": device.type == "cuda",
+    }
     if not args.resume:
         one = step_seconds(prior, train, FitConfig(**shared), device)
-        settings = {**shared, "steps": max(10, round(1.05 * args.seconds / one)), "warmup": 300, "evaluations": 12, "held_out_batches": 10, "saves": 1}
+        settings = {
+            **shared,
+            "steps": max(10, round(1.05 * args.seconds / one)),
+            "warmup": 300,
+            "evaluations": 12,
+            "held_out_batches": 10,
+            "saves": 1,
+        }
         log(f"about {one:.3f} s a step, {args.batch / one:.0f} samples/s: {settings['steps']} steps at most")
         about = {k: v for k, v in vars(args).items() if k not in ("out", "resume", "piece", "start")}
         (out / "run.json").write_text(json.dumps(about | {"settings": settings}, indent=1))
@@ -253,20 +288,36 @@ def main() -> None:
     watched = Watched(train, log, objective, time.monotonic() + args.piece)
     try:
         result = fit(
-            prior, objective, watched, held_out, config=config, folder=work, resume=args.resume, device=device, progress=False,
+            prior,
+            objective,
+            watched,
+            held_out,
+            config=config,
+            folder=work,
+            resume=args.resume,
+            device=device,
+            progress=False,
             callback=lambda row: log("  ".join(f"{k} {v:.4f}" for k, v in row.items())),
-        )  # fmt: skip
+        )
     except Interrupted as stopped:
         log(f"stopped at {str(stopped).split('stopped at ')[1].split(';')[0]}")
         split(work / "state.pt", out)
         return
     if args.keep == "state":
         split(work / "state.pt", out)
-    log(f"{result.steps} steps, {result.steps * args.batch / 1e6:.2f} M samples in {result.seconds:.0f} s; held out {result.held_out}, kept {result.weights}")
+    log(
+        f"{result.steps} steps, {result.steps * args.batch / 1e6:.2f} M samples in {result.seconds:.0f} s; held out"
+        f" {result.held_out}, kept {result.weights}"
+    )
     prior.save(
-        out / "prior.safetensors", torch.float16, name=f"backbone-{args.size}", data="bundled protein chains, train split",
-        recipe={**settings, "steps_taken": result.steps}, held_out=result.held_out, weights=result.weights,
-    )  # fmt: skip
+        out / "prior.safetensors",
+        torch.float16,
+        name=f"backbone-{args.size}",
+        data="bundled protein chains, train split",
+        recipe={**settings, "steps_taken": result.steps},
+        held_out=result.held_out,
+        weights=result.weights,
+    )
     draw(load_backbone(out / "prior.safetensors", device), args, log, out)
     for path in sorted(out.iterdir()):
         log(f"{path.name}: {path.stat().st_size / 2**20:.1f} MiB")

@@ -1,15 +1,17 @@
-"""Train a colour prior on Sentinel-2 pictures (EuroSAT, 64x64) on one GPU in about five minutes, and compare its samples with held-out pictures.
+"""Train a colour prior on Sentinel-2 pictures (EuroSAT, 64x64) on one GPU in about five minutes, and compare its
+samples with held-out pictures.
 
     python benchmarks/train_satellite.py --pack eurosat-part.npz --data eurosat.npz     # once: 13 MB of WebP from 45 MB of JPEG
     python benchmarks/train_satellite.py --data eurosat.npz --out satellite --seconds 290 --compile
     python benchmarks/train_satellite.py --quick --device cpu --out quick               # a minute without a GPU, on made-up pictures
 
---pack reads an npz with jpeg (uint8, all files one after another), offset, name and label. Within a class, in the order of
-names as text, every tenth picture from the first on is for testing and left out, and every tenth from the second on is for
-validation. Pictures of one class come from neighbouring places, so test pictures are not far from training ones.
+--pack reads an npz with jpeg (uint8, all files one after another), offset, name and label. Within a class, in the order
+of names as text, every tenth picture from the first on is for testing and left out, and every tenth from the second on
+is for validation. Pictures of one class come from neighbouring places, so test pictures are not far from training ones.
 
-What is left in --out: prior.safetensors (float16, with a card), card.md, samples.png, log.json. prior.safetensors is also
-written at each look at the held-out loss, with the averaged weights of that moment, so that a training cut off is of use.
+What is left in --out: prior.safetensors (float16, with a card), card.md, samples.png, log.json. prior.safetensors is
+also written at each look at the held-out loss, with the averaged weights of that moment, so that a training cut off is
+of use.
 """
 
 from __future__ import annotations
@@ -50,8 +52,9 @@ from deft.train.levels import level_table  # noqa: E402
 from deft.train.protocols import Batches, Loss  # noqa: E402
 
 DATA = (
-    "EuroSAT RGB (Helber, Bischke, Dengel & Borth 2019, EuroSAT, IEEE JSTARS, https://github.com/phelber/EuroSAT): 46 % of each of ten classes, 64x64; "
-    "tenths by name within a class: first for test, second for validation, the rest for training"
+    "EuroSAT RGB (Helber, Bischke, Dengel & Borth 2019, EuroSAT, IEEE JSTARS, https://github.com/phelber/EuroSAT): 46 %"
+    " of each of ten classes, 64x64; tenths by name within a class: first for test, second for validation, the rest for"
+    " training"
 )
 LICENCE = "MIT (pictures: Patrick Helber 2023); contains modified Copernicus Sentinel data"
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -88,13 +91,23 @@ def pack(source: Path, target: Path, quality: int) -> None:
         errors.append(np.square(np.asarray(picture, float) - np.asarray(Image.open(buffer), float)).mean())
     ends = np.cumsum([0, *map(len, files)])
     target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(target, webp=np.frombuffer(b"".join(files), np.uint8), offset=ends, part=parts[kept].astype(np.uint8), error=np.mean(errors) / 127.5**2)
+    np.savez(
+        target,
+        webp=np.frombuffer(b"".join(files), np.uint8),
+        offset=ends,
+        part=parts[kept].astype(np.uint8),
+        error=np.mean(errors) / 127.5**2,
+    )
     counts = np.bincount(parts[kept])
-    say(f"{counts[TRAIN]} + {counts[VALIDATION]} pictures, {target.stat().st_size / 1e6:.2f} MB; mean squared error of the encoding {np.mean(errors):.2f} of 255^2")
+    say(
+        f"{counts[TRAIN]} + {counts[VALIDATION]} pictures, {target.stat().st_size / 1e6:.2f} MB; mean squared error of"
+        f" the encoding {np.mean(errors):.2f} of 255^2"
+    )
 
 
 def unpack(path: Path) -> tuple[Tensor, Tensor, float]:
-    """Training and validation pictures [N, 3, H, W] in [-1, 1] of a file made by `pack`, and what its encoding changed (mean squared)."""
+    """Training and validation pictures [N, 3, H, W] in [-1, 1] of a file made by `pack`, and what its encoding changed
+    (mean squared)."""
     found = np.load(path)
     blob, offset, part = found["webp"], found["offset"], found["part"]
 
@@ -115,7 +128,8 @@ def made_up(n: int, side: int = 16) -> Tensor:
 
 
 class DeviceNoise(BatchNoise):
-    """A `BatchNoise` whose normal numbers are drawn where they are used, from the same key: other numbers, and no wait for the CPU."""
+    """A `BatchNoise` whose normal numbers are drawn where they are used, from the same key: other numbers, and no wait
+    for the CPU."""
 
     def __init__(self, other: BatchNoise):
         super().__init__(other.total, *other.key, rows=other.rows)
@@ -128,7 +142,8 @@ class DeviceNoise(BatchNoise):
 
 
 class Watched(PriorObjective):
-    """The prior's objective, with noise drawn on the device in training; it keeps hold of the averaged module that held-out evaluations show it."""
+    """The prior's objective, with noise drawn on the device in training; it keeps hold of the averaged module that
+    held-out evaluations show it."""
 
     def __init__(self) -> None:
         self.raw: nn.Module | None = None
@@ -158,7 +173,9 @@ def limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def step_seconds(prior: ImagePrior, objective: Watched, batches: Batches, config: FitConfig, device: torch.device, steps: int) -> float:
+def step_seconds(
+    prior: ImagePrior, objective: Watched, batches: Batches, config: FitConfig, device: torch.device, steps: int
+) -> float:
     """Seconds that a step takes, without the optimiser; the weights are left alone."""
     prior.to(device).train()
     started = 0.0
@@ -187,13 +204,17 @@ BINS = 64
 def statistics(x: Tensor) -> dict[str, Any]:
     """What pictures x [N, 3, H, W] in [-1, 1] have in common.
 
-    mean, std: of each channel. histogram: its share of pixels in 64 bins. step: mean squared difference of pixels so many
-    rows or columns apart. spectrum: power by spatial frequency, in rings of the Fourier transform, of grey pictures.
+    mean, std: of each channel. histogram: its share of pixels in 64 bins. step: mean squared difference of pixels so
+    many rows or columns apart. spectrum: power by spatial frequency, in rings of the Fourier transform, of grey
+    pictures.
     """
     x = x.double().clamp(-1, 1)
     side = min(x.shape[-2:])
     lags = [k for k in LAGS if k < side]
-    step = [float(((x[..., k:, :] - x[..., :-k, :]).square().mean() + (x[..., k:] - x[..., :-k]).square().mean()) / 2) for k in lags]
+    step = [
+        float(((x[..., k:, :] - x[..., :-k, :]).square().mean() + (x[..., k:] - x[..., :-k]).square().mean()) / 2)
+        for k in lags
+    ]
     grey = x.mean(1)
     power = torch.fft.fft2(grey - grey.mean((1, 2), keepdim=True)).abs().square().mean(0) / grey[0].numel()
     f = torch.fft.fftfreq(grey.shape[1])[:, None].square() + torch.fft.fftfreq(grey.shape[2])[None].square()
@@ -232,10 +253,17 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--pack", type=Path, metavar="NPZ", help="make --data of this file, and stop")
     p.add_argument("--quality", type=int, default=92, help="of WebP, with --pack")
     p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "satellite")))
-    p.add_argument("--quick", action="store_true", help="a small network for seconds, on made-up pictures without --data")
+    p.add_argument(
+        "--quick", action="store_true", help="a small network for seconds, on made-up pictures without --data"
+    )
     p.add_argument("--device")
     p.add_argument("--seconds", type=float, default=290, help="of training")
-    p.add_argument("--total", type=float, default=350, help="seconds for everything: training is cut so that the end is within them")
+    p.add_argument(
+        "--total",
+        type=float,
+        default=350,
+        help="seconds for everything: training is cut so that the end is within them",
+    )
     p.add_argument("--compile", action="store_true")
     p.add_argument("--compile-seconds", type=float, default=75, help="go on without it if compilation takes longer")
     p.add_argument("--start-from", help="a prior of the same shape to begin with")
@@ -282,7 +310,14 @@ def main() -> int:
     say(f"{sum(p.numel() for p in made.parameters()):,} parameters")
 
     fast_kernels(device)
-    common: dict[str, Any] = {"batch": args.batch, "lr": args.lr, "warmup": args.warmup, "ema": args.ema, "bf16": True, "seed": args.seed}
+    common: dict[str, Any] = {
+        "batch": args.batch,
+        "lr": args.lr,
+        "warmup": args.warmup,
+        "ema": args.ema,
+        "bf16": True,
+        "seed": args.seed,
+    }
     config = FitConfig(**common)
     objective, batches = Watched(), clean_batches(x, device, flip=True)
     plain = made
@@ -295,12 +330,22 @@ def main() -> int:
         say(f"no time is left to train in: {args.total:.0f} s in all are too few")
         return 1
     steps = max(2, math.ceil(1.3 * seconds / each))  # more than there is time for: time decides
-    config = FitConfig(**common, steps=steps, max_seconds=seconds, evaluations=min(steps, 13), held_out_batches=max(1, round(len(x_out) / args.batch)))
+    config = FitConfig(
+        **common,
+        steps=steps,
+        max_seconds=seconds,
+        evaluations=min(steps, 13),
+        held_out_batches=max(1, round(len(x_out) / args.batch)),
+    )
     say(f"a step takes {1000 * each:.1f} ms without the optimiser; training for {seconds:.0f} s")
     recipe = {k: v for k, v in asdict(config).items() if k != "saves"} | {
         "flip": True, "start_from": args.start_from, "noise": "drawn on the device", "compiled": made is not plain,
     }  # fmt: skip
-    data = f"{DATA}; re-encoded as WebP, which changes values on [-1, 1] by {error:.1e} (mean squared)" if args.data else "made-up pictures"
+    data = (
+        f"{DATA}; re-encoded as WebP, which changes values on [-1, 1] by {error:.1e} (mean squared)"
+        if args.data
+        else "made-up pictures"
+    )
     about: dict[str, Any] = {"name": "satellite", "data": data, "licence": LICENCE, "recipe": recipe}
     objective.raw, objective.average = made, None
 
@@ -310,21 +355,50 @@ def main() -> int:
             f"held out {row['raw']:.5f} raw, {row['ema']:.5f} averaged"
         )
         if objective.average is not None:
-            now = {"steps": row["step"], "seconds": round(row["seconds"]), "weights": "ema", "held_out_loss": {k: row[k] for k in ("raw", "ema")}}
-            objective.average.save(args.out / "prior.safetensors", torch.float16, **about | now, note="cut off: the learning rate had not come down")
+            now = {
+                "steps": row["step"],
+                "seconds": round(row["seconds"]),
+                "weights": "ema",
+                "held_out_loss": {k: row[k] for k in ("raw", "ema")},
+            }
+            objective.average.save(
+                args.out / "prior.safetensors",
+                torch.float16,
+                **about | now,
+                note="cut off: the learning rate had not come down",
+            )
 
-    result = fit(made, objective, batches, Clean(x_out.to(device)), config=config, device=device, progress=False, callback=looked)
-    say(f"{result.steps} steps in {result.seconds:.0f} s ({result.steps / result.seconds:.1f} steps/s); held out {result.held_out}, kept {result.weights}")
-    about |= {"steps": result.steps, "seconds": round(result.seconds), "weights": result.weights, "held_out_loss": result.held_out}
+    result = fit(
+        made, objective, batches, Clean(x_out.to(device)), config=config, device=device, progress=False, callback=looked
+    )
+    say(
+        f"{result.steps} steps in {result.seconds:.0f} s ({result.steps / result.seconds:.1f} steps/s); held out"
+        f" {result.held_out}, kept {result.weights}"
+    )
+    about |= {
+        "steps": result.steps,
+        "seconds": round(result.seconds),
+        "weights": result.weights,
+        "held_out_loss": result.held_out,
+    }
     card = finish_prior(made, x_out, args.out, about, seed=args.seed, half=True)
     log: dict[str, Any] = {"history": result.history, "card": card, "steps_per_second": result.steps / result.seconds}
     (args.out / "log.json").write_text(json.dumps(log))  # before what may fail
-    say(f"rounding to float16 changed the held-out error by at most {100 * card['rounding']:.4f} %\n{level_table(card['levels'])}")
+    say(
+        f"rounding to float16 changed the held-out error by at most {100 * card['rounding']:.4f}"
+        f" %\n{level_table(card['levels'])}"
+    )
 
     loaded = load_prior(args.out / "prior.safetensors", device)  # as a user would
     count = args.samples
     drawn = [
-        sample(loaded, Noise(args.seed + 1, range(low, min(low + 256, count))), sampler=DPMpp2M(), steps=5 if args.quick else 50, progress=False).cpu()
+        sample(
+            loaded,
+            Noise(args.seed + 1, range(low, min(low + 256, count))),
+            sampler=DPMpp2M(),
+            steps=5 if args.quick else 50,
+            progress=False,
+        ).cpu()
         for low in range(0, count, 256)
     ]
     pick = torch.randperm(len(x), generator=generator(args.seed, 9))[:count]

@@ -2,8 +2,8 @@
 
     python benchmarks/train_scaffold.py --prior backbone/prior.safetensors --share 0.09 --seconds 90 --out run     # one GPU
 
-Leaves h.safetensors (float32 weights and a card) and levels.json in --out: mean squared error of E[x_0 | x_t, y] on held-out chains, in square
-angstrom, of the prior and with h, on motif and scaffold residues.
+Leaves h.safetensors (float32 weights and a card) and levels.json in --out: mean squared error of E[x_0 | x_t, y] on
+held-out chains, in square angstrom, of the prior and with h, on motif and scaffold residues.
 """
 
 from __future__ import annotations
@@ -41,7 +41,16 @@ LEVELS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 
 
 @torch.no_grad()
-def levels(prior: Denoiser, h: HTransform, task: MotifTask, split: str, device: torch.device, *, most: int = 1000, seed: int = 0) -> list[dict[str, float]]:
+def levels(
+    prior: Denoiser,
+    h: HTransform,
+    task: MotifTask,
+    split: str,
+    device: torch.device,
+    *,
+    most: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, float]]:
     """Errors on chains of a split, in square angstrom a coordinate."""
     rows: dict[float, dict[str, float]] = {s: {} for s in LEVELS}
     every = [c.x for c in chains(split)][:most]
@@ -58,16 +67,40 @@ def levels(prior: Denoiser, h: HTransform, task: MotifTask, split: str, device: 
                 for part, where in (("motif", seen), ("scaffold", residues(x) * (1 - seen))):
                     rows[s][f"{name}, {part}"] = rows[s].get(f"{name}, {part}", 0.0) + float((error * where).sum())
                     rows[s][f"count, {part}"] = rows[s].get(f"count, {part}", 0.0) + float(where.sum()) / 2
-    return [{"sigma": s} | {k: v / r[f"count, {k.split(', ')[1]}"] for k, v in r.items() if not k.startswith("count")} for s, r in rows.items()]
+    return [
+        {"sigma": s} | {k: v / r[f"count, {k.split(', ')[1]}"] for k, v in r.items() if not k.startswith("count")}
+        for s, r in rows.items()
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, required=True)
-    parser.add_argument("--kind", choices=KINDS, default="deft", help="amortised: a network from scratch; finetuned: from the prior's weights, and of its size")
-    parser.add_argument("--share", type=float, default=0.09, help="of the prior's parameters (deft, amortised); 1 is the prior's own network")
-    parser.add_argument("--sigma-y", type=float, nargs=2, default=(0.1, 0.4), metavar=("LOW", "HIGH"), help="angstrom: motifs' deviations in training")
-    parser.add_argument("--compile", action="store_true", help="torch.compile, of the stages (minutes of compiling on a CPU; on an H200 not done after a minute)")
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        default="deft",
+        help="amortised: a network from scratch; finetuned: from the prior's weights, and of its size",
+    )
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.09,
+        help="of the prior's parameters (deft, amortised); 1 is the prior's own network",
+    )
+    parser.add_argument(
+        "--sigma-y",
+        type=float,
+        nargs=2,
+        default=(0.1, 0.4),
+        metavar=("LOW", "HIGH"),
+        help="angstrom: motifs' deviations in training",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile, of the stages (minutes of compiling on a CPU; on an H200 not done after a minute)",
+    )
     parser.add_argument("--seconds", type=float, help="stop after so long, with the learning rate brought down in time")
     parser.add_argument("--steps", type=int, default=1900)
     parser.add_argument("--batch", type=int, default=256)
@@ -90,23 +123,52 @@ def main() -> None:
     calibration = pad(train[: args.few or 128], 128)
     h = KINDS[args.kind](prior, args).to(device).calibrate(prior, calibration, max_samples=len(calibration))
     batches, objective = Bucketed(train, task), DenoisingObjective(prior, focus=1.0, even=0.5)
-    shared: dict[str, Any] = {"batch": args.batch, "lr": args.lr, "ema": 0.999, "seed": args.seed, "bf16": device.type == "cuda"}
+    shared: dict[str, Any] = {
+        "batch": args.batch,
+        "lr": args.lr,
+        "ema": 0.999,
+        "seed": args.seed,
+        "bf16": device.type == "cuda",
+    }
     begun = time.monotonic()
-    config = FitConfig(**shared, steps=args.steps, warmup=100, max_seconds=args.seconds, evaluations=8, held_out_batches=4)
-    result = fit(h, objective, batches, Bucketed(held, task), config=config, progress=False, device=device, callback=lambda row: print({k: round(v, 4) for k, v in row.items()}, flush=True))
+    config = FitConfig(
+        **shared, steps=args.steps, warmup=100, max_seconds=args.seconds, evaluations=8, held_out_batches=4
+    )
+    result = fit(
+        h,
+        objective,
+        batches,
+        Bucketed(held, task),
+        config=config,
+        progress=False,
+        device=device,
+        callback=lambda row: print({k: round(v, 4) for k, v in row.items()}, flush=True),
+    )
     h.eval()
     table = levels(prior, h, task, "validation", device, most=args.few or 1000)
     for row in table:
         print("  ".join(f"{k} {v:.4f}" for k, v in row.items()), flush=True)
     about = {
-        "steps": result.steps, "samples": result.steps * args.batch, "seconds": round(result.seconds, 1), "weights": result.weights, "held_out": result.held_out,
-        "parameters": count_parameters(h), "share": count_parameters(h) / prior.parameter_count(), "chains": len(train), "recipe": shared, "torch": torch.__version__,
-        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(), "prior": prior.card.get("name", ""),
-    }  # fmt: skip
+        "steps": result.steps,
+        "samples": result.steps * args.batch,
+        "seconds": round(result.seconds, 1),
+        "weights": result.weights,
+        "held_out": result.held_out,
+        "parameters": count_parameters(h),
+        "share": count_parameters(h) / prior.parameter_count(),
+        "chains": len(train),
+        "recipe": shared,
+        "torch": torch.__version__,
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(),
+        "prior": prior.card.get("name", ""),
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     save_h(args.out / "h.safetensors", h.cpu(), prior.cpu(), task, **about)
     write_json(args.out / "levels.json", {**about, "levels": table})
-    print(f"{result.steps} steps, {result.steps * args.batch:,} samples in {time.monotonic() - begun:.0f} s; wrote {args.out}")
+    print(
+        f"{result.steps} steps, {result.steps * args.batch:,} samples in {time.monotonic() - begun:.0f} s; wrote"
+        f" {args.out}"
+    )
 
 
 if __name__ == "__main__":

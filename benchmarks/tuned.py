@@ -1,9 +1,10 @@
-"""The settings that `deft compare` found on validation images -> src/deft/tuned.json, which `deft demo` and `--tuned` read.
+"""The settings that `deft compare` found on validation images -> src/deft/tuned.json, which `deft demo` and `--tuned`
+read.
 
     python benchmarks/tuned.py benchmarks/results/fashion/report.json benchmarks/results/ct/report.json
 
-What the file has already stays, unless --replace. Only arms that were tuned and bear their method's name are taken: an arm with another
-fit or with fixed settings is not the method.
+What the file has already stays, unless --replace. Only arms that were tuned and bear their method's name are taken: an
+arm with another fit or with fixed settings is not the method.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures of every task, as in docs/tasks.md: images, and what is measured of them, as a picture.
 
-    python examples/task_pictures.py docs/images
+python examples/task_pictures.py docs/images
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fill the hole of two pictures in ten lines: the library without its command line.
 
-    python examples/two_pictures.py
+python examples/two_pictures.py
 """
 
 from pathlib import Path

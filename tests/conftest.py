@@ -1,4 +1,5 @@
-"""Shared by all tests: one thread (so that timings and rounding do not depend on the machine, and tests run side by side) and a fixed seed."""
+"""Shared by all tests: one thread (so that timings and rounding do not depend on the machine, and tests run side by
+side) and a fixed seed."""
 
 from __future__ import annotations
 
@@ -28,15 +29,32 @@ def _reproducible():
 
 @pytest.fixture
 def double():
-    """float64 by default, for tests against a formula; a file asks for it with `pytestmark = pytest.mark.usefixtures("double")`."""
+    """float64 by default, for tests against a formula; a file asks for it with
+    `pytestmark = pytest.mark.usefixtures("double")`."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(default)
 
 
-LONGEST = ("recipe", "comparison", "distributed", "docs", "pages", "resume", "priors", "remote", "importance", "killed", "start_from", "alternatives", "fit", "cli")
-"""Files that take longest, the longest first: begun last, one of them would keep one process busy while the others have nothing left to do."""
+LONGEST = (
+    "recipe",
+    "comparison",
+    "distributed",
+    "docs",
+    "pages",
+    "resume",
+    "priors",
+    "remote",
+    "importance",
+    "killed",
+    "start_from",
+    "alternatives",
+    "fit",
+    "cli",
+)
+"""Files that take longest, the longest first: begun last, one of them would keep one process busy while the others have
+nothing left to do."""
 
 
 def pytest_configure(config):

@@ -21,26 +21,39 @@ A call by the old name works, and so does a class of yours that defines a method
 its old name; both warn. Cards and states that 0.1 wrote are read."""
 FUNCTIONS = {
     "train.fit.fit": ("on_evaluation", "callback"),
-    "core.operator.conjugate_gradient": ("most", "max_iterations"), "operator.external.from_deepinv": ("lift", "features"),
-    "operator.external.from_odl": ("lift", "features"), "operator.separable.Separable": ("lift", "features"),
-    "likelihood.external.observation_from_deepinv": ("lift", "features"), "train.importance.draw_round": ("least", "min_ess"),
+    "core.operator.conjugate_gradient": ("most", "max_iterations"),
+    "operator.external.from_deepinv": ("lift", "features"),
+    "operator.external.from_odl": ("lift", "features"),
+    "operator.separable.Separable": ("lift", "features"),
+    "likelihood.external.observation_from_deepinv": ("lift", "features"),
+    "train.importance.draw_round": ("least", "min_ess"),
     "train.importance.importance_fit": ("least", "min_ess"),
-}  # fmt: skip
+}
 """Function, or class -> an old argument and the new one: decorated with `old_arguments`."""
 
 
 def page() -> str:
     lines = [INTRODUCTION, "## Modules", "", "| old | new |", "|---|---|"]
-    lines += [f"| `deft.{old}` | {', '.join(f'`deft.{n}`' for n in new.split())} |" for old, new in sorted(MODULES.items())]
+    lines += [
+        f"| `deft.{old}` | {', '.join(f'`deft.{n}`' for n in new.split())} |" for old, new in sorted(MODULES.items())
+    ]
     lines += ["", "## Single names", "", "| old | new |", "|---|---|"]
     lines += [f"| `deft.{old}` | `deft.{new}` |" for old, new in sorted(NAMES.items())]
-    lines += ["", "## Methods, attributes and arguments", "", MEMBERS_TEXT, "", "| class | old | new |", "|---|---|---|"]
+    lines += [
+        "",
+        "## Methods, attributes and arguments",
+        "",
+        MEMBERS_TEXT,
+        "",
+        "| class | old | new |",
+        "|---|---|---|",
+    ]
     for kind, members in MEMBERS.items():
         lines += [f"| `deft.{kind}` | `{old}` | `{new}` |" for old, new in members.items()]
     for kind, names in ARGUMENTS.items():
         lines += [f"| arguments of `deft.{kind}` | `{old}=` | `{new}=` |" for old, new in names.items()]
     lines += [f"| arguments of `deft.{function}` | `{old}=` | `{new}=` |" for function, (old, new) in FUNCTIONS.items()]
-    lines += [f"| settings of an h | `{name}=\"{old}\"` | `{name}=\"{new}\"` |" for (name, old), new in VALUES.items()]
+    lines += [f'| settings of an h | `{name}="{old}"` | `{name}="{new}"` |' for (name, old), new in VALUES.items()]
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """What each process of tests/test_distributed.py runs.
 
-    processes.py OUT CASE...       the cases below; the main process writes what they return into OUT/<size>.pt
-    processes.py deft ARGUMENT...  the command line; process 1 sends itself the signal HIT at its training step AT
+processes.py OUT CASE...       the cases below; the main process writes what they return into OUT/<size>.pt
+processes.py deft ARGUMENT...  the command line; process 1 sends itself the signal HIT at its training step AT
 """
 
 from __future__ import annotations
@@ -62,12 +62,22 @@ def fitted(out: Path | None = None, h=None, objective=None, **changes: Any) -> d
     h = h or mine[0]
     config = FitConfig(**{**CONFIG.__dict__, **changes})
     result = fit(
-        h, objective or mine[1], Clean(X, Task()), Clean(X[:20], Task()), config=config, folder=out, resume=resume, device="cpu", progress=False
+        h,
+        objective or mine[1],
+        Clean(X, Task()),
+        Clean(X[:20], Task()),
+        config=config,
+        folder=out,
+        resume=resume,
+        device="cpu",
+        progress=False,
     )
     return {
-        "weights": [p.detach().clone() for p in h.parameters()], "gradients": [p.grad.clone() for p in h.parameters() if p.grad is not None],
-        "history": [{k: v for k, v in row.items() if k != "seconds"} for row in result.history], "held_out": result.held_out,
-    }  # fmt: skip
+        "weights": [p.detach().clone() for p in h.parameters()],
+        "gradients": [p.grad.clone() for p in h.parameters() if p.grad is not None],
+        "history": [{k: v for k, v in row.items() if k != "seconds"} for row in result.history],
+        "held_out": result.held_out,
+    }
 
 
 def image_prior() -> NetworkDenoiser:
@@ -78,7 +88,8 @@ def image_prior() -> NetworkDenoiser:
 
 
 def case_gradients(out: Path) -> dict[str, Any]:
-    """One step, from random weights: what is left in .grad; plainly, accumulated, with a stream for each row, in bf16."""
+    """One step, from random weights: what is left in .grad; plainly, accumulated, with a stream for each row, in
+    bf16."""
     kinds = {"plain": {}, "accumulated": {"accumulate": 2}, "streams": {"streams": True}, "bf16": {"bf16": True}}
     return {name: fitted(steps=1, **changes)["gradients"] for name, changes in kinds.items()}
 
@@ -101,8 +112,9 @@ def case_samples(out: Path) -> dict[str, Any]:
     bank = PredictionCache.build(parts()[1].prior, X, Task(), 50, chunk=16)
     return {
         "samples": sample_posterior(prior, h.eval(), obs, 2, batch=3, steps=4).x,
-        "alone": sample_posterior(prior, h.eval(), obs, 1, batch=3, steps=2, world=World()).x, "bank": bank.prediction.mean,
-    }  # fmt: skip
+        "alone": sample_posterior(prior, h.eval(), obs, 1, batch=3, steps=2, world=World()).x,
+        "bank": bank.prediction.mean,
+    }
 
 
 def case_errors(out: Path) -> dict[str, Any]:
@@ -148,7 +160,8 @@ def case_sharded(out: Path) -> dict[str, Any]:
 
 
 def case_resumed(out: Path) -> dict[str, Any]:
-    """Half of a fit was made by one process, in OUT/half; these go on with it. A folder without a state is an error of all."""
+    """Half of a fit was made by one process, in OUT/half; these go on with it. A folder without a state is an error of
+    all."""
     try:
         fitted(out / "nothing", resume=True)
     except CheckpointError as error:
@@ -185,7 +198,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "deft":
         sys.exit(command_line(sys.argv[2:]))
     run(sys.argv[2:], Path(sys.argv[1]))
-    # All is written, and the group is left. On a loaded machine PyTorch's own threads abort one process in fifty that is torn down while another
-    # is still leaving ("terminate called without an active exception"), which would fail tests of what was computed.
+    # All is written, and the group is left. On a loaded machine PyTorch's own threads abort one process in fifty that
+    # is torn down while another is still leaving ("terminate called without an active exception"), which would fail
+    # tests of what was computed.
     sys.stdout.flush()
     os._exit(0)

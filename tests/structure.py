@@ -1,7 +1,7 @@
 """What imports what in src/deft: `python -m tests.structure [--against OLD_SRC] [--markdown]`.
 
-A room is a folder of src/deft, or a module beside them. Every import counts, also those inside functions and under TYPE_CHECKING: that an
-import is late does not make a module less in need of another.
+A room is a folder of src/deft, or a module beside them. Every import counts, also those inside functions and under
+TYPE_CHECKING: that an import is late does not make a module less in need of another.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ ORDER = (
     ("__main__",),
     ("deft",),
 )
-"""A module imports from its own room and from those in lines above it. `deft` is the package's own face: whatever it shows lies above it."""
+"""A module imports from its own room and from those in lines above it. `deft` is the package's own face: whatever it
+shows lies above it."""
 
 
 class Arrow(NamedTuple):
@@ -52,7 +53,8 @@ class Arrow(NamedTuple):
 
 
 class Code(NamedTuple):
-    """lines: of each module, by its name without "deft." ("deft" for the package itself). arrows: all imports, each pair once."""
+    """lines: of each module, by its name without "deft." ("deft" for the package itself). arrows: all imports, each
+    pair once."""
 
     lines: dict[str, int]
     arrows: list[Arrow]
@@ -132,7 +134,13 @@ def upwards(code: Code) -> list[Arrow]:
     for arrow in code.arrows:
         own, other = room(arrow.module), room(arrow.other)
         here, there = rank(own), rank(other)
-        if own != other and here is not None and there is not None and there >= here and (own, other) != ("domains", other):
+        if (
+            own != other
+            and here is not None
+            and there is not None
+            and there >= here
+            and (own, other) != ("domains", other)
+        ):
             out.append(arrow)
     return out
 
@@ -195,7 +203,8 @@ def _sizes(groups: list[list[str]]) -> str:
 
 
 def report(code: Code, old: Code | None = None) -> str:
-    """The tables as markdown: the sums (old and new), then rooms, arrows against the order and circles of the new one."""
+    """The tables as markdown: the sums (old and new), then rooms, arrows against the order and circles of the new
+    one."""
     new = _summary(code)
     before = None if old is None else _summary(old)
     out = ["| | before | after |", "|---|---|---|"] if before else ["| | |", "|---|---|"]
@@ -207,9 +216,19 @@ def report(code: Code, old: Code | None = None) -> str:
         if each is None:
             continue
         across = between_rooms(each)
-        out += ["", f"Rooms{' ' + title if old else ''}:", "", "| room | modules | lines | imports from |", "|---|---|---|---|"]
-        for name, (files, lines) in sorted(rooms(each).items(), key=lambda kv: (rank(kv[0]) if rank(kv[0]) is not None else 99, kv[0])):
-            wanted = sorted((n for own, n in across if own == name), key=lambda n: (99 if rank(n) is None else rank(n), n))
+        out += [
+            "",
+            f"Rooms{' ' + title if old else ''}:",
+            "",
+            "| room | modules | lines | imports from |",
+            "|---|---|---|---|",
+        ]
+        for name, (files, lines) in sorted(
+            rooms(each).items(), key=lambda kv: (rank(kv[0]) if rank(kv[0]) is not None else 99, kv[0])
+        ):
+            wanted = sorted(
+                (n for own, n in across if own == name), key=lambda n: (99 if rank(n) is None else rank(n), n)
+            )
             out.append(f"| `{name}` | {files} | {lines:,} | {', '.join(f'{n} {across[name, n]}' for n in wanted)} |")
         for group in circles(each.arrows):
             out += ["", f"circle of {len(group)}: {', '.join(group)}"]

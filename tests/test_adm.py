@@ -1,4 +1,5 @@
-"""Guided-diffusion checkpoints: published names, shapes and counts, the network against other ways to write it, loading."""
+"""Guided-diffusion checkpoints: published names, shapes and counts, the network against other ways to write it,
+loading."""
 
 from __future__ import annotations
 
@@ -18,15 +19,21 @@ from deft.errors import CheckpointError, InputError
 from deft.nn.adm import ADMConfig, ADMUNet, Attention, Norm, ResBlock, sinusoids
 from deft.prior.adm import CONFIGS, FILES, infer_config, load_adm, noise_schedule, read_state, recognise
 
-TINY = ADMConfig(image_size=16, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions="8", num_heads=2)
+TINY = ADMConfig(
+    image_size=16, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions="8", num_heads=2
+)
 SMALL = {
     "plain": replace(TINY, use_scale_shift_norm=False),
     "conv resampling": replace(TINY, num_res_blocks=2, learn_sigma=True),
     "resblock_updown": replace(TINY, resblock_updown=True, learn_sigma=True),
     "class_cond": replace(TINY, class_cond=True, num_classes=5, resblock_updown=True),
-    "attention everywhere": replace(TINY, attention_resolutions="16,8", num_head_channels=16, use_new_attention_order=True),
+    "attention everywhere": replace(
+        TINY, attention_resolutions="16,8", num_head_channels=16, use_new_attention_order=True
+    ),
     "no attention": replace(TINY, attention_resolutions="", num_res_blocks=2, resblock_updown=True),
-    "narrow first level": replace(TINY, num_channels=64, channel_mult=(0.5, 1, 1), image_size=32, resblock_updown=True, learn_sigma=True),
+    "narrow first level": replace(
+        TINY, num_channels=64, channel_mult=(0.5, 1, 1), image_size=32, resblock_updown=True, learn_sigma=True
+    ),
     "grey, cosine": replace(TINY, in_channels=1, learn_sigma=True, noise_schedule="cosine", diffusion_steps=100),
     "rescaled time": replace(TINY, diffusion_steps=4000, rescale_timesteps=True, dropout=0.1),
 }
@@ -108,7 +115,11 @@ PUBLISHED = {
         "out.2.bias": (6,),
     },
     "imagenet-64-cond": {"label_emb.weight": (1000, 768), "input_blocks.0.0.weight": (192, 3, 3, 3)},
-    "imagenet-512-cond": {"input_blocks.0.0.weight": (128, 3, 3, 3), "out.2.weight": (6, 128, 3, 3), "time_embed.0.weight": (1024, 256)},
+    "imagenet-512-cond": {
+        "input_blocks.0.0.weight": (128, 3, 3, 3),
+        "out.2.weight": (6, 128, 3, 3),
+        "time_embed.0.weight": (1024, 256),
+    },
     "ffhq-256": {
         "time_embed.0.weight": (512, 128),
         "input_blocks.9.1.qkv.weight": (1536, 512, 1),
@@ -117,8 +128,17 @@ PUBLISHED = {
     },
 }
 ABSENT = {
-    "imagenet-256": ("label_emb.weight", "input_blocks.9.1.qkv.weight", "input_blocks.18.0.in_layers.0.weight", "input_blocks.3.0.op.weight"),
-    "ffhq-256": ("input_blocks.7.1.qkv.weight", "input_blocks.11.1.qkv.weight", "output_blocks.12.0.in_layers.0.weight"),
+    "imagenet-256": (
+        "label_emb.weight",
+        "input_blocks.9.1.qkv.weight",
+        "input_blocks.18.0.in_layers.0.weight",
+        "input_blocks.3.0.op.weight",
+    ),
+    "ffhq-256": (
+        "input_blocks.7.1.qkv.weight",
+        "input_blocks.11.1.qkv.weight",
+        "output_blocks.12.0.in_layers.0.weight",
+    ),
 }
 
 
@@ -235,14 +255,24 @@ def test_the_whole_network_against_another_library(flags):
     how = "resnet" if config.resblock_updown else "conv"
     plain = "ResnetDownsampleBlock2D" if config.resblock_updown else "DownBlock2D"
     other = diffusers.UNet2DModel(
-        sample_size=16, in_channels=3, out_channels=config.out_channels, layers_per_block=config.num_res_blocks,
-        block_out_channels=config.widths, attention_head_dim=16, norm_num_groups=32, attn_norm_num_groups=32, norm_eps=1e-5,
+        sample_size=16,
+        in_channels=3,
+        out_channels=config.out_channels,
+        layers_per_block=config.num_res_blocks,
+        block_out_channels=config.widths,
+        attention_head_dim=16,
+        norm_num_groups=32,
+        attn_norm_num_groups=32,
+        norm_eps=1e-5,
         down_block_types=[plain, "AttnDownBlock2D", plain],
         up_block_types=[plain.replace("Down", "Up"), "AttnUpBlock2D", plain.replace("Down", "Up")],
-        downsample_type=how, upsample_type=how, flip_sin_to_cos=True, freq_shift=0,
+        downsample_type=how,
+        upsample_type=how,
+        flip_sin_to_cos=True,
+        freq_shift=0,
         resnet_time_scale_shift="scale_shift" if config.use_scale_shift_norm else "default",
         num_class_embeds=config.num_classes if config.class_cond else None,
-    ).eval()  # fmt: skip
+    ).eval()
     net = random_net(config)
     other.load_state_dict(to_diffusers(net))
     x, t, y = inputs(config)
@@ -264,7 +294,11 @@ def to_diffusers(net):
             for kind in ("weight", "bias"):
                 q = state[f"{source}.qkv.{kind}"]
                 size, d = q.shape[0] // 3, 16
-                q = q.reshape(3, size // d, d, -1) if c.use_new_attention_order else q.reshape(size // d, 3, d, -1).transpose(0, 1)
+                q = (
+                    q.reshape(3, size // d, d, -1)
+                    if c.use_new_attention_order
+                    else q.reshape(size // d, 3, d, -1).transpose(0, 1)
+                )
                 for name, value in zip(("to_q", "to_k", "to_v"), q.reshape(3, size, -1), strict=True):
                     out[f"{group}.attentions.{attention}.{name}.{kind}"] = value.squeeze(1) if kind == "bias" else value
                 proj = state[f"{source}.proj_out.{kind}"]
@@ -312,7 +346,9 @@ def to_diffusers(net):
 
 def test_schedules():
     linear = noise_schedule(CONFIGS["imagenet-256"])
-    assert linear.betas[0] == pytest.approx(1e-4) and linear.betas[-1] == pytest.approx(2e-2) and len(linear.betas) == 1000
+    assert (
+        linear.betas[0] == pytest.approx(1e-4) and linear.betas[-1] == pytest.approx(2e-2) and len(linear.betas) == 1000
+    )
     short = noise_schedule(replace(TINY, diffusion_steps=250))
     assert short.betas[0] == pytest.approx(4e-4) and short.betas[-1] == pytest.approx(8e-2)
     cosine = noise_schedule(CONFIGS["imagenet-64-cond"])
@@ -345,7 +381,9 @@ def test_save_and_load(tmp_path, name, suffix):
     pred = prior(x, t)
     expected = (x - pred.sigma * eps) / pred.alpha
     assert torch.allclose(pred.mean, expected, atol=1e-4, rtol=1e-4) and torch.allclose(pred.eps, eps, atol=1e-3)
-    assert prior.event_shape == x.shape[1:] and not prior.training and not any(p.requires_grad for p in prior.parameters())
+    assert (
+        prior.event_shape == x.shape[1:] and not prior.training and not any(p.requires_grad for p in prior.parameters())
+    )
     assert prior.card["family"] == "adm" and prior.card["unsure"] == []
     assert prior.card["parameters"] == sum(p.numel() for p in net.parameters())
     assert ADMConfig(**prior.card["config"]) == config
@@ -440,7 +478,12 @@ def test_infer_config(name):
     hidden += ("rescale_timesteps", "dropout", "num_classes")
     assert found.num_classes == (5 if config.class_cond else 1000)
     assert replace(found, **{k: getattr(config, k) for k in hidden}) == config
-    assert [line.split(":")[0] for line in unsure] == ["attention heads", "attention order", "noise schedule", "image size"]
+    assert [line.split(":")[0] for line in unsure] == [
+        "attention heads",
+        "attention order",
+        "noise schedule",
+        "image size",
+    ]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -524,7 +567,12 @@ def test_not_a_checkpoint(tmp_path, file):
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         load_adm(tmp_path / "nothing.pt")
     whole = file.read_bytes()
-    for kind, data in {"half": whole[: len(whole) // 2], "head": whole[:1], "empty": b"", "text": b"<html>404</html>"}.items():
+    for kind, data in {
+        "half": whole[: len(whole) // 2],
+        "head": whole[:1],
+        "empty": b"",
+        "text": b"<html>404</html>",
+    }.items():
         path = tmp_path / f"{kind}.pt"
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match=r"truncated or not a PyTorch file.*fetch it again"):

@@ -1,4 +1,5 @@
-"""Other ways to learn h, on DEFT's terms: they start as the prior, leave it alone, travel like DEFT; and classifiers."""
+"""Other ways to learn h, on DEFT's terms: they start as the prior, leave it alone, travel like DEFT; and
+classifiers."""
 
 from __future__ import annotations
 
@@ -82,13 +83,17 @@ def measured(n=4, side=16):
 def small_fit(h, prior, steps=5, **options):
     x, _ = measured(64)
     config = FitConfig(steps=steps, batch=16, warmup=2, evaluations=1, held_out_batches=2, **options)
-    return fit(h, DenoisingObjective(prior), Clean(x, TASK), Clean(x, TASK), config=config, device="cpu", progress=False)
+    return fit(
+        h, DenoisingObjective(prior), Clean(x, TASK), Clean(x, TASK), config=config, device="cpu", progress=False
+    )
 
 
 # Structure.
 
 
-@pytest.mark.parametrize(("name", "width"), [("lora", None), ("controlnet", None), ("controlnet", 8), ("finetuned", None)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("lora", None), ("controlnet", None), ("controlnet", 8), ("finetuned", None)]
+)
 def test_untrained_h_is_zero(prior, name, width):
     """Exactly: the adapted network says what the prior's says, bit for bit, and samples are the prior's."""
     _, obs = measured()
@@ -115,7 +120,10 @@ def test_untrained_amortised_is_a_standard_normal_prior(prior):
 @pytest.mark.parametrize("name", LEARNED)
 def test_fit_leaves_the_prior_alone(prior, name):
     """Bitwise, without a gradient; h holds no prior, and copies of h share the one it borrows. h itself does change."""
-    h, before = made(prior, name).calibrate(prior, measured(16)[0]), {k: v.clone() for k, v in prior.state_dict().items()}
+    h, before = (
+        made(prior, name).calibrate(prior, measured(16)[0]),
+        {k: v.clone() for k, v in prior.state_dict().items()},
+    )
     started = {k: v.clone() for k, v in h.state_dict().items()}
     assert not {v.data_ptr() for v in h.state_dict().values()} & {v.data_ptr() for v in prior.state_dict().values()}
     assert not any(isinstance(m, NetworkDenoiser) for m in h.modules())
@@ -195,7 +203,8 @@ def test_sized(prior, name):
 
 
 def test_whole_sizes(prior):
-    """A ControlNet that fits is a copy of the prior's encoder and middle; a fine-tuned copy is the prior and its inlet."""
+    """A ControlNet that fits is a copy of the prior's encoder and middle; a fine-tuned copy is the prior and its
+    inlet."""
     side = SideNetwork.sized(prior, 1.0, 2)
     kept = {f"side.{k}": v for k, v in prior.net.state_dict().items() if not k.startswith(("up", "norm", "outlet"))}
     state = side.state_dict()
@@ -207,7 +216,8 @@ def test_whole_sizes(prior):
 
 
 def test_low_rank():
-    """Every linear and convolutional weight changes by a matrix of the rank, or as many as it has; the network stays as it is."""
+    """Every linear and convolutional weight changes by a matrix of the rank, or as many as it has; the network stays as
+    it is."""
     net = UNet(2, 1, (8, 16), patch=2)
     torch.nn.init.normal_(net.outlet.weight)
     change, before = shaken(LowRank(net, 3), 0.3), {k: v.clone() for k, v in net.state_dict().items()}
@@ -228,9 +238,12 @@ def test_low_rank():
     assert not torch.allclose(changed, net(x, t))
 
 
-@pytest.mark.parametrize(("name", "runs"), [("deft", 1), ("amortised", 1), ("lora", 2), ("controlnet", 2), ("finetuned", 2)])
+@pytest.mark.parametrize(
+    ("name", "runs"), [("deft", 1), ("amortised", 1), ("lora", 2), ("controlnet", 2), ("finetuned", 2)]
+)
 def test_runs_of_the_priors_network(prior, name, runs):
-    """5 steps of it: so often a network of the prior's kind is run, never with gradients, and the table counts as many."""
+    """5 steps of it: so often a network of the prior's kind is run, never with gradients, and the table counts as
+    many."""
     _, obs = measured()
     h, calls = made(prior, name).eval().requires_grad_(False), []
     for net in [prior.net] + ([h.net] if name == "finetuned" else []):
@@ -249,7 +262,9 @@ def test_runs_of_the_priors_network(prior, name, runs):
 def test_priors_that_cannot_be_looked_into():
     mlp = freeze(NetworkDenoiser(MLP(6, 6, width=16), VPCosine(), (6,)))
     for name in INSIDE:
-        with pytest.raises(InputError, match=r"knows that of deft.nn.UNet alone; this prior is a NetworkDenoiser of MLP.*amortised"):
+        with pytest.raises(
+            InputError, match=r"knows that of deft.nn.UNet alone; this prior is a NetworkDenoiser of MLP.*amortised"
+        ):
             LEARNED[name].sized(mlp, 0.5, 2)
     assert Amortised.sized(mlp, 5.0, 2).event_shape == (6,)
 
@@ -264,7 +279,9 @@ def test_the_unet_shows_its_features():
     zeros = [torch.zeros_like(f) for f in features]
     assert torch.equal(net(x, t, torch.zeros_like(features[0]), zeros), net(x, t))
     for i in range(3):
-        assert not torch.allclose(net(x, t, None, [torch.randn_like(z) if i == j else z for j, z in enumerate(zeros)]), net(x, t), atol=1e-4)
+        assert not torch.allclose(
+            net(x, t, None, [torch.randn_like(z) if i == j else z for j, z in enumerate(zeros)]), net(x, t), atol=1e-4
+        )
 
 
 # Files.
@@ -280,7 +297,9 @@ def test_a_file_brings_it_back(prior, tmp_path, name):
     assert type(again) is type(h) and again.config() == h.config() and task == TASK
     pred = prior(x, torch.tensor(0.4))
     torch.testing.assert_close(again(pred, obs), h(pred, obs).detach(), rtol=1e-4, atol=1e-4)
-    assert sum(v.numel() for v in load_weights(tmp_path / "h.safetensors")[0].values()) == sum(v.numel() for v in h.state_dict().values())
+    assert sum(v.numel() for v in load_weights(tmp_path / "h.safetensors")[0].values()) == sum(
+        v.numel() for v in h.state_dict().values()
+    )
     assert not any(p.requires_grad for p in again.parameters())
 
 
@@ -296,7 +315,9 @@ def test_older_cards_hold_a_deft(prior, tmp_path):
             load_h(tmp_path, prior)
 
 
-@pytest.mark.parametrize("change", [{"rank": 2}, {"rank": 0}, {"rank": "many"}, {"width": 3}, {"event_shape": [1, 8, 8]}])
+@pytest.mark.parametrize(
+    "change", [{"rank": 2}, {"rank": 0}, {"rank": "many"}, {"width": 3}, {"event_shape": [1, 8, 8]}]
+)
 def test_cards_that_lie(prior, tmp_path, change):
     h = made(prior, "lora")
     save_h(tmp_path / "h.safetensors", h, prior, TASK)
@@ -316,7 +337,8 @@ def test_only_learned_kinds_are_kept(prior, tmp_path):
 
 
 def test_amortised_approaches_the_exact_mean():
-    """4 x 4 field, 200 steps: its mean is at least 3 times nearer to E[x_0 | x_t, y] than the prior's, at every noise level."""
+    """4 x 4 field, 200 steps: its mean is at least 3 times nearer to E[x_0 | x_t, y] than the prior's, at every noise
+    level."""
     world, obs = half_seen(4)
     prior, like, schedule = world.prior(VPCosine()), obs.likelihood, VPCosine()
 
@@ -326,7 +348,14 @@ def test_amortised_approaches_the_exact_mean():
 
     h = Amortised((16,), 2, width=64)
     config = FitConfig(steps=200, batch=128, lr=5e-3, warmup=20, ema=0.98, evaluations=1)
-    fit(h, DenoisingObjective(prior, "v", 1.0, 0.0), Clean(world.sample(20_000, 3).float(), Task()), config=config, device="cpu", progress=False)
+    fit(
+        h,
+        DenoisingObjective(prior, "v", 1.0, 0.0),
+        Clean(world.sample(20_000, 3).float(), Task()),
+        config=config,
+        device="cpu",
+        progress=False,
+    )
     x = world.sample(512, 5).float()
     seen = Task().observe(x, Noise(6, 512))
     for t in (0.4, 0.6, 0.8):
@@ -375,11 +404,14 @@ def exact_net(world):
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_an_exact_classifier_draws_its_component(label):
-    """The law of component c, N(m_c, C_c): mean and deviation within 4 standard errors of 1,000, and 2 % of it for 80 steps."""
+    """The law of component c, N(m_c, C_c): mean and deviation within 4 standard errors of 1,000, and 2 % of it for 80
+    steps."""
     n, world = 1000, two_modes(distance=1.5)
     obs = Observation(torch.full((n,), label), Which(world))
     h = ClassifierGuidance(exact_net(world))
-    x = sample(condition(world.prior(VPCosine()), h, obs), n, sampler=Ancestral(), grid=times(VPCosine(), 80, "log-snr")).double()
+    x = sample(
+        condition(world.prior(VPCosine()), h, obs), n, sampler=Ancestral(), grid=times(VPCosine(), 80, "log-snr")
+    ).double()
     mean, std = world.mixture.means[label], world.mixture.covariances[label].diagonal().sqrt()
     assert bool(((x.mean(0) - mean).abs() < 4 * std / math.sqrt(n) + 0.02 * std).all())
     assert bool(((x.std(0) / std - 1).abs() < 4 / math.sqrt(2 * n) + 0.02).all())
@@ -391,7 +423,9 @@ def test_classifier_guidance_is_a_potential():
     check_htransform(ClassifierGuidance(exact_net(world)), world.prior(VPCosine()), Observation(y, DoubleWhich(world)))
     x = torch.randn(8, 2, dtype=torch.float64)
     pred = world.prior(VPCosine())(x, torch.tensor(0.5, dtype=torch.float64))
-    once, twice = (ClassifierGuidance(exact_net(world), scale)(pred, Observation(y, Which(world))) for scale in (1.0, 2.0))
+    once, twice = (
+        ClassifierGuidance(exact_net(world), scale)(pred, Observation(y, Which(world))) for scale in (1.0, 2.0)
+    )
     torch.testing.assert_close(twice, 2 * once)
     one_hot = Observation(torch.nn.functional.one_hot(y, 2).double(), Which(world))
     torch.testing.assert_close(ClassifierGuidance(exact_net(world))(pred, one_hot), once)
@@ -405,8 +439,8 @@ class DoubleWhich(Which):
 
 
 def test_a_trained_classifier_approaches_the_exact_one():
-    """250 steps of cross-entropy: |p(c | x_t) - exact| is below 0.03 on average at every noise level, where a guess of the classes'
-    shares is 0.4 off at low noise; drawn with it, the samples' mean is the component's within 0.1."""
+    """250 steps of cross-entropy: |p(c | x_t) - exact| is below 0.03 on average at every noise level, where a guess of
+    the classes' shares is 0.4 off at low noise; drawn with it, the samples' mean is the component's within 0.1."""
     world, schedule = two_modes(distance=1.5), VPCosine()
     x = world.sample(20_000, 1).float()
     like = Which(world)
@@ -424,7 +458,9 @@ def test_a_trained_classifier_approaches_the_exact_one():
         assert float((p - exact).abs().mean()) < 0.03, t
         if t < 0.1:
             assert float((exact - world.mixture.weights.float()).abs().mean()) > 0.35
-    drawn = sample(condition(world.prior(schedule), h, Observation(torch.zeros(500, dtype=torch.long), like)), 500, steps=30)
+    drawn = sample(
+        condition(world.prior(schedule), h, Observation(torch.zeros(500, dtype=torch.long), like)), 500, steps=30
+    )
     assert float((drawn.double().mean(0) - world.mixture.means[0]).abs().max()) < 0.1
 
 
@@ -440,4 +476,8 @@ def test_labels_and_shapes():
     with pytest.raises(ContractError, match=r"returned shape \(2,\), expected \(2, classes\)"):
         ClassifierGuidance(lambda x, t: x[:, 0]).log_probs(torch.zeros(2, 2), torch.ones(1, 1), torch.ones(1, 1))
     with pytest.raises(InputError, match="trains a ClassifierGuidance"):
-        NoisyClassifierObjective(VPCosine())(Zero(), Pairs(torch.zeros(2, 2), Observation(torch.zeros(2), Which(two_modes()))).draw(2, 0, 0, CPU), BatchNoise(2, 0))
+        NoisyClassifierObjective(VPCosine())(
+            Zero(),
+            Pairs(torch.zeros(2, 2), Observation(torch.zeros(2), Which(two_modes()))).draw(2, 0, 0, CPU),
+            BatchNoise(2, 0),
+        )

@@ -45,9 +45,20 @@ def fit_line(shop, out, *more, data=None):
 
 def sample_line(shop, out, *more, run_folder=None, picture="photo.png", mask="mask.png"):
     return (
-        "sample", run_folder or shop / "run", "--measurement", shop / picture, "--mask", shop / mask, "-n", 2, "--steps", 2,
-        "--out", out, *more,
-    )  # fmt: skip
+        "sample",
+        run_folder or shop / "run",
+        "--measurement",
+        shop / picture,
+        "--mask",
+        shop / mask,
+        "-n",
+        2,
+        "--steps",
+        2,
+        "--out",
+        out,
+        *more,
+    )
 
 
 # folders and pictures
@@ -92,7 +103,9 @@ def test_skip_bad_goes_on_and_names_them(shop, spoilt, tmp_path, capsys):
 def test_skip_bad_with_nothing_left(shop, tmp_path, capsys):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"")
-    assert "none of the 1 images" in refused(capsys, *fit_line(shop, tmp_path / "out", "--skip-bad", data=tmp_path / "bad"))
+    assert "none of the 1 images" in refused(
+        capsys, *fit_line(shop, tmp_path / "out", "--skip-bad", data=tmp_path / "bad")
+    )
 
 
 def test_wrong_size(shop, tmp_path, capsys):
@@ -208,7 +221,10 @@ def test_truncated_checkpoint(shop, tmp_path, capsys):
 
 def test_checkpoint_of_another_library(shop, tmp_path, capsys):
     save_file({"weight": torch.zeros(3)}, tmp_path / "model.safetensors")
-    for command in (("info", tmp_path / "model.safetensors"), sample_line(shop, tmp_path / "out", run_folder=tmp_path / "model.safetensors")):
+    for command in (
+        ("info", tmp_path / "model.safetensors"),
+        sample_line(shop, tmp_path / "out", run_folder=tmp_path / "model.safetensors"),
+    ):
         assert "another library" in refused(capsys, *command)
 
 
@@ -304,15 +320,27 @@ def test_unknown_setting_and_method_in_a_list(shop, tmp_path, capsys):
     assert "setting zeta of dps is a number, got 'much'" in line
     line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zeta"))
     assert "KEY=VALUE" in line
-    line = refused(capsys, "evaluate", shop / "run", "--data", shop / "good", "--methods", "deft,dpss", "--out", tmp_path / "out")
+    line = refused(
+        capsys, "evaluate", shop / "run", "--data", shop / "good", "--methods", "deft,dpss", "--out", tmp_path / "out"
+    )
     assert "unknown method 'dpss': did you mean 'dps'" in line
 
 
 def test_deft_without_a_fit(shop, tmp_path, capsys):
     line = refused(
-        capsys, "sample", "--prior", shop / "prior.safetensors", "--method", "deft", "--measurement", shop / "photo.png",
-        "--mask", shop / "mask.png", "--out", tmp_path / "out",
-    )  # fmt: skip
+        capsys,
+        "sample",
+        "--prior",
+        shop / "prior.safetensors",
+        "--method",
+        "deft",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "--out",
+        tmp_path / "out",
+    )
     assert "needs a fitted h" in line
 
 
@@ -327,9 +355,19 @@ def test_steps_zero(shop, tmp_path, capsys):
 def test_steps_above_the_table(shop, tmp_path, capsys):
     toy_prior(tmp_path / "table.safetensors", schedule=VPTable.linear(20))
     line = refused(
-        capsys, "sample", "--prior", tmp_path / "table.safetensors", "--measurement", shop / "photo.png", "--mask", shop / "mask.png",
-        "--steps", 21, "--out", tmp_path / "out",
-    )  # fmt: skip
+        capsys,
+        "sample",
+        "--prior",
+        tmp_path / "table.safetensors",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "--steps",
+        21,
+        "--out",
+        tmp_path / "out",
+    )
     assert "steps is 21" in line and "from 1 to 20" in line
 
 
@@ -345,7 +383,10 @@ def test_batch_too_large_is_refused_before_it_is_tried(shop, tmp_path, capsys, c
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1"
+            " bytes"
+        ),
     ],
 )
 def test_memory_running_out(shop, tmp_path, capsys, monkeypatch, error):
@@ -393,7 +434,9 @@ def test_bad_numbers(shop, tmp_path, capsys):
     assert "lr must be above 0" in refused(capsys, *fit_line(shop, tmp_path / "out", "--lr", 0))
     assert "eta must be between 0" in refused(capsys, *sample_line(shop, tmp_path / "out", "--eta", 3))
     assert "give a larger size" in refused(capsys, *fit_line(shop, tmp_path / "out", "--size", 0.001))
-    assert "sigma_y must be 0 (noiseless) or more" in refused(capsys, *fit_line(shop, tmp_path / "out", "--sigma-y", -1))
+    assert "sigma_y must be 0 (noiseless) or more" in refused(
+        capsys, *fit_line(shop, tmp_path / "out", "--sigma-y", -1)
+    )
     assert "there are 24, give 1 to 24" in refused(
         capsys, "evaluate", shop / "run", "--data", shop / "good", "--images", 99, "--out", tmp_path / "out"
     )
@@ -423,7 +466,16 @@ def test_bad_pairs(shop, tmp_path, capsys, change, expected):
     arrays = {"x": x, "y": (x * mask).astype(np.uint8), "mask": mask}
     change(arrays)
     np.savez(tmp_path / "pairs.npz", **arrays)
-    line = refused(capsys, "fit", "--prior", shop / "prior.safetensors", "--pairs", tmp_path / "pairs.npz", "--out", tmp_path / "out")
+    line = refused(
+        capsys,
+        "fit",
+        "--prior",
+        shop / "prior.safetensors",
+        "--pairs",
+        tmp_path / "pairs.npz",
+        "--out",
+        tmp_path / "out",
+    )
     assert expected in line
 
 

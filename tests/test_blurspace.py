@@ -42,17 +42,28 @@ def test_the_layout_is_the_published_one():
         state = BlurSpaceNet().state_dict()
     inner = "adapter.model.submodule.submodule.submodule.submodule."
     want = {
-        "feature_extractor.0.weight": (64, 3, 3, 3), "feature_extractor.4.bias": (64,), "feature_extractor.15.conv2.weight": (64, 64, 3, 3),
-        "kernel_extractor.model.1.weight": (64, 128, 7, 7), "kernel_extractor.model.16.weight": (1024, 1024, 3, 3),
-        "kernel_extractor.model.22.conv_block.5.weight": (1024, 1024, 3, 3), "adapter.model.down.0.weight": (64, 64, 4, 4),
-        "adapter.model.submodule.down.1.weight": (128, 64, 4, 4), inner + "down.1.weight": (512, 512, 4, 4),
-        inner + "up.1.weight": (1024, 512, 4, 4), "adapter.model.up.1.weight": (128, 64, 4, 4), "adapter.model.up.1.bias": (64,),
-        "recon_trunk.19.conv1.weight": (64, 64, 3, 3), "recon_trunk.23.weight": (256, 64, 3, 3), "recon_trunk.28.weight": (3, 64, 3, 3),
-    }  # fmt: skip
+        "feature_extractor.0.weight": (64, 3, 3, 3),
+        "feature_extractor.4.bias": (64,),
+        "feature_extractor.15.conv2.weight": (64, 64, 3, 3),
+        "kernel_extractor.model.1.weight": (64, 128, 7, 7),
+        "kernel_extractor.model.16.weight": (1024, 1024, 3, 3),
+        "kernel_extractor.model.22.conv_block.5.weight": (1024, 1024, 3, 3),
+        "adapter.model.down.0.weight": (64, 64, 4, 4),
+        "adapter.model.submodule.down.1.weight": (128, 64, 4, 4),
+        inner + "down.1.weight": (512, 512, 4, 4),
+        inner + "up.1.weight": (1024, 512, 4, 4),
+        "adapter.model.up.1.weight": (128, 64, 4, 4),
+        "adapter.model.up.1.bias": (64,),
+        "recon_trunk.19.conv1.weight": (64, 64, 3, 3),
+        "recon_trunk.23.weight": (256, 64, 3, 3),
+        "recon_trunk.28.weight": (3, 64, 3, 3),
+    }
     assert {k: tuple(state[k].shape) for k in want} == want
     assert not [k for k in state if "kernel_extractor" in k and k.endswith("bias")]
     conv = lambda i, o, k, bias=1: o * i * k * k + bias * o  # noqa: E731
-    adapter = 64 + sum(conv(i, o, 4, 0) + conv(2 * o, i, 4, 0) for i, o in ((64, 64), (64, 128), (128, 256), (256, 512), (512, 512)))
+    adapter = 64 + sum(
+        conv(i, o, 4, 0) + conv(2 * o, i, 4, 0) for i, o in ((64, 64), (64, 128), (128, 256), (256, 512), (512, 512))
+    )
     trunk = 40 * conv(64, 64, 3) + 2 * conv(64, 256, 3) + conv(64, 64, 3) + conv(64, 3, 3)
     assert sum(v.numel() for k, v in state.items() if k.startswith("adapter")) == adapter
     assert sum(v.numel() for k, v in state.items() if k.startswith("recon")) == trunk
@@ -79,7 +90,10 @@ def _without(state, name):
 BROKEN = {
     "missing": (lambda s: _without(s, "adapter.model.down.0.weight"), "adapter.model.down.0.weight is missing"),
     "too many": (lambda s: s | {"more": torch.zeros(1)}, "more is not one of its weights"),
-    "another shape": (lambda s: s | {"recon_trunk.0.conv1.bias": torch.zeros(7)}, "recon_trunk.0.conv1.bias is (7,), expected (2,)"),
+    "another shape": (
+        lambda s: s | {"recon_trunk.0.conv1.bias": torch.zeros(7)},
+        "recon_trunk.0.conv1.bias is (7,), expected (2,)",
+    ),
     "another network": (lambda s: {"w": torch.zeros(2)}, "feature_extractor.0.weight is missing"),
     "no tensors": (lambda s: {"a": 1}, "no state dict"),
 }

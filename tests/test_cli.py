@@ -40,16 +40,41 @@ def shop(tmp_path_factory):
 
 def fit_line(shop, out, *more):
     return (
-        "fit", "--prior", shop / "prior.safetensors", "--size", 0.4, "--data", shop / "good", "--out", out, "--steps", 4,
-        "--batch", 4, "--bank", 0, *more,
-    )  # fmt: skip
+        "fit",
+        "--prior",
+        shop / "prior.safetensors",
+        "--size",
+        0.4,
+        "--data",
+        shop / "good",
+        "--out",
+        out,
+        "--steps",
+        4,
+        "--batch",
+        4,
+        "--bank",
+        0,
+        *more,
+    )
 
 
 def sample_line(shop, out, *more):
     return (
-        "sample", shop / "inpaint", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "-n", 3, "--steps", 3, "--out",
-        out, *more,
-    )  # fmt: skip
+        "sample",
+        shop / "inpaint",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "-n",
+        3,
+        "--steps",
+        3,
+        "--out",
+        out,
+        *more,
+    )
 
 
 COMMANDS = ((), ("demo",), ("fit",), ("sample",), ("evaluate",), ("info",), ("list",), ("prior",), ("prior", "train"))
@@ -75,7 +100,9 @@ def test_version(capsys):
 
 def test_list(capsys):
     found = result(capsys, "list")
-    assert [t["name"] for t in found["tasks"]] == list(EVERY_TASK) and [m["name"] for m in found["methods"]] == list(METHODS)
+    assert [t["name"] for t in found["tasks"]] == list(EVERY_TASK) and [m["name"] for m in found["methods"]] == list(
+        METHODS
+    )
     assert [s["name"] for s in found["samplers"]] == list(SAMPLERS) and found["priors"][0]["name"] == "fashion"
     code, out, _ = run(capsys, "list")
     assert code == 0 and all(name in out for name in [*EVERY_TASK, *METHODS, *SAMPLERS])
@@ -99,7 +126,22 @@ def test_fit_says_how_large_h_is(shop, tmp_path, capsys):
 
 
 def test_fit_takes_its_options(shop, tmp_path, capsys):
-    more = ("--units", "eps", "--weighting", "eps", "--guide", "score", "--n2-start", 0, "--sigma-y", 0.2, "--hole", "0.3,0.6", "--bank", 40)
+    more = (
+        "--units",
+        "eps",
+        "--weighting",
+        "eps",
+        "--guide",
+        "score",
+        "--n2-start",
+        0,
+        "--sigma-y",
+        0.2,
+        "--hole",
+        "0.3,0.6",
+        "--bank",
+        40,
+    )
     card = result(capsys, *fit_line(shop, tmp_path / "run", *more))["card"]
     assert card["h"]["units"] == "eps" and card["h"]["guide"] == "score" and card["h"]["n2_start"] == 0
     assert card["task"] == {"name": "inpaint", "sigma_y": 0.2, "smallest": 0.3, "largest": 0.6}
@@ -115,13 +157,35 @@ def test_fit_and_evaluate_on_pairs(shop, tmp_path, capsys, task):
         mask[:, 3:9, 3:9] = 0
         arrays = {"x": x, "y": (x * mask).astype(np.uint8), "mask": mask}
     np.savez(tmp_path / "pairs.npz", **arrays)
-    line = ("fit", "--prior", shop / "prior.safetensors", "--size", 0.4, "--task", task, "--pairs", tmp_path / "pairs.npz")
+    line = (
+        "fit",
+        "--prior",
+        shop / "prior.safetensors",
+        "--size",
+        0.4,
+        "--task",
+        task,
+        "--pairs",
+        tmp_path / "pairs.npz",
+    )
     card = result(capsys, *line, "--steps", 2, "--batch", 4, "--out", tmp_path / "run")["card"]
     assert "11 images" in card["data"]
     report = result(
-        capsys, "evaluate", tmp_path / "run", "--data", tmp_path / "pairs.npz", "--pairs", "--methods", "deft", "--steps", 2,
-        "--samples", 1, "--out", tmp_path / "report",
-    )  # fmt: skip
+        capsys,
+        "evaluate",
+        tmp_path / "run",
+        "--data",
+        tmp_path / "pairs.npz",
+        "--pairs",
+        "--methods",
+        "deft",
+        "--steps",
+        2,
+        "--samples",
+        1,
+        "--out",
+        tmp_path / "report",
+    )
     assert all(r["n"] == 12 for r in report["rows"])
 
 
@@ -129,8 +193,15 @@ def test_sample_writes_what_it_says(shop, tmp_path, capsys):
     about = result(capsys, *sample_line(shop, tmp_path / "out"))
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == [
-        "mean.png", "sample-000.png", "sample-001.png", "sample-002.png", "sample.json", "samples.npz", "sheet.png", "spread.png",
-    ]  # fmt: skip
+        "mean.png",
+        "sample-000.png",
+        "sample-001.png",
+        "sample-002.png",
+        "sample.json",
+        "samples.npz",
+        "sheet.png",
+        "spread.png",
+    ]
     with np.load(tmp_path / "out" / "samples.npz") as data:
         assert data["samples"].shape == (3, 1, 16, 16) and data["mask"].sum() == 256 - 36
         assert np.allclose(data["mean"], data["samples"].mean(0), atol=1e-6)
@@ -163,7 +234,19 @@ def test_white_hole(shop, tmp_path, capsys):
 
 
 def test_sample_a_small_picture(shop, tmp_path, capsys):
-    about = result(capsys, "sample", shop / "sr4", "--measurement", shop / "small.png", "-n", 2, "--steps", 2, "--out", tmp_path / "out")
+    about = result(
+        capsys,
+        "sample",
+        shop / "sr4",
+        "--measurement",
+        shop / "small.png",
+        "-n",
+        2,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "out",
+    )
     assert about["task"]["name"] == "sr4"
     code, _, err = run(capsys, "sample", shop / "sr4", "--measurement", shop / "photo.png", "--out", tmp_path / "x")
     assert code == 2 and "expected 4x4 (the sr4 measurement's size)" in err
@@ -172,9 +255,24 @@ def test_sample_a_small_picture(shop, tmp_path, capsys):
 @pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].trained])
 def test_sample_without_a_run(shop, tmp_path, capsys, method):
     about = result(
-        capsys, "sample", "--prior", shop / "prior.safetensors", "--method", method, "--measurement", shop / "photo.png", "--mask",
-        shop / "mask.png", "-n", 1, "--steps", 2, "--out", tmp_path / "out", *(["--set", "iterations=8"] if method == "hmc" else []),
-    )  # fmt: skip
+        capsys,
+        "sample",
+        "--prior",
+        shop / "prior.safetensors",
+        "--method",
+        method,
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "-n",
+        1,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "out",
+        *(["--set", "iterations=8"] if method == "hmc" else []),
+    )
     assert about["run"] is None and about["plan"]["method"] == method
 
 
@@ -185,16 +283,41 @@ def test_every_sampler(shop, tmp_path, capsys, sampler):
 
 
 def test_what_has_steps_of_its_own_takes_no_sampler(shop, tmp_path, capsys):
-    ask = ("sample", "--prior", shop / "prior.safetensors", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "--method", "ddrm", "--out", tmp_path / "s")
+    ask = (
+        "sample",
+        "--prior",
+        shop / "prior.safetensors",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "--method",
+        "ddrm",
+        "--out",
+        tmp_path / "s",
+    )
     assert "ddrm has steps of its own" in refused(capsys, *ask, "--sampler", "heun")
     assert "ddrm has steps of its own" in refused(capsys, *ask, "--eta", 0.5)
 
 
 def test_particles_and_chains_refuse_a_sampler_without_weights(shop, tmp_path, capsys):
-    ask = ("sample", "--prior", shop / "prior.safetensors", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "--out", tmp_path / "s")
+    ask = (
+        "sample",
+        "--prior",
+        shop / "prior.safetensors",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "--out",
+        tmp_path / "s",
+    )
     for method in ("tds", "mcgdiff", "hmc"):
         message = refused(capsys, *ask, "--method", method, "--sampler", "sde-dpmpp-2m", "--steps", 2).strip()
-        assert "have weights only under a sampler with noise whose step is one Gaussian kernel" in message and "\n" not in message
+        assert (
+            "have weights only under a sampler with noise whose step is one Gaussian kernel" in message
+            and "\n" not in message
+        )
 
 
 @pytest.mark.parametrize("command", [("prior", "train", "--data", "photos"), ("hub", "export", "run")])
@@ -207,7 +330,24 @@ def test_every_fitted_h_keeps_to_its_own_settings_unless_told(shop, tmp_path, ca
     photos, y = shop / "good", tmp_path / "y.npz"
     made = ("--prior", shop / "prior.safetensors", "--task", "sr4", "--data", photos)
     assert run(capsys, "measure", *made[2:], "--images", 1, "--out", y)[0] == 0
-    assert run(capsys, "fit", *made, "--method", "lora", "--size", 0.2, "--steps", 2, "--batch", 2, "--out", tmp_path / "lora")[0] == 0
+    assert (
+        run(
+            capsys,
+            "fit",
+            *made,
+            "--method",
+            "lora",
+            "--size",
+            0.2,
+            "--steps",
+            2,
+            "--batch",
+            2,
+            "--out",
+            tmp_path / "lora",
+        )[0]
+        == 0
+    )
     ask = ("sample", tmp_path / "lora", "--measurement", y, "-n", 1, "--steps", 2)
     for name, more, scale in (("plain", (), 1.0), ("tuned", ("--tuned",), 1.3)):
         assert result(capsys, *ask, *more, "--out", tmp_path / name)["plan"]["settings"]["scale"] == scale
@@ -215,7 +355,10 @@ def test_every_fitted_h_keeps_to_its_own_settings_unless_told(shop, tmp_path, ca
 
 def test_settings_and_scale(shop, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(TUNED["inpaint"], "deft", {"scale": 1.3})
-    about = result(capsys, *sample_line(shop, tmp_path / "a", "--method", "dps", "--set", "zeta=0.7", "--eta", 0.5, "--spacing", "karras"))
+    about = result(
+        capsys,
+        *sample_line(shop, tmp_path / "a", "--method", "dps", "--set", "zeta=0.7", "--eta", 0.5, "--spacing", "karras"),
+    )
     assert about["plan"] | {"steps": 3} == {
         "method": "dps", "settings": {"zeta": 0.7}, "sampler": "ddim", "eta": 0.5, "steps": 3, "spacing": "karras",
     }  # fmt: skip
@@ -229,9 +372,20 @@ def test_settings_and_scale(shop, tmp_path, capsys, monkeypatch):
 
 def test_evaluate(shop, tmp_path, capsys):
     report = result(
-        capsys, "evaluate", shop / "inpaint", "--data", shop / "good", "--images", 5, "--samples", 2, "--steps", 2, "--out",
+        capsys,
+        "evaluate",
+        shop / "inpaint",
+        "--data",
+        shop / "good",
+        "--images",
+        5,
+        "--samples",
+        2,
+        "--steps",
+        2,
+        "--out",
         tmp_path / "out",
-    )  # fmt: skip
+    )
     assert report == json.loads((tmp_path / "out" / "report.json").read_text()) | {"out": str(tmp_path / "out")}
     metrics = {r["metric"] for r in report["rows"]}
     assert {"psnr", "ssim", "residual", "psnr_hidden", "calls", "seconds"} <= metrics
@@ -250,18 +404,62 @@ def test_info(shop, capsys):
 
 def test_prior_train_then_use_it(shop, tmp_path, capsys):
     line = (
-        "prior", "train", "--data", shop / "good", "--out", tmp_path / "mine", "--widths", "24,32", "--patch", 4, "--steps", 3, "--batch",
-        4, "--lr", 1.5e-3, "--warmup", 1, "--ema", 0.9, "--seconds", 60, "--about-data", "checks", "--licence", "CC0",
-    )  # fmt: skip
+        "prior",
+        "train",
+        "--data",
+        shop / "good",
+        "--out",
+        tmp_path / "mine",
+        "--widths",
+        "24,32",
+        "--patch",
+        4,
+        "--steps",
+        3,
+        "--batch",
+        4,
+        "--lr",
+        1.5e-3,
+        "--warmup",
+        1,
+        "--ema",
+        0.9,
+        "--seconds",
+        60,
+        "--about-data",
+        "checks",
+        "--licence",
+        "CC0",
+    )
     card = result(capsys, *line)["card"]
     assert card["data"] == "checks" and card["licence"] == "CC0" and card["output"] == "v" and len(card["levels"]) == 10
-    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["card.md", "log.json", "prior.safetensors", "samples.png", "state.pt"]
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
+        "card.md",
+        "log.json",
+        "prior.safetensors",
+        "samples.png",
+        "state.pt",
+    ]
     prior = load_prior(tmp_path / "mine")
     assert prior.event_shape == (1, 16, 16) and not any(p.requires_grad for p in prior.parameters())
     fitted = result(
-        capsys, "fit", "--prior", tmp_path / "mine", "--size", 0.4, "--data", shop / "good", "--steps", 2, "--batch", 4, "--bank", 0,
-        "--out", tmp_path / "run",
-    )  # fmt: skip
+        capsys,
+        "fit",
+        "--prior",
+        tmp_path / "mine",
+        "--size",
+        0.4,
+        "--data",
+        shop / "good",
+        "--steps",
+        2,
+        "--batch",
+        4,
+        "--bank",
+        0,
+        "--out",
+        tmp_path / "run",
+    )
     assert fitted["card"]["prior"] == str((tmp_path / "mine").resolve())
     code, _, err = run(capsys, *line[:6], "--widths", "8,8,8,8,8", "--overwrite")
     assert code == 2 and "multiples of 32" in err
@@ -269,10 +467,39 @@ def test_prior_train_then_use_it(shop, tmp_path, capsys):
 
 def test_a_run_finds_its_prior_or_says_that_it_is_gone(shop, tmp_path, capsys):
     prior = toy_prior(tmp_path / "p.safetensors")
-    line = ("fit", "--prior", prior, "--size", 0.4, "--data", shop / "good", "--steps", 1, "--batch", 2, "--bank", 0, "--out", tmp_path / "run")
+    line = (
+        "fit",
+        "--prior",
+        prior,
+        "--size",
+        0.4,
+        "--data",
+        shop / "good",
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--bank",
+        0,
+        "--out",
+        tmp_path / "run",
+    )
     assert run(capsys, *line)[0] == 0
     prior.rename(tmp_path / "moved.safetensors")
-    ask = ("sample", tmp_path / "run", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "-n", 1, "--steps", 1, "--out", tmp_path / "o")
+    ask = (
+        "sample",
+        tmp_path / "run",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "-n",
+        1,
+        "--steps",
+        1,
+        "--out",
+        tmp_path / "o",
+    )
     code, _, err = run(capsys, *ask)
     assert code == 2 and "is not there any more" in err and "--prior" in err
     assert run(capsys, *ask, "--prior", tmp_path / "moved.safetensors")[0] == 0

@@ -98,8 +98,16 @@ def test_rows(done):
         for entry in entries:
             if (task, entry) == ("hdr", "pigdm") and (task, entry, "psnr") not in pooled:
                 continue  # left out, if ΠGDM is for linear measurements alone
-            assert (task, entry, "feature_distance") in pooled and (task, entry, "energy_score") in pooled and (task, entry, "seconds") in pooled
-            each = [r["value"] for r in rows if (r["task"], r["method"], r["metric"]) == (task, entry, "psnr") and r["seed"] is not None]
+            assert (
+                (task, entry, "feature_distance") in pooled
+                and (task, entry, "energy_score") in pooled
+                and (task, entry, "seconds") in pooled
+            )
+            each = [
+                r["value"]
+                for r in rows
+                if (r["task"], r["method"], r["metric"]) == (task, entry, "psnr") and r["seed"] is not None
+            ]
             assert pooled[task, entry, "psnr"]["seed_std"] == pytest.approx(np.std(each, ddof=1))
             assert len(each) == 2 and math.isclose(sum(each) / 2, pooled[task, entry, "psnr"]["value"], rel_tol=1e-6)
     assert any("versus" in r and 0 < r["p"] <= r["p_holm"] <= 1 for r in rows)
@@ -108,14 +116,38 @@ def test_rows(done):
 def test_the_report_can_be_read(done):
     _study, out, _, report = done
     text = (out / "report.md").read_text()
-    for piece in ("ΠGDM", "inpaint", "Settings", "break-even", "by energy score", "Further metrics", "Energy score by seed", "seconds and memory measured on cpu", "wall-fashion-inpaint.png", "curve-fashion-inpaint.png", "deft compare tiny.toml"):
+    for piece in (
+        "ΠGDM",
+        "inpaint",
+        "Settings",
+        "break-even",
+        "by energy score",
+        "Further metrics",
+        "Energy score by seed",
+        "seconds and memory measured on cpu",
+        "wall-fashion-inpaint.png",
+        "curve-fashion-inpaint.png",
+        "deft compare tiny.toml",
+    ):
         assert piece in text, piece
     assert json.loads((out / "report.json").read_text())["rows"] == report["rows"]
     heads = [line for line in text.splitlines() if "| calls | backward | s a sample |" in line]
-    titles = ("energy score ↓", "energy score of pixels ↓", "coverage at 90 % (0.9 is right)", "spread over error (1 is right)", "feature distance ↓", "PSNR of the mean (dB) ↑", "PSNR (dB) ↑")
+    titles = (
+        "energy score ↓",
+        "energy score of pixels ↓",
+        "coverage at 90 % (0.9 is right)",
+        "spread over error (1 is right)",
+        "feature distance ↓",
+        "PSNR of the mean (dB) ↑",
+        "PSNR (dB) ↑",
+    )
     assert len(heads) == 2 and all(head.split(" | ")[1:8] == list(titles) for head in heads)
-    assert [v["task"] for v in report["verdicts"]] == ["inpaint", "hdr"] and all(v["verdict"] in text and v["verdict"].startswith("By energy score, ") for v in report["verdicts"])
-    assert (out / "wall-fashion-inpaint.png").stat().st_size > 2000 and (out / "curve-fashion-inpaint.png").stat().st_size > 5000
+    assert [v["task"] for v in report["verdicts"]] == ["inpaint", "hdr"] and all(
+        v["verdict"] in text and v["verdict"].startswith("By energy score, ") for v in report["verdicts"]
+    )
+    assert (out / "wall-fashion-inpaint.png").stat().st_size > 2000 and (
+        out / "curve-fashion-inpaint.png"
+    ).stat().st_size > 5000
 
 
 def test_tuning_spends_what_it_may(done):
@@ -174,7 +206,9 @@ def test_the_same_measurements_for_every_entry(done):
 def test_jobs_do_the_same(done, tmp_path):
     """Two processes, each a part of the work, leave what one leaves."""
     study, out, _, _ = done
-    few = replace(study, on=(replace(study.on[0], tasks=("inpaint",), entries=("pigdm", "gradient"), curve=()),), seeds=(0,))
+    few = replace(
+        study, on=(replace(study.on[0], tasks=("inpaint",), entries=("pigdm", "gradient"), curve=()),), seeds=(0,)
+    )
     plans = run_study(few, tmp_path / "two", jobs=2, progress=False)
     store = Store(tmp_path / "two")
     for cell in plans.cells:
@@ -187,9 +221,14 @@ def test_parts_wait_for_each_other(done, tmp_path):
     from threading import Thread
 
     study, _, _, _ = done
-    few = replace(study, on=(replace(study.on[0], tasks=("inpaint",), entries=("pigdm", "gradient"), curve=()),), seeds=(0,))
+    few = replace(
+        study, on=(replace(study.on[0], tasks=("inpaint",), entries=("pigdm", "gradient"), curve=()),), seeds=(0,)
+    )
     parts: list = []
-    threads = [Thread(target=lambda i=i: parts.append(run_study(few, tmp_path, part=i, parts=2, progress=False))) for i in (0, 1)]
+    threads = [
+        Thread(target=lambda i=i: parts.append(run_study(few, tmp_path, part=i, parts=2, progress=False)))
+        for i in (0, 1)
+    ]
     for t in threads:
         t.start()
     for t in threads:
@@ -234,23 +273,33 @@ def test_every_method_can_be_tuned(name):
     assert len(found) == 1 or sum(p.calls(4) for p in found) <= 300
     assert len(found) <= tuning.points
     own = {k for k in METHODS[name].grid if k in METHODS[name].settings}
-    assert all(p.settings == chosen.settings for p in found if own and (p.sampler, p.spacing) != (found[0].sampler, found[0].spacing))
+    assert all(
+        p.settings == chosen.settings
+        for p in found
+        if own and (p.sampler, p.spacing) != (found[0].sampler, found[0].spacing)
+    )
     keys = [json.dumps(p.config(), sort_keys=True) for p in found]
     assert len(set(keys)) == len(keys)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_all_methods_choose_samplers_and_spacings(name):
-    """Every method may choose its spacing, and its sampler where it leaves it open; nobody chooses the scale of a learned h."""
+    """Every method may choose its spacing, and its sampler where it leaves it open; nobody chooses the scale of a
+    learned h."""
     method, open_ = METHODS[name], METHODS[name].choices()
     assert len(open_["spacing"]) >= 2
     samplers = open_.get("sampler", ())
     if method.sampler is not None:
         assert not samplers
     else:
-        assert samplers == method.grid.get("sampler", WEIGHTED if method.draw is not None else SOLVERS) and len(samplers) >= 2
+        assert (
+            samplers == method.grid.get("sampler", WEIGHTED if method.draw is not None else SOLVERS)
+            and len(samplers) >= 2
+        )
     if method.draw is not None or name in ("dps", "mcg"):
-        assert all(issubclass(SAMPLERS[s], KernelSampler) and plan(name, sampler=s).make_sampler().stochastic for s in samplers)
+        assert all(
+            issubclass(SAMPLERS[s], KernelSampler) and plan(name, sampler=s).make_sampler().stochastic for s in samplers
+        )
     if method.learned and method.draw is None:
         assert samplers == ("ddim", "dpmpp-2m", "sde-dpmpp-2m")
     if method.trained:
@@ -260,23 +309,35 @@ def test_all_methods_choose_samplers_and_spacings(name):
 
 
 def test_the_grid_is_tried_evenly(monkeypatch):
-    """DEFT's nine settings are all pairs of three samplers and three spacings; where a method has settings of its own they come first, samplers at the best of them."""
+    """DEFT's nine settings are all pairs of three samplers and three spacings; where a method has settings of its own
+    they come first, samplers at the best of them."""
     t = config.Tuning(calls=50)
     found = points(config.Entry("deft", "deft"), t, calls=50)
     assert len({(p.sampler, p.spacing) for p in found}) == len(found) == 9 and {p.steps for p in found} == {50}
-    monkeypatch.setitem(METHODS, "gradient", replace(METHODS["gradient"], grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0)}))
+    monkeypatch.setitem(
+        METHODS, "gradient", replace(METHODS["gradient"], grid={"scale": (0.5, 1.0, 1.8), "data_std": (0.5, 1.0)})
+    )
     entry = config.Entry("gradient", "gradient")
     first = points(entry, t, calls=50)
-    assert len({(p.settings["scale"], p.settings["data_std"]) for p in first}) == len(first) == 6 and {(p.sampler, p.spacing) for p in first} == {("ddim", "angle")}
+    assert len({(p.settings["scale"], p.settings["data_std"]) for p in first}) == len(first) == 6 and {
+        (p.sampler, p.spacing) for p in first
+    } == {("ddim", "angle")}
     second = further(entry, t, first[2], first)
-    assert all(p.settings == first[2].settings for p in second) and {p.sampler for p in second} >= {"dpmpp-2m", "sde-dpmpp-2m"} and len(first + second) == 9
+    assert (
+        all(p.settings == first[2].settings for p in second)
+        and {p.sampler for p in second} >= {"dpmpp-2m", "sde-dpmpp-2m"}
+        and len(first + second) == 9
+    )
     fixed = config.Entry("gradient", "gradient", sampler="dpmpp-2m", spacing="karras")
-    assert {(p.sampler, p.spacing) for p in points(fixed, t) + further(fixed, t, first[2], first)} == {("dpmpp-2m", "karras")}
+    assert {(p.sampler, p.spacing) for p in points(fixed, t) + further(fixed, t, first[2], first)} == {
+        ("dpmpp-2m", "karras")
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_tuned_at_a_number_of_calls(name):
-    """With `calls`, every plan takes as many steps as 50 calls allow, inner repeats and particles counted; longer ones are left out."""
+    """With `calls`, every plan takes as many steps as 50 calls allow, inner repeats and particles counted; longer ones
+    are left out."""
     entry, t = config.Entry(name, name), config.Tuning(calls=50)
     found = points(entry, t, calls=50)
     if name in ("hmc", "deft-hmc"):
@@ -300,7 +361,8 @@ class Pixels(FeatureNetwork):
 
 
 def test_too_little_spread_loses_when_settings_are_tuned(tmp_path):
-    """Two settings of a method, one with the posterior's spread and one with 0.4 of it: distances and PSNR would choose the second, no score for tuning does."""
+    """Two settings of a method, one with the posterior's spread and one with 0.4 of it: distances and PSNR would choose
+    the second, no score for tuning does."""
     g, n = torch.Generator().manual_seed(0), 200
     mean = 0.3 * torch.randn(n, 1, 1, 8, 8, generator=g)
     truth = (mean + 0.2 * torch.randn(mean.shape, generator=g))[:, 0]
@@ -312,16 +374,36 @@ def test_too_little_spread_loses_when_settings_are_tuned(tmp_path):
         store.write(make_job("draw", str(factor), {}), {"per_image": {k: v.tolist() for k, v in values.items()}})
 
     def chosen(metric):
-        return best([(p, score(store, make_job("draw", str(f), {}), metric)) for f, p in plans.items()], METRICS[metric], plans[1.0]).settings["zeta"]
+        return best(
+            [(p, score(store, make_job("draw", str(f), {}), metric)) for f, p in plans.items()],
+            METRICS[metric],
+            plans[1.0],
+        ).settings["zeta"]
 
     assert {chosen(metric) for metric in proper(IMAGES)} == {1.0}
     assert {chosen(metric) for metric in ("feature_distance", "psnr")} == {0.4}
 
 
-def outcome(name: str, values, seconds: float, fit: float = 0.0, metric: str = "feature_distance", fits: int = 1, method: str = "dps") -> Result:
+def outcome(
+    name: str,
+    values,
+    seconds: float,
+    fit: float = 0.0,
+    metric: str = "feature_distance",
+    fits: int = 1,
+    method: str = "dps",
+) -> Result:
     figures = {"seconds": seconds} | ({"fit_seconds": fit, "parameters": 1, "share": 0.1} if fit else {})
     values = np.asarray(values)
-    return Result(name, plan(method), {metric: values}, figures=figures, about={"calls": 50.0}, fits=fits if fit else 0, seeds=tuple(range(len(values))))
+    return Result(
+        name,
+        plan(method),
+        {metric: values},
+        figures=figures,
+        about={"calls": 50.0},
+        fits=fits if fit else 0,
+        seeds=tuple(range(len(values))),
+    )
 
 
 IMAGES = find_domain("image")
@@ -338,12 +420,15 @@ def three(metric="energy_score", worse=0.5):
     rng = np.random.default_rng(0)
     base = rng.normal(1.0, 0.3, size=(3, 40))
     return [
-        outcome("c", base + worse, 1, metric=metric), outcome("b", base + 0.02 + 0.1 * (noise := rng.normal(size=base.shape)) - 0.1 * noise.mean(), 1, metric=metric), outcome("a", base, 1, metric=metric),
-    ]  # fmt: skip
+        outcome("c", base + worse, 1, metric=metric),
+        outcome("b", base + 0.02 + 0.1 * (noise := rng.normal(size=base.shape)) - 0.1 * noise.mean(), 1, metric=metric),
+        outcome("a", base, 1, metric=metric),
+    ]
 
 
 def test_the_best_and_its_equals_are_marked():
-    """Bold for the best alone, a mark for what cannot be distinguished from it, none for what is worse; rows in the order of the leading metric."""
+    """Bold for the best alone, a mark for what cannot be distinguished from it, none for what is worse; rows in the
+    order of the leading metric."""
     rows = [line for line in task_table(three(), METRICS, SR4).markdown() if line.startswith(("| a", "| b", "| c"))]
     assert [r[2] for r in rows] == ["a", "b", "c"]
     assert "**" in rows[0] and TIED not in rows[0]
@@ -363,22 +448,31 @@ def test_best_where_a_value_is_right():
 
 def test_the_verdict_is_computed():
     text = verdict(three(), METRICS, "deft")
-    assert text.startswith("By energy score, a is best (") and "; b cannot be distinguished from it; the next, c, is behind it by 0.500 [0.500, 0.500] (p 0.0" in text
+    assert (
+        text.startswith("By energy score, a is best (")
+        and "; b cannot be distinguished from it; the next, c, is behind it by 0.500 [0.500, 0.500] (p 0.0" in text
+    )
     assert "c" not in verdict(three()[1:], METRICS, "deft").split("told from it")[1]
     alone = verdict([three()[0], three()[2]], METRICS, "deft")
     assert "a is best" in alone and "no other entry is level with it" in alone
     assert verdict(three(worse=-0.5), METRICS, "deft").startswith("By energy score, c is best")
-    assert verdict(three("psnr_mean"), METRICS, "deft").startswith("By PSNR of the mean (dB), c is best")  # high is better there
+    # high is better there
+    assert verdict(three("psnr_mean"), METRICS, "deft").startswith("By PSNR of the mean (dB), c is best")
     mixed = [replace(o, values=o.values | {"feature_distance": -o.values["energy_score"]}) for o in three()]
-    assert verdict(mixed, METRICS, "deft").startswith("By energy score, a is best")  # not by the distance, where there is a proper score
+    # not by the distance, where there is a proper score
+    assert verdict(mixed, METRICS, "deft").startswith("By energy score, a is best")
 
 
 def test_fits_that_differ_widen_what_is_said_of_an_entry():
-    """Three fits whose quality differs more than the images': the interval holds the best entry's mean, and the entry is not called worse."""
+    """Three fits whose quality differs more than the images': the interval holds the best entry's mean, and the entry
+    is not called worse."""
     rng = np.random.default_rng(0)
     base = rng.normal(1.0, 0.1, size=(3, 40))
     shifted = base + np.array([[0.02], [0.6], [0.1]])
-    lucky, one = outcome("h", shifted, 1, fit=9.0, metric="energy_score", fits=3, method="deft"), outcome("h", shifted, 1, fit=9.0, metric="energy_score", method="deft")
+    lucky, one = (
+        outcome("h", shifted, 1, fit=9.0, metric="energy_score", fits=3, method="deft"),
+        outcome("h", shifted, 1, fit=9.0, metric="energy_score", method="deft"),
+    )
     other = outcome("a", base, 1, metric="energy_score")
     assert tied_of([other, lucky], "energy_score") == ("a", "h") and tied_of([other, one], "energy_score") == ("a",)
     wide, narrow = lucky.interval("energy_score"), one.interval("energy_score")
@@ -395,7 +489,18 @@ def test_the_device_is_no_part_of_a_piece(tmp_path, monkeypatch):
     on = STUDY.on[0]
 
     def key():
-        return draw_job(on, get_task("sr4").config(), STUDY.entries["dps"], plan("dps", steps=2), None, split="test", images=1, samples=1, seed=0, batch=1)
+        return draw_job(
+            on,
+            get_task("sr4").config(),
+            STUDY.entries["dps"],
+            plan("dps", steps=2),
+            None,
+            split="test",
+            images=1,
+            samples=1,
+            seed=0,
+            batch=1,
+        )
 
     before = work.DEVICE.set("meta")
     try:
@@ -410,30 +515,47 @@ def test_the_device_is_no_part_of_a_piece(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "do", lambda u, folder, device: (seen.append(device), work.do(u, folder, device)))
     Runner(tmp_path, progress=False, device="meta")("samples", [there])
     found = Store(tmp_path).read(there)
-    assert seen == ["meta"] and found["was_on"] == "meta" and found["device"] == "card meta" and work.DEVICE.get() == "cpu"
+    assert (
+        seen == ["meta"] and found["was_on"] == "meta" and found["device"] == "card meta" and work.DEVICE.get() == "cpu"
+    )
 
 
 def test_backward_passes_are_counted(tmp_path):
     """As many as each method's formula says, and one image's check of the h at the door beside them."""
     for name, passes in {"pigdm": 1, "mmps": 4, "replacement": 0}.items():
         u = draw_job(
-            STUDY.on[0], get_task("sr4").config(), config.Entry(name, name), plan(name, steps=2), None, split="test", images=3, samples=2, seed=0, batch=6
-        )  # fmt: skip
+            STUDY.on[0],
+            get_task("sr4").config(),
+            config.Entry(name, name),
+            plan(name, steps=2),
+            None,
+            split="test",
+            images=3,
+            samples=2,
+            seed=0,
+            batch=6,
+        )
         work.do(u, tmp_path)
         assert Store(tmp_path).read(u)["backward"] == pytest.approx(passes * (2 + 1 / 6)), name
 
 
 def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
-    """It is named with its reason, its entry is left out, the report is written; the same command does it when it can."""
+    """It is named with its reason, its entry is left out, the report is written; the same command does it when it
+    can."""
     (tmp_path / "s.toml").write_text(
-        'images = 2\nsamples = 2\n[tune]\nimages = 2\nsamples = 2\nsteps = [2]\npoints = 2\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms = ["prior", "gradient"]\n'
-    )  # fmt: skip
+        "images = 2\nsamples = 2\n[tune]\nimages = 2\nsamples = 2\nsteps = [2]\npoints = 2\n[[on]]\nprior ="
+        ' "fashion"\ntasks = ["sr4"]\narms = ["prior", "gradient"]\n'
+    )
     study, real = read_study(tmp_path / "s.toml"), work.WORK["draw"]
 
     def draw(u, store):
         if u.settings["plan"]["method"] == "gradient" and u.settings["split"] == "test":
             raise RuntimeError("no\nroom")
-        if u.settings["plan"]["method"] == "gradient" and u.settings["plan"]["sampler"] == "ddim" and u.settings["plan"]["settings"]["scale"] == 1.0:
+        if (
+            u.settings["plan"]["method"] == "gradient"
+            and u.settings["plan"]["sampler"] == "ddim"
+            and u.settings["plan"]["settings"]["scale"] == 1.0
+        ):
             raise RuntimeError("one setting that does not run")
         return real(u, store)
 
@@ -442,7 +564,11 @@ def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
     said = []
     with show(said.append):
         plans = run_study(study, out, progress=False)
-    assert [c.entry.name for c in plans.cells] == ["prior"] and "RuntimeError: no room" in plans.failed.values() and any("no room" in s for s in said)
+    assert (
+        [c.entry.name for c in plans.cells] == ["prior"]
+        and "RuntimeError: no room" in plans.failed.values()
+        and any("no room" in s for s in said)
+    )
     assert "test" in next(k for k, v in plans.failed.items() if "no room" in v)
     report = write_study(study, plans, out)
     assert "## Failed" in (out / "report.md").read_text() and report["failed"] == plans.failed
@@ -451,7 +577,9 @@ def test_a_piece_that_fails_stops_nobody(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(work.WORK, "draw", real)
     again = run_study(study, out, progress=False)
     assert {c.entry.name for c in again.cells} == {"prior", "gradient"} and not again.failed
-    tried = [p for p in (out / "draw").glob("*.error.txt") if p.with_name(p.name.replace(".error.txt", ".json")).exists()]
+    tried = [
+        p for p in (out / "draw").glob("*.error.txt") if p.with_name(p.name.replace(".error.txt", ".json")).exists()
+    ]
     assert not tried  # no note is left of what was done since
 
 
@@ -466,7 +594,10 @@ def test_parts_do_not_wait_for_what_failed(tmp_path, monkeypatch):
 
 
 def test_an_entry_may_name_its_sampler():
-    table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "entries": ["deft", "second"]}], "entries": {"second": {"method": "deft", "sampler": "dpmpp-2m"}}}
+    table = {
+        "on": [{"prior": "fashion", "tasks": ["inpaint"], "entries": ["deft", "second"]}],
+        "entries": {"second": {"method": "deft", "sampler": "dpmpp-2m"}},
+    }
     study = config.make_study(table)
     assert [entry_plan(study.entries[k]).sampler for k in ("deft", "second")] == ["sde-dpmpp-2m", "dpmpp-2m"]
     assert {p.sampler for p in points(study.entries["second"], study.tune)} == {"dpmpp-2m"}
@@ -491,10 +622,15 @@ def test_what_is_done_once_is_paid_once():
 
 def test_costs_are_of_samples_not_of_singular_vectors(tmp_path, monkeypatch):
     """A method whose first draw does slow work once: its samples do not cost less for it (they came out negative)."""
-    entry, on = config.make_study({"on": [{"prior": "fashion", "tasks": ["sr4"], "entries": ["ddrm"]}]}).entries["ddrm"], config.Setting("fashion", ("sr4",), ("ddrm",))
+    entry, on = (
+        config.make_study({"on": [{"prior": "fashion", "tasks": ["sr4"], "entries": ["ddrm"]}]}).entries["ddrm"],
+        config.Setting("fashion", ("sr4",), ("ddrm",)),
+    )
     ticks = iter([0.0, 30.0, 30.0, 31.0, 31.0, 36.0])  # the first draw takes 30 s, then 1 s, then 5 s
     monkeypatch.setattr(work.time, "perf_counter", lambda: next(ticks))
-    found = work._cost(work.cost_job(on, get_task("sr4").config(), entry, plan("ddrm", steps=20), None, 4), Store(tmp_path))
+    found = work._cost(
+        work.cost_job(on, get_task("sr4").config(), entry, plan("ddrm", steps=20), None, 4), Store(tmp_path)
+    )
     assert found["once"] == pytest.approx(29)
     assert found["seconds_per_call"] == pytest.approx((5 - 1) / 8 / 4)
     assert found["seconds"] == pytest.approx((1 + 18 * (5 - 1) / 8) / 4)
@@ -503,7 +639,11 @@ def test_costs_are_of_samples_not_of_singular_vectors(tmp_path, monkeypatch):
 def test_tied_of():
     rng = np.random.default_rng(0)
     base = rng.normal(size=(2, 40))
-    entries = [outcome("a", base, 1), outcome("b", base + 0.001 * rng.normal(size=base.shape), 1), outcome("c", base + 0.5, 1)]
+    entries = [
+        outcome("a", base, 1),
+        outcome("b", base + 0.001 * rng.normal(size=base.shape), 1),
+        outcome("c", base + 0.5, 1),
+    ]
     names = tied_of(entries, "feature_distance")
     assert set(names) == {"a", "b"}
 
@@ -513,29 +653,49 @@ def test_steps_for():
     assert steps_for(plan("dps", sampler="heun"), 49) == 25  # 2 n - 1 calls
     assert steps_for(plan("dps", sampler="heun"), 50) == 25
     assert steps_for(plan("dps"), 3) is None
-    assert steps_for(plan("tds", settings={"particles": 8}), 50, 4) == 25 and steps_for(plan("repaint", settings={"repeats": 5}), 50) == 10
+    assert (
+        steps_for(plan("tds", settings={"particles": 8}), 50, 4) == 25
+        and steps_for(plan("repaint", settings={"repeats": 5}), 50) == 10
+    )
     assert steps_for(plan("lora"), 50) == 25  # it runs two networks a step
 
 
+ONE = '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\n'
 BAD = {
-    'images = 3': "no \\[\\[on\\]\\]",
+    "images = 3": "no \\[\\[on\\]\\]",
     'imagse = 3\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "did you mean 'images'",
     '[[on]]\nprior = "fashion"\ntasks = ["inpant"]\narms = ["dps"]': "did you mean 'inpaint'",
     '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dpss"]': "did you mean 'dps'",
-    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[entries.x]\nmethod = "dps"\nsettings = { zetta = 1.0 }': "did you mean 'zeta'",
-    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[entries.x]\nmethod = "deft"\nfit = { second = 1 }': "did you mean 'seconds'",
-    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[entries.x]\nmethod = "deft"\ntuned_as = "y"': "tuned_as of x",
-    'images = 0\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "images must be a whole number of at least 1",
+    f'{ONE}arms = ["x"]\n[entries.x]\nmethod = "dps"\nsettings = {{ zetta = 1.0 }}': ("did you mean 'zeta'"),
+    f'{ONE}arms = ["x"]\n[entries.x]\nmethod = "deft"\nfit = {{ second = 1 }}': ("did you mean 'seconds'"),
+    '[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["x"]\n[entries.x]\nmethod = "deft"\ntuned_as = "y"': (
+        "tuned_as of x"
+    ),
+    'images = 0\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        "images must be a whole number of at least 1"
+    ),
     'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "different whole numbers",
     '[tune]\nbudget = -1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.budget",
-    '[tasks.inpaint]\nsigma = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "did you mean 'sigma_y'",
+    '[tasks.inpaint]\nsigma = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        "did you mean 'sigma_y'"
+    ),
     '[[on]]\ntasks = ["inpaint"]\narms = ["dps"]': "prior",
-    '[tune]\nmetric = "feature_distance"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "nothing is tuned by a score that rewards too little spread",
-    '[tune]\nmetric = "psnr"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "energy_score, energy_score_pixels, crps",
-    '[tune]\nmetric = "energy_scor"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "did you mean 'energy_score'",
-    '[tune]\nsamples = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.samples must be a whole number of at least 2",
-    'seeds = [0, 1, 2]\n[fit]\nseeds = [0, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["deft"]': "leaves out \\[2\\] of seeds",
-    'images = ': "is no TOML",
+    '[tune]\nmetric = "feature_distance"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        "nothing is tuned by a score that rewards too little spread"
+    ),
+    '[tune]\nmetric = "psnr"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        "energy_score, energy_score_pixels, crps"
+    ),
+    '[tune]\nmetric = "energy_scor"\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        "did you mean 'energy_score'"
+    ),
+    '[tune]\nsamples = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        "tune.samples must be a whole number of at least 2"
+    ),
+    'seeds = [0, 1, 2]\n[fit]\nseeds = [0, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["deft"]': (
+        "leaves out \\[2\\] of seeds"
+    ),
+    "images = ": "is no TOML",
 }
 
 
@@ -551,7 +711,10 @@ def test_bad_files(text, tmp_path):
 def test_command_line(capsys, tmp_path):
     assert "cannot read" in refused(capsys, "compare", tmp_path / "none.toml", "--out", tmp_path / "o")
     file = tmp_path / "s.toml"
-    file.write_text('images = 2\nsamples = 1\n[tune]\nimages = 2\nsamples = 2\nbudget = 4\nsteps = [2]\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms = ["prior"]\n')
+    file.write_text(
+        "images = 2\nsamples = 1\n[tune]\nimages = 2\nsamples = 2\nbudget = 4\nsteps = [2]\n[[on]]\nprior ="
+        ' "fashion"\ntasks = ["sr4"]\narms = ["prior"]\n'
+    )
     assert "--part takes" in refused(capsys, "compare", file, "--out", tmp_path / "o", "--part", "3/2")
     assert "no such device" in refused(capsys, "compare", file, "--out", tmp_path / "o", "--device", "cuda:77")
     assert "--jobs" in refused(capsys, "compare", file, "--out", tmp_path / "o", "--jobs", "0")
@@ -580,13 +743,18 @@ def test_fits_differ_by_seed(done):
 
 def test_the_earlier_word_for_entries_is_read():
     """Files of version 0.1.0 say `arms`."""
-    table = {"on": [{"prior": "fashion", "tasks": ["sr4"], "arms": ["dps", "slow"]}], "arms": {"slow": {"method": "dps", "steps": 99}}}
+    table = {
+        "on": [{"prior": "fashion", "tasks": ["sr4"], "arms": ["dps", "slow"]}],
+        "arms": {"slow": {"method": "dps", "steps": 99}},
+    }
     study = config.make_study(table)
     assert study.on[0].entries == ("dps", "slow") and study.entries["slow"].steps == 99
 
 
 def test_a_study_that_comes_with_a_kind_of_data():
-    assert read_study(config.find_study("quick")).title == "A quick comparison" and config.find_study("quick.toml") == config.find_study("quick")
+    assert read_study(config.find_study("quick")).title == "A quick comparison" and config.find_study(
+        "quick.toml"
+    ) == config.find_study("quick")
     assert config.find_study("nowhere.toml").name == "nowhere.toml"
 
 
@@ -597,18 +765,34 @@ def test_tasks_of_one_kind_of_data():
 
 
 def test_a_metric_of_the_domain_is_in_every_report(done, monkeypatch, tmp_path):
-    """A row of its table and a number of its `measure` are all that a metric takes: rows, tables and what is measured follow."""
+    """A row of its table and a number of its `measure` are all that a metric takes: rows, tables and what is measured
+    follow."""
     from deft.domains.image import measure as measuring
 
     study, _, _, _ = done
     real = measuring.measure
-    monkeypatch.setitem(measuring.METRICS, "darkness", Metric("darkness", "darkness", "low", 2, "mean of 1 - x", table="main"))
-    monkeypatch.setattr(measuring, "measure", lambda samples, *a, **k: {**real(samples, *a, **k), "darkness": 1 - samples.flatten(1).mean(1)})
-    few = replace(study, on=(replace(study.on[0], tasks=("sr4",), entries=("prior",), curve=()),), seeds=(0,), entries={"prior": config.Entry("prior", "prior", steps=2, tune=False)})
+    monkeypatch.setitem(
+        measuring.METRICS, "darkness", Metric("darkness", "darkness", "low", 2, "mean of 1 - x", table="main")
+    )
+    monkeypatch.setattr(
+        measuring,
+        "measure",
+        lambda samples, *a, **k: {**real(samples, *a, **k), "darkness": 1 - samples.flatten(1).mean(1)},
+    )
+    few = replace(
+        study,
+        on=(replace(study.on[0], tasks=("sr4",), entries=("prior",), curve=()),),
+        seeds=(0,),
+        entries={"prior": config.Entry("prior", "prior", steps=2, tune=False)},
+    )
     report = write_study(few, run_study(few, tmp_path, progress=False), tmp_path)
     row = next(r for r in report["rows"] if r["metric"] == "darkness")
     text = (tmp_path / "report.md").read_text()
-    assert f"| {row['value']:.2f} [" in text.replace("**", "") and "darkness ↓" in text and "- darkness: mean of 1 - x" in text
+    assert (
+        f"| {row['value']:.2f} [" in text.replace("**", "")
+        and "darkness ↓" in text
+        and "- darkness: mean of 1 - x" in text
+    )
     with np.load(next((tmp_path / "draw").glob("*.npz"))) as z:  # the number is that of the samples
         assert row["value"] == pytest.approx(float(1 - z["samples"].astype(float).mean()), abs=2e-3)
 
@@ -618,6 +802,17 @@ def test_comparisons_name_no_kind_of_data():
     for path in (Path(deft.bench.__file__).parent).glob("*.py"):
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names = (
+                [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else []
+            )
             assert not any(name.startswith("deft.domains") for name in names), path
-            assert not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "find_domain" and isinstance(node.args[0], ast.Constant)), path
+            assert not (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id == "find_domain"
+                and isinstance(node.args[0], ast.Constant)
+            ), path

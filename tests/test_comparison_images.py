@@ -85,44 +85,73 @@ def test_changed_pixels_are_another_piece(folder, tmp_path):
     np.savez(before, x=stack)
     stack[0, 0, 5, 5] += 0.5 if stack[0, 0, 5, 5] < 0 else -0.5
     np.savez(after, x=stack)
-    one, two = (describe(IMAGES, {"fit": str(p), "validation": "fashion", "test": "fashion"}, ("fit",), SHAPE)["fit"]["digest"] for p in (before, after))
+    one, two = (
+        describe(IMAGES, {"fit": str(p), "validation": "fashion", "test": "fashion"}, ("fit",), SHAPE)["fit"]["digest"]
+        for p in (before, after)
+    )
     assert one != two
 
 
 def test_out_of_distribution_shares_fits_and_settings(folder, tmp_path):
     """Only the tested images differ, so the fit is the same piece of work."""
-    plain, other = study_of(tmp_path, ""), study_of(tmp_path, f'data = {{ fit = "fashion", validation = "fashion", test = "{folder}" }}\nfeatures = "fashion-classifier"\n')
+    plain, other = (
+        study_of(tmp_path, ""),
+        study_of(
+            tmp_path,
+            f'data = {{ fit = "fashion", validation = "fashion", test = "{folder}" }}\n'
+            'features = "fashion-classifier"\n',
+        ),
+    )
     task = get_task("sr4").config()
-    assert fit_job(plain.on[0], task, plain.entries["deft"], 0).key == fit_job(other.on[0], task, other.entries["deft"], 0).key
+    assert (
+        fit_job(plain.on[0], task, plain.entries["deft"], 0).key
+        == fit_job(other.on[0], task, other.entries["deft"], 0).key
+    )
     assert other.on[0].title == f"fashion on {folder.name}" and plain.on[0].title == "fashion"
 
 
 def test_a_folder_without_a_feature_network(folder, tmp_path):
     """Settings are found by the energy score of pixels, and entries are ranked by it."""
     study = study_of(tmp_path, f'data = "{folder}"\n')
-    assert [tuned_by(study.tune.metric, on) for on in (study.on[0], replace(study.on[0], features="fashion-classifier"))] == ["energy_score_pixels", "energy_score"]
+    assert [
+        tuned_by(study.tune.metric, on) for on in (study.on[0], replace(study.on[0], features="fashion-classifier"))
+    ] == ["energy_score_pixels", "energy_score"]
     assert tuned_by("crps", study.on[0]) == "crps"
     report = write_study(study, run_study(study, tmp_path / "out", progress=False), tmp_path / "out")
     metrics = {r["metric"] for r in report["rows"]}
     assert "energy_score_pixels" in metrics and not metrics & {"feature_distance", "energy_score", "top1"}
     tried = [t for t in report["tuned"][0]["tried"] if t["score"] is not None]
-    scores = {tuple(json.loads(p.read_text())["per_image"]["energy_score_pixels"]) for p in (tmp_path / "out" / "draw").glob("*-vali-*.json")}
+    scores = {
+        tuple(json.loads(p.read_text())["per_image"]["energy_score_pixels"])
+        for p in (tmp_path / "out" / "draw").glob("*-vali-*.json")
+    }
     assert tried and {round(t["score"], 6) for t in tried} <= {round(sum(v) / 2, 6) for v in scores}
     assert {r["prior"] for r in report["rows"]} == {f"fashion on {folder.name}"}
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "energy score of pixels, each entry minus deft" in text and "by energy score of pixels: at most" in text and "By energy score of pixels, " in text
+    assert (
+        "energy score of pixels, each entry minus deft" in text
+        and "by energy score of pixels: at most" in text
+        and "By energy score of pixels, " in text
+    )
     spec = json.loads(next((tmp_path / "out" / "fit").glob("*.json")).read_text())["spec"]
     assert spec["data"]["fit"]["source"] == str(folder) and len(spec["data"]["fit"]["digest"]) == 12
 
 
 def test_the_whole_prior_can_be_a_function(folder, tmp_path):
     """A prior of one's own with options, as `load_prior` takes it."""
-    (tmp_path / "mine.py").write_text("from deft.prior import load_prior\n\ndef make(which):\n    return load_prior(which)\n")
-    text = HEAD.format(metric="crps").replace('prior = "fashion"', f'prior = "{tmp_path}/mine.py:make"\nprior_options = {{ which = "fashion" }}\ndata = "{folder}"')
+    (tmp_path / "mine.py").write_text(
+        "from deft.prior import load_prior\n\ndef make(which):\n    return load_prior(which)\n"
+    )
+    text = HEAD.format(metric="crps").replace(
+        'prior = "fashion"',
+        f'prior = "{tmp_path}/mine.py:make"\nprior_options = {{ which = "fashion" }}\ndata = "{folder}"',
+    )
     (tmp_path / "s.toml").write_text(text.replace('entries = ["deft", "pigdm"]', 'entries = ["pigdm", "prior"]'))
     study = read_study(tmp_path / "s.toml")
     plans = run_study(study, tmp_path / "out", progress=False)
-    assert len(plans.cells) == 2 and all((tmp_path / "out" / "draw" / f"{u.key}.json").exists() for c in plans.cells for u in c.draws.values())
+    assert len(plans.cells) == 2 and all(
+        (tmp_path / "out" / "draw" / f"{u.key}.json").exists() for c in plans.cells for u in c.draws.values()
+    )
 
 
 REFUSED = {
@@ -142,7 +171,10 @@ def test_refused_before_any_work(text, tmp_path):
 
 
 def test_too_few_images(folder, tmp_path):
-    study = study_of(tmp_path, f'data = {{ fit = "fashion", validation = "fashion", test = "{folder}" }}\nfeatures = "fashion-classifier"\n')
+    study = study_of(
+        tmp_path,
+        f'data = {{ fit = "fashion", validation = "fashion", test = "{folder}" }}\nfeatures = "fashion-classifier"\n',
+    )
     with pytest.raises(InputError, match="asks for 11 test images, and there are 10"):
         run_study(type(study)(**{**study.__dict__, "images": 11}), tmp_path / "o", progress=False)
 

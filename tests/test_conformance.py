@@ -80,7 +80,9 @@ def test_sample_posterior_does_not_mind_its_batch():
     prior = WORLD.prior(VPCosine())
     whole = sample_posterior(prior, WORLD.h, obs, 4, steps=10, batch=64).x
     assert whole.shape == (3, 4, 2)
-    torch.testing.assert_close(sample_posterior(prior, WORLD.h, obs, 4, steps=10, batch=5).x, whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        sample_posterior(prior, WORLD.h, obs, 4, steps=10, batch=5).x, whole, rtol=1e-5, atol=1e-5
+    )
     second = sample_posterior(prior, WORLD.h, obs[1], 4, steps=10, first=1).x
     torch.testing.assert_close(second[0], whole[1], rtol=1e-5, atol=1e-5)
 

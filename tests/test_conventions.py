@@ -1,8 +1,8 @@
-"""Measurements in the conventions of other programs: each setting, against the other convention written out here; and arrays that do
-not fit an operator, which are refused and not broadcast.
+"""Measurements in the conventions of other programs: each setting, against the other convention written out here; and
+arrays that do not fit an operator, which are refused and not broadcast.
 
-The proof for a setting has two halves. The operator with the setting makes the y of the other convention; and what it makes of such
-a y (`pinv`, `features`) is what the usual operator makes of its own.
+The proof for a setting has two halves. The operator with the setting makes the y of the other convention; and what it
+makes of such a y (`pinv`, `features`) is what the usual operator makes of its own.
 """
 
 from __future__ import annotations
@@ -94,9 +94,15 @@ IMAGES = {
 def wrong(y):
     """The array with an axis too few or too many, and in types that are no real floating-point tensor."""
     return {
-        "without the channel axis": y[:, 0], "without the batch axis": y[0], "one axis too many": y[:, None], "NumPy": y.numpy(),
-        "complex": torch.complex(y, y), "bytes": y.to(torch.uint8), "whole numbers": y.long(), "a list": y.tolist(),
-    }  # fmt: skip
+        "without the channel axis": y[:, 0],
+        "without the batch axis": y[0],
+        "one axis too many": y[:, None],
+        "NumPy": y.numpy(),
+        "complex": torch.complex(y, y),
+        "bytes": y.to(torch.uint8),
+        "whole numbers": y.long(),
+        "a list": y.tolist(),
+    }
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -116,7 +122,9 @@ def test_arrays_that_do_not_fit_are_refused(name):
 
 
 @pytest.mark.parametrize("kind", ["NumPy", "complex", "bytes", "whole numbers", "a list"])
-@pytest.mark.parametrize("make", [Identity, lambda: HDR(2.0), lambda: Linear(lambda x: 2 * x, (1, 4, 4)), lambda: Compressed((1, 4, 4), 0.5)])
+@pytest.mark.parametrize(
+    "make", [Identity, lambda: HDR(2.0), lambda: Linear(lambda x: 2 * x, (1, 4, 4)), lambda: Compressed((1, 4, 4), 0.5)]
+)
 def test_types_are_refused_by_operators_of_any_shape(make, kind):
     with pytest.raises(ContractError, match=r"torch tensor|floating-point"):
         make()(wrong(random(2, 1, 4, 4))[kind])
@@ -148,13 +156,23 @@ def test_shapes_that_would_be_broadcast(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
-@pytest.mark.parametrize("name", [k for k in IMAGES if k not in ("k-space", "k-space, corner", "magnitudes", "sinogram", "camera", "jpeg", "convolution", "edged")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        k
+        for k in IMAGES
+        if k not in ("k-space", "k-space, corner", "magnitudes", "sinogram", "camera", "jpeg", "convolution", "edged")
+    ],
+)
 def test_the_dtype_of_x_is_that_of_y(name, dtype):
     op, x = IMAGES[name](), random(3, 3, 8, 8).to(dtype)
     assert op(x).dtype == dtype and op.adjoint(op(x)).dtype == dtype
 
 
-@pytest.mark.parametrize("name", ["block average", "mask", "blur", "sinogram", "k-space", "k-space, corner", "convolution", "edged", "magnitudes"])
+@pytest.mark.parametrize(
+    "name",
+    ["block average", "mask", "blur", "sinogram", "k-space", "k-space, corner", "convolution", "edged", "magnitudes"],
+)
 def test_the_checks_work_under_vmap(name):
     op, x = IMAGES[name](), random(4, 1, 1, 8, 8)
     close(torch.func.vmap(op)(x), torch.stack([op(v) for v in x]))
@@ -225,9 +243,20 @@ def test_sinograms_of_other_scanners(name):
         close(there.features(theirs), usual().features(own), rtol=1e-6, atol=1e-6)
     noise, rho2 = torch.tensor(1e-4), torch.full((2, 1, 1, 1), 1.0)
     zero = torch.zeros_like(x)
-    if name not in ("fewer detectors", "every other detector", "some of the directions", "directions in another order", "detectors cut on one side"):
+    if name not in (
+        "fewer detectors",
+        "every other detector",
+        "some of the directions",
+        "directions in another order",
+        "detectors cut on one side",
+    ):
         scaled = noise.double() * options.get("length", 1.0) ** 2
-        close(there.mean_update(zero, theirs, scaled, rho2), usual().mean_update(zero, own, noise, rho2), rtol=1e-3, atol=1e-3)
+        close(
+            there.mean_update(zero, theirs, scaled, rho2),
+            usual().mean_update(zero, own, noise, rho2),
+            rtol=1e-3,
+            atol=1e-3,
+        )
 
 
 @pytest.mark.parametrize(("right", "up"), [(1, 0), (0, 1), (-2, 1)])
@@ -235,12 +264,20 @@ def test_an_axis_off_the_middle(right, up):
     """About a pixel `right` and `up`, what an image looks like when it is moved so that this pixel is in the middle."""
     x = picture()
     moved = x.roll((up, -right), (2, 3))
-    close(Radon(SIDE, ANGLES, axis=(float(right), float(up)), detectors=25)(x), Radon(SIDE, ANGLES, detectors=25)(moved), rtol=1e-9, atol=1e-12)
+    close(
+        Radon(SIDE, ANGLES, axis=(float(right), float(up)), detectors=25)(x),
+        Radon(SIDE, ANGLES, detectors=25)(moved),
+        rtol=1e-9,
+        atol=1e-12,
+    )
     check_operator(Radon(6, 5, axis=(right / 2, up / 2)), (2, 6, 6))
 
 
 def test_the_usual_geometry_is_what_it_was():
-    a, b = Radon(9, 7, 13, 100.0), Radon(9, 7, 13, 100.0, start=0.0, rotation="counterclockwise", centre=0.0, pitch=1.0, length=1.0)
+    a, b = (
+        Radon(9, 7, 13, 100.0),
+        Radon(9, 7, 13, 100.0, start=0.0, rotation="counterclockwise", centre=0.0, pitch=1.0, length=1.0),
+    )
     x = random(1, 1, 9, 9)
     assert a.geometry == b.geometry and torch.equal(a(x), b(x)) and torch.equal(a.fbp(a(x)), b.fbp(b(x)))
 
@@ -259,7 +296,8 @@ def blob_integral(theta, s, m, w):
 
 
 def near(made, u, width=0.03):
-    """A converted file's y is that of the image 2 u - 1, by the operator the file names, within the interpolation of a blob."""
+    """A converted file's y is that of the image 2 u - 1, by the operator the file names, within the interpolation of a
+    blob."""
     task, side = made.task, u.shape[-1]
     x = torch.from_numpy(2 * u - 1)[None, None]
     operator = task.build(made.drawn) if made.drawn is not None else task.operator(x, None)
@@ -270,7 +308,11 @@ def near(made, u, width=0.03):
 
 @pytest.mark.parametrize("circle", [True, False])
 @pytest.mark.parametrize("side", [48, 49])
-@pytest.mark.parametrize("theta", [[3.0 * i for i in range(60)], [0.0, 10.0, 45.0, 100.0, 170.0], [90.0, 60.0, 30.0, 0.0]], ids=["even", "uneven", "falling"])
+@pytest.mark.parametrize(
+    "theta",
+    [[3.0 * i for i in range(60)], [0.0, 10.0, 45.0, 100.0, 170.0], [90.0, 60.0, 30.0, 0.0]],
+    ids=["even", "uneven", "falling"],
+)
 def test_scikit_image(side, circle, theta):
     """[detectors, angles], plain sums, about pixel [side // 2, side // 2], detector j at s = j - n // 2."""
     n = side if circle else math.ceil(math.sqrt(2) * side)
@@ -298,7 +340,8 @@ def test_scikit_image_at_another_size():
 
 
 def odl_sinogram(side, extent, count, detectors, m, w):
-    """x is the first axis (rows, downwards), y the second; angles in the middles of their parts, detectors across the diagonal."""
+    """x is the first axis (rows, downwards), y the second; angles in the middles of their parts, detectors across the
+    diagonal."""
     theta = (np.arange(count) + 0.5) * math.pi / count
     pixel, width = extent / side, extent * math.sqrt(2)
     s = ((np.arange(detectors) + 0.5) / detectors - 0.5) * width / pixel
@@ -325,11 +368,16 @@ def test_odl_itself():
     space = odl.uniform_discr([-0.13, -0.13], [0.13, 0.13], (41, 41), dtype="float64")
     geometry = tomo.parallel_beam_geometry(space, num_angles=12, det_shape=(59,))
     y = tomo.RayTransform(space, geometry, impl="skimage")(space.element(u))
-    near(convert.from_odl(np.asarray(y.asarray() if hasattr(y, "asarray") else y.data), extent=0.26, own_side=41), u, width=0.1)
+    near(
+        convert.from_odl(np.asarray(y.asarray() if hasattr(y, "asarray") else y.data), extent=0.26, own_side=41),
+        u,
+        width=0.1,
+    )
 
 
 def test_lodopab():
-    """1000 angles, 513 detectors, line integrals in metres of an image in [0, 1] over .26 m: here of a blob, made into 36 pixels."""
+    """1000 angles, 513 detectors, line integrals in metres of an image in [0, 1] over .26 m: here of a blob, made into
+    36 pixels."""
     observation = odl_sinogram(362, 0.26, 1000, 513, (40.0, -60.0), 40.0)
     made = convert.from_lodopab(observation[None], side=36, every=50)
     assert made.y.shape == (1, 1, 20, 513)
@@ -338,7 +386,8 @@ def test_lodopab():
 
 
 def test_rays_that_were_not_measured():
-    """NaN becomes a mask; the mask's operator is the usual one on what is left, and the network is shown the rest interpolated."""
+    """NaN becomes a mask; the mask's operator is the usual one on what is left, and the network is shown the rest
+    interpolated."""
     x, op = picture().float(), usual()
     y = op(x)
     holed = torch.where(torch.arange(17) == 6, torch.nan, y)
@@ -355,7 +404,11 @@ def test_rays_that_were_not_measured():
     n = made.drawn.shape[-1]
     holes = torch.ones(3, 1, 5, n)
     holes[0, ..., 2] = holes[1, ..., 0] = holes[1, ..., n - 1] = holes[2, :, 1] = 0
-    for options in ({}, {"rotation": "clockwise", "pitch": 0.8, "length": 6.0}, {"directions": [0.0, 20.0, 90.0, 91.0, 130.0]}):
+    for options in (
+        {},
+        {"rotation": "clockwise", "pitch": 0.8, "length": 6.0},
+        {"directions": [0.0, 20.0, 90.0, 91.0, 130.0]},
+    ):
         check_operator(RayRadon(6, holes, angles=5, detectors=n, **options), (1, 6, 6))
 
 
@@ -374,7 +427,11 @@ K_SPACE = [*itertools.product((True, False), NORMS, ORIGINS, (-1, 1))]
 def fourier(x, centred, norm, origin, sign):
     """The other convention, by NumPy."""
     z = np.fft.ifftshift(x, (-2, -1)) if origin == "middle" else x
-    k = np.fft.fft2(z, norm=norm) if sign == -1 else np.fft.ifft2(z, norm={"ortho": "ortho", "backward": "forward", "forward": "backward"}[norm])
+    k = (
+        np.fft.fft2(z, norm=norm)
+        if sign == -1
+        else np.fft.ifft2(z, norm={"ortho": "ortho", "backward": "forward", "forward": "backward"}[norm])
+    )
     return np.fft.fftshift(k, (-2, -1)) if centred else k
 
 
@@ -405,7 +462,14 @@ def test_complex_k_space_is_converted(convention, layout):
     k = {"complex": k, "last": np.stack([k.real, k.imag], -1), "channels": np.stack([k.real, k.imag], -3)}[layout]
     centred, norm, origin, sign = convention
     made = convert.from_kspace(
-        k, mask=m, centred=centred, norm=norm, origin=origin, sign=sign, scale=0.25, layout="channels" if layout == "channels" else "auto"
+        k,
+        mask=m,
+        centred=centred,
+        norm=norm,
+        origin=origin,
+        sign=sign,
+        scale=0.25,
+        layout="channels" if layout == "channels" else "auto",
     )
     x = torch.from_numpy(2 * 0.25 * u - 1)[:, None]
     close(made.y, made.task.build(made.drawn)(x))
@@ -414,16 +478,25 @@ def test_complex_k_space_is_converted(convention, layout):
     close(made.drawn[0, 0], expected.double())
 
 
-@pytest.mark.parametrize("orientation", [("flip-rows",), ("flip-columns",), ("transpose",), ("flip-rows", "transpose"), ("flip-rows", "flip-columns")])
+@pytest.mark.parametrize(
+    "orientation",
+    [("flip-rows",), ("flip-columns",), ("transpose",), ("flip-rows", "transpose"), ("flip-rows", "flip-columns")],
+)
 @pytest.mark.parametrize("sides", [(6, 8), (5, 7), (6, 6)])
 def test_images_that_lie_otherwise(orientation, sides):
     u = random(1, *sides).abs().numpy()
-    turn = {"flip-rows": lambda v: v[:, ::-1], "flip-columns": lambda v: v[:, :, ::-1], "transpose": lambda v: v.swapaxes(1, 2)}
+    turn = {
+        "flip-rows": lambda v: v[:, ::-1],
+        "flip-columns": lambda v: v[:, :, ::-1],
+        "transpose": lambda v: v.swapaxes(1, 2),
+    }
     right = u
     for name in orientation:
         right = turn[name](right)
     mask = lines(1, *sides)[0, 0].numpy()
-    made = convert.from_kspace(fourier(u, True, "ortho", "middle", -1) * mask, mask=mask, orientation=orientation, scale=1.0)
+    made = convert.from_kspace(
+        fourier(u, True, "ortho", "middle", -1) * mask, mask=mask, orientation=orientation, scale=1.0
+    )
     close(made.y, made.task.build(made.drawn)(torch.from_numpy(2 * right - 1)[:, None]))
 
 
@@ -491,8 +564,14 @@ def test_a_fastmri_file(tmp_path, capsys):
     h5py = pytest.importorskip("h5py")
     u = random(2, 12, 10).abs().numpy()
     with h5py.File(tmp_path / "f.h5", "w") as f:
-        f["kspace"], f["mask"], f["ismrmrd_header"] = fourier(u, True, "ortho", "middle", -1).astype("c8"), np.ones(10, bool), "<xml/>"
-    made = result(capsys, "measure", "convert", "fastmri", tmp_path / "f.h5", "--scale", 0.5, "--out", tmp_path / "y.npz")
+        f["kspace"], f["mask"], f["ismrmrd_header"] = (
+            fourier(u, True, "ortho", "middle", -1).astype("c8"),
+            np.ones(10, bool),
+            "<xml/>",
+        )
+    made = result(
+        capsys, "measure", "convert", "fastmri", tmp_path / "f.h5", "--scale", 0.5, "--out", tmp_path / "y.npz"
+    )
     assert made["task"]["name"] == "mri" and made["n"] == 2
     obs = read_measurement(tmp_path / "y.npz", get_task("mri"), (1, 12, 10))
     close(obs.y, obs.likelihood.operator(torch.from_numpy(u - 1).float()[:, None]), rtol=1e-4, atol=1e-4)
@@ -513,11 +592,18 @@ def test_hdf5_without_h5py_says_what_to_install(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"intensity": True}, {"shifted": True}, {"norm": "backward"}, {"norm": "forward", "intensity": True}, {"padding": 2}, {"signed": True},
-        {"padding": 5, "signed": True, "intensity": True, "shifted": True, "norm": "backward"}, {"padding": 1, "shifted": True},
+        {},
+        {"intensity": True},
+        {"shifted": True},
+        {"norm": "backward"},
+        {"norm": "forward", "intensity": True},
+        {"padding": 2},
+        {"signed": True},
+        {"padding": 5, "signed": True, "intensity": True, "shifted": True, "norm": "backward"},
+        {"padding": 1, "shifted": True},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_magnitudes_in_other_conventions(options):
     task = get_task("phase", **options)
     x = random(2, 1, 6, 6).clamp(-1, 1)
@@ -534,7 +620,10 @@ def test_magnitudes_in_other_conventions(options):
 
 
 def test_the_usual_magnitudes_are_not_wrapped():
-    assert type(recast(PhaseRetrieval(), Magnitudes())) is PhaseRetrieval and type(get_task("mri").build(lines(1, 4, 4))) is MaskedFourier
+    assert (
+        type(recast(PhaseRetrieval(), Magnitudes())) is PhaseRetrieval
+        and type(get_task("mri").build(lines(1, 4, 4))) is MaskedFourier
+    )
 
 
 # Blur
@@ -542,7 +631,9 @@ def test_the_usual_magnitudes_are_not_wrapped():
 
 @pytest.mark.parametrize("boundary", ["circular", *BOUNDARIES[::2]])
 @pytest.mark.parametrize("correlate", [False, True])
-@pytest.mark.parametrize(("sides", "even"), [((3, 5), "refuse"), ((4, 3), "after"), ((4, 4), "before"), ((2, 5), "before")])
+@pytest.mark.parametrize(
+    ("sides", "even"), [((3, 5), "refuse"), ((4, 3), "after"), ((4, 4), "before"), ((2, 5), "before")]
+)
 def test_kernels_of_other_programs(boundary, correlate, sides, even):
     """Against the sum written out: y[i] = sum over a of k[a] x[i - a + middle], or x[i + a - middle]."""
     k, x = random(*sides).abs(), random(1, 1, 6, 7)
@@ -574,18 +665,23 @@ def test_edges_pass_the_check(boundary, sides):
 @pytest.mark.parametrize(
     ("kernel", "options", "says"),
     [
-        (torch.ones(3, 3), {}, "sum 9.*sum=divide.*sum=any"), (torch.full((3, 3), 0.1), {}, "sum 0.9"), (torch.full((4, 4), 1 / 16), {}, "even side.*even=before.*even=after"),
-        (torch.full((3, 2), 1 / 6), {}, "3x2 has an even side"), (torch.zeros(3, 3), {"sum": "divide"}, "cannot be divided"),
+        (torch.ones(3, 3), {}, "sum 9.*sum=divide.*sum=any"),
+        (torch.full((3, 3), 0.1), {}, "sum 0.9"),
+        (torch.full((4, 4), 1 / 16), {}, "even side.*even=before.*even=after"),
+        (torch.full((3, 2), 1 / 6), {}, "3x2 has an even side"),
+        (torch.zeros(3, 3), {"sum": "divide"}, "cannot be divided"),
         (torch.tensor([[1.0, -1.0, 0.0]]), {"sum": "divide"}, "cannot be divided"),
     ],
-)  # fmt: skip
+)
 def test_kernels_that_change_the_brightness_or_have_no_middle(kernel, options, says):
     with pytest.raises(InputError, match=says):
         get_task("deblur-motion", **options).build(kernel[None, None])
 
 
 def test_kernels_that_are_taken():
-    assert float(get_task("deblur-motion", sum="divide").build(torch.ones(2, 1, 3, 3)).kernel.sum()) == pytest.approx(2.0)
+    assert float(get_task("deblur-motion", sum="divide").build(torch.ones(2, 1, 3, 3)).kernel.sum()) == pytest.approx(
+        2.0
+    )
     assert float(get_task("deblur-motion", sum="any").build(torch.ones(1, 1, 3, 3)).kernel.sum()) == 9.0
     with pytest.raises(InputError, match="does not fit images"):
         get_task("deblur-motion", taps=np.full((9, 9), 1 / 81).tolist()).check((1, 8, 8))
@@ -597,7 +693,11 @@ def test_gaussian_blur_at_the_edges(boundary):
     x = random(9, 14)
     mode = {"reflect": "reflect", "circular": "wrap", "zero": "constant", "repeat": "nearest"}[boundary]
     task = get_task("deblur-gaussian", deviation=1.3, boundary=boundary)
-    np.testing.assert_allclose(task.operator(x[None, None], None)(x[None, None])[0, 0], ndimage.gaussian_filter(x.numpy(), 1.3, mode=mode, truncate=4.0), atol=1e-12)
+    np.testing.assert_allclose(
+        task.operator(x[None, None], None)(x[None, None])[0, 0],
+        ndimage.gaussian_filter(x.numpy(), 1.3, mode=mode, truncate=4.0),
+        atol=1e-12,
+    )
     check_operator(gaussian_blur((6, 5), 1.3, boundary), (1, 6, 5))
 
 
@@ -609,22 +709,32 @@ def test_one_pixel_of_a_block(factor):
     x = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (24, 36)).astype("u1"))
     first, middle = (every((24, 36), factor, p)(x[None, None].double())[0, 0].numpy() for p in ("first", "middle"))
     assert np.array_equal(first, x[::factor, ::factor].numpy())
-    assert np.array_equal(first, F.interpolate(x[None, None].double(), scale_factor=1 / factor, mode="nearest")[0, 0].numpy())
-    assert np.array_equal(middle, np.asarray(Image.fromarray(x.numpy()).resize((36 // factor, 24 // factor), Image.Resampling.NEAREST)))
+    assert np.array_equal(
+        first, F.interpolate(x[None, None].double(), scale_factor=1 / factor, mode="nearest")[0, 0].numpy()
+    )
+    assert np.array_equal(
+        middle, np.asarray(Image.fromarray(x.numpy()).resize((36 // factor, 24 // factor), Image.Resampling.NEAREST))
+    )
     for pixel in ("first", "middle"):
         check_operator(every((6, 12), factor if factor < 4 else 2, pixel), (2, 6, 12))
         task = get_task("sr4", factor=factor, pixel=pixel)
-        close(task.operator(x[None, None].double(), None)(x[None, None].double())[0, 0], torch.from_numpy(first if pixel == "first" else middle))
+        close(
+            task.operator(x[None, None].double(), None)(x[None, None].double())[0, 0],
+            torch.from_numpy(first if pixel == "first" else middle),
+        )
 
 
 def keys(d, a):
     d = abs(d)
-    return (a + 2) * d**3 - (a + 3) * d**2 + 1 if d < 1 else a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+    return (
+        (a + 2) * d**3 - (a + 3) * d**2 + 1 if d < 1 else a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
+    )
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_bicubic_of_three_programs(factor):
-    """MATLAB: the stretched kernel over a mirrored row, written out; OpenCV: what torch does without antialias; Pillow: itself."""
+    """MATLAB: the stretched kernel over a mirrored row, written out; OpenCV: what torch does without antialias; Pillow:
+    itself."""
     x = random(1, 1, 24, 24)
     row = x[0, 0, 3].numpy()
     wide = np.pad(row, 24, mode="symmetric")
@@ -646,7 +756,11 @@ def test_bicubic_of_three_programs(factor):
 @pytest.mark.parametrize("luma", LUMAS)
 def test_grey_of_other_programs(luma):
     x = np.random.default_rng(0).random((4, 5, 3))
-    y = get_task("colourise", luma=luma).operator(torch.zeros(1, 3, 4, 5), None)(torch.from_numpy(x).permute(2, 0, 1)[None])[0, 0].numpy()
+    y = (
+        get_task("colourise", luma=luma)
+        .operator(torch.zeros(1, 3, 4, 5), None)(torch.from_numpy(x).permute(2, 0, 1)[None])[0, 0]
+        .numpy()
+    )
     if luma == "709":
         np.testing.assert_allclose(y, pytest.importorskip("skimage.color").rgb2gray(x), atol=1e-12)
     elif luma == "mean":
@@ -659,7 +773,13 @@ def test_grey_of_other_programs(luma):
 
 def photo(side=48):
     """A smooth colour picture of bytes, nothing near black or white."""
-    u = F.interpolate(torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)), side, mode="bicubic").clamp(0, 1) * 0.6 + 0.2
+    u = (
+        F.interpolate(torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0)), side, mode="bicubic").clamp(
+            0, 1
+        )
+        * 0.6
+        + 0.2
+    )
     return (u[0].permute(1, 2, 0) * 255).round().byte().numpy()
 
 
@@ -706,11 +826,17 @@ def test_colour_jpeg_passes_the_check(colour):
 
 
 USUAL = {
-    "sr4": {"sigma_y": 0.05, "factor": 4}, "sr4-bicubic": {"sigma_y": 0.0, "factor": 4}, "phase": {"sigma_y": 0.0, "oversample": 2},
-    "deblur-gaussian": {"sigma_y": 0.05, "deviation": 1.5}, "deblur-motion": {"sigma_y": 0.05, "size": 9}, "colourise": {"sigma_y": 0.05},
-    "jpeg": {"sigma_y": 0.0, "quality": 5}, "mri": {"sigma_y": 0.05, "acceleration": 4.0, "centre": 0.08},
-    "ct": {"sigma_y": 0.02, "angles": 60, "arc": 180.0}, "ct-limited": {"sigma_y": 0.02, "angles": 60, "arc": 90.0},
-}  # fmt: skip
+    "sr4": {"sigma_y": 0.05, "factor": 4},
+    "sr4-bicubic": {"sigma_y": 0.0, "factor": 4},
+    "phase": {"sigma_y": 0.0, "oversample": 2},
+    "deblur-gaussian": {"sigma_y": 0.05, "deviation": 1.5},
+    "deblur-motion": {"sigma_y": 0.05, "size": 9},
+    "colourise": {"sigma_y": 0.05},
+    "jpeg": {"sigma_y": 0.0, "quality": 5},
+    "mri": {"sigma_y": 0.05, "acceleration": 4.0, "centre": 0.08},
+    "ct": {"sigma_y": 0.02, "angles": 60, "arc": 180.0},
+    "ct-limited": {"sigma_y": 0.02, "angles": 60, "arc": 90.0},
+}
 
 
 @pytest.mark.parametrize("name", USUAL)
@@ -720,14 +846,29 @@ def test_cards_of_the_usual_settings_are_what_they_were(name):
 
 
 SETTINGS = [
-    ("sr4", {"pixel": "first"}), ("sr4-bicubic", {"filter": "matlab"}), ("phase", {"intensity": "true"}), ("phase", {"shifted": "yes", "norm": "backward"}),
-    ("phase", {"padding": 8, "signed": True}), ("deblur-gaussian", {"boundary": "zero"}), ("deblur-motion", {"boundary": "reflect", "correlate": True}),
-    ("deblur-motion", {"taps": [[0.0, 0.5, 0.0], [0.0, 0.25, 0.25], [0.0, 0.0, 0.0]]}), ("jpeg", {"quality": 30, "colour": "444"}), ("colourise", {"luma": "709"}),
-    ("mri", {"centred": "false"}), ("mri", {"norm": "backward", "origin": "middle"}), ("mri", {"sign": 1}), ("mri-coils", {"coils": 2, "centred": False}),
-    ("ct", {"rotation": "clockwise"}), ("ct", {"start": 90.0, "centre": 0.5}), ("ct", {"detectors": 32, "pitch": 1.5, "length": 32.0}),
-    ("ct", {"directions": [0.0, 10.0, 50.0, 120.0]}), ("ct", {"directions": "0,10,50,120", "rotation": "clockwise"}), ("ct", {"axis_x": 0.5, "axis_y": -0.5}),
-    ("ct-limited", {"start": -45.0}), ("ct-rays", {"missing": 0.2, "detectors": 40, "side": 32}),
-]  # fmt: skip
+    ("sr4", {"pixel": "first"}),
+    ("sr4-bicubic", {"filter": "matlab"}),
+    ("phase", {"intensity": "true"}),
+    ("phase", {"shifted": "yes", "norm": "backward"}),
+    ("phase", {"padding": 8, "signed": True}),
+    ("deblur-gaussian", {"boundary": "zero"}),
+    ("deblur-motion", {"boundary": "reflect", "correlate": True}),
+    ("deblur-motion", {"taps": [[0.0, 0.5, 0.0], [0.0, 0.25, 0.25], [0.0, 0.0, 0.0]]}),
+    ("jpeg", {"quality": 30, "colour": "444"}),
+    ("colourise", {"luma": "709"}),
+    ("mri", {"centred": "false"}),
+    ("mri", {"norm": "backward", "origin": "middle"}),
+    ("mri", {"sign": 1}),
+    ("mri-coils", {"coils": 2, "centred": False}),
+    ("ct", {"rotation": "clockwise"}),
+    ("ct", {"start": 90.0, "centre": 0.5}),
+    ("ct", {"detectors": 32, "pitch": 1.5, "length": 32.0}),
+    ("ct", {"directions": [0.0, 10.0, 50.0, 120.0]}),
+    ("ct", {"directions": "0,10,50,120", "rotation": "clockwise"}),
+    ("ct", {"axis_x": 0.5, "axis_y": -0.5}),
+    ("ct-limited", {"start": -45.0}),
+    ("ct-rays", {"missing": 0.2, "detectors": 40, "side": 32}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), SETTINGS, ids=lambda v: str(v))
@@ -743,27 +884,58 @@ def test_settings_survive_a_card_and_a_file(name, options, tmp_path):
     again = read_measurement(tmp_path / "y.npz", task, (channels, 32, 32))
     close(again.y, obs.y)
     close(again.likelihood.operator(x), obs.likelihood.operator(x))
-    assert obs.features().shape == (2, task.feature_channels * channels, 32, 32) and bool(obs.features().isfinite().all())
-    assert float((again.likelihood.operator(x) - get_task(name).observe(x, BatchNoise(2, 0)).y).abs().max() if again.y.shape == get_task(name).observe(x, BatchNoise(2, 0)).y.shape else 1) > 1e-3
+    assert obs.features().shape == (2, task.feature_channels * channels, 32, 32) and bool(
+        obs.features().isfinite().all()
+    )
+    assert (
+        float(
+            (again.likelihood.operator(x) - get_task(name).observe(x, BatchNoise(2, 0)).y).abs().max()
+            if again.y.shape == get_task(name).observe(x, BatchNoise(2, 0)).y.shape
+            else 1
+        )
+        > 1e-3
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("ct", {"rotation": "left"}, "unknown rotation"), ("ct", {"pitch": 0.0}, "pitch"), ("ct", {"length": -1.0}, "length"), ("ct", {"detectors": -3}, "detectors"),
-        ("ct", {"centre": math.inf}, "finite centre"), ("ct", {"directions": "0,a"}, "numbers with commas"), ("ct", {"directions": "0,nan"}, "not finite"),
-        ("ct", {"directions": "0,10", "angles": 3}, "2 directions"), ("ct", {"angle_unit": "degrees"}, "give one of them"), ("ct", {"angle_unit": "gon"}, "unknown angle_unit"),
-        ("ct", {"angle_file": "nowhere.txt"}, "no such file"), ("ct-rays", {"missing": 1.0}, "missing"), ("ct-rays", {"detectors": 40}, "side"),
-        ("mri", {"centred": "perhaps"}, "true or false"), ("mri", {"norm": "unitary"}, "unknown norm"), ("mri", {"origin": "centre"}, "unknown origin"),
-        ("mri", {"sign": 2}, "-1 or 1"), ("mri-coils", {"sign": 1}, "sign=-1"), ("mri-coils", {"coils": 0}, "at least 1 coil"),
-        ("phase", {"intensity": "maybe"}, "true or false"), ("phase", {"norm": "no"}, "unknown norm"), ("phase", {"padding": -1}, "padding"),
-        ("deblur-motion", {"boundary": "wrap"}, "unknown boundary"), ("deblur-motion", {"sum": "two"}, "unknown sum"), ("deblur-motion", {"even": "yes"}, "unknown even"),
-        ("deblur-motion", {"kernel": "nowhere.npy"}, "no such file"), ("deblur-motion", {"taps": [[1.0], [1.0, 2.0]]}, "rows of equal length"),
-        ("deblur-motion", {"taps": [[2.0]]}, "sum 2"), ("deblur-gaussian", {"boundary": "wrap"}, "unknown boundary"), ("sr4", {"pixel": "last"}, "unknown pixel"),
-        ("sr4-bicubic", {"filter": "lanczos"}, "unknown filter"), ("jpeg", {"colour": "411"}, "unknown colour"), ("colourise", {"luma": "2020"}, "unknown luma"),
+        ("ct", {"rotation": "left"}, "unknown rotation"),
+        ("ct", {"pitch": 0.0}, "pitch"),
+        ("ct", {"length": -1.0}, "length"),
+        ("ct", {"detectors": -3}, "detectors"),
+        ("ct", {"centre": math.inf}, "finite centre"),
+        ("ct", {"directions": "0,a"}, "numbers with commas"),
+        ("ct", {"directions": "0,nan"}, "not finite"),
+        ("ct", {"directions": "0,10", "angles": 3}, "2 directions"),
+        ("ct", {"angle_unit": "degrees"}, "give one of them"),
+        ("ct", {"angle_unit": "gon"}, "unknown angle_unit"),
+        ("ct", {"angle_file": "nowhere.txt"}, "no such file"),
+        ("ct-rays", {"missing": 1.0}, "missing"),
+        ("ct-rays", {"detectors": 40}, "side"),
+        ("mri", {"centred": "perhaps"}, "true or false"),
+        ("mri", {"norm": "unitary"}, "unknown norm"),
+        ("mri", {"origin": "centre"}, "unknown origin"),
+        ("mri", {"sign": 2}, "-1 or 1"),
+        ("mri-coils", {"sign": 1}, "sign=-1"),
+        ("mri-coils", {"coils": 0}, "at least 1 coil"),
+        ("phase", {"intensity": "maybe"}, "true or false"),
+        ("phase", {"norm": "no"}, "unknown norm"),
+        ("phase", {"padding": -1}, "padding"),
+        ("deblur-motion", {"boundary": "wrap"}, "unknown boundary"),
+        ("deblur-motion", {"sum": "two"}, "unknown sum"),
+        ("deblur-motion", {"even": "yes"}, "unknown even"),
+        ("deblur-motion", {"kernel": "nowhere.npy"}, "no such file"),
+        ("deblur-motion", {"taps": [[1.0], [1.0, 2.0]]}, "rows of equal length"),
+        ("deblur-motion", {"taps": [[2.0]]}, "sum 2"),
+        ("deblur-gaussian", {"boundary": "wrap"}, "unknown boundary"),
+        ("sr4", {"pixel": "last"}, "unknown pixel"),
+        ("sr4-bicubic", {"filter": "lanczos"}, "unknown filter"),
+        ("jpeg", {"colour": "411"}, "unknown colour"),
+        ("colourise", {"luma": "2020"}, "unknown luma"),
     ],
     ids=lambda v: str(v)[:40],
-)  # fmt: skip
+)
 def test_settings_that_are_refused(name, options, says):
     with pytest.raises(InputError, match=says) as error:
         get_task(name, **options).check((3 if name == "colourise" else 1, 32, 32))
@@ -774,8 +946,12 @@ def test_settings_that_are_refused(name, options, says):
 def test_a_file_of_another_convention_is_told_from_this_one(name, options):
     """Both ways round: the setting that only one of them names is compared with its usual value."""
     there, usual_task = get_task(name, **options), get_task(name)
-    assert other_settings(json.loads(json.dumps(there.config())), usual_task) and other_settings(usual_task.config(), there)
-    assert not other_settings(json.loads(json.dumps(there.config())), there) and not other_settings(usual_task.config(), usual_task)
+    assert other_settings(json.loads(json.dumps(there.config())), usual_task) and other_settings(
+        usual_task.config(), there
+    )
+    assert not other_settings(json.loads(json.dumps(there.config())), there) and not other_settings(
+        usual_task.config(), usual_task
+    )
 
 
 @pytest.mark.parametrize(("name", "options"), SETTINGS, ids=lambda v: str(v))
@@ -792,7 +968,9 @@ def test_a_file_brings_its_convention_or_is_refused(name, options, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda y: np.where(np.arange(y.shape[-1]) == 3, np.nan, y), lambda y: y.astype(complex), lambda y: y[..., 2:-2]], ids=["NaN", "complex", "size"]
+    "change",
+    [lambda y: np.where(np.arange(y.shape[-1]) == 3, np.nan, y), lambda y: y.astype(complex), lambda y: y[..., 2:-2]],
+    ids=["NaN", "complex", "size"],
 )
 @pytest.mark.parametrize("name", ["ct", "mri", "phase"])
 def test_a_y_that_does_not_fit_names_the_settings(name, change, tmp_path):
@@ -811,9 +989,11 @@ def test_switches(word):
 
 
 ANGLE_FILES = {
-    "lines.txt": ("0\n10\n20\n30\n", ""), "row.csv": ("0,10,20,30\n", ""), "comments.txt": ("# degrees\n0\n10 # the second\n\n20\n30\n", ""),
+    "lines.txt": ("0\n10\n20\n30\n", ""),
+    "row.csv": ("0,10,20,30\n", ""),
+    "comments.txt": ("# degrees\n0\n10 # the second\n\n20\n30\n", ""),
     "radians.txt": ("0 0.17453292519943295 0.3490658503988659 0.5235987755982988", "radians"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ANGLE_FILES)
@@ -832,9 +1012,13 @@ def test_angle_files_as_arrays(tmp_path):
         assert read_angles(tmp_path / name) == [0, 10, 20, 30]
     np.savez(tmp_path / "two.npz", a=np.zeros(3), b=np.zeros(3))
     for name, content, says in (
-        ("two.npz", None, "name the one"), ("words.txt", "zero ten", "no text file of numbers"), ("empty.txt", "\n", "no number"), ("ragged.txt", "1 2\n3\n", "different amounts"),
-        ("radians.txt", "0 0.5 1 1.5 2 2.5 3", "radians, or a few degrees"), ("square.txt", "1 2\n3 4\n", "one row or column"),
-    ):  # fmt: skip
+        ("two.npz", None, "name the one"),
+        ("words.txt", "zero ten", "no text file of numbers"),
+        ("empty.txt", "\n", "no number"),
+        ("ragged.txt", "1 2\n3\n", "different amounts"),
+        ("radians.txt", "0 0.5 1 1.5 2 2.5 3", "radians, or a few degrees"),
+        ("square.txt", "1 2\n3 4\n", "one row or column"),
+    ):
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(InputError, match=says):
@@ -850,8 +1034,16 @@ def test_kernel_files(tmp_path):
     for name in ("k.npy", "k.npz", "k.txt", "k.png"):
         np.testing.assert_allclose(read_kernel(tmp_path / name), k, atol=2e-3)
         task = get_task("deblur-motion", kernel=str(tmp_path / name))
-        assert task.draw((1, 8, 8), Noise(0, 2)).shape == (2, 1, 3, 3) and task.config()["taps"] == task.taps and "kernel" not in task.config()
-    for array, says in ((np.ones((2, 3, 3)), "one kernel"), (np.full((3, 3), np.nan), "not finite"), (np.ones(0), "one kernel")):
+        assert (
+            task.draw((1, 8, 8), Noise(0, 2)).shape == (2, 1, 3, 3)
+            and task.config()["taps"] == task.taps
+            and "kernel" not in task.config()
+        )
+    for array, says in (
+        (np.ones((2, 3, 3)), "one kernel"),
+        (np.full((3, 3), np.nan), "not finite"),
+        (np.ones(0), "one kernel"),
+    ):
         np.save(tmp_path / "bad.npy", array)
         with pytest.raises(InputError, match=says):
             read_kernel(tmp_path / "bad.npy")
@@ -862,22 +1054,36 @@ def test_kernel_files(tmp_path):
 
 SINOGRAM = np.full((60, 36), 0.5)
 CONVERTERS = [
-    (lambda: convert.from_skimage(SINOGRAM[None, None, None]), "expected \\[detectors, angles\\]"), (lambda: convert.from_skimage(SINOGRAM), "36 angles.*180"),
-    (lambda: convert.from_skimage(SINOGRAM, range(35)), "theta has 35"), (lambda: convert.from_skimage(SINOGRAM.astype(complex), range(36)), "complex"),
-    (lambda: convert.from_skimage(SINOGRAM * 1000, range(36)), "other units"), (lambda: convert.from_skimage(SINOGRAM, range(36), value_range=(1, 0)), "rising"),
-    (lambda: convert.from_skimage(np.full((60, 36), np.inf), range(36)), "infinite"), (lambda: convert.from_skimage(SINOGRAM, range(36), side=1), "side"),
-    (lambda: convert.from_skimage(np.full((60, 36), np.nan), range(36)), "no number at all"), (lambda: convert.from_skimage(np.ones((4, 3)), range(3), circle=False), "no image padded"),
-    (lambda: convert.from_odl(SINOGRAM, extent=0, own_side=40), "extent"), (lambda: convert.from_odl(SINOGRAM, extent=1, own_side=40, every=7), "divides"),
-    (lambda: convert.from_lodopab(SINOGRAM), "1000, 513"), (lambda: convert.from_nan(SINOGRAM, get_task("ct"), 40), "no NaN"),
-    (lambda: convert.from_nan(np.full((60, 50), np.nan), get_task("ct"), 64), "makes"), (lambda: convert.from_kspace(np.zeros((4, 4))), "no axis of 2"),
-    (lambda: convert.from_kspace(np.zeros((2, 4, 2))), "layout"), (lambda: convert.from_kspace(np.zeros((4, 4), complex)), "hides all"),
-    (lambda: convert.from_kspace(np.ones((1, 3, 4, 4), complex)), "3 coils.*maps"), (lambda: convert.from_kspace(np.full((4, 4), np.nan + 0j)), "not finite"),
-    (lambda: convert.from_kspace(np.ones((4, 4), complex), mask=np.full(4, 0.5)), "1 .sampled. and 0"), (lambda: convert.from_kspace(np.ones((4, 4), complex), mask=np.ones(5)), "shape"),
-    (lambda: convert.from_kspace(np.ones((4, 4), complex), crop=2), "magnitude"), (lambda: convert.from_kspace(np.ones((4, 4), complex), orientation=["upside"]), "unknown orientation"),
-    (lambda: convert.from_kspace(np.ones((4, 4), complex), norm="x"), "unknown norm"), (lambda: convert.from_kspace(np.ones((4, 4), complex), sign=0), "-1 or 1"),
-    (lambda: convert.from_kspace(np.ones((4, 4), complex), maps=np.ones((5, 4), complex)), "maps of shape"), (lambda: convert.from_kspace(np.ones((4, 4), complex), scale=-1), "scale"),
+    (lambda: convert.from_skimage(SINOGRAM[None, None, None]), "expected \\[detectors, angles\\]"),
+    (lambda: convert.from_skimage(SINOGRAM), "36 angles.*180"),
+    (lambda: convert.from_skimage(SINOGRAM, range(35)), "theta has 35"),
+    (lambda: convert.from_skimage(SINOGRAM.astype(complex), range(36)), "complex"),
+    (lambda: convert.from_skimage(SINOGRAM * 1000, range(36)), "other units"),
+    (lambda: convert.from_skimage(SINOGRAM, range(36), value_range=(1, 0)), "rising"),
+    (lambda: convert.from_skimage(np.full((60, 36), np.inf), range(36)), "infinite"),
+    (lambda: convert.from_skimage(SINOGRAM, range(36), side=1), "side"),
+    (lambda: convert.from_skimage(np.full((60, 36), np.nan), range(36)), "no number at all"),
+    (lambda: convert.from_skimage(np.ones((4, 3)), range(3), circle=False), "no image padded"),
+    (lambda: convert.from_odl(SINOGRAM, extent=0, own_side=40), "extent"),
+    (lambda: convert.from_odl(SINOGRAM, extent=1, own_side=40, every=7), "divides"),
+    (lambda: convert.from_lodopab(SINOGRAM), "1000, 513"),
+    (lambda: convert.from_nan(SINOGRAM, get_task("ct"), 40), "no NaN"),
+    (lambda: convert.from_nan(np.full((60, 50), np.nan), get_task("ct"), 64), "makes"),
+    (lambda: convert.from_kspace(np.zeros((4, 4))), "no axis of 2"),
+    (lambda: convert.from_kspace(np.zeros((2, 4, 2))), "layout"),
+    (lambda: convert.from_kspace(np.zeros((4, 4), complex)), "hides all"),
+    (lambda: convert.from_kspace(np.ones((1, 3, 4, 4), complex)), "3 coils.*maps"),
+    (lambda: convert.from_kspace(np.full((4, 4), np.nan + 0j)), "not finite"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), mask=np.full(4, 0.5)), "1 .sampled. and 0"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), mask=np.ones(5)), "shape"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), crop=2), "magnitude"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), orientation=["upside"]), "unknown orientation"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), norm="x"), "unknown norm"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), sign=0), "-1 or 1"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), maps=np.ones((5, 4), complex)), "maps of shape"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), scale=-1), "scale"),
     (lambda: convert.from_kspace(np.array(["a"])), "complex"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("call", "says"), CONVERTERS, ids=[says[:30] for _, says in CONVERTERS])
@@ -905,28 +1111,54 @@ def test_convert_and_sample_at_the_command_line(program, tmp_path, capsys):
     y = Radon(16, 20)(torch.from_numpy(2 * u - 1)[None, None]).numpy()
     y[..., 4] = np.nan
     array, more, task = {
-        "skimage": (sinogram, ("--theta", ",".join(map(str, theta)), "--sigma-y", 0.1), "ct"), "rays": (y, ("--task-option", "angles=20"), "ct-rays"),
+        "skimage": (sinogram, ("--theta", ",".join(map(str, theta)), "--sigma-y", 0.1), "ct"),
+        "rays": (y, ("--task-option", "angles=20"), "ct-rays"),
         "sigpy": (fourier(u, True, "ortho", "middle", -1), (), "mri"),
-    }[program]  # fmt: skip
+    }[program]
     np.save(tmp_path / "theirs.npy", array)
     made = result(capsys, "measure", "convert", program, tmp_path / "theirs.npy", *more, "--out", tmp_path / "y.npz")
     assert made["task"]["name"] == task and made["notes"]
-    found = result(capsys, "sample", "--prior", prior, "--method", "diffpir", "--measurement", tmp_path / "y.npz", "-n", 1, "--steps", 2, "--out", tmp_path / "out")
+    found = result(
+        capsys,
+        "sample",
+        "--prior",
+        prior,
+        "--method",
+        "diffpir",
+        "--measurement",
+        tmp_path / "y.npz",
+        "-n",
+        1,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "out",
+    )
     assert found["task"] == made["task"]
-    assert "is there already" in refused(capsys, "measure", "convert", program, tmp_path / "theirs.npy", *more, "--out", tmp_path / "y.npz")
+    assert "is there already" in refused(
+        capsys, "measure", "convert", program, tmp_path / "theirs.npy", *more, "--out", tmp_path / "y.npz"
+    )
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (("skimag", "x.npy"), "did you mean 'skimage'"), (("skimage", "none.npy"), "no such file"), (("skimage", "x.npy", "--extent", "2"), "--extent does nothing for skimage"),
-        (("odl", "x.npy"), "odl needs --extent"), (("odl", "x.npy", "--extent", "2"), "needs --own-side"), (("skimage", "x.npy", "--theta", "zero"), "neither"),
-        (("skimage", "x.npy", "--theta", "0,1", "--rows", "0:1"), "leave --rows out"), (("sigpy", "x.npy", "--centred", "perhaps"), "true or false"),
-        (("skimage", "x.npy", "--out", "y.npy"), "must end in .npz"), (("skimage", "x.txt"), "read as .npy"), (("skimage", "x.npy", "--range", "0,1,2"), "two numbers"),
-        (("sigpy", "two.npz"), "expected one of kspace"), (("rays", "x.npy", "--task-option", "angle=3"), "did you mean 'angles'"),
+        (("skimag", "x.npy"), "did you mean 'skimage'"),
+        (("skimage", "none.npy"), "no such file"),
+        (("skimage", "x.npy", "--extent", "2"), "--extent does nothing for skimage"),
+        (("odl", "x.npy"), "odl needs --extent"),
+        (("odl", "x.npy", "--extent", "2"), "needs --own-side"),
+        (("skimage", "x.npy", "--theta", "zero"), "neither"),
+        (("skimage", "x.npy", "--theta", "0,1", "--rows", "0:1"), "leave --rows out"),
+        (("sigpy", "x.npy", "--centred", "perhaps"), "true or false"),
+        (("skimage", "x.npy", "--out", "y.npy"), "must end in .npz"),
+        (("skimage", "x.txt"), "read as .npy"),
+        (("skimage", "x.npy", "--range", "0,1,2"), "two numbers"),
+        (("sigpy", "two.npz"), "expected one of kspace"),
+        (("rays", "x.npy", "--task-option", "angle=3"), "did you mean 'angles'"),
     ],
     ids=lambda v: str(v)[:40],
-)  # fmt: skip
+)
 def test_command_lines_that_convert_refuses(line, says, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", SINOGRAM)
@@ -936,7 +1168,9 @@ def test_command_lines_that_convert_refuses(line, says, tmp_path, monkeypatch, c
 
 
 def test_options_before_the_subcommand_are_not_lost(capsys):
-    assert "--task before `convert` would do nothing" in refused(capsys, "measure", "--task", "ct", "convert", "skimage", "x.npy")
+    assert "--task before `convert` would do nothing" in refused(
+        capsys, "measure", "--task", "ct", "convert", "skimage", "x.npy"
+    )
     assert "missing option --task and --data" in refused(capsys, "measure")
 
 

@@ -95,4 +95,6 @@ def test_bad_settings():
 
 def test_prior_of_another_shape(tmp_path, capsys):
     small = toy_prior(tmp_path / "small.safetensors", side=16)
-    assert "bundled images of 32x32 grey or 64x64 grey" in refused(capsys, "demo", "--quick", "--prior", small, "--out", tmp_path / "demo")
+    assert "bundled images of 32x32 grey or 64x64 grey" in refused(
+        capsys, "demo", "--quick", "--prior", small, "--out", tmp_path / "demo"
+    )

@@ -1,4 +1,5 @@
-"""Models saved by diffusers: our samplers equal diffusers' own schedulers, step by step; what cannot be read is said."""
+"""Models saved by diffusers: our samplers equal diffusers' own schedulers, step by step; what cannot be read is
+said."""
 
 from __future__ import annotations
 
@@ -29,10 +30,17 @@ def model(seed=0, **options):
     torch.manual_seed(seed)
     net = diffusers.UNet2DModel(
         **{
-            "sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4,
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D"), **options,
+            "sample_size": 8,
+            "in_channels": 1,
+            "out_channels": 1,
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            **options,
         }
-    )  # fmt: skip
+    )
     return net.eval()
 
 
@@ -45,7 +53,9 @@ def pipeline(folder, scheduler, **options):
 def close(ours, theirs, step):
     assert ours.shape == theirs.shape
     size = max(1.0, float(theirs.abs().max()))
-    assert float((ours - theirs).abs().max()) <= 1e-5 * size, f"step {step}: {float((ours - theirs).abs().max()) / size:.2e}"
+    assert float((ours - theirs).abs().max()) <= 1e-5 * size, (
+        f"step {step}: {float((ours - theirs).abs().max()) / size:.2e}"
+    )
 
 
 def walk(sampler, prior, grid, x, noises):
@@ -108,7 +118,9 @@ def test_ancestral_is_diffusers_ddpm(tmp_path, prediction, betas, monkeypatch):
 
 def test_zero_terminal_snr(tmp_path):
     """Zero-SNR rescaling (v prediction): alpha = 0 at the first level, where ours is 1e-6."""
-    scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing")
+    scheduler = diffusers.DDIMScheduler(
+        rescale_betas_zero_snr=True, prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing"
+    )
     net = pipeline(tmp_path, scheduler)
     scheduler.set_timesteps(8)
     assert int(scheduler.timesteps[0]) == 999 and float(scheduler.alphas_cumprod[-1]) == 0
@@ -138,7 +150,9 @@ def test_class_conditional(tmp_path):
     prior, other = load_prior(tmp_path, label=3), load_prior(tmp_path, label=2)
     x = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
-        torch.testing.assert_close(prior(x, torch.tensor(10.0)).eps, net(x, 10, class_labels=torch.tensor([3, 3])).sample, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            prior(x, torch.tensor(10.0)).eps, net(x, 10, class_labels=torch.tensor([3, 3])).sample, atol=1e-5, rtol=1e-5
+        )
     assert prior.fingerprint() != other.fingerprint()
 
 
@@ -164,7 +178,9 @@ def test_flow_and_edm(tmp_path):
     assert isinstance(prior.inner_schedule, RectifiedFlow)
     x, s = torch.randn(2, 1, 8, 8), 0.37
     with torch.no_grad():
-        torch.testing.assert_close(prior(x, torch.tensor(s)).mean, x - s * net(x, 1000 * s).sample, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            prior(x, torch.tensor(s)).mean, x - s * net(x, 1000 * s).sample, atol=1e-5, rtol=1e-5
+        )
     edm = diffusers.EDMEulerScheduler()
     net = pipeline(tmp_path / "edm", edm)
     prior = load_prior(tmp_path / "edm")
@@ -212,7 +228,10 @@ def test_older_files_of_plain_tensors(tmp_path):
     ("spoil", "says"),
     [
         (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(), "weights cannot be loaded"),
-        (lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\x00" * 50), "weights cannot be loaded"),
+        (
+            lambda f: (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"\x00" * 50),
+            "weights cannot be loaded",
+        ),
         (lambda f: (f / "unet/config.json").write_text("{"), "is not JSON"),
         (lambda f: edit(f / "unet/config.json", _class_name="NoSuchModel"), "which diffusers .* does not have"),
         (lambda f: edit(f / "unet/config.json", _class_name="UNet2DConditionModel"), "conditional"),
@@ -223,7 +242,7 @@ def test_older_files_of_plain_tensors(tmp_path):
         (lambda f: edit(f / "scheduler/scheduler_config.json", _class_name="NoSuchScheduler"), "no scheduler"),
         (lambda f: edit(f / "model_index.json", text_encoder=["transformers", "CLIP"]), "text-conditional"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_said(tmp_path, spoil, says):
     pipeline(tmp_path, diffusers.DDPMScheduler())
     spoil(tmp_path)
@@ -240,4 +259,6 @@ def test_streams(tmp_path):
     """A sample does not depend on its batch, with an adapted model as with our own."""
     pipeline(tmp_path, diffusers.DDPMScheduler(prediction_type="sample"))
     prior = load_prior(tmp_path)
-    torch.testing.assert_close(sample(prior, Noise(0, 3), steps=4)[2:], sample(prior, Noise(0, [2]), steps=4), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        sample(prior, Noise(0, 3), steps=4)[2:], sample(prior, Noise(0, [2]), steps=4), atol=1e-5, rtol=1e-5
+    )

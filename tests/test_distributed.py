@@ -1,7 +1,8 @@
-"""Several processes are one process: the same gradients, fits and samples; a process that dies ends the run with a line.
+"""Several processes are one process: the same gradients, fits and samples; a process that dies ends the run with a
+line.
 
-Real processes over gloo, started by accelerate's own launcher. Without GPUs it starts several with --multi_gpu alone: with
---cpu it wants an MPI.
+Real processes over gloo, started by accelerate's own launcher. Without GPUs it starts several with --multi_gpu alone:
+with --cpu it wants an MPI.
 """
 
 from __future__ import annotations
@@ -35,14 +36,26 @@ from toys import pictures, run, save_pictures, toy_prior
 
 pytest.importorskip("accelerate")
 HERE = Path(__file__).parent
-LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no", "--main_process_port", "0"]
+LAUNCH = [
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_machines",
+    "1",
+    "--dynamo_backend",
+    "no",
+    "--main_process_port",
+    "0",
+]
 
 
 def environment(**extra: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "DEFT_TIMEOUT": "60", **extra}
 
 
-def start(size: int, *command: object, precision: str = "no", limit: float = 100, **extra: str) -> subprocess.CompletedProcess[str]:
+def start(
+    size: int, *command: object, precision: str = "no", limit: float = 100, **extra: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command as `size` processes; one of them needs no launcher."""
     launcher = [*LAUNCH, "--mixed_precision", precision, "--num_processes", str(size)] if size > 1 else []
     line = [sys.executable, *launcher, *map(str, command)]
@@ -59,7 +72,10 @@ def found(tmp_path_factory) -> dict[int, dict[str, Any]]:
     out = tmp_path_factory.mktemp("processes")
     with pytest.raises(Interrupted):
         fitted(out / "half", objective=_Stops(parts()[1], 6))
-    cases = {1: ["gradients", "fit", "samples", "errors", "sharded"], 2: ["gradients", "fit", "samples", "errors", "sharded", "resumed"]}
+    cases = {
+        1: ["gradients", "fit", "samples", "errors", "sharded"],
+        2: ["gradients", "fit", "samples", "errors", "sharded", "resumed"],
+    }
     cases[3] = ["gradients", "samples", "errors"]
     results = {}
     for size, names in cases.items():
@@ -98,15 +114,20 @@ def test_gradients_are_those_of_one_process(found, size, kind, most):
 def test_accumulated_gradients_are_those_of_the_whole_batch(found):
     for size in (1, 2, 3):
         assert distance(found[1]["gradients"]["plain"], found[size]["gradients"]["accumulated"]) < 1e-5
-    assert distance(found[1]["gradients"]["plain"], found[1]["gradients"]["streams"]) > 1e-2  # other numbers are seen to be others
+    # other numbers are seen to be others
+    assert distance(found[1]["gradients"]["plain"], found[1]["gradients"]["streams"]) > 1e-2
 
 
 @pytest.mark.parametrize("kind", ["plain", "accumulated"])
 def test_a_fit_is_that_of_one_process(found, kind):
-    """Ten steps, from different weights on each process: the same weights to 1e-4 of the way they went, the same history."""
+    """Ten steps, from different weights on each process: the same weights to 1e-4 of the way they went, the same
+    history."""
     one, two = found[1]["fit"]["plain"], found[2]["fit"][kind]
     begun = [p.detach() for p in parts()[0].parameters()]
-    away = max(float((a - b).norm() / (a - c).norm().clamp_min(1e-6)) for a, b, c in zip(one["weights"], two["weights"], begun, strict=True))
+    away = max(
+        float((a - b).norm() / (a - c).norm().clamp_min(1e-6))
+        for a, b, c in zip(one["weights"], two["weights"], begun, strict=True)
+    )
     assert away < 1e-4
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a == pytest.approx(b, rel=1e-5)
@@ -119,7 +140,8 @@ def test_accelerate_is_for_several_processes(found):
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_samples_are_the_same_bit_for_bit(found, size):
-    """10 samples in batches of 3, convolutions and all; so is a bank of predictions, and what one process draws alone."""
+    """10 samples in batches of 3, convolutions and all; so is a bank of predictions, and what one process draws
+    alone."""
     for name, expected in found[1]["samples"].items():
         assert torch.equal(found[size]["samples"][name], expected), name
 
@@ -128,14 +150,18 @@ def test_samples_are_the_same_bit_for_bit(found, size):
 def test_an_error_of_one_is_an_error_of_all(found, size):
     every = found[size]["errors"]["said"]
     assert [e["nan"] for e in every] == ["the loss became nan at step 0: lower --lr, or check the data"] * size
-    assert [e["other"] for e in every] == [f"DeftError: rank {size - 1} failed with KeyError: 'of its own'"] * (size - 1) + ["KeyError: 'of its own'"]
+    assert [e["other"] for e in every] == [f"DeftError: rank {size - 1} failed with KeyError: 'of its own'"] * (
+        size - 1
+    ) + ["KeyError: 'of its own'"]
     assert {e["batch"] for e in every} == {
-        f"a batch of {2 * size - 1} cannot be split over {size} process(es) x 2 accumulation step(s): give at least {2 * size}"
+        f"a batch of {2 * size - 1} cannot be split over {size} process(es) x 2 accumulation step(s): give at least"
+        f" {2 * size}"
     }
 
 
 def test_a_sharded_prior_is_the_prior(found):
-    """Each of two processes holds half, before and after a forward and a backward pass, and everything else is as before."""
+    """Each of two processes holds half, before and after a forward and a backward pass, and everything else is as
+    before."""
     one, two = found[1]["sharded"], found[2]["sharded"]
     torch.testing.assert_close(two["prediction"], one["prediction"], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(two["gradient"], one["gradient"], rtol=1e-4, atol=1e-5)
@@ -173,24 +199,41 @@ def test_a_killed_process_ends_the_run_with_a_line_and_the_run_goes_on(things, c
     """SIGKILL in step 7 of 12: one line within 30 s that names the process; one process resumes to the same weights."""
     folder, arguments = things
     began = time.monotonic()
-    done = start(2, HERE / "processes.py", "deft", *arguments, "--out", folder / "run", AT="7", HIT=str(int(signal.SIGKILL)))
+    done = start(
+        2, HERE / "processes.py", "deft", *arguments, "--out", folder / "run", AT="7", HIT=str(int(signal.SIGKILL))
+    )
     assert time.monotonic() - began < 60 and done.returncode != 0  # starting takes its part of it
     (line,) = said(done, "error: ")
-    assert line.startswith(f"error: rank 1 of 2 was lost at step 6 of 12; saved in {folder / 'run'}; resume with: accelerate launch ... -m deft fit ")
+    assert line.startswith(
+        f"error: rank 1 of 2 was lost at step 6 of 12; saved in {folder / 'run'}; resume with: accelerate launch ... -m"
+        " deft fit "
+    )
     assert line.endswith("--resume")
     assert run(capsys, *arguments, "--out", folder / "whole")[0] == 0
     code, _, err = run(capsys, *arguments, "--out", folder / "run", "--resume")
     assert code == 0, err
     assert distance(weights(folder / "whole"), weights(folder / "run")) < 1e-4
     log = json.loads((folder / "run" / "log.json").read_text())
-    assert [row["step"] for row in log["history"]] == [row["step"] for row in json.loads((folder / "whole" / "log.json").read_text())["history"]]
+    assert [row["step"] for row in log["history"]] == [
+        row["step"] for row in json.loads((folder / "whole" / "log.json").read_text())["history"]
+    ]
 
 
 def test_sampling_from_the_command_line(things, capsys):
     """`accelerate launch -m deft sample`: the samples of one process, said and written once."""
     folder, arguments = things
     save_pictures(folder / "one", pictures(1))
-    command = ["sample", "--prior", arguments[2], "--task", "inpaint", "--method", "pigdm", "--measurement", folder / "one" / "000.png"]
+    command = [
+        "sample",
+        "--prior",
+        arguments[2],
+        "--task",
+        "inpaint",
+        "--method",
+        "pigdm",
+        "--measurement",
+        folder / "one" / "000.png",
+    ]
     command += ["--mask", folder / "mask.png", "-n", 5, "--batch", 2, "--steps", 3, "--device", "cpu"]
     done = start(2, "-m", "deft", *command, "--out", folder / "two", "--json")
     assert done.returncode == 0, done.stderr
@@ -203,7 +246,19 @@ def test_sampling_from_the_command_line(things, capsys):
 @pytest.mark.slow
 def test_evaluating_and_training_a_prior_from_the_command_line(things, capsys):
     folder, arguments = things
-    command = ["evaluate", "--prior", arguments[2], "--data", arguments[4], "--methods", "pigdm,prior", "--images", 5, "--samples", 2]
+    command = [
+        "evaluate",
+        "--prior",
+        arguments[2],
+        "--data",
+        arguments[4],
+        "--methods",
+        "pigdm,prior",
+        "--images",
+        5,
+        "--samples",
+        2,
+    ]
     command += ["--batch", 3, "--steps", 3, "--device", "cpu"]
     assert run(capsys, *command, "--out", folder / "alone")[0] == 0
     one = np.load(folder / "alone" / "samples.npz")
@@ -215,7 +270,24 @@ def test_evaluating_and_training_a_prior_from_the_command_line(things, capsys):
         for key in one.files:  # sharded weights lie in another order in memory, and the file holds half precision
             np.testing.assert_allclose(one[key], two[key], rtol=2e-3 if extra else 0, atol=1e-4 if extra else 0)
 
-    command = ["prior", "train", "--data", arguments[4], "--widths", "16,24", "--patch", 4, "--steps", 4, "--batch", 7, "--evaluations", 1, "--device", "cpu"]
+    command = [
+        "prior",
+        "train",
+        "--data",
+        arguments[4],
+        "--widths",
+        "16,24",
+        "--patch",
+        4,
+        "--steps",
+        4,
+        "--batch",
+        7,
+        "--evaluations",
+        1,
+        "--device",
+        "cpu",
+    ]
     done = start(2, "-m", "deft", *command, "--accumulate", 2, "--streams", "--out", folder / "p2", precision="bf16")
     assert done.returncode == 0, done.stderr
     assert run(capsys, *command, "--streams", "--bf16", "--out", folder / "p1")[0] == 0
@@ -225,7 +297,9 @@ def test_evaluating_and_training_a_prior_from_the_command_line(things, capsys):
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step(things):
     folder, arguments = things
-    done = start(3, HERE / "processes.py", "deft", *arguments, "--out", folder / "run", AT="7", HIT=str(int(signal.SIGTERM)))
+    done = start(
+        3, HERE / "processes.py", "deft", *arguments, "--out", folder / "run", AT="7", HIT=str(int(signal.SIGTERM))
+    )
     (line,) = said(done, "stopped")
     assert "stopped at step 7 of 12; saved in" in line and line.endswith("--resume")
 
@@ -234,7 +308,17 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(things):
 def test_a_frozen_process_is_waited_for_no_longer_than_the_timeout(things):
     """A process that stands still (SIGSTOP) with DEFT_TIMEOUT=8; accelerate gives it 30 s more to end by itself."""
     folder, arguments = things
-    done = start(2, HERE / "processes.py", "deft", *arguments, "--out", folder / "run", AT="7", HIT=str(int(signal.SIGSTOP)), DEFT_TIMEOUT="8")
+    done = start(
+        2,
+        HERE / "processes.py",
+        "deft",
+        *arguments,
+        "--out",
+        folder / "run",
+        AT="7",
+        HIT=str(int(signal.SIGSTOP)),
+        DEFT_TIMEOUT="8",
+    )
     (line,) = said(done, "error: ")
     assert line.startswith("error: rank 1 of 2 did not answer within 8 s (DEFT_TIMEOUT) at step 6 of 12; saved in")
 
@@ -243,7 +327,9 @@ def test_a_frozen_process_is_waited_for_no_longer_than_the_timeout(things):
 def test_a_mistake_in_the_command_line_is_said_once(things):
     folder, arguments = things
     done = start(2, "-m", "deft", *arguments, "--out", folder / "run", precision="fp16")
-    assert said(done, "error: ") == ["error: --mixed_precision fp16 is not supported, only bf16 and no: give bf16, which needs no loss scaling"]
+    assert said(done, "error: ") == [
+        "error: --mixed_precision fp16 is not supported, only bf16 and no: give bf16, which needs no loss scaling"
+    ]
     assert not (folder / "run").exists()
 
 

@@ -1,4 +1,5 @@
-"""Kinds of data: nothing below asks for one by its name, another package's works without an edit, and whatever was saved loads again."""
+"""Kinds of data: nothing below asks for one by its name, another package's works without an edit, and whatever was
+saved loads again."""
 
 from __future__ import annotations
 
@@ -45,8 +46,18 @@ def named(path: Path) -> list[str]:
     """The modules of kinds of data that a file imports, early or late, or names in a text."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        texts = [node.module] if isinstance(node, ast.ImportFrom) and node.module else [a.name for a in node.names] if isinstance(node, ast.Import) else []
-        texts += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value else []
+        texts = (
+            [node.module]
+            if isinstance(node, ast.ImportFrom) and node.module
+            else [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+        texts += (
+            [node.value]
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value
+            else []
+        )
         found += [t for text in texts for t in re.findall(r"\bdeft\.domains\.\w+(?:\.\w+)*", text)]
     return found
 
@@ -66,7 +77,11 @@ def test_every_kind_of_data_keeps_the_contract(domain):
     assert domain.name and domain.title and find_domain(domain.name) is domain
     for name, kind in domain.tasks().items():
         task = kind()
-        assert kind.name == name and isinstance(task, Task) and make_task(json.loads(json.dumps(task.config())), domain) == task
+        assert (
+            kind.name == name
+            and isinstance(task, Task)
+            and make_task(json.loads(json.dumps(task.config())), domain) == task
+        )
     for name, path in domain.bundled_priors().items():
         assert path.is_file() and BUNDLED[name] == path and domain_of(load_prior(name)) is domain
     for task, path in domain.bundled_h().items():
@@ -105,7 +120,11 @@ def test_an_h_of_any_kind_of_data_is_shared(tmp_path):
     h, task, _ = load_h(bundled_h("motif"), prior)
     save_pretrained(tmp_path / "shared", h, prior, task, prior="backbone", licence="mit")
     text = (tmp_path / "shared" / "README.md").read_text()
-    assert "into a sampler of chains given a measurement (scaffold a motif)" in text and "pipeline_tag" not in text and "in [-1, 1]" not in text
+    assert (
+        "into a sampler of chains given a measurement (scaffold a motif)" in text
+        and "pipeline_tag" not in text
+        and "in [-1, 1]" not in text
+    )
     assert "--measurement measured.npz" in text and "`Motif" not in text and "Motif (single" in text
     assert from_pretrained(tmp_path / "shared")[1] == task
 
@@ -124,7 +143,11 @@ def test_chains_are_read_and_written_as_any_data(tmp_path):
     pytest.importorskip("biotite")
     domain = find_domain("protein")
     bundled = domain.read("chains:validation", (64, 3))
-    assert bundled.x.shape[1:] == (64, 3) and len(bundled.names) == len(bundled) and "longer than the prior's" in bundled.notes[0]
+    assert (
+        bundled.x.shape[1:] == (64, 3)
+        and len(bundled.names) == len(bundled)
+        and "longer than the prior's" in bundled.notes[0]
+    )
     first = bundled.x[0]
     (path,) = domain.write(tmp_path, "one", first)
     back = domain.read(str(tmp_path), (64, 3))
@@ -143,7 +166,11 @@ def test_a_table_of_all_kinds_puts_one_first():
     table = Table(lambda d: d.bundled_priors())
     assert table["fashion"] == BUNDLED["fashion"] and "more" not in table and len(table) == len(BUNDLED)
     first = table.of(Two())
-    assert first["fashion"] == Path("other") and list(first)[:2] == ["fashion", "more"] and set(first) == {*BUNDLED, "more"}
+    assert (
+        first["fashion"] == Path("other")
+        and list(first)[:2] == ["fashion", "more"]
+        and set(first) == {*BUNDLED, "more"}
+    )
 
 
 # Another package's.
@@ -176,8 +203,15 @@ def place(curves, tmp_path):
 def test_another_packages_kind_of_data_is_found(curves, place):
     assert list(domains()) == ["image", "protein", "curve"] and "gaps" in TASKS and domain_of_shape((2, 16)) is curves
     prior = load_prior(place / "prior.safetensors")
-    assert type(prior).__name__ == "CurvePrior" and domain_of(prior) is curves and prior.card["name"] == "rings" and prior.card["domain"] == "curve"
-    assert prior.fingerprint() == load_prior(str(place)).fingerprint() and not any(p.requires_grad for p in prior.parameters())
+    assert (
+        type(prior).__name__ == "CurvePrior"
+        and domain_of(prior) is curves
+        and prior.card["name"] == "rings"
+        and prior.card["domain"] == "curve"
+    )
+    assert prior.fingerprint() == load_prior(str(place)).fingerprint() and not any(
+        p.requires_grad for p in prior.parameters()
+    )
 
 
 def test_an_h_for_another_kind_of_data(curves, place):
@@ -189,7 +223,11 @@ def test_an_h_for_another_kind_of_data(curves, place):
     fitted = deft.fit_h(prior, task, str(place / "data"), None, recipe, h=h, folder=place / "run", progress=False)
     save_h(place / "run" / "h.safetensors", fitted.h, prior, task, prior="rings")
     again, back, card = load_h(place / "run", prior)
-    assert back == task and card["class"] == "deft" and all(torch.equal(v, again.state_dict()[k]) for k, v in fitted.h.state_dict().items())
+    assert (
+        back == task
+        and card["class"] == "deft"
+        and all(torch.equal(v, again.state_dict()[k]) for k, v in fitted.h.state_dict().items())
+    )
     obs = task.observe(x[:2], Noise(0, 2))
     samples = sample_posterior(prior, again, obs, 3, steps=4).x
     assert samples.shape == (2, 3, 2, 16) and curves.measure(samples, x[:2], obs)["gap"].shape == (2,)
@@ -202,38 +240,143 @@ def test_the_commands_know_another_kind_of_data(capsys, place):
     prior, data, out = place / "prior.safetensors", place / "data", place / "run"
     assert "CurveNet" in run(capsys, "info", prior)[1]
     fitted = result(
-        capsys, "fit", "--prior", prior, "--data", data, "--out", out, "--size", 20, "--steps", 4, "--batch", 4, "--prior-samples", 4, "--cache", 8, "--device", "cpu",
-    )  # fmt: skip
+        capsys,
+        "fit",
+        "--prior",
+        prior,
+        "--data",
+        data,
+        "--out",
+        out,
+        "--size",
+        20,
+        "--steps",
+        4,
+        "--batch",
+        4,
+        "--prior-samples",
+        4,
+        "--cache",
+        8,
+        "--device",
+        "cpu",
+    )
     assert fitted["card"]["task"]["name"] == "gaps" and "curves)" in fitted["card"]["data"]
     measured = place / "y.npz"
     result(capsys, "measure", "--task", "gaps", "--data", data, "--images", 2, "--out", measured)
-    drawn = result(capsys, "sample", out, "--measurement", measured, "--row", 1, "-n", 3, "--steps", 4, "--out", place / "drawn", "--device", "cpu")
-    assert {"sample-000.csv", "sample-002.csv", "mean.csv", "sheet.png", "samples.npz", "sample.json"} <= {p.name for p in (place / "drawn").iterdir()}
+    drawn = result(
+        capsys,
+        "sample",
+        out,
+        "--measurement",
+        measured,
+        "--row",
+        1,
+        "-n",
+        3,
+        "--steps",
+        4,
+        "--out",
+        place / "drawn",
+        "--device",
+        "cpu",
+    )
+    assert {"sample-000.csv", "sample-002.csv", "mean.csv", "sheet.png", "samples.npz", "sample.json"} <= {
+        p.name for p in (place / "drawn").iterdir()
+    }
     with np.load(place / "drawn" / "samples.npz") as kept:
         np.testing.assert_allclose(kept["mean"], np.loadtxt(place / "drawn" / "mean.csv", delimiter=",").T, rtol=1e-5)
         np.testing.assert_allclose(kept["spread"], kept["samples"].std(0, ddof=1), rtol=1e-4, atol=1e-6)
     assert drawn["samples"] == 3 and drawn["residual"] >= 0
     with np.load(measured) as held:
-        np.savez(place / "pairs.npz", x=held["truth"].repeat(6, 0), y=held["y"].repeat(6, 0), mask=held["mask"].repeat(6, 0))
+        np.savez(
+            place / "pairs.npz", x=held["truth"].repeat(6, 0), y=held["y"].repeat(6, 0), mask=held["mask"].repeat(6, 0)
+        )
     paired = result(
-        capsys, "fit", "--prior", prior, "--pairs", place / "pairs.npz", "--out", place / "paired", "--size", 20, "--steps", 2, "--batch", 4, "--device", "cpu"
+        capsys,
+        "fit",
+        "--prior",
+        prior,
+        "--pairs",
+        place / "pairs.npz",
+        "--out",
+        place / "paired",
+        "--size",
+        20,
+        "--steps",
+        2,
+        "--batch",
+        4,
+        "--device",
+        "cpu",
     )
     assert paired["card"]["task"]["name"] == "gaps"
-    training_free = result(capsys, "sample", "--prior", prior, "--measurement", measured, "--method", "pigdm", "-n", 2, "--steps", 4, "--out", place / "free", "--device", "cpu")
+    training_free = result(
+        capsys,
+        "sample",
+        "--prior",
+        prior,
+        "--measurement",
+        measured,
+        "--method",
+        "pigdm",
+        "-n",
+        2,
+        "--steps",
+        4,
+        "--out",
+        place / "free",
+        "--device",
+        "cpu",
+    )
     assert training_free["task"]["name"] == "gaps"
-    trained = result(capsys, "prior", "train", "--kind", "curve", "--data", data, "--out", place / "new", "--steps", 4, "--batch", 4, "--evaluations", 1, "--device", "cpu")
-    assert trained["card"]["network"]["class"] == "CurveNet" and type(load_prior(place / "new")).__name__ == "CurvePrior"
+    trained = result(
+        capsys,
+        "prior",
+        "train",
+        "--kind",
+        "curve",
+        "--data",
+        data,
+        "--out",
+        place / "new",
+        "--steps",
+        4,
+        "--batch",
+        4,
+        "--evaluations",
+        1,
+        "--device",
+        "cpu",
+    )
+    assert (
+        trained["card"]["network"]["class"] == "CurveNet" and type(load_prior(place / "new")).__name__ == "CurvePrior"
+    )
 
 
 def test_what_a_kind_of_data_has_not_is_one_line(capsys, place):
     prior, data = place / "prior.safetensors", place / "data"
-    assert "--resize is not for curves" in refused(capsys, "fit", "--prior", prior, "--data", data, "--resize", "--out", place / "a")
-    assert "the task inpaint is for images, and the prior makes curves, which have gaps" in refused(capsys, "fit", "--prior", prior, "--task", "inpaint", "--data", data, "--out", place / "b")
+    assert "--resize is not for curves" in refused(
+        capsys, "fit", "--prior", prior, "--data", data, "--resize", "--out", place / "a"
+    )
+    assert "the task inpaint is for images, and the prior makes curves, which have gaps" in refused(
+        capsys, "fit", "--prior", prior, "--task", "inpaint", "--data", data, "--out", place / "b"
+    )
     (place / "photo.png").write_bytes(b"no")
-    assert "a measurement of gaps is an .npz with y" in refused(capsys, "sample", "--prior", prior, "--measurement", place / "photo.png", "--out", place / "c")
-    assert "--widths is not for curves" in refused(capsys, "prior", "train", "--kind", "curve", "--data", data, "--widths", "8", "--out", place / "d")
+    assert "a measurement of gaps is an .npz with y" in refused(
+        capsys, "sample", "--prior", prior, "--measurement", place / "photo.png", "--out", place / "c"
+    )
+    assert "--widths is not for curves" in refused(
+        capsys, "prior", "train", "--kind", "curve", "--data", data, "--widths", "8", "--out", place / "d"
+    )
     flat = freeze(deft.NetworkDenoiser(MLP(5, 5), VPCosine(), (5,), "v"))
-    with pytest.raises(InputError, match=r"samples of shape \(5,\), which no kind of data here owns \(images \(image\); chains \(protein\); curves \(curve\)\)"):
+    with pytest.raises(
+        InputError,
+        match=(
+            r"samples of shape \(5,\), which no kind of data here owns \(images \(image\); chains \(protein\); curves"
+            r" \(curve\)\)"
+        ),
+    ):
         domain_for(flat)
 
 
@@ -251,10 +394,13 @@ def test_a_kind_of_data_that_cannot_be_had_is_named(monkeypatch, capsys, tmp_pat
         with pytest.raises(InputError, match=r"3 is registered as a kind of data, and is no deft.kinds.domain.Domain"):
             domains()
         (tmp_path / "broken_domain.py").write_text(
-            "from deft.kinds.domain import Domain\nclass D(Domain):\n    name = 'image'\n    title = 'others'\nDOMAIN = D()\n"
+            "from deft.kinds.domain import Domain\nclass D(Domain):\n    name = 'image'\n    title = 'others'\nDOMAIN ="
+            " D()\n"
         )
         sys.modules.pop("broken_domain")
-        with pytest.raises(InputError, match=r"two kinds of data are named 'image': deft\.domains\.image\.domain and broken_domain"):
+        with pytest.raises(
+            InputError, match=r"two kinds of data are named 'image': deft\.domains\.image\.domain and broken_domain"
+        ):
             domains()
     finally:
         sys.modules.pop("broken_domain", None)
@@ -284,7 +430,8 @@ from deft.domains.image.tasks import Inpaint
 class Net(nn.Module):
     def __init__(self, inputs, outputs, width, depth=1, note=None):
         super().__init__()
-        layers = [nn.Conv2d(inputs, width, 1), *(nn.Conv2d(width, width, 1) for _ in range(depth)), nn.Conv2d(width, outputs, 1)]
+        middle = (nn.Conv2d(width, width, 1) for _ in range(depth))
+        layers = [nn.Conv2d(inputs, width, 1), *middle, nn.Conv2d(width, outputs, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features, time):
@@ -346,12 +493,24 @@ def test_code_of_ones_own_is_named_and_loads_with_trust(mine, prior, tmp_path, n
     path = tmp_path / "h.safetensors"
     card = save_h(path, h, prior, task)
     assert name in json.dumps(card) and sys.modules.pop("my_code", None) is not None
-    with pytest.raises(CheckpointError, match=rf"names code of its own, the (network|class of h|task) {name}.*--trust-code \(load_h\(\.\.\., trust_code=True\)\)") as refusal:
+    with pytest.raises(
+        CheckpointError,
+        match=(
+            rf"names code of its own, the (network|class of h|task) {name}.*--trust-code \(load_h\(\.\.\.,"
+            r" trust_code=True\)\)"
+        ),
+    ) as refusal:
         load_h(path, prior)
     assert "\n" not in str(refusal.value) and "my_code" not in sys.modules, "nothing was imported"
     again, back, _ = load_h(path, prior, trust_code=True)
-    assert type(again).__name__ == type(h).__name__ and type(back).__name__ == type(task).__name__ and back.config() == task.config()
-    assert again.config() == h.config() and all(torch.equal(v, h.state_dict()[k]) for k, v in again.state_dict().items())
+    assert (
+        type(again).__name__ == type(h).__name__
+        and type(back).__name__ == type(task).__name__
+        and back.config() == task.config()
+    )
+    assert again.config() == h.config() and all(
+        torch.equal(v, h.state_dict()[k]) for k, v in again.state_dict().items()
+    )
 
 
 def test_what_is_known_by_name_needs_no_trust(prior, tmp_path):
@@ -366,7 +525,7 @@ def test_a_network_of_ones_own_is_sized(mine, prior):
     small, large = (DEFT.sized(prior, size, 2, net=mine.Net) for size in (0.2, 0.8))
     assert type(small.n1) is mine.Net and small.width < large.width and repr(small.factory) == "Factory(my_code:Net)"
     begun = DEFT.init_like(small, 3)
-    assert type(begun.n1) is mine.Net and torch.equal(begun.n1.layers[0].weight[:, : 5], small.n1.layers[0].weight)
+    assert type(begun.n1) is mine.Net and torch.equal(begun.n1.layers[0].weight[:, :5], small.n1.layers[0].weight)
 
 
 def test_what_cannot_be_named_is_refused_in_one_line(mine, prior, tmp_path):
@@ -383,12 +542,24 @@ def test_what_cannot_be_named_is_refused_in_one_line(mine, prior, tmp_path):
 
     script = type("Script", (DEFT,), {"__module__": "__main__"})
     for h, task, why in (
-        (DEFT(SHAPE, 2, 4, net=mine.Net(5, 2, 4)), Inpaint(), r"its N1 is a network \(net=\).*give the class or function that makes it"),
-        (DEFT(SHAPE, 2, 4, net=mine.make), Inpaint(), "is a lambda, which no file can name: put it into a module of its own"),
+        (
+            DEFT(SHAPE, 2, 4, net=mine.Net(5, 2, 4)),
+            Inpaint(),
+            r"its N1 is a network \(net=\).*give the class or function that makes it",
+        ),
+        (
+            DEFT(SHAPE, 2, 4, net=mine.make),
+            Inpaint(),
+            "is a lambda, which no file can name: put it into a module of its own",
+        ),
         (DEFT(SHAPE, 2, 4, net=Local), Inpaint(), "Local is defined inside a function"),
         (LocalDEFT(SHAPE, 2, 4), Inpaint(), "LocalDEFT is defined inside a function"),
         (script(SHAPE, 2, 4), Inpaint(), r"Script is defined in the script or notebook that runs \(__main__\)"),
-        (DEFT(SHAPE, 2, 4, net=Factory(mine.Net, note=object())), Inpaint(), "text, finite numbers, lists and tables alone"),
+        (
+            DEFT(SHAPE, 2, 4, net=Factory(mine.Net, note=object())),
+            Inpaint(),
+            "text, finite numbers, lists and tables alone",
+        ),
         (DEFT(SHAPE, 2, 4), mine.Forgetful(smallest=0.3), "let config\\(\\) return the arguments"),
     ):
         with pytest.raises(InputError, match=why) as refusal:
@@ -399,7 +570,11 @@ def test_what_cannot_be_named_is_refused_in_one_line(mine, prior, tmp_path):
 def test_a_name_that_is_gone_is_said(mine, prior, tmp_path):
     save_h(tmp_path / "h.safetensors", mine.Mine(SHAPE, 2, 4), prior, Inpaint())
     tensors, card = load_weights(tmp_path / "h.safetensors")
-    for name, says in (("my_code:Other", "my_code has no class or function 'Other'"), ("gone_code:Mine", "gone_code:Mine cannot be imported"), ("my_code:Net", "no deft.learned.Learned")):
+    for name, says in (
+        ("my_code:Other", "my_code has no class or function 'Other'"),
+        ("gone_code:Mine", "gone_code:Mine cannot be imported"),
+        ("my_code:Net", "no deft.learned.Learned"),
+    ):
         save_weights(tmp_path / "odd.safetensors", tensors, card | {"class": name})
         with pytest.raises(CheckpointError, match=says):
             load_h(tmp_path / "odd.safetensors", prior, trust_code=True)
@@ -408,7 +583,13 @@ def test_a_name_that_is_gone_is_said(mine, prior, tmp_path):
 def test_the_command_line_asks_for_trust(capsys, mine, prior, tmp_path):
     prior.save(tmp_path / "prior.safetensors", name="toy")
     (tmp_path / "run").mkdir()
-    save_h(tmp_path / "run" / "h.safetensors", DEFT(SHAPE, 2, 4, net=mine.Net), prior, Inpaint(), prior=str(tmp_path / "prior.safetensors"))
+    save_h(
+        tmp_path / "run" / "h.safetensors",
+        DEFT(SHAPE, 2, 4, net=mine.Net),
+        prior,
+        Inpaint(),
+        prior=str(tmp_path / "prior.safetensors"),
+    )
     assert "my_code:Net" in run(capsys, "info", tmp_path / "run")[1]
     picture = torch.zeros(1, *SHAPE)
     obs = Inpaint().observe(picture, Noise(0, 1))

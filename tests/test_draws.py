@@ -80,8 +80,8 @@ def test_arguments_have_one_order_and_no_typo_is_swallowed(way):
 
 @pytest.mark.parametrize("function", [Plan.draw, FittedH.sample, draw_scaffolds, sample], ids=lambda f: f.__qualname__)
 def test_the_others_use_the_same_names(function):
-    """What they know by themselves (h, the sampler of a plan) is not asked for; what is, is called the same, in the same
-    order. What a task draws for a measurement (a mask) has names of the task's own."""
+    """What they know by themselves (h, the sampler of a plan) is not asked for; what is, is called the same, in the
+    same order. What a task draws for a measurement (a mask) has names of the task's own."""
     parameters = inspect.signature(function).parameters
     assert [n for n in parameters if n in SHARED] == [n for n in SHARED if n in parameters]
     assert {n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD} <= {"drawn"}

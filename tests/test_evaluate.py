@@ -161,7 +161,10 @@ def test_tuned_settings_are_settings():
         assert task in TASKS
         for name in methods:
             chosen = plan(name, task)
-            assert set(methods[name]) <= set(METHODS[name].settings) | {"eta", "steps", "spacing", "sampler"} and chosen.steps >= 1
+            assert (
+                set(methods[name]) <= set(METHODS[name].settings) | {"eta", "steps", "spacing", "sampler"}
+                and chosen.steps >= 1
+            )
 
 
 def test_plan_prefers_what_is_given(monkeypatch):
@@ -236,7 +239,9 @@ def test_what_is_kept_is_what_is_drawn(results, tmp_path, batch):
 
 def test_exact_h_beats_the_prior(results):
     rows = {(r["method"], r["metric"]): r for r in rows_of(results) if "versus" in r}
-    assert rows["prior", "psnr"]["high"] < 0 and standing(rows["prior", "psnr"], METRICS["psnr"], "DEFT") == "DEFT ahead"
+    assert (
+        rows["prior", "psnr"]["high"] < 0 and standing(rows["prior", "psnr"], METRICS["psnr"], "DEFT") == "DEFT ahead"
+    )
 
 
 def test_rows_are_what_readers_expect(results):
@@ -250,39 +255,70 @@ def test_rows_are_what_readers_expect(results):
     plain = {(r["method"], r["metric"]): r["value"] for r in rows if "versus" not in r}
     for r in rows:
         if "versus" in r:
-            assert r["value"] == pytest.approx(plain[r["method"], r["metric"]] - plain["deft", r["metric"]]) and 0 < r["p"] <= r["p_holm"] <= 1
+            assert (
+                r["value"] == pytest.approx(plain[r["method"], r["metric"]] - plain["deft", r["metric"]])
+                and 0 < r["p"] <= r["p_holm"] <= 1
+            )
 
 
 def test_report_files(results, tmp_path):
     """The numbers of the tables and of the arrays are those of the samples."""
     cases = twelve()
     data = write_methods(tmp_path, "a title", results, cases, {"seed": 0}, task="inpaint", caption="fill")
-    assert json.loads((tmp_path / "report.json").read_text()) == data and {p.name for p in tmp_path.iterdir()} == {"report.md", "report.json", "samples.png", "samples.npz"}
+    assert json.loads((tmp_path / "report.json").read_text()) == data and {p.name for p in tmp_path.iterdir()} == {
+        "report.md",
+        "report.json",
+        "samples.png",
+        "samples.npz",
+    }
     text = (tmp_path / "report.md").read_text()
-    assert text == report(IMAGES, "a title", data["rows"], {"seed": 0}).markdown() and "ΠGDM" in text and "## Paired differences" in text
+    assert (
+        text == report(IMAGES, "a title", data["rows"], {"seed": 0}).markdown()
+        and "ΠGDM" in text
+        and "## Paired differences" in text
+    )
     lines = text.splitlines()
     for line in lines:
         if line.startswith("| PSNR (dB)"):
             assert line.count("|") in (5, 6)
     with np.load(tmp_path / "samples.npz") as z:
-        assert set(z.files) == {"truth", "y", "mask", "samples_deft", "samples_pigdm", "samples_prior"} and np.array_equal(z["truth"], cases.x)
+        assert set(z.files) == {
+            "truth",
+            "y",
+            "mask",
+            "samples_deft",
+            "samples_pigdm",
+            "samples_prior",
+        } and np.array_equal(z["truth"], cases.x)
         x, truth = torch.from_numpy(z["samples_prior"]).float(), torch.from_numpy(z["truth"])
     errors = ((x.clamp(-1, 1) - truth.clamp(-1, 1)[:, None]) / 2).square().flatten(2).mean(2)
     shown = next(line for line in lines if line.startswith("| PSNR (dB) ↑")).split("|")[4]
     assert float(shown.split("[")[0]) == pytest.approx(float((-10 * errors.log10()).mean()), abs=0.02)
-    assert "a title" in terminal(IMAGES, "a title", data["rows"]) and max(map(len, terminal(IMAGES, "", data["rows"]).splitlines())) < 140
+    assert (
+        "a title" in terminal(IMAGES, "a title", data["rows"])
+        and max(map(len, terminal(IMAGES, "", data["rows"]).splitlines())) < 140
+    )
 
 
 def test_proper_scores_come_first(results):
-    """In the report and in the terminal: scores of the whole distribution, then coverage and spread, then what single samples are."""
+    """In the report and in the terminal: scores of the whole distribution, then coverage and spread, then what single
+    samples are."""
     rows = rows_of(results)
     found = [m for m in dict.fromkeys(r["metric"] for r in rows) if m in METRICS]
-    assert found[:4] == ["energy_score_pixels", "crps", "coverage", "spread_skill"] and found.index("psnr_mean") < found.index("psnr")
+    assert found[:4] == ["energy_score_pixels", "crps", "coverage", "spread_skill"] and found.index(
+        "psnr_mean"
+    ) < found.index("psnr")
     order = list(METRICS)
-    assert order[0] == "energy_score" and all(order.index(k) < order.index("feature_distance") for k in ("energy_score", "energy_score_pixels", "coverage", "spread_skill"))
+    assert order[0] == "energy_score" and all(
+        order.index(k) < order.index("feature_distance")
+        for k in ("energy_score", "energy_score_pixels", "coverage", "spread_skill")
+    )
     table = [line for line in report(IMAGES, "", rows, {}).markdown().splitlines() if line.startswith("| ")]
     assert table[1].startswith("| energy score of pixels ↓ |")
-    assert [line.split("  ")[0] for line in terminal(IMAGES, "", rows).splitlines()[3:5]] == ["energy score of pixels ↓", "CRPS ↓"]
+    assert [line.split("  ")[0] for line in terminal(IMAGES, "", rows).splitlines()[3:5]] == [
+        "energy score of pixels ↓",
+        "CRPS ↓",
+    ]
     differences = terminal(IMAGES, "", rows).split("the method minus DEFT")[1].splitlines()
     assert differences[3].startswith("energy score of pixels ↓")
 
@@ -290,11 +326,29 @@ def test_proper_scores_come_first(results):
 @pytest.mark.parametrize("samples", [1, 2])
 def test_evaluate_of_ct_slices(tmp_path, capsys, samples):
     """The energy score in features of the network of CT slices; with one sample there is none, and that is said."""
-    arguments = ("evaluate", "--prior", "ct", "--task", "sr4", "--data", "ct", "--images", 2, "--samples", samples, "--steps", 2, "--methods", "replacement")
+    arguments = (
+        "evaluate",
+        "--prior",
+        "ct",
+        "--task",
+        "sr4",
+        "--data",
+        "ct",
+        "--images",
+        2,
+        "--samples",
+        samples,
+        "--steps",
+        2,
+        "--methods",
+        "replacement",
+    )
     code, out, err = run(capsys, *arguments, "--out", tmp_path / "r")
     assert code == 0
     metrics = {r["metric"] for r in json.loads((tmp_path / "r" / "report.json").read_text())["rows"]}
-    assert "feature_distance" in metrics and ({"energy_score", "energy_score_pixels", "coverage"} <= metrics) == (samples == 2)
+    assert "feature_distance" in metrics and ({"energy_score", "energy_score_pixels", "coverage"} <= metrics) == (
+        samples == 2
+    )
     assert ("no energy score" in out + err) == (samples == 1)
 
 
@@ -306,8 +360,14 @@ def test_rows_refuse_what_is_not_finite():
 
 def test_standings():
     row = {"value": 0.2, "p_holm": 0.01}
-    assert standing(row, METRICS["feature_distance"], "DEFT") == "DEFT ahead" and standing(row, METRICS["psnr"], "DEFT") == "DEFT behind"
-    assert standing(row | {"p_holm": 0.05}, METRICS["psnr"], "DEFT") == "level" and standing(row, METRICS["residual"], "DEFT") == ""
+    assert (
+        standing(row, METRICS["feature_distance"], "DEFT") == "DEFT ahead"
+        and standing(row, METRICS["psnr"], "DEFT") == "DEFT behind"
+    )
+    assert (
+        standing(row | {"p_holm": 0.05}, METRICS["psnr"], "DEFT") == "level"
+        and standing(row, METRICS["residual"], "DEFT") == ""
+    )
 
 
 # priors and tuning

@@ -197,7 +197,11 @@ class MixesTheBatch(Zero):
 
 @pytest.mark.parametrize(
     ("make", "finds"),
-    [(lambda w: Flipped(w.h), "sign"), (lambda w: SaysNoGraph(), "graph|require"), (lambda w: MixesTheBatch(), "alone")],
+    [
+        (lambda w: Flipped(w.h), "sign"),
+        (lambda w: SaysNoGraph(), "graph|require"),
+        (lambda w: MixesTheBatch(), "alone"),
+    ],
 )
 def test_check_htransform_finds(make, finds):
     world, one = space()
@@ -209,7 +213,9 @@ def test_check_htransform_finds(make, finds):
 # Samples.
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDIM(0.5), Ancestral(), Ito(), Heun(), DPMpp2M(), SDEDPMpp2M()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler", [DDIM(), DDIM(0.5), Ancestral(), Ito(), Heun(), DPMpp2M(), SDEDPMpp2M()], ids=lambda s: type(s).__name__
+)
 def test_both_modes_are_visited(sampler):
     """Exact h, two modes 4 apart, y drawn towards the lighter one: the share of samples nearer to each mode is the
     posterior's weight, and the mean and deviation inside a mode are right: 4 standard errors of 600, plus 1 % for
@@ -249,7 +255,9 @@ def test_event_samples(low, high):
 def log_weights(world, obs, sampler, grid, h=None, n=512):
     """Weights of n paths on a grid of levels of VPCosine, or of so many steps."""
     grid = times(VPCosine(), grid, "log-snr") if isinstance(grid, int) else grid
-    x, log_w = weighted_paths(condition(world.prior(VPCosine()), h or world.h, obs.repeat(n)), Noise(0, n), sampler, grid)
+    x, log_w = weighted_paths(
+        condition(world.prior(VPCosine()), h or world.h, obs.repeat(n)), Noise(0, n), sampler, grid
+    )
     return Draws(x[None], log_w[None], log_mean(log_w[None]))
 
 
@@ -332,7 +340,10 @@ def test_flagship_table(schedule, capsys):
             paths = sample_paths(world.prior(schedule), h, obs, n, sampler=Ito(), steps=steps, batch=n)
             v.append(float(paths.log_weight.var()))
             with capsys.disabled():
-                print(f"{schedule.name} {name} {steps}: Var {v[-1]:.4f} log Z {float(paths.log_evidence):.4f} ({truth:.4f})")
+                print(
+                    f"{schedule.name} {name} {steps}: Var {v[-1]:.4f} log Z {float(paths.log_evidence):.4f}"
+                    f" ({truth:.4f})"
+                )
         if name == "exact":
             assert v[0] / v[2] > 8 and v[2] < 0.05
             assert abs(float(paths.log_evidence) - truth) < 5 * math.sqrt(v[2] / n) + 0.03  # and the prior's own bias

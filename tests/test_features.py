@@ -1,4 +1,5 @@
-"""Feature networks: what the protocol promises, what the bundled encoder is worth, and the adapters to other people's."""
+"""Feature networks: what the protocol promises, what the bundled encoder is worth, and the adapters to other
+people's."""
 
 from __future__ import annotations
 
@@ -75,7 +76,9 @@ def test_protocol(name):
     assert not any(p.requires_grad for p in net.parameters())
     seen = net.look(x[:5])
     assert torch.equal(net.features(x[:5]), seen.features / net.unit) and seen.features.ndim == 2
-    assert [m.shape for m in net.layers(x[:5])] == [m.shape for m in seen.layers] and all(m.ndim == 4 for m in seen.layers)
+    assert [m.shape for m in net.layers(x[:5])] == [m.shape for m in seen.layers] and all(
+        m.ndim == 4 for m in seen.layers
+    )
     assert torch.allclose(net.features(x[2:3]), net.features(x[:5])[2:3], atol=1e-5)
     f = in_batches(net.features, x)
     order = torch.randperm(len(f), generator=generator(1))
@@ -158,11 +161,15 @@ def ct():
 
 
 def test_the_nearest_slice_is_itself(ct):
-    """Noise of 0.1, or a shift of two pixels: as often as the card says of real slices, or more often, within 4 standard errors of 500."""
+    """Noise of 0.1, or a shift of two pixels: as often as the card says of real slices, or more often, within 4
+    standard errors of 500."""
     x, _, f = ct
     shifted = F.pad(x, (2, 0, 2, 0), mode="replicate")[..., :64, :64]
     card = ct_encoder().card["nearest_is_itself"]
-    for changed, stated in ((x + 0.1 * torch.randn(x.shape, generator=generator(3)), card["noise 0.1"]), (shifted, card["shift 2"])):
+    for changed, stated in (
+        (x + 0.1 * torch.randn(x.shape, generator=generator(3)), card["noise 0.1"]),
+        (shifted, card["shift 2"]),
+    ):
         found = torch.cdist(in_batches(ct_encoder().features, changed), f).argmin(1)
         rate = float((found == torch.arange(500)).float().mean())
         assert stated > 0.75 and rate > stated - 4 * math.sqrt(stated * (1 - stated) / 500)
@@ -193,7 +200,8 @@ def test_distance_grows_with_blur_and_noise(ct):
 
 
 def test_nt_xent_by_hand():
-    z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]])  # two images; each copy is like the other, unlike the rest
+    # two images; each copy is like the other, unlike the rest
+    z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     each = -math.log(math.exp(2) / (math.exp(2) + 2))
     assert float(nt_xent(z, 0.5)) == pytest.approx(each, rel=1e-6)
     assert float(nt_xent(z[[0, 1, 3, 2]], 0.5)) == pytest.approx(2 + each, rel=1e-6)  # paired with the wrong copy
@@ -205,21 +213,32 @@ def test_changes_keep_the_picture():
     assert y.shape == x.shape and bool((y != x).flatten(1).any(1).all())
     still = change(x, generator(0), shift=0.0, size=0.0, noise=0.0)
     alike = [
-        max(float(torch.corrcoef(torch.stack([v.flatten(), b.flatten()]))[0, 1]) for v in (a, a.flip(-1))) for a, b in zip(x, still, strict=True)
+        max(float(torch.corrcoef(torch.stack([v.flatten(), b.flatten()]))[0, 1]) for v in (a, a.flip(-1)))
+        for a, b in zip(x, still, strict=True)
     ]
     assert min(alike) > 0.97  # itself or its mirror image, up to contrast and blur
 
 
 def test_an_encoder_learns_and_is_kept(tmp_path):
-    """Forty steps on tiny pictures lower the loss; what is saved is what is loaded, and a classifier's file is refused."""
-    x = (torch.rand(64, 2, 2, generator=generator(0)) * 255).repeat_interleave(8, 1).repeat_interleave(8, 2).to(torch.uint8)
+    """Forty steps on tiny pictures lower the loss; what is saved is what is loaded, and a classifier's file is
+    refused."""
+    x = (
+        (torch.rand(64, 2, 2, generator=generator(0)) * 255)
+        .repeat_interleave(8, 1)
+        .repeat_interleave(8, 2)
+        .to(torch.uint8)
+    )
     net = train_encoder(x, steps=40, batch=32, progress=False, name="tiny")
     clean = x.float()[:, None] / 127.5 - 1
     copies = change(clean.repeat(2, 1, 1, 1), generator(5))
     assert float(nt_xent(net.features(copies), 0.2)) < math.log(2 * 64 - 1) - 0.5  # that of features that tell nothing
     save_encoder(tmp_path / "e.safetensors", net, about="a test")
     again = load_encoder(tmp_path / "e.safetensors")
-    assert torch.allclose(again.features(clean), net.features(clean), atol=1e-6) and again.name == "tiny" and again.card["about"] == "a test"
+    assert (
+        torch.allclose(again.features(clean), net.features(clean), atol=1e-6)
+        and again.name == "tiny"
+        and again.card["about"] == "a test"
+    )
     weights = resources.files("deft.domains.image") / "weights"
     with pytest.raises(CheckpointError, match="'classifier', not an encoder"):
         load_encoder(str(weights / "fashion-classifier.safetensors"))
@@ -242,7 +261,9 @@ def test_cifar_resnet_from_a_file(tmp_path, n):
     x = torch.rand(6, 3, 32, 32) * 2 - 1
     again = load_features("cifar-resnet20", path, reference=x)
     assert again.name == f"cifar-resnet{6 * n + 2}" and torch.equal(again.look(x).features, net.look(x).features)
-    assert [tuple(m.shape[1:]) for m in again.layers(x)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)] and again.logits(x).shape == (6, 10)
+    assert [tuple(m.shape[1:]) for m in again.layers(x)] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)] and again.logits(
+        x
+    ).shape == (6, 10)
     assert again.unit != 1 and isinstance(again.logits(x[:, :1]), torch.Tensor)  # grey is repeated
     del state["module.layer3.0.conv2.weight"]
     torch.save({"state_dict": state}, path)
@@ -256,12 +277,16 @@ def test_cifar_resnet_from_a_file(tmp_path, n):
 
 
 def test_the_shortcut_without_weights():
-    """With both convolutions at zero a block is its shortcut: every second pixel, the new channels zero on both sides."""
+    """With both convolutions at zero a block is its shortcut: every second pixel, the new channels zero on both
+    sides."""
     block = foreign.Block(4, 8, 2).eval().requires_grad_(False)
     torch.nn.init.zeros_(block.conv2.weight)
     x = torch.rand(2, 4, 6, 6)
     out = block(x)
-    assert torch.equal(out[:, 2:6], x[..., ::2, ::2]) and float(out[:, :2].abs().max()) == float(out[:, 6:].abs().max()) == 0.0
+    assert (
+        torch.equal(out[:, 2:6], x[..., ::2, ::2])
+        and float(out[:, :2].abs().max()) == float(out[:, 6:].abs().max()) == 0.0
+    )
 
 
 def test_efficientnet():
@@ -272,9 +297,17 @@ def test_efficientnet():
     net = load_features("efficientnet-lite0", reference=x)
     assert isinstance(net, EffNetLite0) and net.title == "distance-EffNetLite0" and "FID" not in net.title
     seen = net.look(x)
-    assert seen.features.shape == (3, 1280) and seen.logits.shape == (3, 1000) and len(net.net._blocks[0]._forward_hooks) == 0
+    assert (
+        seen.features.shape == (3, 1280)
+        and seen.logits.shape == (3, 1000)
+        and len(net.net._blocks[0]._forward_hooks) == 0
+    )
     assert [m.shape[-1] for m in seen.layers] == [112, 56, 28, 14, 7]
-    assert torch.allclose(seen.logits, net.net(F.interpolate(foreign.normalised(x), (224, 224), mode="bilinear", antialias=True)), atol=1e-4)
+    assert torch.allclose(
+        seen.logits,
+        net.net(F.interpolate(foreign.normalised(x), (224, 224), mode="bilinear", antialias=True)),
+        atol=1e-4,
+    )
 
 
 def test_what_is_missing_is_said_in_one_line(monkeypatch):

@@ -151,7 +151,9 @@ def nan_gradient(loss):
     return Loss(NaNGradient.apply(loss.value), loss.metrics)
 
 
-@pytest.mark.parametrize(("do", "says"), [(nan_loss, "step 7; first non-finite term: the culprit"), (nan_gradient, "step 7")])
+@pytest.mark.parametrize(
+    ("do", "says"), [(nan_loss, "step 7; first non-finite term: the culprit"), (nan_gradient, "step 7")]
+)
 def test_last_good_state_survives(tmp_path, do, says):
     """A loss, or a gradient alone, that is not a number stops the fit by name; the saved state is finite."""
     h, objective = parts()
@@ -267,7 +269,6 @@ def test_times_are_stratified():
     assert bool(((t >= slices) & (t < slices + 0.0101)).all())
 
 
-
 @pytest.mark.parametrize("bad", [{"steps": 0}, {"lr": 0.0}, {"batch": 0}, {"saves": 0}])
 def test_bad_settings(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
@@ -275,7 +276,8 @@ def test_bad_settings(bad):
 
 
 def test_even_draws_are_even_in_the_logarithm_of_the_noise():
-    """even = 1: log(sigma/alpha) is uniform on (-3.5, 3), one draw a slice; even = 0.5: half of them, the rest as before."""
+    """even = 1: log(sigma/alpha) is uniform on (-3.5, 3), one draw a slice; even = 0.5: half of them, the rest as
+    before."""
     schedule, n = VPCosine(), 1000
     every = -schedule.log_snr(draw_times(schedule, BatchNoise(n, 0), 3.0, 1.0)) / 2
     slices = torch.linspace(-3.5, 3.0, n + 1, dtype=torch.float64)
@@ -283,7 +285,9 @@ def test_even_draws_are_even_in_the_logarithm_of_the_noise():
     half = draw_times(schedule, BatchNoise(n, 0), 3.0, 0.5)
     level = -schedule.log_snr(half[:500]) / 2
     assert float(level.mean()) == pytest.approx(-0.25, abs=0.01)
-    assert float(half[500:].mean()) == pytest.approx(float(draw_times(schedule, BatchNoise(n, 0), 3.0).mean()), abs=0.002)
+    assert float(half[500:].mean()) == pytest.approx(
+        float(draw_times(schedule, BatchNoise(n, 0), 3.0).mean()), abs=0.002
+    )
 
 
 def test_a_fit_goes_where_the_prior_is():

@@ -1,4 +1,5 @@
-"""What deft.fit_h returns: it samples, refines, saves and loads; the command, the demo and a comparison make the same weights."""
+"""What deft.fit_h returns: it samples, refines, saves and loads; the command, the demo and a comparison make the same
+weights."""
 
 from __future__ import annotations
 
@@ -54,13 +55,33 @@ def test_samples_are_those_of_the_command(place, tmp_path, capsys):
     fitted.save(tmp_path / "run")
     np.savez(tmp_path / "y.npz", y=obs.y.numpy())
     again = deft.load(tmp_path / "run")
-    assert same(weights(again.h), weights(fitted.h)) and again.task.config() == fitted.task.config() and again.levels == fitted.levels
+    assert (
+        same(weights(again.h), weights(fitted.h))
+        and again.task.config() == fitted.task.config()
+        and again.levels == fitted.levels
+    )
     draws = again.sample(obs.y[1:], 3, steps=4, seed=5)
     assert draws.x.shape == (1, 3, *fitted.prior.event_shape)
     out = tmp_path / "s"
     made = result(
-        capsys, "sample", tmp_path / "run", "--measurement", tmp_path / "y.npz", "--row", 1, "-n", 3, "--steps", 4, "--seed", 5, "--range=-1,1", "--out", out, "--json",
-    )  # fmt: skip
+        capsys,
+        "sample",
+        tmp_path / "run",
+        "--measurement",
+        tmp_path / "y.npz",
+        "--row",
+        1,
+        "-n",
+        3,
+        "--steps",
+        4,
+        "--seed",
+        5,
+        "--range=-1,1",
+        "--out",
+        out,
+        "--json",
+    )
     with np.load(out / "samples.npz") as kept:
         np.testing.assert_allclose(kept["samples"], draws.x[0].numpy(), atol=1e-6)
     assert made["prior"] == str(path)
@@ -74,7 +95,8 @@ def test_a_sample_does_not_depend_on_its_batch(place):
 
 
 def test_evaluation_measures_its_own_samples(place):
-    """The first `count` images, measured by the task with the seed; PSNR of the mean and coverage are those of the samples it returns."""
+    """The first `count` images, measured by the task with the seed; PSNR of the mean and coverage are those of the
+    samples it returns."""
     _, _, fitted, _ = place
     x = torch.rand(5, *fitted.prior.event_shape) * 2 - 1
     found = fitted.evaluate(x, 3, count=4, steps=3, seed=7, progress=False)
@@ -85,7 +107,11 @@ def test_evaluation_measures_its_own_samples(place):
     torch.testing.assert_close(again.x, found.draws.x, atol=1e-5, rtol=1e-4)
     mean, standard_error = found["psnr_mean"]
     assert mean == pytest.approx(float((10 * torch.log10(4 / error)).mean()), abs=1e-3) and standard_error > 0
-    assert {"crps", "coverage", "energy_score_pixels"} <= set(found) and "PSNR of the mean" in repr(found) and "4 measurements" in repr(found)
+    assert (
+        {"crps", "coverage", "energy_score_pixels"} <= set(found)
+        and "PSNR of the mean" in repr(found)
+        and "4 measurements" in repr(found)
+    )
     with pytest.raises(InputError, match="nothing to evaluate on"):
         fitted.evaluate(None)
 
@@ -148,11 +174,14 @@ def test_a_card_runs_no_code_and_calls_nobody(place, tmp_path):
 
 
 def test_messages_are_logged(place, caplog):
-    """Through the logger "deft": what is done as INFO; with nobody listening nothing is printed; `show` shows it once."""
+    """Through the logger "deft": what is done as INFO; with nobody listening nothing is printed; `show` shows it
+    once."""
     _, _, fitted, _ = place
     with caplog.at_level(logging.INFO, logger="deft"):
         deft.fit_h(fitted.prior, "sr4", width=8, **FEW, progress=False)
-    assert any("drawing 8 samples of the prior" in m for m in caplog.messages) and any("parameters" in m for m in caplog.messages)
+    assert any("drawing 8 samples of the prior" in m for m in caplog.messages) and any(
+        "parameters" in m for m in caplog.messages
+    )
     seen = []
     with show(seen.append):
         log.info("one")
@@ -162,35 +191,75 @@ def test_messages_are_logged(place, caplog):
 
 def test_help_shows_what_people_need(capsys):
     few, every = (run(capsys, "fit", flag)[1] for flag in ("--help", "--help-all"))
-    names = {line.split()[0] for line in few.splitlines() if line.startswith("  --") and not line.startswith("  --out.")}
-    assert names <= {"--prior", "--task", "--data", "--pairs", "--held-out", "--out", "--size", "--steps", "--seconds", "--seed", "--resume", "--help", "--help-all"}
+    names = {
+        line.split()[0] for line in few.splitlines() if line.startswith("  --") and not line.startswith("  --out.")
+    }
+    assert names <= {
+        "--prior",
+        "--task",
+        "--data",
+        "--pairs",
+        "--held-out",
+        "--out",
+        "--size",
+        "--steps",
+        "--seconds",
+        "--seed",
+        "--resume",
+        "--help",
+        "--help-all",
+    }
     assert "--log-z-rate" not in few and "--log-z-rate" in every and "How it is fitted:" in every
 
 
 @pytest.mark.slow
 def test_four_ways_make_the_same_weights_slow(tmp_path, capsys):
     """More steps and samples of the prior, on the bundled images."""
-    four_ways(tmp_path, capsys, {"steps": 40, "batch": 32, "warmup": 5, "prior_samples": 128, "cache": 256, "patience": 0}, quick=False)
+    four_ways(
+        tmp_path,
+        capsys,
+        {"steps": 40, "batch": 32, "warmup": 5, "prior_samples": 128, "cache": 256, "patience": 0},
+        quick=False,
+    )
 
 
 def test_four_ways_make_the_same_weights(tmp_path, capsys):
     """deft.fit_h, deft fit, deft demo and deft compare, from the same settings: bit for bit."""
-    four_ways(tmp_path, capsys, {"steps": 8, "batch": 16, "warmup": 2, "prior_samples": 0, "cache": 64, "patience": 0}, quick=True)
+    four_ways(
+        tmp_path,
+        capsys,
+        {"steps": 8, "batch": 16, "warmup": 2, "prior_samples": 0, "cache": 64, "patience": 0},
+        quick=True,
+    )
 
 
 def four_ways(here, capsys, settings, quick):
     prior = deft.load_prior("fashion")
     by_hand = weights(deft.fit_h(prior, "sr4", "fashion", **settings, progress=False).h)
     options = [arg for name, value in settings.items() for arg in (f"--{name.replace('_', '-')}", value)]
-    result(capsys, "fit", "--prior", "fashion", "--task", "sr4", "--data", "fashion", *options, "--out", here / "run", "--json")
+    result(
+        capsys,
+        "fit",
+        "--prior",
+        "fashion",
+        "--task",
+        "sr4",
+        "--data",
+        "fashion",
+        *options,
+        "--out",
+        here / "run",
+        "--json",
+    )
     found = {"deft fit": load_weights(here / "run" / "h.safetensors")[0]}
     if quick:
         demo(here / "demo", DemoConfig(task="sr4", quick=True), progress=False)
         found["deft demo"] = load_weights(here / "demo" / "h.safetensors")[0]
     lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
     (here / "study.toml").write_text(
-        f'images = 2\nsamples = 2\n[fit]\nimages = 1000\n{lines}\n[tune]\nimages = 2\nsamples = 2\npoints = 1\n'
-        '[arms.deft]\nmethod = "deft"\n[arms.deft.settings]\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms = ["deft"]\n'
+        f"images = 2\nsamples = 2\n[fit]\nimages = 1000\n{lines}\n[tune]\nimages = 2\nsamples = 2\npoints ="
+        ' 1\n[arms.deft]\nmethod = "deft"\n[arms.deft.settings]\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms ='
+        ' ["deft"]\n'
     )
     result(capsys, "compare", here / "study.toml", "--out", here / "compare", "--json")
     (file,) = (here / "compare" / "fit").glob("*.safetensors")

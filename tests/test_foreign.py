@@ -285,9 +285,11 @@ def test_deepinv_refusals():
             return x.sum()
 
     for physics, text in (
-        (Stacked(), r"returned a list, expected a tensor"), (Fourier(), r"complex"), (Unmatched(), r"not its transpose"),
+        (Stacked(), r"returned a list, expected a tensor"),
+        (Fourier(), r"complex"),
+        (Unmatched(), r"not its transpose"),
         (Flat(), r"batch axis must come first"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ContractError, match=text):
             from_deepinv(physics, (4,))
 
@@ -306,7 +308,12 @@ def test_deepinv_observation(sigma):
     torch.testing.assert_close(obs.log_prob(x), density - 4 * math.log(2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(obs[1:].log_prob(x[1:]), obs.log_prob(x)[1:])
     same = observation_from_deepinv(physics, y, (4,))  # of data that need no change of units
-    torch.testing.assert_close(same.log_prob(theirs), torch.distributions.Normal(physics.A(theirs), scale).log_prob(y).sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        same.log_prob(theirs),
+        torch.distributions.Normal(physics.A(theirs), scale).log_prob(y).sum(1),
+        rtol=1e-5,
+        atol=1e-5,
+    )
 
 
 def test_deepinv_observation_of_a_mask_and_of_a_map():
@@ -354,7 +361,10 @@ def odl_cases(odl):
     matrix = DENSE[:3, :5]
     return {
         "matrix": (odl.MatrixOperator(matrix), (5,)),
-        "matrix between constants": (odl.MatrixOperator(matrix, domain=odl.rn(5, weighting=3.0), range=odl.rn(3, weighting=2.0)), (5,)),
+        "matrix between constants": (
+            odl.MatrixOperator(matrix, domain=odl.rn(5, weighting=3.0), range=odl.rn(3, weighting=2.0)),
+            (5,),
+        ),
         "array weighting": (odl.MatrixOperator(matrix, domain=weighted, range=odl.rn(3, weighting=2.0)), (5,)),
         "multiply between arrays": (odl.MultiplyOperator(weighted.element(np.arange(1.0, 6))), (5,)),
         "laplacian": (odl.Laplacian(cell, pad_mode="constant"), (1, 4, 6)),
@@ -367,9 +377,17 @@ def odl_cases(odl):
 
 
 ODL = (
-    "matrix", "matrix between constants", "array weighting", "multiply between arrays", "laplacian", "gradient to a product",
-    "resizing to other cells", "samples of a function", "inner product with one", "composition",
-)  # fmt: skip
+    "matrix",
+    "matrix between constants",
+    "array weighting",
+    "multiply between arrays",
+    "laplacian",
+    "gradient to a product",
+    "resizing to other cells",
+    "samples of a function",
+    "inner product with one",
+    "composition",
+)
 
 
 @pytest.mark.parametrize("name", ODL)
@@ -471,7 +489,8 @@ def test_odl_of_an_unmatched_adjoint():
 
 
 def test_odl_tomography(odl):
-    """Its back-projection is the transpose to 2 % on this grid, if the cells' volumes are taken out; 140 % off if not."""
+    """Its back-projection is the transpose to 2 % on this grid, if the cells' volumes are taken out; 140 % off if
+    not."""
     cells = odl.uniform_discr([-1, -1], [1, 1], [16, 16])
     geometry = odl.applications.tomo.parallel_beam_geometry(cells, num_angles=8)
     try:

@@ -1,4 +1,5 @@
-"""Pictures, folders and arrays as other people make them: read right, asked about, or refused in a line that leads out."""
+"""Pictures, folders and arrays as other people make them: read right, asked about, or refused in a line that leads
+out."""
 
 from __future__ import annotations
 
@@ -53,14 +54,26 @@ def floats(low, high, noise=0.0, seed=0):
     return (x + noise * rng.standard_normal(x.shape)).astype(np.float32)
 
 
-WHOLE = {"0,1": (0, 1), "0,255": (0, 255), "0,4095": (0, 4095), "0,65535": (0, 65535), "-1,1": (-1, 1), "-0.5,0.5": (-0.5, 0.5), "-1000,1000": (-1000, 1000), "10,20": (10, 20)}
+WHOLE = {
+    "0,1": (0, 1),
+    "0,255": (0, 255),
+    "0,4095": (0, 4095),
+    "0,65535": (0, 65535),
+    "-1,1": (-1, 1),
+    "-0.5,0.5": (-0.5, 0.5),
+    "-1000,1000": (-1000, 1000),
+    "10,20": (10, 20),
+}
 
 
 @pytest.mark.parametrize("text", WHOLE)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4", "longdouble"])
 def test_any_range_of_floats(tmp_path, text, dtype):
     low, high = WHOLE[text]
-    np.save(tmp_path / "x.npy", floats(low, high).astype(dtype) if high < 60000 or dtype != "float16" else floats(low, 60000).astype(dtype))
+    np.save(
+        tmp_path / "x.npy",
+        floats(low, high).astype(dtype) if high < 60000 or dtype != "float16" else floats(low, 60000).astype(dtype),
+    )
     if high > 60000 and dtype == "float16":
         pytest.skip("too large for 16 bits")
     for given in (text, (low, high)):
@@ -97,8 +110,16 @@ def test_bool_and_one_bit_are_0_and_1(tmp_path):
     ("name", "array", "guess"),
     [
         ("clean 0 to 1", floats(0, 1), "--range 0,1"),
-        ("one small negative value", np.where(np.arange(1024).reshape(4, 1, 16, 16) == 7, -0.0005, floats(0, 1)), "--range 0,1"),
-        ("one large negative value", np.where(np.arange(1024).reshape(4, 1, 16, 16) == 7, -0.9, floats(0, 1)), "--range 0,1"),
+        (
+            "one small negative value",
+            np.where(np.arange(1024).reshape(4, 1, 16, 16) == 7, -0.0005, floats(0, 1)),
+            "--range 0,1",
+        ),
+        (
+            "one large negative value",
+            np.where(np.arange(1024).reshape(4, 1, 16, 16) == 7, -0.9, floats(0, 1)),
+            "--range 0,1",
+        ),
         ("noise 0.02", floats(0, 1, 0.02), "--range 0,1"),
         ("noise 0.1", floats(0, 1, 0.1), "--range 0,1"),
         ("black with noise 0.15", floats(0, 0.2, 0.15), "--range"),
@@ -120,12 +141,19 @@ def test_floats_that_are_not_clearly_from_minus_1_are_asked_about(tmp_path, name
 
 @pytest.mark.parametrize(
     "array",
-    [floats(-1, 1), np.clip(floats(-1, 1, 0.02), -1, 1), np.where(floats(-1, 1) > 0.9, 1, floats(-1, -0.9)), floats(-1, 1) * (np.arange(1024).reshape(4, 1, 16, 16) % 50 == 0) + 0.0],
+    [
+        floats(-1, 1),
+        np.clip(floats(-1, 1, 0.02), -1, 1),
+        np.where(floats(-1, 1) > 0.9, 1, floats(-1, -0.9)),
+        floats(-1, 1) * (np.arange(1024).reshape(4, 1, 16, 16) % 50 == 0) + 0.0,
+    ],
     ids=["clean", "noisy", "mostly background", "mostly a hole of zeros"],
 )
 def test_floats_from_minus_1_need_no_range(tmp_path, array):
     np.savez(tmp_path / "x.npz", x=array.astype(np.float32))
-    torch.testing.assert_close(read_images(tmp_path / "x.npz", reading(constant=True)).x, torch.from_numpy(array).float())
+    torch.testing.assert_close(
+        read_images(tmp_path / "x.npz", reading(constant=True)).x, torch.from_numpy(array).float()
+    )
 
 
 @pytest.mark.parametrize(("low", "high"), [(-0.03, 1.03), (-0.09, 1.09), (0.0, 1.05), (-0.05, 0.5)])
@@ -197,7 +225,9 @@ def test_one_range_for_pictures_of_two_depths_is_refused(tmp_path):
     assert "cannot be right for both" in error_of(tmp_path, reading(range="0,4095"))
 
 
-@pytest.mark.parametrize("text", ["", "1", "1,0", "0,0", "a,b", "0,1,2", "0,nan", "0,inf", "0;1", (1,), (2, 1), 7, "windows"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1,0", "0,0", "a,b", "0,1,2", "0,nan", "0,inf", "0;1", (1,), (2, 1), 7, "windows"]
+)
 def test_what_is_no_range(tmp_path, text):
     with pytest.raises(InputError, match="LOW,HIGH"):
         as_range(text)
@@ -232,7 +262,9 @@ def test_colour_formats(tmp_path, suffix):
     assert "RGB, expected grey" in error_of(tmp_path / f"a.{suffix}")
 
 
-@pytest.mark.parametrize(("dtype", "given"), [("float32", "-1,1"), ("float32", "0,1"), ("int32", "-1000,1000"), ("uint16", None)])
+@pytest.mark.parametrize(
+    ("dtype", "given"), [("float32", "-1,1"), ("float32", "0,1"), ("int32", "-1000,1000"), ("uint16", None)]
+)
 def test_tiffs_of_other_numbers(tmp_path, dtype, given):
     low, high = WHOLE.get(given, (0, 65535))
     saved(tmp_path / "a.tif", floats(low, high)[0, 0].astype(dtype))
@@ -323,7 +355,15 @@ def test_postscript_is_not_started(tmp_path, monkeypatch):
 def test_exif_orientation_is_applied_and_said(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    back = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270}  # fmt: skip
+    back = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
     image = Image.fromarray(U[0])
     image = image.transpose(back[orientation]) if orientation > 1 else image
     image.save(tmp_path / f"a.{suffix}", exif=exif, **({"quality": 100} if suffix == "jpg" else {}))
@@ -376,7 +416,16 @@ def test_a_bad_file_is_named_and_can_be_left_out(tmp_path, name):
         assert name in error_of(tmp_path / "data" / name)
 
 
-@pytest.mark.parametrize(("name", "words"), [("link.png", "a link to .git/annex/objects/gone"), ("pipe.png", "not a regular file"), ("lfs.png", "git lfs pull"), ("large.pgm", "400000000 pixels"), ("larger.pgm", "100000000 pixels")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("link.png", "a link to .git/annex/objects/gone"),
+        ("pipe.png", "not a regular file"),
+        ("lfs.png", "git lfs pull"),
+        ("large.pgm", "400000000 pixels"),
+        ("larger.pgm", "100000000 pixels"),
+    ],
+)
 def test_why_a_file_is_bad(tmp_path, name, words):
     save_pictures(tmp_path, U)
     BAD[name](tmp_path / name)
@@ -415,7 +464,12 @@ def test_a_mixed_folder(tmp_path):
     said = "; ".join(found.notes)
     for words in ("1 .txt", "1 .csv", "1 .npz", "1 without a suffix", "5 pictures in 2 subfolders: --recursive"):
         assert words in said, said
-    assert len(found.skipped) == 4 + 5 and "sub/deeper/000.png" in found.skipped and "hidden" not in said and "DS_Store" not in said
+    assert (
+        len(found.skipped) == 4 + 5
+        and "sub/deeper/000.png" in found.skipped
+        and "hidden" not in said
+        and "DS_Store" not in said
+    )
     deep = read_images(tmp_path, reading(recursive=True))
     assert len(deep) == 10 and "sub/deeper/003.png" in deep.names and "--recursive" not in "; ".join(deep.notes)
     assert deep.names == sorted(deep.names)
@@ -443,7 +497,10 @@ def test_links_in_a_circle_and_folders_called_png(tmp_path):
     assert "for folders" in error_of(tmp_path / "b.png", reading(recursive=True))
 
 
-@pytest.mark.parametrize(("suffix", "options"), [("gif", {}), ("tif", {}), ("webp", {"lossless": True}), ("png", {}), ("apng", {"format": "PNG"})])
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [("gif", {}), ("tif", {}), ("webp", {"lossless": True}), ("png", {}), ("apng", {"format": "PNG"})],
+)
 def test_later_frames_are_said_and_can_be_had(tmp_path, suffix, options):
     first, *rest = [Image.fromarray(u) for u in U]
     path = tmp_path / f"a.{suffix}"
@@ -520,11 +577,15 @@ def test_an_archive_with_a_bad_checksum(tmp_path):
 @pytest.mark.parametrize(
     "arrays",
     [
-        {"mask": U, "image": U}, {"test_images": U, "train_images": U}, {"x_train": U, "x_test": U, "y_train": np.zeros(4), "y_test": np.zeros(4)},
-        {"x": U, "images": U}, {"arr_0": U, "arr_1": U}, {"clean": U, "noisy": floats(0, 1), "sigma": np.array(0.1)},
+        {"mask": U, "image": U},
+        {"test_images": U, "train_images": U},
+        {"x_train": U, "x_test": U, "y_train": np.zeros(4), "y_test": np.zeros(4)},
+        {"x": U, "images": U},
+        {"arr_0": U, "arr_1": U},
+        {"clean": U, "noisy": floats(0, 1), "sigma": np.array(0.1)},
     ],
     ids=lambda a: "+".join(a),
-)  # fmt: skip
+)
 def test_several_arrays_are_a_question_with_a_way_out(tmp_path, arrays):
     path = tmp_path / "x.npz"
     np.savez(path, **arrays)
@@ -539,8 +600,14 @@ def test_several_arrays_are_a_question_with_a_way_out(tmp_path, arrays):
 
 
 @pytest.mark.parametrize(
-    ("arrays", "name"), [({"x": U, "mask": U}, "x"), ({"images": U, "weights": U}, "images"), ({"photos": U, "labels": np.arange(4)}, "photos"), ({"slices": U, "spacing": np.ones(2)}, "slices")]
-)  # fmt: skip
+    ("arrays", "name"),
+    [
+        ({"x": U, "mask": U}, "x"),
+        ({"images": U, "weights": U}, "images"),
+        ({"photos": U, "labels": np.arange(4)}, "photos"),
+        ({"slices": U, "spacing": np.ones(2)}, "slices"),
+    ],
+)
 def test_one_candidate_is_no_question(tmp_path, arrays, name):
     np.savez(tmp_path / "x.npz", **arrays)
     torch.testing.assert_close(read_images(tmp_path / "x.npz", GREY).x, X)
@@ -549,13 +616,22 @@ def test_one_candidate_is_no_question(tmp_path, arrays, name):
 @pytest.mark.parametrize(
     ("labels", "kept", "words"),
     [
-        (np.arange(4), [0, 1, 2, 3], ""), (np.arange(4.0), [0, 1, 2, 3], ""), (np.arange(4)[:, None], [0, 1, 2, 3], ""), (np.arange(4).astype(">i8"), [0, 1, 2, 3], ""),
-        (np.array([True, False, True, False]), [1, 0, 1, 0], ""), (np.array(list("abcd")), None, "words"), (np.array([b"a"] * 4), None, "words"),
-        (np.arange(3), "error", "expected (4,)"), (np.array(1), "error", "expected (4,)"), (np.array([0.5, 1, 2, 3]), "error", "whole numbers"),
-        (np.array([np.nan, 1, 2, 3]), "error", "whole numbers"), (np.zeros((4, 10)), "error", "expected (4,)"), (np.zeros(4, complex), "error", "whole numbers"),
+        (np.arange(4), [0, 1, 2, 3], ""),
+        (np.arange(4.0), [0, 1, 2, 3], ""),
+        (np.arange(4)[:, None], [0, 1, 2, 3], ""),
+        (np.arange(4).astype(">i8"), [0, 1, 2, 3], ""),
+        (np.array([True, False, True, False]), [1, 0, 1, 0], ""),
+        (np.array(list("abcd")), None, "words"),
+        (np.array([b"a"] * 4), None, "words"),
+        (np.arange(3), "error", "expected (4,)"),
+        (np.array(1), "error", "expected (4,)"),
+        (np.array([0.5, 1, 2, 3]), "error", "whole numbers"),
+        (np.array([np.nan, 1, 2, 3]), "error", "whole numbers"),
+        (np.zeros((4, 10)), "error", "expected (4,)"),
+        (np.zeros(4, complex), "error", "whole numbers"),
         (np.zeros(4, "datetime64[s]"), "error", "whole numbers"),
     ],
-)  # fmt: skip
+)
 def test_labels(tmp_path, labels, kept, words):
     np.savez(tmp_path / "x.npz", x=U, labels=labels)
     if kept == "error":
@@ -567,7 +643,13 @@ def test_labels(tmp_path, labels, kept, words):
 
 
 def test_labels_of_medical_sets(tmp_path):
-    np.savez(tmp_path / "x.npz", train_images=U, train_labels=np.arange(4)[:, None], test_images=U[:2], test_labels=np.arange(2)[:, None] + 5)
+    np.savez(
+        tmp_path / "x.npz",
+        train_images=U,
+        train_labels=np.arange(4)[:, None],
+        test_images=U[:2],
+        test_labels=np.arange(2)[:, None] + 5,
+    )
     found = read_images(f"{tmp_path}/x.npz:test_images", GREY)
     assert found.labels is not None and found.labels.tolist() == [5, 6]
 
@@ -575,16 +657,31 @@ def test_labels_of_medical_sets(tmp_path):
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.zeros((4, 16, 16), complex), "complex"), (np.array(5.0), "shape ()"), (np.zeros(256), "shape (256,)"), (np.zeros((0, 16, 16)), "0 images"), (np.zeros((4, 0, 16)), "0 images"),
-        (np.zeros((4, 256), np.uint8), "reshape(-1, 1, 16, 16)"), (np.zeros((4, 16, 16, 5), np.uint8), "no axis of 1 or 3"), (np.zeros((2, 2, 1, 16, 16)), "shape (2, 2, 1, 16, 16)"),
-        (np.array([["a"]]), "<U1"), (np.zeros((4, 16, 16), "datetime64[s]"), "datetime64"), (np.zeros(4, [("r", "u1")]), "[('r', 'u1')] values"), (np.full((4, 16, 16), np.nan), "256 values are NaN"),
-        (np.full((4, 16, 16), np.inf), "NaN or infinite"), (np.zeros((4, 16, 16)), "constant"), (np.full((4, 16, 16), 0.7), "constant"), (U[:, :8], "8x16 pixels"), (np.stack([U[0], U[1], U[2]], -1), "RGB"),
+        (np.zeros((4, 16, 16), complex), "complex"),
+        (np.array(5.0), "shape ()"),
+        (np.zeros(256), "shape (256,)"),
+        (np.zeros((0, 16, 16)), "0 images"),
+        (np.zeros((4, 0, 16)), "0 images"),
+        (np.zeros((4, 256), np.uint8), "reshape(-1, 1, 16, 16)"),
+        (np.zeros((4, 16, 16, 5), np.uint8), "no axis of 1 or 3"),
+        (np.zeros((2, 2, 1, 16, 16)), "shape (2, 2, 1, 16, 16)"),
+        (np.array([["a"]]), "<U1"),
+        (np.zeros((4, 16, 16), "datetime64[s]"), "datetime64"),
+        (np.zeros(4, [("r", "u1")]), "[('r', 'u1')] values"),
+        (np.full((4, 16, 16), np.nan), "256 values are NaN"),
+        (np.full((4, 16, 16), np.inf), "NaN or infinite"),
+        (np.zeros((4, 16, 16)), "constant"),
+        (np.full((4, 16, 16), 0.7), "constant"),
+        (U[:, :8], "8x16 pixels"),
+        (np.stack([U[0], U[1], U[2]], -1), "RGB"),
         (np.where(np.arange(1024).reshape(4, 16, 16) < 256, np.nan, floats(-1, 1)[:, 0]), "number 0"),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_are_refused(tmp_path, array, words):
     np.savez(tmp_path / "x.npz", x=array)
-    line = error_of(tmp_path / "x.npz", reading(range="0,1") if array.dtype.kind == "f" and "constant" in words else GREY)
+    line = error_of(
+        tmp_path / "x.npz", reading(range="0,1") if array.dtype.kind == "f" and "constant" in words else GREY
+    )
     assert words in line, line
 
 
@@ -607,7 +704,17 @@ def test_one_colour_picture_without_an_axis_of_pictures(tmp_path):
 # resizing
 
 
-@pytest.mark.parametrize(("size", "wanted"), [((64, 128), (32, 32)), ((128, 64), (32, 32)), ((100, 67), (32, 32)), ((50, 50), (32, 24)), ((33, 32), (32, 32)), ((20, 30), (32, 32))])
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((64, 128), (32, 32)),
+        ((128, 64), (32, 32)),
+        ((100, 67), (32, 32)),
+        ((50, 50), (32, 24)),
+        ((33, 32), (32, 32)),
+        ((20, 30), (32, 32)),
+    ],
+)
 def test_another_aspect_is_cropped_and_said(tmp_path, size, wanted):
     """A disc in the middle stays round."""
     row, column = np.mgrid[: size[0], : size[1]]
@@ -618,7 +725,9 @@ def test_another_aspect_is_cropped_and_said(tmp_path, size, wanted):
         found = read_images(tmp_path / name, ReadOptions((1, *wanted), resize=True))
         seen = found.x[0, 0] > 0
         assert abs(int(seen.any(1).sum()) - int(seen.any(0).sum())) <= 1
-        assert any("1 of 1 picture cropped to the prior's aspect" in note for note in found.notes) and found.sizes == [size]
+        assert any("1 of 1 picture cropped to the prior's aspect" in note for note in found.notes) and found.sizes == [
+            size
+        ]
     if size[0] % 2 == size[1] % 2 == 0:
         assert not read_images(tmp_path / "disc.png", ReadOptions((1, size[0] // 2, size[1] // 2), resize=True)).notes
 
@@ -633,14 +742,29 @@ def test_a_smaller_pixel_is_the_mean_of_what_it_covers(n):
     torch.testing.assert_close(small, torch.nn.functional.avg_pool2d(fine[None], n)[0], atol=3e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("size", "wanted"), [((64, 64), (16, 16)), ((50, 50), (16, 16)), ((31, 47), (16, 16)), ((16, 16), (16, 16)), ((10, 10), (16, 16)), ((256, 200), (32, 24)), ((7, 9), (16, 16))])
+@pytest.mark.parametrize(
+    ("size", "wanted"),
+    [
+        ((64, 64), (16, 16)),
+        ((50, 50), (16, 16)),
+        ((31, 47), (16, 16)),
+        ((16, 16), (16, 16)),
+        ((10, 10), (16, 16)),
+        ((256, 200), (32, 24)),
+        ((7, 9), (16, 16)),
+    ],
+)
 @pytest.mark.parametrize("damage", [1, 30])
 def test_no_hidden_value_comes_into_a_seen_pixel(tmp_path, size, wanted, damage):
-    """Whatever is in the hole, the seen pixels of picture and mask are the same; and no pixel is given up without need."""
+    """Whatever is in the hole, the seen pixels of picture and mask are the same; and no pixel is given up without
+    need."""
     rng = np.random.default_rng(damage)
     picture = rng.integers(16, 240, size, dtype=np.uint8)
     hidden = np.zeros(size, bool)
-    hidden[rng.integers(size[0] // 3, 2 * size[0] // 3 + 1, damage), rng.integers(size[1] // 3, 2 * size[1] // 3 + 1, damage)] = True
+    hidden[
+        rng.integers(size[0] // 3, 2 * size[0] // 3 + 1, damage),
+        rng.integers(size[1] // 3, 2 * size[1] // 3 + 1, damage),
+    ] = True
     saved(tmp_path / "mask.png", np.where(hidden, 0, 255).astype(np.uint8))
     how, seen = ReadOptions((1, *wanted), resize=True), None
     read = []
@@ -683,13 +807,27 @@ SEEN = torch.from_numpy(~HOLE).float()[None, None]
 @pytest.mark.parametrize(
     ("suffix", "values"),
     [
-        ("png", (~HOLE).astype(np.uint8)), ("png", (~HOLE).astype(np.uint8) * 255), ("png", (~HOLE).astype(np.uint16) * 65535), ("png", (~HOLE).astype(np.uint16)), ("png", ~HOLE),
-        ("png", np.where(HOLE, 3, 250).astype(np.uint8)), ("tif", (~HOLE).astype(np.float32)), ("tif", (~HOLE).astype(np.float32) * 255), ("bmp", (~HOLE).astype(np.uint8) * 255),
-        ("png", np.repeat(((~HOLE) * 255).astype(np.uint8)[..., None], 3, 2)), ("png", np.stack([np.full((16, 16), 255)] * 3 + [(~HOLE) * 255], 2).astype(np.uint8)),
-        ("npy", ~HOLE), ("npy", (~HOLE).astype(np.uint8) * 255), ("npy", (~HOLE).astype(np.int64)), ("npy", (~HOLE).astype(">f8")), ("npy", (~HOLE)[None, None].astype(np.float32)),
-        ("npy", (~HOLE)[..., None].astype(np.uint8)), ("npy", (~HOLE).astype(np.longdouble)), ("npy", (~HOLE).astype(np.float32) * 255),
+        ("png", (~HOLE).astype(np.uint8)),
+        ("png", (~HOLE).astype(np.uint8) * 255),
+        ("png", (~HOLE).astype(np.uint16) * 65535),
+        ("png", (~HOLE).astype(np.uint16)),
+        ("png", ~HOLE),
+        ("png", np.where(HOLE, 3, 250).astype(np.uint8)),
+        ("tif", (~HOLE).astype(np.float32)),
+        ("tif", (~HOLE).astype(np.float32) * 255),
+        ("bmp", (~HOLE).astype(np.uint8) * 255),
+        ("png", np.repeat(((~HOLE) * 255).astype(np.uint8)[..., None], 3, 2)),
+        ("png", np.stack([np.full((16, 16), 255)] * 3 + [(~HOLE) * 255], 2).astype(np.uint8)),
+        ("npy", ~HOLE),
+        ("npy", (~HOLE).astype(np.uint8) * 255),
+        ("npy", (~HOLE).astype(np.int64)),
+        ("npy", (~HOLE).astype(">f8")),
+        ("npy", (~HOLE)[None, None].astype(np.float32)),
+        ("npy", (~HOLE)[..., None].astype(np.uint8)),
+        ("npy", (~HOLE).astype(np.longdouble)),
+        ("npy", (~HOLE).astype(np.float32) * 255),
     ],
-)  # fmt: skip
+)
 def test_masks_of_every_kind(tmp_path, suffix, values):
     path = tmp_path / f"m.{suffix}"
     if suffix == "npy":
@@ -710,12 +848,25 @@ def test_masks_as_jpeg(tmp_path, quality):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.zeros((16, 16), np.uint8), "hides everything"), (np.ones((16, 16), np.uint8), "hides nothing"), (np.full((16, 16), 255, np.uint8), "hides nothing"), (np.zeros((16, 16)), "hides everything"),
-        (np.where(HOLE, 0, 2).astype(np.uint8), "from 0 to 2"), (np.where(HOLE, 0, 17).astype(np.int64), "from 0 to 17"), (np.where(HOLE, -1.0, 1.0), "from -1 to 1"), (np.where(HOLE, 0.0, np.nan), "NaN"),
-        (np.where(HOLE, 0.5, 1.0), "grey"), (U[0], "grey"), (np.zeros((3, 16, 16)), "shape (3, 16, 16)"), (np.zeros(0), "shape (0,)"), (HOLE.astype(complex), "complex"), (HOLE.astype(str), "<U"),
-        (HOLE[:8], "8x16, expected 16x16"), (np.array(1.0), "shape ()"), (np.where(HOLE, 0, 70000), "70000"),
+        (np.zeros((16, 16), np.uint8), "hides everything"),
+        (np.ones((16, 16), np.uint8), "hides nothing"),
+        (np.full((16, 16), 255, np.uint8), "hides nothing"),
+        (np.zeros((16, 16)), "hides everything"),
+        (np.where(HOLE, 0, 2).astype(np.uint8), "from 0 to 2"),
+        (np.where(HOLE, 0, 17).astype(np.int64), "from 0 to 17"),
+        (np.where(HOLE, -1.0, 1.0), "from -1 to 1"),
+        (np.where(HOLE, 0.0, np.nan), "NaN"),
+        (np.where(HOLE, 0.5, 1.0), "grey"),
+        (U[0], "grey"),
+        (np.zeros((3, 16, 16)), "shape (3, 16, 16)"),
+        (np.zeros(0), "shape (0,)"),
+        (HOLE.astype(complex), "complex"),
+        (HOLE.astype(str), "<U"),
+        (HOLE[:8], "8x16, expected 16x16"),
+        (np.array(1.0), "shape ()"),
+        (np.where(HOLE, 0, 70000), "70000"),
     ],
-)  # fmt: skip
+)
 def test_masks_that_are_refused(tmp_path, values, words):
     np.save(tmp_path / "m.npy", values)
     with pytest.raises(InputError) as caught:
@@ -749,7 +900,11 @@ def dicom(path, stored, **tags):
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ExplicitVRLittleEndian, CTImageStorage, generate_uid()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        ExplicitVRLittleEndian,
+        CTImageStorage,
+        generate_uid(),
+    )
     d = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     colour = stored.ndim == 3 and stored.shape[-1] == 3
     d.SOPClassUID, d.SOPInstanceUID, d.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
@@ -764,7 +919,14 @@ def dicom(path, stored, **tags):
     d.PixelData = stored.tobytes()
     for key, value in tags.items():
         setattr(d, key, value)
-    d.save_as(path, **({"enforce_file_format": True} if int(pydicom.__version__.split(".")[0]) >= 3 else {"write_like_original": False}))
+    d.save_as(
+        path,
+        **(
+            {"enforce_file_format": True}
+            if int(pydicom.__version__.split(".")[0]) >= 3
+            else {"write_like_original": False}
+        ),
+    )
     return path
 
 
@@ -780,12 +942,16 @@ def test_dicom_in_hounsfield_units(tmp_path):
     found = read_images(tmp_path, reading(range="-1000,1000"))
     torch.testing.assert_close(found.x, X, atol=0.002, rtol=0)
     narrow = read_images(tmp_path, reading(range="-160,240"))
-    torch.testing.assert_close(narrow.x[:, 0], torch.from_numpy((HU + 160) / 200 - 1).float().clamp(-1, 1), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        narrow.x[:, 0], torch.from_numpy((HU + 160) / 200 - 1).float().clamp(-1, 1), atol=0.02, rtol=0
+    )
     assert any("clipped" in note for note in narrow.notes)
     assert "window" in error_of(tmp_path, reading(range="window"))
 
 
-@pytest.mark.parametrize(("kind", "limits"), [(None, (-160.5 + 0.5 - 0.0, 239.0)), ("LINEAR_EXACT", (-160.0, 240.0)), ("SIGMOID", None)])
+@pytest.mark.parametrize(
+    ("kind", "limits"), [(None, (-160.5 + 0.5 - 0.0, 239.0)), ("LINEAR_EXACT", (-160.0, 240.0)), ("SIGMOID", None)]
+)
 def test_dicom_by_its_own_window(tmp_path, kind, limits):
     tags = {**TAGS, "WindowCenter": [40, 400], "WindowWidth": [400, 2000], **({"VOILUTFunction": kind} if kind else {})}
     dicom(tmp_path / "a.dcm", ((HU[0] + 1000) / 2).astype(np.uint16), **tags)
@@ -818,7 +984,10 @@ def test_dicom_with_low_values_white_and_in_8_bits_and_in_colour(tmp_path):
     assert any("MONOCHROME1" in note for note in found.notes)
     dicom(tmp_path / "c.dcm", np.stack([U[0], U[1], U[2]], -1))
     torch.testing.assert_close(read_images(tmp_path / "c.dcm", ReadOptions((3, 16, 16))).x[0], X[:3, 0])
-    for name, tags in {"d": {"PhotometricInterpretation": "PALETTE COLOR"}, "e": {"PhotometricInterpretation": "YBR_FULL"}}.items():
+    for name, tags in {
+        "d": {"PhotometricInterpretation": "PALETTE COLOR"},
+        "e": {"PhotometricInterpretation": "YBR_FULL"},
+    }.items():
         dicom(tmp_path / f"{name}.dcm", U[0], **tags)
         assert "colour, expected MONOCHROME" in error_of(tmp_path / f"{name}.dcm")
 
@@ -833,7 +1002,17 @@ def test_dicom_frames_and_files_without_a_suffix(tmp_path):
     assert any("all 3 frames" in note for note in found.notes)
 
 
-@pytest.mark.parametrize("change", [{"PixelData": b"12"}, {"Rows": 99}, {"RescaleSlope": "0", "RescaleIntercept": "1e400"}, {"BitsAllocated": 7}, {"SamplesPerPixel": 2}, {"PhotometricInterpretation": ""}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"PixelData": b"12"},
+        {"Rows": 99},
+        {"RescaleSlope": "0", "RescaleIntercept": "1e400"},
+        {"BitsAllocated": 7},
+        {"SamplesPerPixel": 2},
+        {"PhotometricInterpretation": ""},
+    ],
+)
 def test_dicom_that_contradicts_itself(tmp_path, change):
     try:
         dicom(tmp_path / "a.dcm", U[0].astype(np.uint16), **change)
@@ -852,7 +1031,9 @@ def test_dicom_without_a_picture(tmp_path):
     assert "without a picture" in error_of(path)
 
 
-@pytest.mark.parametrize(("module", "name", "extra"), [("pydicom", "a.dcm", "[dicom]"), ("nibabel", "a.nii.gz", "[nifti]")])
+@pytest.mark.parametrize(
+    ("module", "name", "extra"), [("pydicom", "a.dcm", "[dicom]"), ("nibabel", "a.nii.gz", "[nifti]")]
+)
 def test_missing_libraries_are_named(tmp_path, monkeypatch, module, name, extra):
     import sys
 
@@ -879,8 +1060,10 @@ VOLUME = np.random.default_rng(0).integers(0, 1000, (16, 16, 5)).astype(np.int16
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize(
-    "codes", [((1, 1), (2, 1), (3, 1)), ((1, -1), (2, -1), (3, 1)), ((3, 1), (1, 1), (2, -1)), ((2, 1), (1, 1), (3, -1))], ids=["RAS", "LPS", "SRP", "ARI"]
-)  # fmt: skip
+    "codes",
+    [((1, 1), (2, 1), (3, 1)), ((1, -1), (2, -1), (3, 1)), ((3, 1), (1, 1), (2, -1)), ((2, 1), (1, 1), (3, -1))],
+    ids=["RAS", "LPS", "SRP", "ARI"],
+)
 def test_nifti_slices_are_the_same_however_the_axes_are_stored(tmp_path, name, codes):
     axes = [axis - 1 for axis, _ in codes]
     stored, affine = VOLUME.transpose(axes), np.zeros((4, 4))
@@ -891,9 +1074,12 @@ def test_nifti_slices_are_the_same_however_the_axes_are_stored(tmp_path, name, c
     path = nifti(tmp_path / name, np.ascontiguousarray(stored), affine)
     assert "measured values" in error_of(path)
     found = read_images(path, reading(range="0,1000"))
-    expected = torch.from_numpy(VOLUME.transpose(2, 1, 0)[:, ::-1].copy()).float() / 500 - 1  # front up, right on the right
+    # front up, right on the right
+    expected = torch.from_numpy(VOLUME.transpose(2, 1, 0)[:, ::-1].copy()).float() / 500 - 1
     torch.testing.assert_close(found.x[:, 0], expected)
-    assert found.names == [f"{name}[z:{i}]" for i in range(5)] and any("5 slices along z (axial)" in note for note in found.notes)
+    assert found.names == [f"{name}[z:{i}]" for i in range(5)] and any(
+        "5 slices along z (axial)" in note for note in found.notes
+    )
     torch.testing.assert_close(read_images(f"{path}:z:1:3", reading(range="0,1000")).x, found.x[1:3])
     torch.testing.assert_close(read_images(f"{path}:z:4", reading(range="0,1000")).x, found.x[4:])
     side = read_images(f"{path}:x:3", ReadOptions((1, 5, 16), range="0,1000")).x[0, 0]
@@ -913,7 +1099,12 @@ def test_nifti_values_blanks_and_windows(tmp_path):
     image.header.set_slope_inter(2.0, -50.0)
     image.to_filename(tmp_path / "b.nii")
     scaled = read_images(tmp_path / "b.nii", reading(range="0,1000"))
-    torch.testing.assert_close(scaled.x[:, 0], ((torch.from_numpy(VOLUME.transpose(2, 1, 0)[:, ::-1].copy()).float() * 2 - 50) / 500 - 1).clamp(-1, 1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        scaled.x[:, 0],
+        ((torch.from_numpy(VOLUME.transpose(2, 1, 0)[:, ::-1].copy()).float() * 2 - 50) / 500 - 1).clamp(-1, 1),
+        atol=1e-5,
+        rtol=0,
+    )
     nifti(tmp_path / "c.nii", VOLUME, np.diag([1.0, 3.0, 1.0, 1.0]))
     assert any("taken as square" in note for note in read_images(tmp_path / "c.nii", reading(range="0,1000")).notes)
 
@@ -921,10 +1112,16 @@ def test_nifti_values_blanks_and_windows(tmp_path):
 @pytest.mark.parametrize(
     ("volume", "part", "words"),
     [
-        (np.zeros((4, 4, 4, 3), np.int16), None, "split it first"), (np.zeros((4, 4), np.int16), None, "three axes"), (np.zeros((4, 4, 4), np.complex64), None, "real numbers"),
-        (np.zeros((4, 4, 4), np.int16), None, "blank"), (VOLUME, "t", "names no slices"), (VOLUME, "z:9", "slice z 9 of 5"), (VOLUME, "z:a", "names no slice"), (np.full((4, 4, 4), np.nan, np.float32), None, "NaN"),
+        (np.zeros((4, 4, 4, 3), np.int16), None, "split it first"),
+        (np.zeros((4, 4), np.int16), None, "three axes"),
+        (np.zeros((4, 4, 4), np.complex64), None, "real numbers"),
+        (np.zeros((4, 4, 4), np.int16), None, "blank"),
+        (VOLUME, "t", "names no slices"),
+        (VOLUME, "z:9", "slice z 9 of 5"),
+        (VOLUME, "z:a", "names no slice"),
+        (np.full((4, 4, 4), np.nan, np.float32), None, "NaN"),
     ],
-)  # fmt: skip
+)
 def test_nifti_that_is_refused(tmp_path, volume, part, words):
     path = nifti(tmp_path / "a.nii.gz", volume)
     assert words in error_of(path if part is None else f"{path}:{part}")
@@ -967,7 +1164,12 @@ def test_commands_say_what_was_left_out(shop, capsys):
     saved(shop / "data" / "a.png")
     (shop / "data" / "notes.txt").write_text("")
     code, out, _ = run(capsys, *measure(shop, shop / "data"))
-    assert code == 0 and "left out: 1 .txt" in out and "4 pictures in 1 subfolder: --recursive" in out and len(measured(shop)) == 1
+    assert (
+        code == 0
+        and "left out: 1 .txt" in out
+        and "4 pictures in 1 subfolder: --recursive" in out
+        and len(measured(shop)) == 1
+    )
     code, out, err = run(capsys, *measure(shop, shop / "data", "--recursive", "--json"))
     assert code == 0 and len(measured(shop)) == 5 and "left out: 1 .txt" in err and "left out" not in out
 
@@ -993,23 +1195,73 @@ def test_a_picture_and_its_mask_from_elsewhere(shop, capsys):
     mask = np.ones((32, 96), np.uint8)
     mask[8:14, 40:52] = 0
     saved(shop / "mask.png", mask)
-    line = ("sample", "--prior", shop / "prior.safetensors", "--method", "pigdm", "--task", "inpaint", "--measurement", shop / "photo.png", "--mask", shop / "mask.png", "-n", 2, "--steps", 2, "--overwrite", "--out", shop / "out")  # fmt: skip
+    line = (
+        "sample",
+        "--prior",
+        shop / "prior.safetensors",
+        "--method",
+        "pigdm",
+        "--task",
+        "inpaint",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "-n",
+        2,
+        "--steps",
+        2,
+        "--overwrite",
+        "--out",
+        shop / "out",
+    )
     assert "--range 0,4095 for 12 bits" in refused(capsys, *line, "--resize")
     code, out, _ = run(capsys, *line, "--resize", "--range", "0,4080")
     assert code == 0 and "cropped to the prior's aspect" in out and "fill little" not in out
     saved(shop / "mask.png", mask[:, 32:64])
     assert "as large as the picture" in refused(capsys, *line, "--resize", "--range", "0,4080")
     (shop / "folder").mkdir()
-    assert "expected one picture" in refused(capsys, *("sample", "--prior", shop / "prior.safetensors", "--task", "denoise", "--measurement", shop / "folder", "--out", shop / "o2"))
+    assert "expected one picture" in refused(
+        capsys,
+        *(
+            "sample",
+            "--prior",
+            shop / "prior.safetensors",
+            "--task",
+            "denoise",
+            "--measurement",
+            shop / "folder",
+            "--out",
+            shop / "o2",
+        ),
+    )
 
 
-@pytest.mark.parametrize("option", [("--recursive",), ("--array", "x"), ("--range", "0,1"), ("--resize",), ("--skip-bad",)])
+@pytest.mark.parametrize(
+    "option", [("--recursive",), ("--array", "x"), ("--range", "0,1"), ("--resize",), ("--skip-bad",)]
+)
 def test_options_that_would_not_be_used_are_refused(shop, capsys, option):
     np.savez(shop / "pairs.npz", x=floats(-1, 1), y=floats(-1, 1))
-    fit = ("fit", "--prior", shop / "prior.safetensors", "--task", "denoise", "--steps", 1, "--batch", 2, "--size", 0.4, "--out", shop / "run")
+    fit = (
+        "fit",
+        "--prior",
+        shop / "prior.safetensors",
+        "--task",
+        "denoise",
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--size",
+        0.4,
+        "--out",
+        shop / "run",
+    )
     assert "leave them out" in refused(capsys, *fit, *option)
     if option[0] in ("--recursive", "--array", "--skip-bad"):
-        assert "leave --skip-bad, --array and --recursive out" in refused(capsys, *fit, "--pairs", shop / "pairs.npz", *option)
+        assert "leave --skip-bad, --array and --recursive out" in refused(
+            capsys, *fit, "--pairs", shop / "pairs.npz", *option
+        )
     if option[0] in ("--recursive", "--array", "--range"):
         assert "leave them out" in refused(capsys, *measure(shop, "fashion:test", *option))
 
@@ -1017,10 +1269,39 @@ def test_options_that_would_not_be_used_are_refused(shop, capsys, option):
 def test_held_out_images_are_read_as_the_others_are_where_that_can_be(shop, capsys):
     np.savez(shop / "x.npz", mask=U > 99, image=floats(0, 1))
     save_pictures(shop / "held", U)
-    fit = ("fit", "--prior", shop / "prior.safetensors", "--task", "denoise", "--steps", 1, "--batch", 2, "--size", 0.4, "--prior-samples", 0, "--out", shop / "run")
-    code, out, err = run(capsys, *fit, "--data", shop / "x.npz", "--array", "image", "--range", "0,1", "--held-out", f"{shop}/x.npz:image")
+    fit = (
+        "fit",
+        "--prior",
+        shop / "prior.safetensors",
+        "--task",
+        "denoise",
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--size",
+        0.4,
+        "--prior-samples",
+        0,
+        "--out",
+        shop / "run",
+    )
+    code, out, err = run(
+        capsys,
+        *fit,
+        "--data",
+        shop / "x.npz",
+        "--array",
+        "image",
+        "--range",
+        "0,1",
+        "--held-out",
+        f"{shop}/x.npz:image",
+    )
     assert code == 0, err
-    code, out, err = run(capsys, *fit, "--overwrite", "--data", f"{shop}/held", "--recursive", "--held-out", shop / "held" / "000.png")
+    code, out, err = run(
+        capsys, *fit, "--overwrite", "--data", f"{shop}/held", "--recursive", "--held-out", shop / "held" / "000.png"
+    )
     assert code == 0, out + err
 
 

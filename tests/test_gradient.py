@@ -65,9 +65,13 @@ def test_without_gradients_it_is_as_composable_as_the_function():
     x, r = given()
     with torch.inference_mode():
         torch.testing.assert_close(pullback(f, x, r), pullback(f, x.clone(), r))
-        torch.testing.assert_close(Linear(lambda v: v @ torch.eye(3, 2, dtype=F64), (3,)).adjoint(r), r @ torch.eye(2, 3, dtype=F64))
+        torch.testing.assert_close(
+            Linear(lambda v: v @ torch.eye(3, 2, dtype=F64), (3,)).adjoint(r), r @ torch.eye(2, 3, dtype=F64)
+        )
     with torch.no_grad():
-        torch.testing.assert_close(torch.func.vmap(lambda a, b: pullback(f, a[None], b[None])[0])(x, r), pullback(f, x, r))
+        torch.testing.assert_close(
+            torch.func.vmap(lambda a, b: pullback(f, a[None], b[None])[0])(x, r), pullback(f, x, r)
+        )
 
 
 def test_attention_has_a_second_derivative():
@@ -78,7 +82,9 @@ def test_attention_has_a_second_derivative():
         return torch.nn.functional.scaled_dot_product_attention(z, 2 * z, z.sin()).reshape(4, 3)
 
     x, _ = given()
-    assert torch.autograd.gradcheck(lambda a: pullback(attend, a.tanh(), torch.ones(4, 3, dtype=F64)), (x.requires_grad_(),))
+    assert torch.autograd.gradcheck(
+        lambda a: pullback(attend, a.tanh(), torch.ones(4, 3, dtype=F64)), (x.requires_grad_(),)
+    )
 
 
 def test_a_part_of_x_may_be_looked_at():

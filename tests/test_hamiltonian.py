@@ -1,6 +1,8 @@
-"""Hamiltonian Monte Carlo on the noise of paths ends in the posterior of the prior as the sampler draws it, whatever h it starts from.
+"""Hamiltonian Monte Carlo on the noise of paths ends in the posterior of the prior as the sampler draws it, whatever h
+it starts from.
 
-Targets are exact (`moments`), so no error of the steps has to be allowed for. Tolerances are standard errors of independent chains.
+Targets are exact (`moments`), so no error of the steps has to be allowed for. Tolerances are standard errors of
+independent chains.
 """
 
 from __future__ import annotations
@@ -56,7 +58,13 @@ class Net(HTransform):
         return self.net(torch.cat([pred.mean, obs.y.expand(len(t), -1), t], 1))
 
 
-CONTROLS = {"zero": Zero(), "gradient": GradientAtMean(0.5), "half": Scaled(WORLD.h, 0.5), "too much": Scaled(GradientAtMean(0.5), 1.7), "net": Net()}
+CONTROLS = {
+    "zero": Zero(),
+    "gradient": GradientAtMean(0.5),
+    "half": Scaled(WORLD.h, 0.5),
+    "too much": Scaled(GradientAtMean(0.5), 1.7),
+    "net": Net(),
+}
 
 
 @pytest.mark.parametrize("name", CONTROLS)
@@ -89,10 +97,18 @@ def test_the_gradient_is_that_of_the_weight(name, sampler):
 
 
 @pytest.mark.parametrize(
-    ("name", "sampler", "iterations"), [("zero", Ancestral(), 80), ("half", DDIM(0.6), 24), ("gradient", Ito(), 24), ("too much", Ancestral(), 50), ("net", Ancestral(), 80)]
+    ("name", "sampler", "iterations"),
+    [
+        ("zero", Ancestral(), 80),
+        ("half", DDIM(0.6), 24),
+        ("gradient", Ito(), 24),
+        ("too much", Ancestral(), 50),
+        ("net", Ancestral(), 80),
+    ],
 )
 def test_chains_end_in_the_posterior(name, sampler, iterations):
-    """Mean, variance and covariance of 500 chains' ends within 4 standard errors of the exact ones, and chains moved."""
+    """Mean, variance and covariance of 500 chains' ends within 4 standard errors of the exact ones, and chains
+    moved."""
     n = 500
     mean, cov = moments(PRIOR, sampler, GRID)
     exact = MixtureWorld(Mixture(tensor(1.0), mean[None], cov[None])).posterior(OBS)
@@ -107,7 +123,8 @@ def test_chains_end_in_the_posterior(name, sampler, iterations):
 
 
 def test_metropolis_is_what_makes_it_right(monkeypatch):
-    """With steps so long that six in ten are refused the law is still the posterior's; taking all of them is not (this test goes red)."""
+    """With steps so long that six in ten are refused the law is still the posterior's; taking all of them is not (this
+    test goes red)."""
     monkeypatch.setattr(hamiltonian, "TARGET", 0.4)
     n = 500
     mean, cov = moments(PRIOR, Ancestral(), GRID)
@@ -115,7 +132,9 @@ def test_metropolis_is_what_makes_it_right(monkeypatch):
     exact = MixtureWorld(Mixture(tensor(1.0), mean[None], cov[None])).posterior(obs)
     out = sample_hmc(PRIOR, Zero(), obs, n, iterations=120, leapfrogs=2, grid=GRID, batch=n)
     x = (out.x[0].double() - exact.mean) / exact.std
-    assert bool((x.mean(0).abs() < 4 / math.sqrt(n)).all()) and bool(((x.var(0) - 1).abs() < 4 * math.sqrt(2 / n)).all()), (x.mean(0), x.var(0))
+    assert bool((x.mean(0).abs() < 4 / math.sqrt(n)).all()) and bool(
+        ((x.var(0) - 1).abs() < 4 * math.sqrt(2 / n)).all()
+    ), (x.mean(0), x.var(0))
     assert 0.2 < float(out.diagnostics.accepted.mean()) < 0.6
 
 
@@ -135,8 +154,9 @@ def test_two_modes_keep_their_weights():
 
 
 def test_many_dimensions():
-    """64 numbers, half of them seen: the step stays long under a control that comes near, and the mean of 64 chains is right to twice their
-    error, which is an eighth of a deviation. Six seeds had 1.5 to 1.9 times it: 16 steps of a grid move the mean by a sixth of a deviation."""
+    """64 numbers, half of them seen: the step stays long under a control that comes near, and the mean of 64 chains is
+    right to twice their error, which is an eighth of a deviation. Six seeds had 1.5 to 1.9 times it: 16 steps of a grid
+    move the mean by a sixth of a deviation."""
     world, obs = half_seen(8)
     prior, exact = world.prior(VPCosine()), world.posterior(obs)
     out = sample_hmc(prior, GradientAtMean(0.5), obs, 64, iterations=24, grid=times(prior.schedule, 16, "log-snr"))
@@ -156,24 +176,30 @@ class Flat(MeanDenoiser):
 
 
 def test_a_prior_that_lives_in_a_part_of_space():
-    """A likelihood that looks out of it pushes nothing out of it: mean and deviation are those of weighted paths (5 standard errors)."""
+    """A likelihood that looks out of it pushes nothing out of it: mean and deviation are those of weighted paths (5
+    standard errors)."""
     prior, grid, n = Flat(), times(VPCosine(), 8, "log-snr"), 600
     obs = Observation(torch.tensor([[0.8, 0.0]]), Gaussian(Mask(torch.tensor([[1.0, 0.0]])), 0.3))
     paths = sample_paths(prior, Zero(), obs, 60_000, sampler=Ancestral(), grid=grid, seed=1, batch=60_000)
     mean, std = float(paths.mean[0, 0]), float(paths.std[0, 0])
     x = sample_hmc(prior, Zero(), obs, n, iterations=30, grid=grid, batch=n).x[0]
     assert float(x.sum(1).abs().max()) < 1e-5
-    assert abs(float(x[:, 0].mean()) - mean) < 5 * std / math.sqrt(n) and abs(float(x[:, 0].std()) / std - 1) < 5 / math.sqrt(2 * n)
+    assert abs(float(x[:, 0].mean()) - mean) < 5 * std / math.sqrt(n) and abs(
+        float(x[:, 0].std()) / std - 1
+    ) < 5 / math.sqrt(2 * n)
 
 
 def test_an_exact_control_is_accepted_and_its_weights_stay():
-    out = sample_hmc(PRIOR, WORLD.h, OBS, 8, iterations=3, burn_in=1, sampler=Ito(), grid=times(VPCosine(), 60, "log-snr"))
+    out = sample_hmc(
+        PRIOR, WORLD.h, OBS, 8, iterations=3, burn_in=1, sampler=Ito(), grid=times(VPCosine(), 60, "log-snr")
+    )
     assert float(out.diagnostics.accepted.min()) > 0.9 and float(out.diagnostics.log_weight.var()) < 0.4
     assert float(out.diagnostics.step_size.min()) > 0.25  # of .39 at most, after one step of tuning
 
 
 def test_a_chain_is_its_own():
-    """The same whatever the batch (smaller than a measurement's chains, too), and found again by `first`; `keep` returns states of the same chain."""
+    """The same whatever the batch (smaller than a measurement's chains, too), and found again by `first`; `keep`
+    returns states of the same chain."""
     obs = Observation(tensor([0.9, -0.6], [0.1, 0.2], [-0.4, 0.3]), OBS.likelihood)
     options = {"iterations": 6, "grid": GRID}
     whole = sample_hmc(PRIOR, Zero(), obs, 4, **options)
@@ -193,7 +219,8 @@ def test_it_shows_how_far_it_is(capsys):
 
 
 def test_step_sizes_find_their_acceptance():
-    """Dual averaging on a made-up law, acceptance exp(-step / c): it ends where that is the target, for each measurement."""
+    """Dual averaging on a made-up law, acceptance exp(-step / c): it ends where that is the target, for each
+    measurement."""
     c = tensor(0.1, 0.5, 100.0)
     step = StepSize(3, 0.4, torch.device("cpu"))
     for _ in range(400):
@@ -217,7 +244,9 @@ def test_methods_of_the_table(monkeypatch):
         made.draw(world.prior(VPCosine()), obs, 2)
     monkeypatch.undo()
     h = DEFT((9,), feature_channels=2, width=8)
-    assert plan("deft-hmc", steps=5, settings={"iterations": 10}).draw(world.prior(VPCosine()), obs, 2, fitted=h).x.shape == (1, 2, 9)
+    assert plan("deft-hmc", steps=5, settings={"iterations": 10}).draw(
+        world.prior(VPCosine()), obs, 2, fitted=h
+    ).x.shape == (1, 2, 9)
 
 
 def test_what_is_refused():
@@ -232,8 +261,13 @@ def test_what_is_refused():
     cut = MeanDenoiser(lambda x, a, s: (x * a / (a**2 + s**2)).detach(), VPCosine(), (3,))
     with pytest.raises(ContractError, match="cut off"):
         sample_hmc(cut, Zero(), OBS, grid=GRID)
-    sharp = Observation(tensor([90.0, -60.0]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(1e-7, dtype=F64)))
-    two = Observation(torch.cat([OBS.y, sharp.y]), Gaussian(sharp.likelihood.operator, torch.tensor([0.2, 1e-7], dtype=F64)))
+    sharp = Observation(
+        tensor([90.0, -60.0]),
+        Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(1e-7, dtype=F64)),
+    )
+    two = Observation(
+        torch.cat([OBS.y, sharp.y]), Gaussian(sharp.likelihood.operator, torch.tensor([0.2, 1e-7], dtype=F64))
+    )
     with pytest.raises(InputError, match="no chain of measurement 1 moved"):  # the other's do
         sample_hmc(PRIOR, Zero(), two, iterations=16, grid=GRID)
     with pytest.raises(InputError, match="last level must have sigma 0"):
@@ -258,9 +292,11 @@ def test_the_gradient_is_whole_where_h_is_made_of_a_likelihoods_score(kind):
     bent, numbers = Bent(tensor([1.0, 0.5, -0.5])), Reward(lambda x: (2 * x).cos().sum(1), 0.5, (3,))
     classes = Classifier(lambda x: torch.stack([x.sin().sum(1), (x**2).sum(1)], 1), 2, (3,))
     obs = {
-        "photons": Observation(tensor([1.1]), Poisson(bent, torch.tensor(20.0, dtype=F64))), "class": classes.observe([0]), "reward": numbers.observe(1),
+        "photons": Observation(tensor([1.1]), Poisson(bent, torch.tensor(20.0, dtype=F64))),
+        "class": classes.observe([0]),
+        "reward": numbers.observe(1),
         "not linear": Observation(tensor([1.1]), Gaussian(bent, torch.tensor(0.3, dtype=F64))),
-    }[kind]  # fmt: skip
+    }[kind]
     paths = _Paths(PRIOR, GradientAtMean(0.5), obs.repeat(3), Ancestral(), GRID)
     z = paths.normal(Noise(0, 3)).double()
     gradient = paths(z)[2]

@@ -207,5 +207,7 @@ def test_streams_are_normal():
     assert abs((z[1:, 0] * z[:-1, 0]).mean()) < 4 / math.sqrt(n)
     u = BatchNoise(n, 0, 1).uniform()
     assert abs(u.mean() - 0.5) < 4 * math.sqrt(1 / 12 / n)
-    firsts = {float(torch.rand((), generator=generator(*key))) for key in [(0,), (1,), (0, 1), (1, 0), (0, 0, 1), (-1, 0)]}
+    firsts = {
+        float(torch.rand((), generator=generator(*key))) for key in [(0,), (1,), (0, 1), (1, 0), (0, 0, 1), (-1, 0)]
+    }
     assert len(firsts) == 6

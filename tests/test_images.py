@@ -63,7 +63,9 @@ def test_npy_and_floats(tmp_path):
     np.save(tmp_path / "x.npy", x)
     assert np.allclose(read_images(tmp_path / "x.npy", GREY).x[:, 0].numpy(), x, atol=1e-6)
     np.savez(tmp_path / "y.npz", x=(x + 1) / 2)
-    assert np.allclose(read_images(tmp_path / "y.npz", ReadOptions((1, 16, 16), range="0,1")).x[:, 0].numpy(), x, atol=1e-6)
+    assert np.allclose(
+        read_images(tmp_path / "y.npz", ReadOptions((1, 16, 16), range="0,1")).x[:, 0].numpy(), x, atol=1e-6
+    )
 
 
 def test_skipped_rows_take_their_labels_along(tmp_path):
@@ -74,7 +76,9 @@ def test_skipped_rows_take_their_labels_along(tmp_path):
     assert found.labels is not None and found.labels.tolist() == [5, 7, 8] and found.skipped == ["number 1"]
 
 
-@pytest.mark.parametrize(("shape", "dtype"), [((4,), np.uint8), ((0, 16, 16), np.uint8), ((2, 16, 16), np.int64), ((2, 5, 16, 16), np.uint8)])
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((4,), np.uint8), ((0, 16, 16), np.uint8), ((2, 16, 16), np.int64), ((2, 5, 16, 16), np.uint8)]
+)
 def test_arrays_that_are_no_images(tmp_path, shape, dtype):
     np.savez(tmp_path / "x.npz", x=np.zeros(shape, dtype))
     with pytest.raises(InputError, match=r"x\.npz"):
@@ -137,7 +141,10 @@ def test_masks(tmp_path):
     mask = read_mask(tmp_path / "m.png", (1, 16, 16))
     assert mask.shape == (1, 1, 16, 16) and int((mask == 0).sum()) == 9 and float(mask[0, 0, 3, 7]) == 0
     np.save(tmp_path / "m.npy", values.astype(np.float32) / 255)
-    for other in (read_mask(tmp_path / "flipped.png", (1, 16, 16), hole="white"), read_mask(tmp_path / "m.npy", (1, 16, 16))):
+    for other in (
+        read_mask(tmp_path / "flipped.png", (1, 16, 16), hole="white"),
+        read_mask(tmp_path / "m.npy", (1, 16, 16)),
+    ):
         assert torch.equal(mask, other)
     large = Image.fromarray(values).resize((32, 32), Image.Resampling.NEAREST)
     large.save(tmp_path / "large.png")
@@ -187,7 +194,13 @@ def test_hole_is_painted():
 def test_grid_holds_its_pictures_and_its_text():
     pictures_ = np.zeros((3, 16, 16, 3), np.uint8)
     pictures_[..., 0] = np.arange(3)[:, None, None] * 100
-    image = picture_grid([Column("truth", pictures_), Column("ΠGDM", pictures_, "50 calls")], title="a title", rows=["one", "two", "three"], footer="f", cell=64)
+    image = picture_grid(
+        [Column("truth", pictures_), Column("ΠGDM", pictures_, "50 calls")],
+        title="a title",
+        rows=["one", "two", "three"],
+        footer="f",
+        cell=64,
+    )
     seen = np.asarray(image)
     for i in range(3):  # each picture twice, enlarged 4 times
         assert int((seen == [i * 100, 0, 0]).all(-1).sum()) >= 2 * 64 * 64

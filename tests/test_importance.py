@@ -31,7 +31,10 @@ def measurements(n, seed=0):
 
 
 def test_flattened_weights_leave_what_they_should():
-    log_w = torch.randn(50, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.linspace(0.01, 30, 50)[:, None]
+    log_w = (
+        torch.randn(50, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        * torch.linspace(0.01, 30, 50)[:, None]
+    )
     gamma = flattened(log_w, 0.3)
     share = ess_fraction(gamma[:, None] * log_w)
     full = ess_fraction(log_w) >= 0.3
@@ -40,7 +43,8 @@ def test_flattened_weights_leave_what_they_should():
 
 
 def test_a_round_is_the_posterior_where_the_weights_are_whole():
-    """h = 0 proposes the prior; 64 paths of each of 300 measurements by weight have the posterior's mean and variance, within 4 SE."""
+    """h = 0 proposes the prior; 64 paths of each of 300 measurements by weight have the posterior's mean and variance,
+    within 4 SE."""
     obs = measurements(300)
     h = DEFT((2,), 2, 8, n2_start=0.0)
     out = draw_round(PRIOR, h, obs, paths=64, steps=20, min_ess=1e-9, batch=6400)
@@ -54,7 +58,8 @@ def test_a_round_is_the_posterior_where_the_weights_are_whole():
 
 
 def test_rounds_bring_h_to_the_posterior():
-    """Var(log w) falls round by round, which it does not where the weights are not used: fitted to its own paths, h stays what it is."""
+    """Var(log w) falls round by round, which it does not where the weights are not used: fitted to its own paths, h
+    stays what it is."""
     obs = measurements(120)
     config = FitConfig(steps=60, batch=64, lr=1e-2, warmup=10, ema=0.9, evaluations=1)
 
@@ -101,9 +106,30 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, where):
     assert others == rows and seen == [1, 2, 3]  # two rounds were drawn before
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
     with pytest.raises(CheckpointError, match=r"measurements\.y: was"):
-        importance_fit(DEFT((2,), 2, 8, n2_start=0.0), PRIOR, measurements(12, 5), rounds=3, paths=4, steps=5, config=config, folder=tmp_path / "parts", resume=True)
-    with pytest.raises(CheckpointError, match="other lr of the fit"):  # also between rounds, where no fit's own state could tell
-        importance_fit(DEFT((2,), 2, 8, n2_start=0.0), PRIOR, obs, rounds=3, paths=4, steps=5, config=replace(config, lr=0.5), folder=tmp_path / "parts", resume=True)
+        importance_fit(
+            DEFT((2,), 2, 8, n2_start=0.0),
+            PRIOR,
+            measurements(12, 5),
+            rounds=3,
+            paths=4,
+            steps=5,
+            config=config,
+            folder=tmp_path / "parts",
+            resume=True,
+        )
+    # also between rounds, where no fit's own state could tell
+    with pytest.raises(CheckpointError, match="other lr of the fit"):
+        importance_fit(
+            DEFT((2,), 2, 8, n2_start=0.0),
+            PRIOR,
+            obs,
+            rounds=3,
+            paths=4,
+            steps=5,
+            config=replace(config, lr=0.5),
+            folder=tmp_path / "parts",
+            resume=True,
+        )
 
 
 def test_refusals():

@@ -50,7 +50,17 @@ def one_fit(folder, resume):
     torch.manual_seed(3)
     prior = freeze(NetworkDenoiser(MLP(D, D, width=16), VPCosine(), (D,)))
     h = DEFT((D,), 2, width=16)
-    fit(h, DenoisingObjective(prior), Clean(X, Task()), Clean(X[:8], Task()), config=CONFIG, folder=folder, resume=resume, device="cpu", progress=False)
+    fit(
+        h,
+        DenoisingObjective(prior),
+        Clean(X, Task()),
+        Clean(X[:8], Task()),
+        config=CONFIG,
+        folder=folder,
+        resume=resume,
+        device="cpu",
+        progress=False,
+    )
     torch.save(h.state_dict(), folder / "done.pt")
 
 
@@ -152,9 +162,29 @@ def test_no_pickle_is_run(capsys, tmp_path):
         load_state(tmp_path / "state.pt", CPU)
     np.savez(tmp_path / "images.npz", x=np.array([Evil(trace)], dtype=object))
     toy_prior(tmp_path / "toy.safetensors")
-    refused(capsys, "fit", "--prior", tmp_path / "toy.safetensors", "--data", tmp_path / "images.npz", "--out", tmp_path / "run")
+    refused(
+        capsys,
+        "fit",
+        "--prior",
+        tmp_path / "toy.safetensors",
+        "--data",
+        tmp_path / "images.npz",
+        "--out",
+        tmp_path / "run",
+    )
     np.save(tmp_path / "image.npy", np.array([Evil(trace)], dtype=object))
-    refused(capsys, "sample", "--prior", tmp_path / "toy.safetensors", "--task", "denoise", "--measurement", tmp_path / "image.npy", "--out", tmp_path / "o")
+    refused(
+        capsys,
+        "sample",
+        "--prior",
+        tmp_path / "toy.safetensors",
+        "--task",
+        "denoise",
+        "--measurement",
+        tmp_path / "image.npy",
+        "--out",
+        tmp_path / "o",
+    )
     assert not trace.exists()
 
 
@@ -186,13 +216,50 @@ def test_a_card_writes_nowhere(capsys, tmp_path):
     """Names in a card are text: none of them is where anything is written."""
     toy_prior(tmp_path / "toy.safetensors")
     images = save_pictures(tmp_path / "images", pictures(6))
-    assert run(capsys, "fit", "--prior", tmp_path / "toy.safetensors", "--data", images, "--steps", 1, "--batch", 2, "--bank", 0, "--size", 0.5, "--out", tmp_path / "run")[0] == 0
+    assert (
+        run(
+            capsys,
+            "fit",
+            "--prior",
+            tmp_path / "toy.safetensors",
+            "--data",
+            images,
+            "--steps",
+            1,
+            "--batch",
+            2,
+            "--bank",
+            0,
+            "--size",
+            0.5,
+            "--out",
+            tmp_path / "run",
+        )[0]
+        == 0
+    )
     tensors, card = load_weights(tmp_path / "run/h.safetensors")
     card |= {"out": "../../escaped", "name": "../../escaped", "picture": "/escaped.png"}
     card["task"] = dict(card["task"])
     save_weights(tmp_path / "run/h.safetensors", tensors, card)
     here = set(tmp_path.rglob("*"))
-    assert run(capsys, "evaluate", tmp_path / "run", "--data", images, "--samples", 1, "--steps", 1, "--methods", "deft", "--out", tmp_path / "report")[0] == 0
+    assert (
+        run(
+            capsys,
+            "evaluate",
+            tmp_path / "run",
+            "--data",
+            images,
+            "--samples",
+            1,
+            "--steps",
+            1,
+            "--methods",
+            "deft",
+            "--out",
+            tmp_path / "report",
+        )[0]
+        == 0
+    )
     assert all((tmp_path / "report") in (p, *p.parents) for p in set(tmp_path.rglob("*")) - here)
     assert json.loads((tmp_path / "report/report.json").read_text())["rows"]
 
@@ -202,7 +269,14 @@ def test_a_card_runs_nothing_and_calls_nobody(capsys, tmp_path, monkeypatch, pri
     """A stranger's card that names a function, a URL or a hub id as its prior, with or without a slash in it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text("def make(**options):\n    open('it ran', 'w')\n")
-    card = {"kind": "h-transform", "prior": prior, "prior_options": ["args=touch", "command=touch ran"], "prior_sha256": "0", "h": {}, "task": {"name": "denoise"}}
+    card = {
+        "kind": "h-transform",
+        "prior": prior,
+        "prior_options": ["args=touch", "command=touch ran"],
+        "prior_sha256": "0",
+        "h": {},
+        "task": {"name": "denoise"},
+    }
     save_weights(tmp_path / "h.safetensors", {"w": torch.zeros(1)}, card)
     says = refused(capsys, "evaluate", tmp_path / "h.safetensors", "--data", "fashion", "--out", tmp_path / "r")
     assert "a card alone is not trusted to load: give it with --prior" in says

@@ -51,20 +51,41 @@ def test_the_pull_is_exact_where_the_decoder_is(gradient, operator):
     z = torch.randn(3, 4, 4, 4)
     latent = Decoded(operator, Folded(), gradient, GAIN)
     y = operator(torch.randn(3, 1, 8, 8))
-    r, noise, rho2 = latent.measured_part(y - latent(z)), torch.full((3, 1, 1, 1), 0.04), torch.tensor([0.1, 1.0, 0.01]).reshape(3, 1, 1, 1)
+    r, noise, rho2 = (
+        latent.measured_part(y - latent(z)),
+        torch.full((3, 1, 1, 1), 0.04),
+        torch.tensor([0.1, 1.0, 0.01]).reshape(3, 1, 1, 1),
+    )
     x_pull = operator.approx_mean_update(pixel_shuffle(z, 2) * GAIN, r, noise, GAIN**2 * rho2)  # exact, in the data
-    torch.testing.assert_close(latent.approx_mean_update(z, r, noise, rho2), pixel_unshuffle(x_pull, 2) / GAIN, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        latent.approx_mean_update(z, r, noise, rho2), pixel_unshuffle(x_pull, 2) / GAIN, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_posterior_mean_of_latents_is_solved_in_the_data():
     """CT after a decoder: `mean_update` goes by the operator's own, `approx_mean_update` by its preconditioned step."""
     z, operator = torch.randn(2, 4, 4, 4), Radon(8, 6)
     latent = Decoded(operator, Folded(), "encoder", GAIN)
-    r, noise, rho2 = operator(torch.randn(2, 1, 8, 8)) - latent(z), torch.full((2, 1, 1, 1), 0.01), torch.full((2, 1, 1, 1), 0.3)
+    r, noise, rho2 = (
+        operator(torch.randn(2, 1, 8, 8)) - latent(z),
+        torch.full((2, 1, 1, 1), 0.01),
+        torch.full((2, 1, 1, 1), 0.3),
+    )
     x = pixel_shuffle(z, 2) * GAIN
-    for found, step in ((latent.mean_update, operator.mean_update), (latent.approx_mean_update, operator.approx_mean_update)):
-        torch.testing.assert_close(found(z, r, noise, rho2), pixel_unshuffle(step(x, r, noise, GAIN**2 * rho2), 2) / GAIN, atol=1e-4, rtol=1e-3)
-    assert float((latent.mean_update(z, r, noise, rho2) - latent.approx_mean_update(z, r, noise, rho2)).norm() / latent.mean_update(z, r, noise, rho2).norm()) > 0.1
+    for found, step in (
+        (latent.mean_update, operator.mean_update),
+        (latent.approx_mean_update, operator.approx_mean_update),
+    ):
+        torch.testing.assert_close(
+            found(z, r, noise, rho2), pixel_unshuffle(step(x, r, noise, GAIN**2 * rho2), 2) / GAIN, atol=1e-4, rtol=1e-3
+        )
+    assert (
+        float(
+            (latent.mean_update(z, r, noise, rho2) - latent.approx_mean_update(z, r, noise, rho2)).norm()
+            / latent.mean_update(z, r, noise, rho2).norm()
+        )
+        > 0.1
+    )
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -121,17 +142,33 @@ def pipeline(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("ldm")
     vae = diffusers.AutoencoderKL(
-        in_channels=1, out_channels=1, latent_channels=2, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.7, mid_block_add_attention=False,
-    )  # fmt: skip
+        in_channels=1,
+        out_channels=1,
+        latent_channels=2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.7,
+        mid_block_add_attention=False,
+    )
     unet = diffusers.UNet2DModel(
-        sample_size=8, in_channels=2, out_channels=2, block_out_channels=(32, 64), layers_per_block=2, norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=2,
+        out_channels=2,
+        block_out_channels=(32, 64),
+        layers_per_block=2,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
     diffusers.DDPMScheduler(prediction_type="v_prediction").save_pretrained(folder / "scheduler")
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"]}))
+    (folder / "model_index.json").write_text(
+        json.dumps({"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"]})
+    )
     return folder, vae.eval()
 
 
@@ -154,29 +191,94 @@ def test_latent_priors_at_the_command_line(capsys, pipeline, tmp_path):
     folder, _ = pipeline
     images = save_pictures(tmp_path / "images", pictures(12))
     out = tmp_path / "run"
-    assert run(capsys, "fit", "--prior", folder, "--data", images, "--steps", 3, "--batch", 4, "--bank", 8, "--out", out)[0] == 0
+    assert (
+        run(capsys, "fit", "--prior", folder, "--data", images, "--steps", 3, "--batch", 4, "--bank", 8, "--out", out)[
+            0
+        ]
+        == 0
+    )
     mask = np.full((16, 16), 255, dtype=np.uint8)
     mask[4:9, 4:9] = 0
     from PIL import Image
 
     Image.fromarray(mask).save(tmp_path / "mask.png")
     drawn = result(
-        capsys, "sample", out, "--measurement", images / "000.png", "--mask", tmp_path / "mask.png", "-n", 2, "--steps", 3, "--out", tmp_path / "drawn", "--json"
+        capsys,
+        "sample",
+        out,
+        "--measurement",
+        images / "000.png",
+        "--mask",
+        tmp_path / "mask.png",
+        "-n",
+        2,
+        "--steps",
+        3,
+        "--out",
+        tmp_path / "drawn",
+        "--json",
     )
     assert drawn["samples"] == 2 and np.load(tmp_path / "drawn/samples.npz")["samples"].shape == (2, 1, 16, 16)
-    report = result(capsys, "evaluate", out, "--data", images, "--methods", "deft,dps,prior", "--samples", 2, "--steps", 3, "--out", tmp_path / "r", "--json")
+    report = result(
+        capsys,
+        "evaluate",
+        out,
+        "--data",
+        images,
+        "--methods",
+        "deft,dps,prior",
+        "--samples",
+        2,
+        "--steps",
+        3,
+        "--out",
+        tmp_path / "r",
+        "--json",
+    )
     assert {r["method"] for r in report["rows"]} == {"deft", "dps", "prior"}
     code, text, _ = run(capsys, "prior", "inspect", folder, "--images", images, "-n", 4)
     assert code == 0 and "data_shape: [1, 16, 16]" in text
-    code, _, err = run(capsys, "evaluate", "--prior", folder, "--data", images, "--methods", "pigdm", "--out", tmp_path / "q")
+    code, _, err = run(
+        capsys, "evaluate", "--prior", folder, "--data", images, "--methods", "pigdm", "--out", tmp_path / "q"
+    )
     assert code == 2 and "needs a linear operator, got Decoded" in err
 
 
 def test_a_run_remembers_how_its_prior_was_read(capsys, pipeline, tmp_path):
     folder, _ = pipeline
     images = save_pictures(tmp_path / "images", pictures(12))
-    run(capsys, "fit", "--prior", folder, "--prior-option", "gradient=encoder", "--data", images, "--steps", 1, "--batch", 2, "--bank", 0, "--out", tmp_path / "run")
-    arguments = ("evaluate", tmp_path / "run", "--data", images, "--methods", "deft", "--samples", 1, "--steps", 2, "--out", tmp_path / "r")
+    run(
+        capsys,
+        "fit",
+        "--prior",
+        folder,
+        "--prior-option",
+        "gradient=encoder",
+        "--data",
+        images,
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--bank",
+        0,
+        "--out",
+        tmp_path / "run",
+    )
+    arguments = (
+        "evaluate",
+        tmp_path / "run",
+        "--data",
+        images,
+        "--methods",
+        "deft",
+        "--samples",
+        1,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "r",
+    )
     assert run(capsys, *arguments)[0] == 0
     code, _, err = run(capsys, *arguments, "--overwrite", "--prior", folder)
     assert code == 2 and "gradient: fitted 'encoder', given 'decoder'" in err

@@ -29,7 +29,15 @@ def fitted(side, width, config, n):
     torch.manual_seed(0)
     h, prior, task = DEFT((side**2,), 2, width=width), world.prior(SCHEDULE), Task(obs.likelihood)
     data, held_out = (Clean(world.sample(k, seed).float(), task) for k, seed in ((n, 3), (1024, 4)))
-    fit(h, DenoisingObjective(prior, "v", focus=1.0, even=0.0), data, held_out, config=config, device="cpu", progress=False)
+    fit(
+        h,
+        DenoisingObjective(prior, "v", focus=1.0, even=0.0),
+        data,
+        held_out,
+        config=config,
+        device="cpu",
+        progress=False,
+    )
     return world, obs, prior, h
 
 
@@ -45,7 +53,8 @@ def distance(world, obs, prior, h, t, n=512):
 
 
 def figures(h, sampler, n=512, steps=250):
-    """(relative error of the mean, mean of spread / exact on hidden pixels, the same on seen ones) on the 8 x 8 field."""
+    """(relative error of the mean, mean of spread / exact on hidden pixels, the same on seen ones) on the 8 x 8
+    field."""
     world, obs = half_seen()
     exact = world.posterior(obs)
     denoiser = condition(world.prior(SCHEDULE), h or world.h, obs.repeat(n))
@@ -68,11 +77,11 @@ def test_a_fit_reaches_the_exact_posterior():
     """The 8 x 8 field of the peers' table: relative error of the mean <= 0.015, spread / exact 0.95-1.05 on hidden
     pixels and 0.9-1.1 on seen ones; 250 steps of DPM-Solver++(2M), 512 samples, one prior call a step.
 
-    Recipe: width 256 (0.9 M parameters), v units, pull, n2 from 1, v weighting, focus 1, 3,000 steps of 256, lr 2e-3, EMA
-    0.999, 100,000 draws of the prior (245 s of one shared core). Measured: 0.0110, 0.999, 1.005; with DDIM(0)
-    0.0109, 0.980, 0.975; with DDIM(1) 0.0118, 0.961, 0.952. The exact h: 0.0086, 1.003, 0.993 (512 samples know
-    the mean to about that); with DDIM(1) 0.0116, 0.971, 0.936; with Ito 0.0121, 1.029, 1.024. A third of the steps
-    (lr 3e-3) does not get there: 0.0195.
+    Recipe: width 256 (0.9 M parameters), v units, pull, n2 from 1, v weighting, focus 1, 3,000 steps of 256, lr 2e-3,
+    EMA 0.999, 100,000 draws of the prior (245 s of one shared core). Measured: 0.0110, 0.999, 1.005; with DDIM(0)
+    0.0109, 0.980, 0.975; with DDIM(1) 0.0118, 0.961, 0.952. The exact h: 0.0086, 1.003, 0.993 (512 samples know the
+    mean to about that); with DDIM(1) 0.0116, 0.971, 0.936; with Ito 0.0121, 1.029, 1.024. A third of the steps (lr
+    3e-3) does not get there: 0.0195.
     """
     config = FitConfig(steps=3000, batch=256, lr=2e-3, ema=0.999, evaluations=5)
     world, obs, prior, h = fitted(8, 256, config, 100_000)

@@ -120,12 +120,15 @@ def test_spectrum_in_float32(name):
     values, analyse, synthesise, measured = op.spectrum(shape, x)
     torch.testing.assert_close(synthesise(analyse(x)), x, rtol=1e-4, atol=1e-5)
     sure = values > 1e-2 * values.max()
-    torch.testing.assert_close(torch.where(sure, measured(op(x)), 0), torch.where(sure, analyse(x), 0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        torch.where(sure, measured(op(x)), 0), torch.where(sure, analyse(x), 0), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", [k for k in OPERATORS if not k.startswith(("separable", "convolution"))])
 def test_lift_does_not_amplify_noise(name):
-    """White noise in y comes out of `features` with at most 2.5 times the root mean square of what unit noise in x would."""
+    """White noise in y comes out of `features` with at most 2.5 times the root mean square of what unit noise in x
+    would."""
     make, shape = OPERATORS[name]
     op = make()
     size = op.spectrum(shape, random(1)).values.max()
@@ -141,7 +144,9 @@ def test_lift_does_not_amplify_noise(name):
 @pytest.mark.parametrize(("size", "factor"), [((32, 32), 4), ((16, 24), 2), ((9, 12), 3), ((4, 8), 4), ((5, 5), 1)])
 def test_bicubic_is_that_of_torch(size, factor):
     x = random(2, 3, *size)
-    theirs = F.interpolate(x, scale_factor=1 / factor, mode="bicubic", antialias=True, align_corners=False, recompute_scale_factor=True)
+    theirs = F.interpolate(
+        x, scale_factor=1 / factor, mode="bicubic", antialias=True, align_corners=False, recompute_scale_factor=True
+    )
     torch.testing.assert_close(bicubic(size, factor)(x), theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -201,8 +206,11 @@ def test_motion_kernels():
         assert float(mean.abs().max()) < 0.2
     assert float((kernels[0] - kernels[1]).abs().max()) > 0.01
     straight = motion_kernels(Noise(0, 4), 15, 0.8, 0.8, 0.0)[:, 0]
-    moments = torch.einsum("bij,i,i->b", straight, *[torch.arange(15.0) - 7] * 2) + torch.einsum("bij,j,j->b", straight, *[torch.arange(15.0) - 7] * 2)
-    torch.testing.assert_close(moments, torch.full((4,), 12.0**2 / 12 + 2 * 0.25), rtol=0.03, atol=0)  # of a line 12 long, and the brush
+    moments = torch.einsum("bij,i,i->b", straight, *[torch.arange(15.0) - 7] * 2) + torch.einsum(
+        "bij,j,j->b", straight, *[torch.arange(15.0) - 7] * 2
+    )
+    # of a line 12 long, and the brush
+    torch.testing.assert_close(moments, torch.full((4,), 12.0**2 / 12 + 2 * 0.25), rtol=0.03, atol=0)
 
 
 def test_masked_fourier_is_the_fourier_transform():
@@ -257,8 +265,9 @@ def test_sinogram_is_that_of_scikit_image():
 
 
 def test_sinogram_of_a_blob_at_every_angle():
-    """exp(-|p - m|^2 / (2 w^2)) has the line integrals w sqrt(2 pi) exp(-(s - m.n)^2 / (2 w^2)): within 1e-3 of the largest at w = 4
-    (a linear interpolation of it is off by up to 1 / (8 w^2) = 0.8 %, and by a third of that on average)."""
+    """exp(-|p - m|^2 / (2 w^2)) has the line integrals w sqrt(2 pi) exp(-(s - m.n)^2 / (2 w^2)): within 1e-3 of the
+    largest at w = 4 (a linear interpolation of it is off by up to 1 / (8 w^2) = 0.8 %, and by a third of that on
+    average)."""
     side, w, m = 48, 4.0, (6.0, -9.0)
     axis = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     x = (-((axis - m[0]).square() + (-axis[:, None] - m[1]).square()) / (2 * w**2)).exp()[None, None]
@@ -271,7 +280,8 @@ def test_sinogram_of_a_blob_at_every_angle():
 
 @pytest.mark.parametrize("detectors", [None, 33])
 def test_sinogram_of_ones_is_the_length_of_the_rays(detectors):
-    """Along the axes every ray through the image has length 1; mass is kept at every angle: sum over s = pixels / side, within 2 %."""
+    """Along the axes every ray through the image has length 1; mass is kept at every angle: sum over s = pixels / side,
+    within 2 %."""
     op = Radon(33, 8, detectors=detectors)
     y = op(torch.ones(1, 1, 33, 33, dtype=torch.float64))[0, 0]
     inside = op.geometry.lines()[2].abs() <= 16
@@ -283,7 +293,8 @@ def test_sinogram_of_ones_is_the_length_of_the_rays(detectors):
 
 
 def test_filtered_back_projection():
-    """A soft disc comes back within 1 % of its height, of many angles; with the Hann window a little softer; limited angles do not."""
+    """A soft disc comes back within 1 % of its height, of many angles; with the Hann window a little softer; limited
+    angles do not."""
     x = ellipse(48, (4.0, 6.0), 12.0, soft=5.0)
     op = Radon(48, 90)
     y = op(x)
@@ -305,7 +316,9 @@ def test_pinv_of_many_angles_beats_filtered_back_projection():
     assert errors[0] < 0.5 * errors[1] and errors[0] < 0.02
 
 
-@pytest.mark.parametrize("settings", [(16, 24, None, 180.0), (16, 6, None, 180.0), (15, 20, 15, 80.0), (16, 24, None, 360.0)])
+@pytest.mark.parametrize(
+    "settings", [(16, 24, None, 180.0), (16, 6, None, 180.0), (15, 20, 15, 80.0), (16, 24, None, 360.0)]
+)
 def test_pull_of_tomography_is_a_safe_preconditioner(settings):
     """Symmetric positive definite, no larger than the exact update as a quadratic form, and |r| never grows."""
     op = Radon(*settings)
@@ -322,7 +335,10 @@ def test_pull_of_tomography_is_a_safe_preconditioner(settings):
         assert float(shrink[0]) > -1e-9 and float(shrink[-1]) < 1.0
         assert float(torch.linalg.eigvalsh(exact - p)[0]) > -1e-6 * float(exact.abs().max())
     r, x = random(3, *op(torch.zeros(1, 1, side, side)).shape[1:]), random(3, 1, side, side)
-    noise, rho2 = torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64).reshape(-1, 1, 1, 1), torch.full((3, 1, 1, 1), 0.7, dtype=torch.float64)
+    noise, rho2 = (
+        torch.tensor([0.01, 0.1, 1.0], dtype=torch.float64).reshape(-1, 1, 1, 1),
+        torch.full((3, 1, 1, 1), 0.7, dtype=torch.float64),
+    )
     after = r - op(op.approx_mean_update(x, r, noise, rho2))
     assert bool((after.flatten(1).norm(dim=1) < r.flatten(1).norm(dim=1)).all())
 
@@ -330,16 +346,19 @@ def test_pull_of_tomography_is_a_safe_preconditioner(settings):
 FOREIGN = {
     "matrix": (lambda: Matrix(random(4, 6)), (6,)),
     "a matrix each": (lambda: Matrix(random(3, 4, 6)), (6,)),
-    "linear": (lambda: Linear(lambda x: (x.flatten(1) @ random(6, 4).to(x.dtype)), (1, 2, 3)), (1, 2, 3)),
-    "through numpy": (lambda: ArrayLinear(lambda x: x @ random(6, 4).numpy(), lambda y: y @ random(6, 4).numpy().T, (6,), (4,)), (6,)),
+    "linear": (lambda: Linear(lambda x: x.flatten(1) @ random(6, 4).to(x.dtype), (1, 2, 3)), (1, 2, 3)),
+    "through numpy": (
+        lambda: ArrayLinear(lambda x: x @ random(6, 4).numpy(), lambda y: y @ random(6, 4).numpy().T, (6,), (4,)),
+        (6,),
+    ),
 }
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", [*OPERATORS, *FOREIGN])
 def test_mean_update_is_the_posterior_mean(name, dtype):
-    """Against the dense solve, from a belief tighter than the noise to one 200 times as wide, with a noise level of its own for each
-    row. `approx_mean_update`, which learned h are shown, is the same but for tomography."""
+    """Against the dense solve, from a belief tighter than the noise to one 200 times as wide, with a noise level of its
+    own for each row. `approx_mean_update`, which learned h are shown, is the same but for tomography."""
     make, shape = (OPERATORS | FOREIGN)[name]
     op, x = make(), random(3, *shape, dtype=dtype)
     y = op(random(3, *shape, seed=1, dtype=dtype))
@@ -362,7 +381,8 @@ def test_mean_update_is_the_posterior_mean(name, dtype):
 
 
 def test_mean_update_of_tomography_has_a_derivative_and_an_end():
-    """Its derivative in r is the same solve, by hand the transpose; a number of steps that does not grow with the batch."""
+    """Its derivative in r is the same solve, by hand the transpose; a number of steps that does not grow with the
+    batch."""
     op, shape = Radon(6, 5), (2, 6, 6)
     r = random(2, 2, 5, 10).requires_grad_()
     noise, rho2 = torch.tensor(0.01, dtype=torch.float64), torch.full((2, 1, 1, 1), 0.5, dtype=torch.float64)
@@ -392,12 +412,14 @@ def test_compressed_is_orthonormal_and_fixed_by_its_seed():
     assert a.shape == (14, 36)
     torch.testing.assert_close(a @ a.mT, torch.eye(14, dtype=torch.float64), rtol=0, atol=1e-12)
     x = random(2, 1, 6, 6)
-    assert torch.equal(op(x), Compressed((1, 6, 6), 0.4, seed=2)(x)) and not torch.allclose(op(x), Compressed((1, 6, 6), 0.4, seed=3)(x))
+    assert torch.equal(op(x), Compressed((1, 6, 6), 0.4, seed=2)(x)) and not torch.allclose(
+        op(x), Compressed((1, 6, 6), 0.4, seed=3)(x)
+    )
 
 
 def test_compressed_spreads_a_smooth_image_evenly():
-    """A constant image, one coefficient of the plain transform, has about as much energy in y as the share of numbers kept: within
-    4 standard errors, sqrt(2 / m), of m normal coefficients."""
+    """A constant image, one coefficient of the plain transform, has about as much energy in y as the share of numbers
+    kept: within 4 standard errors, sqrt(2 / m), of m normal coefficients."""
     op = Compressed((1, 32, 32), 0.25)
     y = op(torch.ones(1, 1, 32, 32))
     m = y.shape[1]

@@ -1,4 +1,5 @@
-"""Measurements in other units or another convention: told by the prior (surprise), by the operator (residual), and never passed in silence."""
+"""Measurements in other units or another convention: told by the prior (surprise), by the operator (residual), and
+never passed in silence."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def measured(name, n=4, **options):
 
 
 def test_surprise_of_a_prior_s_own_samples_is_none():
-    """Closed form: under the exact denoiser the ratio of expectations is 1; the mean log of 400 samples is within four standard errors and a bias of 0.1."""
+    """Closed form: under the exact denoiser the ratio of expectations is 1; the mean log of 400 samples is within four
+    standard errors and a bias of 0.1."""
     x = sample(WORLD_PRIOR, 400, steps=60)
     found = surprise(WORLD_PRIOR, x)
     assert abs(float(found.mean())) < 0.1 + 4 * float(found.std()) / 20
@@ -58,14 +60,22 @@ def test_surprise_of_images(prior):
     x = fashion("test").x[:24]
     right = float(surprise(prior, x).mean())
     assert abs(right) < 0.15
-    for other in ((x + 1) / 2, -x, 2 * x - 1, x.roll(16, -1), x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))):
+    for other in (
+        (x + 1) / 2,
+        -x,
+        2 * x - 1,
+        x.roll(16, -1),
+        x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)),
+    ):
         assert float(surprise(prior, other).mean()) > 0.3
 
 
 # units
 
 
-@pytest.mark.parametrize("name", [t for t in TASKS if t not in ("colourise", "phase", "poisson", "hdr", "deblur-nonlinear")])
+@pytest.mark.parametrize(
+    "name", [t for t in TASKS if t not in ("colourise", "phase", "poisson", "hdr", "deblur-nonlinear")]
+)
 @pytest.mark.parametrize("limits", [(0.0, 1.0), (0.0, 255.0), (-1000.0, 1000.0), (5.0, 6.0)])
 def test_range_of_a_measurement_is_carried_out(name, limits):
     """y of images u = (x - o)/s becomes y of x: exactly, for every linear operator, and for pictures of any."""
@@ -73,13 +83,22 @@ def test_range_of_a_measurement_is_carried_out(name, limits):
     task, _arrays, x, obs = measured(name, 2, **({"sigma_y": 0.0} if name not in ("jpeg",) else {}))
     operator = obs.likelihood.operator
     u = (x + 1) / 2 * (high - low) + low
-    theirs = (operator.measured_part(operator(u.double())) if name != "jpeg" else (obs.y + 1) / 2 * (high - low) + low).float()
+    theirs = (
+        operator.measured_part(operator(u.double())) if name != "jpeg" else (obs.y + 1) / 2 * (high - low) + low
+    ).float()
     again = in_our_units(theirs, task, operator, SHAPE, limits)
     scale = max(abs(low), abs(high)) / (high - low)
     assert torch.allclose(again, obs.y, atol=2e-5 * (1 + scale) * max(1.0, float(obs.y.abs().max())))
 
 
-@pytest.mark.parametrize(("name", "limits", "says"), [("phase", (0.0, 1.0), "neither a picture nor linear"), ("sr4", (1.0, 0.0), "lower first"), ("sr4", (0.0, math.inf), "lower first")])
+@pytest.mark.parametrize(
+    ("name", "limits", "says"),
+    [
+        ("phase", (0.0, 1.0), "neither a picture nor linear"),
+        ("sr4", (1.0, 0.0), "lower first"),
+        ("sr4", (0.0, math.inf), "lower first"),
+    ],
+)
 def test_ranges_that_cannot_be(name, limits, says):
     task, _arrays, _, obs = measured(name, 2)
     with pytest.raises(InputError, match=says):
@@ -95,14 +114,32 @@ def test_photon_counts_by_their_range():
 
 
 WRONG_UNITS = {
-    "in [0, 1]": lambda y: (y + 1) / 2, "bytes as floats": lambda y: (y + 1) * 127.5, "12 bits": lambda y: (y + 1) * 2047, "standardised": lambda y: 3 * y,
-    "in [0, 1], a value below": lambda y: np.where(np.arange(y.size).reshape(y.shape) == 5, -0.3, (y + 1) / 2), "bytes": lambda y: ((y.clip(-1, 1) + 1) * 127.5).astype(np.uint8),
-    "16 bits": lambda y: ((y.clip(-1, 1) + 1) * 32767).astype(np.uint16), "truth values": lambda y: y > 0,
-}  # fmt: skip
+    "in [0, 1]": lambda y: (y + 1) / 2,
+    "bytes as floats": lambda y: (y + 1) * 127.5,
+    "12 bits": lambda y: (y + 1) * 2047,
+    "standardised": lambda y: 3 * y,
+    "in [0, 1], a value below": lambda y: np.where(np.arange(y.size).reshape(y.shape) == 5, -0.3, (y + 1) / 2),
+    "bytes": lambda y: ((y.clip(-1, 1) + 1) * 127.5).astype(np.uint8),
+    "16 bits": lambda y: ((y.clip(-1, 1) + 1) * 32767).astype(np.uint16),
+    "truth values": lambda y: y > 0,
+}
 
 
 @pytest.mark.parametrize("units", WRONG_UNITS)
-@pytest.mark.parametrize("name", ["inpaint", "inpaint-random", "outpaint", "sr4", "sr4-bicubic", "deblur-gaussian", "deblur-motion", "jpeg", "denoise"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inpaint",
+        "inpaint-random",
+        "outpaint",
+        "sr4",
+        "sr4-bicubic",
+        "deblur-gaussian",
+        "deblur-motion",
+        "jpeg",
+        "denoise",
+    ],
+)
 def test_pictures_in_other_units_are_a_question(name, units):
     """Files that do not say their units; the right ones are taken without one."""
     task, arrays, _, _ = measured(name)
@@ -114,7 +151,12 @@ def test_pictures_in_other_units_are_a_question(name, units):
 @pytest.mark.parametrize("name", ["inpaint", "inpaint-random", "mri"])
 def test_masks_that_cannot_be(name):
     task, arrays, _, _ = measured(name)
-    for mask, says in ((0 * arrays["mask"], "hides everything"), (np.concatenate([arrays["mask"][:3], 0 * arrays["mask"][:1]]), "number 3"), (arrays["mask"][..., :5], "shape"), (arrays["mask"][:2], "shape")):
+    for mask, says in (
+        (0 * arrays["mask"], "hides everything"),
+        (np.concatenate([arrays["mask"][:3], 0 * arrays["mask"][:1]]), "number 3"),
+        (arrays["mask"][..., :5], "shape"),
+        (arrays["mask"][:2], "shape"),
+    ):
         with pytest.raises(InputError, match=says):
             observation("f", {**arrays, "mask": mask}, task, SHAPE)
     if name != "mri":
@@ -122,7 +164,8 @@ def test_masks_that_cannot_be(name):
             observation("f", {**arrays, "mask": 1 - arrays["mask"]}, task, SHAPE)
         with pytest.raises(InputError, match="shape"):
             observation("f", {**arrays, "mask": np.repeat(arrays["mask"], 3, 1)}, task, SHAPE)
-        assert len(observation("f", {**arrays, "mask": 255 * arrays["mask"][:, 0]}, task, SHAPE)) == 4  # bytes, no channel axis
+        # bytes, no channel axis
+        assert len(observation("f", {**arrays, "mask": 255 * arrays["mask"][:, 0]}, task, SHAPE)) == 4
 
 
 # pairs
@@ -130,7 +173,8 @@ def test_masks_that_cannot_be(name):
 
 @pytest.mark.parametrize("name", ["sr4", "inpaint", "mri", "denoise", "compressed", "poisson"])
 def test_pairs(name):
-    """Right ones pass; in another order they are refused, with other noise or one that does not belong they are warned of."""
+    """Right ones pass; in another order they are refused, with other noise or one that does not belong they are warned
+    of."""
     _task, _arrays, x, obs = measured(name, 16)
     assert check_pairs(obs, x, "pairs.npz") is None
     if name == "poisson":
@@ -141,10 +185,19 @@ def test_pairs(name):
         assert "warning" in str(check_pairs(obs, -x, "pairs.npz"))  # much noise hides much
         return
     shuffled = x.roll(1, 0)
-    with pytest.raises(InputError, match="another order") if float(residual_ratio(obs, shuffled).median()) > 5 else pytest.raises(AssertionError):
+    with (
+        pytest.raises(InputError, match="another order")
+        if float(residual_ratio(obs, shuffled).median()) > 5
+        else pytest.raises(AssertionError)
+    ):
         said = check_pairs(obs, shuffled, "pairs.npz")
         assert said is None, said
-    noisy = Observation(obs.likelihood.operator.measured_part(obs.y + 0.2 * torch.randn(obs.y.shape, generator=torch.Generator().manual_seed(0))), obs.likelihood)
+    noisy = Observation(
+        obs.likelihood.operator.measured_part(
+            obs.y + 0.2 * torch.randn(obs.y.shape, generator=torch.Generator().manual_seed(0))
+        ),
+        obs.likelihood,
+    )
     assert "--sigma-y 0.2" in str(check_pairs(noisy, x, "pairs.npz"))
     one = x.clone()
     one[5] = x[6]
@@ -158,7 +211,10 @@ def test_warnings_of_samples(prior):
     x = fashion("test").x[:4]
     obs = Observation(x[:1], Gaussian(Identity(), 0.05))
     assert sample_warnings(prior, obs, x[:1] + 0.03) == []
-    assert "diverged" in sample_warnings(prior, obs, 100 * x)[0] and "diverged" in sample_warnings(prior, None, x * torch.nan)[0]
+    assert (
+        "diverged" in sample_warnings(prior, obs, 100 * x)[0]
+        and "diverged" in sample_warnings(prior, None, x * torch.nan)[0]
+    )
     assert "do not explain" in sample_warnings(prior, obs, x[1:2])[0]
     half = Observation((x[:1] + 1) / 2, Gaussian(Identity(), 0.05))
     assert "unlike the prior's images" in sample_warnings(prior, half, (x[:1] + 1) / 2)[0]
@@ -179,9 +235,12 @@ def test_residual_ratio_is_one_for_the_truth():
 
 CENTRED = lambda a: {k: np.fft.ifftshift(v, [i - 2 for i in range(2) if v.shape[i - 2] > 1]) for k, v in a.items()}  # noqa: E731
 CASES = [
-    ("inpaint", lambda a: a, ""), ("inpaint", lambda a: {**a, "y": (a["y"] + a["mask"]) / 2}, "--range 0,1"), ("mri", lambda a: CENTRED({**a, "y": 32 * a["y"]}), "norm=backward"), ("mri", CENTRED, "centred=false"),
+    ("inpaint", lambda a: a, ""),
+    ("inpaint", lambda a: {**a, "y": (a["y"] + a["mask"]) / 2}, "--range 0,1"),
+    ("mri", lambda a: CENTRED({**a, "y": 32 * a["y"]}), "norm=backward"),
+    ("mri", CENTRED, "centred=false"),
     ("sr4", lambda a: {**a, "y": 127.5 * (a["y"] + 1)}, "--range 0,255"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "change", "fix"), CASES)
@@ -220,7 +279,8 @@ def test_whatever_a_task_draws_is_inspected(prior, name, monkeypatch):
 
 
 def test_readings_that_make_every_image_flat_are_not_right(prior):
-    """Counts as they were counted are divided by photons, not taken for almost black images; what no reading can be is said once."""
+    """Counts as they were counted are divided by photons, not taken for almost black images; what no reading can be is
+    said once."""
     task, arrays, _, _ = measured("poisson", 2)
     found = inspect_measurement(prior, task, {"y": (20 * arrays["y"]).round()}, rows=2, steps=10)
     assert "--range 0,20" in found.text
@@ -234,7 +294,8 @@ def test_readings_that_make_every_image_flat_are_not_right(prior):
 
 
 def test_the_command_line_says_it(prior, tmp_path, capsys):
-    """deft sample carries out --range, refuses what it would not use, and warns of what it sees; deft fit --pairs refuses pairs in another order."""
+    """deft sample carries out --range, refuses what it would not use, and warns of what it sees; deft fit --pairs
+    refuses pairs in another order."""
     _, arrays, x, _ = measured("sr4", 12)
     base = ("sample", "--task", "sr4", "--steps", 12, "-n", 2, "--method", "pigdm", "--out")
     np.savez(tmp_path / "half.npz", y=(arrays["y"] + 1) / 2)
@@ -244,8 +305,22 @@ def test_the_command_line_says_it(prior, tmp_path, capsys):
     code, out, _ = run(capsys, *base, tmp_path / "c", "--measurement", tmp_path / "half.npz", "--range=-1,1")
     assert code == 0 and "warning: the samples are unlike" in out and "half.npz" in out
     for option in ("--resize", "--convert"):
-        assert option in refused(capsys, *base, tmp_path / "d", "--measurement", tmp_path / "half.npz", "--range", "0,1", option)
+        assert option in refused(
+            capsys, *base, tmp_path / "d", "--measurement", tmp_path / "half.npz", "--range", "0,1", option
+        )
     np.savez(tmp_path / "pairs.npz", x=x.numpy(), y=arrays["y"][::-1].copy())
-    fit = ("fit", "--task", "sr4", "--pairs", tmp_path / "pairs.npz", "--size", 0.02, "--steps", 1, "--out", tmp_path / "run")
+    fit = (
+        "fit",
+        "--task",
+        "sr4",
+        "--pairs",
+        tmp_path / "pairs.npz",
+        "--size",
+        0.02,
+        "--steps",
+        1,
+        "--out",
+        tmp_path / "run",
+    )
     assert "another order" in refused(capsys, *fit)
     assert not (tmp_path / "run").exists()

@@ -1,7 +1,8 @@
 """Training-free methods against closed forms: each is exact where theory says so, and wrong by the amount theory says.
 
-Most samplers here are affine in their noise in a Gaussian world, however many draws a step takes. `law` walks a basis of all
-draws through the whole chain and so has the exact mean and covariance of the samples: those numbers have no Monte-Carlo error.
+Most samplers here are affine in their noise in a Gaussian world, however many draws a step takes. `law` walks a basis
+of all draws through the whole chain and so has the exact mean and covariance of the samples: those numbers have no
+Monte-Carlo error.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def tensor(*rows):
 
 def gaussian_world(covariance, mean=None):
     d = len(covariance)
-    return MixtureWorld(Mixture(tensor(1.0), torch.zeros(1, d, dtype=F64) if mean is None else tensor(mean), covariance[None]))
+    return MixtureWorld(
+        Mixture(tensor(1.0), torch.zeros(1, d, dtype=F64) if mean is None else tensor(mean), covariance[None])
+    )
 
 
 def measured(operator, y, sigma_y):
@@ -134,7 +137,8 @@ TWO_SEEN = measured(mask(1.0, 1.0, 0.0), tensor(1.3, -0.7, 0.0), 0.25)
 
 
 def round_weight(alpha, sigma):
-    """(alpha / sigma^2) rho^2 sigma_y^2 / (sigma_y^2 + rho^2), what w must be for data of deviation 0.7 and sigma_y = 0.25."""
+    """(alpha / sigma^2) rho^2 sigma_y^2 / (sigma_y^2 + rho^2), what w must be for data of deviation 0.7 and sigma_y =
+    0.25."""
     rho2 = 0.49 * sigma**2 / (0.49 * alpha**2 + sigma**2)
     return alpha / sigma**2 * rho2 * 0.0625 / (0.0625 + rho2)
 
@@ -158,16 +162,19 @@ def test_exact_for_round_data(h):
     assert compare_h(h, ROUND, TWO_SEEN) < 1e-9
 
 
-@pytest.mark.parametrize(("h", "exact"), [(TMPD(), True), (MMPS(2), True), (PiGDM(0.7), False), (GradientAtMean(0.7), False)])
+@pytest.mark.parametrize(
+    ("h", "exact"), [(TMPD(), True), (MMPS(2), True), (PiGDM(0.7), False), (GradientAtMean(0.7), False)]
+)
 def test_exact_for_independent_data(h, exact):
-    """A mask of independent entries of different variance: a diagonal covariance is enough, one number for all is not."""
+    """A mask of independent entries of different variance: a diagonal covariance is enough, one number for all is
+    not."""
     off = compare_h(h, DIAGONAL, TWO_SEEN)
     assert off < 1e-9 if exact else off > 0.1
 
 
 def test_mmps_is_exact_for_gaussian_data():
-    """Correlated data: exact to 1e-5 once the iterations reach the number of measured directions; fewer are worse, and a
-    diagonal covariance is not enough."""
+    """Correlated data: exact to 1e-5 once the iterations reach the number of measured directions; fewer are worse, and
+    a diagonal covariance is not enough."""
     assert compare_h(MMPS(2), CORRELATED, COMBINATIONS) < 1e-5
     assert compare_h(MMPS(1), CORRELATED, COMBINATIONS) > 0.02
     assert compare_h(TMPD(), CORRELATED, COMBINATIONS) > 0.1
@@ -178,12 +185,17 @@ def test_mmps_is_exact_for_gaussian_data():
 
 
 def test_weights_of_paths_rank_the_covariances():
-    """Var(log w) over 128 Itô steps, known to 9 % from 256 paths: MMPS's is that of the exact h, 0.26; those of TMPD (0.59), of the
-    gradient at the mean (0.58), of MMPS with too few iterations (0.74) and of ΠGDM (1.3) are above 1.8 times it."""
+    """Var(log w) over 128 Itô steps, known to 9 % from 256 paths: MMPS's is that of the exact h, 0.26; those of TMPD
+    (0.59), of the gradient at the mean (0.58), of MMPS with too few iterations (0.74) and of ΠGDM (1.3) are above 1.8
+    times it."""
     grid = times(VP, 128, "log-snr")
 
     def variance(h):
-        return float(sample_paths(CORRELATED.prior(VP), h, COMBINATIONS, 256, sampler=Ito(), grid=grid, batch=256).diagnostics.log_weight_variance)
+        return float(
+            sample_paths(
+                CORRELATED.prior(VP), h, COMBINATIONS, 256, sampler=Ito(), grid=grid, batch=256
+            ).diagnostics.log_weight_variance
+        )
 
     exact = variance(CORRELATED.h)
     assert variance(MMPS(2)) == pytest.approx(exact, rel=1e-3)
@@ -239,8 +251,8 @@ class Squares(Operator):
 
 
 def test_pigdm_beyond_linear():
-    """J^T (A^+(y) - A^+(A(x̂))) / rho^2 by hand, with J = G of the Gaussian world; an entry of x̂ beyond the clip, whose
-    derivative is 0, is brought back all the same; and an operator without a pseudo-inverse is refused."""
+    """J^T (A^+(y) - A^+(A(x̂))) / rho^2 by hand, with J = G of the Gaussian world; an entry of x̂ beyond the clip,
+    whose derivative is 0, is brought back all the same; and an operator without a pseudo-inverse is refused."""
     obs = measured(Clip(), tensor(0.4, -1.0, 0.2), 0.05)
     x = tensor([2.5, -2.5, 0.1])
     pred = CORRELATED.prior(VP)(x.requires_grad_(), torch.tensor(0.4))
@@ -252,7 +264,9 @@ def test_pigdm_beyond_linear():
     torch.testing.assert_close(PiGDM()(pred, obs).detach(), expected)
     with pytest.raises(InputError, match=r"ΠGDM needs a linear operator, got Squares"):
         condition(CORRELATED.prior(VP), PiGDM(), measured(Squares(), tensor(0.4, 1.0, 0.2), 0.05))
-    assert METHODS["pigdm"].why_unsupported(obs.likelihood) is None and METHODS["reconstruction"].requires == "likelihood"
+    assert (
+        METHODS["pigdm"].why_unsupported(obs.likelihood) is None and METHODS["reconstruction"].requires == "likelihood"
+    )
 
 
 # Replacement, MCG, RePaint.
@@ -260,8 +274,8 @@ def test_pigdm_beyond_linear():
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_replaced_entries_have_the_law_of_a_noised_y(eta):
-    """Started from it, the seen entry is N(alpha_s y, sigma_s^2) at every level, to rounding; with eta = 1 its covariance between
-    neighbouring levels is that of the forward process, (alpha_t / alpha_s) sigma_s^2, too."""
+    """Started from it, the seen entry is N(alpha_s y, sigma_s^2) at every level, to rounding; with eta = 1 its
+    covariance between neighbouring levels is that of the forward process, (alpha_t / alpha_s) sigma_s^2, too."""
     grid, y, sampler = times(VP, 8), 1.3, DDIM(eta)
     basis = Basis(3, 9)
     denoiser = condition(CORRELATED.prior(VP), Replacement(), FIRST_SEEN.repeat(len(basis)))
@@ -278,16 +292,20 @@ def test_replaced_entries_have_the_law_of_a_noised_y(eta):
 
 
 def test_replacement_is_biased_and_time_travel_mends_it():
-    """Correlated data, the first of three entries seen, sigma_y = 0.01. The mean of the second is off by half of the posterior's
-    deviation however many steps there are; repeats bring it below 0.1, and the exact h has no such error.
+    """Correlated data, the first of three entries seen, sigma_y = 0.01. The mean of the second is off by half of the
+    posterior's deviation however many steps there are; repeats bring it below 0.1, and the exact h has no such error.
 
-    Exact numbers, in deviations: -0.53 at 50 steps and -0.51 at 200; with 25 steps -0.55, -0.16, -0.09 for 1, 5 and 10 repeats
-    (and -0.035 for 40). Deviations: 0.86 of the posterior's for 10 repeats of 25 coarse steps, 1.0 for 5 repeats of 4 parts each.
+    Exact numbers, in deviations: -0.53 at 50 steps and -0.51 at 200; with 25 steps -0.55, -0.16, -0.09 for 1, 5 and 10
+    repeats (and -0.035 for 40). Deviations: 0.86 of the posterior's for 10 repeats of 25 coarse steps, 1.0 for 5
+    repeats of 4 parts each.
     """
     few, many = (against(CORRELATED, Replacement(), FIRST_SEEN, DDIM(1.0), times(VP, n)) for n in (50, 200))
     assert few[0][1] < -0.5 and many[0][1] < -0.5 and abs(float(many[0][0])) < 0.02
     assert abs(float(against(CORRELATED, CORRELATED.h, FIRST_SEEN, DDIM(1.0), times(VP, 50))[0][1])) < 0.001
-    errors = [abs(float(against(CORRELATED, Replacement(), FIRST_SEEN, TimeTravel(DDIM(1.0), r), times(VP, 25))[0][1])) for r in (1, 5, 10)]
+    errors = [
+        abs(float(against(CORRELATED, Replacement(), FIRST_SEEN, TimeTravel(DDIM(1.0), r), times(VP, 25))[0][1]))
+        for r in (1, 5, 10)
+    ]
     assert errors[0] > 0.5 and errors[1] < 0.2 and errors[2] < 0.1, errors
     mean, ratio = against(CORRELATED, Replacement(), FIRST_SEEN, TimeTravel(DDIM(1.0), 5, jump=4), times(VP, 25))
     assert mean[1:].abs().max() < 0.15 and (ratio[1:] - 1).abs().max() < 0.03
@@ -299,8 +317,8 @@ def test_replacement_is_biased_and_time_travel_mends_it():
 
 
 def test_the_bias_shows_in_samples():
-    """The same in 2,000 samples of the rows of the table: more than 15 standard errors for replacement, fewer than 8 for
-    RePaint; replacement is within 4 of its exact law."""
+    """The same in 2,000 samples of the rows of the table: more than 15 standard errors for replacement, fewer than 8
+    for RePaint; replacement is within 4 of its exact law."""
     n, exact = 2000, CORRELATED.posterior(FIRST_SEEN)
     mean, covariance = law(CORRELATED, Replacement(), FIRST_SEEN, DDIM(1.0), times(VP, 50))
     for name, off in (("replacement", (15, 100)), ("repaint", (0, 8))):
@@ -326,13 +344,21 @@ def test_mcg():
 
 
 def test_time_travel():
-    """The contract, with calls counted; repeats = jump = 1 is the sampler bit for bit; and the exact h stays right: with it no mean
-    moves, and deviations tend to the posterior's as steps get small (25 steps taken 3 times: within 25 %, 100 steps: 10 %)."""
-    for sampler in (TimeTravel(DDIM(1.0), 3, 2), TimeTravel(DDIM(), 2), TimeTravel(Heun(), 2, 2), TimeTravel(DPMpp2M(), 1, 2)):
+    """The contract, with calls counted; repeats = jump = 1 is the sampler bit for bit; and the exact h stays right:
+    with it no mean moves, and deviations tend to the posterior's as steps get small (25 steps taken 3 times: within 25
+    %, 100 steps: 10 %)."""
+    for sampler in (
+        TimeTravel(DDIM(1.0), 3, 2),
+        TimeTravel(DDIM(), 2),
+        TimeTravel(Heun(), 2, 2),
+        TimeTravel(DPMpp2M(), 1, 2),
+    ):
         check_sampler(sampler, [VP, VPTable.linear(100)])
     assert TimeTravel(DDIM(1.0), 10).calls(25) == 241 and TimeTravel(Heun(), 2, 3).calls(4) == 45
     prior, inner = CORRELATED.prior(VP), Ancestral()
-    assert torch.equal(sample(prior, 4, sampler=TimeTravel(inner, 1), steps=7), sample(prior, 4, sampler=inner, steps=7))
+    assert torch.equal(
+        sample(prior, 4, sampler=TimeTravel(inner, 1), steps=7), sample(prior, 4, sampler=inner, steps=7)
+    )
     for steps, most in ((25, 0.25), (100, 0.1)):
         mean, ratio = against(CORRELATED, CORRELATED.h, COMBINATIONS, TimeTravel(DDIM(1.0), 3), times(VP, steps))
         assert float(mean.abs().max()) < 0.01 and float((ratio - 1).abs().max()) < most
@@ -344,12 +370,15 @@ def test_time_travel():
 
 
 def test_refresh_keeps_the_marginals():
-    """If the mean is x_0, x_s is N(alpha_s x_0, sigma_s^2); and its noise is DDIM's of another eta at each step, above 1 for short ones."""
+    """If the mean is x_0, x_s is N(alpha_s x_0, sigma_s^2); and its noise is DDIM's of another eta at each step, above
+    1 for short ones."""
     grid = times(VP, 40)
     etas = []
     for t, s in pairwise(grid[:-1]):
         k = Refresh(0.3).kernel(t, s)
-        assert k.c_x * t.alpha + k.c_mean == pytest.approx(s.alpha) and (k.c_x * t.sigma) ** 2 + k.std**2 == pytest.approx(s.sigma**2)
+        assert k.c_x * t.alpha + k.c_mean == pytest.approx(s.alpha) and (
+            k.c_x * t.sigma
+        ) ** 2 + k.std**2 == pytest.approx(s.sigma**2)
         etas.append(k.std / DDIM(1.0).kernel(t, s).std)
         expected = DDIM(min(etas[-1], 1.0)).kernel(t, s)
         assert etas[-1] > 1 or expected == pytest.approx(k)
@@ -360,7 +389,8 @@ def test_refresh_keeps_the_marginals():
 
 @pytest.mark.parametrize("zeta", [0.3, 0.7225, 1.0])
 def test_refresh_tends_to_too_little_variance(zeta):
-    """The prior alone, 1,600 steps: (1 + sqrt(1 - zeta)) / 2 of the variance, to 1 %; 20 steps of DDIM are nearer the truth."""
+    """The prior alone, 1,600 steps: (1 + sqrt(1 - zeta)) / 2 of the variance, to 1 %; 20 steps of DDIM are nearer the
+    truth."""
     world = gaussian_world(tensor([0.8]))
     _, c = moments(world.prior(VP), Refresh(zeta), times(VP, 1600))
     assert float(c) / 0.8 == pytest.approx((1 + math.sqrt(1 - zeta)) / 2, rel=0.01)
@@ -368,9 +398,9 @@ def test_refresh_tends_to_too_little_variance(zeta):
 
 @pytest.mark.parametrize(("strength", "zeta"), [(1.0, 0.3), (7.0, 0.3), (7.0, 1.0)])
 def test_diffpir(strength, zeta):
-    """Its mean is the proximal point, found here by a dense solve. Of nearly flat data, 1,600 steps draw around y with the variance
-    lambda sigma_y^2 (1 + sqrt(1 - zeta)) / 2, to 3 %: lambda = 7 varies 2.5 times as much as the posterior, zeta = 1 with lambda = 1
-    0.7 times as much."""
+    """Its mean is the proximal point, found here by a dense solve. Of nearly flat data, 1,600 steps draw around y with
+    the variance lambda sigma_y^2 (1 + sqrt(1 - zeta)) / 2, to 3 %: lambda = 7 varies 2.5 times as much as the
+    posterior, zeta = 1 with lambda = 1 0.7 times as much."""
     grid = times(VP, 9)
     t = grid[4]
     x = Noise(0, 1).normal((3,))
@@ -381,7 +411,9 @@ def test_diffpir(strength, zeta):
     torch.testing.assert_close(pred.corrected(DiffPIR(strength)(pred, COMBINATIONS)).mean[0], proximal)
     flat = gaussian_world(tensor([100.0]))
     obs = measured(mask(1.0), tensor(1.0), 0.1)
-    mean, c = moments(condition(flat.prior(VP), DiffPIR(strength), obs.repeat(3)), Refresh(zeta), times(VP, 1600, "log-snr"))
+    mean, c = moments(
+        condition(flat.prior(VP), DiffPIR(strength), obs.repeat(3)), Refresh(zeta), times(VP, 1600, "log-snr")
+    )
     assert float(mean) == pytest.approx(1.0, abs=0.01)
     assert float(c) == pytest.approx(strength * 0.01 * (1 + math.sqrt(1 - zeta)) / 2, rel=0.03)
 
@@ -422,8 +454,9 @@ def test_ddrm_by_hand(sigma_y, eta, eta_b):
 
 
 def test_ddrm_varies_too_little():
-    """As published, on a grid that ends below sigma_y: between 0.69 and 0.9 of the posterior's deviations on correlated data, in 20
-    steps and in 100; in 400 what is not measured has 0.874 of the prior's, sqrt((1 + sqrt(1 - 0.85^2)) / 2), to 2 %."""
+    """As published, on a grid that ends below sigma_y: between 0.69 and 0.9 of the posterior's deviations on correlated
+    data, in 20 steps and in 100; in 400 what is not measured has 0.874 of the prior's, sqrt((1 + sqrt(1 - 0.85^2)) /
+    2), to 2 %."""
     for n in (20, 100):
         _, ratio = against(CORRELATED, Zero(), COMBINATIONS, DDRM(), times(VP, n, "centre"))
         assert float(ratio.min()) > 0.69 and float(ratio.max()) < 0.9
@@ -435,7 +468,8 @@ def test_ddrm_varies_too_little():
 
 
 def test_reddiff_is_adam():
-    """Mu after 30 steps, against torch's own Adam on the loss of the authors' code (means over y and over mu), the prior's gradient stopped."""
+    """Mu after 30 steps, against torch's own Adam on the loss of the authors' code (means over y and over mu), the
+    prior's gradient stopped."""
     grid, prior = times(VP, 30, "uniform"), CORRELATED.prior(VP)
     x = sample(condition(prior, Zero(), COMBINATIONS), Noise(3, 1), sampler=REDDiff(0.1, 0.25), grid=grid)
     noise, like = Noise(3, 1), COMBINATIONS.likelihood
@@ -445,7 +479,9 @@ def test_reddiff_is_adam():
     for t in grid[:-1]:
         n = noise.normal((3,))
         eps = prior((t.alpha * mu + t.sigma * n).detach(), torch.tensor(t.t)).eps
-        loss = like.residual(COMBINATIONS.y, mu).square().mean() / 2 + 0.25 * t.sigma / t.alpha * ((eps - n) * mu).mean()
+        loss = (
+            like.residual(COMBINATIONS.y, mu).square().mean() / 2 + 0.25 * t.sigma / t.alpha * ((eps - n) * mu).mean()
+        )
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -454,11 +490,13 @@ def test_reddiff_is_adam():
 
 def test_reddiff_ends_in_a_regularised_point():
     """A Gaussian world, one level all along (sigma = alpha), 2,000 steps of 0.003: the solution of
-    A^T (A mu - y) + lambda (2/3) sigma^2 (alpha^2 C + sigma^2 I)^{-1} (mu - m) = 0 within 0.03, for 32 runs, whose spread is that of
-    Adam's last steps, at most 0.15 of the posterior's least deviation: a point, not a posterior."""
+    A^T (A mu - y) + lambda (2/3) sigma^2 (alpha^2 C + sigma^2 I)^{-1} (mu - m) = 0 within 0.03, for 32 runs, whose
+    spread is that of Adam's last steps, at most 0.15 of the posterior's least deviation: a point, not a posterior."""
     t = Level(0.5, math.sqrt(0.5), math.sqrt(0.5))
     grid = [t] * 2000 + [Level(0.0, 1.0, 0.0)]
-    x = sample(condition(CORRELATED.prior(VP), Zero(), COMBINATIONS.repeat(32)), 32, sampler=REDDiff(0.003, 0.25), grid=grid)
+    x = sample(
+        condition(CORRELATED.prior(VP), Zero(), COMBINATIONS.repeat(32)), 32, sampler=REDDiff(0.003, 0.25), grid=grid
+    )
     a, c, m = COMBINATIONS.likelihood.operator.matrix[0], CORRELATED.mixture.covariances[0], CORRELATED.mixture.means[0]
     prior = 0.25 * 2 / 3 * 0.5 * torch.linalg.inv(0.5 * c + 0.5 * torch.eye(3))
     expected = torch.linalg.solve(a.mT @ a + prior, a.mT @ COMBINATIONS.y[0] + prior @ m)
@@ -474,18 +512,18 @@ def test_reddiff_beyond_linear():
 
 
 def test_daps_is_exact_in_its_limit():
-    """Round data, ode_steps = 1 (x̂_0 is the mean) and r^2 the variance that is left: p(x_0 | x_t) is right at every level, and
-    2 levels with 200 small Langevin steps draw the posterior: means to 0.01 deviations, deviations to 2 % (the steps themselves add
-    rate / 4 = 1.3 %)."""
+    """Round data, ode_steps = 1 (x̂_0 is the mean) and r^2 the variance that is left: p(x_0 | x_t) is right at every
+    level, and 2 levels with 200 small Langevin steps draw the posterior: means to 0.01 deviations, deviations to 2 %
+    (the steps themselves add rate / 4 = 1.3 %)."""
     mean, ratio = against(ROUND, Zero(), TWO_SEEN, DAPS(1, 200, 0.05, 0.7, tau=1, decay=1), times(VP, 2))
     assert float(mean.abs().max()) < 0.01 and float((ratio[:2] - 1).abs().max()) < 0.02
     assert float(ratio[2]) == pytest.approx(0.98, abs=0.04)  # unseen: mixes more slowly
 
 
 def test_daps_beyond_its_limit():
-    """Correlated data, 20 levels of 50 Langevin steps. With five ODE steps x̂_0 has a spread of its own under r^2, and deviations are
-    1.3 to 1.5 times the posterior's; with one step 1.1 to 1.2. Means are off by up to 0.2. As published (five ODE steps, 100 falling
-    Langevin steps, tau = 0.2) deviations are 0.83 to 1.12 of the posterior's."""
+    """Correlated data, 20 levels of 50 Langevin steps. With five ODE steps x̂_0 has a spread of its own under r^2, and
+    deviations are 1.3 to 1.5 times the posterior's; with one step 1.1 to 1.2. Means are off by up to 0.2. As published
+    (five ODE steps, 100 falling Langevin steps, tau = 0.2) deviations are 0.83 to 1.12 of the posterior's."""
     for ode, least, most in ((5, 1.25, 1.55), (1, 1.05, 1.2)):
         mean, ratio = against(CORRELATED, Zero(), COMBINATIONS, DAPS(ode, 50, 0.2, 1.0, tau=1, decay=1), times(VP, 20))
         assert least < float(ratio.min()) and float(ratio.max()) < most and float(mean.abs().max()) < 0.22, ratio
@@ -496,16 +534,20 @@ def test_daps_beyond_its_limit():
 # Samplers with a rule of their own keep the contract, and so does every row of the table.
 
 OWN = {
-    "ddrm": DDRM(), "reddiff": REDDiff(), "daps": DAPS(3, 4), "imputed": Imputed(DDIM(1.0)), "travelling": TimeTravel(DDRM(), 2),
+    "ddrm": DDRM(),
+    "reddiff": REDDiff(),
+    "daps": DAPS(3, 4),
+    "imputed": Imputed(DDIM(1.0)),
+    "travelling": TimeTravel(DDRM(), 2),
     "repaint": TimeTravel(Imputed(DDIM(1.0)), 2, 3),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("schedule", [VP, VPTable.linear(100)], ids=lambda s: s.name)
 @pytest.mark.parametrize("name", OWN)
 def test_own_samplers(name, schedule):
-    """calls(N) calls of the prior, none of them with gradients; the same noise gives the same samples; a sample has its own mask,
-    noise level and stream, and does not depend on its batch; and a bare prior is refused."""
+    """calls(N) calls of the prior, none of them with gradients; the same noise gives the same samples; a sample has its
+    own mask, noise level and stream, and does not depend on its batch; and a bare prior is refused."""
     sampler, prior = OWN[name], CORRELATED.prior(schedule)
     masks = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
     like = Gaussian(Mask(masks), torch.tensor([0.1, 0.3, 0.2, 0.1]))
@@ -526,8 +568,8 @@ def test_own_samplers(name, schedule):
 
 @pytest.mark.parametrize("name", [m for m in METHODS if not METHODS[m].trained])
 def test_every_row_draws(name):
-    """8 samples of half-seen fields on 3 x 3 pixels, each row with its own defaults (hmc with fewer iterations, DPS with a step for nine numbers); all but the prior bring the residual of seen
-    entries below half of the prior's."""
+    """8 samples of half-seen fields on 3 x 3 pixels, each row with its own defaults (hmc with fewer iterations, DPS
+    with a step for nine numbers); all but the prior bring the residual of seen entries below half of the prior's."""
     torch.set_default_dtype(torch.float32)
     world, obs = half_seen(3)
     p = plan(name, settings={"hmc": {"iterations": 8}, "dps": {"zeta": 0.5}}.get(name))

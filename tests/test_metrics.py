@@ -112,13 +112,17 @@ def test_measure_of_the_truth_itself():
     mask[..., 4:12, 4:12] = 0
     likelihood = Gaussian(Mask(mask), 0.05)
     obs = Observation(likelihood.sample(truth, Noise(0, 3)), likelihood)
-    values = measure(truth[:, None].repeat(1, 2, 1, 1, 1), truth, obs, network=fashion_classifier(), labels=torch.zeros(3).long())
+    values = measure(
+        truth[:, None].repeat(1, 2, 1, 1, 1), truth, obs, network=fashion_classifier(), labels=torch.zeros(3).long()
+    )
     assert all(v.shape == (3,) for v in values.values())
     assert values["feature_distance"].max() < 1e-5 and values["ssim"].min() > 1 - 1e-6 and values["spread"].max() == 0
     assert {"psnr", "psnr_mean", "psnr_hidden", "psnr_mean_hidden", "top1", "residual", "energy_score"} <= set(values)
     assert all(values[k].abs().max() < 1e-5 for k in proper(find_domain("image")))
     assert values["perceptual_distance"].max() < 1e-9 and values["diversity"].max() < 1e-5
-    assert values["coverage"].tolist() == pytest.approx([0.9] * 3) and values["spread_skill"].tolist() == pytest.approx([1.0] * 3)
+    assert values["coverage"].tolist() == pytest.approx([0.9] * 3) and values["spread_skill"].tolist() == pytest.approx(
+        [1.0] * 3
+    )
     assert set(values) <= set(METRICS)
 
 
@@ -137,7 +141,8 @@ def test_psnr_of_the_mean_is_higher_than_of_samples():
 
 
 def draws(n, s, pixels, seed=0, scale=1.0, spread=1.0):
-    """Truth [n, pixels] and samples [n, s, pixels], each pixel of its own mean and deviation `scale`; the samples' is `spread` times it."""
+    """Truth [n, pixels] and samples [n, s, pixels], each pixel of its own mean and deviation `scale`; the samples' is
+    `spread` times it."""
     g = torch.Generator().manual_seed(seed)
     mean, deviation = torch.randn(n, 1, pixels, generator=g), scale * (0.2 + torch.rand(n, 1, pixels, generator=g))
     x = mean + deviation * torch.randn(n, s + 1, pixels, generator=g) * torch.tensor([1.0] + s * [spread])[:, None]
@@ -156,7 +161,8 @@ def test_coverage_of_an_ideal_posterior_is_the_level(s, level):
 
 @pytest.mark.parametrize("s", [2, 4, 10])
 def test_coverage_of_8_bit_images_is_the_level(s):
-    """As images are: truth whole grey levels, most pixels background that varies by nothing, by a hair, or clamped at the end."""
+    """As images are: truth whole grey levels, most pixels background that varies by nothing, by a hair, or clamped at
+    the end."""
     samples, truth = draws(600, s, 300, scale=0.2)
     background = torch.zeros(300).index_fill(0, torch.arange(200), 1.0)
     shift = torch.where(torch.arange(300) < 100, -3.0, 0.0)  # the first third is clamped to -1
@@ -171,11 +177,14 @@ def test_coverage_of_8_bit_images_is_the_level(s):
 
 
 def test_background_says_nothing():
-    """The same coverage with and without 90 % of background added, off by less than a grey level; and nothing but background is the level itself."""
+    """The same coverage with and without 90 % of background added, off by less than a grey level; and nothing but
+    background is the level itself."""
     samples, truth = draws(50, 4, 100, spread=0.4, scale=0.3)
     samples, truth = samples * 0.3, truth * 0.3
     flat = torch.full((50, 900), -1.0)
-    with_flat = coverage(torch.cat([samples, (flat + 0.005)[:, None].expand(-1, 4, -1)], 2), torch.cat([truth, flat], 1))
+    with_flat = coverage(
+        torch.cat([samples, (flat + 0.005)[:, None].expand(-1, 4, -1)], 2), torch.cat([truth, flat], 1)
+    )
     assert torch.equal(with_flat, coverage(samples, truth)) and float(with_flat.mean()) < 0.87
     assert torch.allclose(coverage(flat[:, None].repeat(1, 4, 1), flat), torch.full((50,), 0.9, dtype=torch.float64))
 
@@ -208,7 +217,9 @@ def test_coverage_sees_what_is_wrong():
 def test_coverage_where():
     samples, truth = draws(5, 6, 50)
     where = (torch.arange(50) < 20).float()[None]
-    assert torch.allclose(coverage(samples, truth, where=where, step=0), coverage(samples[..., :20], truth[..., :20], step=0))
+    assert torch.allclose(
+        coverage(samples, truth, where=where, step=0), coverage(samples[..., :20], truth[..., :20], step=0)
+    )
 
 
 def test_rank_histogram_by_hand():
@@ -223,7 +234,8 @@ def test_rank_histogram_by_hand():
 
 @pytest.mark.parametrize("s", [2, 5, 20])
 def test_spread_over_error_of_an_ideal_posterior_is_one(s):
-    """In the mean over images, within 4 of the standard errors their scatter gives, though each image has only ten pixels."""
+    """In the mean over images, within 4 of the standard errors their scatter gives, though each image has only ten
+    pixels."""
     samples, truth = draws(4000, s, 10, scale=0.05)
     samples, truth = samples * 0.2, truth * 0.2
     value = spread_skill(samples, truth)
@@ -287,7 +299,8 @@ def test_kernel_distance_is_unbiased_and_knows_its_error():
         values = np.array([f.value for f in found])
         assert values.mean() == pytest.approx(truth, abs=4 * values.std() / 10)
         stated = np.sqrt(np.mean([f.error**2 for f in found]))
-        assert stated == pytest.approx(values.std(), rel=0.35)  # 100 values know their deviation to 7 %, heavy tails aside
+        # 100 values know their deviation to 7 %, heavy tails aside
+        assert stated == pytest.approx(values.std(), rel=0.35)
     with pytest.raises(InputError, match="two images"):
         kernel_distance(a[0, :15], b[0])
 
@@ -314,11 +327,13 @@ def test_the_energy_score_is_least_for_the_right_spread():
     for factor in (0.5, 2.0):
         worse = score(factor) - right
         assert float(worse.mean()) > 5 * float(worse.std()) / math.sqrt(n)
-    assert float(((0.5 * draws - truth).norm(dim=-1) - (draws - truth).norm(dim=-1)).mean()) < 0  # the distance prefers it
+    # the distance prefers it
+    assert float(((0.5 * draws - truth).norm(dim=-1) - (draws - truth).norm(dim=-1)).mean()) < 0
 
 
 def worlds(n, s, factor, d=8, seed=0):
-    """Truth [n, d] and samples [n, s, d] of one law N(m, 0.2^2 I), m random; the samples' deviation is `factor` times that."""
+    """Truth [n, d] and samples [n, s, d] of one law N(m, 0.2^2 I), m random; the samples' deviation is `factor` times
+    that."""
     g = torch.Generator().manual_seed(seed)
     mean = 0.3 * torch.randn(n, d, generator=g)
     return mean[:, None] + factor * 0.2 * torch.randn(n, s, d, generator=g), mean + 0.2 * torch.randn(n, d, generator=g)
@@ -330,7 +345,8 @@ SCORES = {"energy": energy_score, "pixels": energy_score_pixels, "crps": crps}
 @pytest.mark.parametrize("s", [2, 4])
 @pytest.mark.parametrize("name", SCORES)
 def test_proper_scores_are_least_under_the_true_posterior(name, s):
-    """For two and four samples alike: half, 0.8, 1.25 and twice the spread score worse in the mean, by 4 standard errors or more."""
+    """For two and four samples alike: half, 0.8, 1.25 and twice the spread score worse in the mean, by 4 standard
+    errors or more."""
     n = 60_000
     right = SCORES[name](*worlds(n, s, 1.0))
     for factor in (0.5, 0.8, 1.25, 2.0):
@@ -340,7 +356,8 @@ def test_proper_scores_are_least_under_the_true_posterior(name, s):
 
 @pytest.mark.parametrize("name", SCORES)
 def test_proper_scores_are_fair(name):
-    """The expectation does not depend on the number of samples: two and sixteen agree within 4 standard errors; dividing by S^2 would not."""
+    """The expectation does not depend on the number of samples: two and sixteen agree within 4 standard errors;
+    dividing by S^2 would not."""
     n, found = 20_000, {}
     for s in (2, 16):
         value = SCORES[name](*worlds(n, s, 1.0, seed=s))
@@ -351,9 +368,12 @@ def test_proper_scores_are_fair(name):
 
 
 def test_too_little_spread_wins_by_distance_and_psnr_alone():
-    """Why settings are not tuned by single samples: half of the spread is nearer to the truth, and worse by every proper score."""
+    """Why settings are not tuned by single samples: half of the spread is nearer to the truth, and worse by every
+    proper score."""
     right, sharp = worlds(4000, 4, 1.0), worlds(4000, 4, 0.3)
-    assert float((sharp[0] - sharp[1][:, None]).norm(dim=-1).mean()) < float((right[0] - right[1][:, None]).norm(dim=-1).mean())
+    assert float((sharp[0] - sharp[1][:, None]).norm(dim=-1).mean()) < float(
+        (right[0] - right[1][:, None]).norm(dim=-1).mean()
+    )
     assert all(float(f(*sharp).mean()) > float(f(*right).mean()) for f in SCORES.values())
     assert proper(find_domain("image")) == ["energy_score", "energy_score_pixels", "crps"]
 
@@ -363,10 +383,12 @@ def test_scores_by_hand():
     assert float(energy_score(x, y)) == pytest.approx(0.5 - 1.0 / 2)
     assert float(energy_score_pixels(x.reshape(1, 2, 1, 1, 2), y.reshape(1, 1, 1, 2))) == pytest.approx(0.0, abs=1e-7)
     y = torch.tensor([[0.0, 0.0]])
-    assert float(energy_score(x, y)) == pytest.approx(0.5 - 0.5) and float(energy_score_pixels(x, y + 2)) == pytest.approx(
-        (math.sqrt(2) + math.sqrt(0.4**2 + 0.2**2) - 1) / 2 / math.sqrt(2)
-    )  # the truth is clamped to 1
-    assert float(crps(torch.tensor([[[0.9], [0.1], [0.4]]]), torch.tensor([[0.5]]))) == pytest.approx((0.4 + 0.4 + 0.1) / 3 - (0.8 + 0.5 + 0.3) / 3 / 2)
+    assert float(energy_score(x, y)) == pytest.approx(0.5 - 0.5) and float(
+        energy_score_pixels(x, y + 2)
+    ) == pytest.approx((math.sqrt(2) + math.sqrt(0.4**2 + 0.2**2) - 1) / 2 / math.sqrt(2))  # the truth is clamped to 1
+    assert float(crps(torch.tensor([[[0.9], [0.1], [0.4]]]), torch.tensor([[0.5]]))) == pytest.approx(
+        (0.4 + 0.4 + 0.1) / 3 - (0.8 + 0.5 + 0.3) / 3 / 2
+    )
     for score in SCORES.values():
         with pytest.raises(InputError, match="at least two samples"):
             score(x[:, :1], y)

@@ -99,7 +99,9 @@ def truth_order(sampler=None):
         t = schedule.time_of(-2 * torch.linspace(math.log(8.0), math.log(0.05), n + 1, dtype=F64))
         a, s = schedule.log_alpha(t).exp(), schedule.log_sigma(t).exp()
         grid = [Level(*row) for row in torch.stack([t, a, s], 1).tolist()]
-        errors.append(float((sample(prior, 4, sampler=sampler, grid=grid, x=x) - flow(m, c, x, grid[0], grid[-1])).norm()))
+        errors.append(
+            float((sample(prior, 4, sampler=sampler, grid=grid, x=x) - flow(m, c, x, grid[0], grid[-1])).norm())
+        )
     close(errors[0] / errors[1], 4.0, 1.0)
 
 
@@ -190,7 +192,8 @@ def many(n=16):
 
 
 def truth_guidance():
-    """ΠGDM in its own world, N(0, I): exactly h. DPS and reconstruction guidance against formulas by hand, J = alpha."""
+    """ΠGDM in its own world, N(0, I): exactly h. DPS and reconstruction guidance against formulas by hand, J =
+    alpha."""
     obs, a = many(), tensor([1.0, -0.5])
     unit = MixtureWorld(Mixture(tensor(1.0), torch.zeros(1, 2, dtype=F64), torch.eye(2, dtype=F64)[None]))
     x = torch.randn(16, 2, dtype=F64, generator=torch.Generator().manual_seed(0)).requires_grad_()
@@ -235,7 +238,8 @@ def many_lifted(n=16):
 
 
 def truth_guide():
-    """The first step along an untrained DEFT, of every form, lowers |A x̂ - y|^2: for each measurement that the prior's mean misses."""
+    """The first step along an untrained DEFT, of every form, lowers |A x̂ - y|^2: for each measurement that the prior's
+    mean misses."""
     obs, prior = many_lifted(), WORLD.prior(VPCosine())
     x = torch.randn(16, 2, dtype=F64, generator=torch.Generator().manual_seed(1))
     for units, guide, gate in product(("v", "eps"), ("preconditioned", "score"), (True, False)):
@@ -245,12 +249,17 @@ def truth_guide():
             with torch.no_grad():
                 value = h(pred, obs)
             step = 1e-3 * value * pred.mean.norm() / value.norm()
-            before, after = (obs.likelihood.residual(obs.y, v).square().flatten(1).sum(1) for v in (pred.mean, pred.mean + step))
-            assert bool((after < before).all()), f"{units}, {guide}, t = {t}: the untrained h leads away from the measurement"
+            before, after = (
+                obs.likelihood.residual(obs.y, v).square().flatten(1).sum(1) for v in (pred.mean, pred.mean + step)
+            )
+            assert bool((after < before).all()), (
+                f"{units}, {guide}, t = {t}: the untrained h leads away from the measurement"
+            )
 
 
 def truth_clipped():
-    """`Clipped`: |sigma h| is at most `most` times |eps|, sample by sample; an h below that is left as it is, and a longer one keeps its direction."""
+    """`Clipped`: |sigma h| is at most `most` times |eps|, sample by sample; an h below that is left as it is, and a
+    longer one keeps its direction."""
     obs, prior = many(), WORLD.prior(VPCosine())
     x = 1.5 * torch.randn(16, 2, dtype=F64, generator=torch.Generator().manual_seed(2))
     seen = set()
@@ -282,7 +291,9 @@ def _scaled(c):
     return Scaled(ExactMixture(WORLD.mixture), c)
 
 
-TRUTHS = [v for k, v in list(globals().items()) if k.startswith("truth_") and k not in ("truth_posterior", "truth_order")]
+TRUTHS = [
+    v for k, v in list(globals().items()) if k.startswith("truth_") and k not in ("truth_posterior", "truth_order")
+]
 
 
 @pytest.mark.parametrize("truth", TRUTHS, ids=lambda f: f.__name__)
@@ -353,11 +364,21 @@ _log_h, _event, _pi = ExactMixture.log_h, ExactInside.log_h, PiGDM.log_h
 _residual, _dps = Gaussian.residual, DPS.forward
 
 MUTATIONS = {
-    "sign of h": (Prediction, "corrected", corrected(lambda p, h: -(p.sigma**2 / p.alpha) * h), truth_posterior_ancestral),
+    "sign of h": (
+        Prediction,
+        "corrected",
+        corrected(lambda p, h: -(p.sigma**2 / p.alpha) * h),
+        truth_posterior_ancestral,
+    ),
     "h taken for eps": (Prediction, "corrected", corrected(lambda p, h: -p.sigma * h), truth_posterior_ancestral),
     "h without alpha": (Prediction, "corrected", corrected(lambda p, h: p.sigma**2 * h), truth_posterior_ito),
     "h without sigma^2": (Prediction, "corrected", corrected(lambda p, h: h / p.alpha), truth_posterior_ve),
-    "h 10 % too strong": (Prediction, "corrected", corrected(lambda p, h: 1.1 * p.sigma**2 / p.alpha * h), truth_posterior_ddim),
+    "h 10 % too strong": (
+        Prediction,
+        "corrected",
+        corrected(lambda p, h: 1.1 * p.sigma**2 / p.alpha * h),
+        truth_posterior_ddim,
+    ),
     "correction in the score": (Prediction, "corrected", corrected(lambda p, h: p.sigma * h), truth_prediction),
     "sign of the score": (Prediction, "score", property(sde_score), truth_prediction),
     "DDIM std x 1.1": (ode, "ddim", scaled_kernel(ddim, std=1.1), truth_posterior_ddim),
@@ -376,8 +397,18 @@ MUTATIONS = {
     "shift without alpha": (path, "shift", lambda k, t, h: k.c_mean * t.sigma**2 * h, truth_weights),
     "shift with the wrong sign": (path, "shift", lambda k, t, h: -shift(k, t, h), truth_weights),
     "alpha for its root": (VPLinear, "log_alpha", lambda self, t: -self._integral(t), truth_schedules),
-    "beta's integral without 1/2": (VPLinear, "_integral", lambda self, t: self.beta_0 * t + 19.9 * t**2, truth_schedules),
-    "table one index off": (VPTable, "_at", lambda self, t: self._logit[(t.long() + 1).clamp_max(999)], truth_schedules),
+    "beta's integral without 1/2": (
+        VPLinear,
+        "_integral",
+        lambda self, t: self.beta_0 * t + 19.9 * t**2,
+        truth_schedules,
+    ),
+    "table one index off": (
+        VPTable,
+        "_at",
+        lambda self, t: self._logit[(t.long() + 1).clamp_max(999)],
+        truth_schedules,
+    ),
     "sigma of v with a plus": (OUTPUTS, "v", (lambda a, s: a, lambda a, s: s), truth_outputs),
     "flow backwards": (OUTPUTS, "flow", (lambda a, s: 1 / (a + s), lambda a, s: s / (a + s)), truth_outputs),
     "score without sigma": (OUTPUTS, "score", (lambda a, s: 1 / a, lambda a, s: s / a), truth_outputs),
@@ -386,10 +417,18 @@ MUTATIONS = {
     "matrix for its transpose": (Matrix, "adjoint", Matrix.__call__, truth_operators),
     "solve without the noise": (Mask, "solve", lambda self, r, noise, gram: r / gram, truth_operators),
     "likelihood's score without 1/sigma^2": (
-        Gaussian, "score", lambda self, y, x: self.operator.vjp(x, self.residual(y, x)), truth_likelihood,
+        Gaussian,
+        "score",
+        lambda self, y, x: self.operator.vjp(x, self.residual(y, x)),
+        truth_likelihood,
     ),
     "sign of the residual": (Gaussian, "residual", lambda self, y, x: -_residual(self, y, x), truth_likelihood),
-    "pull the wrong way": (Gaussian, "approx_mean_update", lambda self, y, x, rho2: -rho2 * self.score(y, x), truth_start),
+    "pull the wrong way": (
+        Gaussian,
+        "approx_mean_update",
+        lambda self, y, x, rho2: -rho2 * self.score(y, x),
+        truth_start,
+    ),
     "the untrained guide reversed": (DEFT, "forward", lambda self, p, o: -_deft(self, p, o), truth_guide),
     "n2 starts at -1": (Multiplier, "forward", lambda self, time: -torch.ones_like(time), truth_guide),
     "Clipped measures |h|": (Clipped, "forward", clipped_by_h, truth_clipped),
@@ -397,14 +436,22 @@ MUTATIONS = {
     "sign of ΠGDM": (PiGDM, "log_h", lambda self, p, o: -_pi(self, p, o), truth_guidance),
     "ΠGDM of another data scale": (PiGDM, "log_h", lambda self, p, o: _pi(PiGDM(0.7), p, o), truth_guidance),
     "sign of DPS": (DPS, "forward", lambda self, p, o: -_dps(self, p, o), truth_guidance),
-    "exact h of twice the noise": (ExactMixture, "log_h", lambda self, p, o: 0.5 * _log_h(self, p, o), truth_posterior_ancestral),
+    "exact h of twice the noise": (
+        ExactMixture,
+        "log_h",
+        lambda self, p, o: 0.5 * _log_h(self, p, o),
+        truth_posterior_ancestral,
+    ),
     "sign of the event": (ExactInside, "log_h", lambda self, p, o: -_event(self, p, o), truth_event),
     "one generator for the batch": (Noise, "normal", one_generator, truth_streams),
     "Heun without its second slope": (Heun, "step", heun_without_average, truth_order_heun),
     "multistep without its history": (DPMpp2M, "step", dpmpp_without_history, truth_order_dpmpp),
     "x_t with alpha and sigma swapped": (denoising, "diffuse", swapped, truth_objective),
     "objective pushes h the other way": (
-        Prediction, "corrected", corrected(lambda p, h: -(p.sigma**2 / p.alpha) * h), truth_objective,
+        Prediction,
+        "corrected",
+        corrected(lambda p, h: -(p.sigma**2 / p.alpha) * h),
+        truth_objective,
     ),
 }
 

@@ -23,13 +23,19 @@ from deft.cli import COMMANDS, cli
 from deft.cli.group import LazyGroup
 
 HERE = Path(__file__).parent
-NAMES_0_1 = {module: names.split() for module, _, names in (line.partition(":") for line in (HERE / "names_0_1.txt").read_text().splitlines())}
+NAMES_0_1 = {
+    module: names.split()
+    for module, _, names in (line.partition(":") for line in (HERE / "names_0_1.txt").read_text().splitlines())
+}
 """Module -> its public names in version 0.1: all modules, and the names of those that were not the commands' own."""
 
 GONE: dict[str, str] = {
     "comparison.config.title_of": "a property of an entry: `Entry.label`",
     "train.adapter.load_any_h": "load_h loads an h of any kind of data",
-    **{f"sample.{name}": "every way of drawing returns deft.Draws" for name in ("Chains", "Particles", "Paths", "hamiltonian.Chains", "path.Paths", "smc.Particles")},
+    **{
+        f"sample.{name}": "every way of drawing returns deft.Draws"
+        for name in ("Chains", "Particles", "Paths", "hamiltonian.Chains", "path.Paths", "smc.Particles")
+    },
     "methods.Told": "draws.diagnostics and draws.log_evidence, of what Plan.draw returns",
     "prior.options.KINDS": "a family's options stand with it: FAMILIES[name].options",
     "prior.options.GENIE_KINDS": "the same",
@@ -62,7 +68,9 @@ def test_an_old_module_is_found_and_says_where_it_is(told, old):
     for target in new:
         for name in _old_names._public(target)[:3]:
             assert getattr(module, name) is not None and name in dir(module)
-    said = [str(w.message) for w in told if w.category is DeprecationWarning and str(w.message).startswith(f"deft.{old}")]
+    said = [
+        str(w.message) for w in told if w.category is DeprecationWarning and str(w.message).startswith(f"deft.{old}")
+    ]
     assert any(target.__name__ in text for text in said for target in new)
 
 
@@ -70,20 +78,29 @@ def test_an_old_module_is_found_and_says_where_it_is(told, old):
 def test_an_old_name_is_found_and_says_where_it_is(told, old):
     (module, _, name), (home, _, new) = old.rpartition("."), NAMES[old].rpartition(".")
     assert getattr(module_of(module), name) is getattr(module_of(home), new)
-    (warning,) = [w for w in told if w.category is DeprecationWarning and f"deft.{old} is now deft.{NAMES[old]};" in str(w.message)]
+    (warning,) = [
+        w
+        for w in told
+        if w.category is DeprecationWarning and f"deft.{old} is now deft.{NAMES[old]};" in str(w.message)
+    ]
     assert warning.filename == __file__
 
 
 @pytest.mark.parametrize("module", sorted(NAMES_0_1))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_every_public_name_of_0_1_is_still_there(module):
-    missing = [name for name in NAMES_0_1[module] if f"{module}.{name}" not in GONE and not hasattr(module_of(module), name)]
+    missing = [
+        name for name in NAMES_0_1[module] if f"{module}.{name}" not in GONE and not hasattr(module_of(module), name)
+    ]
     assert not missing, f"add where they went to deft._old_names: {missing}"
 
 
 def test_old_modules_are_those_that_are_gone():
-    """A row for a module that is there again would never be asked for; one for a module of later versions is nobody's old name."""
-    assert not [name for name in MODULES if importlib.util.find_spec(f"deft.{name}").loader.__class__ is not _old_names.Finder]
+    """A row for a module that is there again would never be asked for; one for a module of later versions is nobody's
+    old name."""
+    assert not [
+        name for name in MODULES if importlib.util.find_spec(f"deft.{name}").loader.__class__ is not _old_names.Finder
+    ]
     assert set(MODULES) <= set(NAMES_0_1)
 
 
@@ -169,14 +186,29 @@ import deft.cli.common, deft.workflow
 print(json.dumps(told))
 """
 EXTRAS = [
-    "diffusers", "transformers", "accelerate", "huggingface_hub", "starlette", "uvicorn", "httpx", "matplotlib", "scipy", "skimage", "torchvision", "odl",
-    "galaxygrad", "biotite", "pydicom", "nibabel", "h5py",
-]  # fmt: skip
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "huggingface_hub",
+    "starlette",
+    "uvicorn",
+    "httpx",
+    "matplotlib",
+    "scipy",
+    "skimage",
+    "torchvision",
+    "odl",
+    "galaxygrad",
+    "biotite",
+    "pydicom",
+    "nibabel",
+    "h5py",
+]
 
 
 def test_what_is_imported_when():
-    """`import deft` and `deft --help` need no PyTorch; what the face shows needs no extra, no picture and no command line; the library itself
-    uses no old name."""
+    """`import deft` and `deft --help` need no PyTorch; what the face shows needs no extra, no picture and no command
+    line; the library itself uses no old name."""
     heavy = ["torch", "numpy", "PIL", "deft.bench", "deft.testing", *EXTRAS]
     done = subprocess.run([sys.executable, "-c", f"HEAVY = {heavy}\n{LIGHT}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -201,6 +233,17 @@ def test_the_list_is_written_as_click_writes_it():
 
 def test_files_that_pages_name_are_there():
     root = HERE.parent
-    named = {(page.name, path) for page in (root / "README.md", *(root / "docs").glob("*.md")) for path in re.findall(r"(?:src/)?(deft/[\w/]+\.py)", page.read_text())}
-    new = {path for page in (root / "docs").glob("*.md") for path in re.findall(r"^```python\n# src/(deft/[\w/]+\.py)$", page.read_text(), re.MULTILINE)}  # files that a page has one make
-    assert named and not [f"{page}: {path}" for page, path in sorted(named) if path not in new and not (root / "src" / path).exists()]
+    named = {
+        (page.name, path)
+        for page in (root / "README.md", *(root / "docs").glob("*.md"))
+        for path in re.findall(r"(?:src/)?(deft/[\w/]+\.py)", page.read_text())
+    }
+    # files that a page has one make
+    new = {
+        path
+        for page in (root / "docs").glob("*.md")
+        for path in re.findall(r"^```python\n# src/(deft/[\w/]+\.py)$", page.read_text(), re.MULTILINE)
+    }
+    assert named and not [
+        f"{page}: {path}" for page, path in sorted(named) if path not in new and not (root / "src" / path).exists()
+    ]

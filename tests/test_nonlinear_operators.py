@@ -57,7 +57,13 @@ def test_operator(name, dtype):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_gaussian(name, sigma):
     make, shape = OPERATORS[name]
-    check_likelihood(Gaussian(make(), sigma), shape, statistics=sigma > 0 and "jpeg" not in name, draws=2000, surrogate="jpeg" in name)
+    check_likelihood(
+        Gaussian(make(), sigma),
+        shape,
+        statistics=sigma > 0 and "jpeg" not in name,
+        draws=2000,
+        surrogate="jpeg" in name,
+    )
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -67,7 +73,9 @@ def test_pull_stays_bounded_as_the_noise_vanishes(name):
     op = make()
     x, z = (random(3, *shape, seed=s).clamp(-1, 1) for s in (0, 1))
     for noise in (1e-12, 1e-2):
-        move = op.approx_mean_update(x, op(z) - op(x), torch.tensor(noise, dtype=x.dtype), torch.ones(3, *[1] * len(shape), dtype=x.dtype))
+        move = op.approx_mean_update(
+            x, op(z) - op(x), torch.tensor(noise, dtype=x.dtype), torch.ones(3, *[1] * len(shape), dtype=x.dtype)
+        )
         assert float(move.flatten(1).square().mean(1).sqrt().max()) < 3
 
 
@@ -99,18 +107,23 @@ def test_hdr_pull_is_the_most_probable_pixel():
         x, y = random(1, 40).mul(1.2), random(1, 40, seed=1).mul(0.8)
         op = HDR(2.0)
         cost = (y[0, :, None] - (2 * u).clamp(-1, 1)).square() / noise + (u - x[0, :, None]).square() / rho2
-        got = x + op.approx_mean_update(x, y - op(x), torch.tensor(noise, dtype=x.dtype), torch.tensor([[rho2]], dtype=x.dtype))
+        got = x + op.approx_mean_update(
+            x, y - op(x), torch.tensor(noise, dtype=x.dtype), torch.tensor([[rho2]], dtype=x.dtype)
+        )
         assert bool(((got[0] - u[cost.argmin(1)]).abs() <= 5e-4).all())
 
 
 def test_hdr_saturated_pixels():
-    """Below the limit: up to it. Beyond it: stays for a saturated y, and comes back for a y inside. The gradient does not."""
+    """Below the limit: up to it. Beyond it: stays for a saturated y, and comes back for a y inside. The gradient does
+    not."""
     op = HDR(2.0)
     x = torch.tensor([[0.2, 0.9, 0.9, -0.8]], dtype=torch.float64)
     y = torch.tensor([[1.0, 1.0, 0.4, 0.4]], dtype=torch.float64)
     r = y - op(x)
     move = op.approx_mean_update(x, r, torch.tensor(1e-10, dtype=x.dtype), torch.ones(1, 1, dtype=x.dtype))
-    torch.testing.assert_close(x + move, torch.tensor([[0.5, 0.9, 0.2, 0.2]], dtype=torch.float64), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        x + move, torch.tensor([[0.5, 0.9, 0.2, 0.2]], dtype=torch.float64), rtol=1e-6, atol=1e-6
+    )
     assert op.vjp(x, r)[0, 1:].tolist() == [0, 0, 0]
     lifted = op.features(torch.tensor([[1.0, -1.2, 0.5]]))
     assert lifted.tolist() == [[0.5, pytest.approx(-0.6), 0.25, 1, -1, 0]]
@@ -121,8 +134,8 @@ def test_hdr_saturated_pixels():
 
 @pytest.mark.parametrize("quality", [1, 5, 10, 30, 50, 75, 90, 100])
 def test_jpeg_is_what_pillow_decodes(quality):
-    """The table exactly; pixels within 2 grey levels, but for blocks where a coefficient is halfway between two (whole grey
-    levels often make it so, and Pillow's transform is in whole numbers): less than a tenth of them."""
+    """The table exactly; pixels within 2 grey levels, but for blocks where a coefficient is halfway between two (whole
+    grey levels often make it so, and Pillow's transform is in whole numbers): less than a tenth of them."""
     x = F.interpolate(random(1, 1, 8, 8), size=(64, 64), mode="bicubic") / 2 + 0.1 * random(1, 1, 64, 64, seed=1)
     levels = ((x + 1) * 127.5).round().clamp(0, 255)
     file = io.BytesIO()
@@ -169,13 +182,15 @@ def test_phase_retrieval_pull_is_error_reduction():
     y = op(z)
     phase = torch.fft.fft2((x + 1) / 2, s=(12, 12), norm="ortho").angle()
     projected = 2 * torch.fft.ifft2(torch.polar(y, phase), norm="ortho").real[..., :6, :6] - 1
-    move = op.approx_mean_update(x, y - op(x), torch.zeros((), dtype=x.dtype), torch.full((2, 1, 1, 1), 0.3, dtype=x.dtype))
+    move = op.approx_mean_update(
+        x, y - op(x), torch.zeros((), dtype=x.dtype), torch.full((2, 1, 1, 1), 0.3, dtype=x.dtype)
+    )
     torch.testing.assert_close(x + move, projected)
 
 
 def test_phase_retrieval_lift_is_a_picture():
-    """Clothes without noise: the better of the two orientations is at 18 dB or more on average (the mean picture: 12), the
-    second is the first turned, and a row does not depend on its batch."""
+    """Clothes without noise: the better of the two orientations is at 18 dB or more on average (the mean picture: 12),
+    the second is the first turned, and a row does not depend on its batch."""
     x, op = images(24), PhaseRetrieval()
     y = op(x)
     one, turned = op.features(y).chunk(2, 1)
@@ -228,7 +243,8 @@ def test_camera_is_its_arguments():
 
 
 def test_camera_is_hard_and_its_views_help():
-    """Clothes: blurred and saturated; the picture is better than y, and the sharpened one better still, with noise too."""
+    """Clothes: blurred and saturated; the picture is better than y, and the sharpened one better still, with noise
+    too."""
     x, op = images(32), Camera()
     y = op(x)
     bright = x > 0
@@ -251,7 +267,8 @@ def test_camera_pull_handles_saturation():
     r = op(grey) - op(white)
     assert float(op.vjp(white, r).abs().max()) == 0
     down = op.approx_mean_update(white, r, noise, rho2)
-    torch.testing.assert_close(down, torch.full_like(down, -0.6), rtol=1e-3, atol=1e-3)  # from the limit, x = 0, to -0.6
+    # from the limit, x = 0, to -0.6
+    torch.testing.assert_close(down, torch.full_like(down, -0.6), rtol=1e-3, atol=1e-3)
     up = grey + op.approx_mean_update(grey, op(white) - op(grey), noise, rho2)
     torch.testing.assert_close(up, 0 * white, rtol=0, atol=1e-3)
 

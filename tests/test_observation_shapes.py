@@ -1,4 +1,5 @@
-"""Where an observation meets a prior: y, masks and noise levels of other shapes are refused, never broadcast. And what cannot be loaded is not saved."""
+"""Where an observation meets a prior: y, masks and noise levels of other shapes are refused, never broadcast. And what
+cannot be loaded is not saved."""
 
 from __future__ import annotations
 
@@ -36,9 +37,16 @@ def gaussian(y, op, sigma=0.1):
 
 
 OPERATORS = {
-    "identity": deft.Identity(), "mask": deft.Mask(HOLE), "blocks": BlockAverage(4), "blur": gaussian_blur((S, S), 1.0), "k-space": MaskedFourier(HOLE[:, :, :1].expand(N, 1, S, S)),
-    "radon": Radon(S, 5), "compressed": Compressed((C, S, S), 0.25), "hdr": HDR(2.0), "kernel": Convolution(torch.ones(N, 1, 3, 3) / 9),
-}  # fmt: skip
+    "identity": deft.Identity(),
+    "mask": deft.Mask(HOLE),
+    "blocks": BlockAverage(4),
+    "blur": gaussian_blur((S, S), 1.0),
+    "k-space": MaskedFourier(HOLE[:, :, :1].expand(N, 1, S, S)),
+    "radon": Radon(S, 5),
+    "compressed": Compressed((C, S, S), 0.25),
+    "hdr": HDR(2.0),
+    "kernel": Convolution(torch.ones(N, 1, 3, 3) / 9),
+}
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -47,7 +55,15 @@ def test_the_right_shape_is_taken_and_all_others_refused(name):
     op = OPERATORS[name]
     y = op(X)
     assert fitted_to(PRIOR, gaussian(y, op)).y.shape == y.shape
-    wrong = [y[:, 0] if y.ndim > 2 else y[:, :-1], y[:, None], torch.cat([y, y], 1), y[..., :-1], y[..., :1], y.flatten(1)[:, :5], y[0]]
+    wrong = [
+        y[:, 0] if y.ndim > 2 else y[:, :-1],
+        y[:, None],
+        torch.cat([y, y], 1),
+        y[..., :-1],
+        y[..., :1],
+        y.flatten(1)[:, :5],
+        y[0],
+    ]
     if any(v.shape[0] > 1 for _, v in op.drawn()):
         wrong += [y[:2], torch.cat([y, y])]
     tried = 0
@@ -61,10 +77,16 @@ def test_the_right_shape_is_taken_and_all_others_refused(name):
 @pytest.mark.parametrize(
     ("mask", "says"),
     [
-        (HOLE[:, 0], "mask has shape"), (HOLE[0, 0], "rows|shape"), (HOLE.expand(N, 3, S, S), "expected"), (HOLE[:2], "2 rows and y 3"), (HOLE.repeat(2, 1, 1, 1), "6 rows and y 3"),
-        (HOLE[..., :4], "does not fit"), (torch.zeros(1, 1, S, S), "hides everything"), (torch.cat([HOLE[:2], torch.zeros(1, 1, S, S)]), "number 2 measures nothing"),
+        (HOLE[:, 0], "mask has shape"),
+        (HOLE[0, 0], "rows|shape"),
+        (HOLE.expand(N, 3, S, S), "expected"),
+        (HOLE[:2], "2 rows and y 3"),
+        (HOLE.repeat(2, 1, 1, 1), "6 rows and y 3"),
+        (HOLE[..., :4], "does not fit"),
+        (torch.zeros(1, 1, S, S), "hides everything"),
+        (torch.cat([HOLE[:2], torch.zeros(1, 1, S, S)]), "number 2 measures nothing"),
     ],
-)  # fmt: skip
+)
 def test_masks(mask, says):
     with pytest.raises(InputError, match=says):
         fitted_to(PRIOR, gaussian(X, deft.Mask(mask)))
@@ -88,10 +110,15 @@ def test_noise_levels(sigma, rows):
 @pytest.mark.parametrize(
     ("y", "says"),
     [
-        (X.to(torch.complex64), "complex"), ((X * 127).to(torch.uint8), "uint8"), (X.long(), "int64"), (X > 0, "bool"), (X[:0], "no measurement"),
-        (torch.where(X > 0.9, torch.nan, X), "not finite"), (torch.where(X > 0.9, torch.inf, X), "not finite"),
+        (X.to(torch.complex64), "complex"),
+        ((X * 127).to(torch.uint8), "uint8"),
+        (X.long(), "int64"),
+        (X > 0, "bool"),
+        (X[:0], "no measurement"),
+        (torch.where(X > 0.9, torch.nan, X), "not finite"),
+        (torch.where(X > 0.9, torch.inf, X), "not finite"),
     ],
-)  # fmt: skip
+)
 def test_values(y, says):
     with pytest.raises(InputError, match=says):
         fitted_to(PRIOR, gaussian(y, deft.Identity()))
@@ -99,7 +126,10 @@ def test_values(y, says):
 
 def test_nan_where_nothing_was_measured_is_nothing():
     y = torch.where(HOLE > 0, X, torch.nan)
-    a, b = (deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(v, deft.Mask(HOLE)), steps=3).x for v in (y, HOLE * X))
+    a, b = (
+        deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(v, deft.Mask(HOLE)), steps=3).x
+        for v in (y, HOLE * X)
+    )
     assert torch.equal(a, b)
 
 
@@ -109,7 +139,10 @@ def test_numpy_arrays_and_other_precisions(dtype):
     y = (HOLE * X).numpy().astype(dtype)
     obs = fitted_to(PRIOR, gaussian(y, deft.Mask(HOLE)))
     assert obs.y.dtype == torch.float32 and torch.allclose(obs.y, HOLE * X, atol=1e-3)
-    assert deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(y, deft.Mask(HOLE)), steps=2).x.dtype == torch.float32
+    assert (
+        deft.sample_posterior(PRIOR, deft.PiGDM(data_std=1.0), gaussian(y, deft.Mask(HOLE)), steps=2).x.dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize("y", [[1.0, 2.0], "y.npz", None, np.array(["a"]), np.array([object()])])
@@ -149,7 +182,16 @@ def test_photon_counts_have_their_image_shape():
 def test_rows_of_an_observation():
     obs = gaussian(HOLE * X, deft.Mask(HOLE))
     assert [len(one) for one in obs] == [1, 1, 1] and len(list(obs)) == 3
-    index = [0, -1, np.int64(1), slice(1, 3), [0, 2], torch.tensor([2, 0]), torch.tensor([True, False, True]), np.array([1])]
+    index = [
+        0,
+        -1,
+        np.int64(1),
+        slice(1, 3),
+        [0, 2],
+        torch.tensor([2, 0]),
+        torch.tensor([True, False, True]),
+        np.array([1]),
+    ]
     for i in index:
         rows = X[i] if not isinstance(i, (int, np.integer)) else X[int(i)][None]
         assert torch.equal(obs[i].y, (HOLE[: len(rows)] * rows)), i
@@ -167,7 +209,11 @@ def test_rows_of_an_observation():
 def test_an_observation_is_copied(way, name):
     obs = gaussian(OPERATORS[name](X), OPERATORS[name])
     again = way(obs)
-    assert torch.equal(again.y, obs.y) and torch.equal(again.log_prob(X), obs.log_prob(X)) and again.fingerprint() == obs.fingerprint()
+    assert (
+        torch.equal(again.y, obs.y)
+        and torch.equal(again.log_prob(X), obs.log_prob(X))
+        and again.fingerprint() == obs.fingerprint()
+    )
     with pytest.raises(AttributeError):
         again.y = X
 
@@ -212,7 +258,10 @@ def test_the_fingerprint_covers_all_that_was_drawn():
     """Any name of a drawn tensor, not only mask and kernel; and y alone as well."""
     a, b = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.1, 0.2, 0.4])
     first, other = (gaussian(X, Tilted(v)) for v in (a, b))
-    assert first.fingerprint() != other.fingerprint() and first.fingerprint() == gaussian(X.clone(), Tilted(a.clone())).fingerprint()
+    assert (
+        first.fingerprint() != other.fingerprint()
+        and first.fingerprint() == gaussian(X.clone(), Tilted(a.clone())).fingerprint()
+    )
     assert first.fingerprint() != gaussian(X + 1e-3, Tilted(a)).fingerprint()
 
 

@@ -105,7 +105,9 @@ def test_gaussian_density():
     x, y = random(3, 6), mask * random(3, 6, seed=1)
     sigma = torch.tensor([0.1, 0.5, 2.0], dtype=torch.float64)
     density = torch.distributions.Normal(x, sigma[:, None]).log_prob(y)
-    torch.testing.assert_close(Gaussian(Mask(mask), sigma).log_prob(y, x), (mask * density).sum(1), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        Gaussian(Mask(mask), sigma).log_prob(y, x), (mask * density).sum(1), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_noise_is_added_to_seen_entries_alone():
@@ -125,7 +127,9 @@ def test_pull_is_the_gaussian_update():
     precision = a.mT @ a / sigma**2 + torch.eye(4, dtype=torch.float64) / rho2
     right = a.mT @ y[0] / sigma**2 + mean[0] / rho2
     update = torch.linalg.solve(precision, right) - mean[0]
-    pulled = Gaussian(Matrix(a), torch.tensor(sigma, dtype=torch.float64)).approx_mean_update(y, mean, torch.full((1, 1), rho2))
+    pulled = Gaussian(Matrix(a), torch.tensor(sigma, dtype=torch.float64)).approx_mean_update(
+        y, mean, torch.full((1, 1), rho2)
+    )
     torch.testing.assert_close(pulled[0], update, rtol=1e-6, atol=1e-6)
 
 

@@ -107,9 +107,7 @@ def weak_errors(sampler, schedule, conditioned):
     for n in STEPS:
         grid = levels(schedule, n)
         first, last = grid[0], grid[-1]
-        mean, covariance = moments(
-            denoiser, sampler, grid, first.alpha * m, first.alpha**2 * c + first.sigma**2 * eye
-        )
+        mean, covariance = moments(denoiser, sampler, grid, first.alpha * m, first.alpha**2 * c + first.sigma**2 * eye)
         errors[0].append(float((mean - last.alpha * m).norm()))
         exact = last.alpha**2 * c + last.sigma**2 * eye
         errors[1].append(float((covariance - exact).norm() / exact.norm()))
@@ -119,17 +117,20 @@ def weak_errors(sampler, schedule, conditioned):
 @CASES
 @pytest.mark.parametrize("sampler", [s for s, _ in FROM_A_POINT.values()], ids=FROM_A_POINT)
 def test_weak_order(sampler, schedule, conditioned):
-    """Covariance of the output, started from the exact law: weak order 1, and 2 for SDE-DPM-Solver++(2M). The mean moves without error."""
+    """Covariance of the output, started from the exact law: weak order 1, and 2 for SDE-DPM-Solver++(2M). The mean
+    moves without error."""
     of_mean, of_covariance = weak_errors(sampler, schedule, conditioned)
     assert max(of_mean) < 1e-10
     assert slope(of_covariance) == pytest.approx(-sampler.order, abs=0.15), of_covariance
 
 
 def reverse(m, c, x, t, s, rate):
-    """(mean [d], covariance [d, d]) at level s of the reverse SDE with noise of this rate, from the point x [d] at level t.
+    """(mean [d], covariance [d, d]) at level s of the reverse SDE with noise of this rate, from the point x [d] at
+    level t.
 
-    In an eigen-direction of C, with S^2 = alpha^2 c + sigma^2, x - alpha m shrinks by k = (S_s/S_t) ((S_s/alpha_s)/(S_t/alpha_t))^rate, and
-    the variance is S_s^2 - k^2 S_t^2: started from the marginal at t, the law at s is the marginal.
+    In an eigen-direction of C, with S^2 = alpha^2 c + sigma^2, x - alpha m shrinks by k = (S_s/S_t)
+    ((S_s/alpha_s)/(S_t/alpha_t))^rate, and the variance is S_s^2 - k^2 S_t^2: started from the marginal at t, the law
+    at s is the marginal.
     """
     values, vectors = torch.linalg.eigh(c)
     at_t, at_s = ((a.alpha**2 * values + a.sigma**2).sqrt() for a in (t, s))
@@ -147,7 +148,10 @@ def errors_from_a_point(sampler, rate, schedule, conditioned):
         grid = levels(schedule, n)
         start = grid[0].sigma * x
         for of, got, exact in zip(
-            errors, moments(denoiser, sampler, grid, start, torch.zeros(3, 3, dtype=F64)), reverse(m, c, start, grid[0], grid[-1], rate), strict=True
+            errors,
+            moments(denoiser, sampler, grid, start, torch.zeros(3, 3, dtype=F64)),
+            reverse(m, c, start, grid[0], grid[-1], rate),
+            strict=True,
         ):
             of.append(float((got - exact).norm() / exact.norm()))
     return errors
@@ -156,7 +160,8 @@ def errors_from_a_point(sampler, rate, schedule, conditioned):
 @CASES
 @pytest.mark.parametrize("name", FROM_A_POINT)
 def test_weak_order_from_a_point(name, schedule, conditioned):
-    """Mean and covariance of the output, started from one point, against those of the reverse SDE: weak order 1, and 2 for SDE-DPM-Solver++(2M).
+    """Mean and covariance of the output, started from one point, against those of the reverse SDE: weak order 1, and 2
+    for SDE-DPM-Solver++(2M).
 
     At rate 1 the denoised mean is a martingale, and the mean moves without error."""
     sampler, rate = FROM_A_POINT[name]
@@ -183,12 +188,16 @@ def posterior_of_a_field(schedule):
     """(the posterior of a half-seen field as a prior, its deviations)."""
     world, obs = half_seen(8)
     exact = world.posterior(obs)
-    return MixtureWorld(Mixture(torch.ones(1, dtype=F64), exact.mixture.means, exact.mixture.covariances)).prior(schedule), exact
+    return (
+        MixtureWorld(Mixture(torch.ones(1, dtype=F64), exact.mixture.means, exact.mixture.covariances)).prior(schedule),
+        exact,
+    )
 
 
 def test_what_first_order_steps_cost_in_spread():
-    """The exact h of a half-seen field, 50 steps: DDIM's samples vary by a tenth (log-snr) to a sixth (angle) too little, those of both samplers of
-    second order by less than a hundredth on a grid in log-snr. docs/results/withdrawn.md explains measured coverage with it."""
+    """The exact h of a half-seen field, 50 steps: DDIM's samples vary by a tenth (log-snr) to a sixth (angle) too
+    little, those of both samplers of second order by less than a hundredth on a grid in log-snr.
+    docs/results/withdrawn.md explains measured coverage with it."""
     posterior, exact = posterior_of_a_field(VPCosine())
 
     def ratio(sampler, spacing):
@@ -214,7 +223,9 @@ def test_the_sde_without_noise_is_dpmpp_2m():
 def test_its_first_step_is_ancestral():
     grid = times(VPCosine(), 12)
     x, n = (torch.randn(4, 3, generator=torch.Generator().manual_seed(k), dtype=F64) for k in (1, 2))
-    ours, theirs = (s.step(WORLD.prior(VPCosine()), x, grid[3], grid[4], n, None)[0] for s in (SDEDPMpp2M(), Ancestral()))
+    ours, theirs = (
+        s.step(WORLD.prior(VPCosine()), x, grid[3], grid[4], n, None)[0] for s in (SDEDPMpp2M(), Ancestral())
+    )
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -230,8 +241,9 @@ def test_eta_between_0_and_1(eta):
     ids=["vp", "vp, alpha 1e-6", "ve, sigma 1000", "edm", "flow, alpha 1e-6"],
 )  # fmt: skip
 def test_first_steps_from_where_alpha_is_almost_0(schedule, spacing):
-    """Zero terminal SNR, as diffusers' tables have it (alpha = 1e-6 here), and the far ends of the others: 100 steps under the exact h end in the
-    posterior, mean within 2 % of a deviation and spread within 6 %; in float32 too every sample is finite and within 8 deviations."""
+    """Zero terminal SNR, as diffusers' tables have it (alpha = 1e-6 here), and the far ends of the others: 100 steps
+    under the exact h end in the posterior, mean within 2 % of a deviation and spread within 6 %; in float32 too every
+    sample is finite and within 8 deviations."""
     posterior, exact = posterior_of_a_field(schedule)
     grid = times(schedule, 100, spacing)
     mean, covariance = moments(posterior, SDEDPMpp2M(), grid)
@@ -243,8 +255,8 @@ def test_first_steps_from_where_alpha_is_almost_0(schedule, spacing):
 
 
 def test_a_narrow_step_before_a_wide_one():
-    """The noise that a narrow step adds is not blown up by the ratio of the widths: with one step of 1e-7 in lambda put into a grid
-    of 20, the spread is off by no more than 5 %."""
+    """The noise that a narrow step adds is not blown up by the ratio of the widths: with one step of 1e-7 in lambda put
+    into a grid of 20, the spread is off by no more than 5 %."""
     posterior, exact = posterior_of_a_field(VPCosine())
     grid = times(VPCosine(), 20, "log-snr")
     schedule, near = VPCosine(), grid[9]
@@ -257,7 +269,8 @@ def test_a_narrow_step_before_a_wide_one():
 
 @pytest.mark.parametrize("sampler", [DPMpp2M(), SDEDPMpp2M()], ids=lambda s: type(s).__name__)
 def test_a_step_of_no_width(sampler):
-    """Parts of the last step coincide at the schedule's lowest level (`TimeTravel`): there is nothing to extrapolate from."""
+    """Parts of the last step coincide at the schedule's lowest level (`TimeTravel`): there is nothing to extrapolate
+    from."""
     x = sample(WORLD.prior(VPCosine()), 4, sampler=TimeTravel(sampler, 1, 3), steps=10, spacing="log-snr")
     assert bool(torch.isfinite(x).all())
 
@@ -272,5 +285,8 @@ def test_multistep_samplers_have_no_weights_of_paths():
         lambda: sample_paths(prior, world.h, obs, 2, sampler=sampler),
         lambda: LogVariance(prior, sampler=sampler),
     ):
-        with pytest.raises(InputError, match=r"one Gaussian kernel \(ddim with eta above 0, ancestral, ito\), not SDEDPMpp2M\(eta=1.0\)$"):
+        with pytest.raises(
+            InputError,
+            match=r"one Gaussian kernel \(ddim with eta above 0, ancestral, ito\), not SDEDPMpp2M\(eta=1.0\)$",
+        ):
             draw()

@@ -1,4 +1,5 @@
-"""A likelihood of a user's own, of a few lines, works everywhere one of ours does: Laplace noise, whose posterior is known by quadrature."""
+"""A likelihood of a user's own, of a few lines, works everywhere one of ours does: Laplace noise, whose posterior is
+known by quadrature."""
 
 from __future__ import annotations
 
@@ -97,7 +98,11 @@ GRID = times(VPCosine(), 12, "log-snr")
 def quadrature(obs, mean, variance):
     """(log p(y), mean, variance) of the posterior of x ~ N(mean, variance)."""
     x = torch.linspace(-8, 8, 200001, dtype=F64)[:, None]
-    log_p = -0.5 * (x[:, 0] - mean) ** 2 / variance - 0.5 * math.log(2 * math.pi * variance) + obs.likelihood.log_prob(obs.y.expand(len(x), 1), x)
+    log_p = (
+        -0.5 * (x[:, 0] - mean) ** 2 / variance
+        - 0.5 * math.log(2 * math.pi * variance)
+        + obs.likelihood.log_prob(obs.y.expand(len(x), 1), x)
+    )
     w = log_p.exp() * (x[1, 0] - x[0, 0])
     z = w.sum()
     m = (w * x[:, 0]).sum() / z
@@ -113,7 +118,10 @@ def exact():
 
 def test_it_is_a_likelihood():
     x_shape = (3,)
-    for like in (Laplace(deft.Identity(), 0.3), Residual(Mask(torch.tensor([[1.0, 0.0, 1.0]])), torch.tensor([0.1, 0.5, 0.9]))):
+    for like in (
+        Laplace(deft.Identity(), 0.3),
+        Residual(Mask(torch.tensor([[1.0, 0.0, 1.0]])), torch.tensor([0.1, 0.5, 0.9])),
+    ):
         check_likelihood(like, x_shape, statistics=False)
 
 
@@ -128,18 +136,29 @@ def test_hamiltonian_chains_end_in_the_posterior(exact):
 
 
 def test_particles_end_in_the_posterior_and_know_the_evidence(exact):
-    """2,000 measurements alike, 8 particles each: log of the mean of unbiased evidences, and the mean of the samples, to 4 standard errors."""
+    """2,000 measurements alike, 8 particles each: log of the mean of unbiased evidences, and the mean of the samples,
+    to 4 standard errors."""
     n = 2000
-    found = sample_smc(NORMAL, ScoreAtMean(lambda a, s: 0.1 * torch.ones_like(a)), ONE.repeat(n), twist=Predictive(1.0), particles=8, grid=GRID, batch=8 * n)
+    found = sample_smc(
+        NORMAL,
+        ScoreAtMean(lambda a, s: 0.1 * torch.ones_like(a)),
+        ONE.repeat(n),
+        twist=Predictive(1.0),
+        particles=8,
+        grid=GRID,
+        batch=8 * n,
+    )
     z = found.log_evidence.exp()
     log_z, mean, variance = exact
     assert abs(float(z.mean()) - math.exp(log_z)) < 4 * float(z.std()) / math.sqrt(n)
     means = found.x.double().flatten()
-    assert abs(float(means.mean()) - mean) < 4 * math.sqrt(variance / n) + 0.02  # few particles: the mean of ratios is biased
+    # few particles: the mean of ratios is biased
+    assert abs(float(means.mean()) - mean) < 4 * math.sqrt(variance / n) + 0.02
 
 
 def test_guidance():
-    """DPS takes what has a residual, reconstruction guidance everything; the samples come nearer to y than the prior's."""
+    """DPS takes what has a residual, reconstruction guidance everything; the samples come nearer to y than the
+    prior's."""
     prior = MeanDenoiser(lambda x, a, s: a / (a**2 + s**2) * x, VPCosine(), (4,))
     y = torch.tensor([[0.9, -1.2, 0.4, 1.5]])
     plain, more = (Observation(y, kind(deft.Identity(), 0.2)) for kind in (Laplace, Residual))
@@ -149,7 +168,9 @@ def test_guidance():
         assert bool(torch.isfinite(x).all()) and (x - y).abs().mean() < 0.7 * (free - y).abs().mean()
     with pytest.raises(InputError, match="DPS needs a residual y - A\\(x\\), and Laplace of Identity has none"):
         condition(prior, DPS(0.5), plain)
-    with pytest.raises(InputError, match=r"ΠGDM needs Gaussian noise, got Residual of Identity: its formula has the variance"):
+    with pytest.raises(
+        InputError, match=r"ΠGDM needs Gaussian noise, got Residual of Identity: its formula has the variance"
+    ):
         condition(prior, PiGDM(1.0), more)
 
 
@@ -157,11 +178,21 @@ def test_requirements_are_those_of_the_table_of_methods():
     like = Residual(Mask(torch.ones(1, 4)), 0.1)
     assert {m.needs for m in METHODS.values()} <= set(REQUIREMENTS)
     assert {n for n in REQUIREMENTS if why_unsupported(like, n, "it") is None} == {"likelihood"}
-    assert {n for n in REQUIREMENTS if why_unsupported(Gaussian(Mask(torch.ones(1, 4)), 0.1), n, "it") is None} == set(REQUIREMENTS)
-    assert {n for n in REQUIREMENTS if why_unsupported(Gaussian(BlockAverage(2), 0.1), n, "it") is None} == {"likelihood", "gaussian", "linear"}
-    with pytest.raises(InputError, match="DDNM needs a linear measurement with Gaussian noise, got Poisson of Identity: "):
+    assert {n for n in REQUIREMENTS if why_unsupported(Gaussian(Mask(torch.ones(1, 4)), 0.1), n, "it") is None} == set(
+        REQUIREMENTS
+    )
+    assert {n for n in REQUIREMENTS if why_unsupported(Gaussian(BlockAverage(2), 0.1), n, "it") is None} == {
+        "likelihood",
+        "gaussian",
+        "linear",
+    }
+    with pytest.raises(
+        InputError, match="DDNM needs a linear measurement with Gaussian noise, got Poisson of Identity: "
+    ):
         requires(Poisson(deft.Identity()), "linear", "DDNM")
-    assert not any(reason.endswith((": ", ":")) for reason in (why_unsupported(like, n, "it") for n in REQUIREMENTS) if reason)
+    assert not any(
+        reason.endswith((": ", ":")) for reason in (why_unsupported(like, n, "it") for n in REQUIREMENTS) if reason
+    )
 
 
 class Task:
@@ -173,7 +204,8 @@ class Task:
 
 
 def test_deft_is_fitted_to_it():
-    """Two numbers, one seen: the held-out loss falls below the prior's own, and the fitted mean follows the posterior's."""
+    """Two numbers, one seen: the held-out loss falls below the prior's own, and the fitted mean follows the
+    posterior's."""
     mixing = torch.tensor([[1.0, 0.0], [0.9, 0.436]])
     world = MixtureWorld(Mixture(torch.ones(1), torch.zeros(1, 2), (mixing @ mixing.T)[None]))
     prior = world.prior(VPCosine())
@@ -184,10 +216,20 @@ def test_deft_is_fitted_to_it():
     h.calibrate(prior, x)
     config = FitConfig(steps=250, batch=128, lr=3e-3, seed=0, evaluations=1, held_out_batches=4)
     task = Task(like)
-    fit(h, DenoisingObjective(prior, "v"), Clean(x[:1200], task), Clean(x[1200:], task), config=config, device="cpu", progress=False)
+    fit(
+        h,
+        DenoisingObjective(prior, "v"),
+        Clean(x[:1200], task),
+        Clean(x[1200:], task),
+        config=config,
+        device="cpu",
+        progress=False,
+    )
     obs = Observation(torch.tensor([[1.2, 0.0]]), like)
     drawn = sample_posterior(prior, h, obs, 1500, steps=40, batch=1500).x[0]
-    _, mean, variance = quadrature(Observation(torch.tensor([[1.2]], dtype=F64), Laplace(deft.Identity(), 0.2)), 0.0, 1.0)
+    _, mean, variance = quadrature(
+        Observation(torch.tensor([[1.2]], dtype=F64), Laplace(deft.Identity(), 0.2)), 0.0, 1.0
+    )
     assert abs(float(drawn[:, 0].mean()) - mean) < 0.12 and abs(float(drawn[:, 1].mean()) - 0.9 * mean) < 0.12
     assert 0.5 * math.sqrt(variance) < float(drawn[:, 0].std()) < 1.7 * math.sqrt(variance)
 
@@ -206,26 +248,42 @@ class Folded(torch.nn.Module):
 
 
 def latent_prior(gradient):
-    return LatentPrior(MeanDenoiser(lambda x, a, s: a * x / (a**2 + 9 * s**2), VPCosine(), (4, 4, 4)), Folded(), (1, 8, 8), gradient, GAIN)
+    return LatentPrior(
+        MeanDenoiser(lambda x, a, s: a * x / (a**2 + 9 * s**2), VPCosine(), (4, 4, 4)),
+        Folded(),
+        (1, 8, 8),
+        gradient,
+        GAIN,
+    )
 
 
 @pytest.mark.parametrize("gradient", ["encoder", "decoder"])
 @pytest.mark.parametrize("kind", ["laplace", "poisson", "gaussian"])
 def test_latents(kind, gradient):
-    """Under an autoencoder without loss a latent's density, score and `approx_mean_update` are those of the data, folded; and samples follow y."""
+    """Under an autoencoder without loss a latent's density, score and `approx_mean_update` are those of the data,
+    folded; and samples follow y."""
     prior = latent_prior(gradient)
     mask = torch.ones(1, 1, 8, 8)
     mask[..., 2:5, 3:7] = 0
-    like = {"laplace": Residual(Mask(mask), 0.2), "poisson": Poisson(Mask(mask), 50.0), "gaussian": Gaussian(Mask(mask), 0.2)}[kind]
+    like = {
+        "laplace": Residual(Mask(mask), 0.2),
+        "poisson": Poisson(Mask(mask), 50.0),
+        "gaussian": Gaussian(Mask(mask), 0.2),
+    }[kind]
     x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
     obs = Observation(like.sample(x, Noise(0, 3)), like)
-    inside, z = prior.to_latent(obs), Folded().encode(torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5)
+    inside, z = (
+        prior.to_latent(obs),
+        Folded().encode(torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)) - 0.5),
+    )
     data, rho2 = prior.decode(z), torch.tensor([0.1, 1.0, 0.01]).reshape(3, 1, 1, 1)
     torch.testing.assert_close(inside.log_prob(z), obs.log_prob(data))
     torch.testing.assert_close(inside.score(z), pixel_unshuffle(obs.score(data), 2) * GAIN, atol=1e-4, rtol=1e-4)
     for name in ("approx_mean_update", "mean_update"):
         move = getattr(inside.likelihood, name)(obs.y, z, rho2)
-        torch.testing.assert_close(move, Folded().encode(getattr(like, name)(obs.y, data, GAIN**2 * rho2)), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(
+            move, Folded().encode(getattr(like, name)(obs.y, data, GAIN**2 * rho2)), atol=1e-4, rtol=1e-3
+        )
     assert inside.features().shape == (3, 8, 4, 4) and inside.likelihood.feature_channels == 2
     torch.testing.assert_close(inside.likelihood.residual(obs.y, z), like.residual(obs.y, data))
     assert inside.fingerprint() == obs.fingerprint() and torch.equal(inside[1].y, obs.y[1:2])
@@ -241,9 +299,17 @@ def test_a_reward_and_a_class_of_latents():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     label = Classifier(net, 3, (1, 8, 8)).observe([0, 2])
     z = torch.zeros(2, 4, 4, 4)
-    assert prior.to_latent(reward).features().shape == (2, 0, 4, 4) and prior.to_latent(label).features().shape == (2, 12, 4, 4)
+    assert prior.to_latent(reward).features().shape == (2, 0, 4, 4) and prior.to_latent(label).features().shape == (
+        2,
+        12,
+        4,
+        4,
+    )
     for obs in (reward, label):
-        assert prior.to_latent(obs).score(z).shape == z.shape and prior.to_latent(obs).likelihood.residual(obs.y, z) is None
+        assert (
+            prior.to_latent(obs).score(z).shape == z.shape
+            and prior.to_latent(obs).likelihood.residual(obs.y, z) is None
+        )
         assert condition(prior, ReconstructionGuidance(), prior.to_latent(obs)).event_shape == (4, 4, 4)
 
 
@@ -276,7 +342,9 @@ def test_photons_know_their_noise():
     like = Poisson(deft.Identity(), 30.0)
     obs = Observation(like.sample(x, Noise(0, 40)), like)
     assert float(residual_ratio(obs, x).square().mean()) == pytest.approx(1, abs=0.1)
-    assert float(like.noise_sigma(obs.y, x).square().mean()) == pytest.approx(float(Likelihood.noise_sigma(like, obs.y, x).square().mean()), rel=0.05)
+    assert float(like.noise_sigma(obs.y, x).square().mean()) == pytest.approx(
+        float(Likelihood.noise_sigma(like, obs.y, x).square().mean()), rel=0.05
+    )
     with pytest.raises(InputError, match="photon counts are 0 or more"):
         like.check(-obs.y)
 
@@ -290,10 +358,17 @@ def test_tempering():
         torch.testing.assert_close(getattr(hot, name)(x), 0.25 * getattr(obs, name)(x))
     rho2 = torch.full((2, 1), 0.5)
     for name in ("approx_mean_update", "mean_update"):
-        torch.testing.assert_close(getattr(hot.likelihood, name)(obs.y, x, rho2), getattr(like, name)(obs.y, x, 0.25 * rho2))
+        torch.testing.assert_close(
+            getattr(hot.likelihood, name)(obs.y, x, rho2), getattr(like, name)(obs.y, x, 0.25 * rho2)
+        )
     assert torch.equal(hot.likelihood.residual(obs.y, x), like.residual(obs.y, x))
     twice = hot.likelihood.tempered(0.5)
-    assert isinstance(twice, Tempered) and twice.beta == 0.125 and twice.likelihood is like and hot.likelihood.tempered(4.0) is like
+    assert (
+        isinstance(twice, Tempered)
+        and twice.beta == 0.125
+        and twice.likelihood is like
+        and hot.likelihood.tempered(4.0) is like
+    )
     assert like.tempered(1) is like and isinstance(Gaussian(deft.Identity(), 0.1).tempered(0.5), Gaussian)
     for bad in (0, -1, math.nan):
         for one in (like, Gaussian(deft.Identity(), 0.1)):
@@ -318,12 +393,15 @@ class Line(deft.core.htransform.HTransform):
 
 @pytest.mark.parametrize("objective", [LogVariance, RelativeEntropy, AdjointMatching])
 def test_objectives_on_paths(objective):
-    """A few numbers learned on tempered, then plain, paths of one measurement: the variance of log w falls, and log Z is the quadrature's."""
+    """A few numbers learned on tempered, then plain, paths of one measurement: the variance of log w falls, and log Z
+    is the quadrature's."""
     h = Line()
     torch.manual_seed(0)
     before = diagnose(NORMAL, h, ONE, paths=400, steps=16, batch=400)
     assert "residual" not in before
-    config = FitConfig(steps=120, batch=64, lr=3e-2, warmup=10, ema=0.95, clip=1.0, seed=0, evaluations=1, held_out_batches=1)
+    config = FitConfig(
+        steps=120, batch=64, lr=3e-2, warmup=10, ema=0.95, clip=1.0, seed=0, evaluations=1, held_out_batches=1
+    )
     fit(h, objective(NORMAL, 16), Measured(ONE, warm=40, cold=0.1), Measured(ONE), config=config, progress=False)
     after = diagnose(NORMAL, h, Observation(ONE.y, Residual(deft.Identity(), B)), paths=1000, steps=16, batch=1000)
     mean, covariance = moments(NORMAL, Ito(), times(NORMAL.schedule, 16, "log-snr"))
@@ -334,7 +412,8 @@ def test_objectives_on_paths(objective):
 
 
 def test_rows_follow_the_batch():
-    """Operator and `per_sample` alike, without a line of the user's; a subclass stays what it is, and nothing is changed in place."""
+    """Operator and `per_sample` alike, without a line of the user's; a subclass stays what it is, and nothing is
+    changed in place."""
     masks = (torch.arange(12).reshape(3, 1, 2, 2) % 3 > 0).float()
     like = Residual(Mask(masks), torch.tensor([0.1, 0.2, 0.4]))
     x = torch.linspace(-1, 1, 12).reshape(3, 1, 2, 2)
@@ -346,16 +425,24 @@ def test_rows_follow_the_batch():
     torch.testing.assert_close(obs.repeat(2).log_prob(x.repeat_interleave(2, 0)), whole.repeat_interleave(2))
     torch.testing.assert_close(obs[torch.tensor([2, 0])].log_prob(x[[2, 0]]), whole[[2, 0]])
     assert obs.to("meta").likelihood.scale.device.type == "meta" and like.scale.device.type == "cpu"
-    assert [k for k, _ in like.drawn()] == ["mask"] and obs.fingerprint() != Observation(obs.y, Residual(Mask(1 - masks), 0.1)).fingerprint()
+    assert [k for k, _ in like.drawn()] == ["mask"] and obs.fingerprint() != Observation(
+        obs.y, Residual(Mask(1 - masks), 0.1)
+    ).fingerprint()
     with pytest.raises(InputError, match="scale has 2 rows and y 3"):
-        deft.core.condition.fitted_to_samples(Observation(obs.y, Residual(Mask(masks), torch.tensor([0.1, 0.2]))), (1, 2, 2), x)
+        deft.core.condition.fitted_to_samples(
+            Observation(obs.y, Residual(Mask(masks), torch.tensor([0.1, 0.2]))), (1, 2, 2), x
+        )
     assert torch.equal(copy.deepcopy(obs).log_prob(x), whole)
 
 
 def test_what_it_shows_is_its_operators():
     like = Laplace(Mask(torch.ones(1, 1, 2, 2)), 0.1)
     y = torch.rand(2, 1, 2, 2)
-    assert like.feature_channels == 2 and torch.equal(like.features(y), like.operator.features(y)) and torch.equal(like.picture(y), like.operator.picture(y))
+    assert (
+        like.feature_channels == 2
+        and torch.equal(like.features(y), like.operator.features(y))
+        and torch.equal(like.picture(y), like.operator.picture(y))
+    )
     assert like.kind == "Laplace of Mask" and like.number_of_measurements(y).tolist() == [4, 4]
 
     class Bare(Likelihood):
@@ -366,7 +453,14 @@ def test_what_it_shows_is_its_operators():
             return -(y - x).abs().flatten(1).sum(1)
 
     bare = Bare()
-    assert bare.feature_channels == 1 and bare.features(y) is y and bare.operator is None and bare[0] is bare and bare.to("cpu") is bare and bare.drawn() == []
+    assert (
+        bare.feature_channels == 1
+        and bare.features(y) is y
+        and bare.operator is None
+        and bare[0] is bare
+        and bare.to("cpu") is bare
+        and bare.drawn() == []
+    )
     assert bare.number_of_measurements(y).tolist() == [4, 4] and bare.measured_part(y) is y
     with pytest.raises(InputError, match="nothing to look at"):
         bare.picture(y)
@@ -395,7 +489,9 @@ def test_files_of_h(tmp_path):
     again, back, _ = load_h(tmp_path / "h.safetensors", prior, trust_code=True)
     assert back == task and type(back.observe(x, BatchNoise(16, 0)).likelihood) is Residual
     obs = task.observe(x[:1], BatchNoise(1, 0))
-    assert torch.equal(sample_posterior(prior, again, obs, 2, steps=3).x, sample_posterior(prior, h.eval(), obs, 2, steps=3).x)
+    assert torch.equal(
+        sample_posterior(prior, again, obs, 2, steps=3).x, sample_posterior(prior, h.eval(), obs, 2, steps=3).x
+    )
 
 
 def test_measurement_files(tmp_path):

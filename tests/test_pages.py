@@ -26,15 +26,25 @@ SMALL = {  # said again at the end of a line, where the last word counts
 
 def commands(page: str) -> list[str]:
     text = (ROOT / f"docs/{page}.md").read_text(encoding="utf-8")
-    lines = [line for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for line in block.splitlines()]
+    lines = [
+        line
+        for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
     return [line for line in lines if line.startswith("deft ")]
 
 
 def unet(diffusers, side, channels):
     return diffusers.UNet2DModel(
-        sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
-    )  # fmt: skip
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+    )
 
 
 @pytest.fixture
@@ -51,13 +61,22 @@ def place(tmp_path, monkeypatch):
     diffusers.DDPMPipeline(unet(diffusers, 16, 1), diffusers.DDPMScheduler()).save_pretrained("my-pipeline")
     unet(diffusers, 8, 2).save_pretrained("my-latent-pipeline/unet")
     diffusers.AutoencoderKL(
-        in_channels=1, out_channels=1, latent_channels=2, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, mid_block_add_attention=False,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    ).save_pretrained("my-latent-pipeline/vae")  # fmt: skip
+        in_channels=1,
+        out_channels=1,
+        latent_channels=2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).save_pretrained("my-latent-pipeline/vae")
     diffusers.DDPMScheduler(prediction_type="v_prediction").save_pretrained("my-latent-pipeline/scheduler")
     index = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"]}
     Path("my-latent-pipeline/model_index.json").write_text(json.dumps(index))
-    (tmp_path / "mine.py").write_text(re.search(r"^# mine\.py\n(.*?)^```", (ROOT / "docs/prior-function.md").read_text(), re.M | re.S)[1])
+    (tmp_path / "mine.py").write_text(
+        re.search(r"^# mine\.py\n(.*?)^```", (ROOT / "docs/prior-function.md").read_text(), re.M | re.S)[1]
+    )
     return tmp_path
 
 
@@ -66,7 +85,15 @@ def adm_file(path):
     from deft.nn.adm import ADMConfig, ADMUNet
     from deft.prior import load_prior
 
-    config = ADMConfig(image_size=64, num_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_resolutions=(32,), num_heads=2, learn_sigma=True)
+    config = ADMConfig(
+        image_size=64,
+        num_channels=32,
+        num_res_blocks=1,
+        channel_mult=(1, 2),
+        attention_resolutions=(32,),
+        num_heads=2,
+        learn_sigma=True,
+    )
     torch.save(ADMUNet(config).state_dict(), path)
     c, h, w = load_prior(path).event_shape
     rng = np.random.default_rng(0)
@@ -104,7 +131,8 @@ def test_the_table_of_conventions_is_the_table_of_the_code():
 
 
 def test_galaxies(monkeypatch):
-    """The prior nobody here trained, where its package is installed: it denoises its own samples as a trained one does."""
+    """The prior nobody here trained, where its package is installed: it denoises its own samples as a trained one
+    does."""
     import importlib.util
 
     if importlib.util.find_spec("galaxygrad") is None:

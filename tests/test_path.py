@@ -48,7 +48,8 @@ def tensor(*rows):
 
 MEAN, VARIANCE = tensor(0.3, -0.2), tensor(0.25, 0.16)
 WORLD = MixtureWorld(Mixture(tensor(1.0), MEAN[None], torch.diag(VARIANCE)[None]))
-PRIOR = MeanDenoiser(lambda x, a, s: MEAN + VARIANCE * a * (x - a * MEAN) / (VARIANCE * a**2 + s**2), VPCosine(), (2,))  # WORLD's, in fewer operations
+# WORLD's, in fewer operations
+PRIOR = MeanDenoiser(lambda x, a, s: MEAN + VARIANCE * a * (x - a * MEAN) / (VARIANCE * a**2 + s**2), VPCosine(), (2,))
 DIRECTION = tensor(1.0, 0.5)
 OBS = Observation(tensor([0.9]), Gaussian(Matrix(DIRECTION[None]), torch.tensor(0.3, dtype=F64)))
 
@@ -118,7 +119,8 @@ def started(h, log_z):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_are_unbiased(name, brute):
-    """Every objective has the gradient of the control objective, on its own paths (Richter et al. 2020, proposition 1): within 4 SE."""
+    """Every objective has the gradient of the control objective, on its own paths (Richter et al. 2020, proposition 1):
+    within 4 SE."""
     objective, module = OBJECTIVES[name]()
     found = gradients(objective, module)
     mean, se = found.mean(0), found.std(0) / math.sqrt(len(found))
@@ -151,10 +153,20 @@ def mutations():
         monkeypatch.setattr(Observation, "log_prob", lambda self, x: -self.likelihood.log_prob(self.y, x))
 
     def sigma_for_variance(monkeypatch):
-        monkeypatch.setattr(Gaussian, "log_prob", lambda self, y, x: -self.residual(y, x).square().flatten(1).sum(1) / (2 * self.deviation.to(y)))
+        monkeypatch.setattr(
+            Gaussian,
+            "log_prob",
+            lambda self, y, x: -self.residual(y, x).square().flatten(1).sum(1) / (2 * self.deviation.to(y)),
+        )
 
     def drawn_again(monkeypatch):
-        monkeypatch.setattr(path.Step, "ratio", lambda self, h: log_ratio(self.kernel, path.shift(self.kernel, self.t, h), torch.randn_like(self.n), self.taken))
+        monkeypatch.setattr(
+            path.Step,
+            "ratio",
+            lambda self, h: log_ratio(
+                self.kernel, path.shift(self.kernel, self.t, h), torch.randn_like(self.n), self.taken
+            ),
+        )
 
     def no_square(monkeypatch):
         def ratio(self, h):
@@ -166,7 +178,9 @@ def mutations():
     def broadcast(monkeypatch):
         """A path's number times everybody's ratio."""
         kept = path.OffPolicy.differentiated
-        monkeypatch.setattr(path.OffPolicy, "differentiated", staticmethod(lambda m, h, o, w, by, v: kept(m, h, o, w, by[:, None], v)))
+        monkeypatch.setattr(
+            path.OffPolicy, "differentiated", staticmethod(lambda m, h, o, w, by, v: kept(m, h, o, w, by[:, None], v))
+        )
 
     return {f.__name__: f for f in (wrong_sign, sigma_for_variance, drawn_again, no_square, broadcast)}
 
@@ -182,7 +196,10 @@ def test_the_gradient_check_sees_mistakes(name, brute, monkeypatch):
 
 def test_off_policy_values_have_the_gradients_they_say():
     """With paths of another control the value is a plain function of theta: its central difference is its gradient."""
-    for make in (lambda b: LogVariance(PRIOR, STEPS, behaviour=b), lambda b: TrajectoryBalance(PRIOR, STEPS, behaviour=b)):
+    for make in (
+        lambda b: LogVariance(PRIOR, STEPS, behaviour=b),
+        lambda b: TrajectoryBalance(PRIOR, STEPS, behaviour=b),
+    ):
         objective = make(Scaled(PiGDM(0.5), 0.7))
         for k in range(4):
 
@@ -221,11 +238,14 @@ def test_the_exact_h_is_where_they_are_least():
         grid = times(PRIOR.schedule, steps, "log-snr")
         w = simulate(PRIOR, _Detached(h), OBS.repeat(500), BatchNoise(500, 0), grid, Ito())
         assert float(w.log_weight.var()) < most
-        assert float(w.log_weight.mean()) == pytest.approx(WORLD.posterior(OBS).log_evidence, abs=0.4 if steps < 50 else 0.1)
+        assert float(w.log_weight.mean()) == pytest.approx(
+            WORLD.posterior(OBS).log_evidence, abs=0.4 if steps < 50 else 0.1
+        )
 
 
 class _Detached(HTransform):
-    """The exact h of a Gaussian world as a function of the prediction alone, times (1 + theta): no graph through the prior."""
+    """The exact h of a Gaussian world as a function of the prediction alone, times (1 + theta): no graph through the
+    prior."""
 
     def __init__(self, h):
         super().__init__()
@@ -289,13 +309,16 @@ def test_steps_can_be_drawn_and_are_the_same_for_every_part():
     counts = {len(objective.grid(BatchNoise(4, 0, i))) - 1 for i in range(40)}
     assert counts == set(range(5, 10))
     a, b = (BatchNoise(4, 0, 7, rows=r) for r in (range(2), range(2, 4)))
-    assert objective.grid(a) == objective.grid(b) and objective.chosen(a, objective.grid(a)) == objective.chosen(b, objective.grid(b))
+    assert objective.grid(a) == objective.grid(b) and objective.chosen(a, objective.grid(a)) == objective.chosen(
+        b, objective.grid(b)
+    )
     hits = torch.zeros(8)
     for i in range(400):
         noise = BatchNoise(4, 1, i)
         chosen, weight = LogVariance(PRIOR, 9, subset=2).chosen(noise, times(PRIOR.schedule, 9, "log-snr"))
         hits[chosen] += weight
-    assert bool((hits / 400 - 1).abs().max() < 4 * math.sqrt(3 / 400))  # weight 4, chosen with probability 1/4: variance 3
+    # weight 4, chosen with probability 1/4: variance 3
+    assert bool((hits / 400 - 1).abs().max() < 4 * math.sqrt(3 / 400))
 
 
 # ---------------------------------------------------------------- tempering and batches
@@ -314,9 +337,16 @@ def test_tempering():
     hot = temper(OBS.repeat(5), 0.25)
     assert isinstance(hot.likelihood, Gaussian) and torch.allclose(hot.score(x), 0.25 * OBS.repeat(5).score(x))
     wrapped = Observation(OBS.repeat(5).y, Tempered(OBS.likelihood, 0.25).repeat(5))
-    assert torch.allclose(wrapped.score(x), hot.score(x)) and torch.allclose(wrapped.log_prob(x), 0.25 * OBS.repeat(5).log_prob(x))
+    assert torch.allclose(wrapped.score(x), hot.score(x)) and torch.allclose(
+        wrapped.log_prob(x), 0.25 * OBS.repeat(5).log_prob(x)
+    )
     batches = Measured(OBS, warm=10, cold=1e-2)
-    assert batches.beta(0) == pytest.approx(1e-2) and batches.beta(5) == pytest.approx(1e-1) and batches.beta(10) == 1 and batches.beta(-1) == 1
+    assert (
+        batches.beta(0) == pytest.approx(1e-2)
+        and batches.beta(5) == pytest.approx(1e-1)
+        and batches.beta(10) == 1
+        and batches.beta(-1) == 1
+    )
 
 
 # ---------------------------------------------------------------- learning
@@ -327,7 +357,9 @@ class Tiny(HTransform):
 
     def __init__(self, dim=2, width=32):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(dim + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, dim)).double()
+        self.net = nn.Sequential(
+            nn.Linear(dim + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, dim)
+        ).double()
         nn.init.zeros_(self.net[-1].weight), nn.init.zeros_(self.net[-1].bias)
 
     def forward(self, pred, obs):
@@ -340,7 +372,9 @@ def learned(objective, world, prior, obs, *, steps, rows=64, chain=16, lr=1e-2, 
     torch.manual_seed(seed)
     h = Tiny(dim)
     module = Control(h) if objective is TrajectoryBalance else h
-    config = FitConfig(steps=steps, batch=rows, lr=lr, warmup=20, ema=0.98, clip=1.0, seed=seed, evaluations=1, held_out_batches=1)
+    config = FitConfig(
+        steps=steps, batch=rows, lr=lr, warmup=20, ema=0.98, clip=1.0, seed=seed, evaluations=1, held_out_batches=1
+    )
     fit(module, objective(prior, chain, **options), Measured(obs), Measured(obs), config=config, progress=False)
     return h, module
 
@@ -361,14 +395,16 @@ def test_each_objective_learns_the_posterior(objective):
     assert float(z.mean().log()) == pytest.approx(exact.log_evidence, abs=0.06)
     if objective is TrajectoryBalance:
         chain = simulate(PRIOR, h, OBS.repeat(n), BatchNoise(n, 98), times(PRIOR.schedule, 16, "log-snr"), Ito())
-        assert float(module.log_z) == pytest.approx(float(chain.log_weight.mean()), abs=0.1)  # of the chain it was learned on
+        # of the chain it was learned on
+        assert float(module.log_z) == pytest.approx(float(chain.log_weight.mean()), abs=0.1)
 
 
 # ---------------------------------------------------------------- replay
 
 
 def test_paths_back_from_an_end_are_the_posteriors():
-    """Ends from the exact posterior, noised, are paths of its measure: under the exact h their weights are log p(y), as its own paths' are."""
+    """Ends from the exact posterior, noised, are paths of its measure: under the exact h their weights are log p(y), as
+    its own paths' are."""
     n = 800
     ends = WORLD.posterior(OBS).sample(n, 3)
     for steps, most in ((20, 1.0), (80, 0.15)):
@@ -382,7 +418,9 @@ def test_paths_back_from_an_end_are_the_posteriors():
 def test_a_step_back_is_weighed_as_what_it_is():
     """log(prior's step / corrected step) of the states themselves, by the two normal laws."""
     n, grid = 5, times(PRIOR.schedule, 6, "log-snr")
-    w = simulate_backward(PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), torch.zeros(n, 2, dtype=F64), keep={2})
+    w = simulate_backward(
+        PRIOR, Small(), OBS.repeat(n), BatchNoise(n, 0), grid, Ito(), torch.zeros(n, 2, dtype=F64), keep={2}
+    )
     (step,) = w.steps
     h = Small()(step.pred, OBS.repeat(n)).detach()
     x_s = step.kernel.step(step.pred.x_t, step.pred.mean, step.n)
@@ -395,7 +433,11 @@ def test_a_step_back_is_weighed_as_what_it_is():
 def test_replay_keeps_the_best_and_draws_them_more_often():
     kept = Replay(4, (2,), dtype=F64)
     kept.add(torch.arange(12, dtype=F64).reshape(6, 2), tensor(0.0, 5.0, 1.0, 4.0, 3.0, -math.inf))
-    assert kept.filled == 4 and torch.equal(kept.log_weight, tensor(5.0, 4.0, 3.0, 1.0)) and torch.equal(kept.x[0], tensor(2.0, 3.0))
+    assert (
+        kept.filled == 4
+        and torch.equal(kept.log_weight, tensor(5.0, 4.0, 3.0, 1.0))
+        and torch.equal(kept.x[0], tensor(2.0, 3.0))
+    )
     drawn = kept.draw(4000, BatchNoise(4000, 0))[:, 0]
     shares = torch.tensor([float((drawn == v).double().mean()) for v in kept.x[:, 0]])
     expected = torch.arange(1, 5) ** -0.7
@@ -414,7 +456,14 @@ def test_a_replay_is_used_and_resumes(tmp_path):
         module = module or make()
         if steps < 12:
             with pytest.raises(_Stop):
-                fit(module, _Stopping(LogVariance(PRIOR, 6), steps), Measured(OBS), config=config, folder=folder, progress=False)
+                fit(
+                    module,
+                    _Stopping(LogVariance(PRIOR, 6), steps),
+                    Measured(OBS),
+                    config=config,
+                    folder=folder,
+                    progress=False,
+                )
             return module
         fit(module, LogVariance(PRIOR, 6), Measured(OBS), config=config, folder=folder, resume=resume, progress=False)
         return module
@@ -470,10 +519,13 @@ def test_parts_are_balanced_at_the_exact_h_and_value():
 
 
 def test_the_gradient_of_a_part_is_that_of_its_value():
-    """A central difference of the value in F's own parameters, with the part's paths held fixed by a control that has none of them."""
+    """A central difference of the value in F's own parameters, with the part's paths held fixed by a control that has
+    none of them."""
     module = part_control()
     module.eval()
-    module.replay.add(torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.zeros(64, dtype=F64))
+    module.replay.add(
+        torch.randn(64, 2, dtype=F64, generator=torch.Generator().manual_seed(0)), torch.zeros(64, dtype=F64)
+    )
     objective = SubTrajectoryBalance(PRIOR, 12, length=3)
     bias = module.value.extra.bias
     for i in range(4):
@@ -526,7 +578,6 @@ def test_refusals():
         temper(OBS, 0.0)
 
 
-
 def test_a_prior_that_is_cut_off_is_refused_where_its_derivative_is_wanted():
     cut = MeanDenoiser(lambda x, a, s: PRIOR.mean(x, a, s).detach(), VPCosine(), PRIOR.event_shape)
     assert path.has_derivative(PRIOR) and not path.has_derivative(cut)
@@ -557,20 +608,24 @@ class Pulled(Small):
 
 
 def scored():
-    """Observations whose pull is of every kind there is: by matrices, through an operator's derivative, through log p itself."""
+    """Observations whose pull is of every kind there is: by matrices, through an operator's derivative, through log p
+    itself."""
     classes = Classifier(lambda x: torch.stack([x.sin().sum(1), (x**2).sum(1)], 1), 2, (2,))
     return {
         "linear": OBS,
         "not linear": Observation(tensor([0.7]), Gaussian(Bent(), torch.tensor(0.3, dtype=F64))),
         "photons": Observation(tensor([0.4]), Poisson(Bent(), torch.tensor(20.0, dtype=F64))),
         "class": Observation(torch.zeros(1, 1, dtype=torch.long), classes),
-        "reward": Observation(torch.zeros(1, 1, dtype=F64), Reward(lambda x: (2 * x).cos().sum(1) + x.sin().prod(1), 0.5, (2,))),
+        "reward": Observation(
+            torch.zeros(1, 1, dtype=F64), Reward(lambda x: (2 * x).cos().sum(1) + x.sin().prod(1), 0.5, (2,))
+        ),
     }
 
 
 @pytest.mark.parametrize("kind", ["linear", "not linear", "photons", "class", "reward"])
 def test_relative_entropy_is_differentiated_whole_whatever_the_likelihood(kind):
-    """The loss of given noise is a function of h's numbers: its gradient is that of differences, also where h is made of the likelihood's score."""
+    """The loss of given noise is a function of h's numbers: its gradient is that of differences, also where h is made
+    of the likelihood's score."""
     objective, h, given = RelativeEntropy(PRIOR, STEPS), Pulled(), batch(16, scored()[kind])
 
     def loss():

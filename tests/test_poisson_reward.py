@@ -225,7 +225,9 @@ def test_reward(beta):
     obs = like.observe(4)
     x = random(4, 1, 2, 3)
     torch.testing.assert_close(obs.score(x), -2 * (x - 1) / beta)
-    assert len(obs) == 4 and obs.features().shape == (4, 0, 2, 3) and obs[1:3].repeat(2).features().shape == (4, 0, 2, 3)
+    assert (
+        len(obs) == 4 and obs.features().shape == (4, 0, 2, 3) and obs[1:3].repeat(2).features().shape == (4, 0, 2, 3)
+    )
     with pytest.raises(InputError, match=r"no y can be drawn.*observe"):
         like.sample(x, Noise(0, 4))
 

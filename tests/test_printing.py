@@ -1,4 +1,5 @@
-"""What objects print: every argument of a constructor is an attribute of that name, and appears in `repr`; modules take one line."""
+"""What objects print: every argument of a constructor is an attribute of that name, and appears in `repr`; modules take
+one line."""
 
 from __future__ import annotations
 
@@ -47,8 +48,17 @@ class Codec(nn.Module):
 
 
 def operators():
-    yield from (t().check((3 if n == "colourise" else 1, 32, 32)).likelihood.operator for n, t in TASKS.items() if n != "deblur-nonlinear")
-    yield from (Matrix(torch.eye(3)), Linear(lambda x: x, (3,)), Decoded(Identity(), Codec()), operator.RayRadon(8, torch.ones(1, 1, 60, 12)))
+    yield from (
+        t().check((3 if n == "colourise" else 1, 32, 32)).likelihood.operator
+        for n, t in TASKS.items()
+        if n != "deblur-nonlinear"
+    )
+    yield from (
+        Matrix(torch.eye(3)),
+        Linear(lambda x: x, (3,)),
+        Decoded(Identity(), Codec()),
+        operator.RayRadon(8, torch.ones(1, 1, 60, 12)),
+    )
     yield from (operator.EdgedConvolution(torch.ones(1, 1, 3, 3) / 9), operator.ColourJPEG(30))
     yield wrapped.ArrayLinear(np.asarray, np.asarray, (3,), (3,))
     yield wrapped.ArrayMap(np.asarray, np.multiply, (3,), (3,), None)
@@ -56,13 +66,27 @@ def operators():
 
 def likelihoods():
     gaussian = deft.Gaussian(Identity(), 0.1)
-    yield from (gaussian, likelihood.Poisson(Identity()), likelihood.Inside(0.0, 1.0), Tempered(likelihood.Inside(), 0.5))
-    yield from (likelihood.Classifier(nn.Flatten(), 3, (3,)), likelihood.Reward(torch.sum, 1.0, (3,)), AfterDecoder(gaussian, Decoder(Codec(), (1, 8, 8))))
+    yield from (
+        gaussian,
+        likelihood.Poisson(Identity()),
+        likelihood.Inside(0.0, 1.0),
+        Tempered(likelihood.Inside(), 0.5),
+    )
+    yield from (
+        likelihood.Classifier(nn.Flatten(), 3, (3,)),
+        likelihood.Reward(torch.sum, 1.0, (3,)),
+        AfterDecoder(gaussian, Decoder(Codec(), (1, 8, 8))),
+    )
 
 
 def guidance():
     mixture = Mixture(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
-    needed = {"Pulled": (lambda a, s: s**2,), "ScoreAtMean": (lambda a, s: s**2,), "MCG": (deft.DPS(),), "ExactMixture": (mixture,)}
+    needed = {
+        "Pulled": (lambda a, s: s**2,),
+        "ScoreAtMean": (lambda a, s: s**2,),
+        "MCG": (deft.DPS(),),
+        "ExactMixture": (mixture,),
+    }
     for name in GUIDANCE:
         kind = getattr(deft.guidance, name)
         if name != "Mixture":
@@ -75,24 +99,56 @@ def samplers():
     yield from (kind() for kind in SAMPLERS.values())
     for name in ALL_SAMPLERS:
         kind = getattr(deft.samplers, name)
-        if inspect.isclass(kind) and issubclass(kind, deft.Sampler) and not inspect.isabstract(kind) and kind not in SAMPLERS.values():
-            yield Cooled(SAMPLERS["ancestral"](), 0.5) if kind is Cooled else kind(one) if kind in (Imputed, TimeTravel) else kind()
+        if (
+            inspect.isclass(kind)
+            and issubclass(kind, deft.Sampler)
+            and not inspect.isabstract(kind)
+            and kind not in SAMPLERS.values()
+        ):
+            yield (
+                Cooled(SAMPLERS["ancestral"](), 0.5)
+                if kind is Cooled
+                else kind(one)
+                if kind in (Imputed, TimeTravel)
+                else kind()
+            )
 
 
 THINGS = [
-    *operators(), *likelihoods(), *guidance(), *samplers(), *schedules().values(), *(t() for t in TASKS.values()),
+    *operators(),
+    *likelihoods(),
+    *guidance(),
+    *samplers(),
+    *schedules().values(),
+    *(t() for t in TASKS.values()),
     *(kind.sized(PRIOR, 5.0, 1) for kind in LEARNED.values()),
-    PRIOR, MeanDenoiser(lambda x, a, s: x, deft.VPCosine(), (3,)), LatentPrior(PRIOR, Codec(), (1, 8, 8)), NetworkDenoiser(NET, deft.VPCosine(), (1, 8, 8), "eps"),
-    Noise(0, 3), BatchNoise(4, 0, 1, rows=range(2)), RowNoise(4, 0), deft.Observation(torch.zeros(2, 3), deft.Gaussian(Identity(), 0.1)),
-]  # fmt: skip
+    PRIOR,
+    MeanDenoiser(lambda x, a, s: x, deft.VPCosine(), (3,)),
+    LatentPrior(PRIOR, Codec(), (1, 8, 8)),
+    NetworkDenoiser(NET, deft.VPCosine(), (1, 8, 8), "eps"),
+    Noise(0, 3),
+    BatchNoise(4, 0, 1, rows=range(2)),
+    RowNoise(4, 0),
+    deft.Observation(torch.zeros(2, 3), deft.Gaussian(Identity(), 0.1)),
+]
 
 
 @pytest.mark.parametrize("thing", THINGS, ids=lambda t: type(t).__name__)
 def test_every_argument_is_kept_and_printed(thing):
     text = repr(thing)
-    assert text.startswith(type(thing).__name__ + "(") and text.endswith(")") and "\n" not in text and " object at 0x" not in text and len(text) < 1200
+    assert (
+        text.startswith(type(thing).__name__ + "(")
+        and text.endswith(")")
+        and "\n" not in text
+        and " object at 0x" not in text
+        and len(text) < 1200
+    )
     free = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-    wanted = {n: p for n, p in inspect.signature(type(thing)).parameters.items() if not (isinstance(thing, nn.Module) and p.kind in free and n in ("args", "kwargs"))}
+    wanted = {
+        n: p
+        for n, p in inspect.signature(type(thing)).parameters.items()
+        if not (isinstance(thing, nn.Module) and p.kind in free and n in ("args", "kwargs"))
+    }
     if isinstance(thing, deft.Observation):
         del wanted["lifted"]  # what was computed of y already, no setting
     kept = arguments(thing)
@@ -107,8 +163,13 @@ def test_every_argument_is_kept_and_printed(thing):
 def test_every_table_is_looked_at():
     made = {type(t) for t in THINGS}
     shown = {getattr(operator, n) for n in operator.__all__} | {getattr(likelihood, n) for n in likelihood.__all__}
-    classes = {c for c in shown if inspect.isclass(c) and issubclass(c, (Operator, Likelihood)) and not inspect.isabstract(c)}
-    missing = {c.__name__ for c in {*classes, *SAMPLERS.values(), *SCHEDULES.values(), *LEARNED.values(), *TASKS.values()} - made}
+    classes = {
+        c for c in shown if inspect.isclass(c) and issubclass(c, (Operator, Likelihood)) and not inspect.isabstract(c)
+    }
+    missing = {
+        c.__name__
+        for c in {*classes, *SAMPLERS.values(), *SCHEDULES.values(), *LEARNED.values(), *TASKS.values()} - made
+    }
     assert missing <= {"Camera", "BlurSpace", "Rescaled"}, missing  # a camera is a network of 7 million weights
 
 
@@ -121,21 +182,43 @@ def test_modules_count_their_parameters(thing):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (torch.tensor([0.05]), "[0.05]"), (torch.tensor(3), "3"), (torch.ones(2, 3, dtype=torch.float64), "float64[2, 3] from 1 to 1"), (torch.zeros(0, 9), "float32[0, 9]"),
-        (torch.zeros(3, 3, dtype=torch.complex64), "complex64[3, 3]"), (torch.zeros(3, 3, device="meta"), "float32[3, 3]"), ((1,), "(1,)"), ([1, "a"], "[1, 'a']"),
-        (tuple(range(20)), "(0, 1, 2, 3, ..., 19)"), (torch.sum, "sum"), (short, "short"), (nn.Linear(2, 3), "Linear(9 parameters)"), (np.zeros((2, 2)), "ndarray [2, 2] float64"),
-        ({"a": torch.ones(1)}, "{'a': [1.0]}"), (None, "None"), (0.1, "0.1"), ("x" * 300, "'" + "x" * 109 + "...xxxx'"), (object(), "object"),
+        (torch.tensor([0.05]), "[0.05]"),
+        (torch.tensor(3), "3"),
+        (torch.ones(2, 3, dtype=torch.float64), "float64[2, 3] from 1 to 1"),
+        (torch.zeros(0, 9), "float32[0, 9]"),
+        (torch.zeros(3, 3, dtype=torch.complex64), "complex64[3, 3]"),
+        (torch.zeros(3, 3, device="meta"), "float32[3, 3]"),
+        ((1,), "(1,)"),
+        ([1, "a"], "[1, 'a']"),
+        (tuple(range(20)), "(0, 1, 2, 3, ..., 19)"),
+        (torch.sum, "sum"),
+        (short, "short"),
+        (nn.Linear(2, 3), "Linear(9 parameters)"),
+        (np.zeros((2, 2)), "ndarray [2, 2] float64"),
+        ({"a": torch.ones(1)}, "{'a': [1.0]}"),
+        (None, "None"),
+        (0.1, "0.1"),
+        ("x" * 300, "'" + "x" * 109 + "...xxxx'"),
+        (object(), "object"),
     ],
-)  # fmt: skip
+)
 def test_values(value, text):
     assert short(value) == text
 
 
 def test_what_people_see():
-    assert repr(deft.Gaussian(deft.Mask(MASK), 0.05)) == "Gaussian(operator=Mask(mask=float32[1, 1, 8, 8] from 1 to 1), sigma_y=[0.05], surrogate=0.02)"
-    assert repr(deft.Observation(torch.zeros(2, 3), deft.Gaussian(Identity(), 0.1))).startswith("Observation(y=float32[2, 3] from 0 to 0, likelihood=Gaussian(operator=Identity(), ")
+    assert (
+        repr(deft.Gaussian(deft.Mask(MASK), 0.05))
+        == "Gaussian(operator=Mask(mask=float32[1, 1, 8, 8] from 1 to 1), sigma_y=[0.05], surrogate=0.02)"
+    )
+    assert repr(deft.Observation(torch.zeros(2, 3), deft.Gaussian(Identity(), 0.1))).startswith(
+        "Observation(y=float32[2, 3] from 0 to 0, likelihood=Gaussian(operator=Identity(), "
+    )
     assert repr(Sum(Zero(), deft.DPS(0.3))) == "Sum(Zero(), DPS(zeta=0.3, weight=_one))"
-    assert repr(BatchNoise(4, 0, 1, rows=range(2))) == "BatchNoise(4, 0, 1, rows=range(0, 2))" and repr(Noise(3, 2)) == "Noise(seed=3, indices=range(0, 2))"
+    assert (
+        repr(BatchNoise(4, 0, 1, rows=range(2))) == "BatchNoise(4, 0, 1, rows=range(0, 2))"
+        and repr(Noise(3, 2)) == "Noise(seed=3, indices=range(0, 2))"
+    )
     assert "net=None" in repr(LEARNED["deft"].sized(PRIOR, 5.0, 1))
 
 
@@ -174,4 +257,8 @@ def test_attributes_are_what_was_given():
     assert torch.equal(operator.Separable(rows).rows, rows) and operator.Separable(rows).columns is None
     deft_net = nn.Linear(1, 1)
     h = deft.DEFT((1, 8, 8), 1, net=deft_net)
-    assert h.net is deft_net and deft.DEFT((1, 8, 8), 1).net is None and not any(k.startswith("net.") for k in h.state_dict())
+    assert (
+        h.net is deft_net
+        and deft.DEFT((1, 8, 8), 1).net is None
+        and not any(k.startswith("net.") for k in h.state_dict())
+    )

@@ -62,10 +62,16 @@ def test_flips_are_a_function_of_seed_and_step():
     rows = draw(0, 3, source=RowNoise)
     assert torch.equal(rows[20:40], draw(0, 3, rows=range(20, 40), source=RowNoise))
     same = Clean(x).draw(64, 0, 3, CPU).x  # the same rows, as they are
-    codes = [[c for c in range(8) if torch.equal(symmetry(a[None], torch.tensor([c]))[0], b)] for a, b in zip(same, draw(0, 3), strict=True)]
+    codes = [
+        [c for c in range(8) if torch.equal(symmetry(a[None], torch.tensor([c]))[0], b)]
+        for a, b in zip(same, draw(0, 3), strict=True)
+    ]
     assert all(len(c) == 1 for c in codes)
     assert {c[0] for c in codes} == set(range(8))  # 64 rows miss a code with a chance of 0.0016
-    again = [[c for c in range(8) if torch.equal(symmetry(a[None], torch.tensor([c]))[0], b)] for a, b in zip(Clean(x).draw(64, 0, 4, CPU).x, draw(0, 4), strict=True)]
+    again = [
+        [c for c in range(8) if torch.equal(symmetry(a[None], torch.tensor([c]))[0], b)]
+        for a, b in zip(Clean(x).draw(64, 0, 4, CPU).x, draw(0, 4), strict=True)
+    ]
     assert again != codes
 
 
@@ -79,7 +85,12 @@ def test_rectangles_have_four():
     moved = Flipped(Clean(x)).draw(64, 0, 0, CPU).x
     assert moved.shape == (64, 1, 4, 6)
     same = Clean(x).draw(64, 0, 0, CPU).x
-    codes = {c for a, b in zip(same, moved, strict=True) for c in range(4) if torch.equal(symmetry(a[None], torch.tensor([c]))[0], b)}
+    codes = {
+        c
+        for a, b in zip(same, moved, strict=True)
+        for c in range(4)
+        if torch.equal(symmetry(a[None], torch.tensor([c]))[0], b)
+    }
     assert codes == {0, 1, 2, 3}
     with pytest.raises(InputError, match="four flips"):
         symmetry(x, torch.tensor([1, 4]))
@@ -115,7 +126,10 @@ def test_compiled_blocks_train_the_same_weights_under_the_same_names():
     assert {type(b).__name__ for b in blocks} == {"Block"} and len(blocks) == 5
     assert len(lines) == 1 and lines[0].startswith("compiled in")
     assert all(p.grad is None for p in fast.parameters())
-    results = [fit(m, PriorObjective(), Clean(x), Clean(x[:6]), config=CONFIG, device="cpu", progress=False) for m in (plain, fast)]
+    results = [
+        fit(m, PriorObjective(), Clean(x), Clean(x[:6]), config=CONFIG, device="cpu", progress=False)
+        for m in (plain, fast)
+    ]
     for (name, a), (other, b) in zip(plain.state_dict().items(), fast.state_dict().items(), strict=True):
         assert name == other
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
@@ -144,7 +158,9 @@ def test_without_a_compiler_the_prior_itself_is_trained():
 
     prior, lines = tiny(), []
     with show(lines.append):
-        found = compiled(prior, PriorObjective(), Clean(torch.randn(9, 1, 8, 8)), config=CONFIG, device="cpu", backend=broken)
+        found = compiled(
+            prior, PriorObjective(), Clean(torch.randn(9, 1, 8, 8)), config=CONFIG, device="cpu", backend=broken
+        )
     assert found is prior and not any(m._compiled_call_impl for m in found.modules())
     assert len(lines) == 1 and "failed" in lines[0] and "no compiler here" in lines[0] and "without it" in lines[0]
 
@@ -154,7 +170,9 @@ def test_start_weights_are_copied_or_refused(tmp_path):
     first.save(tmp_path / "first.safetensors")
     second = tiny(1)
     start_weights(second, str(tmp_path / "first.safetensors"))
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     assert all(p.requires_grad for p in second.parameters())
     other = ImagePrior(UNet(1, 1, (8, 24)), VPCosine(), (1, 8, 8))
     with pytest.raises(InputError, match=r"widths \[8, 16\] there, \[8, 24\] here"):
@@ -181,7 +199,25 @@ def photos(tmp_path):
 
 
 def line(photos, out, *more):
-    return ("prior", "train", "--data", photos, "--out", out, "--widths", "24,32", "--patch", 4, "--batch", 4, "--warmup", 1, "--evaluations", 1, *more)
+    return (
+        "prior",
+        "train",
+        "--data",
+        photos,
+        "--out",
+        out,
+        "--widths",
+        "24,32",
+        "--patch",
+        4,
+        "--batch",
+        4,
+        "--warmup",
+        1,
+        "--evaluations",
+        1,
+        *more,
+    )
 
 
 def test_half_is_what_is_measured_and_what_is_loaded(photos, tmp_path, capsys):
@@ -217,13 +253,24 @@ def test_flips_resume_bit_for_bit(photos, tmp_path, capsys):
     def one(objective, folder, resume=False):
         torch.manual_seed(0)
         module = ImagePrior(UNet(1, 1, (8, 16), patch=4), VPCosine(), (1, 16, 16))
-        return fit_function(module, objective, Flipped(Clean(x)), config=config, folder=folder, resume=resume, device="cpu", progress=False).module
+        return fit_function(
+            module,
+            objective,
+            Flipped(Clean(x)),
+            config=config,
+            folder=folder,
+            resume=resume,
+            device="cpu",
+            progress=False,
+        ).module
 
     whole = one(PriorObjective(), tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
         one(Stops(), tmp_path / "b")
     resumed = one(PriorObjective(), tmp_path / "b", resume=True)
-    assert all(torch.equal(p, q) for p, q in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
 
 
 def test_start_from_on_the_command_line(photos, tmp_path, capsys):
@@ -232,15 +279,22 @@ def test_start_from_on_the_command_line(photos, tmp_path, capsys):
     card = result(capsys, *line(photos, tmp_path / "next", "--steps", 1, "--lr", 1e-12, "--start-from", start))["card"]
     assert card["recipe"]["start_from"] == str(start)
     mine, theirs = load_prior(tmp_path / "next"), load_prior(start)
-    assert all(torch.allclose(a, b, atol=1e-9, rtol=0) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True))
-    assert "another kind" in refused(capsys, *line(photos, tmp_path / "other", "--steps", 1, "--output", "eps", "--start-from", start))
+    assert all(
+        torch.allclose(a, b, atol=1e-9, rtol=0)
+        for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
+    )
+    assert "another kind" in refused(
+        capsys, *line(photos, tmp_path / "other", "--steps", 1, "--output", "eps", "--start-from", start)
+    )
     assert not (tmp_path / "other").exists()
 
 
 def test_compile_on_the_command_line(photos, tmp_path, capsys, monkeypatch):
     from deft.train import compiled as module
 
-    monkeypatch.setattr(module.Block, "compile", lambda self, **options: (_ for _ in ()).throw(RuntimeError("none installed")))
+    monkeypatch.setattr(
+        module.Block, "compile", lambda self, **options: (_ for _ in ()).throw(RuntimeError("none installed"))
+    )
     code, out, err = run(capsys, *line(photos, tmp_path / "out", "--steps", 1, "--compile"))
     assert code == 0 and "note: torch.compile failed (RuntimeError: none installed)" in out + err
     assert len(json.loads((tmp_path / "out" / "log.json").read_text())["history"]) == 1
@@ -248,5 +302,8 @@ def test_compile_on_the_command_line(photos, tmp_path, capsys, monkeypatch):
 
 def test_flip_changes_the_weights_that_come_out(photos, tmp_path, capsys):
     """On the command line: one step with and without flips differs, by the pictures alone."""
-    sums = [result(capsys, *line(photos, tmp_path / f"out{i}", "--steps", 1, *more))["card"]["sha256"] for i, more in enumerate([(), ("--flip",), ("--flip",)])]
+    sums = [
+        result(capsys, *line(photos, tmp_path / f"out{i}", "--steps", 1, *more))["card"]["sha256"]
+        for i, more in enumerate([(), ("--flip",), ("--flip",)])
+    ]
     assert sums[0] != sums[1] == sums[2]

@@ -38,7 +38,11 @@ class Follows(torch.nn.Module):
     def __init__(self, prior, schedule, output, time="t", scale_input=False, value_range=(-1.0, 1.0), sigma_data=1.0):
         super().__init__()
         self.prior, self.schedule, self.output, self.time, self.scale_input = prior, schedule, output, time, scale_input
-        self.c, self.b, self.d = (value_range[1] - value_range[0]) / 2, (value_range[1] + value_range[0]) / 2, sigma_data
+        self.c, self.b, self.d = (
+            (value_range[1] - value_range[0]) / 2,
+            (value_range[1] + value_range[0]) / 2,
+            sigma_data,
+        )
 
     def forward(self, x_in, time):
         t = BACK[self.time](self.schedule, time).double().clamp(self.schedule.t_min, self.schedule.t_max)
@@ -99,7 +103,14 @@ def test_the_doctor_finds_the_convention(name, clothes):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"output": "eps"}, {"output": "x0"}, {"output": "flow"}, {"value_range": (0, 1)}, {"time": "log-snr"}, {"time": "t"}],
+    [
+        {"output": "eps"},
+        {"output": "x0"},
+        {"output": "flow"},
+        {"value_range": (0, 1)},
+        {"time": "log-snr"},
+        {"time": "t"},
+    ],
 )
 def test_wrong_readings_are_warned_of(wrong, clothes):
     prior, x = clothes
@@ -108,7 +119,8 @@ def test_wrong_readings_are_warned_of(wrong, clothes):
 
 @pytest.mark.parametrize("name", [k for k in TASKS if k != "colourise"])
 def test_a_measurement_is_enough_for_a_warning(name, clothes):
-    """Before sampling there is but one rough image: no false alarm in 20, and eps for v is caught in all, unless most is hidden."""
+    """Before sampling there is but one rough image: no false alarm in 20, and eps for v is caught in all, unless most
+    is hidden."""
     prior, x = clothes
     obs = TASKS[name]().observe(x[:20], Noise(3, 20))
     assert all(warning_from(prior, obs[i]) is None for i in range(20))
@@ -200,8 +212,23 @@ def test_inspect(capsys, shop):
     found = result(capsys, "prior", "inspect", "fashion", "--images", "fashion", "--json")
     assert found["confirmed"] and found["output"] == "v" and found["parameters"] == 1793604
     assert len(found["taken"]["ratios"]) == len(LEVELS) and max(found["taken"]["ratios"]) < WORSE
-    code, out, _ = run(capsys, "prior", "inspect", f"{shop}/mine.py:make", "--prior-option", "output=eps", "--images", "fashion", "-n", 6)
-    assert code == 0 and "not confirmed" in out and ("--prior-option output=v" in out or "--prior-option convention=deft" in out)
+    code, out, _ = run(
+        capsys,
+        "prior",
+        "inspect",
+        f"{shop}/mine.py:make",
+        "--prior-option",
+        "output=eps",
+        "--images",
+        "fashion",
+        "-n",
+        6,
+    )
+    assert (
+        code == 0
+        and "not confirmed" in out
+        and ("--prior-option output=v" in out or "--prior-option convention=deft" in out)
+    )
     code, out, _ = run(capsys, "prior", "inspect", shop / "toy.safetensors")
     assert code == 0 and "parameters: " in out
 
@@ -214,13 +241,41 @@ def test_inspect_an_untrained_prior(capsys, shop):
 
 def test_priors_from_functions(capsys, shop, tmp_path):
     code, out, err = run(
-        capsys, "fit", "--prior", f"{shop}/mine.py:make", "--data", "fashion", "--steps", 2, "--bank", 0, "--out", tmp_path / "run", "--prior-option", "output=eps"
+        capsys,
+        "fit",
+        "--prior",
+        f"{shop}/mine.py:make",
+        "--data",
+        "fashion",
+        "--steps",
+        2,
+        "--bank",
+        0,
+        "--out",
+        tmp_path / "run",
+        "--prior-option",
+        "output=eps",
     )
     assert code == 0, err
     assert "warning: this prior denoises these images" in out
     says = refused(capsys, "evaluate", tmp_path / "run", "--data", "fashion", "--images", 2, "--out", tmp_path / "r")
     assert "a card alone is not trusted to load" in says and "--prior" in says
-    arguments = ["evaluate", tmp_path / "run", "--prior", f"{shop}/mine.py:make", "--data", "fashion", "--images", 2, "--samples", 1, "--methods", "deft", "--out", tmp_path / "r"]
+    arguments = [
+        "evaluate",
+        tmp_path / "run",
+        "--prior",
+        f"{shop}/mine.py:make",
+        "--data",
+        "fashion",
+        "--images",
+        2,
+        "--samples",
+        1,
+        "--methods",
+        "deft",
+        "--out",
+        tmp_path / "r",
+    ]
     assert "was fitted to the prior" in refused(capsys, *arguments)  # read as v: another prior
     assert run(capsys, *arguments, "--prior-option", "output=eps")[0] == 0
 
@@ -254,6 +309,9 @@ def test_families_have_a_line_each():
 def test_a_card_decides_nothing_dangerous():
     from deft.recipe.fitted import recorded_options
 
-    assert recorded_options({"prior_options": ["output=v", "trust_pickle=true", "token=x", "label=3"]}) == ["output=v", "label=3"]
+    assert recorded_options({"prior_options": ["output=v", "trust_pickle=true", "token=x", "label=3"]}) == [
+        "output=v",
+        "label=3",
+    ]
     with pytest.raises(DeftError):
         load_prior("fashion", colour=3)

@@ -1,4 +1,5 @@
-"""Genie v1 checkpoints as priors: the published names and numbers, symmetry, padding, noise levels, files, scaffolds."""
+"""Genie v1 checkpoints as priors: the published names and numbers, symmetry, padding, noise levels, files,
+scaffolds."""
 
 from __future__ import annotations
 
@@ -39,9 +40,24 @@ from deft.prior.load import family_of
 from toys import refused as refused_line
 
 SMALL = GenieConfig(
-    longest=40, steps=50, single=16, pair=12, position=10, time=14, reach=5, pair_layers=2, triangle=7, widening=3, structure_layers=2, structure_blocks=2,
-    hidden=5, heads=3, query_points=2, value_points=4, transitions=2,
-)  # fmt: skip
+    longest=40,
+    steps=50,
+    single=16,
+    pair=12,
+    position=10,
+    time=14,
+    reach=5,
+    pair_layers=2,
+    triangle=7,
+    widening=3,
+    structure_layers=2,
+    structure_blocks=2,
+    hidden=5,
+    heads=3,
+    query_points=2,
+    value_points=4,
+    transitions=2,
+)
 TEXT = """maximumNumResidues 40
 numTimesteps 50
 singleFeatureDimension 16
@@ -85,7 +101,13 @@ def stirred(config=SMALL):
     state = {}
     for i, (name, v) in enumerate(sorted(net.state_dict().items())):
         r = scattered(v.numel(), i).reshape(v.shape).float()
-        state[name] = (2 / v.shape[1]) ** 0.5 * r if v.ndim == 2 else 1 + 0.1 * r if "norm" in name and name.endswith("weight") else 0.3 * r
+        state[name] = (
+            (2 / v.shape[1]) ** 0.5 * r
+            if v.ndim == 2
+            else 1 + 0.1 * r
+            if "norm" in name and name.endswith("weight")
+            else 0.3 * r
+        )
     net.load_state_dict(state)
     return net
 
@@ -121,25 +143,32 @@ def refused(call, kind, match):
 
 
 def test_names_and_shapes_are_the_published_ones():
-    """The digest is of the sorted lines "name shape" of the original's Denoiser with the configuration of scope_l_128."""
+    """The digest is of the sorted lines "name shape" of the original's Denoiser with the configuration of
+    scope_l_128."""
     with torch.device("meta"):
         net = GenieNet()
     state = net.state_dict()
     assert len(state) == 325 and sum(v.numel() for v in state.values()) == 4_087_574
     lines = sorted(f"{name} {tuple(v.shape)}" for name, v in state.items())
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == "9b21942e3da1ec07a0ee761d0b81163f25605e63bb51743db66925b3e0433e91"
+    assert (
+        hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        == "9b21942e3da1ec07a0ee761d0b81163f25605e63bb51743db66925b3e0433e91"
+    )
 
 
 def test_numbers_are_those_of_the_original():
-    """Recorded from the code of aqlaboratory/genie (10d1d3a, its functions without dropout and chunks) in float32, run outside this repository with these weights, on
-    traces of 23 and 31 residues padded to 40 (its positions are coded by the padded length), steps 7 and 42: how three residues of each are moved."""
+    """Recorded from the code of aqlaboratory/genie (10d1d3a, its functions without dropout and chunks) in float32, run
+    outside this repository with these weights, on traces of 23 and 31 residues padded to 40 (its positions are coded by
+    the padded length), steps 7 and 42: how three residues of each are moved."""
     net = stirred()
     x = torch.zeros(2, 40, 3)
     x[0, :23], x[1, :31] = trace(23, 1), trace(31, 2)
     with torch.no_grad():
         out = net(x, torch.tensor([7.0, 42.0]))
         shorter = net(x[:1, :23], torch.tensor([7.0]))
-    torch.testing.assert_close((out - x)[[0, 0, 0, 1, 1, 1], [0, 11, 22, 0, 15, 30]], torch.tensor(GOLDEN), atol=5e-5, rtol=0)
+    torch.testing.assert_close(
+        (out - x)[[0, 0, 0, 1, 1, 1], [0, 11, 22, 0, 15, 30]], torch.tensor(GOLDEN), atol=5e-5, rtol=0
+    )
     torch.testing.assert_close(shorter[0], out[0, :23], atol=1e-5, rtol=0)
     torch.testing.assert_close(waves(torch.tensor([3.0, 49.0]), 50, 6), torch.tensor(WAVES), atol=1e-5, rtol=0)
 
@@ -162,7 +191,9 @@ def test_it_turns_with_the_chain_and_tells_a_mirror_image(prior):
         torch.testing.assert_close(turn.eps, pred.eps @ q.T, atol=2e-4, rtol=0)
         assert float((mirror.eps * torch.tensor([1.0, 1.0, -1.0]) - pred.eps).abs().max()) > 0.1
     net = prior.net.net
-    moved = net(UNIT * x[1:] + torch.tensor([5.0, -3.0, 9.0]), torch.tensor([20.0])) - net(UNIT * x[1:], torch.tensor([20.0]))
+    moved = net(UNIT * x[1:] + torch.tensor([5.0, -3.0, 9.0]), torch.tensor([20.0])) - net(
+        UNIT * x[1:], torch.tensor([20.0])
+    )
     torch.testing.assert_close(moved, torch.tensor([5.0, -3.0, 9.0]).expand_as(moved), atol=1e-4, rtol=0)
 
 
@@ -186,7 +217,8 @@ def test_padding_changes_nothing_and_samples_stay_in_their_subspace(prior):
 
 
 def test_levels_are_genies_in_our_units(prior):
-    """abar_i = cos^2(pi/2 (i + 1)/(T + 1)) in angstrom; an eighth of the deviation in units of 8; the network hears whole steps."""
+    """abar_i = cos^2(pi/2 (i + 1)/(T + 1)) in angstrom; an eighth of the deviation in units of 8; the network hears
+    whole steps."""
     published = noise_schedule(GenieConfig())
     i = torch.arange(1000, dtype=torch.float64)
     torch.testing.assert_close(published.alpha(i), torch.cos((i + 1) / 1001 * torch.pi / 2), atol=1e-9, rtol=0)
@@ -212,12 +244,23 @@ def test_scaffolds_are_drawn(prior):
     motif = trace(9, 5)
     one = given_motif([motif], [list(range(3, 12))], 24, SIGMA_Y)
     for h in (PiGDM(0.5), Replacement()):
-        drawn, again = (draw_scaffolds(prior, h, one.repeat(2), [20, 24], steps=4, spacing="log-snr", batch=n) for n in (2, 1))
+        drawn, again = (
+            draw_scaffolds(prior, h, one.repeat(2), [20, 24], steps=4, spacing="log-snr", batch=n) for n in (2, 1)
+        )
         for x, y, n in zip(drawn, again, (20, 24), strict=True):
-            assert x.shape == (n, 3) and bool(torch.isfinite(x).all()) and float(x.mean(0).abs().max()) < 1e-3 * float(x.abs().max())
+            assert (
+                x.shape == (n, 3)
+                and bool(torch.isfinite(x).all())
+                and float(x.mean(0).abs().max()) < 1e-3 * float(x.abs().max())
+            )
             torch.testing.assert_close(x, y, atol=1e-2, rtol=1e-2)
-            away = one.likelihood.residual(one.y[:, :n], torch.cat([x, torch.zeros(24 - n, 3)])[None] / UNIT) if n == 24 else one.y[:, :0]
-            assert isinstance(h, PiGDM) or float(UNIT * away.abs().sum()) < 1e-2  # replacement ends on the motif, in its own size
+            away = (
+                one.likelihood.residual(one.y[:, :n], torch.cat([x, torch.zeros(24 - n, 3)])[None] / UNIT)
+                if n == 24
+                else one.y[:, :0]
+            )
+            # replacement ends on the motif, in its own size
+            assert isinstance(h, PiGDM) or float(UNIT * away.abs().sum()) < 1e-2
 
 
 # files
@@ -226,10 +269,20 @@ def test_scaffolds_are_drawn(prior):
 def saved(path, state=None, **more):
     """What Lightning writes, with a state dict."""
     state = {f"model.{k}": v for k, v in stirred().state_dict().items()} if state is None else state
-    torch.save({
-        "epoch": 9999, "global_step": 123, "pytorch-lightning_version": "1.8.0", "state_dict": state, "loops": {"fit_loop": {"state_dict": {}}},
-        "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": None, "dirpath": "runs"}}, "optimizer_states": [{"state": {}, "param_groups": []}], "lr_schedulers": [], **more,
-    }, path)  # fmt: skip
+    torch.save(
+        {
+            "epoch": 9999,
+            "global_step": 123,
+            "pytorch-lightning_version": "1.8.0",
+            "state_dict": state,
+            "loops": {"fit_loop": {"state_dict": {}}},
+            "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": None, "dirpath": "runs"}},
+            "optimizer_states": [{"state": {}, "param_groups": []}],
+            "lr_schedulers": [],
+            **more,
+        },
+        path,
+    )
     return path
 
 
@@ -237,7 +290,12 @@ def test_a_checkpoint_loads(tmp_path, prior):
     path = saved(tmp_path / "epoch=9999.ckpt")
     (tmp_path / "settings").write_text(TEXT)
     got = load_genie(path, tmp_path / "settings")
-    assert got.config == SMALL and not got.training and not any(p.requires_grad for p in got.parameters()) and got.card["unsure"] == []
+    assert (
+        got.config == SMALL
+        and not got.training
+        and not any(p.requires_grad for p in got.parameters())
+        and got.card["unsure"] == []
+    )
     assert got.fingerprint() == prior.fingerprint() == load_genie(path, SMALL, "cpu").fingerprint()
     longer = GenieConfig(**{**got.card["config"], "longest": 50})
     assert load_genie(path, longer).fingerprint() != got.fingerprint()  # the same weights, other positions
@@ -284,13 +342,22 @@ def test_bad_files_are_refused_in_a_line(tmp_path):
         path = saved(tmp_path / f"{i}.ckpt", state)
         refused(lambda path=path: load_genie(path, SMALL), CheckpointError, match)
     path = saved(tmp_path / "whole.ckpt")
-    refused(lambda: load_genie(path), CheckpointError, "missing.*configuration file")  # another network than the default
+    # another network than the default
+    refused(lambda: load_genie(path), CheckpointError, "missing.*configuration file")
     (tmp_path / "cut.ckpt").write_bytes(path.read_bytes()[:-2000])
     (tmp_path / "text.ckpt").write_text("<html>not found</html>")
     (tmp_path / "empty.ckpt").write_bytes(b"")
     for name in ("cut", "text", "empty"):
-        refused(lambda name=name: load_genie(tmp_path / f"{name}.ckpt", SMALL), CheckpointError, "truncated or not a PyTorch file")
-    refused(lambda: load_genie(saved(tmp_path / "code.ckpt", hyper_parameters=Foreign()), SMALL), CheckpointError, "more than tensors")
+        refused(
+            lambda name=name: load_genie(tmp_path / f"{name}.ckpt", SMALL),
+            CheckpointError,
+            "truncated or not a PyTorch file",
+        )
+    refused(
+        lambda: load_genie(saved(tmp_path / "code.ckpt", hyper_parameters=Foreign()), SMALL),
+        CheckpointError,
+        "more than tensors",
+    )
     refused(lambda: load_genie(tmp_path / "none.ckpt"), CheckpointError, "no such checkpoint")
     torch.save([1, 2], tmp_path / "list.ckpt")
     refused(lambda: load_genie(tmp_path / "list.ckpt"), CheckpointError, "holds no Genie network")
@@ -317,9 +384,12 @@ def test_configurations(tmp_path):
 
 
 def test_its_name_is_enough(tmp_path, capsys):
-    """`--prior genie.ckpt`: recognised before other checkpoints, drawn from by a benchmark, and the bundled h is not for it."""
+    """`--prior genie.ckpt`: recognised before other checkpoints, drawn from by a benchmark, and the bundled h is not
+    for it."""
     torch.manual_seed(0)
-    torch.save({"state_dict": {f"model.{k}": v for k, v in GenieNet(SMALL).state_dict().items()}}, tmp_path / "genie.ckpt")
+    torch.save(
+        {"state_dict": {f"model.{k}": v for k, v in GenieNet(SMALL).state_dict().items()}}, tmp_path / "genie.ckpt"
+    )
     (tmp_path / "configuration").write_text(TEXT.replace("maximumNumResidues 40", "maximumNumResidues 64"))
     name = str(tmp_path / "genie.ckpt")
     assert family_of(name) == "genie"
@@ -331,6 +401,8 @@ def test_its_name_is_enough(tmp_path, capsys):
     cases = MotifCases(problems(["5W0GA"]), 2, max_length=64)
     x = draw(ChainPlan("pigdm", steps=3), prior, cases, store=Store(tmp_path)).x
     assert [len(v) for v in x] == [p.length for p in cases.placements] and all(np.isfinite(v).all() for v in x)
-    assert "belongs to the prior backbone" in refused_line(capsys, "protein", "scaffold", "--prior", name, "--problem", "5W0GA", "--out", tmp_path / "s")
+    assert "belongs to the prior backbone" in refused_line(
+        capsys, "protein", "scaffold", "--prior", name, "--problem", "5W0GA", "--out", tmp_path / "s"
+    )
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.ckpt")
     assert family_of(tmp_path / "other.ckpt") == "adm"

@@ -1,4 +1,5 @@
-"""What is measured on C-alpha traces: known geometry, natives' pass rates, broken traces, and CA-MPNN against its reference."""
+"""What is measured on C-alpha traces: known geometry, natives' pass rates, broken traces, and CA-MPNN against its
+reference."""
 
 from __future__ import annotations
 
@@ -138,14 +139,17 @@ def test_the_bands_are_those_of_the_train_split():
 
 
 def test_natives_pass(natives):
-    """Each cut passes 95 % of natives (less two standard errors, for 151 chains); junctions of motifs in their own chains, too."""
+    """Each cut passes 95 % of natives (less two standard errors, for 151 chains); junctions of motifs in their own
+    chains, too."""
     goals = [p.goal(p.draw(0)) for p in set_a(natives)]
     row = summary(measure(natives, goals, likelihood=False))
     least = 0.95 - 2 * (0.95 * 0.05 / len(natives)) ** 0.5
     for cut in ("bonds_valid", "clashes_valid", "gyration_valid", "left_valid", "junctions_valid"):
         assert row[cut] >= least, cut
     assert row["geometry_valid"] > 0.9 and row["motif_rmsd_median"] < 1e-3 and row["motif_below_1A"] == 1
-    assert row["bonds_in_range"] == pytest.approx(0.997, abs=0.002) and row["bond_mean"] == pytest.approx(3.804, abs=0.003)
+    assert row["bonds_in_range"] == pytest.approx(0.997, abs=0.002) and row["bond_mean"] == pytest.approx(
+        3.804, abs=0.003
+    )
     assert 0.2 < row["helix"] < 0.5 and 0.1 < row["strand"] < 0.4 and 0.003 < row["left_handed"] < 0.015
     assert np.isnan(row["nll"]) and row["proxy_success"] == 0
 
@@ -155,9 +159,19 @@ def test_what_is_not_protein_fails(natives):
     some = natives[:30]
     share = {
         "noise": summary(measure([x + rng.normal(0, 0.5, x.shape) for x in some], likelihood=False))["bonds_valid"],
-        "walk": summary(measure([np.cumsum(v / np.linalg.norm(v, axis=1)[:, None] * 3.8, 0) for v in (rng.normal(size=x.shape) for x in some)], likelihood=False))["clashes_valid"],
+        "walk": summary(
+            measure(
+                [
+                    np.cumsum(v / np.linalg.norm(v, axis=1)[:, None] * 3.8, 0)
+                    for v in (rng.normal(size=x.shape) for x in some)
+                ],
+                likelihood=False,
+            )
+        )["clashes_valid"],
         "swollen": summary(measure([1.5 * x for x in some], likelihood=False))["gyration_valid"],
-        "mirrored helices": summary(measure([x * MIRROR for x in some if helix_turns(x)[0] > 0.2], likelihood=False))["left_valid"],
+        "mirrored helices": summary(measure([x * MIRROR for x in some if helix_turns(x)[0] > 0.2], likelihood=False))[
+            "left_valid"
+        ],
     }
     assert max(share.values()) < 0.1, share
 
@@ -197,7 +211,11 @@ def test_the_numbers_of_natives(natives):
     goals = [p.goal(p.draw(0)) for p in set_a(some)]
     columns = measure(some, goals)
     row, good = summary(columns), [x for x, ok in zip(some, columns["proxy_success"], strict=True) if ok]
-    assert row["samples"] == len(some) and len(good) >= len(some) - 2 and len(good) == round(row["proxy_success"] * len(some))
+    assert (
+        row["samples"] == len(some)
+        and len(good) >= len(some) - 2
+        and len(good) == round(row["proxy_success"] * len(some))
+    )
     found = variety(good)
     assert found == {"compared": len(good), "clusters": len(good)} and "nearest_tm" not in found and variety([]) == {}
     assert novelty(good, some) == pytest.approx(np.ones(len(good)))
@@ -206,7 +224,8 @@ def test_the_numbers_of_natives(natives):
 
 # CA-MPNN
 
-REFERENCE = {  # of the published package with the bundled (half-precision) weights; and its mean NLL with the published ones
+# of the published package with the bundled (half-precision) weights; and its mean NLL with the published ones
+REFERENCE = {
     0: ("1A1XA", [-2.28989, -1.76735, -3.10614, -2.32632, -3.18089, -2.68089], 2.05368),
     100: ("2FUPA", [-2.45342, -3.40507, -1.82803, -0.75143, -2.10974, -2.82820], 1.86506),
     250: ("3NEUA", [-3.30243, -1.29871, -2.66050, -2.11339, -2.17096, -2.86160], 1.90957),
@@ -220,7 +239,10 @@ def test_log_probabilities_are_the_references(held_out):
     sequence, order = torch.full(real.shape, 20), torch.arange(real.shape[1]).repeat(len(some), 1)
     for b, c in enumerate(some):
         n = len(c.sequence)
-        sequence[b, :n], order[b, :n] = encode_sequence(c.sequence), torch.from_numpy(np.argsort(np.arange(n) * 37 % 131))
+        sequence[b, :n], order[b, :n] = (
+            encode_sequence(c.sequence),
+            torch.from_numpy(np.argsort(np.arange(n) * 37 % 131)),
+        )
     found = bundled().log_probs(x, sequence, order, real).gather(2, sequence[..., None])[..., 0]
     for row, c, (name, values, nll) in zip(found, some, REFERENCE.values(), strict=True):
         n = len(c.sequence)
@@ -257,7 +279,10 @@ def test_nll_tells_natives_from_noise_but_not_from_mirrors(natives):
     native, letters = plausibility(some)
     noised = plausibility([x + rng.normal(size=x.shape) for x in some])[0]
     mirrored = plausibility([x * MIRROR for x in some])[0]
-    assert native.mean() == pytest.approx(1.03, abs=0.15) and (native < highest_nll(np.array([len(x) for x in some])) + 0.1).all()
+    assert (
+        native.mean() == pytest.approx(1.03, abs=0.15)
+        and (native < highest_nll(np.array([len(x) for x in some])) + 0.1).all()
+    )
     assert noised.min() > native.max() and noised.mean() > native.mean() + 0.5
     assert abs(mirrored.mean() - native.mean()) < 0.15
     assert all(len(s) == len(x) and set(s) < set(ALPHABET[:-1]) for s, x in zip(letters, some, strict=True))

@@ -44,7 +44,9 @@ def test_operator():
 def test_it_is_a_projection_of_the_rank_it_counts():
     a = dense(Motif(GROUP), (12, 3), torch.float64)[0]
     assert torch.allclose(a @ a, a, atol=1e-12) and torch.allclose(a, a.mT, atol=1e-12)
-    assert int(torch.linalg.matrix_rank(a)) == int(Motif(GROUP).count(torch.zeros(1, 12, 3))) == 3 * (3 - 1) + 3 * (4 - 1)
+    assert (
+        int(torch.linalg.matrix_rank(a)) == int(Motif(GROUP).count(torch.zeros(1, 12, 3))) == 3 * (3 - 1) + 3 * (4 - 1)
+    )
 
 
 def test_where_a_motif_lies_is_not_told():
@@ -97,7 +99,8 @@ def chain():
 
 
 def off(x, posterior):
-    """(largest error of a mean in standard errors, largest relative error of a deviation over its standard error) along the posterior's axes."""
+    """(largest error of a mean in standard errors, largest relative error of a deviation over its standard error) along
+    the posterior's axes."""
     values, axes = torch.linalg.eigh(posterior.covariance)
     keep = values > 1e-4
     z = ((x.double().flatten(1) - posterior.mean) @ axes)[:, keep] / values[keep].sqrt()
@@ -116,7 +119,16 @@ def test_every_sampler_reaches_the_posterior_of_a_chain(chain, name):
 
 def test_a_wrong_sign_or_no_h_is_seen(chain):
     world, prior, obs, posterior = chain
-    x = sample_posterior(prior, world.h, Observation(-obs.y, obs.likelihood), 400, sampler=DDIM(1.0), steps=60, spacing="log-snr", batch=400).x[0]
+    x = sample_posterior(
+        prior,
+        world.h,
+        Observation(-obs.y, obs.likelihood),
+        400,
+        sampler=DDIM(1.0),
+        steps=60,
+        spacing="log-snr",
+        batch=400,
+    ).x[0]
     assert off(x, posterior)[0] > 20
 
 
@@ -125,7 +137,14 @@ def test_pigdm_keeps_to_the_motif(chain):
     _, prior, obs, _ = chain
     x = sample_posterior(prior, PiGDM(0.5), obs, 200, sampler=DDIM(1.0), steps=200, spacing="log-snr", batch=200).x[0]
     like = obs.likelihood
-    rms = float((like.residual(obs.y.expand(200, -1, -1), x).square().flatten(1).sum(1) / like.operator.number_of_measurements(obs.y)).mean().sqrt())
+    rms = float(
+        (
+            like.residual(obs.y.expand(200, -1, -1), x).square().flatten(1).sum(1)
+            / like.operator.number_of_measurements(obs.y)
+        )
+        .mean()
+        .sqrt()
+    )
     assert 0.03 < rms < 0.08
 
 
@@ -133,7 +152,10 @@ def test_cooled_samples_vary_less(chain):
     world, prior, obs, posterior = chain
     cool = Cooled(DDIM(1.0), 0.6)
     a, b = times(VPCosine(), 10)[3:5]
-    assert cool.kernel(a, b).std == pytest.approx(0.6 * DDIM(1.0).kernel(a, b).std) and cool.kernel(a, b)[:2] == DDIM(1.0).kernel(a, b)[:2]
+    assert (
+        cool.kernel(a, b).std == pytest.approx(0.6 * DDIM(1.0).kernel(a, b).std)
+        and cool.kernel(a, b)[:2] == DDIM(1.0).kernel(a, b)[:2]
+    )
     x = sample_posterior(prior, world.h, obs, 200, sampler=cool, steps=60, spacing="log-snr", batch=200).x[0]
     values, axes = torch.linalg.eigh(posterior.covariance)
     z = ((x.double().flatten(1) - posterior.mean) @ axes)[:, values > 1e-4] / values[values > 1e-4].sqrt()
@@ -174,14 +196,20 @@ def amortised():
 def test_h_turns_with_the_pose_and_tells_a_mirror_image(stirred, amortised, kind, sigma):
     prior, deft, x, obs = stirred
     h = deft if kind == "deft" else amortised
-    t, n = torch.tensor(sigma, dtype=torch.float64), prior.project(torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64), x)
+    t, n = (
+        torch.tensor(sigma, dtype=torch.float64),
+        prior.project(torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64), x),
+    )
     x_t, q = x + sigma * n, rotation()
     with torch.no_grad():
         value = h(prior(x_t, t), obs)
         turned = h(prior(x_t @ q, t), Observation(obs.y @ q, obs.likelihood))
         mirrored = h(prior(-x_t, t), Observation(-obs.y, obs.likelihood))
         n0 = int(residues(x)[0].sum())
-        alone = h(prior(x_t[:1, :n0], t), Observation(obs.y[:1, :n0], Gaussian(Motif(obs.likelihood.operator.group[:1, :n0]), SIGMA_Y)))
+        alone = h(
+            prior(x_t[:1, :n0], t),
+            Observation(obs.y[:1, :n0], Gaussian(Motif(obs.likelihood.operator.group[:1, :n0]), SIGMA_Y)),
+        )
     size = float(value.norm())
     assert float((value @ q - turned).norm()) < 1e-5 * size  # calibration is kept in float32
     assert float((value + mirrored).norm()) > 0.05 * size
@@ -191,7 +219,8 @@ def test_h_turns_with_the_pose_and_tells_a_mirror_image(stirred, amortised, kind
 
 @pytest.mark.parametrize("sigma", [0.1, 2.0])
 def test_networks_are_shown_the_motif_put_in(stirred, sigma):
-    """In what they see, the motif has y's shape and stands where its residues are in x̂; the rest is x̂'s. Trust falls from 1 to 0 as y's noise outgrows what is open."""
+    """In what they see, the motif has y's shape and stands where its residues are in x̂; the rest is x̂'s. Trust falls
+    from 1 to 0 as y's noise outgrows what is open."""
     prior, _, x, obs = stirred
     with torch.no_grad():
         pred = prior(x + sigma * prior.project(torch.randn_like(x), x), torch.tensor(sigma, dtype=torch.float64))
@@ -218,7 +247,8 @@ def test_untrained_it_is_the_guide_or_nothing(stirred):
 
 
 def test_the_network_itself_sees_which_hand_a_chain_has(amortised):
-    """A chain and its motif mirrored, under a prior that cannot tell them apart: what differs is the network's own doing."""
+    """A chain and its motif mirrored, under a prior that cannot tell them apart: what differs is the network's own
+    doing."""
     x = pad([c.x.double() for c in chains("validation", longest=64)[:1]])
     obs, t = MotifTask().observe(x, BatchNoise(1, 0)), torch.tensor(0.5, dtype=torch.float64)
     blind = MeanDenoiser(lambda x_t, a, s: a / (a**2 + s**2) * x_t, backbone_prior("tiny").schedule, tuple(x.shape[1:]))
@@ -258,13 +288,17 @@ def test_full_tuning_begins_as_the_prior_and_the_guide(stirred):
 def test_a_file_holds_each_kind(stirred, tmp_path, kind):
     prior = backbone_prior("tiny").requires_grad_(False)
     x, obs = stirred[2].float(), MotifTask().observe(stirred[2].float(), BatchNoise(3, 0))
-    h = (ChainDEFT(32) if kind is ChainDEFT else ChainAmortised.sized(prior, 1.0, tuned=True).initialise(prior)).calibrate(prior, x)
+    h = (
+        ChainDEFT(32) if kind is ChainDEFT else ChainAmortised.sized(prior, 1.0, tuned=True).initialise(prior)
+    ).calibrate(prior, x)
     task = MotifTask(0.01, loosest=0.05)
     save_h(tmp_path / "h.safetensors", h, prior, task, name="x")
     again, back, card = load_scaffolder(tmp_path / "h.safetensors", prior)
     pred = prior(x, torch.tensor(0.5, dtype=torch.float64))
     with torch.no_grad():
-        assert type(again) is kind and back == task and card["name"] == "x" and torch.equal(again(pred, obs), h(pred, obs))
+        assert (
+            type(again) is kind and back == task and card["name"] == "x" and torch.equal(again(pred, obs), h(pred, obs))
+        )
 
 
 def test_deviations_of_a_task_lie_between_its_two_evenly_in_their_logarithm():
@@ -273,7 +307,9 @@ def test_deviations_of_a_task_lie_between_its_two_evenly_in_their_logarithm():
     level = (obs.likelihood.sigma_y / 0.01).log() / math.log(4.0)
     assert level.shape == (4000,) and float(level.min()) >= 0 and float(level.max()) <= 1
     assert abs(float(level.mean()) - 0.5) < 4 * (1 / 12 / 4000) ** 0.5
-    each = obs.likelihood.residual(obs.y, x).square().flatten(1).sum(1) / obs.likelihood.operator.number_of_measurements(obs.y)
+    each = obs.likelihood.residual(obs.y, x).square().flatten(1).sum(
+        1
+    ) / obs.likelihood.operator.number_of_measurements(obs.y)
     ratio = each / obs.likelihood.sigma_y**2  # the noise of each has its own deviation, and no other
     halves = [ratio[level < 0.5], ratio[level >= 0.5]]
     assert all(abs(float(r.mean()) - 1) < 4 * float(r.std()) / len(r) ** 0.5 for r in halves)
@@ -283,7 +319,9 @@ def test_deviations_of_a_task_lie_between_its_two_evenly_in_their_logarithm():
 def test_learning_lowers_the_loss_and_leaves_the_prior_alone(kind):
     torch.manual_seed(0)
     prior = backbone_prior("tiny").eval().requires_grad_(False)
-    h = (ChainDEFT(32) if kind == "deft" else ChainAmortised.sized(prior, 1.0, tuned=True).initialise(prior)).calibrate(prior, pad([c.x for c in chains("train", longest=48)[:16]], 48))
+    h = (ChainDEFT(32) if kind == "deft" else ChainAmortised.sized(prior, 1.0, tuned=True).initialise(prior)).calibrate(
+        prior, pad([c.x for c in chains("train", longest=48)[:16]], 48)
+    )
     objective = DenoisingObjective(prior, even=1.0)
     batches = Bucketed([c.x for c in chains("train", longest=48)], MotifTask(), bounds=(48,))
     held = batches.draw(64, 1, -1, torch.device("cpu"))
@@ -293,7 +331,14 @@ def test_learning_lowers_the_loss_and_leaves_the_prior_alone(kind):
             return float(objective(h, held, BatchNoise(64, 9)).value)
 
     before = loss()
-    fit(h, objective, batches, batches, config=FitConfig(steps=30, batch=16, lr=5e-3, warmup=5, ema=0.9, evaluations=1, held_out_batches=1), progress=False)
+    fit(
+        h,
+        objective,
+        batches,
+        batches,
+        config=FitConfig(steps=30, batch=16, lr=5e-3, warmup=5, ema=0.9, evaluations=1, held_out_batches=1),
+        progress=False,
+    )
     assert loss() < 0.97 * before and all(p.grad is None for p in prior.parameters())
 
 
@@ -304,7 +349,9 @@ def test_paths_of_chains_stay_centred_and_teach(stirred, kind):
     prior = backbone_prior("tiny").of_length(40).requires_grad_(False)
     h = ChainDEFT(32, length=40)
     obs = given_motif([torch.randn(9, 3) * 4], [list(range(12, 21))], 40)
-    walked = simulate(prior, h, obs.repeat(3), BatchNoise(3, 0), times(prior.schedule, 4, "log-snr"), Ito(), keep={0, 1})
+    walked = simulate(
+        prior, h, obs.repeat(3), BatchNoise(3, 0), times(prior.schedule, 4, "log-snr"), Ito(), keep={0, 1}
+    )
     for x in (walked.x, *(s.pred.x_t for s in walked.steps)):
         assert float(x.sum(1).abs().max()) < 1e-3 * float(x.abs().max())
     loss = kind(prior, 4)(h, Batch(torch.empty(3, 0), obs.repeat(3)), BatchNoise(3, 0))

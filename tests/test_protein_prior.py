@@ -1,4 +1,5 @@
-"""Backbones: chains and their buckets, geometry, the equivariant network, the prior and the subspace its samples live in."""
+"""Backbones: chains and their buckets, geometry, the equivariant network, the prior and the subspace its samples live
+in."""
 
 from __future__ import annotations
 
@@ -89,7 +90,11 @@ def test_padding(test_chains):
     some = [c.x for c in test_chains[:3]]
     x = pad(some, 128)
     assert x.shape == (3, 128, 3)
-    assert residues(x).sum(1).tolist() == [len(c) for c in some] == residues(template([len(c) for c in some])).sum(1).tolist()
+    assert (
+        residues(x).sum(1).tolist()
+        == [len(c) for c in some]
+        == residues(template([len(c) for c in some])).sum(1).tolist()
+    )
     with pytest.raises(InputError, match="does not fit"):
         pad(some, 30)
 
@@ -112,7 +117,9 @@ def test_buckets(test_chains):
     assert torch.equal(a, b) and not torch.equal(a[:, :64], data.draw(16, 3, 8, CPU).x[:, :64])
     assert torch.equal(data.draw(16, 3, 7, CPU, rows=range(4, 9), source=RowNoise).x, a[4:9])
     looks = [data._choose(16, 0, -1 - i)[0] for i in range(20)]
-    assert set(looks) == set(range(len(data.buckets))) and torch.equal(data.draw(4, 0, -3, CPU).x, data.draw(4, 0, -3, CPU).x)
+    assert set(looks) == set(range(len(data.buckets))) and torch.equal(
+        data.draw(4, 0, -3, CPU).x, data.draw(4, 0, -3, CPU).x
+    )
     assert len(data.draw(200, 0, 0, CPU).x) == 200  # more than the bucket has
     with pytest.raises(InputError, match="longer than the last bucket"):
         Bucketed([c.x for c in test_chains], bounds=(64, 80))
@@ -141,7 +148,8 @@ def test_frames(test_chains):
 
 
 def test_dihedrals_of_a_helix():
-    """A right-handed alpha helix (100 degrees and 1.5 angstrom a residue, radius 2.3) has +50 degrees; its mirror image -50."""
+    """A right-handed alpha helix (100 degrees and 1.5 angstrom a residue, radius 2.3) has +50 degrees; its mirror image
+    -50."""
     i = torch.arange(20.0)
     angle = math.radians(100) * i
     x = torch.stack([2.3 * angle.cos(), 2.3 * angle.sin(), 1.5 * i], -1)
@@ -160,7 +168,9 @@ def test_superposition_never_mirrors(test_chains):
     mask = torch.arange(27) < 20
     assert float(rmsd(torch.cat([x @ q, torch.zeros(7, 3)]), whole, mask)) < 1e-3
     weights = torch.rand(4, 20, 3)
-    torch.testing.assert_close(rmsd(weights, x.expand(4, 20, 3)), torch.stack([rmsd(w, x) for w in weights]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        rmsd(weights, x.expand(4, 20, 3)), torch.stack([rmsd(w, x) for w in weights]), atol=1e-4, rtol=0
+    )
 
 
 # the network
@@ -242,7 +252,8 @@ def test_projection(test_chains):
     assert float(p.sum(1).abs().max()) < 1e-4 and torch.equal(residues(p), residues(x))
     torch.testing.assert_close(prior.project(p, x), p, atol=1e-6, rtol=0)  # a projection
     other = Noise(1, 5).normal((128, 3))
-    torch.testing.assert_close((p * other).sum(), (n * prior.project(other, x)).sum(), rtol=1e-4, atol=1e-3)  # orthogonal
+    # orthogonal
+    torch.testing.assert_close((p * other).sum(), (n * prior.project(other, x)).sum(), rtol=1e-4, atol=1e-3)
     plain = MeanDenoiser(lambda x, a, s: x, EDM(), (3,))
     assert plain.project(n, x) is n
 
@@ -287,7 +298,11 @@ def test_file(tmp_path):
     for a, b in zip(prior.parameters(), back.parameters(), strict=True):
         assert b.dtype == torch.float32 and not b.requires_grad
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
-    assert back.fingerprint() == load_backbone(tmp_path / "p.safetensors").fingerprint() == back.of_length(64).fingerprint()
+    assert (
+        back.fingerprint()
+        == load_backbone(tmp_path / "p.safetensors").fingerprint()
+        == back.of_length(64).fingerprint()
+    )
     (tmp_path / "q.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError):
         load_backbone(tmp_path / "q.safetensors")
@@ -299,8 +314,13 @@ def test_learns(test_chains):
     config = FitConfig(steps=25, batch=12, lr=5e-3, warmup=5, evaluations=1, held_out_batches=2, weights="raw")
     torch.manual_seed(0)
     start = backbone_prior("tiny")
-    before = float(PriorObjective()(copy.deepcopy(start).eval(), data.draw(64, 0, 0, CPU), BatchNoise(64, 1)).value.detach())
-    results = [fit(copy.deepcopy(start), PriorObjective(), data, data, config=config, device=CPU, progress=False) for _ in range(2)]
+    before = float(
+        PriorObjective()(copy.deepcopy(start).eval(), data.draw(64, 0, 0, CPU), BatchNoise(64, 1)).value.detach()
+    )
+    results = [
+        fit(copy.deepcopy(start), PriorObjective(), data, data, config=config, device=CPU, progress=False)
+        for _ in range(2)
+    ]
     assert results[0].held_out["raw"] < 0.85 * before
     a, b = (torch.cat([p.flatten() for p in r.module.parameters()]) for r in results)
     assert np.array_equal(a.detach().numpy(), b.detach().numpy())

@@ -20,7 +20,20 @@ from deft.errors import InputError
 from proteins import entries
 
 
-def atom(number, x=0.0, *, name="CA", residue="ALA", chain="A", code=" ", alt=" ", occupancy=1.0, record="ATOM", element=None, y=0.0):
+def atom(
+    number,
+    x=0.0,
+    *,
+    name="CA",
+    residue="ALA",
+    chain="A",
+    code=" ",
+    alt=" ",
+    occupancy=1.0,
+    record="ATOM",
+    element=None,
+    y=0.0,
+):
     """A line of a PDB file."""
     padded = f" {name:<3}" if len(name) < 4 and element is None else f"{name:<4}"
     return (
@@ -54,7 +67,9 @@ def complaint(call, *arguments, **options):
 def test_what_is_written_is_read_back(tmp_path):
     x = np.random.default_rng(0).normal(0, 40, (128, 3))
     letters = ("ACDEFGHIKLMNPQRSTVWYX" * 7)[:128]
-    write_pdb(tmp_path / "sub" / "x.pdb", x, sequence=letters, chain="B", marks=np.ones(128), remarks=["drawn by nobody"])
+    write_pdb(
+        tmp_path / "sub" / "x.pdb", x, sequence=letters, chain="B", marks=np.ones(128), remarks=["drawn by nobody"]
+    )
     back = read_structure(tmp_path / "sub" / "x.pdb")
     assert np.abs(back.x - x).max() < 5.1e-4 and back.sequence == letters and back.notes == () and back.missing == ()
     assert back.residues[0] == Residue("B", 1) and str(back.residues[-1]) == "B128"
@@ -120,7 +135,8 @@ ATOM   7 C CA . ALA A 1 1 ? 5.0 0.0 0.0 1.0 100 ALA H CA 2
 
 
 def test_mmcif(tmp_path):
-    """Authors' chain and numbers, an insertion code, alternative places, MSE; the ion of calcium and the water are no residues."""
+    """Authors' chain and numbers, an insertion code, alternative places, MSE; the ion of calcium and the water are no
+    residues."""
     path = saved(tmp_path, [CIF], "x.cif")
     found = read_structure(path)
     assert [str(r) for r in found.residues] == ["H100", "H100A", "H101"] and found.sequence == "AGM"
@@ -252,9 +268,13 @@ def test_the_extra_is_an_extra():
         "print([m for m in ('tmtools', 'scipy') if m in sys.modules])\n"
         "try:\n    import deft.domains.protein.structure\nexcept Exception as e:\n    print(type(e).__name__, e)"
     )
-    free, message = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    free, message = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert free == "[]"
-    assert message.startswith("InputError reading protein structures needs biotite") and message.endswith("pip install 'deft-diffusion[protein]'")
+    assert message.startswith("InputError reading protein structures needs biotite") and message.endswith(
+        "pip install 'deft-diffusion[protein]'"
+    )
 
 
 # contigs
@@ -291,7 +311,11 @@ def test_contigs_are_read(text, shown, reach):
         ("A1-5/3/A5-9", None, "A5 twice"),
         ("A1-5@a/3/A7-9", None, "names groups, but A7-9 has none"),
         ("A100A-100C", None, "one by one"),
-        ("10-40/A163-181/10-40", "20-30", "does not add up: with 19 motif residues its scaffolds make chains of 39 to 99"),
+        (
+            "10-40/A163-181/10-40",
+            "20-30",
+            "does not add up: with 19 motif residues its scaffolds make chains of 39 to 99",
+        ),
         ("10-40/A163-181/10-40", 100, "does not add up"),
         ("10-40/A163-181/10-40", "75-50", "smaller number first"),
         ("10-40/A163-181/10-40", "about 60", "such as 50-75"),
@@ -302,20 +326,40 @@ def test_bad_contigs(text, lengths, says):
 
 
 def test_longer_than_the_prior():
-    assert "the prior at most 128: give a total length of 39-128" in complaint(Contig.parse("10-40/A163-181/10-100").draw, 0)
-    assert "the prior at most 128: give a total length of 60-128" in complaint(Contig.parse("10-40/A163-181/10-100", "60-140").draw, 0)
+    assert "the prior at most 128: give a total length of 39-128" in complaint(
+        Contig.parse("10-40/A163-181/10-100").draw, 0
+    )
+    assert "the prior at most 128: give a total length of 60-128" in complaint(
+        Contig.parse("10-40/A163-181/10-100", "60-140").draw, 0
+    )
     assert "shorten it" in complaint(Contig.parse("A1-129").draw, 0)
     assert Contig.parse("10-40/A163-181/10-100", "60-128").draw(0).length <= 128
     assert Contig.parse("A1-129").draw(0, max_length=200).length == 129
 
 
 def test_motif_that_is_not_in_the_structure(tmp_path):
-    structure = read_structure(saved(tmp_path, [*walk([98, 99, 100]), atom(100, 11, code="A"), atom(100, 15, code="B"), atom(101, 19), atom(102, 22.8), atom(105, 34)]))
+    structure = read_structure(
+        saved(
+            tmp_path,
+            [
+                *walk([98, 99, 100]),
+                atom(100, 11, code="A"),
+                atom(100, 15, code="B"),
+                atom(101, 19),
+                atom(102, 22.8),
+                atom(105, 34),
+            ],
+        )
+    )
     assert "needs chain 'B'" in complaint(Contig.parse("B1-5").motif, structure)
     assert "no residue A103, A104" in complaint(Contig.parse("A101-105").motif, structure)
     assert "no residue A100C" in complaint(Contig.parse("A100C").motif, structure)
     message = complaint(Contig.parse("A99-102").motif, structure)
-    assert "skips inserted residues" in message and "A99-100/A100A/A100B/A101-102" in message and "A99-100/2-7/A101-102" in message
+    assert (
+        "skips inserted residues" in message
+        and "A99-100/A100A/A100B/A101-102" in message
+        and "A99-100/2-7/A101-102" in message
+    )
     motif = Contig.parse("A99-100/A100A/A100B/A101-102").motif(structure)
     assert len(motif) == 6 and motif.x[2:4, 0].tolist() == [11, 15]
     assert len(Contig.parse("A99-100/2-7/A101-102").motif(structure)) == 4
@@ -333,7 +377,9 @@ def test_draws_are_uniform_feasible_and_repeatable():
     assert abs(square - freedom) < 4 * (2 * freedom) ** 0.5
     assert contig.draw(7).scaffolds == drawn[7].scaffolds
     g = generator(3)
-    assert contig.draw(g).scaffolds == contig.draw(3).scaffolds and len({contig.draw(g).scaffolds for _ in range(20)}) > 3
+    assert (
+        contig.draw(g).scaffolds == contig.draw(3).scaffolds and len({contig.draw(g).scaffolds for _ in range(20)}) > 3
+    )
 
 
 def test_placement():
@@ -356,7 +402,11 @@ def test_the_published_problems(tmp_path):
         assert all(low <= q.length <= high <= 128 and len(q.positions) == len(p.motif) for q in placements)
         assert np.median(np.linalg.norm(np.diff(p.motif.x, axis=0), axis=1)) == pytest.approx(3.8, abs=0.05)
     ycr = problems(["1ycr"], [tmp_path])[0]
-    assert str(ycr.contig) == "10-40/B19-27/10-40" and ycr.contig.lengths == (40, 100) and ycr.motif.sequence == "FSDLWKLLP"
+    assert (
+        str(ycr.contig) == "10-40/B19-27/10-40"
+        and ycr.contig.lengths == (40, 100)
+        and ycr.motif.sequence == "FSDLWKLLP"
+    )
     assert "did you mean '1YCR'" in complaint(problems, ["1YCS"])
 
 
@@ -367,14 +417,24 @@ def test_problems_of_held_out_chains():
     everything = held_out()
     assert len(everything) == 548 and not set(everything) & trained
     one = problems(["2ej8a"])[0]
-    assert one.name == "2EJ8A" and one.motif.sequence == next(c for c in chains("test") if c.name == "2EJ8A").sequence[8:30] and len(one.motif) == 22
+    assert (
+        one.name == "2EJ8A"
+        and one.motif.sequence == next(c for c in chains("test") if c.name == "2EJ8A").sequence[8:30]
+        and len(one.motif) == 22
+    )
 
 
 PROBLEM = [
-    "REMARK 999 NAME   1PRW_two", "REMARK 999 PDB    1PRW", "REMARK 999 INPUT      5  20", "REMARK 999 INPUT  A  16  17 B",
-    "REMARK 999 INPUT     10  25", "REMARK 999 INPUT  A10521053 A", "REMARK 999 INPUT      5  20",
-    "REMARK 999 MINIMUM TOTAL LENGTH      30", "REMARK 999 MAXIMUM TOTAL LENGTH      40",
-]  # fmt: skip
+    "REMARK 999 NAME   1PRW_two",
+    "REMARK 999 PDB    1PRW",
+    "REMARK 999 INPUT      5  20",
+    "REMARK 999 INPUT  A  16  17 B",
+    "REMARK 999 INPUT     10  25",
+    "REMARK 999 INPUT  A10521053 A",
+    "REMARK 999 INPUT      5  20",
+    "REMARK 999 MINIMUM TOTAL LENGTH      30",
+    "REMARK 999 MAXIMUM TOTAL LENGTH      40",
+]
 
 
 def test_problems_with_groups(tmp_path):
@@ -391,7 +451,14 @@ def test_problems_with_groups(tmp_path):
         (["REMARK 999 INPUT      5  xx"], "columns 20-23"),
         (["REMARK 999 INPUT  A  16  17", "REMARK 999 MINIMUM TOTAL LENGTH      many"], "cannot read"),
         (["REMARK 999 INPUT  A  16  17"], "MINIMUM and MAXIMUM"),
-        (["REMARK 999 INPUT  A  16  19", "REMARK 999 MINIMUM TOTAL LENGTH      4", "REMARK 999 MAXIMUM TOTAL LENGTH      4"], "no residue A18, A19"),
+        (
+            [
+                "REMARK 999 INPUT  A  16  19",
+                "REMARK 999 MINIMUM TOTAL LENGTH      4",
+                "REMARK 999 MAXIMUM TOTAL LENGTH      4",
+            ],
+            "no residue A18, A19",
+        ),
     ],
 )
 def test_bad_problems(tmp_path, lines, says):
@@ -409,7 +476,11 @@ def test_motifs_of_held_out_chains():
     for p in found:
         placement = p.draw(0)
         cut = p.native[placement.positions]
-        assert placement.length == len(p.native) and np.allclose(cut - cut.mean(0), p.motif.x, atol=1e-4) and np.abs(p.motif.x.mean(0)).max() < 1e-4
+        assert (
+            placement.length == len(p.native)
+            and np.allclose(cut - cut.mean(0), p.motif.x, atol=1e-4)
+            and np.abs(p.motif.x.mean(0)).max() < 1e-4
+        )
         assert 2 * len(p.motif) <= len(p.native)
     share = np.mean([9 <= len(p.motif) <= 24 for p in found])
     assert abs(share - 0.8) < 4 * (0.8 * 0.2 / 300) ** 0.5

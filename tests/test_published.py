@@ -1,8 +1,8 @@
 """ΠGDM, DDRM, DiffPIR and the gradient at x̂, line by line: each row's states against its algorithm, on the same noise.
 
-Everything on the right-hand side is written here, from the papers and their authors' code, in their index notation (abar_i of a DDPM table): dense
-matrices, float64, one sample at a time. The prior is a mixture of two Gaussians, so that E[x_0 | x_t] is no linear function.
-States agree to 1e-6 at every level.
+Everything on the right-hand side is written here, from the papers and their authors' code, in their index notation
+(abar_i of a DDPM table): dense matrices, float64, one sample at a time. The prior is a mixture of two Gaussians, so
+that E[x_0 | x_t] is no linear function. States agree to 1e-6 at every level.
 
 | row | algorithm |
 |---|---|
@@ -91,7 +91,14 @@ class Stream:
 
 def states(h, obs, sampler):
     out = []
-    sample(condition(PRIOR, h, obs), Noise(1, 1), sampler=sampler, grid=GRID, x=start()[None], callback=lambda step: out.append(step.x[0]))
+    sample(
+        condition(PRIOR, h, obs),
+        Noise(1, 1),
+        sampler=sampler,
+        grid=GRID,
+        x=start()[None],
+        callback=lambda step: out.append(step.x[0]),
+    )
     return out
 
 
@@ -188,7 +195,8 @@ def test_pigdm_elsewhere():
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_pigdm_score(eta):
-    """Eq. 7 for the score of y, in DDIM's steps: eps <- eps - sqrt(1 - abar) h, x̂ <- x̂ + (1 - abar) / sqrt(abar) h."""
+    """Eq. 7 for the score of y, in DDIM's steps: eps <- eps - sqrt(1 - abar) h, x̂ <- x̂ + (1 - abar) / sqrt(abar)
+    h."""
     x, noise, expected = start(), Stream(), []
     for i in range(N, 0, -1):
         t, s = ABAR[i], ABAR[i - 1]
@@ -207,7 +215,8 @@ def test_pigdm_score(eta):
 
 
 def ddrm_steps(sigma_y, eta, eta_b, counted):
-    """Eq. 7 and 8 as the authors' code has them, one direction at a time; `counted`: which singular values are measurements."""
+    """Eq. 7 and 8 as the authors' code has them, one direction at a time; `counted`: which singular values are
+    measurements."""
     u, values, vt = torch.linalg.svd(A)
     values = torch.cat([values, torch.zeros(1)])
     uty = torch.cat([u.mT @ Y, torch.zeros(1)])
@@ -230,7 +239,11 @@ def ddrm_steps(sigma_y, eta, eta_b, counted):
             elif values[j] * then < sigma_y:
                 new[j] = c[j] + math.sqrt(1 - eta**2) * then * (uty[j] - values[j] * c[j]) / sigma_y + eta * then * n[j]
             else:
-                new[j] = eta_b * uty[j] / values[j] + (1 - eta_b) * c[j] + (then**2 - (eta_b * sigma_y / values[j]) ** 2).clamp_min(0).sqrt() * n[j]
+                new[j] = (
+                    eta_b * uty[j] / values[j]
+                    + (1 - eta_b) * c[j]
+                    + (then**2 - (eta_b * sigma_y / values[j]) ** 2).clamp_min(0).sqrt() * n[j]
+                )
         x = ABAR[i - 1].sqrt() * vt.mT @ new
         out.append(x)
     return out
@@ -243,12 +256,16 @@ def test_ddrm(sigma_y, eta, eta_b):
 
 
 def test_ddrm_leaves_out_what_is_hardly_measured():
-    """The smaller singular value is .58: with sigma_y = .6 its noise, 1.03, exceeds the data's deviation. The paper counts it."""
+    """The smaller singular value is .58: with sigma_y = .6 its noise, 1.03, exceeds the data's deviation. The paper
+    counts it."""
     assert float(torch.linalg.svdvals(A)[1]) == pytest.approx(0.584, abs=0.001)
     without, paper = ddrm_steps(0.6, 0.85, 1.0, lambda s: s > 0.6), ddrm_steps(0.6, 0.85, 1.0, lambda s: s > 0)
     same(ours("ddrm", measured(0.6)), without)
     same(ours("ddrm", measured(0.6), limit=math.inf), paper)
-    same(states(METHODS["ddrm"].make(Context(PRIOR, GRID, DDRM(), METHODS["ddrm"].settings)), measured(0.6), DDRM()), without)
+    same(
+        states(METHODS["ddrm"].make(Context(PRIOR, GRID, DDRM(), METHODS["ddrm"].settings)), measured(0.6), DDRM()),
+        without,
+    )
     assert float((without[-1] - paper[-1]).norm()) > 0.1
 
 
@@ -264,8 +281,8 @@ def test_ddrm_walks_the_schedule_in_even_steps_of_its_time():
 
 @pytest.mark.parametrize(("strength", "zeta"), [(1.0, 0.3), (7.0, 1.0), (3.0, 0.0)])
 def test_diffpir(strength, zeta):
-    """Algorithm 1: rho_t = lambda sigma_n^2 / sigma_t^2 with sigma_t^2 = (1 - abar) / abar, the minimum of |y - H x|^2 + rho_t |x - x̂|^2,
-    then sqrt(1 - zeta) of the effective noise and sqrt(zeta) of new noise."""
+    """Algorithm 1: rho_t = lambda sigma_n^2 / sigma_t^2 with sigma_t^2 = (1 - abar) / abar, the minimum of |y - H x|^2
+    + rho_t |x - x̂|^2, then sqrt(1 - zeta) of the effective noise and sqrt(zeta) of new noise."""
     x, noise, expected = start(), Stream(), []
     for i in range(N, 0, -1):
         t, s = ABAR[i], ABAR[i - 1]
@@ -280,7 +297,8 @@ def test_diffpir(strength, zeta):
 
 @pytest.mark.parametrize(("scale", "d"), [(1.0, 1.0), (1.8, 0.5)])
 def test_gradient(scale, d):
-    """x̂ <- x̂ + scale times the exact move of the belief N(x̂, rho^2 I) to its mean given y, then an ancestral step."""
+    """x̂ <- x̂ + scale times the exact move of the belief N(x̂, rho^2 I) to its mean given y, then an ancestral
+    step."""
     x, noise, expected = start(), Stream(), []
     for i in range(N, 0, -1):
         t, s = ABAR[i], ABAR[i - 1]
@@ -289,15 +307,25 @@ def test_gradient(scale, d):
         posterior = torch.linalg.solve(A.mT @ A / 0.09 + EYE / rho2, A.mT @ Y / 0.09 + x0 / rho2)
         x0 = x0 + scale * (posterior - x0)
         b = 1 - t / s
-        x = ((t / s).sqrt() * (1 - s) * x + s.sqrt() * b * x0) / (1 - t) + (b * (1 - s) / (1 - t)).sqrt() * noise() if i > 1 else x0
+        x = (
+            ((t / s).sqrt() * (1 - s) * x + s.sqrt() * b * x0) / (1 - t) + (b * (1 - s) / (1 - t)).sqrt() * noise()
+            if i > 1
+            else x0
+        )
         expected.append(x)
     same(ours("gradient", measured(0.3), scale=scale, data_std=d), expected)
 
 
-@pytest.mark.parametrize(("h", "rho2_of"), [(GradientAtMean(0.5), lambda a, s: 0.25 * s**2 / (0.25 * a**2 + s**2)), (DiffPIR(2.0), lambda a, s: s**2 / (2 * a**2))])
+@pytest.mark.parametrize(
+    ("h", "rho2_of"),
+    [
+        (GradientAtMean(0.5), lambda a, s: 0.25 * s**2 / (0.25 * a**2 + s**2)),
+        (DiffPIR(2.0), lambda a, s: s**2 / (2 * a**2)),
+    ],
+)
 def test_proximal_steps_are_exact_on_tomography(h, rho2_of):
-    """The minimum of |y - A x|^2 / (2 sigma_y^2) + |x - x̂|^2 / (2 rho^2) by a dense solve, where what learned h are shown (`approx_mean_update`) is
-    off by more than a tenth of the step."""
+    """The minimum of |y - A x|^2 / (2 sigma_y^2) + |x - x̂|^2 / (2 rho^2) by a dense solve, where what learned h are
+    shown (`approx_mean_update`) is off by more than a tenth of the step."""
     op, sigma_y, shape = Radon(6, 5), 0.05, (1, 6, 6)
     mean, y = Noise(0, 2).normal(shape), op(Noise(1, 2).normal(shape))
     pred = Prediction(mean, torch.zeros(2), torch.full((1, 1, 1, 1), 0.8), torch.full((1, 1, 1, 1), 0.6), mean)
@@ -307,4 +335,7 @@ def test_proximal_steps_are_exact_on_tomography(h, rho2_of):
     minimum = torch.linalg.solve(matrix.mT @ matrix / sigma_y**2 + torch.eye(36) / rho2, right).mT.reshape(mean.shape)
     step = minimum - mean
     assert float((pred.corrected(h(pred, obs)).mean - minimum).norm() / step.norm()) < 1e-4
-    assert float((obs.likelihood.approx_mean_update(y, mean, torch.full((1, 1, 1, 1), rho2)) - step).norm() / step.norm()) > 0.1
+    assert (
+        float((obs.likelihood.approx_mean_update(y, mean, torch.full((1, 1, 1, 1), rho2)) - step).norm() / step.norm())
+        > 0.1
+    )

@@ -1,8 +1,9 @@
-"""Published algorithms, line by line: each row's states against the algorithm as its paper prints it, on the same noise.
+"""Published algorithms, line by line: each row's states against the algorithm as its paper prints it, on the same
+noise.
 
-Everything on the right-hand side is written here from the papers, in their index notation (beta_i, abar_i of a DDPM table),
-dense, in float64, one sample at a time; the prior is a Gaussian world, whose E[x_0 | x_t] and its derivative are known.
-States agree to 1e-6 at every level.
+Everything on the right-hand side is written here from the papers, in their index notation (beta_i, abar_i of a DDPM
+table), dense, in float64, one sample at a time; the prior is a Gaussian world, whose E[x_0 | x_t] and its derivative
+are known. States agree to 1e-6 at every level.
 
 | row | algorithm | where it is pinned |
 |---|---|---|
@@ -120,7 +121,14 @@ def ours(name, obs, x, seed=1, **settings):
 
 def states(h, obs, x, sampler, seed=1):
     out = []
-    sample(condition(WORLD.prior(SCHEDULE), h, obs), Noise(seed, 1), sampler=sampler, grid=GRID, x=x[None], callback=lambda step: out.append(step.x[0]))
+    sample(
+        condition(WORLD.prior(SCHEDULE), h, obs),
+        Noise(seed, 1),
+        sampler=sampler,
+        grid=GRID,
+        x=x[None],
+        callback=lambda step: out.append(step.x[0]),
+    )
     return out
 
 
@@ -142,8 +150,8 @@ def norm_gradient(x, i, a, y):
 
 
 def test_dps():
-    """Algorithm 1 of Chung et al. 2023: zeta_i |r|^2 with zeta_i = zeta' / |r| is 2 zeta' |r|; the authors' code has zeta |r|, and so
-    has the row."""
+    """Algorithm 1 of Chung et al. 2023: zeta_i |r|^2 with zeta_i = zeta' / |r| is 2 zeta' |r|; the authors' code has
+    zeta |r|, and so has the row."""
     x, noise, expected = start(), Stream(1), []
     for i in range(N, 0, -1):
         x0, _ = denoise(x, i)
@@ -159,7 +167,8 @@ def noised(y, i, noise):
 
 
 def test_mcg():
-    """Algorithm 1 of Chung, Sim, Ryu & Ye 2022: a step, the gradient, then x <- (I - P^T P) x + P^T y_i with y_i noised again."""
+    """Algorithm 1 of Chung, Sim, Ryu & Ye 2022: a step, the gradient, then x <- (I - P^T P) x + P^T y_i with y_i noised
+    again."""
     x, noise, expected, p = start(), Stream(1), [], torch.diag(SEEN)
     for i in range(N, 0, -1):
         x0, _ = denoise(x, i)
@@ -207,9 +216,9 @@ def test_replacement_is_ddnm():
 
 @pytest.mark.parametrize("sigma_y", [0.0, 0.05, 0.4])
 def test_ddrm_is_ddnm_plus(sigma_y):
-    """DDNM+ (Wang et al. 2023, eq. 17 and 18, general A in their appendix), from a state on the way: with a_i = sqrt(abar_{i-1}), s_i =
-    sqrt(1 - abar_{i-1}), Lambda shrinks A^+ r where a sigma_y / singular value passes s_i, and noise is what is left of s_i^2. Each
-    step is DDRM's with eta_b = 1; DDRM alone starts from y."""
+    """DDNM+ (Wang et al. 2023, eq. 17 and 18, general A in their appendix), from a state on the way: with a_i =
+    sqrt(abar_{i-1}), s_i = sqrt(1 - abar_{i-1}), Lambda shrinks A^+ r where a sigma_y / singular value passes s_i, and
+    noise is what is left of s_i^2. Each step is DDRM's with eta_b = 1; DDRM alone starts from y."""
     u, values, vt = torch.linalg.svd(A)
     values = torch.cat([values, torch.zeros(1)])
     y_bar = torch.cat([u.mT @ Y, torch.zeros(1)]) / values.clamp_min(1e-30)
@@ -234,9 +243,10 @@ def test_ddrm_is_ddnm_plus(sigma_y):
 
 @pytest.mark.parametrize("jump", [1, 3])
 def test_repaint(jump):
-    """Lugmayr et al. 2022, algorithm 1 with the jumps of appendix B: seen entries from q(y_i | y), the others from the prior's step, then
-    noise is put back, here in one draw, whose law is that of its single steps. As in their schedule the lowest noisy level is
-    jumped from, and the step onto the clean end is taken once; their blocks are counted from below, ours from the top."""
+    """Lugmayr et al. 2022, algorithm 1 with the jumps of appendix B: seen entries from q(y_i | y), the others from the
+    prior's step, then noise is put back, here in one draw, whose law is that of its single steps. As in their schedule
+    the lowest noisy level is jumped from, and the step onto the clean end is taken once; their blocks are counted from
+    below, ours from the top."""
     coarse = GRID[-4:]  # three steps
     fine = [level for t, s in pairwise(coarse) for level in between(SCHEDULE, t, s, jump)[:-1]] + coarse[-1:]
     x, noise, states_of, top = start(), Stream(1), {}, len(fine) - 1
@@ -261,13 +271,19 @@ def test_repaint(jump):
     sampler = METHODS["repaint"].sampler(METHODS["repaint"].settings.read({"repeats": 3, "jump": jump}, "repaint"))
     found = []
     sample(
-        condition(WORLD.prior(SCHEDULE), Zero(), two_seen()), Noise(1, 1), sampler=sampler, grid=coarse, x=start()[None], callback=lambda step: found.append(step.x[0])
+        condition(WORLD.prior(SCHEDULE), Zero(), two_seen()),
+        Noise(1, 1),
+        sampler=sampler,
+        grid=coarse,
+        x=start()[None],
+        callback=lambda step: found.append(step.x[0]),
     )
     same(found, [states_of[b] for b in range(3)])
 
 
 def test_reconstruction():
-    """Ho et al. 2022, eq. 7 and its form for super-resolution: x̂ <- x̂ - (w alpha_i / 2) grad |y - A x̂|^2, the gradient in x_i."""
+    """Ho et al. 2022, eq. 7 and its form for super-resolution: x̂ <- x̂ - (w alpha_i / 2) grad |y - A x̂|^2, the
+    gradient in x_i."""
     x, noise, expected = start(), Stream(1), []
     for i in range(N, 0, -1):
         x0, jacobian = denoise(x, i)
@@ -279,8 +295,8 @@ def test_reconstruction():
 
 
 def test_tmpd():
-    """Boys et al. 2024: x̂ <- x̂ + C A^T (r / (sigma_y^2 + A C A^T 1)) with C = (1 - abar)/sqrt(abar) J, the row sums for the diagonal, in the
-    prior's step."""
+    """Boys et al. 2024: x̂ <- x̂ + C A^T (r / (sigma_y^2 + A C A^T 1)) with C = (1 - abar)/sqrt(abar) J, the row sums
+    for the diagonal, in the prior's step."""
     x, noise, expected = start(), Stream(1), []
     for i in range(N, 0, -1):
         x0, jacobian = denoise(x, i)
@@ -295,7 +311,8 @@ def test_tmpd():
 
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_mmps(iterations):
-    """Rozet et al. 2024, section 4.2: x̂ <- x̂ + C A^T v, (sigma_y^2 I + A C A^T) v = r by so many steps of conjugate gradients from 0."""
+    """Rozet et al. 2024, section 4.2: x̂ <- x̂ + C A^T v, (sigma_y^2 I + A C A^T) v = r by so many steps of conjugate
+    gradients from 0."""
     x, noise, expected = start(), Stream(1), []
     for i in range(N, 0, -1):
         x0, jacobian = denoise(x, i)
@@ -315,8 +332,9 @@ def test_mmps(iterations):
 
 @pytest.mark.parametrize("data_std", [math.inf, 1.5])
 def test_daps(data_std):
-    """Zhang et al. 2025, algorithm 1, in its coordinates z = x_i / sqrt(abar_i), u = sigma/alpha: Euler steps of dz/du = eps to u = 0, Langevin
-    steps from there with r = u (or what data of deviation d leaves), z + u n. Step sizes as in the docstring of `DAPS`."""
+    """Zhang et al. 2025, algorithm 1, in its coordinates z = x_i / sqrt(abar_i), u = sigma/alpha: Euler steps of dz/du
+    = eps to u = 0, Langevin steps from there with r = u (or what data of deviation d leaves), z + u n. Step sizes as in
+    the docstring of `DAPS`."""
     u = ((1 - ABAR) / ABAR).sqrt()
     z, noise, expected, beta = start() / ABAR[N].sqrt(), Stream(1), [], 0.4 * SIGMA_Y
     for i in range(N, 0, -1):
@@ -360,7 +378,8 @@ def particles(obs, k, seed=5):
 
 
 def twist(x, i, d):
-    """p̃(y | x_i) = N(y; A x̂, sigma_y^2 I + rho^2 A A^T) without its constant, and its gradient in x_i, for each particle."""
+    """p̃(y | x_i) = N(y; A x̂, sigma_y^2 I + rho^2 A A^T) without its constant, and its gradient in x_i, for each
+    particle."""
     rho2 = d**2 * (1 - ABAR[i]) / (d**2 * ABAR[i] + 1 - ABAR[i])
     inverse = torch.linalg.inv(SIGMA_Y**2 * torch.eye(2) + rho2 * A @ A.mT)
     value, gradient = [], []
@@ -378,9 +397,9 @@ ON = {"sampler": DDIM(1.0), "grid": GRID, "seed": 5, "batch": 64, "first": 0, "p
 
 @pytest.mark.parametrize("threshold", [0.5, 1.0])
 def test_tds(threshold):
-    """Wu et al. 2023, algorithm 1: w = p(x_{i-1} | x_i) p̃(y | x_{i-1}) / (p̃(y | x_i) p̃(x_{i-1} | x_i, y)), resampled (threshold 1: at
-    every step, as printed); the last weight has p(y | x_0) for p̃. Proposals move the mean by b_i h, b_i what multiplies a score in
-    DDPM's mean, beta_i / sqrt(alpha_i)."""
+    """Wu et al. 2023, algorithm 1: w = p(x_{i-1} | x_i) p̃(y | x_{i-1}) / (p̃(y | x_i) p̃(x_{i-1} | x_i, y)), resampled
+    (threshold 1: at every step, as printed); the last weight has p(y | x_0) for p̃. Proposals move the mean by b_i h,
+    b_i what multiplies a score in DDPM's mean, beta_i / sqrt(alpha_i)."""
     k, d = 6, 0.8
     normal, uniform = particles(combinations(), k)
     x = (1 - ABAR[N]).sqrt() * normal()
@@ -398,7 +417,13 @@ def test_tds(threshold):
             break
         moved = plain + BETAS[i - 1] / ALPHAS[i - 1].sqrt() * gradient
         x = moved + ancestral_std(i) * normal()
-        log_w = log_w + log_normal(x, plain, ancestral_std(i) ** 2) - log_normal(x, moved, ancestral_std(i) ** 2) + twist(x, i - 1, d)[0] - value
+        log_w = (
+            log_w
+            + log_normal(x, plain, ancestral_std(i) ** 2)
+            - log_normal(x, moved, ancestral_std(i) ** 2)
+            + twist(x, i - 1, d)[0]
+            - value
+        )
     log_w = log_w + log_normal(Y, x @ A.mT, SIGMA_Y**2) - value
     expected = x[systematic((log_w - log_w.max()).exp(), uniform(), 3)]
     log_z += float(torch.logsumexp(log_w, 0)) - math.log(k)
@@ -409,9 +434,10 @@ def test_tds(threshold):
 
 
 def test_mcgdiff():
-    """Cardoso et al. 2024, algorithm 1, with every level's variance of a noised y for a noisy one: each particle has the weight
-    N(a_{i-1} y; m_i(x_i), std_i^2 + v_{i-1}) / N(a_i y; x_i, v_i) in seen entries, v_i = 1 - abar_i + abar_i sigma_y^2; resampled particles
-    move by the normal law that is the prior's step times N(x_{i-1}; a_{i-1} y, v_{i-1})."""
+    """Cardoso et al. 2024, algorithm 1, with every level's variance of a noised y for a noisy one: each particle has
+    the weight N(a_{i-1} y; m_i(x_i), std_i^2 + v_{i-1}) / N(a_i y; x_i, v_i) in seen entries, v_i = 1 - abar_i + abar_i
+    sigma_y^2; resampled particles move by the normal law that is the prior's step times N(x_{i-1}; a_{i-1} y,
+    v_{i-1})."""
     k, seen = 6, SEEN > 0
     normal, uniform = particles(two_seen(), k)
 
@@ -422,7 +448,9 @@ def test_mcgdiff():
         gain = std**2 / (std**2 + v(i))
         n = normal()
         x = mean + std * n
-        x[:, seen] = (mean + gain * (ABAR[i].sqrt() * Y_SEEN - mean) + (std**2 * v(i) / (std**2 + v(i))).sqrt() * n)[:, seen]
+        x[:, seen] = (mean + gain * (ABAR[i].sqrt() * Y_SEEN - mean) + (std**2 * v(i) / (std**2 + v(i))).sqrt() * n)[
+            :, seen
+        ]
         return x
 
     top = (1 - ABAR[N]).sqrt()
@@ -443,7 +471,11 @@ def test_mcgdiff():
         log_z += float(torch.logsumexp(log_w, 0)) - math.log(k)
         x, log_w = x[systematic(w, u, k)], torch.zeros(k)
     clean = torch.stack([denoise(one, 1)[0] for one in x])
-    log_w = log_w + log_normal(Y_SEEN[seen], clean[:, seen], SIGMA_Y**2) - log_normal(ABAR[1].sqrt() * Y_SEEN[seen], x[:, seen], v(1))
+    log_w = (
+        log_w
+        + log_normal(Y_SEEN[seen], clean[:, seen], SIGMA_Y**2)
+        - log_normal(ABAR[1].sqrt() * Y_SEEN[seen], x[:, seen], v(1))
+    )
     expected = clean[systematic((log_w - log_w.max()).exp(), uniform(), 3)]
     log_z += float(torch.logsumexp(log_w, 0)) - math.log(k)
     settings = METHODS["mcgdiff"].settings.read({"particles": k, "threshold": 1.0}, "mcgdiff")
@@ -453,7 +485,8 @@ def test_mcgdiff():
 
 
 def test_classifier_guidance():
-    """Dhariwal & Nichol 2021, algorithm 2: eps <- eps - sqrt(1 - abar_i) grad log p(c | x_i), then a step of DDIM; a logistic p(c | x_i) by hand."""
+    """Dhariwal & Nichol 2021, algorithm 2: eps <- eps - sqrt(1 - abar_i) grad log p(c | x_i), then a step of DDIM; a
+    logistic p(c | x_i) by hand."""
     weight = torch.tensor([0.7, -1.1, 0.4])
     h = ClassifierGuidance(lambda x, time: torch.stack([torch.zeros(len(x)), x @ weight.to(x)], 1), scale=2.0)
     obs = Classifier(lambda x: x @ torch.stack([torch.zeros(3), weight], 1).to(x), 2, (3,)).observe([1])

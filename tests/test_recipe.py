@@ -60,8 +60,8 @@ def test_prior_samples_are_the_priors():
 
 
 def test_noise_added_to_a_sample_is_not_the_noise_it_began_with():
-    """The prior's error on its own samples, measured with the same seed, is that on other samples of its distribution (4 standard errors):
-    with the starting noise it was a seventh of it."""
+    """The prior's error on its own samples, measured with the same seed, is that on other samples of its distribution
+    (4 standard errors): with the starting noise it was a seventh of it."""
     drawn, fresh = (x.double() for x in (draw_prior_samples(PRIOR, 512, seed=0).x, few(512)))
     t, errors = torch.tensor(0.5), []
     for x in (drawn, fresh):
@@ -85,7 +85,10 @@ def test_kept_samples_are_read_and_damaged_ones_drawn_again(tmp_path):
     try:
         first = draw_prior_samples(PRIOR, 2 * CHUNK, steps=4, folder=tmp_path)
         drawn = len(calls)
-        assert torch.equal(draw_prior_samples(PRIOR, 2 * CHUNK, steps=4, folder=tmp_path).x, first.x) and len(calls) == drawn
+        assert (
+            torch.equal(draw_prior_samples(PRIOR, 2 * CHUNK, steps=4, folder=tmp_path).x, first.x)
+            and len(calls) == drawn
+        )
         path = sorted(tmp_path.glob("prior-samples-*.safetensors"))[1]
         path.write_bytes(path.read_bytes()[:100])
         again = draw_prior_samples(PRIOR, 2 * CHUNK, steps=4, folder=tmp_path)
@@ -119,8 +122,18 @@ def held_out_error(h, n=2000):
 def overfit(steps, **changes):
     """A fit to 24 samples, which is soon learnt by heart."""
     h = small_h()
-    config = FitConfig(steps=steps, batch=32, lr=5e-3, warmup=10, ema=0.95, evaluations=20, held_out_batches=8, **changes)
-    result = fit(h, DenoisingObjective(PRIOR), Clean(few(24), Field()), Clean(few(256, 4), Field()), config=config, device="cpu", progress=False)
+    config = FitConfig(
+        steps=steps, batch=32, lr=5e-3, warmup=10, ema=0.95, evaluations=20, held_out_batches=8, **changes
+    )
+    result = fit(
+        h,
+        DenoisingObjective(PRIOR),
+        Clean(few(24), Field()),
+        Clean(few(256, 4), Field()),
+        config=config,
+        device="cpu",
+        progress=False,
+    )
     return h.eval(), result
 
 
@@ -130,8 +143,8 @@ def lengths():
 
 
 def test_a_longer_fit_is_not_worse(lengths):
-    """Ten times the steps on 24 samples: on data that neither saw the longer fit is as good, within 3 %; without the rule (last weights)
-    it is far worse, so that the test can fail."""
+    """Ten times the steps on 24 samples: on data that neither saw the longer fit is as good, within 3 %; without the
+    rule (last weights) it is far worse, so that the test can fail."""
     short, long = (held_out_error(h) for h, _ in lengths.values())
     last, _ = overfit(1200, patience=0, weights="raw")
     assert long < 1.03 * short, (short, long)
@@ -141,8 +154,12 @@ def test_a_longer_fit_is_not_worse(lengths):
 def test_it_ends_early_and_says_so(lengths):
     short, long = (r for _, r in lengths.values())
     assert short.ended == "" or short.steps <= 120
-    assert long.ended.startswith("ended early: the held-out loss had not fallen for 5 evaluations") and long.steps < 1200
-    assert long.best_step <= long.steps and long.held_out[long.weights] == min(min(r["raw"], r["ema"]) for r in long.history)
+    assert (
+        long.ended.startswith("ended early: the held-out loss had not fallen for 5 evaluations") and long.steps < 1200
+    )
+    assert long.best_step <= long.steps and long.held_out[long.weights] == min(
+        min(r["raw"], r["ema"]) for r in long.history
+    )
 
 
 def test_the_last_phase_brings_the_rate_down():
@@ -168,12 +185,24 @@ def test_resume_is_bitwise_also_in_the_last_phase(tmp_path, where, lengths):
                 raise KeyboardInterrupt
             return DenoisingObjective(PRIOR)(module, batch, noise)
 
-    config = FitConfig(steps=1200, batch=32, lr=5e-3, warmup=10, ema=0.95, evaluations=20, held_out_batches=8, patience=5)
+    config = FitConfig(
+        steps=1200, batch=32, lr=5e-3, warmup=10, ema=0.95, evaluations=20, held_out_batches=8, patience=5
+    )
     data, held_out = Clean(few(24), Field()), Clean(few(256, 4), Field())
     with pytest.raises(Interrupted):
         fit(small_h(), Stops(), data, held_out, config=config, folder=tmp_path, device="cpu", progress=False)
     h = small_h()
-    again = fit(h, DenoisingObjective(PRIOR), data, held_out, config=config, folder=tmp_path, resume=True, device="cpu", progress=False)
+    again = fit(
+        h,
+        DenoisingObjective(PRIOR),
+        data,
+        held_out,
+        config=config,
+        folder=tmp_path,
+        resume=True,
+        device="cpu",
+        progress=False,
+    )
     assert all(torch.equal(a, b) for a, b in zip(h.state_dict().values(), whole.state_dict().values(), strict=True))
     assert again.steps == result.steps and [r["raw"] for r in again.history] == [r["raw"] for r in result.history]
 
@@ -183,8 +212,8 @@ def test_resume_is_bitwise_also_in_the_last_phase(tmp_path, where, lengths):
 
 @pytest.mark.parametrize("images", [0, 24])
 def test_no_images_are_as_good_as_many(images):
-    """An h fitted to the prior's samples alone, or to 24 images and those, comes as near to the exact h as one fitted to 3,000 images
-    (held-out loss within 3 %), and leaves the errors by level below the prior's."""
+    """An h fitted to the prior's samples alone, or to 24 images and those, comes as near to the exact h as one fitted
+    to 3,000 images (held-out loss within 3 %), and leaves the errors by level below the prior's."""
     recipe = Recipe(steps=300, batch=64, prior_samples=3000, cache=6000, ema=0.98)
     h = small_h()
     fitted = fit_h(PRIOR, Field(), few(images) if images else None, few(256, 4), recipe, h=h, progress=False)
@@ -193,7 +222,9 @@ def test_no_images_are_as_good_as_many(images):
     assert held_out_error(h) < 1.03 * held_out_error(other)
     assert fitted.sizes == Sizes(3000, 6000)
     assert not fitted.warnings and all(r["h"] < r["prior"] * 1.02 for r in fitted.levels)
-    assert {"steps", "seconds", "prior_samples", "cache", "levels", "held_out_loss", "best_step"} <= set(fitted.summary())
+    assert {"steps", "seconds", "prior_samples", "cache", "levels", "held_out_loss", "best_step"} <= set(
+        fitted.summary()
+    )
 
 
 def test_nothing_to_fit_to():
@@ -204,7 +235,9 @@ def test_nothing_to_fit_to():
             Recipe(**bad)
 
 
-@pytest.mark.parametrize(("images", "per_call", "per_step"), [(0, 1e-3, 0.03), (1000, 1e-3, 0.03), (50, 0.05, 1.0), (60_000, 1e-3, 0.03)])
+@pytest.mark.parametrize(
+    ("images", "per_call", "per_step"), [(0, 1e-3, 0.03), (1000, 1e-3, 0.03), (50, 0.05, 1.0), (60_000, 1e-3, 0.03)]
+)
 def test_sizes_keep_to_the_time_and_to_the_visits(images, per_call, per_step):
     recipe = Recipe(seconds=300.0)
     sizes = sizes_for(recipe, PRIOR, images, per_call=per_call, per_step=per_step)
@@ -238,17 +271,34 @@ def test_samples_of_large_images_stay_within_memory():
 def test_resumed_fits_keep_their_sizes(tmp_path):
     recipe = Recipe(steps=6, batch=8, warmup=1, prior_samples=16, cache=32, evaluations=2)
     fit_h(PRIOR, Field(), recipe=recipe, h=small_h(), folder=tmp_path, progress=False)
-    again = fit_h(PRIOR, Field(), recipe=replace(recipe, prior_samples=None), h=small_h(), folder=tmp_path, resume=True, progress=False)
+    again = fit_h(
+        PRIOR,
+        Field(),
+        recipe=replace(recipe, prior_samples=None),
+        h=small_h(),
+        folder=tmp_path,
+        resume=True,
+        progress=False,
+    )
     assert again.sizes == Sizes(16, 32, 0.0)
     with pytest.raises(InputError, match="began with prior_samples = 16, and is to be resumed with 17"):
-        fit_h(PRIOR, Field(), recipe=replace(recipe, prior_samples=17), h=small_h(), folder=tmp_path, resume=True, progress=False)
+        fit_h(
+            PRIOR,
+            Field(),
+            recipe=replace(recipe, prior_samples=17),
+            h=small_h(),
+            folder=tmp_path,
+            resume=True,
+            progress=False,
+        )
     (tmp_path / "sizes.json").write_text("{")
     with pytest.raises(InputError, match=r"sizes\.json"):
         fit_h(PRIOR, Field(), recipe=recipe, h=small_h(), folder=tmp_path, resume=True, progress=False)
 
 
 def test_fresh_rows_of_a_cache():
-    """A quarter of each batch is redrawn: predictions are the prior's, parts have the rows of the whole, held-out draws have none."""
+    """A quarter of each batch is redrawn: predictions are the prior's, parts have the rows of the whole, held-out draws
+    have none."""
     cache = PredictionCache.build(PRIOR, few(20), Field(), 40, fresh=0.25)
     whole = cache.draw(16, 0, 3, CPU)
     again = PRIOR(whole.prediction.x_t, whole.prediction.t)
@@ -258,7 +308,9 @@ def test_fresh_rows_of_a_cache():
     assert old == [True] * 12 + [False] * 4
     parts = [cache.draw(16, 0, 3, CPU, rows=rows) for rows in (range(0, 7), range(7, 13), range(13, 16))]
     assert torch.equal(torch.cat([p.x for p in parts]), whole.x)
-    torch.testing.assert_close(torch.cat([p.prediction.mean for p in parts]), whole.prediction.mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([p.prediction.mean for p in parts]), whole.prediction.mean, rtol=1e-4, atol=1e-5
+    )
     assert torch.equal(torch.cat([p.observation.y for p in parts]), whole.observation.y)
     held_out = cache.draw(16, 0, -1, CPU).prediction.x_t
     assert all(bool((known == row).all(1).any()) for row in held_out)
@@ -273,12 +325,14 @@ def test_an_h_that_is_worse_than_the_prior_is_named():
         assert (line is not None) is bad, line
     assert "sigma/alpha" in line and "--prior-samples" in line
     rows = level_errors(PRIOR, small_h(), x, obs)
-    assert all(r["guide"] < r["prior"] for r in rows if r["angle"] > 0.5), "the guide alone is better than nothing at high noise"
+    assert all(r["guide"] < r["prior"] for r in rows if r["angle"] > 0.5), (
+        "the guide alone is better than nothing at high noise"
+    )
 
 
 def test_a_level_weight_switches_a_bad_h_off_where_it_is_bad():
-    """An h that is the exact one above sigma/alpha = 1 and points away from it below: its weight is about 1 above and 0 below, so that at
-    no level it is worse than the prior alone; a good h keeps its weight."""
+    """An h that is the exact one above sigma/alpha = 1 and points away from it below: its weight is about 1 above and 0
+    below, so that at no level it is worse than the prior alone; a good h keeps its weight."""
 
     class Net(torch.nn.Module):
         """Says nothing; the guide is what h is then."""

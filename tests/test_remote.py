@@ -82,7 +82,9 @@ def local(prior_file):
 
 
 def launch(prior_file, *more, port=0, pause=0.0, **env):
-    env = {k: v for k, v in os.environ.items() if k != "DEFT_TOKEN"} | {"OMP_NUM_THREADS": "1", "PAUSE": str(pause)} | env
+    env = (
+        {k: v for k, v in os.environ.items() if k != "DEFT_TOKEN"} | {"OMP_NUM_THREADS": "1", "PAUSE": str(pause)} | env
+    )
     line = [sys.executable, "-c", COMMAND, str(prior_file), "--port", str(port), "--json", *more]
     return subprocess.Popen(line, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -163,7 +165,10 @@ def test_the_mean_is_the_local_one(there, local, n):
 
 
 def test_every_schedule_arrives_whole():
-    for schedule in [c() for k, c in SCHEDULES.items() if k != "vp-table"] + [VPTable.linear(50), Rescaled(deft.VPLinear(), 2.0)]:
+    for schedule in [c() for k, c in SCHEDULES.items() if k != "vp-table"] + [
+        VPTable.linear(50),
+        Rescaled(deft.VPLinear(), 2.0),
+    ]:
         prior = MeanDenoiser(lambda x, a, s: a * x / (a**2 + s**2), schedule, (3,))
         with running(make_app(prior)) as url:
             there = RemoteDenoiser(url)
@@ -201,7 +206,9 @@ def test_large_batches_are_split(there, local):
     split = torch.cat([local(x[i : i + 16], t[i : i + 16]).mean for i in range(0, 37, 16)])
     assert torch.equal(there(x, t).mean, split)
     few = RemoteDenoiser(there.url, batch=5)
-    assert torch.equal(few(x, t_of(0.4)).mean, torch.cat([local(x[i : i + 5], t_of(0.4)).mean for i in range(0, 37, 5)]))
+    assert torch.equal(
+        few(x, t_of(0.4)).mean, torch.cat([local(x[i : i + 5], t_of(0.4)).mean for i in range(0, 37, 5)])
+    )
     assert few(x[:0], t_of(0.4)).mean.shape == (0, 1, 16, 16)
 
 
@@ -275,7 +282,10 @@ def test_no_service(monkeypatch):
         RemoteDenoiser("http://no-such-host.invalid")
 
 
-@pytest.mark.parametrize("url", ["localhost:80", "ftp://host", "http://", "http://host:99999", "http://me:secret@host", "http://host/?key=secret"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:80", "ftp://host", "http://", "http://host:99999", "http://me:secret@host", "http://host/?key=secret"],
+)
 def test_addresses_that_are_none(url):
     with pytest.raises(InputError, match="address of a service") as caught:
         RemoteDenoiser(url)
@@ -361,7 +371,9 @@ def test_a_merged_request_does_not_fail_with_another():
     with running(make_app(prior, merge_ms=200)) as url, ThreadPoolExecutor(2) as pool:
         there = RemoteDenoiser(url)
         good = pool.submit(there, torch.ones(1, 4), t_of(0.5))
-        with pytest.raises(ContractError, match=r"failed \(500 the prior failed on this batch \(RuntimeError\)") as caught:
+        with pytest.raises(
+            ContractError, match=r"failed \(500 the prior failed on this batch \(RuntimeError\)"
+        ) as caught:
             there(torch.full((1, 4), 7.0), t_of(0.5))
         assert "sevens" not in str(caught.value)
         assert good.result().mean.shape == (1, 4) and there(torch.ones(1, 4), t_of(0.5)).mean.shape == (1, 4)
@@ -445,7 +457,12 @@ def test_a_body_that_does_not_come():
 
 
 def test_paths_and_methods(service):
-    for method, path, status in (("GET", "/", 404), ("GET", "/v1/weights", 404), ("GET", "/v1/mean", 405), ("POST", "/v1/card", 405)):
+    for method, path, status in (
+        ("GET", "/", 404),
+        ("GET", "/v1/weights", 404),
+        ("GET", "/v1/mean", 405),
+        ("POST", "/v1/card", 405),
+    ):
         answer = httpx.request(method, service + path)
         assert answer.status_code == status and "POST /v1/mean" in answer.json()["error"]
 
@@ -513,16 +530,36 @@ def liar(local):
         (lambda r: {"mean": r["x_t"].double()}, ContractError, "(float64|more than)"),
         (lambda r: {"mean": r["x_t"].half()}, ContractError, "float16"),
         (lambda r: {"x": r["x_t"]}, ContractError, "returned {'x'"),
-        (lambda r: {"mean": torch.where(torch.arange(3)[:, None, None, None] == 1, torch.nan, r["x_t"])}, NonFiniteError, "not finite in row 1:"),
+        (
+            lambda r: {"mean": torch.where(torch.arange(3)[:, None, None, None] == 1, torch.nan, r["x_t"])},
+            NonFiniteError,
+            "not finite in row 1:",
+        ),
         (lambda r: b"<html>", ContractError, "no safetensors"),
         (lambda r: bytes(10**6), ContractError, "more than the"),
         (lambda r: Response(pack(mean=r["x_t"])), ContractError, "does not say which prior"),
         (lambda r: Response(b"", headers={HEADER: "another"}), ContractError, "now serves another prior"),
-        (lambda r: Response(b"x", headers={HEADER: "another"}, status_code=503), ContractError, "now serves another prior"),
-        (lambda r: PlainTextResponse("\x1b[31mno\nlunch", 418), ContractError, r"refused the request \(418 \[31mno lunch\)"),
-        (lambda r: PlainTextResponse("", 302, {"location": "http://elsewhere"}), InputError, "points to http://elsewhere"),
+        (
+            lambda r: Response(b"x", headers={HEADER: "another"}, status_code=503),
+            ContractError,
+            "now serves another prior",
+        ),
+        (
+            lambda r: PlainTextResponse("\x1b[31mno\nlunch", 418),
+            ContractError,
+            r"refused the request \(418 \[31mno lunch\)",
+        ),
+        (
+            lambda r: PlainTextResponse("", 302, {"location": "http://elsewhere"}),
+            InputError,
+            "points to http://elsewhere",
+        ),
         (lambda r: PlainTextResponse("boom", 500), ContractError, "failed .500 boom"),
-        (lambda r: Response(b"rubbish" * 9, headers={"content-encoding": "gzip"}), InputError, "not how a `deft serve` answers"),
+        (
+            lambda r: Response(b"rubbish" * 9, headers={"content-encoding": "gzip"}),
+            InputError,
+            "not how a `deft serve` answers",
+        ),
     ],
 )
 def test_lies(liar, answer, error, match):
@@ -590,13 +627,21 @@ def test_ports_and_hosts(prior_file, capsys, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as sock:
         assert "give another port" in refused(capsys, "serve", prior_file, "--port", sock.getsockname()[1])
     assert "DEFT_TOKEN" in refused(capsys, "serve", prior_file, "--host", "0.0.0.0", "--port", 0)
-    assert "address of this machine" in refused(capsys, "serve", prior_file, "--host", "no-such-host.invalid", "--no-token")
+    assert "address of this machine" in refused(
+        capsys, "serve", prior_file, "--host", "no-such-host.invalid", "--no-token"
+    )
     assert "cannot read the token file" in refused(capsys, "serve", prior_file, "--token-file", tmp_path / "none")
     (tmp_path / "token").write_text("\n")
     assert "is empty" in refused(capsys, "serve", prior_file, "--token-file", tmp_path / "token")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "pip install 'deft-diffusion[serve]'" in refused(capsys, "serve", prior_file)
-    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost") and not is_loopback("0.0.0.0") and not is_loopback("example.org")
+    assert (
+        is_loopback("127.0.0.1")
+        and is_loopback("::1")
+        and is_loopback("localhost")
+        and not is_loopback("0.0.0.0")
+        and not is_loopback("example.org")
+    )
 
 
 def test_a_token_file(prior_file, tmp_path):

@@ -21,14 +21,19 @@ def class_of(name):
     return getattr(importlib.import_module(f"deft.{module}"), kind)
 
 
-@pytest.mark.parametrize(("kind", "old", "new"), [(k, old, new) for k, row in MEMBERS.items() for old, new in row.items()])
+@pytest.mark.parametrize(
+    ("kind", "old", "new"), [(k, old, new) for k, row in MEMBERS.items() for old, new in row.items()]
+)
 def test_no_library_class_defines_an_old_name(kind, old, new):
     """The old one is an alias, in the class and in all that come from it."""
     kinds = [class_of(kind)]
     for one in kinds:
         kinds += one.__subclasses__()
         found = vars(one).get(old)
-        assert found is None or type(found).__module__ == "deft._renamed" or not one.__module__.startswith("deft."), (one, old)
+        assert found is None or type(found).__module__ == "deft._renamed" or not one.__module__.startswith("deft."), (
+            one,
+            old,
+        )
     assert any(new in vars(one) or new in inspect.get_annotations(one) for one in kinds)
 
 
@@ -73,7 +78,8 @@ def test_defining_an_old_name_warns_at_the_class():
 
     (warning,) = [w for w in found if "Mine.restrict is now measured_part" in str(w.message)]
     assert warning.filename == __file__
-    assert torch.equal(Mine().measured_part(torch.ones(1, 2, 2, 2)), Old().measured_part(torch.ones(1, 2, 2, 2)))  # super() is Old's, not itself
+    # super() is Old's, not itself
+    assert torch.equal(Mine().measured_part(torch.ones(1, 2, 2, 2)), Old().measured_part(torch.ones(1, 2, 2, 2)))
 
 
 def test_calls_by_old_names_warn_and_do_the_same():
@@ -121,7 +127,12 @@ def test_a_learned_h_by_its_old_arguments():
 
 def test_settings_of_an_old_card():
     old = {"event_shape": [1, 8, 8], "lift_channels": 2, "guide": "pull", "h": {"lift_channels": 1}}
-    assert new_settings(old) == {"event_shape": [1, 8, 8], "feature_channels": 2, "guide": "preconditioned", "h": {"feature_channels": 1}}
+    assert new_settings(old) == {
+        "event_shape": [1, 8, 8],
+        "feature_channels": 2,
+        "guide": "preconditioned",
+        "h": {"feature_channels": 1},
+    }
     assert new_settings({"guide": "score"}) == {"guide": "score"}
 
     class Own:
@@ -153,7 +164,12 @@ def test_the_tables_name_what_there_is():
         kinds = [class_of(name)]
         for one in kinds:
             kinds += one.__subclasses__()
-        functions = [f for one in kinds for f in (one.__init__, getattr(one, "sized", None), getattr(one, "calibrate", None)) if f]
+        functions = [
+            f
+            for one in kinds
+            for f in (one.__init__, getattr(one, "sized", None), getattr(one, "calibrate", None))
+            if f
+        ]
         for new in row.values():
             assert any(new in inspect.signature(f).parameters for f in functions), new
     assert all(new in deft.learned.deft.GUIDES for (setting, _), new in VALUES.items() if setting == "guide")

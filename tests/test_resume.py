@@ -1,4 +1,5 @@
-"""--resume goes on with the same fit alone: whatever says what is trained on what is compared, and a difference is one line that names it."""
+"""--resume goes on with the same fit alone: whatever says what is trained on what is compared, and a difference is one
+line that names it."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def shop(tmp_path_factory):
     save_pictures(here / "fewer", x[:20])
     save_pictures(here / "others", x[::-1])
     for name, task in (("sr", "sr4"), ("denoise", "denoise")):
-        assert main(["measure", "--task", task, "--data", str(here / "photos"), "--out", str(here / f"{name}.npz")]) == 0
+        assert (
+            main(["measure", "--task", task, "--data", str(here / "photos"), "--out", str(here / f"{name}.npz")]) == 0
+        )
     z = np.load(here / "sr.npz")
     np.savez(here / "other-sr.npz", y=z["y"][::-1])
     np.savez(here / "pairs.npz", x=z["truth"], y=z["y"])
@@ -40,49 +43,143 @@ def shop(tmp_path_factory):
 
 
 def lines(here):
-    fit = ["fit", "--prior", here / "prior.safetensors", "--width", 8, "--batch", 4, "--warmup", 1, "--device", "cpu", "--steps", 4]
+    fit = [
+        "fit",
+        "--prior",
+        here / "prior.safetensors",
+        "--width",
+        8,
+        "--batch",
+        4,
+        "--warmup",
+        1,
+        "--device",
+        "cpu",
+        "--steps",
+        4,
+    ]
     drawn = ["--prior-samples", 0, "--cache", 0]
     return {
         "images": [*fit, "--task", "inpaint", "--data", here / "photos", *drawn],
         "no-images": [*fit, "--task", "inpaint", "--prior-samples", 130, "--cache", 8],
         "pairs": [*fit, "--task", "sr4", "--pairs", here / "pairs.npz"],
         "paths": [*fit, "--task", "sr4", "--objective", "vargrad", "--chain", 4, "--measurement", here / "sr.npz"],
-        "importance": [*fit, "--task", "sr4", "--objective", "importance", "--chain", 4, "--paths", 2, "--rounds", 1, "--measurement", here / "sr.npz"],
-        "prior": [
-            "prior", "train", "--data", here / "photos", "--widths", "8,8", "--batch", 4, "--steps", 4, "--warmup", 1, "--evaluations", 1, "--device", "cpu",
+        "importance": [
+            *fit,
+            "--task",
+            "sr4",
+            "--objective",
+            "importance",
+            "--chain",
+            4,
+            "--paths",
+            2,
+            "--rounds",
+            1,
+            "--measurement",
+            here / "sr.npz",
         ],
-    }  # fmt: skip
+        "prior": [
+            "prior",
+            "train",
+            "--data",
+            here / "photos",
+            "--widths",
+            "8,8",
+            "--batch",
+            4,
+            "--steps",
+            4,
+            "--warmup",
+            1,
+            "--evaluations",
+            1,
+            "--device",
+            "cpu",
+        ],
+    }
 
 
 OF_H = [
-    (["--prior", "other.safetensors"], "prior"), (["--sigma-y", 0.3], "sigma_y"), (["--units", "eps"], "units"), (["--no-gate"], "gate"),
-    (["--guide", "score"], "guide"), (["--width", 12], "width"), (["--lr", 0.1], "lr"), (["--batch", 8], "batch"), (["--seed", 1], "seed|images|samples"),
-]  # fmt: skip
+    (["--prior", "other.safetensors"], "prior"),
+    (["--sigma-y", 0.3], "sigma_y"),
+    (["--units", "eps"], "units"),
+    (["--no-gate"], "gate"),
+    (["--guide", "score"], "guide"),
+    (["--width", 12], "width"),
+    (["--lr", 0.1], "lr"),
+    (["--batch", 8], "batch"),
+    (["--seed", 1], "seed|images|samples"),
+]
 CHANGES = {
     "images": [
-        *OF_H, (["--task", "inpaint-random"], "inpaint"), (["--task", "sr4"], "sr4"), (["--task-option", "largest=0.4"], "largest"), (["--task", "ct", "--task-option", "rotation=clockwise"], "ct"),
-        (["--data", "fewer"], "images"), (["--data", "others"], "images"), (["--held-out", "others"], "held-out"),
-        (["--focus", 1], "focus"), (["--weighting", "eps"], "weighting"), (["--cache", 8], "cache"), (["--prior-samples", 9], "prior_samples"),
+        *OF_H,
+        (["--task", "inpaint-random"], "inpaint"),
+        (["--task", "sr4"], "sr4"),
+        (["--task-option", "largest=0.4"], "largest"),
+        (["--task", "ct", "--task-option", "rotation=clockwise"], "ct"),
+        (["--data", "fewer"], "images"),
+        (["--data", "others"], "images"),
+        (["--held-out", "others"], "held-out"),
+        (["--focus", 1], "focus"),
+        (["--weighting", "eps"], "weighting"),
+        (["--cache", 8], "cache"),
+        (["--prior-samples", 9], "prior_samples"),
     ],
-    "no-images": [*OF_H, (["--task", "sr4"], "sr4"), (["--cache", 16], "cache"), (["--prior-samples", 9], "prior_samples"), (["--data", "photos"], "images")],
+    "no-images": [
+        *OF_H,
+        (["--task", "sr4"], "sr4"),
+        (["--cache", 16], "cache"),
+        (["--prior-samples", 9], "prior_samples"),
+        (["--data", "photos"], "images"),
+    ],
     "pairs": [*OF_H[:1], *OF_H[2:], (["--pairs", "other-pairs.npz"], "samples")],
     "paths": [
-        *OF_H[:1], *OF_H[2:], (["--objective", "kl"], "RelativeEntropy"), (["--chain", 5], "steps"), (["--measurement", "other-sr.npz"], "measurements"), (["--row", 1], "measurements"),
-        (["--subset", 2], "subset"), (["--warm", 2], "warm"), (["--drawn-by", "pigdm"], "drawn by"), (["--task", "denoise", "--measurement", "denoise.npz"], "measurements"),
+        *OF_H[:1],
+        *OF_H[2:],
+        (["--objective", "kl"], "RelativeEntropy"),
+        (["--chain", 5], "steps"),
+        (["--measurement", "other-sr.npz"], "measurements"),
+        (["--row", 1], "measurements"),
+        (["--subset", 2], "subset"),
+        (["--warm", 2], "warm"),
+        (["--drawn-by", "pigdm"], "drawn by"),
+        (["--task", "denoise", "--measurement", "denoise.npz"], "measurements"),
     ],
-    "importance": [*OF_H[:1], *OF_H[2:], (["--paths", 3], "paths"), (["--measurement", "other-sr.npz"], "measurements"), (["--chain", 5], "steps"), (["--focus", 1], "focus")],
+    "importance": [
+        *OF_H[:1],
+        *OF_H[2:],
+        (["--paths", 3], "paths"),
+        (["--measurement", "other-sr.npz"], "measurements"),
+        (["--chain", 5], "steps"),
+        (["--focus", 1], "focus"),
+    ],
     "prior": [
-        (["--output", "eps"], "output"), (["--schedule", "flow"], "schedule"), (["--widths", "8,12"], "widths|shape|parameters"), (["--data", "others"], "samples"),
-        (["--data", "fewer"], "samples"), (["--held-out", "others"], "held-out"), (["--flip"], "flips"), (["--blocks", 2], "parameters"), (["--lr", 0.1], "lr"), (["--seed", 3], "seed|samples"),
+        (["--output", "eps"], "output"),
+        (["--schedule", "flow"], "schedule"),
+        (["--widths", "8,12"], "widths|shape|parameters"),
+        (["--data", "others"], "samples"),
+        (["--data", "fewer"], "samples"),
+        (["--held-out", "others"], "held-out"),
+        (["--flip"], "flips"),
+        (["--blocks", 2], "parameters"),
+        (["--lr", 0.1], "lr"),
+        (["--seed", 3], "seed|samples"),
     ],
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize(("kind", "change", "says"), [(k, c, s) for k, found in CHANGES.items() for c, s in found], ids=lambda v: v if isinstance(v, str) else " ".join(map(str, v)))
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [(k, c, s) for k, found in CHANGES.items() for c, s in found],
+    ids=lambda v: v if isinstance(v, str) else " ".join(map(str, v)),
+)
 def test_another_fit_is_not_resumed(shop, capsys, kind, change, says):
     """The refusal names what differs, and every file is as it was."""
     before = {p.name: p.read_bytes() for p in (shop / kind).iterdir() if p.is_file()}
-    change = [shop / v if isinstance(v, str) and (shop / v).exists() and v not in ("prior", "pairs") else v for v in change]
+    change = [
+        shop / v if isinstance(v, str) and (shop / v).exists() and v not in ("prior", "pairs") else v for v in change
+    ]
     line = refused(capsys, *lines(shop)[kind], "--out", shop / kind, "--resume", *change)
     assert any(word in line for word in says.split("|")), line
     assert "resume" in line
@@ -134,7 +231,9 @@ def test_a_setting_that_is_usually_left_out_is_compared(shop, tmp_path, capsys):
     assert "task.pixel" in refused(capsys, *line, "--resume", "--steps", 6, "--task-option", "pixel=first")
     line = [*lines(shop)["images"], "--out", tmp_path / "ct", "--task", "ct", "--task-option", "rotation=clockwise"]
     assert run(capsys, *line)[0] == 0
-    assert "task.rotation" in refused(capsys, *lines(shop)["images"], "--out", tmp_path / "ct", "--task", "ct", "--resume")
+    assert "task.rotation" in refused(
+        capsys, *lines(shop)["images"], "--out", tmp_path / "ct", "--task", "ct", "--resume"
+    )
 
 
 def test_identities_compare_what_both_know():
@@ -153,12 +252,19 @@ def test_pieces_of_a_comparison_know_their_priors_and_files(shop, tmp_path):
     start.write_bytes((shop / "images" / "h.safetensors").read_bytes())
 
     def keys():
-        study = make_study({
-            "on": [{"prior": str(prior), "data": str(shop / "photos"), "tasks": ["inpaint"], "arms": ["deft", "pigdm"]}],
-            "arms": {"deft": {"fit": {"start_from": str(start)}}}, "images": 2,
-        })  # fmt: skip
+        study = make_study(
+            {
+                "on": [
+                    {"prior": str(prior), "data": str(shop / "photos"), "tasks": ["inpaint"], "arms": ["deft", "pigdm"]}
+                ],
+                "arms": {"deft": {"fit": {"start_from": str(start)}}},
+                "images": 2,
+            }
+        )
         on, task = study.on[0], {"name": "inpaint"}
-        drawn = draw_job(on, task, study.entries["pigdm"], plan("pigdm"), None, split="test", images=2, samples=2, seed=0, batch=4)
+        drawn = draw_job(
+            on, task, study.entries["pigdm"], plan("pigdm"), None, split="test", images=2, samples=2, seed=0, batch=4
+        )
         return drawn.key, fit_job(on, task, study.entries["deft"], 0).key
 
     first = keys()

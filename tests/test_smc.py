@@ -67,7 +67,9 @@ def drawn(obs, sampler, grid=GRID):
 
 def run(h, twist, n, particles, obs=OBS, world=WORLD, grid=GRID, **options):
     """One sample of each of n repetitions of a measurement, every repetition with streams of its own."""
-    return sample_smc(world.prior(VPCosine()), h, obs.repeat(n), twist=twist, particles=particles, grid=grid, batch=10**5, **options)
+    return sample_smc(
+        world.prior(VPCosine()), h, obs.repeat(n), twist=twist, particles=particles, grid=grid, batch=10**5, **options
+    )
 
 
 def right(x, exact, most=4.0):
@@ -92,8 +94,8 @@ PROPOSALS = {
 
 @pytest.mark.parametrize("name", PROPOSALS)
 def test_evidence_and_moments(name):
-    """Of 300 repetitions of 20 particles: the mean estimate of p(y) is right within 4 standard errors (it is unbiased), and so
-    are mean and variance of one sample from each."""
+    """Of 300 repetitions of 20 particles: the mean estimate of p(y) is right within 4 standard errors (it is unbiased),
+    and so are mean and variance of one sample from each."""
     h, twist, obs, options = PROPOSALS[name]
     exact = drawn(obs, options.get("sampler", Ancestral()))
     out = run(h, twist, 300, 20, obs, **options)
@@ -101,21 +103,23 @@ def test_evidence_and_moments(name):
     assert abs(float(z.mean()) - 1) < 4 * float(z.std()) / math.sqrt(len(z)), (float(z.mean()), float(z.std()))
     good, off = right(out.x[:, 0], exact)
     assert good, off
-    assert out.diagnostics.ess_fraction.shape == (300, len(GRID)) and bool((out.diagnostics.ess_fraction <= 1 + 1e-9).all())
+    assert out.diagnostics.ess_fraction.shape == (300, len(GRID)) and bool(
+        (out.diagnostics.ess_fraction <= 1 + 1e-9).all()
+    )
 
 
 @pytest.mark.parametrize("h", [PiGDM(1.0), ReconstructionGuidance(), DPS(1.0)], ids=lambda h: type(h).__name__)
 def test_plain_guidance_is_wrong(h):
-    """What particles repair (`test_evidence_and_moments`): the same proposals without weights are off by 8 and more standard errors
-    of 2,000 samples."""
+    """What particles repair (`test_evidence_and_moments`): the same proposals without weights are off by 8 and more
+    standard errors of 2,000 samples."""
     x = sample_posterior(PRIOR, h, OBS, 2000, sampler=Ancestral(), grid=GRID, batch=2000).x[0]
     good, (z, v) = right(x, drawn(OBS, Ancestral()), 8.0)
     assert not good, (z, v)
 
 
 def test_mode_weights():
-    """Two modes 4 apart: with 20 particles the share of samples in one of them is right within 4 standard errors of 600 and 1 % for
-    the steps; plain ΠGDM with the deviation of a mode, which proposes here, is off by more than 6."""
+    """Two modes 4 apart: with 20 particles the share of samples in one of them is right within 4 standard errors of 600
+    and 1 % for the steps; plain ΠGDM with the deviation of a mode, which proposes here, is off by more than 6."""
     n, world, grid = 600, two_modes(), times(VPCosine(), 50, "log-snr")
     obs = Observation(torch.tensor([[-0.25, 0.0]]), Gaussian(Mask(torch.tensor([[1.0, 0.0]])), 0.7))
     exact, h = world.posterior(obs), PiGDM(0.5)
@@ -135,8 +139,8 @@ def test_mode_weights():
 
 
 def test_a_truncated_normal():
-    """An event has no useful gradient; where x̂ is outside the twist says "hardly". P(event), mean and variance within 4 standard
-    errors, of the normal law that 40 steps draw from."""
+    """An event has no useful gradient; where x̂ is outside the twist says "hardly". P(event), mean and variance within
+    4 standard errors, of the normal law that 40 steps draw from."""
     n, grid, world = 300, times(VPCosine(), 40), InsideWorld(0.5, math.inf)
     d = float(moments(world.prior(VPCosine()), Ancestral(), grid)[1]) ** 0.5
     exact = InsideWorld(0.5 / d, math.inf)
@@ -151,13 +155,18 @@ def test_a_truncated_normal():
 
 
 def test_how_far_it_moves():
-    """Weights of whole paths (never resampled), 48 particles: with the exact h they are nearly equal and move the estimate
-    little; with ΠGDM more, with the prior alone most. More steps help the exact h alone."""
+    """Weights of whole paths (never resampled), 48 particles: with the exact h they are nearly equal and move the
+    estimate little; with ΠGDM more, with the prior alone most. More steps help the exact h alone."""
     figures = {}
     for name, h in {"exact": WORLD.h, "pigdm": PiGDM(1.0), "prior": Zero()}.items():
         for steps in (40, 160):
-            out = run(h, Predictive(0.5), 20, 48, sampler=Ito(), grid=times(VPCosine(), steps, "log-snr"), ess_threshold=0.0)
-            figures[name, steps] = float(out.diagnostics.ess_fraction[:, -1].mean()), float(out.diagnostics.moved.mean())
+            out = run(
+                h, Predictive(0.5), 20, 48, sampler=Ito(), grid=times(VPCosine(), steps, "log-snr"), ess_threshold=0.0
+            )
+            figures[name, steps] = (
+                float(out.diagnostics.ess_fraction[:, -1].mean()),
+                float(out.diagnostics.moved.mean()),
+            )
             assert float(out.diagnostics.resampled.sum()) == 0
     assert figures["exact", 160][0] > 0.9 and figures["exact", 160][1] < 0.06, figures
     assert figures["exact", 160][0] > figures["exact", 40][0] + 0.1
@@ -175,7 +184,12 @@ def test_one_particle_is_plain_sampling(sampler):
     assert torch.equal(out.x, paths.x)
     torch.testing.assert_close(out.log_evidence, paths.log_weight[:, 0], rtol=0, atol=2e-4)
     last = GRID[-2].sigma / GRID[-2].alpha
-    plain = sample(condition(PRIOR, Interval(h, 1.01 * last, math.inf), obs), Noise(seed_for("samples", 3), range(7, 12)), sampler=sampler, grid=GRID)
+    plain = sample(
+        condition(PRIOR, Interval(h, 1.01 * last, math.inf), obs),
+        Noise(seed_for("samples", 3), range(7, 12)),
+        sampler=sampler,
+        grid=GRID,
+    )
     torch.testing.assert_close(out.x[:, 0], plain, rtol=1e-4, atol=1e-5)
 
 
@@ -186,7 +200,10 @@ def test_measurements_do_not_see_each_other():
     options = {"twist": Predictive(0.5), "particles": 8, "grid": GRID}
     whole = sample_smc(PRIOR, Zero(), obs, 3, batch=64, **options)
     assert whole.x.shape == (5, 3, 3) and float(whole.diagnostics.resampled.min()) > 0
-    for part in (sample_smc(PRIOR, Zero(), obs, 3, batch=1, **options), sample_smc(PRIOR, Zero(), obs, 3, batch=16, **options)):
+    for part in (
+        sample_smc(PRIOR, Zero(), obs, 3, batch=1, **options),
+        sample_smc(PRIOR, Zero(), obs, 3, batch=16, **options),
+    ):
         torch.testing.assert_close(part.x, whole.x, rtol=1e-4, atol=1e-5)
         assert torch.equal(part.diagnostics.resampled, whole.diagnostics.resampled)
     last = sample_smc(PRIOR, Zero(), obs[3:], 3, first=3, **options)
@@ -196,11 +213,16 @@ def test_measurements_do_not_see_each_other():
 
 
 def test_independent_populations_are_populations():
-    """Sample j of measurement i is what its own particles give, whatever the others; the evidence is the mean of theirs."""
+    """Sample j of measurement i is what its own particles give, whatever the others; the evidence is the mean of
+    theirs."""
     two = OBS.repeat(2)
     options = {"twist": Predictive(0.5), "particles": 4, "grid": GRID, "batch": 10**5}
     both = sample_smc(PRIOR, PiGDM(0.5), two, 3, independent=True, first=5, **options)
-    assert both.x.shape == (2, 3, 3) and both.diagnostics.ess_fraction.shape == (2, len(GRID)) and both.log_evidence.shape == (2,)
+    assert (
+        both.x.shape == (2, 3, 3)
+        and both.diagnostics.ess_fraction.shape == (2, len(GRID))
+        and both.log_evidence.shape == (2,)
+    )
     for i in range(2):
         for j in range(3):
             alone = sample_smc(PRIOR, PiGDM(0.5), OBS, 1, first=(5 + i) * 3 + j, **options)
@@ -210,11 +232,23 @@ def test_independent_populations_are_populations():
 
 
 def test_samples_of_one_population_are_alike_and_independent_ones_are_not():
-    """Two samples of a measurement, over 2,000 repetitions: their correlation is 0 (SE .022) only from particles of their own."""
+    """Two samples of a measurement, over 2,000 repetitions: their correlation is 0 (SE .022) only from particles of
+    their own."""
     n = 2000
 
     def correlation(independent):
-        x = sample_smc(PRIOR, Zero(), OBS.repeat(n), 2, twist=Predictive(0.5), particles=2, ess_threshold=1.0, independent=independent, grid=GRID, batch=10**5).x[..., 0]
+        x = sample_smc(
+            PRIOR,
+            Zero(),
+            OBS.repeat(n),
+            2,
+            twist=Predictive(0.5),
+            particles=2,
+            ess_threshold=1.0,
+            independent=independent,
+            grid=GRID,
+            batch=10**5,
+        ).x[..., 0]
         return float(torch.corrcoef(x.T)[0, 1])
 
     assert correlation(False) > 0.3
@@ -222,7 +256,8 @@ def test_samples_of_one_population_are_alike_and_independent_ones_are_not():
 
 
 def test_systematic_resampling():
-    """Particle k is taken floor or ceil of n w_k times, and n w_k times on average: 4 standard errors of at most 1/2 a draw."""
+    """Particle k is taken floor or ceil of n w_k times, and n w_k times on average: 4 standard errors of at most 1/2 a
+    draw."""
     log_w = torch.randn(1, 7, generator=torch.Generator().manual_seed(0), dtype=F64).expand(4000, 7)
     w = torch.softmax(log_w[0], 0)
     for n in (1, 7, 20):
@@ -244,7 +279,9 @@ def test_a_projection_is_one():
         check_operator(Unrestricted(), (3,))
     with pytest.raises(AssertionError, match="count is not the rank"):
         check_operator(Miscounted(), (3,))
-    with pytest.raises(InputError, match="mask, or another orthogonal projection, with Gaussian noise, got Gaussian of Matrix"):
+    with pytest.raises(
+        InputError, match="mask, or another orthogonal projection, with Gaussian noise, got Gaussian of Matrix"
+    ):
         SeenNoisy.law(1.0, 0.1, OBS, torch.zeros(1, 3))
 
 
@@ -278,8 +315,8 @@ class Doubled(Apart):
 
 @pytest.mark.parametrize("seen", [MASKED, APART], ids=["mask", "projection"])
 def test_the_adapted_step_has_the_predictive_weight(seen):
-    """log(prior's step / step) + twist at s = log of the integral of prior's step times twist, whatever the noise; nothing
-    changes outside A's range."""
+    """log(prior's step / step) + twist at s = log of the integral of prior's step times twist, whatever the noise;
+    nothing changes outside A's range."""
     s, kernel, n = Level(0.2, 0.9, 0.4), Kernel(0.5, 0.4, 0.3), Noise(1, 4).normal((3,)).double()
     x_t, mean = Noise(2, 4).normal((3,)).double(), Noise(3, 4).normal((3,)).double()
     obs, zero, a = seen.repeat(4), torch.zeros_like(n), seen.likelihood.operator
@@ -296,11 +333,14 @@ def test_the_adapted_step_has_the_predictive_weight(seen):
 
 
 def test_a_calibrated_variance_is_for_gaussian_noise():
-    """rho^2 as DEFT measures it ends at the data's own variance: as a share of data_std^2 it would call much known where nothing is."""
+    """rho^2 as DEFT measures it ends at the data's own variance: as a share of data_std^2 it would call much known
+    where nothing is."""
     event = InsideWorld(0.6, 2.0, dim=3).observation(16)  # where no mean lies
     pred = PRIOR(torch.randn(16, 3, dtype=F64), torch.tensor(0.9, dtype=F64))
     assumed = Predictive(1.0).log_h(pred, event)
-    torch.testing.assert_close(Predictive(1.0, rho2=lambda level: torch.full_like(level, 0.01)).log_h(pred, event), assumed)
+    torch.testing.assert_close(
+        Predictive(1.0, rho2=lambda level: torch.full_like(level, 0.01)).log_h(pred, event), assumed
+    )
     assert bool((assumed < 0).all()) and bool((assumed > -1).all())
 
 
@@ -358,7 +398,9 @@ def test_refusals():
         sample_smc(PRIOR, Zero(), obs, twist=Predictive(), ess_threshold=2.0)
     world = InsideWorld(9.0, math.inf)
     with pytest.raises(InputError, match="no particle agrees with measurement 4"):
-        sample_smc(world.prior(VPCosine()), Scaled(Zero(), 1.0), world.observation(1), twist=Predictive(), grid=GRID, first=4)
+        sample_smc(
+            world.prior(VPCosine()), Scaled(Zero(), 1.0), world.observation(1), twist=Predictive(), grid=GRID, first=4
+        )
 
 
 def test_what_particles_cost():
@@ -369,14 +411,21 @@ def test_what_particles_cost():
 def test_the_mean_of_deft_and_pigdm():
     """deft-pigdm: its ends are the two methods themselves, and its middle is their mean."""
     prior, h = freeze(NetworkDenoiser(Counted(), VPCosine(), (3,), "x0")), DEFT((3,), 2, width=8)
-    prior.net.forward = lambda x, t: torch.tanh(prior.net.net(torch.cat([x, t.to(x.dtype)[:, None]], 1)))  # uncounted, with a gradient
+    # uncounted, with a gradient
+    prior.net.forward = lambda x, t: torch.tanh(prior.net.net(torch.cat([x, t.to(x.dtype)[:, None]], 1)))
     obs = Observation(MASKED.y.float(), Gaussian(Mask(torch.tensor([[1.0, 0.0, 1.0]])), 0.3))
 
     def draw(name, fitted=h, **settings):
-        return plan(name, steps=6, sampler="ddim", spacing="log-snr", settings=settings).draw(prior, obs, 2, fitted=fitted).x
+        return (
+            plan(name, steps=6, sampler="ddim", spacing="log-snr", settings=settings)
+            .draw(prior, obs, 2, fitted=fitted)
+            .x
+        )
 
     torch.testing.assert_close(draw("deft-pigdm", weight=1.0), draw("deft"))
-    torch.testing.assert_close(draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm-score", fitted=None, data_std=0.4))
+    torch.testing.assert_close(
+        draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm-score", fitted=None, data_std=0.4)
+    )
     assert not torch.allclose(draw("deft-pigdm"), draw("deft"), atol=1e-3)
     for words, changes in {"between 0": {"weight": 1.5}, "needs a fitted": {"fitted": None}}.items():
         with pytest.raises(InputError, match=words):

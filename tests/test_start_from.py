@@ -79,10 +79,47 @@ def test_the_bundled_h_is_a_better_start_than_none():
 
 
 def test_command_line(capsys, tmp_path):
-    first = ("fit", "--data", "fashion", "--task", "inpaint", "--width", "4", "--steps", "1", "--batch", "2", "--bank", "0", "--out", tmp_path / "a")
+    first = (
+        "fit",
+        "--data",
+        "fashion",
+        "--task",
+        "inpaint",
+        "--width",
+        "4",
+        "--steps",
+        "1",
+        "--batch",
+        "2",
+        "--bank",
+        "0",
+        "--out",
+        tmp_path / "a",
+    )
     result(capsys, *first)
-    found = result(capsys, "fit", "--data", "fashion", "--task", "sr4", "--start-from", tmp_path / "a", "--steps", "1", "--batch", "2", "--bank", "0", "--out", tmp_path / "b")
-    assert found["card"]["started_from"] == str(tmp_path / "a") and found["card"]["h"]["width"] == 4 and found["card"]["h"]["feature_channels"] == 1
+    found = result(
+        capsys,
+        "fit",
+        "--data",
+        "fashion",
+        "--task",
+        "sr4",
+        "--start-from",
+        tmp_path / "a",
+        "--steps",
+        "1",
+        "--batch",
+        "2",
+        "--bank",
+        "0",
+        "--out",
+        tmp_path / "b",
+    )
+    assert (
+        found["card"]["started_from"] == str(tmp_path / "a")
+        and found["card"]["h"]["width"] == 4
+        and found["card"]["h"]["feature_channels"] == 1
+    )
     load_h(tmp_path / "b", load_prior("fashion"))
     again = ("fit", "--data", "fashion", "--steps", "1", "--out", tmp_path / "c", "--start-from")
     assert "no h for nothing is bundled" in refused(capsys, *again, "nothing")
@@ -91,7 +128,13 @@ def test_command_line(capsys, tmp_path):
 
 def test_a_comparison_names_the_start_only_if_there_is_one():
     """So that the pieces of older comparisons are kept."""
-    table = {"on": [{"prior": "fashion", "tasks": ["inpaint"], "arms": ["deft", "warm"]}], "arms": {"warm": {"method": "deft", "fit": {"start_from": "inpaint"}}}}
+    table = {
+        "on": [{"prior": "fashion", "tasks": ["inpaint"], "arms": ["deft", "warm"]}],
+        "arms": {"warm": {"method": "deft", "fit": {"start_from": "inpaint"}}},
+    }
     study = make_study(table)
-    cold, warm = (fit_job(study.on[0], get_task("inpaint").config(), study.entries[a], 0).settings["fit"] for a in ("deft", "warm"))
+    cold, warm = (
+        fit_job(study.on[0], get_task("inpaint").config(), study.entries[a], 0).settings["fit"]
+        for a in ("deft", "warm")
+    )
     assert "start_from" not in cold and warm["start_from"] == "inpaint"

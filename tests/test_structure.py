@@ -74,7 +74,9 @@ class Task:
         return Observation(like.sample(x, noise), like)
 
 
-@pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler", [DDIM(), DDIM(1.0), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__
+)
 def test_one_prior_call_a_step_and_no_backward(sampler):
     """N steps of DEFT call the prior N times (Heun: 2N - 1), never with gradients enabled."""
     prior, h = small_prior(), DEFT((D,), 2, width=16)
@@ -110,7 +112,9 @@ def test_fit_leaves_the_prior_alone():
     prior, h = small_prior(), DEFT((D,), 2, width=16)
     before = {k: v.clone() for k, v in prior.state_dict().items()}
     x = torch.randn(64, D)
-    result = fit(h, DenoisingObjective(prior), Clean(x, Task()), config=FitConfig(steps=5, batch=8), device="cpu", progress=False)
+    result = fit(
+        h, DenoisingObjective(prior), Clean(x, Task()), config=FitConfig(steps=5, batch=8), device="cpu", progress=False
+    )
     assert all(p.grad is None and not p.requires_grad for p in prior.parameters())
     assert all(torch.equal(v, before[k]) for k, v in prior.state_dict().items())
     assert result.module is h
@@ -138,7 +142,9 @@ def test_state_of_h_holds_no_prior():
 
 
 @pytest.mark.parametrize("units", ["v", "eps"])
-@pytest.mark.parametrize("sampler", [DDIM(), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "sampler", [DDIM(), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__
+)
 def test_untrained_h_is_the_prior_bit_for_bit(sampler, units):
     prior, h = small_prior(), DEFT((D,), 2, width=16, n2_start=0.0, units=units)
     conditioned = sample(condition(prior, h, small_obs(4)), 4, sampler=sampler, steps=9)
@@ -171,14 +177,19 @@ CODE = structure.read()
 MENDING = {
     ("cli", "domains.protein"),
 }
-"""Pairs of rooms whose imports are still to be taken out; this only ever gets shorter, and a pair that no longer occurs is an error."""
+"""Pairs of rooms whose imports are still to be taken out; this only ever gets shorter, and a pair that no longer occurs
+is an error."""
 
 MENDING_CIRCLES: set[str] = set()
 """A module of each circle that is still to be broken."""
 
 
 def against_the_order(code):
-    return [f"{a.module} imports {a.other}" for a in structure.upwards(code) if (structure.room(a.module), structure.room(a.other)) not in MENDING]
+    return [
+        f"{a.module} imports {a.other}"
+        for a in structure.upwards(code)
+        if (structure.room(a.module), structure.room(a.other)) not in MENDING
+    ]
 
 
 def test_every_room_has_a_place():
@@ -194,17 +205,26 @@ def test_import_direction():
 def test_no_circles():
     found = structure.circles(CODE.arrows)
     assert not [group for group in found if not MENDING_CIRCLES & set(group)]
-    assert {name for group in found for name in group} >= MENDING_CIRCLES, "a circle is broken: take it off MENDING_CIRCLES"
+    assert {name for group in found for name in group} >= MENDING_CIRCLES, (
+        "a circle is broken: take it off MENDING_CIRCLES"
+    )
 
 
 def test_kinds_of_data_are_asked_for_by_the_registry():
     """No module outside the folder of a kind of data imports it; its own commands are the exception."""
-    wrong = [f"{a.module} imports {a.other}" for a in structure.strangers(CODE) if (structure.room(a.module), structure.room(a.other)) not in MENDING]
+    wrong = [
+        f"{a.module} imports {a.other}"
+        for a in structure.strangers(CODE)
+        if (structure.room(a.module), structure.room(a.other)) not in MENDING
+    ]
     assert not wrong
 
 
 def test_what_is_mended_is_off_the_list():
-    wrong = {(structure.room(a.module), structure.room(a.other)) for a in (*structure.upwards(CODE), *structure.strangers(CODE))}
+    wrong = {
+        (structure.room(a.module), structure.room(a.other))
+        for a in (*structure.upwards(CODE), *structure.strangers(CODE))
+    }
     assert wrong >= MENDING
 
 
@@ -215,9 +235,15 @@ def test_core_is_read_in_an_hour():
 def test_the_order_test_can_fail(tmp_path):
     """Late imports, those for type checkers and relative ones count; a room without a place is named."""
     for name, text in {
-        "__init__": "", "errors": "", "core/__init__": "", "core/a": "def f():\n    from deft.cli import main\n",
-        "core/b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from deft.core.c import C\n", "core/c": "from . import b\n", "attic/__init__": "from deft import errors\n", "cli/__init__": "import deft.core.a\n",
-    }.items():  # fmt: skip
+        "__init__": "",
+        "errors": "",
+        "core/__init__": "",
+        "core/a": "def f():\n    from deft.cli import main\n",
+        "core/b": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from deft.core.c import C\n",
+        "core/c": "from . import b\n",
+        "attic/__init__": "from deft import errors\n",
+        "cli/__init__": "import deft.core.a\n",
+    }.items():
         path = tmp_path / f"{name}.py"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
@@ -229,14 +255,19 @@ def test_the_order_test_can_fail(tmp_path):
 
 
 STATIONS = 16
-"""Modules, beside the nouns, that handle the measurement in `deft sample` (tests/walk.py). 8 is wanted; it was 12 before images became one
-kind of data of several, which put a reader, a sheet and the domain itself on the way. docs/design-notes.md says how to get there."""
+"""Modules, beside the nouns, that handle the measurement in `deft sample` (tests/walk.py). 8 is wanted; it was 12
+before images became one kind of data of several, which put a reader, a sheet and the domain itself on the way.
+docs/design-notes.md says how to get there."""
 
 
 def test_a_measurement_meets_few_modules(tmp_path):
     found = walk.trace(*walk.example(tmp_path))
     assert found["code"] == 0 and (tmp_path / "filled" / "mean.png").exists()
-    assert {m.rpartition(".")[2] for m in found["stations"]} >= {"pictures", "plans", "writing"}, "the tracer lost the data"
+    assert {m.rpartition(".")[2] for m in found["stations"]} >= {
+        "pictures",
+        "plans",
+        "writing",
+    }, "the tracer lost the data"
     assert len(found["stations"]) <= STATIONS, found["stations"]
 
 
@@ -296,7 +327,9 @@ def test_below_the_lowest_level_the_networks_hear_the_lowest():
     prior, h, heard = small_prior(), DEFT((D,), 2, width=16), []
     h.n2.register_forward_hook(lambda module, inputs, out: heard.append(float(inputs[0])))
     for log_ratio in (-7.0, 0.0):
-        condition(prior, h, small_obs(1))(torch.zeros(1, D), prior.schedule.time_of(torch.tensor(-2 * log_ratio, dtype=torch.float64)))
+        condition(prior, h, small_obs(1))(
+            torch.zeros(1, D), prior.schedule.time_of(torch.tensor(-2 * log_ratio, dtype=torch.float64))
+        )
     assert -3.5 in heard and min(heard) == -3.5 and heard[-1] == pytest.approx(0, abs=1e-5)
 
 

@@ -1,4 +1,5 @@
-"""Structure files as other programs write them: read as they are meant, or refused in one line whose way out leads out."""
+"""Structure files as other programs write them: read as they are meant, or refused in one line whose way out leads
+out."""
 
 from __future__ import annotations
 
@@ -44,10 +45,19 @@ NAMES = {
     "Y": "TYR TYM TYRU PTR TYS Y1P Y2P TP2 NTYR CTYR",
     "S": "SER SEP S1P SP1 SP2 NSER CSER",
     "T": "THR TPO T1P T2P THP1 NTHR CTHR",
-    "W": "TRP TRPU NTRP CTRP", "Q": "GLN QLN PGLU PCA NGLN", "P": "PRO HYP DPR NPRO CPRO", "M": "MET MSE MSO FME NMET CMET",
-    "A": "ALA NALA CALA DAL AIB ABA", "G": "GLY NGLY CGLY", "V": "VAL NVAL CVAL NVA", "L": "LEU NLEU CLEU NLE", "I": "ILE NILE CILE",
-    "F": "PHE NPHE CPHE", "N": "ASN NASN CASN", "X": "UNK QQQ",
-}  # fmt: skip
+    "W": "TRP TRPU NTRP CTRP",
+    "Q": "GLN QLN PGLU PCA NGLN",
+    "P": "PRO HYP DPR NPRO CPRO",
+    "M": "MET MSE MSO FME NMET CMET",
+    "A": "ALA NALA CALA DAL AIB ABA",
+    "G": "GLY NGLY CGLY",
+    "V": "VAL NVAL CVAL NVA",
+    "L": "LEU NLEU CLEU NLE",
+    "I": "ILE NILE CILE",
+    "F": "PHE NPHE CPHE",
+    "N": "ASN NASN CASN",
+    "X": "UNK QQQ",
+}
 
 
 @pytest.mark.parametrize("letter", NAMES)
@@ -57,7 +67,11 @@ def test_every_name_has_its_parents_letter(tmp_path, letter):
     found = read_structure(saved(tmp_path / "a.pdb", lines))
     assert dict(zip(names, found.sequence, strict=True)) == dict.fromkeys(names, letter)
     named = [n for n in names if len(n) <= 5]
-    rows = [cif_row(i, p, label_comp_id=n, auth_comp_id=n) for i, (n, p) in enumerate(zip(named, helix(len(named)), strict=True), 1) if n[0] not in "NC" or len(n) < 4]
+    rows = [
+        cif_row(i, p, label_comp_id=n, auth_comp_id=n)
+        for i, (n, p) in enumerate(zip(named, helix(len(named)), strict=True), 1)
+        if n[0] not in "NC" or len(n) < 4
+    ]
     wanted = "".join(letter for n in named if n[0] not in "NC" or len(n) < 4)
     assert read_structure(saved(tmp_path / "a.cif", cif(rows))).sequence == wanted
 
@@ -74,7 +88,14 @@ def test_hetatm_records_of_a_chain_are_part_of_it(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("record", "atoms", "letter"),
-    [("ATOM", (), "H"), ("HETATM", (), "S"), ("ATOM", (" ND1", " CE1"), "H"), ("HETATM", (" ND1", " NE2"), "H"), ("ATOM", (" OD ",), "S"), ("HETATM", (" OD ",), "S")],
+    [
+        ("ATOM", (), "H"),
+        ("HETATM", (), "S"),
+        ("ATOM", (" ND1", " CE1"), "H"),
+        ("HETATM", (" ND1", " NE2"), "H"),
+        ("ATOM", (" OD ",), "S"),
+        ("HETATM", (" OD ",), "S"),
+    ],
 )
 def test_the_two_residues_called_hse(tmp_path, record, atoms, letter):
     """CHARMM's histidine and the PDB's homoserine: the side chain tells, or else the record."""
@@ -118,7 +139,11 @@ def test_lines_that_do_not_matter_do_no_harm(tmp_path, what, where):
         lines = [*trace(TEN), HARMLESS[what]] if where == "behind" else [HARMLESS[what], *trace(TEN)]
     found = read_structure(saved(tmp_path / "a.pdb", lines))
     if what == "side chain far away" and where == "before":
-        found = Structure(found.x[[1, 2, 0, *range(3, 10)]], (*found.residues[1:3], found.residues[0], *found.residues[3:]), found.sequence)
+        found = Structure(
+            found.x[[1, 2, 0, *range(3, 10)]],
+            (*found.residues[1:3], found.residues[0], *found.residues[3:]),
+            found.sequence,
+        )
     same(found)
     assert found.missing == ()
 
@@ -126,10 +151,23 @@ def test_lines_that_do_not_matter_do_no_harm(tmp_path, what, where):
 @pytest.mark.parametrize(
     ("text", "code", "number"),
     [
-        ("9999", " ", 9999), ("A000", " ", 10000), ("A00A", " ", 10010), ("A010", " ", 10036), ("B000", " ", 56656), ("ZZZZ", " ", 1223055), ("a000", " ", 1223056),
-        ("1000", "0", 10000), ("1234", "5", 12345), ("  -5", " ", -5), ("-100", " ", -100), ("   0", " ", 0), ("0012", " ", 12), ("12  ", " ", 12), ("   1", "2", 12),
+        ("9999", " ", 9999),
+        ("A000", " ", 10000),
+        ("A00A", " ", 10010),
+        ("A010", " ", 10036),
+        ("B000", " ", 56656),
+        ("ZZZZ", " ", 1223055),
+        ("a000", " ", 1223056),
+        ("1000", "0", 10000),
+        ("1234", "5", 12345),
+        ("  -5", " ", -5),
+        ("-100", " ", -100),
+        ("   0", " ", 0),
+        ("0012", " ", 12),
+        ("12  ", " ", 12),
+        ("   1", "2", 12),
     ],
-)  # fmt: skip
+)
 def test_numbers_of_residues(tmp_path, text, code, number):
     found = read_structure(saved(tmp_path / "a.pdb", [line(text, TEN[0], code=code)]))
     assert found.residues == (Residue("A", number),)
@@ -171,7 +209,9 @@ DRESSED = {
     "blank lines before": lambda t: ("\n\n" + t).encode(),
     "blank lines behind": lambda t: (t + "\n \n\n").encode(),
     "no last newline": lambda t: t.rstrip("\n").encode(),
-    "Latin-1 in a remark": lambda t: "# Å\nREMARK Å\n".encode("latin-1") + t.encode() if t.startswith("ATOM") else b"# \xc5\n" + t.encode(),
+    "Latin-1 in a remark": lambda t: (
+        "# Å\nREMARK Å\n".encode("latin-1") + t.encode() if t.startswith("ATOM") else b"# \xc5\n" + t.encode()
+    ),
 }
 
 
@@ -187,11 +227,17 @@ def test_a_file_is_read_however_it_is_dressed(tmp_path, how, kind):
 @pytest.mark.parametrize(
     ("name", "raw", "says"),
     [
-        ("a.pdb.bz2", b"BZh91AY", "bzip2"), ("a.cif.xz", b"\xfd7zXZ\x00", "xz"), ("a.zip", b"PK\x03\x04..", "zip"), ("a.cif.zst", b"\x28\xb5\x2f\xfd..", "zstd"),
-        ("a.gro", b"protein\n1\n    1GLY     CA    1   0.1 0.2 0.3\n", "gmx editconf"), ("a.bcif", b"\x83\xa7encoder", ".cif or .pdb"),
-        ("a.pdb", b"\xef\xbb\xbf  \r\n", "is empty"), ("a.cif", b"data_x\n_cell.length_a 1.0\n", "no atoms"), ("a.pdb.gz", b"\x1f\x8b\x08broken", "fetch the file again"),
+        ("a.pdb.bz2", b"BZh91AY", "bzip2"),
+        ("a.cif.xz", b"\xfd7zXZ\x00", "xz"),
+        ("a.zip", b"PK\x03\x04..", "zip"),
+        ("a.cif.zst", b"\x28\xb5\x2f\xfd..", "zstd"),
+        ("a.gro", b"protein\n1\n    1GLY     CA    1   0.1 0.2 0.3\n", "gmx editconf"),
+        ("a.bcif", b"\x83\xa7encoder", ".cif or .pdb"),
+        ("a.pdb", b"\xef\xbb\xbf  \r\n", "is empty"),
+        ("a.cif", b"data_x\n_cell.length_a 1.0\n", "no atoms"),
+        ("a.pdb.gz", b"\x1f\x8b\x08broken", "fetch the file again"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_structure_is_named(tmp_path, name, raw, says):
     (tmp_path / name).write_bytes(raw)
     assert says in complaint(read_structure, tmp_path / name)
@@ -219,9 +265,19 @@ def test_mmcif_with_what_is_needed_alone(tmp_path):
     same(read_structure(saved(tmp_path / "a.cif", cif(ROWS, drop))))
 
 
-@pytest.mark.parametrize("drop", [("Cartn_y",), ("auth_seq_id", "label_seq_id"), ("auth_atom_id", "label_atom_id"), ("auth_comp_id", "label_comp_id")])
+@pytest.mark.parametrize(
+    "drop",
+    [
+        ("Cartn_y",),
+        ("auth_seq_id", "label_seq_id"),
+        ("auth_atom_id", "label_atom_id"),
+        ("auth_comp_id", "label_comp_id"),
+    ],
+)
 def test_mmcif_without_a_column_that_is_needed(tmp_path, drop):
-    assert f"no column _atom_site.{drop[-1].lower()}" in complaint(read_structure, saved(tmp_path / "a.cif", cif(ROWS, drop))).replace("Cartn", "cartn")
+    assert f"no column _atom_site.{drop[-1].lower()}" in complaint(
+        read_structure, saved(tmp_path / "a.cif", cif(ROWS, drop))
+    ).replace("Cartn", "cartn")
 
 
 TEXT = cif(ROWS)
@@ -238,27 +294,50 @@ SAME_CIF = {
     "a row in two lines": TEXT.replace(" GLY A CA 1", "\nGLY A CA 1"),
     "quotes": TEXT.replace(" CA ", " 'CA' ").replace(" GLY A", ' "GLY" A'),
     "quotes with blanks": TEXT.replace("ATOM 4 C", "ATOM '4 or 5' C"),
-    "a prime in quotes": TEXT.replace("#\n", "", 1).rstrip("#\n") + "\n" + " ".join(cif_row(99, (1, 1, 1), group_PDB="HETATM", label_comp_id="LIG", auth_comp_id="LIG", label_atom_id="\"O5'\"", auth_atom_id="'O5''").values()) + "\n#\n",
+    "a prime in quotes": (
+        TEXT.replace("#\n", "", 1).rstrip("#\n")
+        + "\n"
+        + " ".join(
+            cif_row(
+                99,
+                (1, 1, 1),
+                group_PDB="HETATM",
+                label_comp_id="LIG",
+                auth_comp_id="LIG",
+                label_atom_id='"O5\'"',
+                auth_atom_id="'O5''",
+            ).values()
+        )
+        + "\n#\n"
+    ),
     "a text with semicolons": "data_t\n_struct.title\n;loop_\n_atom_site.id\n1 2 3\n;\n" + TEXT,
     "a text in a row": TEXT.replace("ATOM 4 C", "ATOM\n;4\n; C"),
     "a save frame": "data_dic\nsave_x\n_item.name y\nsave_\n" + TEXT,
-    "other loops": "data_x\nloop_\n_atom_site_anisotrop.id\n_atom_site_anisotrop.U\n1 0.1\n2 0.2\n" + TEXT.partition("\n")[2] + "loop_\n_atom_type.symbol\nC\n",
+    "other loops": (
+        "data_x\nloop_\n_atom_site_anisotrop.id\n_atom_site_anisotrop.U\n1 0.1\n2 0.2\n"
+        + TEXT.partition("\n")[2]
+        + "loop_\n_atom_type.symbol\nC\n"
+    ),
     "pairs of a tag and a value": "data_x\n_cell.length_a 1.0\n_cell.length_b\n 2.0\n" + TEXT.partition("\n")[2],
     "water without number or place": TEXT.rstrip("#\n") + "\nHETATM 99 O O . HOH W 3 . ? ? ? ? 1.0 ? HOH W O 1\n#\n",
     "a side chain without place": TEXT.rstrip("#\n") + "\nATOM 99 C CB . GLY L 1 -99 ? ? ? ? 1.0 1 GLY A CB 1\n#\n",
     "unknown occupancies": TEXT.replace(" 1.0 ", " ? "),
-    "a second model": TEXT.rstrip("#\n") + "\n" + " ".join(cif_row(1, (9, 9, 9), pdbx_PDB_model_num="2").values()) + "\n#\n",
+    "a second model": (
+        TEXT.rstrip("#\n") + "\n" + " ".join(cif_row(1, (9, 9, 9), pdbx_PDB_model_num="2").values()) + "\n#\n"
+    ),
     "models from 0": cif([cif_row(i, p, pdbx_PDB_model_num="0") for i, p in enumerate(TEN, 1)]),
     "comments before it": "# written by a program\n\n" + TEXT,
     "records in small letters": TEXT.replace("ATOM", "atom"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", SAME_CIF)
 def test_mmcif_as_programs_write_it(tmp_path, how):
     found = read_structure(saved(tmp_path / "a.cif", SAME_CIF[how]))
     same(found)
-    assert any("block" in n for n in found.notes) == (how in ("another block's atoms", "the same name twice")) and any("model 1 of 2" in n for n in found.notes) == (how == "a second model")
+    assert any("block" in n for n in found.notes) == (how in ("another block's atoms", "the same name twice")) and any(
+        "model 1 of 2" in n for n in found.notes
+    ) == (how == "a second model")
 
 
 def test_mmcif_of_one_atom_without_a_loop(tmp_path):
@@ -269,11 +348,15 @@ def test_mmcif_of_one_atom_without_a_loop(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (TEXT[: TEXT.index("ATOM 7")] + "ATOM 7 C CA", "values in 19 columns"), (TEXT.replace(ROWS[3]["Cartn_x"], "?", 1), "x of atom 4 is unknown"), (TEXT.replace(ROWS[3]["Cartn_x"], "1,5", 1), "x of atom 4 is '1,5'"),
-        (TEXT.replace("1.0 4 GLY", "1.0 ? GLY"), "residue number of atom 4 is unknown"), (TEXT.replace("1.0 4 GLY", "1.0 4A GLY"), "'4A'"), (TEXT.partition("ATOM")[0], "0 values"),
+        (TEXT[: TEXT.index("ATOM 7")] + "ATOM 7 C CA", "values in 19 columns"),
+        (TEXT.replace(ROWS[3]["Cartn_x"], "?", 1), "x of atom 4 is unknown"),
+        (TEXT.replace(ROWS[3]["Cartn_x"], "1,5", 1), "x of atom 4 is '1,5'"),
+        (TEXT.replace("1.0 4 GLY", "1.0 ? GLY"), "residue number of atom 4 is unknown"),
+        (TEXT.replace("1.0 4 GLY", "1.0 4A GLY"), "'4A'"),
+        (TEXT.partition("ATOM")[0], "0 values"),
         ("data_x\n_struct.title\n;without an end\n" + TEXT, "does not end"),
     ],
-)  # fmt: skip
+)
 def test_mmcif_that_is_damaged(tmp_path, text, says):
     assert says in complaint(read_structure, saved(tmp_path / "a.cif", text))
 
@@ -291,15 +374,23 @@ def test_every_cut_of_an_mmcif_file_is_read_or_refused(tmp_path):
 # models and alternative places
 
 
-@pytest.mark.parametrize("between", [("ENDMDL", "MODEL        2"), ("MODEL        2",), ("ENDMDL",), ("ENDMDL", "TER", "MODEL        7")])
+@pytest.mark.parametrize(
+    "between", [("ENDMDL", "MODEL        2"), ("MODEL        2",), ("ENDMDL",), ("ENDMDL", "TER", "MODEL        7")]
+)
 def test_the_first_of_several_models(tmp_path, between):
-    found = read_structure(saved(tmp_path / "a.pdb", ["MODEL        1", *trace(TEN), *between, *trace(TEN + 40), "ENDMDL"]))
+    found = read_structure(
+        saved(tmp_path / "a.pdb", ["MODEL        1", *trace(TEN), *between, *trace(TEN + 40), "ENDMDL"])
+    )
     same(found)
     assert "model 1 of 2" in found.notes[0]
 
 
 def test_alternative_places_of_every_atom(tmp_path):
-    places = [line(i, p + shift, alt=alt, occupancy=o) for i, p in enumerate(TEN, 1) for alt, shift, o in (("A", 3, "0.40"), ("B", 0, "0.60"), ("C", 5, "0.00"))]
+    places = [
+        line(i, p + shift, alt=alt, occupancy=o)
+        for i, p in enumerate(TEN, 1)
+        for alt, shift, o in (("A", 3, "0.40"), ("B", 0, "0.60"), ("C", 5, "0.00"))
+    ]
     same(read_structure(saved(tmp_path / "a.pdb", places)))
 
 
@@ -308,9 +399,20 @@ def test_alternative_places_of_every_atom(tmp_path):
 
 @pytest.mark.parametrize(
     ("scale", "says"),
-    [(0.1, "nanometres: multiply them by 10"), (1 / 8, "model space: multiply them by 8"), (1.8897, "bohr"), (100, "picometres"), (0.01, "no angstrom"), (0, "one and the same place"), (3, "no angstrom"), (0.7, "no angstrom")],
-)  # fmt: skip
-@pytest.mark.parametrize("x", [TEN, np.outer(np.arange(10), (3.3, 0.5, 0)) + [(0, 0.9, 0), (0, -0.9, 0)] * 5], ids=["helix", "strand"])
+    [
+        (0.1, "nanometres: multiply them by 10"),
+        (1 / 8, "model space: multiply them by 8"),
+        (1.8897, "bohr"),
+        (100, "picometres"),
+        (0.01, "no angstrom"),
+        (0, "one and the same place"),
+        (3, "no angstrom"),
+        (0.7, "no angstrom"),
+    ],
+)
+@pytest.mark.parametrize(
+    "x", [TEN, np.outer(np.arange(10), (3.3, 0.5, 0)) + [(0, 0.9, 0), (0, -0.9, 0)] * 5], ids=["helix", "strand"]
+)
 def test_units_that_are_not_angstrom(tmp_path, scale, says, x):
     lines = [line(i, p) for i, p in enumerate(np.round(scale * np.asarray(x), 3), 1)]
     found = read_structure(saved(tmp_path / "a.pdb", lines))
@@ -338,7 +440,9 @@ def with_gap(tmp_path, skipped: int):
 @pytest.mark.parametrize("group", ["", "@a"])
 def test_a_gap_behind_numbers_that_go_on(tmp_path, skipped, group):
     found = with_gap(tmp_path, skipped)
-    message = complaint(Contig.parse(f"5/A12-28{group}/5").motif if skipped < 20 else Contig.parse(f"5/A12-20{group}/5").motif, found)
+    message = complaint(
+        Contig.parse(f"5/A12-28{group}/5").motif if skipped < 20 else Contig.parse(f"5/A12-20{group}/5").motif, found
+    )
     assert "A19 and A20" in message and "3.8" in message
     way = re.search(r"where the gap is, (\S+)", message)[1]
     motif = Contig.parse(f"5/{way}/5").motif(found)  # what is advised is accepted
@@ -346,13 +450,24 @@ def test_a_gap_behind_numbers_that_go_on(tmp_path, skipped, group):
     assert len(Contig.parse("5/A2-18/5").motif(found)) == 17  # beside the gap nothing is wrong
 
 
-@pytest.mark.parametrize(("contig", "says"), [("A5-9/A15-19", "put 2-7"), ("A5-9/1/A15-19", "put 2-7"), ("A15-19/0-0/A5-9", "put 5-13"), ("A5-9@a/0-1/A15-19@a", "put 2-7"), ("A5-9@a/A30@b/A15-19@a/A31@b", "put 2-7")])
+@pytest.mark.parametrize(
+    ("contig", "says"),
+    [
+        ("A5-9/A15-19", "put 2-7"),
+        ("A5-9/1/A15-19", "put 2-7"),
+        ("A15-19/0-0/A5-9", "put 5-13"),
+        ("A5-9@a/0-1/A15-19@a", "put 2-7"),
+        ("A5-9@a/A30@b/A15-19@a/A31@b", "put 2-7"),
+    ],
+)
 def test_segments_that_cannot_be_joined(tmp_path, contig, says):
     found = read_structure(saved(tmp_path / "a.pdb", trace(helix(40))))
     assert says in complaint(Contig.parse(contig).motif, found)
 
 
-@pytest.mark.parametrize("contig", ["A5-9/2/A15-19", "A5-9/A10-12", "A5-9@a/A15-19@b", "A5-9/0-0/A10", "A5-9/2-9/A15-19"])
+@pytest.mark.parametrize(
+    "contig", ["A5-9/2/A15-19", "A5-9/A10-12", "A5-9@a/A15-19@b", "A5-9/0-0/A10", "A5-9/2-9/A15-19"]
+)
 def test_segments_that_can_be_joined(tmp_path, contig):
     found = read_structure(saved(tmp_path / "a.pdb", trace(helix(40))))
     assert Contig.parse(contig).motif(found).notes == ()
@@ -368,7 +483,9 @@ def test_lengths_that_are_too_short_are_said(tmp_path):
 def test_nanometres_are_known_without_neighbours(tmp_path, contig):
     """A file of a few residues far from each other along the chain."""
     numbers = [int(n) for n in re.findall(r"A(\d+)", contig)]
-    found = {s: read_structure(saved(tmp_path / "a.pdb", [line(n, s * helix(20)[n]) for n in numbers])) for s in (0.1, 1)}
+    found = {
+        s: read_structure(saved(tmp_path / "a.pdb", [line(n, s * helix(20)[n]) for n in numbers])) for s in (0.1, 1)
+    }
     assert "nanometres" in complaint(Contig.parse(contig).motif, found[0.1])
     assert len(Contig.parse(contig).motif(found[1])) == len(numbers)
 
@@ -407,15 +524,43 @@ PLAIN = "10-40/A5-14/10-40"
 @pytest.mark.parametrize(
     "text",
     [
-        PLAIN, f"[{PLAIN}]", f"contigmap.contigs=[{PLAIN}]", f"'contigmap.contigs=[{PLAIN}]'", f"contigmap.contigs = [{PLAIN}]", f"contigs=[{PLAIN}]", f'["{PLAIN}"]', f"['{PLAIN}']", f"[ {PLAIN} ]",
-        f'"{PLAIN}"', f" {PLAIN}\n", "10 - 40/A5-14/10-40", "10-40 / A5-14 / 10-40", "10-40, A5-14, 10-40", "10-40,A5-A14,10-40", "[10-40,A5-14,10-40]", "10\u201340/A5\u201314/10\u201340", "10\u221240/A5\u221214/10\u221240", "10 -40/A5- 14/10-40",
+        PLAIN,
+        f"[{PLAIN}]",
+        f"contigmap.contigs=[{PLAIN}]",
+        f"'contigmap.contigs=[{PLAIN}]'",
+        f"contigmap.contigs = [{PLAIN}]",
+        f"contigs=[{PLAIN}]",
+        f'["{PLAIN}"]',
+        f"['{PLAIN}']",
+        f"[ {PLAIN} ]",
+        f'"{PLAIN}"',
+        f" {PLAIN}\n",
+        "10 - 40/A5-14/10-40",
+        "10-40 / A5-14 / 10-40",
+        "10-40, A5-14, 10-40",
+        "10-40,A5-A14,10-40",
+        "[10-40,A5-14,10-40]",
+        "10\u201340/A5\u201314/10\u201340",
+        "10\u221240/A5\u221214/10\u221240",
+        "10 -40/A5- 14/10-40",
     ],
-)  # fmt: skip
+)
 def test_contigs_of_rfdiffusion(text):
     assert str(Contig.parse(text)) == PLAIN
 
 
-@pytest.mark.parametrize("text", ["A5-14/0 B22-31", "A5-14/0 30-40", "A5-14/0/A22-31", "A5-14,0,A22-31", "[A5-14/0 B22-31]", "contigmap.contigs=[A1-10/0 50-60]", "10-20/A5-14/0/B3-9/10"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A5-14/0 B22-31",
+        "A5-14/0 30-40",
+        "A5-14/0/A22-31",
+        "A5-14,0,A22-31",
+        "[A5-14/0 B22-31]",
+        "contigmap.contigs=[A1-10/0 50-60]",
+        "10-20/A5-14/0/B3-9/10",
+    ],
+)
 def test_chain_breaks_are_named(text):
     message = complaint(Contig.parse, text)
     assert "chain break" in message and "one chain" in message
@@ -423,7 +568,15 @@ def test_chain_breaks_are_named(text):
     assert all(Contig.parse(way).segments for way in ways.groups())
 
 
-@pytest.mark.parametrize(("text", "says"), [("contigmap.length=50-75", "--length 50-75"), ("[A5-14] [B5-14]", "one contig"), ("contigmap.contigs=[A5-14] contigmap.length=50-75", "one contig"), ("A5-14 B3-9", "parts have / between them")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("contigmap.length=50-75", "--length 50-75"),
+        ("[A5-14] [B5-14]", "one contig"),
+        ("contigmap.contigs=[A5-14] contigmap.length=50-75", "one contig"),
+        ("A5-14 B3-9", "parts have / between them"),
+    ],
+)
 def test_contigs_with_something_else(text, says):
     assert says in complaint(Contig.parse, text)
 
@@ -442,9 +595,15 @@ def test_a_contig_that_was_shown_is_read_again(text):
 # problem files whose columns are off
 
 GOOD = [
-    "REMARK 999 NAME   mine", "REMARK 999 INPUT      5  20", "REMARK 999 INPUT  A   5  14", "REMARK 999 INPUT     10  25", "REMARK 999 INPUT  A  22  31", "REMARK 999 INPUT      0 100",
-    "REMARK 999 MINIMUM TOTAL LENGTH      40", "REMARK 999 MAXIMUM TOTAL LENGTH      100",
-]  # fmt: skip
+    "REMARK 999 NAME   mine",
+    "REMARK 999 INPUT      5  20",
+    "REMARK 999 INPUT  A   5  14",
+    "REMARK 999 INPUT     10  25",
+    "REMARK 999 INPUT  A  22  31",
+    "REMARK 999 INPUT      0 100",
+    "REMARK 999 MINIMUM TOTAL LENGTH      40",
+    "REMARK 999 MAXIMUM TOTAL LENGTH      100",
+]
 RIGHT = "5-20/A5-14/10-25/A22-31/0-100"
 
 
@@ -475,10 +634,17 @@ def test_a_blank_too_many_or_too_few_is_refused_or_changes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("REMARK 999 INPUT A  22  31", "'A' stands in column 18"), ("REMARK 999 INPUT\tA\t22\t31", "a tab"), ("REMARK 999 INPUT  A  22  31 a b", "column 31"), ("REMARK 999  INPUT  A  22  31", "column 12"),
-        ("REMARK 999 INPUT  A  2231", "columns 20-23"), ("REMARK 999 INPUT     -5  20", "columns 20-23"), ("REMARK 999 INPUT  A  2x  31", "columns 20-23"), ("REMARK 999 INPUT      5", "columns 20-23"), ("REMARK 999 input  A  22  31", "column 12"),
+        ("REMARK 999 INPUT A  22  31", "'A' stands in column 18"),
+        ("REMARK 999 INPUT\tA\t22\t31", "a tab"),
+        ("REMARK 999 INPUT  A  22  31 a b", "column 31"),
+        ("REMARK 999  INPUT  A  22  31", "column 12"),
+        ("REMARK 999 INPUT  A  2231", "columns 20-23"),
+        ("REMARK 999 INPUT     -5  20", "columns 20-23"),
+        ("REMARK 999 INPUT  A  2x  31", "columns 20-23"),
+        ("REMARK 999 INPUT      5", "columns 20-23"),
+        ("REMARK 999 input  A  22  31", "column 12"),
     ],
-)  # fmt: skip
+)
 def test_what_stands_in_the_wrong_column_is_named(tmp_path, text, says):
     assert says in complaint(read_problem, saved(tmp_path / "p.pdb", [*GOOD[:4], text, *GOOD[5:], *trace(helix(40))]))
 
@@ -507,7 +673,10 @@ def test_files_are_known_by_the_entrys_name(tmp_path, name):
 
 def test_an_entry_as_mmcif(tmp_path):
     structure = read_structure(entries(tmp_path / "all") / "5trv.pdb")
-    rows = [cif_row(r.number, p, label_comp_id=n, auth_comp_id=n) for r, p, n in zip(structure.residues, structure.x, _three(structure.sequence), strict=True)]
+    rows = [
+        cif_row(r.number, p, label_comp_id=n, auth_comp_id=n)
+        for r, p, n in zip(structure.residues, structure.x, _three(structure.sequence), strict=True)
+    ]
     (tmp_path / "5trv.cif.gz").write_bytes(gzip.compress(cif(rows).encode()))
     (found,) = problems(["5TRV_long"], [tmp_path / "5trv.cif.gz"])
     assert np.abs(found.motif.x - problems(["5TRV_long"], [tmp_path / "all"])[0].motif.x).max() < 2e-3
@@ -545,10 +714,25 @@ def test_which_file_is_meant_must_be_clear(tmp_path):
 
 
 def test_the_definitions_are_those_of_the_benchmark():
-    known = {"1YCR": "B19-27", "3IXT": "P254-277", "4ZYP": "A422-436", "5TPN": "A163-181", "5TRV": "A45-65", "5WN9": "A170-189", "6E6R": "A23-35", "6EXZ": "A557-571", "7MRX": "B25-46"}
+    known = {
+        "1YCR": "B19-27",
+        "3IXT": "P254-277",
+        "4ZYP": "A422-436",
+        "5TPN": "A163-181",
+        "5TRV": "A45-65",
+        "5WN9": "A170-189",
+        "6E6R": "A23-35",
+        "6EXZ": "A557-571",
+        "7MRX": "B25-46",
+    }
     found = published()
     assert {p.entry: str(p.contig.segments[0]) for p in found.values()} == known and len(found) == 17
     assert all(len(p.letters) == p.contig.motif_length and p.contig.allowed()[1] <= 128 for p in found.values())
     assert {n: p.contig.lengths for n, p in found.items() if n.startswith("6")} == {
-        "6E6R_short": (48, 48), "6E6R_med": (78, 78), "6E6R_long": (108, 108), "6EXZ_short": (50, 50), "6EXZ_med": (80, 80), "6EXZ_long": (110, 110)
-    }  # fmt: skip
+        "6E6R_short": (48, 48),
+        "6E6R_med": (78, 78),
+        "6E6R_long": (108, 108),
+        "6EXZ_short": (50, 50),
+        "6EXZ_med": (80, 80),
+        "6EXZ_long": (110, 110),
+    }

@@ -1,4 +1,5 @@
-"""Jobs of published studies keep their keys: what was drawn once, perhaps on a rented card, is found again by later versions."""
+"""Jobs of published studies keep their keys: what was drawn once, perhaps on a rented card, is found again by later
+versions."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ ASKED = {
     "linear": (1152, "fd8a91ef741eeff6e4785733dcaefff39633bfa63d1fa97bd85e55cd31be5395"),
     "nonlinear": (390, "b2f28a373c90bae353577bb6abc533540c9aaa800307f02f147ad513caff11b9"),
 }
-"""Study -> (how many jobs it asks for with the jobs of its archive, sha256 of their keys and kinds), as version 0.1.0 computed them."""
+"""Study -> (how many jobs it asks for with the jobs of its archive, sha256 of their keys and kinds), as version 0.1.0
+computed them."""
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -37,7 +39,9 @@ def test_jobs_keep_their_keys(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(jobs, "make_job", noted)
     # the archives have no fits: they are taken to be there, so that what depends on them is asked for
-    monkeypatch.setattr(driver.Runner, "has", lambda self, work: all(job.kind == "fit" or self.store.has(job) for job in work))
+    monkeypatch.setattr(
+        driver.Runner, "has", lambda self, work: all(job.kind == "fit" or self.store.has(job) for job in work)
+    )
     driver.run_study(read_study(BENCHMARKS / f"{name}.toml"), tmp_path, only_read=True, progress=False)
     assert len(there) in (243, 36) and there <= set(asked)
     found = hashlib.sha256("\n".join(sorted(f"{key} {kind}" for key, kind in asked.items())).encode()).hexdigest()

@@ -1,4 +1,5 @@
-"""Tasks and measurement files: every row of the table measures, is written and read back, and refuses what does not fit."""
+"""Tasks and measurement files: every row of the table measures, is written and read back, and refuses what does not
+fit."""
 
 from __future__ import annotations
 
@@ -28,12 +29,17 @@ from toys import refused, result, toy_prior
 
 def images(name: str, n: int = 3) -> torch.Tensor:
     x = dataset("fashion", "test").x[:n]
-    return x.expand(-1, 3, -1, -1).contiguous() * torch.tensor([1.0, 0.6, -0.3]).reshape(3, 1, 1) if name == "colourise" else x
+    return (
+        x.expand(-1, 3, -1, -1).contiguous() * torch.tensor([1.0, 0.6, -0.3]).reshape(3, 1, 1)
+        if name == "colourise"
+        else x
+    )
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_observation(name):
-    """Shapes, finite values, the class's `feature_channels`, a picture; a settings dictionary makes the same task again."""
+    """Shapes, finite values, the class's `feature_channels`, a picture; a settings dictionary makes the same task
+    again."""
     task, x = get_task(name), images(name)
     obs = task.observe(x, Noise(0, len(x)))
     assert bool(torch.isfinite(obs.y).all()) and len(obs) == 3
@@ -67,7 +73,8 @@ def test_fixed_tasks_are_measured_once(name):
 
 
 def test_what_is_drawn_must_be_said():
-    """A measurement file could not bring back a mask that the task does not name, and a noiseless task would count as fixed."""
+    """A measurement file could not bring back a mask that the task does not name, and a noiseless task would count as
+    fixed."""
 
     @dataclass(frozen=True)
     class Sly(ImageTask):
@@ -86,7 +93,9 @@ def test_a_bank_of_fixed_measurements(tmp_path):
     for batches in (PredictionCache.build(prior, x, task, 10, fixed=True), Clean(x, task, fixed=True)):
         batch = batches.draw(4, 0, 3, torch.device("cpu"))
         torch.testing.assert_close(batch.observation.y, task.observe(batch.x, BatchNoise(4, 0)).y)
-        torch.testing.assert_close(batch.observation.features(), task.observe(batch.x, BatchNoise(4, 0)).features(), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            batch.observation.features(), task.observe(batch.x, BatchNoise(4, 0)).features(), rtol=1e-3, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -146,13 +155,24 @@ def test_files_of_other_operators(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("ct", {"angles": 0}, "angles"), ("ct", {"arc": 400.0}, "arc"), ("sr4", {"factor": 0}, "factor"), ("sr4", {"factor": 5}, "factor"),
-        ("inpaint", {"sigma_y": -1.0}, "sigma_y"), ("jpeg", {"quality": 0}, "quality"), ("jpeg", {"quality": 101}, "quality"),
-        ("inpaint-random", {"seen": 1.5}, "seen|share"), ("mri", {"acceleration": 0.5}, "acceleration"), ("compressed", {"ratio": 2.0}, "ratio"),
-        ("hdr", {"gain": -1.0}, "gain"), ("poisson", {"photons": -3.0}, "peak"), ("deblur-gaussian", {"deviation": -1.0}, "deviation"),
-        ("inpaint-freeform", {"low": 0.5, "high": 0.2}, "low"), ("outpaint", {"keep": 0.0}, "keep"), ("deblur-motion", {"size": 2}, "size"),
+        ("ct", {"angles": 0}, "angles"),
+        ("ct", {"arc": 400.0}, "arc"),
+        ("sr4", {"factor": 0}, "factor"),
+        ("sr4", {"factor": 5}, "factor"),
+        ("inpaint", {"sigma_y": -1.0}, "sigma_y"),
+        ("jpeg", {"quality": 0}, "quality"),
+        ("jpeg", {"quality": 101}, "quality"),
+        ("inpaint-random", {"seen": 1.5}, "seen|share"),
+        ("mri", {"acceleration": 0.5}, "acceleration"),
+        ("compressed", {"ratio": 2.0}, "ratio"),
+        ("hdr", {"gain": -1.0}, "gain"),
+        ("poisson", {"photons": -3.0}, "peak"),
+        ("deblur-gaussian", {"deviation": -1.0}, "deviation"),
+        ("inpaint-freeform", {"low": 0.5, "high": 0.2}, "low"),
+        ("outpaint", {"keep": 0.0}, "keep"),
+        ("deblur-motion", {"size": 2}, "size"),
     ],
-)  # fmt: skip
+)
 def test_settings_out_of_range(name, options, says):
     with pytest.raises(InputError, match=says) as error:
         get_task(name, **options).check((1, 32, 32))
@@ -166,7 +186,9 @@ def test_shapes_that_do_not_fit_are_said_before_training(tmp_path, capsys):
     line = ("fit", "--prior", prior, "--data", data, "--size", 0.9, "--out", tmp_path / "run")
     assert "colourisation needs images of several channels" in refused(capsys, *line, "--task", "colourise")
     assert "multiple" in refused(capsys, *line, "--task", "sr4", "--task-option", "factor=5")
-    assert "unknown setting of the task ct 'angle': did you mean 'angles'" in refused(capsys, *line, "--task", "ct", "--task-option", "angle=3")
+    assert "unknown setting of the task ct 'angle': did you mean 'angles'" in refused(
+        capsys, *line, "--task", "ct", "--task-option", "angle=3"
+    )
     assert "a whole number" in refused(capsys, *line, "--task", "ct", "--task-option", "angles=many")
     assert not (tmp_path / "run").exists()
 
@@ -175,16 +197,39 @@ def test_measure_and_sample(tmp_path, capsys):
     prior = toy_prior(tmp_path / "p.safetensors", side=16)
     data = tmp_path / "x.npz"
     np.savez(data, x=np.random.default_rng(0).integers(0, 255, (4, 16, 16)).astype(np.uint8))
-    for task, method in (("ct", "diffpir"), ("deblur-motion", "pigdm"), ("poisson", "reconstruction"), ("phase", "reddiff")):
+    for task, method in (
+        ("ct", "diffpir"),
+        ("deblur-motion", "pigdm"),
+        ("poisson", "reconstruction"),
+        ("phase", "reddiff"),
+    ):
         out = tmp_path / f"{task}.npz"
         made = result(capsys, "measure", "--task", task, "--data", data, "--images", 3, "--out", out)
         assert made["n"] == 3 and (tmp_path / f"{task}.png").exists()
         found = result(
-            capsys, "sample", "--prior", prior, "--task", task, "--method", method, "--measurement", out, "--row", 1, "-n", 2, "--steps", 3,
-            "--out", tmp_path / f"out-{task}",
-        )  # fmt: skip
+            capsys,
+            "sample",
+            "--prior",
+            prior,
+            "--task",
+            task,
+            "--method",
+            method,
+            "--measurement",
+            out,
+            "--row",
+            1,
+            "-n",
+            2,
+            "--steps",
+            3,
+            "--out",
+            tmp_path / f"out-{task}",
+        )
         assert found["samples"] == 2 and (tmp_path / f"out-{task}" / "sheet.png").exists()
-    assert "give another --out" in refused(capsys, "measure", "--task", "ct", "--data", data, "--out", tmp_path / "ct.npz")
+    assert "give another --out" in refused(
+        capsys, "measure", "--task", "ct", "--data", data, "--out", tmp_path / "ct.npz"
+    )
     line = ("sample", "--prior", prior, "--task", "ct", "--out", tmp_path / "o", "--measurement")
     assert "--row 9" in refused(capsys, *line, tmp_path / "ct.npz", "--row", 9)
     assert "of the task phase, not of ct" in refused(capsys, *line, tmp_path / "phase.npz")
@@ -196,8 +241,8 @@ def test_the_paper():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_measures_where_the_images_are(name):
-    """An operator whose matrices stay on the CPU fails on a GPU. PyTorch's fake tensors say so without one; what they cannot follow (a
-    number read on the host, a CUDA generator) is left to the tests that have one."""
+    """An operator whose matrices stay on the CPU fails on a GPU. PyTorch's fake tensors say so without one; what they
+    cannot follow (a number read on the host, a CUDA generator) is left to the tests that have one."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:

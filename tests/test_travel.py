@@ -1,4 +1,5 @@
-"""A fitted h as a folder for others: round trip, refusals with their texts, the README, the hub (by stand-ins: none is reached)."""
+"""A fitted h as a folder for others: round trip, refusals with their texts, the README, the hub (by stand-ins: none is
+reached)."""
 
 from __future__ import annotations
 
@@ -59,18 +60,55 @@ def prior():
 @pytest.fixture
 def shared(prior, tmp_path):
     """A folder to share, with all that can be in it."""
-    report = {"rows": [
-        {"task": "inpaint", "method": "deft", "metric": "psnr_mean", "value": 21.345, "low": 20.9, "high": 21.8, "n": 64},
-        {"task": "inpaint", "method": "dps", "metric": "psnr_mean", "value": 19.0, "low": 18.5, "high": 19.5, "n": 64},
-        {"task": "inpaint", "method": "deft", "metric": "calls", "value": 100, "low": None, "high": None, "n": 64},
-        {"task": "inpaint", "method": "dps", "metric": "psnr_mean", "versus": "deft", "value": -2.3, "low": -3.0, "high": -2.0, "n": 64},
-    ], "settings": {"task": Inpaint().config()}}  # fmt: skip
+    report = {
+        "rows": [
+            {
+                "task": "inpaint",
+                "method": "deft",
+                "metric": "psnr_mean",
+                "value": 21.345,
+                "low": 20.9,
+                "high": 21.8,
+                "n": 64,
+            },
+            {
+                "task": "inpaint",
+                "method": "dps",
+                "metric": "psnr_mean",
+                "value": 19.0,
+                "low": 18.5,
+                "high": 19.5,
+                "n": 64,
+            },
+            {"task": "inpaint", "method": "deft", "metric": "calls", "value": 100, "low": None, "high": None, "n": 64},
+            {
+                "task": "inpaint",
+                "method": "dps",
+                "metric": "psnr_mean",
+                "versus": "deft",
+                "value": -2.3,
+                "low": -3.0,
+                "high": -2.0,
+                "n": 64,
+            },
+        ],
+        "settings": {"task": Inpaint().config()},
+    }
     (tmp_path / "report.json").write_text(json.dumps(report))
     Image.fromarray(pictures(1)[0]).save(tmp_path / "picture.png")
     save_pretrained(
-        tmp_path / "shared", some_h(), prior, Inpaint(), report=tmp_path / "report.json", picture=tmp_path / "picture.png", prior="toy",
-        data="/home/ann/photos (24 images)", licence="Apache-2.0 (weights)", recipe={"steps": 4, "lr": 1e-3}, note="a | toy <b>",
-    )  # fmt: skip
+        tmp_path / "shared",
+        some_h(),
+        prior,
+        Inpaint(),
+        report=tmp_path / "report.json",
+        picture=tmp_path / "picture.png",
+        prior="toy",
+        data="/home/ann/photos (24 images)",
+        licence="Apache-2.0 (weights)",
+        recipe={"steps": 4, "lr": 1e-3},
+        note="a | toy <b>",
+    )
     return tmp_path / "shared"
 
 
@@ -85,9 +123,16 @@ def test_round_trip_is_exact(prior, shared):
     assert card == json.loads((shared / "card.json").read_text()) == load_weights(shared / "h.safetensors")[1]
     assert sorted(p.name for p in shared.iterdir()) == sorted(FILES)
     assert card["prior_convention"] == {
-        "event_shape": [1, 16, 16], "value_range": [-1.0, 1.0], "schedule": "vp-linear", "settings": {"beta_0": 0.1, "beta_1": 20.0},
-        "output": "eps", "time": "log-sigma", "scale_input": False, "sigma_data": 1.0, "learned_variance": False,
-    }  # fmt: skip
+        "event_shape": [1, 16, 16],
+        "value_range": [-1.0, 1.0],
+        "schedule": "vp-linear",
+        "settings": {"beta_0": 0.1, "beta_1": 20.0},
+        "output": "eps",
+        "time": "log-sigma",
+        "scale_input": False,
+        "sigma_data": 1.0,
+        "learned_variance": False,
+    }
     assert len(card["metrics"]) == 3 and not any("versus" in r for r in card["metrics"])
 
 
@@ -122,7 +167,9 @@ def test_another_convention_is_shown_field_by_field(prior, shared):
 
 
 def test_one_setting_of_the_schedule(shared):
-    with pytest.raises(CheckpointError, match=r"in another convention: schedule.settings.beta_1: fitted 20.0, given 10.0: give"):
+    with pytest.raises(
+        CheckpointError, match=r"in another convention: schedule.settings.beta_1: fitted 20.0, given 10.0: give"
+    ):
         from_pretrained(shared, network_prior(schedule=VPLinear(beta_1=10.0)))
 
 
@@ -132,12 +179,16 @@ def test_long_lists_are_summed_up(tmp_path):
     changed = [*table.betas.tolist()[:3], 0.5, *table.betas.tolist()[4:]]
     with pytest.raises(CheckpointError, match=r"schedule.settings.betas\[3\]: fitted 0.0032\d*, given 0.5: give"):
         load_h(tmp_path, network_prior(schedule=VPTable(changed)))
-    with pytest.raises(CheckpointError, match=r"betas: fitted 20 values from 0.0001 to 0.02, given 30 values from 0.0001 to 0.02: give"):
+    with pytest.raises(
+        CheckpointError, match=r"betas: fitted 20 values from 0.0001 to 0.02, given 30 values from 0.0001 to 0.02: give"
+    ):
         load_h(tmp_path, network_prior(schedule=VPTable.linear(30)))
 
 
 def test_other_weights_of_the_same_convention(shared):
-    with pytest.raises(CheckpointError, match=r"prior 'toy' \(sha256 .*this prior is .*of the same convention and other weights"):
+    with pytest.raises(
+        CheckpointError, match=r"prior 'toy' \(sha256 .*this prior is .*of the same convention and other weights"
+    ):
         from_pretrained(shared, network_prior(seed=3))
 
 
@@ -157,7 +208,9 @@ def test_another_size_of_image(tmp_path):
 
 
 def test_another_task(prior, shared):
-    with pytest.raises(CheckpointError, match=r"another task: sigma_y: fitted 0.05, given 0.2; largest: fitted 0.5, given 0.6; fit one"):
+    with pytest.raises(
+        CheckpointError, match=r"another task: sigma_y: fitted 0.05, given 0.2; largest: fitted 0.5, given 0.6; fit one"
+    ):
         from_pretrained(shared, prior, task=Inpaint(sigma_y=0.2, largest=0.6))
     with pytest.raises(CheckpointError, match=r"name: fitted 'inpaint', given 'sr4'"):
         from_pretrained(shared, prior, task=SuperResolution())
@@ -200,7 +253,9 @@ def tamper(shared, change, files=("h.safetensors", "card.json")):
 
 def test_card_and_header_disagree(prior, shared):
     tamper(shared, lambda c: c["task"].update(sigma_y=0.3), files=["card.json"])
-    with pytest.raises(CheckpointError, match=r"disagree.*: task.sigma_y: in h.safetensors 0.05, in card.json 0.3; take the folder"):
+    with pytest.raises(
+        CheckpointError, match=r"disagree.*: task.sigma_y: in h.safetensors 0.05, in card.json 0.3; take the folder"
+    ):
         from_pretrained(shared, prior)
 
 
@@ -231,7 +286,13 @@ def test_a_card_field_is_no_path(shared, tmp_path, monkeypatch):
     """Names in a card that look like paths, functions or URLs are neither opened nor called."""
     trap = tmp_path / "trap.py"
     trap.write_text("raise SystemExit('a card ran code')")
-    for name in (f"{trap}:make", str(tmp_path / "prior.safetensors"), "../../prior.safetensors", "http://localhost:1/x", "owner/name"):
+    for name in (
+        f"{trap}:make",
+        str(tmp_path / "prior.safetensors"),
+        "../../prior.safetensors",
+        "http://localhost:1/x",
+        "owner/name",
+    ):
         tamper(shared, lambda c, name=name: c.update(prior=name))
         with pytest.raises(InputError, match="not bundled: give it as prior="):
             from_pretrained(shared)
@@ -239,7 +300,16 @@ def test_a_card_field_is_no_path(shared, tmp_path, monkeypatch):
 
 def test_writing_stays_in_the_folder(prior, tmp_path):
     before = set(tmp_path.rglob("*"))
-    card = save_pretrained(tmp_path / "out", some_h(), prior, Inpaint(), name="../../escaped", prior="/abs/../x/my-prior", kind="prior", h={"width": 1})
+    card = save_pretrained(
+        tmp_path / "out",
+        some_h(),
+        prior,
+        Inpaint(),
+        name="../../escaped",
+        prior="/abs/../x/my-prior",
+        kind="prior",
+        h={"width": 1},
+    )
     assert set(tmp_path.rglob("*")) - before == {tmp_path / "out", *(tmp_path / "out" / f for f in FILES[:3])}
     assert card["kind"] == "h-transform" and card["h"]["width"] == 4 and card["prior"] == "my-prior"
     assert from_pretrained(tmp_path / "out", prior)
@@ -287,7 +357,15 @@ def test_truncated_and_missing_files(prior, shared):
             from_pretrained(shared, prior)
     (shared / "h.safetensors").write_bytes(whole)
     text = (shared / "card.json").read_text()
-    for bad in ("", text[:50], "[1, 2", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass").decode("latin1")):
+    for bad in (
+        "",
+        text[:50],
+        "[1, 2",
+        '{"a": NaN}',
+        '{"a": 1, "a": 2}',
+        "[" * 100_000,
+        "\ud800".encode("utf-8", "surrogatepass").decode("latin1"),
+    ):
         (shared / "card.json").write_text(bad, encoding="utf-8")
         with pytest.raises(CheckpointError, match="truncated or no plain JSON"):
             from_pretrained(shared, prior)
@@ -319,8 +397,20 @@ def test_a_header_card_that_is_no_json(prior, shared):
 
 
 def test_names_that_are_no_folder(tmp_path):
-    for name in ("../../etc/passwd", "/nowhere/at/all", "owner/name/file", "owner\\name", "owner/..", "..", "owner/na me", "-a/b", ""):
-        with pytest.raises((InputError, CheckpointError), match=r"no such folder|OWNER/NAME|holds no h.safetensors|is a file"):
+    for name in (
+        "../../etc/passwd",
+        "/nowhere/at/all",
+        "owner/name/file",
+        "owner\\name",
+        "owner/..",
+        "..",
+        "owner/na me",
+        "-a/b",
+        "",
+    ):
+        with pytest.raises(
+            (InputError, CheckpointError), match=r"no such folder|OWNER/NAME|holds no h.safetensors|is a file"
+        ):
             from_pretrained(name if name else tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file: give the folder"):
@@ -346,13 +436,31 @@ def test_front_matter_parses(shared):
     yaml = pytest.importorskip("yaml")
     hub = pytest.importorskip("huggingface_hub")
     data = yaml.safe_load((shared / "README.md").read_text().split("---\n")[1])
-    assert data["library_name"] == "deft-diffusion" and data["license"] == "apache-2.0" and "h-transform" in data["tags"] and "base_model" not in data
+    assert (
+        data["library_name"] == "deft-diffusion"
+        and data["license"] == "apache-2.0"
+        and "h-transform" in data["tags"]
+        and "base_model" not in data
+    )
     loaded = hub.ModelCard.load(shared / "README.md")
-    assert loaded.data.library_name == "deft-diffusion" and loaded.data.tags == data["tags"] and loaded.text.lstrip().startswith("# Fill a hole")
+    assert (
+        loaded.data.library_name == "deft-diffusion"
+        and loaded.data.tags == data["tags"]
+        and loaded.text.lstrip().startswith("# Fill a hole")
+    )
     odd = {"task": {"name": "sr4"}, "licence": 'mine: "all" # rights\n- x', "base_model": "google/ddpm-celebahq-256"}
     data = yaml.safe_load("\n".join(front_matter(odd)).split("---")[1])
-    assert data["license"] == "other" and data["license_name"] == 'mine: "all" # rights - x' and data["base_model"] == odd["base_model"]
-    for given, known in (("MIT (data)", "mit"), ("CC-BY-4.0", "cc-by-4.0"), ("mitigated", "other"), ("GPL-3.0-only", "other")):
+    assert (
+        data["license"] == "other"
+        and data["license_name"] == 'mine: "all" # rights - x'
+        and data["base_model"] == odd["base_model"]
+    )
+    for given, known in (
+        ("MIT (data)", "mit"),
+        ("CC-BY-4.0", "cc-by-4.0"),
+        ("mitigated", "other"),
+        ("GPL-3.0-only", "other"),
+    ):
         assert f"license: {known}" in front_matter({"task": {"name": "sr4"}, "licence": given})
 
 
@@ -363,23 +471,37 @@ def test_the_readmes_python_runs(prior, shared, monkeypatch):
     monkeypatch.setattr(deft, "sample_posterior", lambda *a, **k: sample_posterior(*a, **k, steps=2))
     space = {}
     exec(compile(code, "README.md", "exec"), space)
-    assert space["draws"].x.shape == (1, 4, *SHAPE) and len([line for line in code.splitlines() if line and "import" not in line]) == 5
+    assert (
+        space["draws"].x.shape == (1, 4, *SHAPE)
+        and len([line for line in code.splitlines() if line and "import" not in line]) == 5
+    )
 
 
 def test_what_may_not_leave_this_machine(prior, tmp_path):
     named = network_prior()
     named.card = {"name": "google/ddpm-cat-256"}
     card = save_pretrained(
-        tmp_path / "out", some_h(), named, Inpaint(), prior="/home/ann/models/cat", prior_options=["token=hf_secret", "output=eps"],
+        tmp_path / "out",
+        some_h(),
+        named,
+        Inpaint(),
+        prior="/home/ann/models/cat",
+        prior_options=["token=hf_secret", "output=eps"],
         command="deft fit --data /home/ann/cats --out ../runs/one",
-    )  # fmt: skip
+    )
     assert card["prior"] == card["base_model"] == "google/ddpm-cat-256" and card["prior_options"] == ["output=eps"]
-    text = "".join((tmp_path / "out" / f).read_text(errors="ignore") for f in ("card.json", "README.md", "h.safetensors"))
+    text = "".join(
+        (tmp_path / "out" / f).read_text(errors="ignore") for f in ("card.json", "README.md", "h.safetensors")
+    )
     assert "/home" not in text and "/ann" not in text and "hf_secret" not in text and "--data cats --out one" in text
     for given, kept in (
-        ("C:\\Users\\ann\\x.npz", "x.npz"), ("~/a/b.npz (3)", "b.npz (3)"), ("train/test split", "train/test split"),
-        ("https://example.org/a/b", "https://example.org/a/b"), ("see /a/b/c and /d/e", "see c and e"), ("1 / 2", "1 / 2"),
-    ):  # fmt: skip
+        ("C:\\Users\\ann\\x.npz", "x.npz"),
+        ("~/a/b.npz (3)", "b.npz (3)"),
+        ("train/test split", "train/test split"),
+        ("https://example.org/a/b", "https://example.org/a/b"),
+        ("see /a/b/c and /d/e", "see c and e"),
+        ("1 / 2", "1 / 2"),
+    ):
         assert public_text(given) == kept
     card = save_pretrained(tmp_path / "remote", some_h(), prior, Inpaint(), prior="https://user:key@host/prior")
     assert card["prior"] == "remote"
@@ -444,8 +566,18 @@ def test_push(prior, shared, api):
     (shared / "state.pt").write_text("not for others")
     assert push_to_hub(shared, "ann/inpaint-toy", token="hf_x", private=True) == "https://hub.example/ann/inpaint-toy"
     (_, token), (_, repo, made), (_, sent) = api.calls
-    assert token == "hf_x" and repo == "ann/inpaint-toy" and made["private"] and made["exist_ok"] and made["repo_type"] == "model"
-    assert sorted(sent["allow_patterns"]) == sorted(FILES) and sent["folder_path"] == str(shared) and sent["repo_id"] == repo
+    assert (
+        token == "hf_x"
+        and repo == "ann/inpaint-toy"
+        and made["private"]
+        and made["exist_ok"]
+        and made["repo_type"] == "model"
+    )
+    assert (
+        sorted(sent["allow_patterns"]) == sorted(FILES)
+        and sent["folder_path"] == str(shared)
+        and sent["repo_id"] == repo
+    )
     save_pretrained(shared.parent / "two", some_h(), prior, Inpaint(), push="ann/two", token="hf_y")
     assert api.calls[3] == ("token", "hf_y") and api.calls[-1][1]["allow_patterns"] == list(FILES[:3])
 
@@ -458,7 +590,9 @@ def test_push_checks_first(prior, shared, api, tmp_path):
         push_to_hub(shared, "ann/x")
     (shared / "sample.png").unlink()
     tamper(shared, lambda c: c.update(licence="mit"), files=["card.json"])
-    with pytest.raises(CheckpointError, match=r"disagree.*licence: in h.safetensors 'Apache-2.0 \(weights\)', in card.json 'mit'"):
+    with pytest.raises(
+        CheckpointError, match=r"disagree.*licence: in h.safetensors 'Apache-2.0 \(weights\)', in card.json 'mit'"
+    ):
         push_to_hub(shared, "ann/x")
     save_h(tmp_path / "run" / "h.safetensors", some_h(), prior, Inpaint())
     with pytest.raises(InputError, match=r"no card.json: make a folder to share with `deft hub export"):
@@ -473,7 +607,9 @@ def test_hub_errors_are_one_line_and_keep_the_token(shared, api):
     api.error = ConnectionError("no route to host\nwith token hf_secret")
     with pytest.raises(InputError) as error:
         push_to_hub(shared, "ann/x", token="hf_secret")
-    assert str(error.value).startswith("cannot push to ann/x: no route to host with token ***; check the name") and "\n" not in str(error.value)
+    assert str(error.value).startswith(
+        "cannot push to ann/x: no route to host with token ***; check the name"
+    ) and "\n" not in str(error.value)
     api.error = ZeroDivisionError("a bug")
     with pytest.raises(ZeroDivisionError):
         push_to_hub(shared, "ann/x")
@@ -490,7 +626,7 @@ def test_download(prior, shared, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
     h, task, _ = from_pretrained("ann/inpaint-toy", prior, revision="v1.0", token="hf_x")
     assert task == Inpaint() and torch.equal(h.n2.last.bias, some_h().n2.last.bias)
-    (name, options), = asked
+    ((name, options),) = asked
     assert name == "ann/inpaint-toy" and options["revision"] == "v1.0" and options["token"] == "hf_x"
     assert sorted(options["allow_patterns"]) == ["README.md", "card.json", "h.safetensors"]
 
@@ -532,36 +668,98 @@ def shop(tmp_path_factory):
     mask[4:10, 4:10] = 0
     Image.fromarray(mask).save(folder / "mask.png")
     line = (
-        "fit", "--prior", folder / "my-prior.safetensors", "--size", 0.4, "--data", folder / "photos", "--out", folder / "run",
-        "--steps", 2, "--batch", 4, "--bank", 0,
-    )  # fmt: skip
+        "fit",
+        "--prior",
+        folder / "my-prior.safetensors",
+        "--size",
+        0.4,
+        "--data",
+        folder / "photos",
+        "--out",
+        folder / "run",
+        "--steps",
+        2,
+        "--batch",
+        4,
+        "--bank",
+        0,
+    )
     assert main([*map(str, line)]) == 0
-    line = ("evaluate", folder / "run", "--data", folder / "photos", "--images", 2, "--samples", 2, "--steps", 2, "--methods", "deft", "--out", folder / "report")
+    line = (
+        "evaluate",
+        folder / "run",
+        "--data",
+        folder / "photos",
+        "--images",
+        2,
+        "--samples",
+        2,
+        "--steps",
+        2,
+        "--methods",
+        "deft",
+        "--out",
+        folder / "report",
+    )
     assert main([*map(str, line)]) == 0
     return folder
 
 
 def test_export_and_sample(shop, tmp_path, capsys):
     found = result(
-        capsys, "hub", "export", shop / "run", "--out", tmp_path / "shared", "--report", shop / "report" / "report.json", "--picture",
-        shop / "report" / "samples.png", "--license", "mit", "--note", "a toy",
-    )  # fmt: skip
-    assert found["files"] == list(FILES) and found["card"]["licence"] == "mit" and found["card"]["metrics"][0]["method"] == "deft"
-    assert found["card"]["prior"] == "my-prior" and found["card"]["data"] == "photos (22 images)" and found["card"]["recipe"]["steps"] == 2
+        capsys,
+        "hub",
+        "export",
+        shop / "run",
+        "--out",
+        tmp_path / "shared",
+        "--report",
+        shop / "report" / "report.json",
+        "--picture",
+        shop / "report" / "samples.png",
+        "--license",
+        "mit",
+        "--note",
+        "a toy",
+    )
+    assert (
+        found["files"] == list(FILES)
+        and found["card"]["licence"] == "mit"
+        and found["card"]["metrics"][0]["method"] == "deft"
+    )
+    assert (
+        found["card"]["prior"] == "my-prior"
+        and found["card"]["data"] == "photos (22 images)"
+        and found["card"]["recipe"]["steps"] == 2
+    )
     text = "".join((tmp_path / "shared" / f).read_text(errors="ignore") for f in FILES[:3])
     assert str(shop) not in text and str(tmp_path) not in text
     one, two = (load_weights(p / "h.safetensors")[0] for p in (shop / "run", tmp_path / "shared"))
     assert all(torch.equal(one[k], two[k]) for k in one)
     line = (
-        "sample", tmp_path / "shared", "--prior", shop / "my-prior.safetensors", "--measurement", shop / "photo.png", "--mask", shop / "mask.png",
-        "-n", 2, "--steps", 2, "--out", tmp_path / "out",
-    )  # fmt: skip
+        "sample",
+        tmp_path / "shared",
+        "--prior",
+        shop / "my-prior.safetensors",
+        "--measurement",
+        shop / "photo.png",
+        "--mask",
+        shop / "mask.png",
+        "-n",
+        2,
+        "--steps",
+        2,
+        "--out",
+        tmp_path / "out",
+    )
     assert run(capsys, *line)[0] == 0 and (tmp_path / "out" / "sample-001.png").exists()
     assert "h-transform" in run(capsys, "info", tmp_path / "shared")[1]
 
 
 def test_cli_refusals(shop, tmp_path, capsys, api):
-    line = refused(capsys, "hub", "export", shop / "run", "--prior", shop / "other.safetensors", "--out", tmp_path / "out")
+    line = refused(
+        capsys, "hub", "export", shop / "run", "--prior", shop / "other.safetensors", "--out", tmp_path / "out"
+    )
     assert "of the same convention and other weights" in line and not (tmp_path / "out").exists()
     assert "no such run" in refused(capsys, "hub", "export", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert "did you mean 'export'" in refused(capsys, "hub", "exprt")
@@ -575,20 +773,30 @@ def test_cli_refusals(shop, tmp_path, capsys, api):
 
 
 def test_the_commands_of_the_page_run(shop, tmp_path, capsys, monkeypatch, api):
-    """docs/travel.md, its lines in order, beside a folder of photos, a photo and a mask; the prior's name is the toy's."""
+    """docs/travel.md, its lines in order, beside a folder of photos, a photo and a mask; the prior's name is the
+    toy's."""
     monkeypatch.chdir(tmp_path)
     for name in ("photos", "photo.png", "mask.png", "my-prior.safetensors"):
         (shutil.copytree if (shop / name).is_dir() else shutil.copy)(shop / name, tmp_path / name)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: "shared", raising=True)
     text = (ROOT / "docs" / "travel.md").read_text(encoding="utf-8")
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", text, re.S)
+        for line in block.replace("\\\n", " ").splitlines()
+        if line.strip()
+    ]
     seen = 0
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[0] != "deft":
             assert words[0] in ("pip", "hf"), line
             continue
-        small = {"fit": ["--size", "0.4", "--steps", "2", "--batch", "4", "--bank", "0"], "evaluate": ["--images", "2", "--samples", "2", "--steps", "2", "--methods", "deft"], "sample": ["--steps", "2", "-n", "2"]}
+        small = {
+            "fit": ["--size", "0.4", "--steps", "2", "--batch", "4", "--bank", "0"],
+            "evaluate": ["--images", "2", "--samples", "2", "--steps", "2", "--methods", "deft"],
+            "sample": ["--steps", "2", "-n", "2"],
+        }
         code, _, err = run(capsys, *words[1:], *small.get(words[1], []))
         assert code == 0, (line, err)
         seen += 1

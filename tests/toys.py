@@ -1,4 +1,5 @@
-"""What tests share: tiny priors with random weights, pictures, `run` of the command line, and a world of three numbers."""
+"""What tests share: tiny priors with random weights, pictures, `run` of the command line, and a world of three
+numbers."""
 
 from __future__ import annotations
 
@@ -74,7 +75,11 @@ def tensor(*rows: object) -> torch.Tensor:
     return torch.tensor(rows, dtype=F64)
 
 
-THREE = MixtureWorld(Mixture(tensor(1.0), tensor([0.3, -0.2, 0.1]), 0.25 * tensor([[1.0, 0.5, 0.2], [0.5, 0.8, 0.3], [0.2, 0.3, 0.6]])))
+THREE = MixtureWorld(
+    Mixture(tensor(1.0), tensor([0.3, -0.2, 0.1]), 0.25 * tensor([[1.0, 0.5, 0.2], [0.5, 0.8, 0.3], [0.2, 0.3, 0.6]]))
+)
 """Three correlated numbers; `THREE_PRIOR` under a cosine schedule, `THREE_SEEN` two measurements of them in one."""
 THREE_PRIOR = THREE.prior(VPCosine())
-THREE_SEEN = Observation(tensor([0.9, -0.6]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(0.2, dtype=F64)))
+THREE_SEEN = Observation(
+    tensor([0.9, -0.6]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(0.2, dtype=F64))
+)

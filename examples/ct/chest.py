@@ -1,10 +1,12 @@
-"""Chest CT in Hounsfield units -> chest.npz: 64x64 slices the ct prior has never seen the like of, to test out of distribution.
+"""Chest CT in Hounsfield units -> chest.npz: 64x64 slices the ct prior has never seen the like of, to test out of
+distribution.
 
     python chest.py --file lung_ct_hu.npz --out chest.npz
 
-The file holds stacks of axial slices (arrays hu_*, int16 [slices, 512, 512], in Hounsfield units; here 94 slices of two patients, a
-sample of TCIA's Lung-PET-CT-Dx: Li et al. 2020, doi 10.7937/TCIA.2020.NNC2-0461). Each 8x8 block of pixels becomes its mean; the window
-from -1000 (air) to 400 (bone) becomes the grey values 0 to 255. Every second slice is kept, for neighbours are nearly alike.
+The file holds stacks of axial slices (arrays hu_*, int16 [slices, 512, 512], in Hounsfield units; here 94 slices of two
+patients, a sample of TCIA's Lung-PET-CT-Dx: Li et al. 2020, doi 10.7937/TCIA.2020.NNC2-0461). Each 8x8 block of pixels
+becomes its mean; the window from -1000 (air) to 400 (bone) becomes the grey values 0 to 255. Every second slice is
+kept, for neighbours are nearly alike.
 """
 
 from __future__ import annotations

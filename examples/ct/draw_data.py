@@ -3,11 +3,11 @@
     python draw_data.py --out ../../src/deft/data/ct.npz              # a quarter of an hour of one core
     python draw_data.py --real ct-real.npz --out ...                  # with labels, by the real slices of make_data.py
 
-Samples of a prior are a well-specified truth: the posterior that a method is asked for is exactly that of the prior and the
-measurement. They are no substitute for real slices where the question is how a prior fares on patients.
+Samples of a prior are a well-specified truth: the posterior that a method is asked for is exactly that of the prior and
+the measurement. They are no substitute for real slices where the question is how a prior fares on patients.
 
-Their numbers (`draw_prior_samples(first=...)`) are none that a fit ever draws. Labels (abdomen 0, head 1) are those of the
-nearest class mean of real slices in the features of the `ct` network; without --real they are -1.
+Their numbers (`draw_prior_samples(first=...)`) are none that a fit ever draws. Labels (abdomen 0, head 1) are those of
+the nearest class mean of real slices in the features of the `ct` network; without --real they are -1.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""MedNIST's abdomen and head CT slices -> the files the ct prior was trained on, and ct-real.npz, on which its figures were measured.
+"""MedNIST's abdomen and head CT slices -> the files the ct prior was trained on, and ct-real.npz, on which its figures
+were measured.
 
     python make_data.py --folder Medical-MNIST --out .
     deft compare benchmarks/ct.toml      # with data = { fit = "ct-real.npz:fit", validation = "ct-real.npz:validation", test = "ct-real.npz:test" }
 
-The folder holds AbdomenCT/ and HeadCT/ of MedNIST (64x64 JPEGs; Dr. Bradley J. Erickson, Mayo Clinic, CC BY-SA 4.0), or is an
-.npz with those JPEG files back to back (data, offset, label: 0 abdomen, 1 head). There are no patient numbers, so whole ranges of
-files are held out, with a gap of 100 files between them, and near neighbours across the gap cannot be ruled out. Slices of one
-grey value (83 of 17,000) are left out:
+The folder holds AbdomenCT/ and HeadCT/ of MedNIST (64x64 JPEGs; Dr. Bradley J. Erickson, Mayo Clinic, CC BY-SA 4.0), or
+is an .npz with those JPEG files back to back (data, offset, label: 0 abdomen, 1 head). There are no patient numbers, so
+whole ranges of files are held out, with a gap of 100 files between them, and near neighbours across the gap cannot be
+ruled out. Slices of one grey value (83 of 17,000) are left out:
 
     files 0-8499       ct-train.npz        the prior; 500 of each class are `fit` of ct-real.npz
     files 8600-8999    ct-held-out.npz     the prior's held-out loss; 100 of each class are its `validation`
@@ -70,7 +71,9 @@ def main() -> None:
         np.savez_compressed(o.out / f"{name}.npz", x=np.concatenate(parts[name]), labels=np.concatenate(labels[name]))
     small = ("fit", "validation", "test")  # classes take turns here, so that the first n images are of both
     images = {n: np.stack(parts[n], 1).reshape(-1, 64, 64) for n in small}
-    np.savez_compressed(o.out / "ct-real.npz", **images, **{f"{n}_labels": np.stack(labels[n], 1).reshape(-1) for n in small})
+    np.savez_compressed(
+        o.out / "ct-real.npz", **images, **{f"{n}_labels": np.stack(labels[n], 1).reshape(-1) for n in small}
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python examples/ct/make_data.py --folder Medical-MNIST --out ct
     python examples/ct/train_features.py ct/ct-train.npz src/deft/evaluate/weights/ct-contrastive.safetensors
 
-No label is shown to it. Afterwards, on the bundled test slices: how often the nearest neighbour of a changed slice is the
-slice itself, how well a linear map of the features tells abdomen from head, and how far blur and noise move a slice.
+No label is shown to it. Afterwards, on the bundled test slices: how often the nearest neighbour of a changed slice is
+the slice itself, how well a linear map of the features tells abdomen from head, and how far blur and noise move a
+slice.
 """
 
 from __future__ import annotations
@@ -68,7 +69,11 @@ def assess(net: FeatureNetwork) -> dict[str, Any]:
     w = torch.linalg.solve(a.mT @ a + 1e-3 * len(a) * torch.eye(a.shape[1]), a.mT @ (2.0 * fit_labels.double() - 1))
     right = ((with_one(f) @ w > 0) == (labels == 1)).float()
     return {
-        "nearest_is_itself": {"noise 0.1": found(noisy(x, 0.1)), "shift 2": found(shifted(x, 2)), "both": found(noisy(shifted(x, 2), 0.1))},
+        "nearest_is_itself": {
+            "noise 0.1": found(noisy(x, 0.1)),
+            "shift 2": found(shifted(x, 2)),
+            "both": found(noisy(shifted(x, 2), 0.1)),
+        },
         "abdomen_or_head": round(float(right.mean()), 4),
         "blur": {str(s): round(float(distance(blur(x, s)).mean()), 4) for s in BLURS},
         "noise": {str(s): round(float(distance(noisy(x, s)).mean()), 4) for s in NOISES},
@@ -91,11 +96,18 @@ def main() -> None:
     calibrate(net, dataset("ct", "test").x)
     card = {
         "about": "SimCLR without labels (Chen et al. 2020); features of its penultimate layer",
-        "data": f"{len(slices):,} slices of MedNIST's AbdomenCT and HeadCT, files 0-8499 of each (Dr. Bradley J. Erickson, Mayo Clinic)",
+        "data": (
+            f"{len(slices):,} slices of MedNIST's AbdomenCT and HeadCT, files 0-8499 of each (Dr. Bradley J. Erickson,"
+            " Mayo Clinic)"
+        ),
         "licence": "CC BY-SA 4.0 (data and weights)",
-        "recipe": f"{o.steps} steps of {o.batch} pairs, AdamW, lr 2e-3, cosine, temperature 0.2; shift 4, size 12 %, mirror, "
-        "brightness 0.1, contrast 0.8-1.25, blur, noise <= 0.1",
-        "command": f"python examples/ct/train_features.py {o.data.name} {o.out.name} --steps {o.steps} --batch {o.batch}",
+        "recipe": (
+            f"{o.steps} steps of {o.batch} pairs, AdamW, lr 2e-3, cosine, temperature 0.2; shift 4, size 12 %, mirror, "
+            "brightness 0.1, contrast 0.8-1.25, blur, noise <= 0.1"
+        ),
+        "command": (
+            f"python examples/ct/train_features.py {o.data.name} {o.out.name} --steps {o.steps} --batch {o.batch}"
+        ),
         "seconds": round(seconds),
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in net.parameters()),

@@ -25,7 +25,9 @@ def balanced(rng: np.random.Generator, labels: np.ndarray, candidates: np.ndarra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--all", type=Path, help="also write the whole splits into this folder: train.npz, test.npz, held-out.npz")
+    parser.add_argument(
+        "--all", type=Path, help="also write the whole splits into this folder: train.npz, test.npz, held-out.npz"
+    )
     parser.add_argument("--source", type=Path, default=DEBIAN, help="folder of the four .gz files")
     options = parser.parse_args()
 

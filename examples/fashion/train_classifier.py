@@ -1,7 +1,7 @@
 """Train the classifier whose features the reports use (about two minutes on two cores).
 
-    apt-get install dataset-fashion-mnist
-    python examples/fashion/train_classifier.py src/deft/evaluate/weights/fashion-classifier.safetensors
+apt-get install dataset-fashion-mnist
+python examples/fashion/train_classifier.py src/deft/evaluate/weights/fashion-classifier.safetensors
 """
 
 from __future__ import annotations
@@ -39,13 +39,19 @@ def main() -> None:
         name="fashion-classifier",
         data="Fashion-MNIST train split, 60,000 images padded to 32 x 32 (Zalando SE, MIT licence)",
         licence="Apache-2.0",
-        recipe=f"{options.epochs:g} epochs of 128, AdamW, lr 3e-3, cosine, label smoothing 0.05, shift 2, mirror, noise <= 0.1",
+        recipe=(
+            f"{options.epochs:g} epochs of 128, AdamW, lr 3e-3, cosine, label smoothing 0.05, shift 2, mirror, noise"
+            " <= 0.1"
+        ),
         parameters=sum(p.numel() for p in net.parameters()),
         test_accuracy=round(score, 4),
         test_accuracy_noise_01=round(noisy, 4),
         unit="mean distance between two random test images",
     )
-    print(f"accuracy {score:.4f} on 10,000 test images, {noisy:.4f} under noise of 0.1; unit {float(net.unit):.3f}; {seconds:.0f} s")
+    print(
+        f"accuracy {score:.4f} on 10,000 test images, {noisy:.4f} under noise of 0.1; unit {float(net.unit):.3f};"
+        f" {seconds:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     pip install --no-deps galaxygrad==0.1.9          # the weights; JAX is not needed to read them
     deft prior inspect examples/galaxies/galaxies.py:hsc64
 
-ScoreNet is an MLP-mixer (Tolstikhin et al. 2021) on patches of 4 x 4 pixels whose output is the score, trained on galaxies of
-the Hyper Suprime-Cam survey under the VP process with beta = 1 on t in [0, 10]. Its data are log(flux + 1)/0.1. The package states no
+ScoreNet is an MLP-mixer (Tolstikhin et al. 2021) on patches of 4 x 4 pixels whose output is the score, trained on
+galaxies of the Hyper Suprime-Cam survey under the VP process with beta = 1 on t in [0, 10]. Its data are log(flux +
+1)/0.1. The package states no
 licence: nothing of it is copied here, the weights are read where pip put them.
 """
 
@@ -27,7 +28,8 @@ RANGE = (0.0, 10.0)
 
 
 class MixerBlock(nn.Module):
-    """Mixing along the patches, then along the channels, each with a norm over both and a skip (Tolstikhin et al. 2021)."""
+    """Mixing along the patches, then along the channels, each with a norm over both and a skip (Tolstikhin et al.
+    2021)."""
 
     def __init__(self, patches: int, channels: int, hidden: int):
         super().__init__()
@@ -77,7 +79,10 @@ def read(path: Path, net: ScoreNet) -> ScoreNet:
                 array = array.transpose(0, 1).flip(2, 3)
             array = array.reshape(parameter.shape) if array.numel() == parameter.numel() and array.ndim == 3 else array
             if array.shape != parameter.shape:
-                raise InputError(f"{path}: array {i} has shape {tuple(array.shape)}, expected {tuple(parameter.shape)}: another version?")
+                raise InputError(
+                    f"{path}: array {i} has shape {tuple(array.shape)}, expected {tuple(parameter.shape)}: another"
+                    " version?"
+                )
             parameter.copy_(array)
         t1 = float(np.load(file, allow_pickle=False))
         if t1 != T1 or file.read(1):

@@ -1,7 +1,9 @@
-"""Galaxies with a hole, and galaxies through the atmosphere, restored with a fitted h: python restore.py [OUT] [SECONDS]
+"""Galaxies with a hole, and galaxies through the atmosphere, restored with a fitted h: python restore.py [OUT]
+[SECONDS]
 
-The prior is of galaxygrad (see galaxies.py), and so are the galaxies: there are no images here but the prior's own samples, which is
-all that an h needs to be fitted to. Writes galaxies.png and prints errors beside those of ΠGDM and of the prior alone, at 50 steps each.
+The prior is of galaxygrad (see galaxies.py), and so are the galaxies: there are no images here but the prior's own
+samples, which is all that an h needs to be fitted to. Writes galaxies.png and prints errors beside those of ΠGDM and of
+the prior alone, at 50 steps each.
 """
 
 from __future__ import annotations
@@ -37,10 +39,11 @@ class Hole:
 
 
 class Blur(LinearOperator):
-    """Convolution with a symmetric kernel round the edges (the sky is the same on all sides): a product with a real T in Fourier space.
+    """Convolution with a symmetric kernel round the edges (the sky is the same on all sides): a product with a real T
+    in Fourier space.
 
-    Everything guidance asks for is then a formula. `LinearOperator`'s own conjugate gradients would do, at a hundred times the cost a step:
-    a blur is ill-conditioned.
+    Everything guidance asks for is then a formula. `LinearOperator`'s own conjugate gradients would do, at a hundred
+    times the cost a step: a blur is ill-conditioned.
     """
 
     def __init__(self, side: int, width: float):
@@ -81,24 +84,43 @@ class Seeing:
 
 
 def main() -> None:
-    out, seconds = Path(sys.argv[1] if len(sys.argv) > 1 else "galaxies"), float(sys.argv[2]) if len(sys.argv) > 2 else 120.0
+    out, seconds = (
+        Path(sys.argv[1] if len(sys.argv) > 1 else "galaxies"),
+        (float(sys.argv[2]) if len(sys.argv) > 2 else 120.0),
+    )
     prior = hsc32()
     print(f"prior: {prior.parameter_count():,} parameters; drawing galaxies from it")
-    x = torch.cat([deft.sample(prior, deft.Noise(1, range(i, i + 80)), steps=60, spacing="log-snr") for i in range(0, 800, 80)])
+    x = torch.cat(
+        [deft.sample(prior, deft.Noise(1, range(i, i + 80)), steps=60, spacing="log-snr") for i in range(0, 800, 80)]
+    )
     x_fit, x_out = x[:768], x[768:]
     columns = []
     for task in (Hole(), Seeing(32)):
         h = deft.DEFT.sized(prior, 0.09, task.feature_channels).calibrate(prior, x_fit)
         bank = PredictionCache.build(prior, x_fit, task, 6000)
-        fitted = deft.fit(h, deft.DenoisingObjective(prior), bank, config=deft.FitConfig(max_seconds=seconds, steps=100_000), device="cpu", progress=False)
+        fitted = deft.fit(
+            h,
+            deft.DenoisingObjective(prior),
+            bank,
+            config=deft.FitConfig(max_seconds=seconds, steps=100_000),
+            device="cpu",
+            progress=False,
+        )
         obs = task.observe(x_out, deft.Noise(2, len(x_out)))
-        print(f"\n{task.name}: h fitted in {fitted.seconds:.0f} s, {fitted.steps} steps; PSNR of the mean of 8, and residual / sigma_y")
+        print(
+            f"\n{task.name}: h fitted in {fitted.seconds:.0f} s, {fitted.steps} steps; PSNR of the mean of 8, and"
+            " residual / sigma_y"
+        )
         # far out this prior's Jacobian is noise, and ΠGDM runs off: its h is kept no larger than the prior's own eps
         pigdm = deft.core.htransform.Clipped(deft.PiGDM(0.15), 1.0)
         for name, method in (("DEFT", h), ("ΠGDM, capped", pigdm), ("prior alone", deft.core.htransform.Zero())):
-            drawn = deft.sample_posterior(prior, method, obs, 8, steps=50, spacing="log-snr" if name == "DEFT" else "angle", seed=3).x
+            drawn = deft.sample_posterior(
+                prior, method, obs, 8, steps=50, spacing="log-snr" if name == "DEFT" else "angle", seed=3
+            ).x
             # x spans [-1, 1]: a peak of 2
-            r = obs.likelihood.residual(obs.y, drawn[:, 0]).square().flatten(1).sum(1) / obs.likelihood.operator.number_of_measurements(obs.y)
+            r = obs.likelihood.residual(obs.y, drawn[:, 0]).square().flatten(1).sum(
+                1
+            ) / obs.likelihood.operator.number_of_measurements(obs.y)
             print(f"  {name:12} {psnr(drawn.mean(1), x_out).mean():6.2f} dB   {float(r.mean().sqrt()) / SIGMA_Y:5.2f}")
             if name == "DEFT":
                 few = x_out.flatten(1).var(1).argsort(descending=True)[:5]
@@ -106,12 +128,16 @@ def main() -> None:
                 columns += [Column(f"sample {j + 1}", bright(drawn[few, j])) for j in range(2)]
                 columns += [Column("mean of 8", bright(drawn[few].mean(1)))]
     out.mkdir(parents=True, exist_ok=True)
-    save_image(out / "galaxies.png", picture_grid(columns, title="HSC ScoreNet 32, restored with two fitted h-transforms", cell=96, gaps=(4,)))
+    save_image(
+        out / "galaxies.png",
+        picture_grid(columns, title="HSC ScoreNet 32, restored with two fitted h-transforms", cell=96, gaps=(4,)),
+    )
     print(f"\nwrote {out}/galaxies.png")
 
 
 def bright(x: Tensor):
-    """Faint light made visible: the prior's data are the logarithm of the flux already; here they are stretched once more."""
+    """Faint light made visible: the prior's data are the logarithm of the flux already; here they are stretched once
+    more."""
     return to_pixels(2 * ((x + 1) / 2).clamp(0, 1).sqrt() - 1)
 
 

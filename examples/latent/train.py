@@ -1,7 +1,7 @@
 """A small latent diffusion model of clothes, saved as diffusers saves one: python train.py OUT [MINUTES]
 
-An AutoencoderKL (1x32x32 -> 4x8x8) and an unconditional UNet2DModel on its latents, from Fashion-MNIST. It exists to have
-something to measure latent h-transforms on (docs/latent.md); a quarter of an hour on one core.
+An AutoencoderKL (1x32x32 -> 4x8x8) and an unconditional UNet2DModel on its latents, from Fashion-MNIST. It exists to
+have something to measure latent h-transforms on (docs/latent.md); a quarter of an hour on one core.
 """
 
 from __future__ import annotations
@@ -23,16 +23,30 @@ from deft.train.denoising import PriorObjective
 
 def autoencoder() -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=1, out_channels=1, latent_channels=4, block_out_channels=(8, 32, 64), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, sample_size=32, mid_block_add_attention=False,
-    )  # fmt: skip
+        in_channels=1,
+        out_channels=1,
+        latent_channels=4,
+        block_out_channels=(8, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        sample_size=32,
+        mid_block_add_attention=False,
+    )
 
 
 def unet() -> UNet2DModel:
     return UNet2DModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(64, 96), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 96),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
 
 
 def fit_autoencoder(model: AutoencoderKL, x: torch.Tensor, seconds: float) -> None:
@@ -59,7 +73,11 @@ def main() -> None:
     torch.manual_seed(0)
     source = Path("fashion-mnist/train.npz")  # examples/fashion/make_data.py --all fashion-mnist
     pixels = np.load(source)["x"] if source.exists() else None
-    x = deft.domains.image.data.fashion("fit").x if pixels is None else torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
+    x = (
+        deft.domains.image.data.fashion("fit").x
+        if pixels is None
+        else torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
+    )
     x = x.reshape(-1, 1, 32, 32)
 
     vae = autoencoder()
@@ -76,13 +94,27 @@ def main() -> None:
     net = unet()
     prior = deft.NetworkDenoiser(Sample(net), table(scheduler.alphas_cumprod), (4, 8, 8), "v")
     config = deft.FitConfig(steps=200_000, batch=64, lr=1e-3, warmup=200, ema=0.999, max_seconds=minutes * 60 * 0.6)
-    done = deft.fit(prior, PriorObjective(), Clean(z * scale), Clean(z[:1000] * scale), config=config, device="cpu", progress=False, callback=print)
+    done = deft.fit(
+        prior,
+        PriorObjective(),
+        Clean(z * scale),
+        Clean(z[:1000] * scale),
+        config=config,
+        device="cpu",
+        progress=False,
+        callback=print,
+    )
     print(f"unet: {prior.parameter_count():,} parameters, {done.steps} steps, loss {done.held_out}", flush=True)
 
     net.save_pretrained(out / "unet")
     vae.save_pretrained(out / "vae")
     scheduler.save_pretrained(out / "scheduler")
-    index = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"], "vae": ["diffusers", "AutoencoderKL"]}
+    index = {
+        "_class_name": "LDMPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
     (out / "model_index.json").write_text(json.dumps(index))
 
 

@@ -5,7 +5,8 @@
 `condition(prior, h, obs)` is a denoiser again; `sample` integrates any denoiser; `fit` trains any h that has
 parameters. Start with `docs/start.md`.
 
-Everything here is imported when it is first asked for: `import deft` itself takes no time, and `deft --help` needs no PyTorch.
+Everything here is imported when it is first asked for: `import deft` itself takes no time, and `deft --help` needs no
+PyTorch.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ _WHERE = {
     "train.denoising": "DenoisingObjective",
     "train.fit": "FitConfig FitResult fit",
 }
-"""Module -> what of it is shown here. The imports above say the same to type checkers and editors; a test compares the two."""
+"""Module -> what of it is shown here. The imports above say the same to type checkers and editors; a test compares the
+two."""
 
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names.split()}
 
@@ -174,7 +176,8 @@ def __dir__() -> list[str]:
 
 
 class _Face(ModuleType):
-    """This module, in which `from deft.sample import DDIM`, an old name, does not put a module in the place of the function `deft.sample`."""
+    """This module, in which `from deft.sample import DDIM`, an old name, does not put a module in the place of the
+    function `deft.sample`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULE_OF and isinstance(value, _old_names.OldModule)):

@@ -1,7 +1,9 @@
-"""Names of version 0.1 that have moved: each works for one more release, with a `DeprecationWarning` that says where it is now.
+"""Names of version 0.1 that have moved: each works for one more release, with a `DeprecationWarning` that says where it
+is now.
 
-Two tables, without the leading "deft.": `MODULES` for modules that are gone, `NAMES` for single names. Whoever moves or renames something
-public adds a row here; docs/old-names.md is made from the tables (`python -m tests.old_names`), and a test goes through both.
+Two tables, without the leading "deft.": `MODULES` for modules that are gone, `NAMES` for single names. Whoever moves or
+renames something public adds a row here; docs/old-names.md is made from the tables (`python -m tests.old_names`), and a
+test goes through both.
 
 A module that is still there and lost a name ends with `__getattr__ = moved(__name__)`, not seen by type checkers.
 """
@@ -57,7 +59,10 @@ MODULES: dict[str, str] = {
     "htransform.learned": "learned.deft",
     "htransform.twist": "guidance.twist",
     "hub": "workflow.hub",
-    "images": "io.arrays io.text domains.image.files domains.image.masks domains.image.pictures domains.image.ranges domains.image.reading domains.image.writing",
+    "images": (
+        "io.arrays io.text domains.image.files domains.image.masks domains.image.pictures domains.image.ranges"
+        " domains.image.reading domains.image.writing"
+    ),
     "images.arrays": "io.arrays",
     "images.files": "domains.image.files",
     "images.masks": "domains.image.masks",
@@ -178,7 +183,8 @@ NAMES: dict[str, str] = {
 
 
 def moved(module: str, within: int = 0) -> Callable[[str], Any]:
-    """The `__getattr__` of a module: its old names, each with a warning. within: so many functions are between it and the caller."""
+    """The `__getattr__` of a module: its old names, each with a warning. within: so many functions are between it and
+    the caller."""
     own = module.removeprefix("deft.")
 
     def look_up(name: str) -> Any:
@@ -219,24 +225,31 @@ class OldModule(ModuleType):
         return list(self.__all__)
 
     def _new(self) -> list[ModuleType]:
-        return [importlib.import_module(f"deft.{name}") for name in MODULES[self.__name__.removeprefix("deft.")].split()]
+        return [
+            importlib.import_module(f"deft.{name}") for name in MODULES[self.__name__.removeprefix("deft.")].split()
+        ]
 
 
 class Finder:
     """Makes an `OldModule` for a row of `MODULES`; asked last of all, so only for modules that are not there."""
 
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         own = fullname.removeprefix("deft.")
         if own == fullname or own not in MODULES:
             return None
-        return ModuleSpec(fullname, cast(Any, self), origin=f"old name of {_names_of(own)}", is_package=_is_package(own))
+        return ModuleSpec(
+            fullname, cast(Any, self), origin=f"old name of {_names_of(own)}", is_package=_is_package(own)
+        )
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return OldModule(spec.name, f"Old name of {_names_of(spec.name.removeprefix('deft.'))}.")
 
     def exec_module(self, module: ModuleType) -> None:
         own = module.__name__.removeprefix("deft.")
-        if not _is_package(own):  # a package is imported for the modules in it, too, and warns when a name of its own is taken
+        # a package is imported for the modules in it, too, and warns when a name of its own is taken
+        if not _is_package(own):
             _warn(module.__name__, _names_of(own), 3)
 
 

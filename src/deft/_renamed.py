@@ -2,8 +2,9 @@
 
     class Operator(Renamed): ...
 
-A call by the old name warns and does what the new one does. A subclass that still defines a method, or a class or instance attribute, by its
-old name has it by the new name as well, so that the library finds it; it is told so once, where it is defined.
+A call by the old name warns and does what the new one does. A subclass that still defines a method, or a class or
+instance attribute, by its old name has it by the new name as well, so that the library finds it; it is told so once,
+where it is defined.
 """
 
 from __future__ import annotations
@@ -17,9 +18,17 @@ from typing import Any
 
 MEMBERS: dict[str, dict[str, str]] = {
     "core.operator.Operator": {
-        "lift": "features", "lift_channels": "feature_channels", "pull": "approx_mean_update", "restrict": "measured_part", "count": "number_of_measurements",
+        "lift": "features",
+        "lift_channels": "feature_channels",
+        "pull": "approx_mean_update",
+        "restrict": "measured_part",
+        "count": "number_of_measurements",
     },
-    "core.likelihood.Likelihood": {"lift": "features", "lift_channels": "feature_channels", "pull": "approx_mean_update"},
+    "core.likelihood.Likelihood": {
+        "lift": "features",
+        "lift_channels": "feature_channels",
+        "pull": "approx_mean_update",
+    },
     "core.likelihood.Observation": {"lift": "features"},
     "core.denoiser.Denoiser": {"inside": "to_latent"},
     "likelihood.task.OperatorTask": {"lift_channels": "feature_channels"},
@@ -27,11 +36,12 @@ MEMBERS: dict[str, dict[str, str]] = {
     "guidance.combine.Clipped": {"most": "limit"},
     "learned.deft.DEFT": {"begin": "initialise", "adopt": "initialise_from", "like": "init_like"},
     "domains.protein.baselines.ChainAmortised": {"begin": "initialise"},
-}  # fmt: skip
+}
 """Class, without the leading "deft." -> its old names and the new ones."""
 
 ARGUMENTS: dict[str, dict[str, str]] = {
-    "learned.base.Learned": {"lift_channels": "feature_channels", "most": "max_samples"}, "guidance.combine.Clipped": {"most": "limit"},
+    "learned.base.Learned": {"lift_channels": "feature_channels", "most": "max_samples"},
+    "guidance.combine.Clipped": {"most": "limit"},
 }
 """The same of arguments of the constructor, of `sized` and of `calibrate`."""
 
@@ -102,7 +112,8 @@ class _OldAttribute:
 
 
 class _NewAttribute:
-    """An attribute of a class: of an object that sets the old name, that; else the class's own value, if it has one. An object may hide it."""
+    """An attribute of a class: of an object that sets the old name, that; else the class's own value, if it has one. An
+    object may hide it."""
 
     def __init__(self, old: str, new: str, value: Any):
         self.old, self.new, self.value = old, new, value
@@ -119,7 +130,11 @@ class _NewAttribute:
 def _take_old_argument(cls: type, name: str, old: str, new: str) -> None:
     given = vars(cls).get(name)
     function: Callable[..., Any] | None = given.__func__ if isinstance(given, classmethod) else given
-    if function is None or getattr(function, "__isabstractmethod__", False) or new not in inspect.signature(function).parameters:
+    if (
+        function is None
+        or getattr(function, "__isabstractmethod__", False)
+        or new not in inspect.signature(function).parameters
+    ):
         return
 
     run = old_arguments(**{old: new})(function)
@@ -143,7 +158,8 @@ def old_arguments(**names: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
 
 def new_settings(settings: Mapping[str, Any], kind: type | None = None) -> dict[str, Any]:
-    """Settings of an h that 0.1 wrote into a card or a state, by today's names; those of an h inside (`h`) too. kind: leave what its constructor takes."""
+    """Settings of an h that 0.1 wrote into a card or a state, by today's names; those of an h inside (`h`) too. kind:
+    leave what its constructor takes."""
     taken = inspect.signature(kind).parameters if kind is not None else {}
     names = {old: new for old, new in ARGUMENTS["learned.base.Learned"].items() if old not in taken}
     found: dict[str, Any] = {}

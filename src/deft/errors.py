@@ -57,4 +57,6 @@ def required(module: str, install: str, what: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"{what} needs {error.name or module}, which is not installed: pip install {install}") from error
+        raise InputError(
+            f"{what} needs {error.name or module}, which is not installed: pip install {install}"
+        ) from error

@@ -1,6 +1,6 @@
 """What objects print: the class with its constructor's arguments, each of which is an attribute of that name.
 
-    Gaussian(operator=Mask(mask=float32[1, 1, 28, 28] from 0 to 1), sigma_y=[0.05], surrogate=0.02)
+Gaussian(operator=Mask(mask=float32[1, 1, 28, 28] from 0 to 1), sigma_y=[0.05], surrogate=0.02)
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class PrintedModule(nn.Module):
 
 
 def arguments(thing: Any) -> dict[str, Any]:
-    """Constructor argument -> the attribute of that name (or in `kept_as`). Those that a class does not keep are left out."""
+    """Constructor argument -> the attribute of that name (or in `kept_as`). Those that a class does not keep are left
+    out."""
     kept_as = getattr(thing, "kept_as", {})
     found = {}
     for name, parameter in inspect.signature(type(thing)).parameters.items():
@@ -74,7 +75,8 @@ def summary(thing: Any, *more: str) -> str:
 
 
 def short(value: Any) -> str:
-    """One value on part of a line: small tensors as numbers, others as shape, type and range; functions by name; modules by size."""
+    """One value on part of a line: small tensors as numbers, others as shape, type and range; functions by name;
+    modules by size."""
     if isinstance(value, Tensor):
         return _tensor(value)
     if isinstance(value, (Printed, PrintedModule)):
@@ -82,7 +84,9 @@ def short(value: Any) -> str:
     if isinstance(value, nn.Module):
         return f"{type(value).__name__}({sum(p.numel() for p in value.parameters()):,} parameters)"
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return f"{type(value).__name__}({', '.join(f'{k}={short(v)}' for k, v in zip(value._fields, value, strict=True))})"
+        return (
+            f"{type(value).__name__}({', '.join(f'{k}={short(v)}' for k, v in zip(value._fields, value, strict=True))})"
+        )
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{short(k)}: {short(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
@@ -102,7 +106,9 @@ def short(value: Any) -> str:
 def _tensor(value: Tensor) -> str:
     dtype = str(value.dtype).removeprefix("torch.")
     if 0 < value.numel() <= SHOWN and value.device.type != "meta":
-        return str([round(v, 6) if isinstance(v, float) else v for v in value.tolist()] if value.ndim == 1 else value.tolist())
+        return str(
+            [round(v, 6) if isinstance(v, float) else v for v in value.tolist()] if value.ndim == 1 else value.tolist()
+        )
     text = f"{dtype}{list(value.shape)}"
     if value.is_complex() or value.device.type == "meta" or not value.numel():
         return text

@@ -1,9 +1,11 @@
-"""The driver of a comparison: draw what each entry draws for the same cases, keep it, go on with what is kept, measure it.
+"""The driver of a comparison: draw what each entry draws for the same cases, keep it, go on with what is kept, measure
+it.
 
     cases = TensorCases(domain, x, task.observe(x, Noise(0, len(x))))
     results = compare({"dps": plan("dps"), "pigdm": plan("pigdm")}, prior, cases, samples=4)
 
-Whatever the kind of data: it says how its cases are drawn and measured (`deft.kinds.domain.Cases`), and this how they are run.
+Whatever the kind of data: it says how its cases are drawn and measured (`deft.kinds.domain.Cases`), and this how they
+are run.
 """
 
 from __future__ import annotations
@@ -28,14 +30,24 @@ from deft.runtime.messages import log, old_messages
 
 
 class TensorCases(Cases):
-    """Cases of samples that are tensors of one shape: x [N, *E] with an observation of each, measured by `Domain.measure`.
+    """Cases of samples that are tensors of one shape: x [N, *E] with an observation of each, measured by
+    `Domain.measure`.
 
-    labels: [N], or None. network: a feature network (`Domain.feature_network`), or None. names: of the cases, for pictures.
+    labels: [N], or None. network: a feature network (`Domain.feature_network`), or None. names: of the cases, for
+        pictures.
     """
 
     def __init__(
-        self, domain: Domain, x: Tensor, obs: Observation, *, labels: Tensor | None = None, network: Any = None, names: Sequence[str] = (), settings: Mapping[str, Any] | None = None,
-    ):  # fmt: skip
+        self,
+        domain: Domain,
+        x: Tensor,
+        obs: Observation,
+        *,
+        labels: Tensor | None = None,
+        network: Any = None,
+        names: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+    ):
         self.domain, self.x, self.obs, self.labels, self.network = domain, x.cpu(), obs.to("cpu"), labels, network
         self.names, self.settings = names, dict(settings or {})
         self.problems, self.title = [str(i) for i in range(len(x))], domain.title
@@ -44,12 +56,23 @@ class TensorCases(Cases):
         return {**self.settings, "y_sha256": self.obs.fingerprint()}
 
     def draw(
-        self, plan: Any, prior: Denoiser, rows: range, samples: int, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
+        self,
+        plan: Any,
+        prior: Denoiser,
+        rows: range,
+        samples: int,
+        *,
+        fitted: HTransform | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        device: torch.device | str = "cpu",
         progress: bool = False,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """[rows, samples, *E]"""
         obs = self.obs if len(rows) == len(self) else self.obs[rows.start : rows.stop]
-        return plan.draw(prior, obs.to(device), samples, fitted=fitted, seed=seed, first=rows.start, batch=batch, progress=progress).x.cpu()
+        return plan.draw(
+            prior, obs.to(device), samples, fitted=fitted, seed=seed, first=rows.start, batch=batch, progress=progress
+        ).x.cpu()
 
     def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:
         found = self.domain.measure(stacked(samples), self.x, self.obs, network=self.network, labels=self.labels)
@@ -62,10 +85,22 @@ def stacked(samples: Sequence[Any]) -> Tensor:
 
 
 def draw(
-    plan: Any, prior: Denoiser, cases: Cases, samples: int = 1, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
-    progress: bool = False, store: Store | None = None, kind: str = "samples", title: str = "",
-) -> Drawn:  # fmt: skip
-    """What a plan draws for all cases. With a store batch by batch, each kept at once, and from there as far as it is there.
+    plan: Any,
+    prior: Denoiser,
+    cases: Cases,
+    samples: int = 1,
+    *,
+    fitted: HTransform | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    store: Store | None = None,
+    kind: str = "samples",
+    title: str = "",
+) -> Drawn:
+    """What a plan draws for all cases. With a store batch by batch, each kept at once, and from there as far as it is
+    there.
 
     Those of fewer repeats are the first of more. What other settings drew has another file's name, and is left alone.
 
@@ -77,10 +112,18 @@ def draw(
         started = time.perf_counter()
         x = cases.draw(plan, prior, range(len(cases)), samples, progress=progress, **options)
         return Drawn([np.asarray(one, np.float32) for one in x], time.perf_counter() - started)
-    spec = {**plan.config(), **cases.config(), "prior": prior.fingerprint(), "seed": seed} | ({} if samples == 1 else {"samples": samples})
+    spec = {**plan.config(), **cases.config(), "prior": prior.fingerprint(), "seed": seed} | (
+        {} if samples == 1 else {"samples": samples}
+    )
     job = make_job(kind, cases.name_of(plan), spec)
     done = store.read_samples(job)
-    with tqdm(total=len(cases), initial=min(len(done.x), len(cases)), desc=title, unit=cases.title.removesuffix("s"), disable=not progress) as bar:
+    with tqdm(
+        total=len(cases),
+        initial=min(len(done.x), len(cases)),
+        desc=title,
+        unit=cases.title.removesuffix("s"),
+        disable=not progress,
+    ) as bar:
         while len(done.x) < len(cases):
             low = len(done.x)
             rows = range(low, min(low + cases.at_once(plan, batch), len(cases)))
@@ -97,10 +140,20 @@ def draw(
 
 @old_messages("say")
 def compare(
-    plans: Mapping[str, Any], prior: Denoiser, cases: Cases, samples: int = 1, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
-    progress: bool = False, store: Store | None = None, kind: str = "samples",
+    plans: Mapping[str, Any],
+    prior: Denoiser,
+    cases: Cases,
+    samples: int = 1,
+    *,
+    fitted: HTransform | None = None,
+    seed: int = 0,
+    batch: int = 64,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+    store: Store | None = None,
+    kind: str = "samples",
     on_result: Callable[[dict[str, Result]], None] = lambda results: None,
-) -> dict[str, Result]:  # fmt: skip
+) -> dict[str, Result]:
     """Every plan on the same measurements, starting noise and seeds: name -> result, its samples with it.
 
     Args:
@@ -112,12 +165,37 @@ def compare(
     results: dict[str, Result] = {}
     for name, plan in plans.items():
         log.info(f"{plan.method.title}: {len(cases)} {cases.title} x {samples} samples, {plan.steps} steps")
-        drawn = draw(plan, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=device, progress=progress, store=store, kind=kind, title=name)
+        drawn = draw(
+            plan,
+            prior,
+            cases,
+            samples,
+            fitted=fitted,
+            seed=seed,
+            batch=batch,
+            device=device,
+            progress=progress,
+            store=store,
+            kind=kind,
+            title=name,
+        )
         values = {k: np.asarray(v, float).reshape(cases.repeats, -1) for k, v in cases.measure(drawn.x).items()}
         trained = sum(p.numel() for p in fitted.parameters()) if plan.method.trained and fitted is not None else 0
-        figures = {"calls": float(plan.calls(samples)), "seconds": drawn.seconds / (len(cases) * samples), "parameters": float(trained)}
+        figures = {
+            "calls": float(plan.calls(samples)),
+            "seconds": drawn.seconds / (len(cases) * samples),
+            "parameters": float(trained),
+        }
         if drawn.mib is not None:
             figures["memory_mib"] = drawn.mib
-        results[name] = Result(name, plan, values, title=plan.method.title, samples=drawn.x, figures=figures, seeds=tuple(range(cases.repeats)))
+        results[name] = Result(
+            name,
+            plan,
+            values,
+            title=plan.method.title,
+            samples=drawn.x,
+            figures=figures,
+            seeds=tuple(range(cases.repeats)),
+        )
         on_result(results)
     return results

@@ -1,11 +1,12 @@
 """The samples of a study: a bundled data set, or your own in a folder or file.
 
-    data = "ct"                                                       # bundled: its own three splits
-    data = "photos/"                                                  # yours: shared out, three fifths to fit, a fifth each to validate and test
-    data = "scans.npz:slices"                                         # yours: one array of a file
-    data = { fit = "train/", validation = "held-out/", test = "scans.npz" }   # from three places; "ct:test" is a split of a bundled one
+    data = "ct"                  # bundled: its own three splits
+    data = "photos/"             # yours: three fifths to fit, a fifth each to validate and to test
+    data = "scans.npz:slices"    # yours: one array of a file
+    data = { fit = "train/", validation = "held-out/", test = "scans.npz" }   # three places, or "ct:test"
 
-A job names its samples by plain JSON: the name of a bundled set, or for each split where it comes from and a hash of its numbers.
+A job names its samples by plain JSON: the name of a bundled set, or for each split where it comes from and a hash of
+its numbers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def check_places(domain: Domain, data: Places, where: str) -> None:
 
     def check(name: str, source: str) -> None:
         if not is_bundled(domain, source) and not domain.has_data(source):
-            raise InputError(f"{where}: {name} = {source!r} is neither bundled ({', '.join(domain.datasets())}) nor a folder or file that exists")
+            raise InputError(
+                f"{where}: {name} = {source!r} is neither bundled ({', '.join(domain.datasets())}) nor a folder or file"
+                " that exists"
+            )
 
     if isinstance(data, str):
         if data:
@@ -52,7 +56,9 @@ def check_places(domain: Domain, data: Places, where: str) -> None:
             raise unknown(f"split in data of {where}", split, SPLITS)
     for split in SPLITS:
         if split not in data:
-            raise InputError(f"{where}: data says where {', '.join(data)} come from, but not {split}: give {', '.join(SPLITS)}")
+            raise InputError(
+                f"{where}: data says where {', '.join(data)} come from, but not {split}: give {', '.join(SPLITS)}"
+            )
         check(f"data.{split}", data[split])
         name, _, part = data[split].partition(":")
         if is_bundled(domain, data[split]) and part and part not in SPLITS:
@@ -60,7 +66,8 @@ def check_places(domain: Domain, data: Places, where: str) -> None:
 
 
 def describe(domain: Domain, data: Places, splits: Sequence[str], event_shape: Sequence[int]) -> Any:
-    """What a job that uses these splits writes into its `spec`: a bundled set's name (and version), or split -> {source, part, digest}."""
+    """What a job that uses these splits writes into its `spec`: a bundled set's name (and version), or split ->
+    {source, part, digest}."""
     found = {split: _place(domain, data, split) for split in splits}
     names = {source for source, part in found.values() if is_bundled(domain, source) and part == ""}
     if len(names) == 1 and len({source for source, _ in found.values()}) == 1:
@@ -69,7 +76,10 @@ def describe(domain: Domain, data: Places, splits: Sequence[str], event_shape: S
     for source, _ in found.values():
         if not is_bundled(domain, source):
             _say(domain.name, source, shape)
-    return {s: {"source": source, "part": part, "digest": _hash(domain.name, source, part or s, shape)} for s, (source, part) in found.items()}
+    return {
+        s: {"source": source, "part": part, "digest": _hash(domain.name, source, part or s, shape)}
+        for s, (source, part) in found.items()
+    }
 
 
 def samples_of(domain: Domain, spec: Any, split: str, event_shape: Sequence[int]) -> Data:
@@ -87,7 +97,8 @@ def _versioned(domain: Domain, name: str) -> str:
 
 
 def _place(domain: Domain, data: Places, split: str) -> tuple[str, str]:
-    """(source, part): a bundled name and its split ("" for the same), or a path and the share of it ("all", or a split's)."""
+    """(source, part): a bundled name and its split ("" for the same), or a path and the share of it ("all", or a
+    split's)."""
     source = data if isinstance(data, str) else data[split]
     if is_bundled(domain, source):
         name, _, part = source.partition(":")
@@ -105,7 +116,12 @@ def _read(domain: str, source: str, part: str, event_shape: tuple[int, ...]) -> 
         return found
     rows = _share(len(found), part, f"{source} has {len(found)} {kind.title}")
     x = found.x[rows] if isinstance(found.x, torch.Tensor) else [found.x[i] for i in rows.tolist()]
-    return replace(found, x=x, names=[found.names[i] for i in rows.tolist()], labels=None if found.labels is None else found.labels[rows])
+    return replace(
+        found,
+        x=x,
+        names=[found.names[i] for i in rows.tolist()],
+        labels=None if found.labels is None else found.labels[rows],
+    )
 
 
 @cache
@@ -115,7 +131,10 @@ def _whole(domain: str, source: str, event_shape: tuple[int, ...]) -> Data:
     try:
         return kind.split(source, "", event_shape)
     except InputError as error:
-        raise InputError(f"{error} (a comparison takes {kind.title} as they are, without options: write them to an .npz in the form that is wanted)") from error
+        raise InputError(
+            f"{error} (a comparison takes {kind.title} as they are, without options: write them to an .npz in the form"
+            " that is wanted)"
+        ) from error
 
 
 @cache

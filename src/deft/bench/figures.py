@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def wall(path: Path, store: Store, study: Study, title: str, cells: Sequence[Cell]) -> Path | None:
-    """Truth, measurement, and the first sample of every entry, case by case; the same cases and noise for all. None if there is no picture."""
+    """Truth, measurement, and the first sample of every entry, case by case; the same cases and noise for all. None if
+    there is no picture."""
     kept = []
     for c in cells:
         job = c.draws[study.seeds[0]]
@@ -32,7 +33,10 @@ def wall(path: Path, store: Store, study: Study, title: str, cells: Sequence[Cel
     views = [View("truth", _tensor(first["truth"]))]
     if "seen" in first:
         views.append(View("measurement", first["seen"], kind="picture"))
-    views += [View(c.entry.label, _tensor(arrays["samples"][:, 0]), f"{c.plan.calls(study.samples):.0f} calls") for c, arrays in kept]
+    views += [
+        View(c.entry.label, _tensor(arrays["samples"][:, 0]), f"{c.plan.calls(study.samples):.0f} calls")
+        for c, arrays in kept
+    ]
     png = kept[0][0].on.domain.wall(views, title=title, cell=72)
     if png is None:
         return None
@@ -69,9 +73,30 @@ def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: Me
         x, y = [r["calls"] for r in mine], [r["value"] for r in mine]
         colour, style = plt.get_cmap("tab10")(i % 10), ("-", "--", ":")[i // 10 % 3]
         strong = name.startswith("deft")
-        axes.plot(x, y, style, color=colour, marker="o", markersize=4 if strong else 3, linewidth=2.4 if strong else 1.2, label=mine[0]["title"])
-        axes.fill_between(x, [r["low"] for r in mine], [r["high"] for r in mine], color=colour, alpha=0.12 if strong else 0.05, linewidth=0)
-    axes.set(xscale="log", xlabel="calls of the prior for one sample", ylabel=f"{metric.title} ({metric.better}er is better)", title=title)
+        axes.plot(
+            x,
+            y,
+            style,
+            color=colour,
+            marker="o",
+            markersize=4 if strong else 3,
+            linewidth=2.4 if strong else 1.2,
+            label=mine[0]["title"],
+        )
+        axes.fill_between(
+            x,
+            [r["low"] for r in mine],
+            [r["high"] for r in mine],
+            color=colour,
+            alpha=0.12 if strong else 0.05,
+            linewidth=0,
+        )
+    axes.set(
+        xscale="log",
+        xlabel="calls of the prior for one sample",
+        ylabel=f"{metric.title} ({metric.better}er is better)",
+        title=title,
+    )
     ticks = sorted({r["at_most"] for r in rows})
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
@@ -86,8 +111,17 @@ def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: Me
     return path
 
 
-def bars(path: Path, title: str, shares: Mapping[str, Sequence[float]], *, label: str, grey: Sequence[str] = (), footer: str = "") -> Path | None:
-    """Shares (value, low, high) as bars with their intervals, in per cent; None without matplotlib. grey: those that are no entries."""
+def bars(
+    path: Path,
+    title: str,
+    shares: Mapping[str, Sequence[float]],
+    *,
+    label: str,
+    grey: Sequence[str] = (),
+    footer: str = "",
+) -> Path | None:
+    """Shares (value, low, high) as bars with their intervals, in per cent; None without matplotlib. grey: those that
+    are no entries."""
     plt = _pyplot()
     if plt is None:
         return None

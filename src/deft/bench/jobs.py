@@ -1,7 +1,7 @@
 """One job of a study: fit an h, draw samples and measure them, or measure what a draw costs.
 
-Everything a job needs is in its `spec`, so that it can be done by any process: the prior by name, the task's and the plan's
-settings, the data by split and number, the seeds, and the fit it belongs to.
+Everything a job needs is in its `spec`, so that it can be done by any process: the prior by name, the task's and the
+plan's settings, the data by split and number, the seeds, and the fit it belongs to.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def _prior(name: str, options: str) -> Denoiser:
 
 def the_prior(on: Setting | Mapping[str, Any]) -> Denoiser:
     """The prior of a setting, or of a piece's `spec`, on the device of the pieces; loaded once."""
-    name, options = (on.prior, on.prior_options) if isinstance(on, Setting) else (on["prior"], on.get("prior_options", {}))
+    name, options = (
+        (on.prior, on.prior_options) if isinstance(on, Setting) else (on["prior"], on.get("prior_options", {}))
+    )
     return _prior(name, json.dumps(dict(options), sort_keys=True))
 
 
@@ -110,9 +112,13 @@ def fit_job(on: Setting, task: dict[str, Any], entry: Entry, seed: int) -> Job:
             settings.pop(name)
     for source in (entry.fit.fitted, entry.fit.start_from):  # another file of the same name is another h
         if source:
-            settings["options"] = {**settings["options"], "sha256": file_digest(_fitted_path(source, task["name"], on.prior))}
+            settings["options"] = {
+                **settings["options"],
+                "sha256": file_digest(_fitted_path(source, task["name"], on.prior)),
+            }
     spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(entry), "fit": settings, "seed": seed}
-    return make_job("fit", f"{short(on.prior)}-{task['name']}-{learned_as(entry)}-s{seed}", spec)  # entries that want the same fit share it
+    # entries that want the same fit share it
+    return make_job("fit", f"{short(on.prior)}-{task['name']}-{learned_as(entry)}-s{seed}", spec)
 
 
 def _fitted_path(source: str, task: str, prior: str) -> Path:
@@ -129,7 +135,7 @@ def file_digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error}; give a fitted h, or \"bundled\"") from error
+        raise InputError(f'cannot read {path}: {error}; give a fitted h, or "bundled"') from error
 
 
 def learned_as(entry: Entry) -> str:
@@ -138,18 +144,40 @@ def learned_as(entry: Entry) -> str:
 
 
 def draw_job(
-    on: Setting, task: dict[str, Any], entry: Entry, chosen: Plan, fitted: Job | None, *, split: str, images: int, samples: int, seed: int,
-    batch: int, pictures: int = 0,
-) -> Job:  # fmt: skip
+    on: Setting,
+    task: dict[str, Any],
+    entry: Entry,
+    chosen: Plan,
+    fitted: Job | None,
+    *,
+    split: str,
+    images: int,
+    samples: int,
+    seed: int,
+    batch: int,
+    pictures: int = 0,
+) -> Job:
     spec = base_of(on, split) | {
-        "features": on.network, "task": task, "plan": chosen.config(),
-        "fit": None if fitted is None else fitted.key, "split": split, "images": images, "samples": samples, "seed": seed, "batch": batch,
-    }  # fmt: skip
+        "features": on.network,
+        "task": task,
+        "plan": chosen.config(),
+        "fit": None if fitted is None else fitted.key,
+        "split": split,
+        "images": images,
+        "samples": samples,
+        "seed": seed,
+        "batch": batch,
+    }
     return make_job("draw", f"{short(on.prior)}-{task['name']}-{short(entry.name)}-{split[:4]}-s{seed}", spec, pictures)
 
 
 def cost_job(on: Setting, task: dict[str, Any], entry: Entry, chosen: Plan, fitted: Job | None, batch: int) -> Job:
-    spec = base_of(on, "validation") | {"task": task, "plan": chosen.config(), "fit": None if fitted is None else fitted.key, "batch": batch}
+    spec = base_of(on, "validation") | {
+        "task": task,
+        "plan": chosen.config(),
+        "fit": None if fitted is None else fitted.key,
+        "batch": batch,
+    }
     return make_job("cost", f"{short(on.prior)}-{task['name']}-{short(entry.name)}", spec)
 
 
@@ -165,7 +193,8 @@ def plan_of(config: dict[str, Any]) -> Plan:
 def do(job: Job, folder: str | Path, device: str = "cpu") -> None:
     """Do one piece on a device and write it down. A method that diverges is a result, and is written down as one.
 
-    Any other error (memory, a chain that does not move) is noted beside it with its traceback, and the piece stays missing.
+    Any other error (memory, a chain that does not move) is noted beside it with its traceback, and the piece stays
+    missing.
     """
     store = Store(folder)
     if store.has(job):
@@ -178,7 +207,11 @@ def do(job: Job, folder: str | Path, device: str = "cpu") -> None:
                 result = WORK[job.kind](job, store)
             except NonFiniteError as error:
                 result = {"failed": str(error)}
-            result |= {"took": round(time.monotonic() - started, 2), "threads": torch.get_num_threads(), "device": device_name(device)}
+            result |= {
+                "took": round(time.monotonic() - started, 2),
+                "threads": torch.get_num_threads(),
+                "device": device_name(device),
+            }
             store.write(job, result)
     except Exception as error:
         store.fail(job, f"{traceback.format_exc()}\n{type(error).__name__}: {one_line(error)}")
@@ -205,21 +238,41 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
     if settings.fitted:
         h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"]), prior, task)
-        kept: dict[str, Any] = {k: card[k] for k in ("seconds", "steps", "levels", "weights", "held_out_loss") if k in card}
+        kept: dict[str, Any] = {
+            k: card[k] for k in ("seconds", "steps", "levels", "weights", "held_out_loss") if k in card
+        }
         save_h(store.path(job, ".safetensors"), h, prior, task, prior=s["prior"], **kept)
         trained = sum(p.numel() for p in h.parameters())
-        return {"seconds": 0.0, **kept, "held_out": kept.get("held_out_loss", {}), "parameters": trained, "share": trained / prior.parameter_count()}
+        return {
+            "seconds": 0.0,
+            **kept,
+            "held_out": kept.get("held_out_loss", {}),
+            "parameters": trained,
+            "share": trained / prior.parameter_count(),
+        }
     state = store.path(job, "")
     fitted = fit_h(
-        prior, task, data[rows.sort().values] if len(rows) else None, data_of(s, "validation", prior).x,
-        settings.recipe(seed, s["method"]), folder=state, samples_folder=store.folder / "prior-samples", resume=(state / "state.pt").exists(), progress=False,
-    )  # fmt: skip
+        prior,
+        task,
+        data[rows.sort().values] if len(rows) else None,
+        data_of(s, "validation", prior).x,
+        settings.recipe(seed, s["method"]),
+        folder=state,
+        samples_folder=store.folder / "prior-samples",
+        resume=(state / "state.pt").exists(),
+        progress=False,
+    )
     save_h(store.path(job, ".safetensors"), fitted.h, prior, task, **(fitted.card_now() | {"prior": s["prior"]}))
     for leftover in state.glob("*"):
         leftover.unlink()
     state.rmdir()
     about, trained = fitted.summary(), count_parameters(fitted.h)
-    return {**about, "held_out": about["held_out_loss"], "parameters": trained, "share": trained / prior.parameter_count()}
+    return {
+        **about,
+        "held_out": about["held_out_loss"],
+        "parameters": trained,
+        "share": trained / prior.parameter_count(),
+    }
 
 
 def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Any) -> HTransform | None:
@@ -234,20 +287,39 @@ def _draw(job: Job, store: Store) -> dict[str, Any]:
     prior, task, chosen = the_prior(s), task_of(s), plan_of(s["plan"])
     cases = cases_of(s, s["split"], s["images"], s["seed"], prior, task)
     with Backward(prior) as passes:
-        drawn = draw(chosen, prior, cases, s["samples"], fitted=_fitted(s, store, prior, task), seed=s["seed"], batch=s["batch"], device=DEVICE.get())
+        drawn = draw(
+            chosen,
+            prior,
+            cases,
+            s["samples"],
+            fitted=_fitted(s, store, prior, task),
+            seed=s["seed"],
+            batch=s["batch"],
+            device=DEVICE.get(),
+        )
     count = len(cases) * s["samples"]
     values = cases.measure(drawn.x)
     if job.pictures:
         n, x, shape = job.pictures, stacked(drawn.x[: job.pictures]), cases.x.shape[1:]
         kept = {"truth": cases.x[:n], "y": cases.obs.y[:n], "samples": x[:, :2], "mean": x.mean(1)}
         seen = cases.domain.measured_picture(cases.obs[:n], tuple(shape))
-        save_arrays(store.path(job, ".npz"), **({} if seen is None else {"seen": seen}), **{k: v.half() for k, v in kept.items()})
+        save_arrays(
+            store.path(job, ".npz"),
+            **({} if seen is None else {"seen": seen}),
+            **{k: v.half() for k, v in kept.items()},
+        )
     per_image = {k: [round(float(v), 6) for v in values[k]] for k in values}
-    return {"per_image": per_image, "calls": chosen.calls(s["samples"]), "backward": passes.rows / count, "seconds": drawn.seconds / count}
+    return {
+        "per_image": per_image,
+        "calls": chosen.calls(s["samples"]),
+        "backward": passes.rows / count,
+        "seconds": drawn.seconds / count,
+    }
 
 
 class Backward:
-    """`with Backward(prior) as b: ...` then b.rows: how many samples were differentiated through the prior, counted each time."""
+    """`with Backward(prior) as b: ...` then b.rows: how many samples were differentiated through the prior, counted
+    each time."""
 
     def __init__(self, prior: Denoiser):
         self.prior, self.rows = prior, 0
@@ -270,7 +342,8 @@ class Backward:
 def _cost(job: Job, store: Store) -> dict[str, Any]:
     """Seconds and memory of a sample, from a few steps of one batch: every step of a method costs the same.
 
-    The first draw is thrown away: what is done once for a measurement (the singular vectors of an operator) is `once`, not the samples'.
+    The first draw is thrown away: what is done once for a measurement (the singular vectors of an operator) is `once`,
+    not the samples'.
     """
     s = job.settings
     prior, task, chosen = the_prior(s), task_of(s), plan_of(s["plan"])
@@ -286,7 +359,13 @@ def _cost(job: Job, store: Store) -> dict[str, Any]:
     once, calls = max(seconds[0] - seconds[1], 0.0), long_run.calls() - short_run.calls()
     per_call = max(seconds[2] - seconds[1], 0.0) / calls if calls > 0 else seconds[2] / long_run.calls()
     per_sample = (seconds[1] + per_call * (chosen.calls() - short_run.calls())) / len(cases)
-    return {"seconds": per_sample, "once": once, "seconds_per_call": per_call / len(cases), "calls": chosen.calls(), "memory_mib": memory.mib}
+    return {
+        "seconds": per_sample,
+        "once": once,
+        "seconds_per_call": per_call / len(cases),
+        "calls": chosen.calls(),
+        "memory_mib": memory.mib,
+    }
 
 
 WORK = {"fit": _fit, "draw": _draw, "cost": _cost}

@@ -1,4 +1,5 @@
-"""A few methods on the same cases (`deft evaluate`, `deft demo`): report.md, report.json, samples.png and samples.npz; and for a terminal."""
+"""A few methods on the same cases (`deft evaluate`, `deft demo`): report.md, report.json, samples.png and samples.npz;
+and for a terminal."""
 
 from __future__ import annotations
 
@@ -27,8 +28,16 @@ PICTURED = 10
 
 
 def write_methods(
-    out: Path, title: str, results: Mapping[str, Result], cases: TensorCases, settings: Mapping[str, Any], *, task: str, caption: str = "", versus: str = VERSUS,
-) -> dict[str, Any]:  # fmt: skip
+    out: Path,
+    title: str,
+    results: Mapping[str, Result],
+    cases: TensorCases,
+    settings: Mapping[str, Any],
+    *,
+    task: str,
+    caption: str = "",
+    versus: str = VERSUS,
+) -> dict[str, Any]:
     """Write all of it; returns what report.json holds. caption: the title of samples.png."""
     rows = make_rows(list(results.values()), metrics_of(cases.domain), versus=versus, task=task)
     data = {"title": title, "rows": rows, "settings": dict(settings)}
@@ -76,7 +85,10 @@ def report(domain: Domain, title: str, rows: Sequence[Row], settings: Mapping[st
     metrics = metrics_of(domain)
     out = Report(title)
     n = max((r["n"] for r in rows), default=0)
-    out.text(f"{n} {domain.title}; mean over {domain.title} with its 95 % bootstrap interval. ↑ higher is better, ↓ lower is better.")
+    out.text(
+        f"{n} {domain.title}; mean over {domain.title} with its 95 % bootstrap interval. ↑ higher is better, ↓ lower is"
+        " better."
+    )
     out.table(means_table(rows, metrics))
     differences = [r for r in rows if "versus" in r]
     if differences:
@@ -86,7 +98,11 @@ def report(domain: Domain, title: str, rows: Sequence[Row], settings: Mapping[st
         for r in differences:
             if (m := metrics[r["metric"]]).better:
                 table.add(m.title, _title(r["method"]), _cell(r, m, True), f"{r['p_holm']:.3g}", standing(r, m, versus))
-        out.table(table, "p: of sign flips of the differences, corrected for the number of methods (Holm); level where it is 0.05 or more.")
+        out.table(
+            table,
+            "p: of sign flips of the differences, corrected for the number of methods (Holm); level where it is 0.05 or"
+            " more.",
+        )
     shown = {r["metric"] for r in rows}
     out.measured([m for k, m in metrics.items() if k in shown])
     out.settings(settings)
@@ -105,18 +121,29 @@ def terminal(domain: Domain, title: str, rows: Sequence[Row]) -> str:
         for key, m in metrics.items():
             if m.brief and any((name, key) in found for name in others):
                 table.add(heading(m), *(_cell(found.get((name, key)), m, True) for name in others))
-        lines += ["", f"the method minus {_title(versus)}, over the same {domain.title} (95 % interval)", "", *table.terminal()]
+        lines += [
+            "",
+            f"the method minus {_title(versus)}, over the same {domain.title} (95 % interval)",
+            "",
+            *table.terminal(),
+        ]
     return "\n".join(lines)
 
 
-def write_picture(path: Path, results: Mapping[str, Result], cases: TensorCases, *, title: str = "", spread_of: str = VERSUS) -> None:
-    """samples.png: truth, measurement, a sample of each method, and the spread of one method's samples; nothing for data without pictures."""
+def write_picture(
+    path: Path, results: Mapping[str, Result], cases: TensorCases, *, title: str = "", spread_of: str = VERSUS
+) -> None:
+    """samples.png: truth, measurement, a sample of each method, and the spread of one method's samples; nothing for
+    data without pictures."""
     n, shape = min(PICTURED, len(cases)), tuple(cases.x.shape[1:])
     views = [View("truth", cases.x[:n])]
     seen = cases.domain.measured_picture(cases.obs[:n], shape)
     if seen is not None:
         views.append(View("measurement", seen, kind="picture"))
-    views += [View(_title(name), stacked(r.samples[:n])[:, 0], f"{r.figures['calls']:.0f} calls") for name, r in results.items()]
+    views += [
+        View(_title(name), stacked(r.samples[:n])[:, 0], f"{r.figures['calls']:.0f} calls")
+        for name, r in results.items()
+    ]
     chosen = spread_of if spread_of in results else next(iter(results))
     drawn = stacked(results[chosen].samples[:n])
     if drawn.shape[1] > 1:

@@ -71,7 +71,11 @@ class Report:
 
 def machine() -> dict[str, Any]:
     """What the seconds were measured on. device: the graphics card, if there is one that can be used."""
-    out: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version()}
+    out: dict[str, Any] = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+    }
     out["cpu"] = platform.machine()
     out["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     return out

@@ -1,7 +1,8 @@
 """What an entry of a comparison did: its numbers, their intervals, how it stands to the others; and all of it as rows.
 
-A row is one figure: task, method (the name of the entry), metric, value, low, high, n (cases), and seed (None: all together). A row with
-`versus` is a paired difference over the same cases: method minus the one named there, with its p-value and Holm's.
+A row is one figure: task, method (the name of the entry), metric, value, low, high, n (cases), and seed (None: all
+together). A row with `versus` is a paired difference over the same cases: method minus the one named there, with its
+p-value and Holm's.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ def metrics_of(domain: Domain) -> dict[str, Metric]:
 class Result:
     """What an entry did on a task.
 
-    name: of the entry; title: for people. plan: with which it drew. values: metric -> [K, N], K seeds (or repeats) of N cases; none, if
-    it `failed`, which says why. samples: of each case, where they are kept. figures: single numbers, such as costs. per_call: seconds
-    of a call of the prior. about: goes into each of its rows. fits: how many fits of h there are, one of each seed or one in all. seeds: K numbers. devices: on which
-    anything of it was computed.
+    name: of the entry; title: for people. plan: with which it drew. values: metric -> [K, N], K seeds (or repeats) of N
+    cases; none, if it `failed`, which says why. samples: of each case, where they are kept. figures: single numbers,
+    such as costs.
+    per_call: seconds of a call of the prior. about: goes into each of its rows. fits: how many fits of h there are, one
+    of each seed or one in all. seeds: K numbers. devices: on which anything of it was computed.
     """
 
     name: str
@@ -79,7 +81,8 @@ class Result:
 
     @property
     def refitted(self) -> bool:
-        """Whether seeds are shared by all cases, because each has its own fit of h; else they are of one case's measurement and noise."""
+        """Whether seeds are shared by all cases, because each has its own fit of h; else they are of one case's
+        measurement and noise."""
         return self.fits > 1
 
     def interval(self, metric: str) -> Interval:
@@ -87,11 +90,14 @@ class Result:
 
 
 def interval(values: np.ndarray, fits: bool) -> Interval:
-    """Of the mean of values [seeds, cases]: by resampling cases, and each case's own seeds; fits are shared by all cases (`crossed`)."""
+    """Of the mean of values [seeds, cases]: by resampling cases, and each case's own seeds; fits are shared by all
+    cases (`crossed`)."""
     return crossed(values) if fits and min(values.shape) > 1 else clustered(values)
 
 
-def make_rows(results: Sequence[Result], metrics: Mapping[str, Metric], *, versus: str = "", **common: Any) -> list[Row]:
+def make_rows(
+    results: Sequence[Result], metrics: Mapping[str, Metric], *, versus: str = "", **common: Any
+) -> list[Row]:
     """All figures as rows: of each result, then the differences to `versus`. common: goes into each row.
 
     Raises:
@@ -101,22 +107,42 @@ def make_rows(results: Sequence[Result], metrics: Mapping[str, Metric], *, versu
     for r in results:
         base: Row = common | {"method": r.name} | r.about
         if r.failed:
-            rows.append(base | {"metric": "failed", "value": None, "low": None, "high": None, "n": 0, "seed": None, "why": r.failed})
+            rows.append(
+                base
+                | {
+                    "metric": "failed",
+                    "value": None,
+                    "low": None,
+                    "high": None,
+                    "n": 0,
+                    "seed": None,
+                    "why": r.failed,
+                }
+            )
             continue
         for metric, v in r.values.items():
             if not np.isfinite(v).all():
-                raise InputError(f"{metric} of {r.name} is not finite in {int((~np.isfinite(v)).sum())} of {v.size} cases: its sampler diverged (smaller steps or a weaker guidance may help)")
+                raise InputError(
+                    f"{metric} of {r.name} is not finite in {int((~np.isfinite(v)).sum())} of {v.size} cases: its"
+                    " sampler diverged (smaller steps or a weaker guidance may help)"
+                )
             over_seeds = {"seed_std": float(v.mean(1).std(ddof=1))} if len(v) > 1 else {}
             rows.append(base | {"metric": metric, "seed": None, **r.interval(metric)._asdict(), **over_seeds})
             if len(v) > 1:
-                rows += [base | {"metric": metric, "seed": s, **clustered(one[None])._asdict()} for s, one in zip(r.seeds, v, strict=True)]
+                rows += [
+                    base | {"metric": metric, "seed": s, **clustered(one[None])._asdict()}
+                    for s, one in zip(r.seeds, v, strict=True)
+                ]
         for metric, value in r.figures.items():
-            rows.append(base | {"metric": metric, "value": value, "low": None, "high": None, "n": r.cases, "seed": None})
+            rows.append(
+                base | {"metric": metric, "value": value, "low": None, "high": None, "n": r.cases, "seed": None}
+            )
     return rows + difference_rows(results, metrics, versus, **common)
 
 
 def difference_rows(results: Sequence[Result], metrics: Mapping[str, Metric], versus: str, **common: Any) -> list[Row]:
-    """Every entry minus `versus`, over the same cases and seeds; p-values by `difference_p`, Holm-corrected over the entries."""
+    """Every entry minus `versus`, over the same cases and seeds; p-values by `difference_p`, Holm-corrected over the
+    entries."""
     base = next((r for r in results if r.name == versus and r.values), None)
     rows: list[Row] = []
     for metric in metrics if base else ():
@@ -126,12 +152,18 @@ def difference_rows(results: Sequence[Result], metrics: Mapping[str, Metric], ve
         p = [difference_p(d, fits=r.refitted or base.refitted) for r, d in zip(others, differences, strict=True)]
         for r, d, one, corrected in zip(others, differences, p, holm(p), strict=True):
             numbers = interval(d, r.refitted or base.refitted)._asdict()
-            rows.append(common | {"method": r.name} | r.about | {"metric": metric, "versus": versus, "seed": None, **numbers, "p": one, "p_holm": float(corrected)})
+            rows.append(
+                common
+                | {"method": r.name}
+                | r.about
+                | {"metric": metric, "versus": versus, "seed": None, **numbers, "p": one, "p_holm": float(corrected)}
+            )
     return rows
 
 
 def standing(row: Row, metric: Metric, title: str) -> str:
-    """A paired difference in words, seen from the entry it is compared with, whose title this is; "" for a metric that has no better."""
+    """A paired difference in words, seen from the entry it is compared with, whose title this is; "" for a metric that
+    has no better."""
     if not metric.better:
         return ""
     if row["p_holm"] >= LEVEL:
@@ -157,10 +189,11 @@ def right_value(metric: Metric, task: Any) -> float | None:
 
 
 def compared(results: Sequence[Result], metric: Metric, task: Any = None) -> Best | None:
-    """The entry with the best mean and those that cannot be distinguished from it (`tied_for_best`); None for a metric that has no best.
+    """The entry with the best mean and those that cannot be distinguished from it (`tied_for_best`); None for a metric
+    that has no best.
 
-    Where a value is right, and neither more nor less is better, the best mean is nearest to it: entries are compared by how far off
-    they are, above or below.
+    Where a value is right, and neither more nor less is better, the best mean is nearest to it: entries are compared by
+    how far off they are, above or below.
     """
     has = {r.name: r.values[metric.key] for r in results if metric.key in r.values}
     target = right_value(metric, task)

@@ -1,7 +1,7 @@
 """Do all of a study: fits, then tuning, then the tables' samples, then the curves', then costs.
 
-Jobs that are in the folder already are not done again. With `jobs` they are done by so many processes of this machine; several
-machines, or a launcher's processes, share them by `part` of `parts` through a folder they all see.
+Jobs that are in the folder already are not done again. With `jobs` they are done by so many processes of this machine;
+several machines, or a launcher's processes, share them by `part` of `parts` through a folder they all see.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class Cell:
 
 @dataclass
 class Finished:
-    """What `run_study` did, for the report: all cells; which entries were left out of which tasks, and why; jobs that failed, and why."""
+    """What `run_study` did, for the report: all cells; which entries were left out of which tasks, and why; jobs that
+    failed, and why."""
 
     cells: list[Cell]
     left_out: list[tuple[str, str, str, str]]
@@ -61,7 +62,9 @@ def likelihood_of(task: Task, event_shape: Sequence[int], title: str) -> Likelih
     try:
         return task.observe(torch.zeros(1, *event_shape), BatchNoise(1, 0)).likelihood
     except (ContractError, InputError, RuntimeError) as error:
-        raise InputError(f"the task {task.name} does not fit {title} of {'x'.join(map(str, event_shape))}: {error}") from error
+        raise InputError(
+            f"the task {task.name} does not fit {title} of {'x'.join(map(str, event_shape))}: {error}"
+        ) from error
 
 
 @old_messages("say")
@@ -69,10 +72,12 @@ def run_study(
     study: Study, out: str | Path, *, jobs: int = 1, part: int = 0, parts: int = 1, progress: bool = True,
     only_read: bool = False, device: str = "cpu",
 ) -> Finished:  # fmt: skip
-    """Run what is missing of a study in the folder `out`; with `only_read` run nothing, and leave out what is not done yet.
+    """Run what is missing of a study in the folder `out`; with `only_read` run nothing, and leave out what is not done
+    yet.
 
-    device: where priors and fitted h compute, "cpu" or "cuda". Data, masks and noise are made on the CPU in either case, so a job's numbers
-    differ by rounding alone; the device is written into its result and is no part of its key. With `jobs`, all processes share the one device.
+    device: where priors and fitted h compute, "cpu" or "cuda". Data, masks and noise are made on the CPU in either
+    case, so a job's numbers differ by rounding alone; the device is written into its result and is no part of its key.
+    With `jobs`, all processes share the one device.
     """
     runner = Runner(Path(out), jobs, part, parts, progress, only_read, device)
     cells, left_out = _cells(study)
@@ -87,14 +92,23 @@ def run_study(
     runner("fits", [job for c in cells for job in c.fits.values()])
     cells = [c for c in cells if runner.has(c.fits.values())]
 
-    # 2. settings: the same number of calls for each; first a method's own, then samplers and spacings with the best of them
+    # 2. settings: the same number of calls for each; first a method's own, then samplers and spacings with the best of
+    # them
     cells = _tune(study, runner, cells, "tuning", lambda c: points(c.entry, study.tune, calls=study.tune.calls))
-    cells = _tune(study, runner, cells, "tuning samplers", lambda c: further(c.entry, study.tune, c.plan, [p for p, _ in c.tried]))
+    cells = _tune(
+        study, runner, cells, "tuning samplers", lambda c: further(c.entry, study.tune, c.plan, [p for p, _ in c.tried])
+    )
     for c in cells:
         if c.entry.tuned_as:
-            other = next((o for o in cells if o.on is c.on and o.task.name == c.task.name and o.entry.name == c.entry.tuned_as), None)
+            other = next(
+                (o for o in cells if o.on is c.on and o.task.name == c.task.name and o.entry.name == c.entry.tuned_as),
+                None,
+            )
             if other is None and not only_read:
-                raise InputError(f"{c.entry.name} is tuned as {c.entry.tuned_as}, which is not among the entries of {c.on.prior}, {c.task.name}")
+                raise InputError(
+                    f"{c.entry.name} is tuned as {c.entry.tuned_as}, which is not among the entries of {c.on.prior},"
+                    f" {c.task.name}"
+                )
             if other is not None:
                 c.plan = entry_plan(c.entry, _changes(other.plan, c.entry))
 
@@ -102,7 +116,8 @@ def run_study(
     for c in cells:
         c.draws = {seed: _test(study, c, seed) for seed in study.seeds}
     runner("samples", [job for c in cells for job in c.draws.values()])
-    cells = [c for c in cells if runner.has(c.draws.values())]  # all seeds or none: another mean over seeds is no fair one
+    # all seeds or none: another mean over seeds is no fair one
+    cells = [c for c in cells if runner.has(c.draws.values())]
 
     # 4. quality against calls
     _curves(study, runner, cells)
@@ -114,14 +129,21 @@ def run_study(
     return Finished(cells, left_out, runner.failed)
 
 
-def _tune(study: Study, runner: Runner, cells: Sequence[Cell], stage: str, plans: Callable[[Cell], list[Plan]]) -> list[Cell]:
-    """Try the plans of every cell that is tuned, and choose the best of all that were tried; the cells that could be tuned."""
+def _tune(
+    study: Study, runner: Runner, cells: Sequence[Cell], stage: str, plans: Callable[[Cell], list[Plan]]
+) -> list[Cell]:
+    """Try the plans of every cell that is tuned, and choose the best of all that were tried; the cells that could be
+    tuned."""
     tries = {id(c): [(p, _validation(study, c, p)) for p in plans(c)] for c in cells if _is_tuned(c)}
     runner(stage, [job for found in tries.values() for _, job in found])
     cells = [c for c in cells if c.tried or runner.tried(job for _, job in tries.get(id(c), ()))]
     for c in cells:
         metric, found = _tuning_metric(study, c), tries.get(id(c), [])
-        c.tried += [(p, score(runner.store, job, metric.key)) for p, job in found if runner.store.has(job) or not runner.only_read]
+        c.tried += [
+            (p, score(runner.store, job, metric.key))
+            for p, job in found
+            if runner.store.has(job) or not runner.only_read
+        ]
         c.plan = best(c.tried, metric, c.plan)
     return cells
 
@@ -131,10 +153,16 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
     left_out = []
     for on in study.on:
         shape, kind = event_shape(the_prior(on), on), on.domain
-        for split, wanted in {"test": max(study.images, study.curve.images if on.curve else 0), "validation": study.tune.images}.items():
+        for split, wanted in {
+            "test": max(study.images, study.curve.images if on.curve else 0),
+            "validation": study.tune.images,
+        }.items():
             have = len(samples_of(kind, describe(kind, on.source, (split,), shape), split, shape))
             if have < wanted:
-                raise InputError(f"{on.prior}: the file asks for {wanted} {split} {kind.title}, and there are {have}: give more, or lower images in the file or its [tune] or [curve]")
+                raise InputError(
+                    f"{on.prior}: the file asks for {wanted} {split} {kind.title}, and there are {have}: give more, or"
+                    " lower images in the file or its [tune] or [curve]"
+                )
         for name in on.tasks:
             task = kind.make_task({"name": name, **study.task_options.get(name, {})})
             likelihood = likelihood_of(task, shape, kind.title)
@@ -146,7 +174,14 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
                     continue
                 cell = Cell(on, task, entry, entry_plan(entry))
                 if study.tune.calls and _is_tuned(cell) and not points(entry, study.tune, calls=study.tune.calls):
-                    left_out.append((on.prior, name, entry_name, f"{cell.entry.about.title} takes more than {study.tune.calls} calls of the prior a sample"))
+                    left_out.append(
+                        (
+                            on.prior,
+                            name,
+                            entry_name,
+                            f"{cell.entry.about.title} takes more than {study.tune.calls} calls of the prior a sample",
+                        )
+                    )
                     continue
                 cells.append(cell)
     return cells, left_out
@@ -155,7 +190,10 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
 def event_shape(prior: Denoiser, on: Setting) -> tuple[int, ...]:
     """The shape of the prior's samples, which must be of the kind of data that the tasks are for."""
     if domain_of(prior) is not on.domain:
-        raise InputError(f"{', '.join(on.tasks)}: a comparison of {on.domain.title}, and {on.prior} makes samples of shape {tuple(prior.data_shape)}")
+        raise InputError(
+            f"{', '.join(on.tasks)}: a comparison of {on.domain.title}, and {on.prior} makes samples of shape"
+            f" {tuple(prior.data_shape)}"
+        )
     return tuple(prior.data_shape)
 
 
@@ -170,22 +208,43 @@ def _first(fits: dict[int, Job]) -> Job | None:
 def _validation(study: Study, c: Cell, p: Plan, images: int | None = None, samples: int | None = None) -> Job:
     t = study.tune
     return draw_job(
-        c.on, c.task.config(), c.entry, p, _first(c.fits), split="validation", images=images or t.images, samples=samples or t.samples,
-        seed=t.seed, batch=study.batch,
-    )  # fmt: skip
+        c.on,
+        c.task.config(),
+        c.entry,
+        p,
+        _first(c.fits),
+        split="validation",
+        images=images or t.images,
+        samples=samples or t.samples,
+        seed=t.seed,
+        batch=study.batch,
+    )
 
 
 def _test(study: Study, c: Cell, seed: int) -> Job:
     fitted = c.fits.get(seed, _first(c.fits))
     pictures = min(6, study.images) if seed == study.seeds[0] else 0
     return draw_job(
-        c.on, c.task.config(), c.entry, c.plan, fitted, split="test", images=study.images, samples=study.samples, seed=seed, batch=study.batch,
+        c.on,
+        c.task.config(),
+        c.entry,
+        c.plan,
+        fitted,
+        split="test",
+        images=study.images,
+        samples=study.samples,
+        seed=seed,
+        batch=study.batch,
         pictures=pictures,
-    )  # fmt: skip
+    )
 
 
 def _curves(study: Study, runner: Runner, cells: Sequence[Cell]) -> None:
-    wanted = [c for c in cells if c.task.name in (c.on.curve or ()) and (not study.curve.methods or c.entry.name in study.curve.methods)]
+    wanted = [
+        c
+        for c in cells
+        if c.task.name in (c.on.curve or ()) and (not study.curve.methods or c.entry.name in study.curve.methods)
+    ]
     k = study.curve
     tries: dict[tuple[int, int], list[tuple[Plan, Job]]] = {}
     for c in wanted:
@@ -193,7 +252,11 @@ def _curves(study: Study, runner: Runner, cells: Sequence[Cell]) -> None:
             steps = steps_for(c.plan, n, k.samples)
             if steps is None:
                 continue
-            again = [_at(c, steps), *points(c.entry, study.tune, steps=(steps,), max_points=k.points - 1)] if _is_tuned(c) and k.points > 1 else [_at(c, steps)]
+            again = (
+                [_at(c, steps), *points(c.entry, study.tune, steps=(steps,), max_points=k.points - 1)]
+                if _is_tuned(c) and k.points > 1
+                else [_at(c, steps)]
+            )
             tries[id(c), n] = [(p, _validation(study, c, p, k.images, k.samples)) for p in again]
     runner("curve: tuning", [job for found in tries.values() for _, job in found if len(found) > 1])
     tries = {k: found for k, found in tries.items() if len(found) == 1 or runner.tried(job for _, job in found)}
@@ -207,9 +270,17 @@ def _curves(study: Study, runner: Runner, cells: Sequence[Cell]) -> None:
                 metric = _tuning_metric(study, c)
                 chosen = best([(p, score(runner.store, job, metric.key)) for p, job in found], metric, chosen)
             job = draw_job(
-                c.on, c.task.config(), c.entry, chosen, _first(c.fits), split="test", images=k.images, samples=k.samples, seed=study.seeds[0],
+                c.on,
+                c.task.config(),
+                c.entry,
+                chosen,
+                _first(c.fits),
+                split="test",
+                images=k.images,
+                samples=k.samples,
+                seed=study.seeds[0],
                 batch=study.batch,
-            )  # fmt: skip
+            )
             c.curve[n] = (chosen, job)
     runner("curve", [job for c in wanted for _, job in c.curve.values()])
     for c in wanted:

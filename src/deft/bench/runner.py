@@ -1,7 +1,7 @@
 """Who does the jobs of a comparison: one process or several, on one machine or several that share a folder.
 
-A job that is in the folder already is not done again. One that fails leaves a note in the folder and the others go on; the same
-command tries it again.
+A job that is in the folder already is not done again. One that fails leaves a note in the folder and the others go on;
+the same command tries it again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,19 @@ from deft.runtime.messages import log
 
 
 class Runner:
-    """Whoever does the work: this process, so many of its children, or one of `parts` that share a folder; or nobody (`only_read`)."""
+    """Whoever does the work: this process, so many of its children, or one of `parts` that share a folder; or nobody
+    (`only_read`)."""
 
     def __init__(
-        self, folder: Path, processes: int = 1, part: int = 0, parts: int = 1, progress: bool = True, only_read: bool = False, device: str = "cpu",
-    ):  # fmt: skip
+        self,
+        folder: Path,
+        processes: int = 1,
+        part: int = 0,
+        parts: int = 1,
+        progress: bool = True,
+        only_read: bool = False,
+        device: str = "cpu",
+    ):
         self.store, self.folder, self.processes, self.part, self.parts = Store(folder), folder, processes, part, parts
         self.progress, self.only_read, self.device = progress, only_read, device
         self.failed: dict[str, str] = {}
@@ -40,10 +48,14 @@ class Runner:
     def tried(self, work: Iterable[Job]) -> bool:
         """Whether all are done or have failed, and not all have failed."""
         work = list(work)
-        return not work or (any(self.store.has(job) for job in work) and all(self.store.has(job) or job.key in self.failed for job in work))
+        return not work or (
+            any(self.store.has(job) for job in work)
+            and all(self.store.has(job) or job.key in self.failed for job in work)
+        )
 
     def __call__(self, stage: str, work: Sequence[Job], *, by_one: bool = False) -> None:
-        """Do what is missing of the work; returns when all of it is there. by_one: one process does it while all others wait."""
+        """Do what is missing of the work; returns when all of it is there. by_one: one process does it while all others
+        wait."""
         work = list(dict.fromkeys(work))
         missing = self.store.missing(work)
         if self.only_read:
@@ -53,7 +65,9 @@ class Runner:
         mine = [job for i, job in enumerate(work) if i % parts == self.part and job in left]
         for job in mine:
             self.store.forgive(job)
-        with tqdm(total=len(work), initial=len(work) - len(missing), desc=stage, unit="piece", disable=not self.progress) as bar:
+        with tqdm(
+            total=len(work), initial=len(work) - len(missing), desc=stage, unit="piece", disable=not self.progress
+        ) as bar:
             if processes == 1 or len(mine) < 2:
                 for job in mine:
                     bar.set_postfix_str(job.name[-40:])
@@ -70,7 +84,9 @@ class Runner:
     def _spread(self, work: Sequence[Job], bar: Any) -> None:
         context = multiprocessing.get_context("spawn")
         threads = max(1, (os.cpu_count() or 1) // self.processes)
-        pool = ProcessPoolExecutor(self.processes, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
+        pool = ProcessPoolExecutor(
+            self.processes, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+        )
         try:
             waiting = {pool.submit(do, job, self.folder, self.device) for job in work}
             while waiting:
@@ -79,7 +95,10 @@ class Runner:
                     future.result()
                     bar.update()
         except BrokenProcessPool as error:
-            raise LostError("one of the processes died (out of memory? give fewer --jobs or a smaller batch); run the same command to resume") from error
+            raise LostError(
+                "one of the processes died (out of memory? give fewer --jobs or a smaller batch); run the same command"
+                " to resume"
+            ) from error
         finally:
             for process in (pool._processes or {}).values():  # an error or Ctrl-C does not wait for what is under way
                 process.terminate()

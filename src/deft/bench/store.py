@@ -1,7 +1,8 @@
 """Where a comparison keeps its pieces: named by what they are and by a hash of everything that decides them.
 
-A result is one JSON file (`<kind>/<key>.json`), with what belongs to it beside it. Samples are one .npz file, which grows as they are
-drawn. What is there is never done again, so a comparison that was stopped resumes where it stopped, and a changed one redoes what changed.
+A result is one JSON file (`<kind>/<key>.json`), with what belongs to it beside it. Samples are one .npz file, which
+grows as they are drawn. What is there is never done again, so a comparison that was stopped resumes where it stopped,
+and a changed one redoes what changed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Job:
-    """One piece of work. kind: fit, draw or cost. name: for people. spec: everything that decides the result, as plain JSON.
+    """One piece of work. kind: fit, draw or cost. name: for people. spec: everything that decides the result, as plain
+    JSON.
 
     pictures: of so many cases arrays are kept, too; no part of the hash.
     """
@@ -56,7 +58,8 @@ def make_job(kind: str, name: str, spec: Mapping[str, Any], pictures: int = 0) -
 
 @dataclass
 class Drawn:
-    """Samples [*] in the order of their cases; seconds and peak memory (MiB, above what was there; None on a GPU) of drawing them."""
+    """Samples [*] in the order of their cases; seconds and peak memory (MiB, above what was there; None on a GPU) of
+    drawing them."""
 
     x: list[np.ndarray] = field(default_factory=list)
     seconds: float = 0.0
@@ -87,7 +90,13 @@ class Store:
             raise InputError(f"cannot read {path} ({error}): delete it, and it is done again") from error
 
     def write(self, job: Job, result: Mapping[str, Any]) -> None:
-        write_text(self.path(job), json.dumps({"kind": job.kind, "name": job.name, "spec": job.settings, **result}, indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            self.path(job),
+            json.dumps(
+                {"kind": job.kind, "name": job.name, "spec": job.settings, **result}, indent=1, ensure_ascii=False
+            )
+            + "\n",
+        )
 
     def fail(self, job: Job, why: str) -> None:
         """Note that a piece failed: it is not there, but nobody need wait for it."""
@@ -100,7 +109,9 @@ class Store:
     def failure(self, job: Job) -> str | None:
         """Why a piece failed, in one line, if it did and has not been done since."""
         path = self.path(job, ".error.txt")
-        return path.read_text(encoding="utf-8").strip().splitlines()[-1] if not self.has(job) and path.exists() else None
+        return (
+            path.read_text(encoding="utf-8").strip().splitlines()[-1] if not self.has(job) and path.exists() else None
+        )
 
     def missing(self, jobs: Iterable[Job]) -> list[Job]:
         """Those not done yet, each once."""
@@ -115,9 +126,13 @@ class Store:
     def write_samples(self, job: Job, drawn: Drawn) -> None:
         """All samples that were drawn so far; they may differ in the length of their first axis."""
         save_arrays(
-            self.samples_path(job), x=np.concatenate(drawn.x) if drawn.x else np.zeros(0, np.float32), length=np.array([len(x) for x in drawn.x], np.int64),
-            seconds=drawn.seconds, mib=math.nan if drawn.mib is None else drawn.mib, key=np.array(job.spec),
-        )  # fmt: skip
+            self.samples_path(job),
+            x=np.concatenate(drawn.x) if drawn.x else np.zeros(0, np.float32),
+            length=np.array([len(x) for x in drawn.x], np.int64),
+            seconds=drawn.seconds,
+            mib=math.nan if drawn.mib is None else drawn.mib,
+            key=np.array(job.spec),
+        )
 
     def read_samples(self, job: Job) -> Drawn:
         """What is there of the samples of this spec; none, if the file is missing, damaged, or another's."""
@@ -127,5 +142,6 @@ class Store:
                     return Drawn()
                 x = np.split(d["x"], np.cumsum(d["length"])[:-1])
                 return Drawn(list(x), float(d["seconds"]), None if np.isnan(d["mib"]) else float(d["mib"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # no such file, a part of one, no such field: drawn again
+        # no such file, a part of one, no such field: drawn again
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return Drawn()

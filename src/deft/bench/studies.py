@@ -42,12 +42,12 @@ T = TypeVar("T")
 class FitSettings:
     """How an h is fitted for the comparison: by `deft.fit_h`, as `deft fit` does it.
 
-    seconds: for all of a fit, drawing included. steps: a number of steps in place of a time. images: how many of the fit split;
-    0 or "prior" for none (samples of the prior alone). size: most parameters, as a share of the prior's. start_from: another h to
-    begin with, as in `deft fit --start-from` (its fit is not counted). fitted: no fit at all but this h, a file or run folder, or
-    "bundled" for the library's own. seeds: fits of different seeds; a cell with a seed beyond
-    them uses the first. options: of the h's class (`units`, `guide`, `gate`, `inputs`, ...). The rest is `Recipe`'s, None for
-    its defaults: prior_samples and cache None choose by the time there is.
+    seconds: for all of a fit, drawing included. steps: a number of steps in place of a time. images: how many of the
+    fit split; 0 or "prior" for none (samples of the prior alone). size: most parameters, as a share of the prior's.
+    start_from: another h to begin with, as in `deft fit --start-from` (its fit is not counted). fitted: no fit at all
+    but this h, a file or run folder, or "bundled" for the library's own. seeds: fits of different seeds; a cell with a
+    seed beyond them uses the first. options: of the h's class (`units`, `guide`, `gate`, `inputs`, ...). The rest is
+    `Recipe`'s, None for its defaults: prior_samples and cache None choose by the time there is.
     """
 
     seconds: float | None = 100.0
@@ -73,8 +73,13 @@ class FitSettings:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (self.images == "prior" or (isinstance(self.images, int) and not isinstance(self.images, bool) and self.images >= 0)):
-            raise InputError(f'fit.images must be a number of images, or "prior" for samples of the prior, got {self.images!r}')
+        if not (
+            self.images == "prior"
+            or (isinstance(self.images, int) and not isinstance(self.images, bool) and self.images >= 0)
+        ):
+            raise InputError(
+                f'fit.images must be a number of images, or "prior" for samples of the prior, got {self.images!r}'
+            )
         if self.steps is None and self.seconds is None:
             raise InputError("fit: give seconds, or steps")
         self.recipe(0)
@@ -96,10 +101,11 @@ class FitSettings:
 class Tuning:
     """How every method's settings are found, on `images` validation samples with `samples` draws for each.
 
-    budget: calls of the prior for each image and sample that an entry may spend in all. points: at most so many settings of an entry.
-    steps: numbers of steps to choose from. calls: in their place, as many steps as cost at most so many calls of the prior a sample, so
-    that all entries take the same number; 0 for none. metric: what is made best, a proper score of the kind of data ("": its first);
-    see `tuned_by`.
+    budget: calls of the prior for each image and sample that an entry may spend in all. points: at most so many
+        settings of an entry.
+    steps: numbers of steps to choose from. calls: in their place, as many steps as cost at most so many calls of the
+    prior a sample, so that all entries take the same number; 0 for none. metric: what is made best, a proper score of
+    the kind of data ("": its first); see `tuned_by`.
     """
 
     images: int = 24
@@ -127,8 +133,8 @@ class Curve:
 class Entry:
     """A row of the tables: a method, by its name or with changes.
 
-    settings, steps, eta, spacing, sampler (a key of `SAMPLERS`, for methods that leave it open): fixed, not tuned. tune: False takes
-    the method's defaults (with those). fit: how it is fitted.
+    settings, steps, eta, spacing, sampler (a key of `SAMPLERS`, for methods that leave it open): fixed, not tuned.
+    tune: False takes the method's defaults (with those). fit: how it is fitted.
     tuned_as: use the settings found for this other entry, so that entries differ in one thing.
     retrains: changes the whole prior (an upper reference, not a competitor).
     """
@@ -159,8 +165,10 @@ class Entry:
 class Setting:
     """A prior, its data, and what is done with them.
 
-    prior: whatever `load_prior` takes, with prior_options. data: see `deft.bench.data` (default: the bundled set of the prior's name).
-    features: a feature network of the kind of data ("NAME:PATH" for one that needs a file; default: the data's own, or none).
+    prior: whatever `load_prior` takes, with prior_options. data: see `deft.bench.data` (default: the bundled set of the
+        prior's name).
+    features: a feature network of the kind of data ("NAME:PATH" for one that needs a file; default: the data's own, or
+        none).
     curve: tasks with a curve.
     """
 
@@ -234,7 +242,8 @@ def proper(domain: Domain) -> list[str]:
 
 
 def tuned_by(metric: str, on: Setting) -> str:
-    """The metric that settings are found by: `metric`, or the one in its place for data that no feature network belongs to."""
+    """The metric that settings are found by: `metric`, or the one in its place for data that no feature network belongs
+    to."""
     metric = metric or proper(on.domain)[0]
     instead = on.domain.metrics()[metric].instead
     return instead if instead and on.network in ("", "none") else metric
@@ -305,7 +314,10 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
             values = {"entries" if k == "arms" else k: v for k, v in values.items()}
         settings.append(_setting(values, i + 1, entries, fits, tune.metric))
     if not settings:
-        raise InputError("the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = \"fashion\", tasks = [\"inpaint\"], entries = [\"pigdm\"]")
+        raise InputError(
+            'the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = "fashion", tasks ='
+            ' ["inpaint"], entries = ["pigdm"]'
+        )
     tune = replace(tune, metric=tune.metric or proper(settings[0].domain)[0])
     options = top.pop("tasks", {})
     for task, values in options.items():
@@ -313,7 +325,16 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
     for entry in entries.values():
         if entry.tuned_as and entry.tuned_as not in entries:
             raise unknown(f"entry (tuned_as of {entry.name})", entry.tuned_as, entries)
-    study = _make(Study, {"title": title, **top}, "the file", on=tuple(settings), entries=entries, tune=tune, curve=curve, task_options=options)
+    study = _make(
+        Study,
+        {"title": title, **top},
+        "the file",
+        on=tuple(settings),
+        entries=entries,
+        tune=tune,
+        curve=curve,
+        task_options=options,
+    )
     _check_numbers("the file", study, ("images", "samples", "batch"))
     _check_numbers("the file", study, ("seeds",), least=0)
     if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
@@ -322,13 +343,15 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
         uncovered = sorted(set(study.seeds) - set(entry.fit.seeds))
         if entry.about.trained and len(entry.fit.seeds) > 1 and uncovered:
             raise InputError(
-                f"fit.seeds of {entry.name} are {list(entry.fit.seeds)}, which leaves out {uncovered} of seeds = {list(study.seeds)}: give one fit, or one for each seed "
-                "(intervals take seeds for independent fits)"
+                f"fit.seeds of {entry.name} are {list(entry.fit.seeds)}, which leaves out {uncovered} of seeds ="
+                f" {list(study.seeds)}: give one fit, or one for each seed (intervals take seeds for independent fits)"
             )
     return study
 
 
-def _setting(values: Mapping[str, Any], number: int, entries: dict[str, Entry], fits: FitSettings, metric: str) -> Setting:
+def _setting(
+    values: Mapping[str, Any], number: int, entries: dict[str, Entry], fits: FitSettings, metric: str
+) -> Setting:
     """One [[on]] table, every name in it looked up; its entries that are methods as they are join the others."""
     where = f"[[on]] number {number}"
     one = _make(Setting, values, where)
@@ -344,7 +367,10 @@ def _setting(values: Mapping[str, Any], number: int, entries: dict[str, Entry], 
                 raise unknown("entry or method", name, {*entries, *METHODS})
             entries[name] = _entry(name, {}, fits)
     if isinstance(one.source, str) and not one.data and one.prior not in domain.datasets():
-        raise InputError(f'{where}: the prior {one.prior} has no {domain.title} of its own: add data = "FOLDER", or data = {{ fit = ..., validation = ..., test = ... }}')
+        raise InputError(
+            f'{where}: the prior {one.prior} has no {domain.title} of its own: add data = "FOLDER", or data = {{ fit ='
+            " ..., validation = ..., test = ... }"
+        )
     check_places(domain, one.source, where)
     name = one.features.partition(":")[0]
     if name and name not in (*domain.feature_networks(), "none"):
@@ -354,7 +380,8 @@ def _setting(values: Mapping[str, Any], number: int, entries: dict[str, Entry], 
 
 
 def _check_metric(metric: str, domain: Domain) -> None:
-    """Only proper scores: a distance of single samples is least for samples that vary too little, and so would find such settings."""
+    """Only proper scores: a distance of single samples is least for samples that vary too little, and so would find
+    such settings."""
     usable, known = proper(domain), domain.metrics()
     if not usable:
         raise InputError(f"no score of {domain.title} is proper, so that nothing can be tuned by it")
@@ -363,8 +390,9 @@ def _check_metric(metric: str, domain: Domain) -> None:
     if metric not in known:
         raise unknown("tune.metric", metric, usable)
     raise InputError(
-        f"tune.metric = {metric!r}: nothing is tuned by a score that rewards too little spread or ignores it; give one that is least for the true "
-        f"posterior ({', '.join(usable)}). {known[metric].title} is in the report all the same"
+        f"tune.metric = {metric!r}: nothing is tuned by a score that rewards too little spread or ignores it; give one"
+        f" that is least for the true posterior ({', '.join(usable)}). {known[metric].title} is in the report all the"
+        " same"
     )
 
 
@@ -375,7 +403,10 @@ def _entry(name: str, values: dict[str, Any], fits: FitSettings) -> Entry:
     read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _known(changes, name).items()}
     changed = replace(fits, **read)
     entry = _make(Entry, values, f"[entries.{name}]", name=name, method=method, fit=changed)
-    plan(method, settings=entry.settings, steps=entry.steps, eta=entry.eta, spacing=entry.spacing, sampler=entry.sampler)  # says what is wrong with them
+    # says what is wrong with them
+    plan(
+        method, settings=entry.settings, steps=entry.steps, eta=entry.eta, spacing=entry.spacing, sampler=entry.sampler
+    )
     return entry
 
 
@@ -387,4 +418,15 @@ def _known(changes: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return changes
 
 
-__all__ = ["Curve", "Entry", "FitSettings", "Setting", "Study", "Tuning", "find_study", "make_study", "read_study", "tuned_by"]
+__all__ = [
+    "Curve",
+    "Entry",
+    "FitSettings",
+    "Setting",
+    "Study",
+    "Tuning",
+    "find_study",
+    "make_study",
+    "read_study",
+    "tuned_by",
+]

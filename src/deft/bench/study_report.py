@@ -1,4 +1,5 @@
-"""The report of a study: report.json (rows, see `deft.bench.result`, with prior, task and calls) and report.md, with the pictures of `figures`."""
+"""The report of a study: report.json (rows, see `deft.bench.result`, with prior, task and calls) and report.md, with
+the pictures of `figures`."""
 
 from __future__ import annotations
 
@@ -56,15 +57,30 @@ def result_of(study: Study, store: Store, cell: Cell) -> Result:
     values = {} if failed else {k: np.array([r["per_image"][k] for r in drawn]) for k in drawn[0]["per_image"]}
     backward = float(np.mean([r.get("backward", math.nan) for r in drawn]))
     figures_: dict[str, float | None] = {
-        "seconds": cost.get("seconds"), "once_seconds": cost.get("once"), "memory_mib": cost.get("memory_mib"), "backward": None if math.isnan(backward) else backward,
-    }  # fmt: skip
+        "seconds": cost.get("seconds"),
+        "once_seconds": cost.get("once"),
+        "memory_mib": cost.get("memory_mib"),
+        "backward": None if math.isnan(backward) else backward,
+    }
     if fits:
-        figures_ |= {"fit_seconds": float(np.mean([f["seconds"] for f in fits])), "parameters": fits[0]["parameters"], "share": fits[0]["share"]}
+        figures_ |= {
+            "fit_seconds": float(np.mean([f["seconds"] for f in fits])),
+            "parameters": fits[0]["parameters"],
+            "share": fits[0]["share"],
+        }
     return Result(
-        cell.entry.name, cell.plan, values, cell.entry.label, failed=failed, figures={k: v for k, v in figures_.items() if v is not None},
-        per_call=cost.get("seconds_per_call", math.nan), about={"calls": cell.plan.calls(study.samples)}, fits=len(fits), seeds=tuple(cell.draws),
+        cell.entry.name,
+        cell.plan,
+        values,
+        cell.entry.label,
+        failed=failed,
+        figures={k: v for k, v in figures_.items() if v is not None},
+        per_call=cost.get("seconds_per_call", math.nan),
+        about={"calls": cell.plan.calls(study.samples)},
+        fits=len(fits),
+        seeds=tuple(cell.draws),
         devices=tuple(dict.fromkeys(str(r.get("device", "cpu")) for r in (*drawn, *([cost] if cost else [])))),
-    )  # fmt: skip
+    )
 
 
 def groups(study: Study, store: Store, done: Finished) -> dict[tuple[str, str], Group]:
@@ -78,7 +94,8 @@ def groups(study: Study, store: Store, done: Finished) -> dict[tuple[str, str], 
 
 
 def verdict(results: Sequence[Result], metrics: Metrics, versus: str = "") -> str:
-    """One sentence on a task, from the numbers alone: who is best by the leading metric, who is level with it, by how much the next is behind."""
+    """One sentence on a task, from the numbers alone: who is best by the leading metric, who is level with it, by how
+    much the next is behind."""
     metric = leading(results, metrics)
     best = compared(results, metric)
     if best is None:
@@ -90,11 +107,17 @@ def verdict(results: Sequence[Result], metrics: Metrics, versus: str = "") -> st
     if len(by) > 1:
         level = [by[n].title for n in best.tied[1:]]
         text += f"; {listed(level)} cannot be distinguished from it" if level else "; no other entry is level with it"
-    behind = sorted((n for n in by if n not in best.tied), key=lambda n: abs(float((by[n].values[metric.key] - first.values[metric.key]).mean())))
+    behind = sorted(
+        (n for n in by if n not in best.tied),
+        key=lambda n: abs(float((by[n].values[metric.key] - first.values[metric.key]).mean())),
+    )
     for name in dict.fromkeys([*behind[:1], *(n for n in behind if n == versus)]):
         off = interval(by[name].values[metric.key] - first.values[metric.key], by[name].refitted or first.refitted)
         who = by[name].title
-        text += f"; {f'the next, {who},' if name == behind[0] else who} is behind it by {_distance(off, d)} (p {best.p[name]:.2g})"
+        text += (
+            f"; {f'the next, {who},' if name == behind[0] else who} is behind it by {_distance(off, d)} (p"
+            f" {best.p[name]:.2g})"
+        )
     return text + "."
 
 
@@ -107,17 +130,23 @@ def _distance(i: Interval, digits: int) -> str:
 
 
 def task_table(results: Sequence[Result], metrics: Metrics, task: Any = None, *, which: str = "main") -> Table | None:
-    """A row an entry, best first. Bold: the best of a column; `TIED`: cannot be distinguished from it. which: of the metrics; the main ones come with costs."""
+    """A row an entry, best first. Bold: the best of a column; `TIED`: cannot be distinguished from it. which: of the
+    metrics; the main ones come with costs."""
     shown = [m for m in metrics.values() if m.table == which and any(m.key in r.values for r in results)]
     if not shown:
         return None
     costs = which == "main"
     best = {m.key: compared(results, m, task) for m in shown}
     table = Table(
-        "", *(heading(m, right_value(m, task)) for m in shown), *(("calls", "backward", "s a sample", "MiB", "fit (s)", "parameters") if costs else ()),
-    )  # fmt: skip
+        "",
+        *(heading(m, right_value(m, task)) for m in shown),
+        *(("calls", "backward", "s a sample", "MiB", "fit (s)", "parameters") if costs else ()),
+    )
     for r in in_order(results, metrics):
-        cells = [with_interval(r.interval(m.key), m.digits, mark=mark_of(r.name, best[m.key])) if m.key in r.values else NONE for m in shown]
+        cells = [
+            with_interval(r.interval(m.key), m.digits, mark=mark_of(r.name, best[m.key])) if m.key in r.values else NONE
+            for m in shown
+        ]
         if r.failed:
             cells[0] = "diverged"
         table.add(r.title, *cells, *(_costs(r) if costs else ()))
@@ -128,8 +157,18 @@ def _costs(r: Result) -> list[str]:
     def cell(key: str, digits: int) -> str:
         return number(r.figures[key], digits) if key in r.figures else NONE
 
-    seconds, share = (NONE if math.isnan(r.seconds) else f"{r.seconds:.4f}"), f"{100 * r.figures['share']:.1f} %" if "share" in r.figures else NONE
-    return [number(r.about["calls"], 0), cell("backward", 0), seconds, cell("memory_mib", 0), cell("fit_seconds", 0), share]
+    seconds, share = (
+        (NONE if math.isnan(r.seconds) else f"{r.seconds:.4f}"),
+        (f"{100 * r.figures['share']:.1f} %" if "share" in r.figures else NONE),
+    )
+    return [
+        number(r.about["calls"], 0),
+        cell("backward", 0),
+        seconds,
+        cell("memory_mib", 0),
+        cell("fit_seconds", 0),
+        share,
+    ]
 
 
 def in_order(results: Sequence[Result], metrics: Metrics) -> list[Result]:
@@ -148,11 +187,19 @@ def seeds_table(results: Sequence[Result], metrics: Metrics) -> tuple[str, Table
     table = Table("", "fits", *(f"seed {s}" for s in has[0].seeds), "standard deviation")
     for r in has:
         means = r.values[metric.key].mean(1)
-        table.add(r.title, str(r.fits or ""), *(number(float(m), metric.digits) for m in means), number(float(means.std(ddof=1)), metric.digits + 1))
+        table.add(
+            r.title,
+            str(r.fits or ""),
+            *(number(float(m), metric.digits) for m in means),
+            number(float(means.std(ddof=1)), metric.digits + 1),
+        )
     return (
-        f"{capital(metric.title)} by seed. A seed is one of masks, measurement noise and starting noise, and, where fits says so, of a fit of h; entries without a fit "
-        "show what masks and noise alone do:"
-    ), table  # fmt: skip
+        (
+            f"{capital(metric.title)} by seed. A seed is one of masks, measurement noise and starting noise, and, where"
+            " fits says so, of a fit of h; entries without a fit show what masks and noise alone do:"
+        ),
+        table,
+    )
 
 
 def pays_table(results: Sequence[Result], versus: str, things: str) -> tuple[str, Table | None]:
@@ -166,12 +213,19 @@ def pays_table(results: Sequence[Result], versus: str, things: str) -> tuple[str
         even = "" if r is learned else times(break_even(learned, r))
         table.add(r.title, f"{total_seconds(r):,.0f}", f"{total_seconds(r) / mine:.2f}", even)
     return (
-        f"Seconds for {ALL:,} {things}, one sample each, with the fit and what is done once for an operator, and after how many samples {learned.title}'s fit has paid for itself:"
-    ), table  # fmt: skip
+        (
+            f"Seconds for {ALL:,} {things}, one sample each, with the fit and what is done once for an operator, and"
+            f" after how many samples {learned.title}'s fit has paid for itself:"
+        ),
+        table,
+    )
 
 
-def own_best_table(results: Sequence[Result], metrics: Metrics, curves: Sequence[Mapping[str, Any]], versus: str, things: str) -> tuple[str, Table | None]:
-    """Each entry at the number of calls that is best for it on its curve, however many, and what 1,000 cases cost it there."""
+def own_best_table(
+    results: Sequence[Result], metrics: Metrics, curves: Sequence[Mapping[str, Any]], versus: str, things: str
+) -> tuple[str, Table | None]:
+    """Each entry at the number of calls that is best for it on its curve, however many, and what 1,000 cases cost it
+    there."""
     metric = leading(results, metrics)
     sign = -1 if metric.better == "high" else 1
     found: dict[str, tuple[Mapping[str, Any], float]] = {}
@@ -194,7 +248,9 @@ def own_best_table(results: Sequence[Result], metrics: Metrics, curves: Sequence
     return "Each at the number of calls that is best for it on its curve, whatever it costs:", table
 
 
-def differences_table(results: Sequence[Result], metrics: Metrics, versus: str, things: str) -> tuple[str, Table | None]:
+def differences_table(
+    results: Sequence[Result], metrics: Metrics, versus: str, things: str
+) -> tuple[str, Table | None]:
     """(a line, paired differences of the leading metric to `versus`)."""
     m = leading(results, metrics)
     rows = difference_rows(results, {m.key: m}, versus)
@@ -204,23 +260,44 @@ def differences_table(results: Sequence[Result], metrics: Metrics, versus: str, 
     for r in sorted(rows, key=lambda r: r["value"]):
         off = f"{r['value']:+.{m.digits}f} [{r['low']:+.{m.digits}f}, {r['high']:+.{m.digits}f}]"
         table.add(r["method"], off, f"{r['p_holm']:.3g}", standing(r, m, versus))
-    return f"{m.title}, each entry minus {versus} over the same {things} and seeds (95 % interval, p after Holm):", table
+    return (
+        f"{m.title}, each entry minus {versus} over the same {things} and seeds (95 % interval, p after Holm):",
+        table,
+    )
 
 
 def summary_table(study: Study, found: Mapping[tuple[str, str], Group]) -> Table:
     """One line a task: who is best, and where `versus` stands, among the entries that do not retrain the prior."""
     things = study.on[0].domain.title
-    table = Table("prior", "task", "best or tied for best", study.versus, f"in total time for {ALL:,} {things}, the others over it")
+    table = Table(
+        "prior",
+        "task",
+        "best or tied for best",
+        study.versus,
+        f"in total time for {ALL:,} {things}, the others over it",
+    )
     for (prior, task), (cells, results) in found.items():
         metrics = metrics_of(cells[0].on.domain)
         free = [r for r in results if not r.plan.method.retrains]  # those that retrain the whole prior are a reference
         best = compared(free, leading(results, metrics), cells[0].task)
         names = best.tied if best else ()
         mine = next((r for r in results if r.name == study.versus), None)
-        place = NONE if mine is None else "best" if names[:1] == (mine.name,) else "tied for best" if mine.name in names else "behind"
+        place = (
+            NONE
+            if mine is None
+            else "best"
+            if names[:1] == (mine.name,)
+            else "tied for best"
+            if mine.name in names
+            else "behind"
+        )
         ratio = ""
         if mine is not None and not math.isnan(mine.seconds):
-            ratio = ", ".join(f"{r.name} {total_seconds(r) / total_seconds(mine):.1f}" for r in results if r is not mine and not math.isnan(r.seconds))
+            ratio = ", ".join(
+                f"{r.name} {total_seconds(r) / total_seconds(mine):.1f}"
+                for r in results
+                if r is not mine and not math.isnan(r.seconds)
+            )
         table.add(prior, task, ", ".join(names), place, ratio)
     return table
 
@@ -245,12 +322,23 @@ def curve_rows(store: Store, done: Finished) -> list[Row]:
     for c in done.cells:
         for n, (p, job) in c.curve.items():
             result = store.read(job)
-            for m in [m.key for m in c.on.domain.metrics().values() if m.table and m.key in result.get("per_image", {})]:
+            for m in [
+                m.key for m in c.on.domain.metrics().values() if m.table and m.key in result.get("per_image", {})
+            ]:
                 i = clustered(np.array(result["per_image"][m])[None])
-                rows.append({
-                    "prior": c.on.title, "task": c.task.name, "method": c.entry.name, "title": c.entry.label, "metric": m, "calls": result["calls"], "at_most": n,
-                    **i._asdict(), "plan": p.config(),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "prior": c.on.title,
+                        "task": c.task.name,
+                        "method": c.entry.name,
+                        "title": c.entry.label,
+                        "metric": m,
+                        "calls": result["calls"],
+                        "at_most": n,
+                        **i._asdict(),
+                        "plan": p.config(),
+                    }
+                )
     return rows
 
 
@@ -261,7 +349,13 @@ def commit() -> str:
     """The commit of the source tree this runs from, or the version."""
     try:
         here = Path(__file__).resolve().parent
-        text = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        text = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         text = ""
     return text or f"version {__version__}"
@@ -282,15 +376,32 @@ def write_study(study: Study, done: Finished, out: str | Path, *, command: str =
         raise InputError("nothing to report: every entry diverged on every task")
     curves = curve_rows(store, done)
     data = {
-        "title": study.title, "command": command or " ".join(sys.argv), "commit": commit(), "version": __version__, "machine": machine() | {"system": platform.platform(terse=True)},
-        "images": study.images, "samples": study.samples, "seeds": list(study.seeds), "tuning": asdict(study.tune), "devices": _devices(store, done, found),
-        "rows": rows, "curves": curves, "tuned": [
-            {"prior": c.on.title, "task": c.task.name, "method": c.entry.name, "chosen": c.plan.config(), "tried": [p.config() | {"score": None if math.isnan(s) else s} for p, s in c.tried]}
+        "title": study.title,
+        "command": command or " ".join(sys.argv),
+        "commit": commit(),
+        "version": __version__,
+        "machine": machine() | {"system": platform.platform(terse=True)},
+        "images": study.images,
+        "samples": study.samples,
+        "seeds": list(study.seeds),
+        "tuning": asdict(study.tune),
+        "devices": _devices(store, done, found),
+        "rows": rows,
+        "curves": curves,
+        "tuned": [
+            {
+                "prior": c.on.title,
+                "task": c.task.name,
+                "method": c.entry.name,
+                "chosen": c.plan.config(),
+                "tried": [p.config() | {"score": None if math.isnan(s) else s} for p, s in c.tried],
+            }
             for c in done.cells
         ],
-        "left_out": [{"prior": a, "task": b, "method": c, "why": d} for a, b, c, d in done.left_out], "failed": done.failed,
+        "left_out": [{"prior": a, "task": b, "method": c, "why": d} for a, b, c, d in done.left_out],
+        "failed": done.failed,
         "verdicts": [{"prior": prior, "task": task, "verdict": text} for (prior, task), text in verdicts.items()],
-    }  # fmt: skip
+    }
     report = Report(study.title)
     _opening(report, study, data)
     report.table(summary_table(study, found))
@@ -308,35 +419,58 @@ def _opening(report: Report, study: Study, data: Mapping[str, Any]) -> None:
     """How the study was made, and how its tables are read."""
     metrics = listed(list(dict.fromkeys(on.domain.metrics()[tuned_by(study.tune.metric, on)].title for on in study.on)))
     things = study.on[0].domain.title
-    thing, at_most = things.removesuffix("s"), f", with at most {study.tune.calls} calls a sample" if study.tune.calls else ""
+    thing, at_most = (
+        things.removesuffix("s"),
+        (f", with at most {study.tune.calls} calls a sample" if study.tune.calls else ""),
+    )
     report.text(f"`{data['command']}`, commit {data['commit']}, {_machine_text(data['machine'], data['devices'])}.")
     report.text(
-        f"{study.images} test {things}, {study.samples} samples of each, seeds {', '.join(map(str, study.seeds))}: the same {things}, masks, measurement noise and starting noise for every "
-        f"entry. Every entry found its settings on {study.tune.images} validation {things}, {study.tune.samples} samples of each, by {metrics}: at most {study.tune.points} settings and "
-        f"{study.tune.budget} calls of the prior for each {thing} and sample{at_most}. Learned h have scale 1."
+        f"{study.images} test {things}, {study.samples} samples of each, seeds {', '.join(map(str, study.seeds))}: the"
+        f" same {things}, masks, measurement noise and starting noise for every entry. Every entry found its settings"
+        f" on {study.tune.images} validation {things}, {study.tune.samples} samples of each, by {metrics}: at most"
+        f" {study.tune.points} settings and {study.tune.budget} calls of the prior for each {thing} and"
+        f" sample{at_most}. Learned h have scale 1."
     )
     report.text(
-        f"Intervals: 95 %, by resampling {things} and each {thing}'s seeds; where h was fitted with several seeds, from the variance over {things} and over fits (Student's t). "
-        f"**Bold**: the best of its column. {TIED}: cannot be distinguished from the best, by sign flips of paired differences over {things} and, where h was fitted with several seeds, also by "
-        "that t-test (the larger p; Holm's correction over all pairs of entries, 5 %). Where a value is right, the best is nearest to it. "
-        "Calls and backward: of the prior for one sample. Costs bear no such marks."
+        f"Intervals: 95 %, by resampling {things} and each {thing}'s seeds; where h was fitted with several seeds, from"
+        f" the variance over {things} and over fits (Student's t). **Bold**: the best of its column. {TIED}: cannot be"
+        f" distinguished from the best, by sign flips of paired differences over {things} and, where h was fitted with"
+        " several seeds, also by that t-test (the larger p; Holm's correction over all pairs of entries, 5 %). Where a"
+        " value is right, the best is nearest to it. Calls and backward: of the prior for one sample. Costs bear no"
+        " such marks."
     )
 
 
-def _task(report: Report, study: Study, store: Store, out: Path, cells: Sequence[Cell], results: Sequence[Result], curves: Sequence[Row]) -> None:
+def _task(
+    report: Report,
+    study: Study,
+    store: Store,
+    out: Path,
+    cells: Sequence[Cell],
+    results: Sequence[Result],
+    curves: Sequence[Row],
+) -> None:
     """The tables and pictures of a task."""
     domain, task, prior = cells[0].on.domain, cells[0].task, cells[0].on.title
     metrics, name = metrics_of(domain), f"{prior.replace(' ', '-')}-{cells[0].task.name}"
     report.table(task_table(results, metrics, task))
     report.table(task_table(results, metrics, task, which="further"), "Further metrics:")
     for line, table in (
-        seeds_table(results, metrics), differences_table(results, metrics, study.versus, domain.title), pays_table(results, study.versus, domain.title),
+        seeds_table(results, metrics),
+        differences_table(results, metrics, study.versus, domain.title),
+        pays_table(results, study.versus, domain.title),
         own_best_table(results, metrics, curves, study.versus, domain.title),
-    ):  # fmt: skip
+    ):
         report.table(table, line)
     survived = [c for c, r in zip(cells, results, strict=True) if not r.failed]
-    report.picture(figures.wall(out / f"wall-{name}.png", store, study, task.title, survived), "truth, measurement, and a sample of each entry")
-    report.picture(figures.curves(out / f"curve-{name}.png", f"{prior}: {task.title}", curves, leading(results, metrics)), "quality against calls of the prior")
+    report.picture(
+        figures.wall(out / f"wall-{name}.png", store, study, task.title, survived),
+        "truth, measurement, and a sample of each entry",
+    )
+    report.picture(
+        figures.curves(out / f"curve-{name}.png", f"{prior}: {task.title}", curves, leading(results, metrics)),
+        "quality against calls of the prior",
+    )
     report.table(tuning_table(cells), "Settings:")
 
 
@@ -363,7 +497,10 @@ def _devices(store: Store, done: Finished, found: Mapping[tuple[str, str], Group
 
 def _machine_text(m: Mapping[str, Any], devices: Mapping[str, Sequence[str]]) -> str:
     drawn, costs = (", ".join(devices[k]) or "nothing yet" for k in ("samples", "costs"))
-    return f"torch {m['torch']}, {m['cpu']}, {m['threads']} threads; samples drawn on {drawn}, seconds and memory measured on {costs}"
+    return (
+        f"torch {m['torch']}, {m['cpu']}, {m['threads']} threads; samples drawn on {drawn}, seconds and memory measured"
+        f" on {costs}"
+    )
 
 
 __all__ = ["groups", "result_of", "seeds_table", "task_table", "verdict", "write_study"]

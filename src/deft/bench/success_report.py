@@ -1,7 +1,9 @@
-"""A comparison of entries whose samples are good or not (`Domain.success`): shares with intervals, references first, and which problems were solved.
+"""A comparison of entries whose samples are good or not (`Domain.success`): shares with intervals, references first,
+and which problems were solved.
 
-report.json holds `rows`, an object for each reference and entry: how many samples, the numbers of `Domain.columns`, the share of
-successes [value, low, high], how many problems have one, `Domain.variety` of the successes, and what a sample costs.
+report.json holds `rows`, an object for each reference and entry: how many samples, the numbers of `Domain.columns`, the
+share of successes [value, low, high], how many problems have one, `Domain.variety` of the successes, and what a sample
+costs.
 """
 
 from __future__ import annotations
@@ -28,15 +30,37 @@ Numbers = dict[str, Any]
 class SuccessReport:
     """The report of a comparison while it is under way: `add` what is there, and it is rewritten.
 
-    title: of the report. settings: a line. about: goes into report.json. batch: samples that were drawn at once. known: whether
-    successes are compared with what was trained on, too.
+    title: of the report. settings: a line. about: goes into report.json. batch: samples that were drawn at once. known:
+    whether successes are compared with what was trained on, too.
     """
 
     def __init__(
-        self, domain: Domain, cases: Cases, out: Path, *, title: str, settings: str, about: Mapping[str, Any], references: int, batch: int, known: bool = False,
-    ):  # fmt: skip
-        self.domain, self.cases, self.out, self.title, self.settings, self.about, self.batch, self.known = domain, cases, out, title, settings, dict(about), batch, known
-        self.references = {name: self.numbers(Result(name, values={k: v[None] for k, v in columns.items()})) for name, columns in domain.references(references).items()}
+        self,
+        domain: Domain,
+        cases: Cases,
+        out: Path,
+        *,
+        title: str,
+        settings: str,
+        about: Mapping[str, Any],
+        references: int,
+        batch: int,
+        known: bool = False,
+    ):
+        self.domain, self.cases, self.out, self.title, self.settings, self.about, self.batch, self.known = (
+            domain,
+            cases,
+            out,
+            title,
+            settings,
+            dict(about),
+            batch,
+            known,
+        )
+        self.references = {
+            name: self.numbers(Result(name, values={k: v[None] for k, v in columns.items()}))
+            for name, columns in domain.references(references).items()
+        }
         self.rows: dict[str, Numbers] = dict(self.references)
         self.line = ""
         self.gaps: dict[str, list[float]] = {}
@@ -60,7 +84,11 @@ class SuccessReport:
             return out | {"cost": None}
         out["solved"], out["problems"] = int((good.sum(0) > 0).sum()), good.shape[1]
         out |= self.domain.variety([result.samples[i] for i in np.flatnonzero(good.ravel())], self.known)
-        cost = {"calls": result.figures["calls"], "seconds": result.figures["seconds"], "mib": result.figures.get("memory_mib")}
+        cost = {
+            "calls": result.figures["calls"],
+            "seconds": result.figures["seconds"],
+            "mib": result.figures.get("memory_mib"),
+        }
         return out | {"cost": cost}
 
     def add(self, results: Mapping[str, Result]) -> None:
@@ -71,11 +99,26 @@ class SuccessReport:
         report = Report(self.title)
         report.text(f"{self.settings}. {capital(self.domain.note)}.")
         report.table(self.table())
-        report.text(f"Intervals: 95 %, bootstrap over problems, then {self.domain.title}. Seconds and MiB: of this machine, in batches of {self.batch}.")
+        report.text(
+            f"Intervals: 95 %, bootstrap over problems, then {self.domain.title}. Seconds and MiB: of this machine, in"
+            f" batches of {self.batch}."
+        )
         report.text(self.line)
         if len(self.cases.problems) <= BY_NAME:
-            report.table(by_problem(self.domain, self.cases, results), f"{capital(self.domain.title)} that pass, by problem:")
-        report.write(self.out, {**self.about, "settings": self.settings, "batch": self.batch, "rows": self.rows, "first_less_others": self.gaps, "note": self.domain.note})
+            report.table(
+                by_problem(self.domain, self.cases, results), f"{capital(self.domain.title)} that pass, by problem:"
+            )
+        report.write(
+            self.out,
+            {
+                **self.about,
+                "settings": self.settings,
+                "batch": self.batch,
+                "rows": self.rows,
+                "first_less_others": self.gaps,
+                "note": self.domain.note,
+            },
+        )
 
     def table(self) -> Table:
         """A row for each reference and entry."""
@@ -103,7 +146,14 @@ class SuccessReport:
         """success.png: the shares of successes as bars; None without matplotlib."""
         label = f"{self.domain.metrics()[self.metric].title}, % of {self.domain.title}"
         shares = {name: numbers[self.metric] for name, numbers in self.rows.items()}
-        return bars(self.out / "success.png", self.title, shares, label=label, grey=list(self.references), footer=self.domain.note)
+        return bars(
+            self.out / "success.png",
+            self.title,
+            shares,
+            label=label,
+            grey=list(self.references),
+            footer=self.domain.note,
+        )
 
 
 def _cost(cost: Mapping[str, Any] | None) -> str:
@@ -113,11 +163,14 @@ def _cost(cost: Mapping[str, Any] | None) -> str:
 
 
 def differences(domain: Domain, results: Mapping[str, Result]) -> tuple[str, dict[str, list[float]]]:
-    """(a line, {entry: [difference, low, high]}): the first entry's share of successes less each other's, over the same cases."""
+    """(a line, {entry: [difference, low, high]}): the first entry's share of successes less each other's, over the same
+    cases."""
     first, *others = results
     good = {name: np.asarray(r.values[domain.success], float) for name, r in results.items()}
     found = {name: list(clustered(good[first] - good[name])[:3]) for name in others}
-    words = ", ".join(f"{name} {100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for name, (d, low, high) in found.items())
+    words = ", ".join(
+        f"{name} {100 * d:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for name, (d, low, high) in found.items()
+    )
     title = capital(domain.metrics()[domain.success].title)
     return (f"{title} of {first} less that of the others, in points, paired: {words}." if found else ""), found
 

@@ -64,7 +64,9 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
     for row in rows:
-        writer.writerow([int(v) if isinstance(v, bool) else f"{v:.4f}" if isinstance(v, float) else v for v in row.values()])
+        writer.writerow(
+            [int(v) if isinstance(v, bool) else f"{v:.4f}" if isinstance(v, float) else v for v in row.values()]
+        )
     return text.getvalue()
 
 
@@ -93,7 +95,7 @@ def with_interval(i: Interval, digits: int, *, signed: bool = False, mark: str =
 
 
 def mark_of(name: str, best: Best | None) -> str:
-    """"best", `TIED`, or nothing."""
+    """ "best", `TIED`, or nothing."""
     if best is None:
         return ""
     return "best" if name == best.best else TIED if name in best.tied else ""
@@ -120,9 +122,11 @@ def capital(text: str) -> str:
 
 
 def side_by_side(numbers: Mapping[str, Any], metrics: Sequence[Metric]) -> str:
-    """Several metrics in one cell: shares in per cent, with one sign behind a run of them; nothing for what is missing or NaN.
+    """Several metrics in one cell: shares in per cent, with one sign behind a run of them; nothing for what is missing
+    or NaN.
 
-    >>> side_by_side({"a": 0.97, "b": 0.5, "c": 1.25}, [Metric("c", "", digits=2), Metric("a", "", form="share", digits=0), Metric("b", "", form="share", digits=0)])
+    >>> shares = [Metric(name, "", form="share", digits=0) for name in "ab"]
+    >>> side_by_side({"a": 0.97, "b": 0.5, "c": 1.25}, [Metric("c", "", digits=2), *shares])
     '1.25, 97, 50 %'
     """
     parts: list[str] = []

@@ -23,7 +23,8 @@ MIN_STEPS = 4
 
 
 def entry_plan(entry: Entry, changes: Mapping[str, object] | None = None, steps: int | None = None) -> Plan:
-    """The entry's plan, with `changes` (its method's settings, sampler, eta, steps, spacing) where the entry does not fix them."""
+    """The entry's plan, with `changes` (its method's settings, sampler, eta, steps, spacing) where the entry does not
+    fix them."""
     c = dict(changes or {})
     own = {k: v for k, v in c.items() if k not in SAMPLER_KEYS} | entry.settings
     chosen = {k: getattr(entry, k) if getattr(entry, k) is not None else c.get(k) for k in SAMPLER_KEYS}
@@ -35,7 +36,8 @@ def entry_plan(entry: Entry, changes: Mapping[str, object] | None = None, steps:
 
 
 def steps_for(p: Plan, calls: int, samples: int = 1) -> int | None:
-    """The most steps for which each of `samples` samples costs at most `calls` calls; None if that leaves fewer than four."""
+    """The most steps for which each of `samples` samples costs at most `calls` calls; None if that leaves fewer than
+    four."""
     per = p.calls(samples) / p.make_sampler().calls(p.steps)  # particles, passes and runs multiply the sampler's calls
     steps = next((n for n in range(calls, 0, -1) if p.make_sampler().calls(n) * per <= calls * (1 + 1e-9)), None)
     return steps if steps is not None and steps >= MIN_STEPS else None
@@ -62,7 +64,9 @@ def points(
     grid = own or solver
     if own and steps is not None:
         grid = {**own, "steps": tuple(steps)}
-    return _take(entry, first + list(_spread(entry, grid, tuning.seed, {})), tuning, calls, size, count=max_points is None)
+    return _take(
+        entry, first + list(_spread(entry, grid, tuning.seed, {})), tuning, calls, size, count=max_points is None
+    )
 
 
 def further(entry: Entry, tuning: Tuning, best: Plan, tried: Sequence[Plan]) -> list[Plan]:
@@ -94,10 +98,14 @@ def _size(grid: Mapping[str, Sequence[object]]) -> int:
     return size
 
 
-def _spread(entry: Entry, grid: Mapping[str, Sequence[object]], seed: int, fixed: Mapping[str, object]) -> Iterator[Plan]:
-    """All plans of a grid, in such an order that the values of every key have been tried about equally often at any time.
+def _spread(
+    entry: Entry, grid: Mapping[str, Sequence[object]], seed: int, fixed: Mapping[str, object]
+) -> Iterator[Plan]:
+    """All plans of a grid, in such an order that the values of every key have been tried about equally often at any
+    time.
 
-    Next is always the plan whose values were tried least so far, over all keys; ties in an order that the seed alone decides.
+    Next is always the plan whose values were tried least so far, over all keys; ties in an order that the seed alone
+    decides.
     """
     plans = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     left = [plans[i] for i in torch.randperm(len(plans), generator=generator(seed, len(plans))).tolist()]
@@ -120,7 +128,8 @@ def _take(
     spent: float = 0.0,
     count: bool = True,
 ) -> list[Plan]:
-    """The first `max_points` different plans that the budget allows, at their number of calls; the very first whatever it costs."""
+    """The first `max_points` different plans that the budget allows, at their number of calls; the very first whatever
+    it costs."""
     out: list[Plan] = []
     seen = {_key(p) for p in tried}
     for candidate in plans:

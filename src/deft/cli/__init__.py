@@ -1,4 +1,5 @@
-"""The command `deft`: thin over the library. Commands are imported when they are called, so that `deft --help` needs no PyTorch."""
+"""The command `deft`: thin over the library. Commands are imported when they are called, so that `deft --help` needs no
+PyTorch."""
 
 from __future__ import annotations
 
@@ -11,16 +12,30 @@ from deft.cli.group import LazyCommand, LazyGroup
 from deft.runtime.launchers import launched
 
 COMMANDS = {
-    "compare": LazyCommand("deft.cli.compare:compare", "Compare priors x tasks x methods x seeds as FILE (TOML) says: fit, tune, draw, measure, report."),
-    "demo": LazyCommand("deft.cli.demo:demo", "Fit an h-transform on 1,000 bundled images, restore held-out ones, compare with other methods."),
-    "evaluate": LazyCommand("deft.cli.evaluate:evaluate", "Compare methods on held-out images: the same masks, measurement noise and seeds for each."),
+    "compare": LazyCommand(
+        "deft.cli.compare:compare",
+        "Compare priors x tasks x methods x seeds as FILE (TOML) says: fit, tune, draw, measure, report.",
+    ),
+    "demo": LazyCommand(
+        "deft.cli.demo:demo",
+        "Fit an h-transform on 1,000 bundled images, restore held-out ones, compare with other methods.",
+    ),
+    "evaluate": LazyCommand(
+        "deft.cli.evaluate:evaluate",
+        "Compare methods on held-out images: the same masks, measurement noise and seeds for each.",
+    ),
     "fit": LazyCommand("deft.cli.fit:fit", "Fit an h-transform to a frozen prior."),
     "hub": LazyCommand("deft.cli.hub:hub", "Share a fitted h: a folder with card and README, and a model hub."),
     "info": LazyCommand("deft.cli.info:info", "Show the card of a fitted h, a prior or a run folder."),
     "list": LazyCommand("deft.cli.info:list_all", "List tasks, methods, samplers and priors."),
-    "measure": LazyCommand("deft.cli.measure:measure", "Measure images as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`."),
+    "measure": LazyCommand(
+        "deft.cli.measure:measure",
+        "Measure images as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`.",
+    ),
     "prior": LazyCommand("deft.cli.prior:prior", "Priors: what a file is, and training your own."),
-    "protein": LazyCommand("deft.cli.protein:protein", "Protein backbones: new chains around a motif (the extra `protein`)."),
+    "protein": LazyCommand(
+        "deft.cli.protein:protein", "Protein backbones: new chains around a motif (the extra `protein`)."
+    ),
     "sample": LazyCommand("deft.cli.sample:sample", "Draw samples of what a measurement leaves open."),
     "serve": LazyCommand("deft.cli.serve:serve", "Serve a prior's outputs over HTTP, without its weights."),
 }

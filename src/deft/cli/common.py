@@ -42,7 +42,8 @@ def one_line(text: object) -> str:
 
 
 class Name(click.ParamType):
-    """A name out of a table, which is looked at when it is asked for; an unknown one is an error with the nearest offered."""
+    """A name out of a table, which is looked at when it is asked for; an unknown one is an error with the nearest
+    offered."""
 
     def __init__(self, kind: str, table: Iterable[str]):
         self.name, self._table = kind, table
@@ -98,7 +99,8 @@ class Output:
     def __init__(self, as_json: bool):
         self.as_json = as_json
         context = click.get_current_context(silent=True)
-        if context is not None and "deft.shows" not in context.meta:  # what the library logs is said until the command ends
+        # what the library logs is said until the command ends
+        if context is not None and "deft.shows" not in context.meta:
             context.meta["deft.shows"] = True
             context.with_resource(show(self.say))
 
@@ -118,7 +120,8 @@ def bars() -> bool:
 def show_evaluation(row: Mapping[str, Any]) -> None:
     """One line of a fit's history, on standard error, above the progress bar if there is one."""
     tqdm.write(
-        f"step {row['step']:>6}  {row['seconds']:6.0f} s  loss {row['loss']:.4f}  held out: raw {row['raw']:.4f}, averaged {row['ema']:.4f}",
+        f"step {row['step']:>6}  {row['seconds']:6.0f} s  loss {row['loss']:.4f}  held out: raw {row['raw']:.4f},"
+        f" averaged {row['ema']:.4f}",
         file=sys.stderr,
     )
 
@@ -134,45 +137,94 @@ def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object on standard output, all else on standard error."
+)
 overwrite_option = click.option("--overwrite", is_flag=True, help="Use the output folder even if it holds files.")
+
+
 def _trust(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     ctx.meta[f"deft.{param.name}"] = value
 
 
 trust_code_option = click.option(
-    "--trust-code", is_flag=True, expose_value=False, callback=_trust, help="Load an h whose card names code of its author's (a network, a class of h or of task): that runs it."
+    "--trust-code",
+    is_flag=True,
+    expose_value=False,
+    callback=_trust,
+    help="Load an h whose card names code of its author's (a network, a class of h or of task): that runs it.",
 )
 prior_option_option = options(
-    click.option("--trust-pickle", is_flag=True, expose_value=False, callback=_trust, help="Read a prior's .pt file even if it holds more than tensors: that runs code from it."),
     click.option(
-        "--prior-option", "prior_options", multiple=True, metavar="KEY=VALUE",
-        help="How to read the prior, where its files do not say or are wrong: convention=edm, output=v, value_range=0,1, label=3, ... (`deft prior inspect` tells). May be repeated.",
+        "--trust-pickle",
+        is_flag=True,
+        expose_value=False,
+        callback=_trust,
+        help="Read a prior's .pt file even if it holds more than tensors: that runs code from it.",
     ),
-)  # fmt: skip
-accumulate_option = click.option("--accumulate", default=1, show_default=True, help="Go through a batch in so many parts, to save memory.")
-streams_option = click.option("--streams", is_flag=True, help="For many processes: each draws the random numbers of its own rows alone (docs/distributed.md).")
-shard_option = click.option("--shard-prior", is_flag=True, help="With several processes: each holds a part of the prior, for one that does not fit.")
+    click.option(
+        "--prior-option",
+        "prior_options",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=(
+            "How to read the prior, where its files do not say or are wrong: convention=edm, output=v, value_range=0,1,"
+            " label=3, ... (`deft prior inspect` tells). May be repeated."
+        ),
+    ),
+)
+accumulate_option = click.option(
+    "--accumulate", default=1, show_default=True, help="Go through a batch in so many parts, to save memory."
+)
+streams_option = click.option(
+    "--streams",
+    is_flag=True,
+    help="For many processes: each draws the random numbers of its own rows alone (docs/distributed.md).",
+)
+shard_option = click.option(
+    "--shard-prior",
+    is_flag=True,
+    help="With several processes: each holds a part of the prior, for one that does not fit.",
+)
 device_option = click.option("--device", default=None, help="cpu, cuda, cuda:1, ... (default: cuda if there is one).")
+
+
 def _part(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value:
         ctx.meta[f"deft.reading.{param.name}"] = value
 
 
-range_option = click.option("--range", "value_range", type=ValueRange(), help="The two numbers that are black and white: 0,1  0,255  0,4095  -1000,1000; or window, that of DICOM files (docs/images.md).")
-array_option = click.option("--array", metavar="NAME", expose_value=False, callback=_part, help="Which array of an .npz holds the images, as in FILE.npz:NAME.")
+range_option = click.option(
+    "--range",
+    "value_range",
+    type=ValueRange(),
+    help=(
+        "The two numbers that are black and white: 0,1  0,255  0,4095  -1000,1000; or window, that of DICOM files"
+        " (docs/images.md)."
+    ),
+)
+array_option = click.option(
+    "--array",
+    metavar="NAME",
+    expose_value=False,
+    callback=_part,
+    help="Which array of an .npz holds the images, as in FILE.npz:NAME.",
+)
 reading_options = options(
     click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and name them."),
     click.option("--resize", is_flag=True, help="Bring images to the prior's size."),
     click.option("--convert", is_flag=True, help="Bring images to the prior's channels (grey or RGB)."),
     range_option,
-    click.option("--recursive", is_flag=True, expose_value=False, callback=_part, help="Take the pictures in subfolders too."),
+    click.option(
+        "--recursive", is_flag=True, expose_value=False, callback=_part, help="Take the pictures in subfolders too."
+    ),
     array_option,
 )
 
 
 def out_option(default: str | None = None) -> Callable[[F], F]:
-    kept: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}  # a default of None is a value to some versions of click
+    # a default of None is a value to some versions of click
+    kept: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
     return click.option("--out", type=click.Path(path_type=Path), help="Output folder.", **kept)
 
 
@@ -190,7 +242,10 @@ def known_failure(error: BaseException) -> str | None:
     text = str(error).lower()
     if "derivative for" in text and "not implemented" in text:
         what = str(error).split("derivative for ")[-1].split(" is not")[0]
-        return f"this differentiates the likelihood twice, and an operation in it has no second derivative in PyTorch ({what}): take vargrad, tb or adjoint (fit --objective), or particles (sample --method deft-smc)"
+        return (
+            "this differentiates the likelihood twice, and an operation in it has no second derivative in PyTorch"
+            f" ({what}): take vargrad, tb or adjoint (fit --objective), or particles (sample --method deft-smc)"
+        )
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "alloc" in text or "out of memory" in text:
         return "a batch does not fit in memory: lower --batch (half of it, to begin with)"
     return None
@@ -229,7 +284,9 @@ def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[
 def load_run(run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()) -> FittedH:
     """The h, its task and its prior, of a folder made by `deft fit`, or of its h.safetensors."""
     name, recorded = (prior, []) if prior is not None else prior_of(run)
-    return load_fitted(run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trusts_code())
+    return load_fitted(
+        run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trusts_code()
+    )
 
 
 def trusts_code() -> bool:
@@ -248,19 +305,25 @@ def domain_for(prior: Denoiser) -> Domain:
     domain = domain_of(prior)
     if domain is None:
         known = "; ".join(f"{d.title} ({name})" for name, d in domains().items())
-        raise InputError(f"the prior makes samples of shape {tuple(prior.data_shape)}, which no kind of data here owns ({known}): use it in Python, or name its kind in its card")
+        raise InputError(
+            f"the prior makes samples of shape {tuple(prior.data_shape)}, which no kind of data here owns ({known}):"
+            " use it in Python, or name its kind in its card"
+        )
     return domain
 
 
 def ask(method: Callable[..., Any], domain: Domain, *args: Any, **given: Any) -> Any:
-    """A method of a domain with those options that were given; one that it does not know is refused by its name on the command line."""
+    """A method of a domain with those options that were given; one that it does not know is refused by its name on the
+    command line."""
     try:
         return method(*args, **given)
     except TypeError as error:
         odd = next((k for k in given if f"unexpected keyword argument '{k}'" in str(error)), None)
         if odd is None:
             raise
-        raise InputError(f"{SPELT.get(odd, '--' + odd.replace('_', '-'))} is not for {domain.title}: leave it out") from error
+        raise InputError(
+            f"{SPELT.get(odd, '--' + odd.replace('_', '-'))} is not for {domain.title}: leave it out"
+        ) from error
 
 
 SPELT = {"value_range": "--range"}
@@ -280,11 +343,22 @@ def reading(skip_bad: bool, resize: bool, convert: bool, value_range: object) ->
 def _asked_parts() -> dict[str, Any]:
     """What --recursive and --array say."""
     context = click.get_current_context(silent=True)
-    return {} if context is None else {key.rpartition(".")[2]: v for key, v in context.meta.items() if key.startswith("deft.reading.")}
+    return (
+        {}
+        if context is None
+        else {key.rpartition(".")[2]: v for key, v in context.meta.items() if key.startswith("deft.reading.")}
+    )
 
 
 def load_data(
-    domain: Domain, source: str, split: str, event_shape: tuple[int, ...] | None, options: Mapping[str, Any], say: Callable[[str], None] | None = None, *, held_out: bool = False
+    domain: Domain,
+    source: str,
+    split: str,
+    event_shape: tuple[int, ...] | None,
+    options: Mapping[str, Any],
+    say: Callable[[str], None] | None = None,
+    *,
+    held_out: bool = False,
 ) -> Data:
     """Samples of a kind of data from files, or a split of a bundled set; says what was left out, cropped or clipped.
 
@@ -298,8 +372,9 @@ def load_data(
 
 
 DATA_HELP = (
-    "A folder of pictures (PNG, JPEG, TIFF, ..., DICOM, NIfTI), an .npz (array x or images, or FILE.npz:NAME), or `fashion`, `ct` for bundled images "
-    "(`fashion:fit`, `fashion:validation`, `fashion:test`); for other kinds of data what their package reads."
+    "A folder of pictures (PNG, JPEG, TIFF, ..., DICOM, NIfTI), an .npz (array x or images, or FILE.npz:NAME), or"
+    " `fashion`, `ct` for bundled images (`fashion:fit`, `fashion:validation`, `fashion:test`); for other kinds of data"
+    " what their package reads."
 )
 
 
@@ -310,18 +385,28 @@ task_option_option = click.option(
 
 
 def make_task(
-    name: str | None, sigma_y: float | None, hole: tuple[float, ...] | None = None, options: Iterable[str] = (), measurement: Path | None = None,
+    name: str | None,
+    sigma_y: float | None,
+    hole: tuple[float, ...] | None = None,
+    options: Iterable[str] = (),
+    measurement: Path | None = None,
     domain: Domain | None = None,
-) -> Any:  # fmt: skip
-    """The task that --task, --sigma-y, --hole and --task-option ask for; without --task the measurement file's own, and for want of one the first of the
-    prior's kind of data."""
+) -> Any:
+    """The task that --task, --sigma-y, --hole and --task-option ask for; without --task the measurement file's own, and
+    for want of one the first of the prior's kind of data."""
     if domain is not None and name is not None and name not in domain.tasks():
         others = next((d.title for d in domains().values() if name in d.tasks()), "others")
-        raise InputError(f"the task {name} is for {others}, and the prior makes {domain.title}, which have {', '.join(domain.tasks())}: give one of these, or another prior")
+        raise InputError(
+            f"the task {name} is for {others}, and the prior makes {domain.title}, which have"
+            f" {', '.join(domain.tasks())}: give one of these, or another prior"
+        )
     own = None if name is not None or measurement is None else task_of(measurement, domain)
     usual = own or get_task(name or next(iter((domain.tasks() if domain else {}) or TASKS)), domain)
     if not isinstance(usual, OperatorTask):
-        raise InputError(f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python (deft.fit_h)")
+        raise InputError(
+            f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python"
+            " (deft.fit_h)"
+        )
     changes: dict[str, Any] = {}
     for pair in options:
         key, sign, value = pair.partition("=")
@@ -342,15 +427,31 @@ def make_task(
         try:
             changes[key] = kind(value)
         except ValueError:
-            raise InputError(f"{key} of the task {usual.name} is {'a whole number' if kind is int else 'a number'}, got {value!r}") from None
+            raise InputError(
+                f"{key} of the task {usual.name} is {'a whole number' if kind is int else 'a number'}, got {value!r}"
+            ) from None
     return get_task(usual.name, domain, **{k: v for k, v in usual.config().items() if k != "name"} | changes)
 
 
 reward_options = options(
-    click.option("--reward", help="Instead of a measurement: FILE.py:FUNCTION, images [B, C, H, W] in [-1, 1] -> their reward [B], differentiable; or fashion-classifier, with --label."),
-    click.option("--beta", type=float, help="With --reward: samples are of p(x) exp(reward / beta); small is greedy.  [default: 1]"),
-    click.option("--label", type=int, help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x)."),
-)  # fmt: skip
+    click.option(
+        "--reward",
+        help=(
+            "Instead of a measurement: FILE.py:FUNCTION, images [B, C, H, W] in [-1, 1] -> their reward [B],"
+            " differentiable; or fashion-classifier, with --label."
+        ),
+    ),
+    click.option(
+        "--beta",
+        type=float,
+        help="With --reward: samples are of p(x) exp(reward / beta); small is greedy.  [default: 1]",
+    ),
+    click.option(
+        "--label",
+        type=int,
+        help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x).",
+    ),
+)
 REWARDS = Table(lambda domain: domain.rewards())
 """Name -> (what makes a bundled classifier, the names of its classes), of every kind of data."""
 
@@ -366,20 +467,36 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
     if source in REWARDS:
         make, classes = REWARDS[source]
         if label is None:
-            raise InputError(f"{source} knows {len(classes)} classes (0 {classes[0]} ... {len(classes) - 1} {classes[-1]}): say which class with --label")
+            raise InputError(
+                f"{source} knows {len(classes)} classes (0 {classes[0]} ... {len(classes) - 1} {classes[-1]}): say"
+                " which class with --label"
+            )
         function = make()
     elif ":" not in source:
         raise InputError(f"--reward takes FILE.py:FUNCTION, or {', '.join(REWARDS)}; got {source}")
     else:
-        function, source = find_function(source, "a function of images [B, C, H, W] that returns [B]"), absolute_name(source)
+        function, source = (
+            find_function(source, "a function of images [B, C, H, W] that returns [B]"),
+            absolute_name(source),
+        )
     return Tilt(source=source, beta=beta, label=-1 if label is None else label, function=function)
 
 
 def read_measured(
-    path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], *, row: int | None = 0, mask: Path | None = None, mask_hole: str = "black",
-    resize: bool = False, convert: bool = False, value_range: object = None,
-) -> Measured:  # fmt: skip
-    """One measurement of a measurement file or of what else the kind of data reads, such as a picture; row None: all of the file's."""
+    path: Path,
+    task: Any,
+    domain: Domain,
+    event_shape: tuple[int, ...],
+    *,
+    row: int | None = 0,
+    mask: Path | None = None,
+    mask_hole: str = "black",
+    resize: bool = False,
+    convert: bool = False,
+    value_range: object = None,
+) -> Measured:
+    """One measurement of a measurement file or of what else the kind of data reads, such as a picture; row None: all of
+    the file's."""
     if not path.exists():
         raise InputError(f"no such measurement: {path} does not exist")
     task.check(event_shape)
@@ -390,7 +507,10 @@ def read_measured(
             raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
         for name, given in (("--resize", resize), ("--convert", convert)):
             if given:
-                raise InputError(f"{path} is a measurement file, and {name} is for pictures: what was measured is not resized; leave {name} out")
+                raise InputError(
+                    f"{path} is a measurement file, and {name} is for pictures: what was measured is not resized; leave"
+                    f" {name} out"
+                )
         every = read_measurement(path, task, event_shape, limits(value_range))
         if row is None:
             return Measured(every)
@@ -400,14 +520,19 @@ def read_measured(
     if row is None:
         raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
     seen = {} if mask is None else {"mask": mask, "mask_hole": mask_hole}
-    found: Measured = ask(domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range))
+    found: Measured = ask(
+        domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range)
+    )
     for note in found.notes:
         log.info(note)
     return found
 
 
-def read_pairs(path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], options: Mapping[str, Any]) -> tuple[Tensor, Observation]:
-    """The user's own pairs: an .npz with x, y and, where the task draws one for each sample, mask or kernel. options: of `reading`."""
+def read_pairs(
+    path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], options: Mapping[str, Any]
+) -> tuple[Tensor, Observation]:
+    """The user's own pairs: an .npz with x, y and, where the task draws one for each sample, mask or kernel. options:
+    of `reading`."""
     if not path.exists():
         raise InputError(f"no such file: {path}")
     if options.keys() & {"skip_bad", "array", "recursive"}:
@@ -416,7 +541,8 @@ def read_pairs(path: Path, task: Any, domain: Domain, event_shape: tuple[int, ..
     wanted = {"x", "y"} | ({task.drawn} if task.drawn else set())
     if wanted - set(arrays):
         raise InputError(
-            f"{path} lacks {', '.join(sorted(wanted - set(arrays)))}: pairs for {task.name} are the arrays {', '.join(sorted(wanted))}"
+            f"{path} lacks {', '.join(sorted(wanted - set(arrays)))}: pairs for {task.name} are the arrays"
+            f" {', '.join(sorted(wanted))}"
         )
     x, arrays = ask(domain.pairs, domain, arrays, str(path), task, event_shape, **options)
     given = None if getattr(task, "pictures", False) else limits(options.get("value_range"))
@@ -427,7 +553,9 @@ def limits(value_range: object) -> tuple[float, float] | None:
     """--range as two numbers, for arrays of measurements."""
     found = as_range(value_range)
     if isinstance(found, str):
-        raise InputError(f"--range {found} is for DICOM files: say black and white of the images that were measured, LOW,HIGH")
+        raise InputError(
+            f"--range {found} is for DICOM files: say black and white of the images that were measured, LOW,HIGH"
+        )
     return found
 
 

@@ -17,8 +17,15 @@ from deft.runtime.distributed import get_world
 @click.argument("file", type=click.Path(path_type=Path))
 @out_option("comparison")
 @click.option("--jobs", default=1, show_default=True, help="Processes of this machine that share the work.")
-@click.option("--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...: where jobs compute. Processes of --jobs share it.")
+@click.option(
+    "--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several."
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    help="cpu, cuda, cuda:1, ...: where jobs compute. Processes of --jobs share it.",
+)
 @click.option("--report", "only_report", is_flag=True, help="Do nothing new: write the report from what is in --out.")
 @json_option
 def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, only_report: bool, as_json: bool) -> None:
@@ -29,8 +36,8 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     deft compare benchmarks/fashion.toml --out comparison --jobs 2
 
     Every job is written to --out as soon as it is done: the same command resumes where it was stopped, and after a
-    change of the file does only what changed. A job that fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png.
-    `quick` is a file that comes with the library and takes two minutes.
+    change of the file does only what changed. A job that fails does not stop the others. Writes report.md, report.json,
+    wall-*.png and curve-*.png. `quick` is a file that comes with the library and takes two minutes.
     """
     from deft.bench.run import run_study
     from deft.bench.studies import find_study, read_study
@@ -51,9 +58,14 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
         for found in report["verdicts"]:
             output.say(f"{found['prior']}, {found['task']}: {found['verdict']}")
         output.say(f"wrote {out}/report.md, {out}/report.json ({len(report['rows'])} rows)")
-        output.result({"out": str(out), "rows": len(report["rows"]), "verdicts": report["verdicts"], "failed": report["failed"]})
+        output.result(
+            {"out": str(out), "rows": len(report["rows"]), "verdicts": report["verdicts"], "failed": report["failed"]}
+        )
     if done.failed:
-        raise LostError(f"{len(done.failed)} jobs failed, and the rest is done (see *.error.txt in {out}); run the same command to try them again")
+        raise LostError(
+            f"{len(done.failed)} jobs failed, and the rest is done (see *.error.txt in {out}); run the same command to"
+            " try them again"
+        )
 
 
 def _part(text: str | None) -> tuple[int, int]:

@@ -36,12 +36,17 @@ def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, d
             raise InputError(f"--drawn-by is for vargrad and tb, whose paths may be another's: {name} draws its own")
         made = plan(SCORE_FORM.get(drawn_by, drawn_by))
         if made.method.trained or made.method.draw is not None or made.method.sampler is not None:
-            raise InputError(f"--drawn-by takes a training-free h-transform (pigdm, gradient, reconstruction, dps), not {drawn_by}")
+            raise InputError(
+                f"--drawn-by takes a training-free h-transform (pigdm, gradient, reconstruction, dps), not {drawn_by}"
+            )
         options["behaviour"] = made.make(prior)[0]
     if subset is not None:
         options["subset"] = subset
     if kind in (RelativeEntropy, AdjointMatching) and not has_derivative(prior):
-        raise InputError(f"{name} differentiates the prior, and this one's mean is cut off from x_t (a service, or a detached function): take vargrad or tb")
+        raise InputError(
+            f"{name} differentiates the prior, and this one's mean is cut off from x_t (a service, or a detached"
+            " function): take vargrad or tb"
+        )
     return kind(prior, chain, **options)
 
 
@@ -55,16 +60,48 @@ def _about(h: Learned, prior: Denoiser) -> dict[str, Any]:
 
 
 def fit_on_paths(
-    output: Output, h: Learned, prior: Denoiser, task: Any, obs: Observation, source: str | None, out: Path,
-    objective: str, config: FitConfig, *, chain: int, subset: int | None, drawn_by: str | None, warm: int, rate: float, resume: bool, device: torch.device,
-) -> None:  # fmt: skip
+    output: Output,
+    h: Learned,
+    prior: Denoiser,
+    task: Any,
+    obs: Observation,
+    source: str | None,
+    out: Path,
+    objective: str,
+    config: FitConfig,
+    *,
+    chain: int,
+    subset: int | None,
+    drawn_by: str | None,
+    warm: int,
+    rate: float,
+    resume: bool,
+    device: torch.device,
+) -> None:
     """The rest of `deft fit` for an objective on paths: fit, say how it went, write what it leaves."""
     made = make_objective(objective, prior, chain, subset, drawn_by)
     result, history, end = learn(
-        h, prior, prior.to_latent(obs).to(device), made, config, warm=warm, rate=rate, folder=out, resume=resume, device=device,
-        progress=common.bars(), chain=chain,
-    )  # fmt: skip
-    recipe = {"objective": objective, "chain": chain, "subset": subset, "drawn_by": drawn_by, "warm": warm, **asdict(config)}
+        h,
+        prior,
+        prior.to_latent(obs).to(device),
+        made,
+        config,
+        warm=warm,
+        rate=rate,
+        folder=out,
+        resume=resume,
+        device=device,
+        progress=common.bars(),
+        chain=chain,
+    )
+    recipe = {
+        "objective": objective,
+        "chain": chain,
+        "subset": subset,
+        "drawn_by": drawn_by,
+        "warm": warm,
+        **asdict(config),
+    }
     seen = {} if source is None else {"measurement": {"file": source, "sha256": obs.fingerprint()}}
     about = _about(h, prior) | seen | {
         "recipe": recipe, "steps": result.steps, "seconds": round(result.seconds, 1),
@@ -77,26 +114,52 @@ def fit_on_paths(
     sigma = typical_noise(obs, torch.zeros(len(obs), *prior.data_shape).to(obs.y))
     if end.get("residual", 0.0) > max(MAX_RESIDUAL * sigma, MIN_RESIDUAL):
         output.say(
-            f"warning: paths of this h do not explain {source}: y - A(x) is {end['residual']:.3g} where the noise sigma_y is {sigma:.3g}. More --steps, or other units "
-            "or another convention of y (`deft measure inspect` tells)?"
+            f"warning: paths of this h do not explain {source}: y - A(x) is {end['residual']:.3g} where the noise"
+            f" sigma_y is {sigma:.3g}. More --steps, or other units or another convention of y (`deft measure inspect`"
+            " tells)?"
         )
     how = f"--reward {getattr(task, 'source', '')}" if source is None else f"--measurement {source}"
-    output.say(f"\nwrote {out}/h.safetensors, for this {'reward' if source is None else 'measurement'} alone; next: deft sample {out} {how}")
+    output.say(
+        f"\nwrote {out}/h.safetensors, for this {'reward' if source is None else 'measurement'} alone; next: deft"
+        f" sample {out} {how}"
+    )
     output.result({"out": str(out), "card": card, "history": result.history, "diagnosis": end})
 
 
 def fit_by_importance(
-    output: Output, h: Learned, prior: Denoiser, task: Any, obs: Observation, source: str, out: Path,
-    config: FitConfig, *, rounds: int, paths: int, chain: int, resume: bool, device: torch.device, objective: dict[str, Any],
-) -> None:  # fmt: skip
-    """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like, kept after each round."""
+    output: Output,
+    h: Learned,
+    prior: Denoiser,
+    task: Any,
+    obs: Observation,
+    source: str,
+    out: Path,
+    config: FitConfig,
+    *,
+    rounds: int,
+    paths: int,
+    chain: int,
+    resume: bool,
+    device: torch.device,
+    objective: dict[str, Any],
+) -> None:
+    """The rest of `deft fit --objective importance`: an h for all measurements of a file and their like, kept after
+    each round."""
     done: list[dict[str, float]] = []
 
     def keep() -> dict[str, Any]:
         about = _about(h, prior) | {
-            "measurement": {"file": source, "count": len(obs)}, "rounds": done,
-            "recipe": {"objective": "importance", "rounds": rounds, "paths": paths, "chain": chain, **objective, **asdict(config)},
-        }  # fmt: skip
+            "measurement": {"file": source, "count": len(obs)},
+            "rounds": done,
+            "recipe": {
+                "objective": "importance",
+                "rounds": rounds,
+                "paths": paths,
+                "chain": chain,
+                **objective,
+                **asdict(config),
+            },
+        }
         return save_h(out / "h.safetensors", h, prior, task, **about)
 
     def on_round(row: Mapping[str, Any]) -> None:
@@ -105,12 +168,25 @@ def fit_by_importance(
         done.append(dict(row))
 
     rows = importance_fit(
-        h.to(device), prior, prior.to_latent(obs).to(device), rounds=rounds, paths=paths, steps=chain, config=config, device=device, progress=common.bars(),
-        folder=out, resume=resume, callback=on_round, **objective,
-    )  # fmt: skip
+        h.to(device),
+        prior,
+        prior.to_latent(obs).to(device),
+        rounds=rounds,
+        paths=paths,
+        steps=chain,
+        config=config,
+        device=device,
+        progress=common.bars(),
+        folder=out,
+        resume=resume,
+        callback=on_round,
+        **objective,
+    )
     done[:] = rows
     card = keep()
     write_json(out / "log.json", {"rounds": rows, "card": card})
     write_text(out / "card.md", h_card_text(card))
-    output.say(f"\nwrote {out}/h.safetensors, for measurements like these; next: deft sample {out} --measurement {source}")
+    output.say(
+        f"\nwrote {out}/h.safetensors, for measurements like these; next: deft sample {out} --measurement {source}"
+    )
     output.result({"out": str(out), "card": card, "rounds": rows})

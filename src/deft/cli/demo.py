@@ -19,15 +19,28 @@ from deft.workflow import demo as library
 @click.option("--pretrained", is_flag=True, help="Use the bundled h, fitted for longer, instead of fitting one now.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--images", default=64, show_default=True, help="Held-out images to restore (at most 500).")
-@click.option("--prior", default="", help="A prior for 1x32x32 images (clothes) or 1x64x64 ones (CT slices).  [default: the task's]")
+@click.option(
+    "--prior",
+    default="",
+    help="A prior for 1x32x32 images (clothes) or 1x64x64 ones (CT slices).  [default: the task's]",
+)
 @click.option("--seconds", default=library.FIT_SECONDS, show_default=True, help="How long h is fitted for.")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
 @overwrite_option
 @json_option
 def demo(
-    task: str, out: Path, quick: bool, pretrained: bool, seed: int, images: int, prior: str, seconds: float, size: float,
-    overwrite: bool, as_json: bool,
-) -> None:  # fmt: skip
+    task: str,
+    out: Path,
+    quick: bool,
+    pretrained: bool,
+    seed: int,
+    images: int,
+    prior: str,
+    seconds: float,
+    size: float,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Fit an h-transform on 1,000 bundled images, restore held-out ones, compare with other methods.
 
     Under three minutes on two CPU cores. Writes samples.png, samples.npz, report.md, report.json and

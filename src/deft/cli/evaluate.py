@@ -27,8 +27,17 @@ from deft.methods import plan
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--data", required=True, help=DATA_HELP + " With an array `labels`, for top-1.")
 @click.option("--pairs", is_flag=True, help="--data is an .npz of x and y (and mask): use these measurements.")
-@click.option("--methods", help="Names with commas between them.  [default: deft,dps,pigdm,prior; without a run: all but deft]")
-@click.option("--prior", "prior_option", help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or fashion]")
+@click.option(
+    "--methods", help="Names with commas between them.  [default: deft,dps,pigdm,prior; without a run: all but deft]"
+)
+@click.option(
+    "--prior",
+    "prior_option",
+    help=(
+        "A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or"
+        " fashion]"
+    ),
+)
 @common.prior_option_option
 @common.trust_code_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run.  [default: inpaint]")
@@ -46,26 +55,49 @@ from deft.methods import plan
 @overwrite_option
 @json_option
 def evaluate(
-    run: Path | None, data: str, pairs: bool, methods: str | None, prior_option: str | None, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], images: int | None,
-    samples: int, steps: int | None, eta: float | None, seed: int, batch: int, out: Path, skip_bad: bool, resize: bool,
-    convert: bool, value_range: str | None, shard_prior: bool, device: str | None, overwrite: bool, as_json: bool,
-) -> None:  # fmt: skip
+    run: Path | None,
+    data: str,
+    pairs: bool,
+    methods: str | None,
+    prior_option: str | None,
+    prior_options: tuple[str, ...],
+    task: str | None,
+    task_options: tuple[str, ...],
+    images: int | None,
+    samples: int,
+    steps: int | None,
+    eta: float | None,
+    seed: int,
+    batch: int,
+    out: Path,
+    skip_bad: bool,
+    resize: bool,
+    convert: bool,
+    value_range: str | None,
+    shard_prior: bool,
+    device: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Compare methods on held-out images: the same masks, measurement noise and seeds for each.
 
     \b
     deft evaluate run --data held-out/ --out report
     deft evaluate --task sr4 --data fashion --methods dps,pigdm --out report
 
-    Writes report.md, report.json, samples.png and samples.npz. The energy score, which is least for the true posterior, comes first: in
-    features of a network for clothes (the bundled images, or labelled 1x32x32 ones with the fashion prior; with top-1) and for CT slices,
-    and in pixels for all images. It needs two samples of each image at least.
+    Writes report.md, report.json, samples.png and samples.npz. The energy score, which is least for the true posterior,
+    comes first: in features of a network for clothes (the bundled images, or labelled 1x32x32 ones with the fashion
+    prior; with top-1) and for CT slices, and in pixels for all images. It needs two samples of each image at least.
     """
     output = Output(as_json)
     where = common.get_device(device)
-    first = torch.device("cpu") if shard_prior else where  # the whole of a prior that is spread out may not fit elsewhere
+    # the whole of a prior that is spread out may not fit elsewhere
+    first = torch.device("cpu") if shard_prior else where
     fitted, chosen, prior, name = _who(run, task, task_options, prior_option, prior_options, first)
     fitted = None if fitted is None else fitted.to(where)
-    names = methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
+    names = (
+        methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
+    )
     plans = {p.method.name: p for p in (plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names)}
     for p in plans.values():
         p.make(prior, fitted)  # what cannot be made is said before anything is read
@@ -78,17 +110,46 @@ def evaluate(
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)
-    cases = _cases(data, pairs, images, chosen, seed, domain, shape, (data.partition(":")[0], name), common.reading(skip_bad, resize, convert, value_range), output)
+    cases = _cases(
+        data,
+        pairs,
+        images,
+        chosen,
+        seed,
+        domain,
+        shape,
+        (data.partition(":")[0], name),
+        common.reading(skip_bad, resize, convert, value_range),
+        output,
+    )
     open_folder(out, overwrite=overwrite)
     if samples == 1:
-        output.say("one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that vary too little; give --samples 2 or more")
+        output.say(
+            "one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that"
+            " vary too little; give --samples 2 or more"
+        )
     results = compare(
-        plans, prior, cases, samples, fitted=fitted, seed=seed, batch=batch, device=prior.state_like().device, progress=common.bars(),
-    )  # fmt: skip
+        plans,
+        prior,
+        cases,
+        samples,
+        fitted=fitted,
+        seed=seed,
+        batch=batch,
+        device=prior.state_like().device,
+        progress=common.bars(),
+    )
     settings = {
-        "task": chosen.config(), "prior": name, "run": None if run is None else str(run), "data": data, "seed": seed, "images": len(cases),
-        "samples": samples, "plans": [p.config() for p in plans.values()], "machine": machine(),
-    }  # fmt: skip
+        "task": chosen.config(),
+        "prior": name,
+        "run": None if run is None else str(run),
+        "data": data,
+        "seed": seed,
+        "images": len(cases),
+        "samples": samples,
+        "plans": [p.config() for p in plans.values()],
+        "machine": machine(),
+    }
     title = f"{chosen.title}: {len(cases)} {domain.title}, {samples} samples each"
     report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
     output.say("\n" + terminal(domain, title, report["rows"]))
@@ -97,7 +158,12 @@ def evaluate(
 
 
 def _who(
-    run: Path | None, task: str | None, task_options: tuple[str, ...], prior_option: str | None, prior_options: tuple[str, ...], device: torch.device
+    run: Path | None,
+    task: str | None,
+    task_options: tuple[str, ...],
+    prior_option: str | None,
+    prior_options: tuple[str, ...],
+    device: torch.device,
 ) -> tuple[Learned | None, Any, Denoiser, str]:
     """(h or None, the task, the prior, the prior's name): of a run, or of the options."""
     if run is None:
@@ -108,14 +174,26 @@ def _who(
     if task_options:
         raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
     if task is not None and task != found.task.name:
-        raise InputError(f"{run} was fitted to the task {found.task.name}, not {task}: leave --task out, or fit one to {task}")
+        raise InputError(
+            f"{run} was fitted to the task {found.task.name}, not {task}: leave --task out, or fit one to {task}"
+        )
     return found.h, found.task, found.prior, found.prior.loaded_as
 
 
 def _cases(
-    data: str, pairs: bool, count: int | None, task: Any, seed: int, domain: Domain, shape: tuple[int, ...], known: tuple[str, str], reading: dict[str, Any], output: Output,
-) -> TensorCases:  # fmt: skip
-    """The samples with their measurements. known: the names of the data and of the prior, by which a feature network is found."""
+    data: str,
+    pairs: bool,
+    count: int | None,
+    task: Any,
+    seed: int,
+    domain: Domain,
+    shape: tuple[int, ...],
+    known: tuple[str, str],
+    reading: dict[str, Any],
+    output: Output,
+) -> TensorCases:
+    """The samples with their measurements. known: the names of the data and of the prior, by which a feature network is
+    found."""
     labels, obs = None, None
     if pairs:
         x, obs = common.read_pairs(Path(data), task, domain, shape, reading)
@@ -130,4 +208,6 @@ def _cases(
     name = domain.feature_network_for(known, tuple(shape), labels is not None)
     if not name:
         return TensorCases(domain, x, obs)
-    return TensorCases(domain, x, obs, labels=labels, network=domain.feature_network(name, x), names=captions(domain, labels, known))
+    return TensorCases(
+        domain, x, obs, labels=labels, network=domain.feature_network(name, x), names=captions(domain, labels, known)
+    )

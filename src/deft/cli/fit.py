@@ -39,10 +39,29 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 
 
 @click.command(cls=Sections)
-@click.option("--prior", "prior_option", default="fashion", show_default=True, help="A bundled prior, a file or folder (ours, diffusers', guided-diffusion's), FILE.py:FUNCTION, or the URL of `deft serve`.")
-@click.option("--task", type=Name("task", TASKS), help="What is measured.  [default: what a --measurement file says, else inpaint]")
-@click.option("--data", help=DATA_HELP + " Masks and noise are drawn afresh at every step. Without --data h is fitted to samples of the prior alone.")
-@click.option("--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask).")
+@click.option(
+    "--prior",
+    "prior_option",
+    default="fashion",
+    show_default=True,
+    help=(
+        "A bundled prior, a file or folder (ours, diffusers', guided-diffusion's), FILE.py:FUNCTION, or the URL of"
+        " `deft serve`."
+    ),
+)
+@click.option(
+    "--task",
+    type=Name("task", TASKS),
+    help="What is measured.  [default: what a --measurement file says, else inpaint]",
+)
+@click.option(
+    "--data",
+    help=DATA_HELP
+    + " Masks and noise are drawn afresh at every step. Without --data h is fitted to samples of the prior alone.",
+)
+@click.option(
+    "--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask)."
+)
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
 @out_option("run")
 @click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
@@ -52,57 +71,198 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 @click.option("--resume", is_flag=True, help="Go on with a fit that was stopped, with the same settings.")
 @section(
     "Task and measurement",
-    click.option("--sigma-y", type=float, help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]"),
+    click.option(
+        "--sigma-y",
+        type=float,
+        help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]",
+    ),
     common.task_option_option,
-    click.option("--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint)."),
-    click.option("--measurement", type=click.Path(path_type=Path), help="With --objective, instead of --data: the measurement, as in `deft sample`."),
+    click.option(
+        "--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint)."
+    ),
+    click.option(
+        "--measurement",
+        type=click.Path(path_type=Path),
+        help="With --objective, instead of --data: the measurement, as in `deft sample`.",
+    ),
     click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file."),
-    click.option("--mask", type=click.Path(path_type=Path), help="With --measurement: white is seen, black is the hole (inpaint)."),
-    click.option("--mask-hole", type=Name("mask colour", ("black", "white")), default="black", show_default=True, help="The colour of the hole in --mask."),
-)  # fmt: skip
+    click.option(
+        "--mask",
+        type=click.Path(path_type=Path),
+        help="With --measurement: white is seen, black is the hole (inpaint).",
+    ),
+    click.option(
+        "--mask-hole",
+        type=Name("mask colour", ("black", "white")),
+        default="black",
+        show_default=True,
+        help="The colour of the hole in --mask.",
+    ),
+)
 @section(
     "Reading the prior and the data",
     common.prior_option_option,
     common.trust_code_option,
     common.reading_options,
-)  # fmt: skip
+)
 @section(
     "Form of h",
-    click.option("--method", type=Name("method", KINDS), default="deft", show_default=True, help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md)."),
-    click.option("--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is."),
-    click.option("--start-from", "start", help="Begin with the weights of another h of this prior, of the same task or another: a run folder, or `inpaint` for the bundled one. Its size and form are kept."),
-    click.option("--units", type=Name("units", UNITS), default="v", show_default=True, help="What the network's output means (eps: the paper's)."),
-    click.option("--gate/--no-gate", default=True, show_default=True, help="Let the network weigh the guide pixel by pixel (no: the paper's)."),
-    click.option("--guide", type=Name("guide", GUIDES), default="preconditioned", show_default=True, help="The likelihood's gradient: preconditioned by its curvature, or score, the raw one of the paper."),
-    click.option("--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]"),
-)  # fmt: skip
+    click.option(
+        "--method",
+        type=Name("method", KINDS),
+        default="deft",
+        show_default=True,
+        help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md).",
+    ),
+    click.option(
+        "--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is."
+    ),
+    click.option(
+        "--start-from",
+        "start",
+        help=(
+            "Begin with the weights of another h of this prior, of the same task or another: a run folder, or `inpaint`"
+            " for the bundled one. Its size and form are kept."
+        ),
+    ),
+    click.option(
+        "--units",
+        type=Name("units", UNITS),
+        default="v",
+        show_default=True,
+        help="What the network's output means (eps: the paper's).",
+    ),
+    click.option(
+        "--gate/--no-gate",
+        default=True,
+        show_default=True,
+        help="Let the network weigh the guide pixel by pixel (no: the paper's).",
+    ),
+    click.option(
+        "--guide",
+        type=Name("guide", GUIDES),
+        default="preconditioned",
+        show_default=True,
+        help="The likelihood's gradient: preconditioned by its curvature, or score, the raw one of the paper.",
+    ),
+    click.option(
+        "--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]"
+    ),
+)
 @section(
     "How it is fitted",
-    click.option("--batch", default=DEFAULTS.batch, show_default=f"{DEFAULTS.batch}; with --objective {PATHS['batch']} paths"),
+    click.option(
+        "--batch", default=DEFAULTS.batch, show_default=f"{DEFAULTS.batch}; with --objective {PATHS['batch']} paths"
+    ),
     click.option("--lr", default=DEFAULTS.lr, show_default=True),
-    click.option("--warmup", default=DEFAULTS.warmup, show_default=f"{DEFAULTS.warmup}; with --objective {PATHS['warmup']}", help="Steps in which the learning rate rises."),
-    click.option("--ema", default=DEFAULTS.ema, show_default=f"{DEFAULTS.ema}; with --objective {PATHS['ema']}", help="Decay of the averaged weights."),
-    click.option("--weighting", type=Name("weighting", WEIGHTINGS), default="between", show_default=True, help="Of the loss over noise levels (eps: the paper's)."),
-    click.option("--focus", default=3.0, show_default=True, help="Draw noise levels with density u^(focus - 1): 1 is even, more looks more at high noise."),
-    click.option("--even", default=0.5, show_default=True, help="Share of the draws spread evenly over the logarithm of the noise instead."),
-    click.option("--prior-samples", type=int, help="Add so many samples of the prior to the images; 0 for none.  [default: as many as keep an image from being seen too often (docs/fit.md)]"),
-    click.option("--samples-folder", type=click.Path(path_type=Path), help="Where samples of the prior are kept; fits of other tasks may share it.  [default: prior-samples in --out]"),
-    click.option("--cache", "--bank", "cache", type=int, help="Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step.  [default: follows steps and memory (docs/cache.md)]"),
-    click.option("--fresh", type=float, help="Share of each batch that is drawn afresh beside the cache.  [default: 0, or 1/8 where memory cuts the cache short]"),
-    click.option("--patience", default=DEFAULTS.patience, show_default=True, help="End early after so many evaluations (of 20) without a lower held-out loss; 0 never does."),
-)  # fmt: skip
+    click.option(
+        "--warmup",
+        default=DEFAULTS.warmup,
+        show_default=f"{DEFAULTS.warmup}; with --objective {PATHS['warmup']}",
+        help="Steps in which the learning rate rises.",
+    ),
+    click.option(
+        "--ema",
+        default=DEFAULTS.ema,
+        show_default=f"{DEFAULTS.ema}; with --objective {PATHS['ema']}",
+        help="Decay of the averaged weights.",
+    ),
+    click.option(
+        "--weighting",
+        type=Name("weighting", WEIGHTINGS),
+        default="between",
+        show_default=True,
+        help="Of the loss over noise levels (eps: the paper's).",
+    ),
+    click.option(
+        "--focus",
+        default=3.0,
+        show_default=True,
+        help="Draw noise levels with density u^(focus - 1): 1 is even, more looks more at high noise.",
+    ),
+    click.option(
+        "--even",
+        default=0.5,
+        show_default=True,
+        help="Share of the draws spread evenly over the logarithm of the noise instead.",
+    ),
+    click.option(
+        "--prior-samples",
+        type=int,
+        help=(
+            "Add so many samples of the prior to the images; 0 for none.  [default: as many as keep an image from being"
+            " seen too often (docs/fit.md)]"
+        ),
+    ),
+    click.option(
+        "--samples-folder",
+        type=click.Path(path_type=Path),
+        help=(
+            "Where samples of the prior are kept; fits of other tasks may share it.  [default: prior-samples in --out]"
+        ),
+    ),
+    click.option(
+        "--cache",
+        "--bank",
+        "cache",
+        type=int,
+        help=(
+            "Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step. "
+            " [default: follows steps and memory (docs/cache.md)]"
+        ),
+    ),
+    click.option(
+        "--fresh",
+        type=float,
+        help=(
+            "Share of each batch that is drawn afresh beside the cache.  [default: 0, or 1/8 where memory cuts the"
+            " cache short]"
+        ),
+    ),
+    click.option(
+        "--patience",
+        default=DEFAULTS.patience,
+        show_default=True,
+        help="End early after so many evaluations (of 20) without a lower held-out loss; 0 never does.",
+    ),
+)
 @section(
     "Without data: an h for one measurement or reward",
-    click.option("--objective", type=Name("objective", [*OBJECTIVES, "importance"]), help="Learn h without data (docs/control.md): vargrad, tb, kl or adjoint from one --measurement and its likelihood; importance from all those of a file, for their like."),
+    click.option(
+        "--objective",
+        type=Name("objective", [*OBJECTIVES, "importance"]),
+        help=(
+            "Learn h without data (docs/control.md): vargrad, tb, kl or adjoint from one --measurement and its"
+            " likelihood; importance from all those of a file, for their like."
+        ),
+    ),
     common.reward_options,
     click.option("--chain", default=50, show_default=True, help="With --objective: steps of a path."),
-    click.option("--subset", type=int, help="With --objective: differentiate so many steps of a path, drawn at random and weighed, instead of all."),
-    click.option("--drawn-by", type=Name("method", METHODS), help="With vargrad or tb: the method that draws the paths, instead of h."),
-    click.option("--rounds", default=4, show_default=True, help="With importance: rounds of drawing paths and fitting to the weighed ones; --steps are each round's."),
+    click.option(
+        "--subset",
+        type=int,
+        help="With --objective: differentiate so many steps of a path, drawn at random and weighed, instead of all.",
+    ),
+    click.option(
+        "--drawn-by",
+        type=Name("method", METHODS),
+        help="With vargrad or tb: the method that draws the paths, instead of h.",
+    ),
+    click.option(
+        "--rounds",
+        default=4,
+        show_default=True,
+        help="With importance: rounds of drawing paths and fitting to the weighed ones; --steps are each round's.",
+    ),
     click.option("--paths", default=8, show_default=True, help="With importance: paths of each measurement."),
-    click.option("--warm", default=0, show_default=True, help="With --objective: the likelihood is annealed in over so many steps, from a thousandth."),
+    click.option(
+        "--warm",
+        default=0,
+        show_default=True,
+        help="With --objective: the likelihood is annealed in over so many steps, from a thousandth.",
+    ),
     click.option("--log-z-rate", default=0.05, show_default=True, help="With tb: step size of log Z."),
-)  # fmt: skip
+)
 @section(
     "Machine and output",
     common.device_option,
@@ -112,7 +272,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     common.shard_option,
     overwrite_option,
     json_option,
-)  # fmt: skip
+)
 def fit(**asked: Any) -> None:
     """Fit an h-transform to a frozen prior.
 
@@ -123,8 +283,9 @@ def fit(**asked: Any) -> None:
     deft fit --objective vargrad --measurement small.png --task sr4 --out run
     deft fit --objective vargrad --reward taste.py:brightness --beta 0.1 --out run
 
-    Samples of the prior are added to the images, so that a long fit does not learn a few images by heart; without --data they
-    are all there is. Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder --out. Ctrl-C saves.
+    Samples of the prior are added to the images, so that a long fit does not learn a few images by heart; without
+    --data they are all there is. Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder
+    --out. Ctrl-C saves.
     """
     given = Asked(**asked)
     given.check()
@@ -200,20 +361,35 @@ class Asked:
         """Options that do not go together."""
         alone, paired, paths = self.objective is None, self.pairs is not None, self.objective is not None
         if (self.cache or 0) < 0 or (self.cache and paired):
-            raise InputError(f"--cache takes a number of draws (at least 1, or 0 for none), and is not for --pairs; got {self.cache}")
+            raise InputError(
+                f"--cache takes a number of draws (at least 1, or 0 for none), and is not for --pairs; got {self.cache}"
+            )
         if (self.prior_samples or 0) < 0 or (self.prior_samples and (paired or paths)):
-            raise InputError(f"--prior-samples takes a number (at least 1, or 0 for none), and is not for --pairs or --objective; got {self.prior_samples}")
+            raise InputError(
+                "--prior-samples takes a number (at least 1, or 0 for none), and is not for --pairs or --objective;"
+                f" got {self.prior_samples}"
+            )
         if (self.fresh is not None or self.samples_folder is not None) and (paired or paths):
-            raise InputError("--fresh and --samples-folder belong to the cache and the samples of the prior, which --pairs and --objective have not: leave them out")
+            raise InputError(
+                "--fresh and --samples-folder belong to the cache and the samples of the prior, which --pairs and"
+                " --objective have not: leave them out"
+            )
         if alone and (self.mask is not None or self.subset is not None or self.drawn_by is not None or self.warm):
-            raise InputError("--mask, --subset, --drawn-by and --warm are for a fit to one --measurement with --objective")
+            raise InputError(
+                "--mask, --subset, --drawn-by and --warm are for a fit to one --measurement with --objective"
+            )
         if alone and self.data is not None and paired:
-            raise InputError("give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two")
+            raise InputError(
+                "give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two"
+            )
         if alone and self.data is None and not paired and self.prior_samples == 0:
             raise InputError("nothing to fit to: give --data, --pairs, or a --prior-samples above 0")
         reading = ("skip_bad", "resize", "convert", "value_range", "recursive", "array")
         if self.data is None and not paired and self.measurement is None and not all(map(_by_default, reading)):
-            raise InputError("--skip-bad, --resize, --convert, --range, --recursive and --array say how files are read, and none is given: leave them out")
+            raise InputError(
+                "--skip-bad, --resize, --convert, --range, --recursive and --array say how files are read, and none is"
+                " given: leave them out"
+            )
         self._check_objective()
 
     def _check_objective(self) -> None:
@@ -221,50 +397,98 @@ class Asked:
         if self.measurement is not None and self.reward is not None:
             raise InputError("give --measurement or --reward, one of the two")
         if (self.objective is None) != (self.measurement is None and self.reward is None):
-            raise InputError("--objective goes together with --measurement or --reward: an h for one condition, learned on paths without data")
+            raise InputError(
+                "--objective goes together with --measurement or --reward: an h for one condition, learned on paths"
+                " without data"
+            )
         if self.reward is None and (self.beta is not None or self.label is not None):
             raise InputError("--beta and --label are for --reward")
         named = not _by_default("task") or self.task_options or self.sigma_y is not None or self.hole is not None
         if self.reward is not None and (self.objective == "importance" or self.mask is not None or named):
-            raise InputError("a --reward is no task and measures nothing: leave --task, --task-option, --sigma-y, --hole and --mask out, and take vargrad, tb, kl or adjoint")
-        if self.objective is not None and (self.data or self.pairs or self.held_out or self.method != "deft" or self.cache):
-            raise InputError("--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --cache and --method out")
+            raise InputError(
+                "a --reward is no task and measures nothing: leave --task, --task-option, --sigma-y, --hole and --mask"
+                " out, and take vargrad, tb, kl or adjoint"
+            )
+        if self.objective is not None and (
+            self.data or self.pairs or self.held_out or self.method != "deft" or self.cache
+        ):
+            raise InputError(
+                "--objective learns a deft h from --measurement alone: leave --data, --pairs, --held-out, --cache and"
+                " --method out"
+            )
         if self.objective == "importance" and (self.subset is not None or self.drawn_by is not None or self.warm):
-            raise InputError("importance draws its own paths, round by round: leave --subset, --drawn-by and --warm out")
+            raise InputError(
+                "importance draws its own paths, round by round: leave --subset, --drawn-by and --warm out"
+            )
 
     def recipe(self) -> Recipe:
         """How h is built and fitted; objectives on paths have other defaults."""
-        given: dict[str, Any] = {"steps": self.steps, "batch": self.batch, "warmup": self.warmup, "ema": self.ema, "lr": self.lr}
+        given: dict[str, Any] = {
+            "steps": self.steps,
+            "batch": self.batch,
+            "warmup": self.warmup,
+            "ema": self.ema,
+            "lr": self.lr,
+        }
         if self.objective is not None:
-            given |= {k: v for k, v in (IMPORTANCE if self.objective == "importance" else PATHS).items() if _by_default(k)}
+            given |= {
+                k: v for k, v in (IMPORTANCE if self.objective == "importance" else PATHS).items() if _by_default(k)
+            }
             if _by_default("warmup"):
-                given["warmup"] = min(given["warmup"], max(1, given["steps"] // 4))  # a few batches of kl are a whole fit
+                # a few batches of kl are a whole fit
+                given["warmup"] = min(given["warmup"], max(1, given["steps"] // 4))
         if self.start is not None and (self.method != "deft" or self.width is not None):
-            raise InputError("--start-from is for deft, and takes the width of the h it starts from: leave --method and --width out")
+            raise InputError(
+                "--start-from is for deft, and takes the width of the h it starts from: leave --method and --width out"
+            )
         if self.width is not None and self.method != "deft":
             raise InputError(f"--width is for deft; {self.method} takes --size")
         if self.width is not None and self.width < 2:
             raise InputError(f"--width must be at least 2, got {self.width}")
         form = {k: getattr(self, k) for k in ("units", "guide", "gate", "n2_start") if not _by_default(k)}
         if form and (self.start is not None or self.method != "deft"):
-            raise InputError("--units, --gate, --guide and --n2-start say what form a new deft has: leave them out with --start-from and other methods")
+            raise InputError(
+                "--units, --gate, --guide and --n2-start say what form a new deft has: leave them out with --start-from"
+                " and other methods"
+            )
         patience = 0 if self.objective is not None and _by_default("patience") else self.patience
         return Recipe(
-            method=self.method, size=self.size, width=self.width, options=form, start_from=self.start or "", seconds=self.seconds,
-            prior_samples=self.prior_samples, cache=self.cache, fresh=self.fresh, patience=patience, weighting=self.weighting, focus=self.focus,
-            even=self.even, seed=self.seed, bf16=self.bf16, accumulate=self.accumulate, streams=self.streams, **given,
-        )  # fmt: skip
+            method=self.method,
+            size=self.size,
+            width=self.width,
+            options=form,
+            start_from=self.start or "",
+            seconds=self.seconds,
+            prior_samples=self.prior_samples,
+            cache=self.cache,
+            fresh=self.fresh,
+            patience=patience,
+            weighting=self.weighting,
+            focus=self.focus,
+            even=self.even,
+            seed=self.seed,
+            bf16=self.bf16,
+            accumulate=self.accumulate,
+            streams=self.streams,
+            **given,
+        )
 
     def run(self, output: Output) -> None:
         """Read, fit, write."""
         recipe = self.recipe()
-        launched_config(recipe.fit_config(recipe.steps, recipe.seconds))  # what the launcher and the options say otherwise is said before anything is read
+        # what the launcher and the options say otherwise is said before anything is read
+        launched_config(recipe.fit_config(recipe.steps, recipe.seconds))
         where = common.get_device(self.device)
-        prior = common.spread_out(common.find_prior(self.prior_option, "cpu" if self.shard_prior else where, self.prior_options), self.shard_prior)
+        prior = common.spread_out(
+            common.find_prior(self.prior_option, "cpu" if self.shard_prior else where, self.prior_options),
+            self.shard_prior,
+        )
         domain, shape = common.domain_for(prior), prior.data_shape
         common.check_batch(common.own_part(recipe.batch, self.accumulate), shape)
         if self.reward is None:
-            task: Any = common.make_task(self.task, self.sigma_y, self.hole, self.task_options, self.measurement, domain)
+            task: Any = common.make_task(
+                self.task, self.sigma_y, self.hole, self.task_options, self.measurement, domain
+            )
         else:
             task = common.make_tilt(self.reward, self.beta, self.label)
         task.check(shape)
@@ -274,18 +498,31 @@ class Asked:
         data = self._read(prior, task)
         open_folder(self.out, overwrite=self.overwrite or self.resume)
         fitted = fit_h(
-            prior, task, data, recipe=recipe, folder=self.out, samples_folder=self.samples_folder, resume=self.resume, device=where,
-            callback=common.show_evaluation, trust_code=common.trusts_code(),
-        )  # fmt: skip
+            prior,
+            task,
+            data,
+            recipe=recipe,
+            folder=self.out,
+            samples_folder=self.samples_folder,
+            resume=self.resume,
+            device=where,
+            callback=common.show_evaluation,
+            trust_code=common.trusts_code(),
+        )
         card = fitted.save(self.out)
         result = fitted.result
         assert result is not None
         output.say(
-            f"{result.steps} steps in {fitted.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} at step {result.best_step} "
-            f"({result.weights} weights; raw {result.held_out['raw']:.4f}, averaged {result.held_out['ema']:.4f})"
+            f"{result.steps} steps in {fitted.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} at"
+            f" step {result.best_step} ({result.weights} weights; raw {result.held_out['raw']:.4f}, averaged"
+            f" {result.held_out['ema']:.4f})"
         )
-        output.say(f"\nmean squared error of E[x_0 | x_t, y] on held-out {domain.title}:\n" + level_table(fitted.levels))
-        output.say(f"\nwrote {self.out}/h.safetensors; next: deft sample {self.out} --help, or deft evaluate {self.out} --help")
+        output.say(
+            f"\nmean squared error of E[x_0 | x_t, y] on held-out {domain.title}:\n" + level_table(fitted.levels)
+        )
+        output.say(
+            f"\nwrote {self.out}/h.safetensors; next: deft sample {self.out} --help, or deft evaluate {self.out} --help"
+        )
         output.result({"out": str(self.out), "card": card, "history": result.history})
 
     def _read(self, prior: Denoiser, task: Any) -> TrainingData:
@@ -294,17 +531,29 @@ class Asked:
         reading = common.reading(self.skip_bad, self.resize, self.convert, self.value_range)
 
         def samples(source: str | None, split: str) -> Data | None:
-            return common.load_data(domain, source, split, shape, reading, held_out=split == "validation") if source else None
+            return (
+                common.load_data(domain, source, split, shape, reading, held_out=split == "validation")
+                if source
+                else None
+            )
 
         def pairs(path: Path) -> Pairs:
             return Pairs(*common.read_pairs(path, task, domain, shape, reading))
 
         if self.pairs is not None:
-            return training_data(prior, pairs(self.pairs), pairs(Path(self.held_out)) if self.held_out else None, self.seed, str(self.pairs))
+            return training_data(
+                prior,
+                pairs(self.pairs),
+                pairs(Path(self.held_out)) if self.held_out else None,
+                self.seed,
+                str(self.pairs),
+            )
         held_out = self.held_out
         if held_out is None and self.data is not None and common.is_bundled(domain, self.data):
             held_out = f"{self.data.partition(':')[0]}:validation"
-        return training_data(prior, samples(self.data, "fit"), samples(held_out, "validation"), self.seed, str(self.data))
+        return training_data(
+            prior, samples(self.data, "fit"), samples(held_out, "validation"), self.seed, str(self.data)
+        )
 
     def _on_paths(self, output: Output, prior: Denoiser, task: Any, recipe: Recipe, where: Any) -> None:
         """--objective: an h for one measurement or reward, or for those of a file, without data."""
@@ -314,28 +563,76 @@ class Asked:
         obs = task.check(shape)
         if self.measurement is not None:
             obs = common.read_measured(
-                self.measurement, task, domain, shape, row=None if many else self.row, mask=self.mask, mask_hole=self.mask_hole,
-                resize=self.resize, convert=self.convert, value_range=self.value_range,
-            ).obs  # fmt: skip
+                self.measurement,
+                task,
+                domain,
+                shape,
+                row=None if many else self.row,
+                mask=self.mask,
+                mask_hole=self.mask_hole,
+                resize=self.resize,
+                convert=self.convert,
+                value_range=self.value_range,
+            ).obs
         if not many:
-            make_objective(self.objective, prior, self.chain, self.subset, self.drawn_by)  # what cannot be made is said before anything is written
+            # what cannot be made is said before anything is written
+            make_objective(self.objective, prior, self.chain, self.subset, self.drawn_by)
         open_folder(self.out, overwrite=self.overwrite or self.resume)
         h = build_h(prior, task, recipe, common.trusts_code())
-        h.calibrate(prior, draw_prior_samples(prior, 128, seed=self.seed, progress=common.bars()).x.to(prior.state_like()))
-        config = launched_config(FitConfig(
-            steps=recipe.steps, batch=recipe.batch, lr=recipe.lr, warmup=recipe.warmup, ema=recipe.ema, max_seconds=self.seconds, seed=self.seed,
-            bf16=self.bf16, accumulate=self.accumulate, streams=self.streams, patience=recipe.patience,
-        ))  # fmt: skip
+        h.calibrate(
+            prior, draw_prior_samples(prior, 128, seed=self.seed, progress=common.bars()).x.to(prior.state_like())
+        )
+        config = launched_config(
+            FitConfig(
+                steps=recipe.steps,
+                batch=recipe.batch,
+                lr=recipe.lr,
+                warmup=recipe.warmup,
+                ema=recipe.ema,
+                max_seconds=self.seconds,
+                seed=self.seed,
+                bf16=self.bf16,
+                accumulate=self.accumulate,
+                streams=self.streams,
+                patience=recipe.patience,
+            )
+        )
         if many:
             fit_by_importance(
-                output, h, prior, task, obs, str(self.measurement), self.out, config, rounds=self.rounds, paths=self.paths, chain=self.chain,
-                resume=self.resume, device=where, objective={"weighting": self.weighting, "focus": self.focus, "even": self.even},
-            )  # fmt: skip
+                output,
+                h,
+                prior,
+                task,
+                obs,
+                str(self.measurement),
+                self.out,
+                config,
+                rounds=self.rounds,
+                paths=self.paths,
+                chain=self.chain,
+                resume=self.resume,
+                device=where,
+                objective={"weighting": self.weighting, "focus": self.focus, "even": self.even},
+            )
             return
         fit_on_paths(
-            output, h, prior, task, obs, None if self.measurement is None else str(self.measurement), self.out, self.objective, config, chain=self.chain,
-            subset=self.subset, drawn_by=self.drawn_by, warm=self.warm, rate=self.log_z_rate, resume=self.resume, device=where,
-        )  # fmt: skip
+            output,
+            h,
+            prior,
+            task,
+            obs,
+            None if self.measurement is None else str(self.measurement),
+            self.out,
+            self.objective,
+            config,
+            chain=self.chain,
+            subset=self.subset,
+            drawn_by=self.drawn_by,
+            warm=self.warm,
+            rate=self.log_z_rate,
+            resume=self.resume,
+            device=where,
+        )
 
 
 def _by_default(name: str) -> bool:

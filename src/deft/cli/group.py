@@ -49,5 +49,7 @@ class LazyGroup(NearestGroup):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, as click writes it, from what is known without importing them."""
-        shown = click.Group(self.name, commands={**{k: click.Command(k, help=v.about) for k, v in self.lazy.items()}, **self.commands})
+        shown = click.Group(
+            self.name, commands={**{k: click.Command(k, help=v.about) for k, v in self.lazy.items()}, **self.commands}
+        )
         shown.format_commands(ctx, formatter)

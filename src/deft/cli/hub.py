@@ -20,9 +20,19 @@ def hub() -> None:
 @hub.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @out_option()
-@click.option("--report", type=click.Path(path_type=Path), help="report.json of `deft evaluate`: its figures go into card and README.")
-@click.option("--picture", type=click.Path(path_type=Path), help="A picture for the README: samples.png of a report, sheet.png of `deft sample`.")
-@click.option("--license", "--licence", "licence", help="Of the weights, as hubs write it: apache-2.0, mit, cc-by-4.0, ...")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="report.json of `deft evaluate`: its figures go into card and README.",
+)
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    help="A picture for the README: samples.png of a report, sheet.png of `deft sample`.",
+)
+@click.option(
+    "--license", "--licence", "licence", help="Of the weights, as hubs write it: apache-2.0, mit, cc-by-4.0, ..."
+)
 @click.option("--about-data", help="What h was fitted on, for the card.  [default: what the run says, without folders]")
 @click.option("--note", help="One line for the README.")
 @click.option("--prior", "prior_option", help="Where the prior is now, if not where it was.")
@@ -31,9 +41,18 @@ def hub() -> None:
 @overwrite_option
 @json_option
 def export(
-    run: Path, out: Path, report: Path | None, picture: Path | None, licence: str | None, about_data: str | None, note: str | None,
-    prior_option: str | None, prior_options: tuple[str, ...], overwrite: bool, as_json: bool,
-) -> None:  # fmt: skip
+    run: Path,
+    out: Path,
+    report: Path | None,
+    picture: Path | None,
+    licence: str | None,
+    about_data: str | None,
+    note: str | None,
+    prior_option: str | None,
+    prior_options: tuple[str, ...],
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Write RUN, a folder made by `deft fit`, as a folder for others.
 
     \b
@@ -47,9 +66,15 @@ def export(
     about = {"prior": prior.loaded_as, **found.card}
     about |= {k: v for k, v in {"licence": licence, "data": about_data, "note": note}.items() if v is not None}
     written = save_pretrained(out, h, prior, task, report=report, picture=picture, overwrite=overwrite, **about)
-    output.say(f"h for {task.title} ({task.noise_text()}), fitted to the prior {written['prior']}; licence {written['licence']}")
+    output.say(
+        f"h for {task.title} ({task.noise_text()}), fitted to the prior {written['prior']}; licence"
+        f" {written['licence']}"
+    )
     files = [name for name in FILES if (out / name).exists()]
-    output.say(f"wrote {', '.join(str(out / f) for f in files)}; next: read {out}/README.md, then deft hub push {out} OWNER/NAME")
+    output.say(
+        f"wrote {', '.join(str(out / f) for f in files)}; next: read {out}/README.md, then deft hub push {out}"
+        " OWNER/NAME"
+    )
     output.result({"out": str(out), "files": files, "card": written})
 
 

@@ -24,9 +24,11 @@ from deft.version import __version__
 
 
 def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
-    """(file, card, parameters) of a bundled prior, a file, a folder with a prior or an h in it, or another library's model that `--prior` takes."""
+    """(file, card, parameters) of a bundled prior, a file, a folder with a prior or an h in it, or another library's
+    model that `--prior` takes."""
     path = Path(name)
-    if path.exists() and common.family_or_none(name) not in (None, "deft"):  # another library's model: what was read from it
+    # another library's model: what was read from it
+    if path.exists() and common.family_or_none(name) not in (None, "deft"):
         other = common.find_prior(name)
         return path, other.card, other.parameter_count()
     if name in BUNDLED:
@@ -35,12 +37,16 @@ def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
     if path.is_dir():
         inside = [p for p in (path / "h.safetensors", path / "prior.safetensors") if p.exists()]
         if not inside:
-            raise CheckpointError(f"{path} holds neither h.safetensors nor prior.safetensors: give a folder made by `deft fit` or `deft prior train`")
+            raise CheckpointError(
+                f"{path} holds neither h.safetensors nor prior.safetensors: give a folder made by `deft fit` or `deft"
+                " prior train`"
+            )
         path = inside[0]
     elif not path.exists() and path.suffix == "":
         raise unknown("prior or file", name, BUNDLED)
     tensors, card = load_weights(path)
-    trained = (t for name, t in tensors.items() if name not in KEPT_WHOLE)  # tables by noise level are measured, not trained
+    # tables by noise level are measured, not trained
+    trained = (t for name, t in tensors.items() if name not in KEPT_WHOLE)
     return path, card, sum(t.numel() for t in trained)
 
 
@@ -63,33 +69,55 @@ def list_all(as_json: bool) -> None:
     output = Output(as_json)
     tasks: list[dict[str, Any]] = [
         {
-            "name": k, "of": d.title, "title": t.title, "about": getattr(t, "about", ""), "drawn": getattr(t, "drawn", ""), "prior": getattr(t, "prior", ""),
-            "settings": {a: b for a, b in t().config().items() if a != "name"}, "convention": getattr(t, "convention", ""),
+            "name": k,
+            "of": d.title,
+            "title": t.title,
+            "about": getattr(t, "about", ""),
+            "drawn": getattr(t, "drawn", ""),
+            "prior": getattr(t, "prior", ""),
+            "settings": {a: b for a, b in t().config().items() if a != "name"},
+            "convention": getattr(t, "convention", ""),
             "conventions": t.usual_conventions() if hasattr(t, "usual_conventions") else {},
         }
-        for d in domains().values() for k, t in d.tasks().items()
-    ]  # fmt: skip
+        for d in domains().values()
+        for k, t in d.tasks().items()
+    ]
     samplers: list[dict[str, Any]] = [
-        {"name": k, "stochastic": s.stochastic or "eta" in inspect.signature(s).parameters, "order": s.order, "about": (s.__doc__ or "").split("\n")[0]}
+        {
+            "name": k,
+            "stochastic": s.stochastic or "eta" in inspect.signature(s).parameters,
+            "order": s.order,
+            "about": (s.__doc__ or "").split("\n")[0],
+        }
         for k, s in SAMPLERS.items()
     ]
     methods = [m.row() for m in METHODS.values()]
     everything = {
-        "version": __version__, "tasks": tasks, "methods": methods, "samplers": samplers,
+        "version": __version__,
+        "tasks": tasks,
+        "methods": methods,
+        "samplers": samplers,
         "priors": [{"name": k, "file": str(v)} for k, v in BUNDLED.items()],
-        "families": [{"name": k, "about": v.about} for k, v in FAMILIES.items()], "conventions": [{"name": k, "about": v.about} for k, v in CONVENTIONS.items()],
-        "spacings": list(SPACINGS), "schedules": list(SCHEDULES),
-    }  # fmt: skip
+        "families": [{"name": k, "about": v.about} for k, v in FAMILIES.items()],
+        "conventions": [{"name": k, "about": v.about} for k, v in CONVENTIONS.items()],
+        "spacings": list(SPACINGS),
+        "schedules": list(SCHEDULES),
+    }
     for i, t in enumerate(tasks):
         if i == 0 or t["of"] != tasks[i - 1]["of"]:
-            output.say(f"tasks of {t['of']}; below each what the numbers of y mean, and its settings for measurements of other programs (docs/conventions.md)")
+            output.say(
+                f"tasks of {t['of']}; below each what the numbers of y mean, and its settings for measurements of other"
+                " programs (docs/conventions.md)"
+            )
         drawn = f"; drawn for each image: {t['drawn']}" if t["drawn"] else ""
         output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())}){drawn}")
         more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))
         output.say(f"  {'':<17} {t['convention']}{more}")
     output.say("methods")
     for m in methods:
-        needs = "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"
+        needs = (
+            "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"
+        )
         own = "".join(f"; {k} {v}" for k, v in m["settings"].items())
         output.say(f"  {m['name']:<15} {m['about']}; {needs}{own}")
     output.say("samplers")

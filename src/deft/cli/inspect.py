@@ -24,17 +24,26 @@ from deft.recipe.card_text import card_lines
 @common.device_option
 @json_option
 def inspect(
-    path: str, data: str | None, count: int, seed: int, prior_options: tuple[str, ...], skip_bad: bool, resize: bool, convert: bool,
-    value_range: str | None, device: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    path: str,
+    data: str | None,
+    count: int,
+    seed: int,
+    prior_options: tuple[str, ...],
+    skip_bad: bool,
+    resize: bool,
+    convert: bool,
+    value_range: str | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Say what a prior is, and test it on images.
 
     \b
     deft prior inspect unet.safetensors
     deft prior inspect my-pipeline --images photos/
 
-    PRIOR is what --prior takes elsewhere. With --images its denoising error is compared with a Wiener filter's, as it is
-    read and under every other convention in use: eps / v / x0 / score / flow / EDM, schedules, ranges, times.
+    PRIOR is what --prior takes elsewhere. With --images its denoising error is compared with a Wiener filter's, as it
+    is read and under every other convention in use: eps / v / x0 / score / flow / EDM, schedules, ranges, times.
     """
     output = Output(as_json)
     where = common.get_device(device)
@@ -53,14 +62,23 @@ def inspect(
         else:
             taken = best = confirm(network, x, images=count, seed=seed)
             confirmed = taken.worst <= WORSE
-            text = f"its error is at most {taken.worst:.2f} of the Wiener filter's; what its numbers mean is its own code's business"
+            text = (
+                f"its error is at most {taken.worst:.2f} of the Wiener filter's; what its numbers mean is its own"
+                " code's business"
+            )
         output.say("\nerror of E[x_0 | x_t], as a share of a Wiener filter's, at sigma/alpha =")
         output.say(f"  {'':40}" + "".join(f"{level:>9g}" for level in LEVELS))
         output.say(_row("as read", taken))
         if best is not taken:
             output.say(_row(", ".join(f"{k} {v}" for k, v in best.changes.items()), best))
         output.say(f"\n{text}")
-        result |= {"confirmed": confirmed, "coupled": best.coupled, "verdict": text, "taken": _json(taken), "best": _json(best)}
+        result |= {
+            "confirmed": confirmed,
+            "coupled": best.coupled,
+            "verdict": text,
+            "taken": _json(taken),
+            "best": _json(best),
+        }
     elif about["unsure"]:
         output.say("\nto test what is unsure: --images DIR")
     output.result(result)

@@ -27,15 +27,33 @@ from deft.kinds.domain import domains
 @click.option("--data", help=f"{DATA_HELP}  [required]")
 @click.option("--images", type=int, help="Measure the first so many images.  [default: all]")
 @click.option("--seed", default=0, show_default=True, help="Of masks, kernels and noise.")
-@click.option("--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write; a picture goes beside it.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="measurement.npz",
+    show_default=True,
+    help="The file to write; a picture goes beside it.",
+)
 @common.reading_options
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @json_option
 @click.pass_context
 def measure(
-    ctx: click.Context, task: str | None, task_options: tuple[str, ...], sigma_y: float | None, data: str | None, images: int | None, seed: int, out: Path,
-    skip_bad: bool, resize: bool, convert: bool, value_range: str | None, overwrite: bool, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    task: str | None,
+    task_options: tuple[str, ...],
+    sigma_y: float | None,
+    data: str | None,
+    images: int | None,
+    seed: int,
+    out: Path,
+    skip_bad: bool,
+    resize: bool,
+    convert: bool,
+    value_range: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Measure images as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`.
 
     \b
@@ -43,9 +61,16 @@ def measure(
     deft sample --prior ct --method diffpir --measurement scans.npz --row 2 --out slice
     """
     if ctx.invoked_subcommand is not None:
-        given = [p.opts[0] for p in ctx.command.params if p.name and ctx.get_parameter_source(p.name) is ParameterSource.COMMANDLINE]
+        given = [
+            p.opts[0]
+            for p in ctx.command.params
+            if p.name and ctx.get_parameter_source(p.name) is ParameterSource.COMMANDLINE
+        ]
         if given:
-            raise InputError(f"{', '.join(given)} before `{ctx.invoked_subcommand}` would do nothing: give the options of `deft measure {ctx.invoked_subcommand}` after it")
+            raise InputError(
+                f"{', '.join(given)} before `{ctx.invoked_subcommand}` would do nothing: give the options of `deft"
+                f" measure {ctx.invoked_subcommand}` after it"
+            )
         return
     if task is None or data is None:
         missing = [name for name, value in (("--task", task), ("--data", data)) if value is None]
@@ -57,7 +82,9 @@ def measure(
         raise InputError(f"{out} is there already: give another --out, or --overwrite")
     domain = next(d for d in domains().values() if task in d.tasks())
     chosen = common.make_task(task, sigma_y, None, task_options, domain=domain)
-    x = common.load_data(domain, data, "test", None, common.reading(skip_bad, resize, convert, value_range), output.say).x
+    x = common.load_data(
+        domain, data, "test", None, common.reading(skip_bad, resize, convert, value_range), output.say
+    ).x
     if images is not None and not 1 <= images <= len(x):
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
     x = x[:images]
@@ -68,8 +95,18 @@ def measure(
     picture = None if png is None else out.with_suffix(".png")
     if png is not None and picture is not None:
         write_bytes(picture, png)
-    output.say(f"{len(x)} measurements of shape {tuple(obs.y.shape[1:])}; wrote {out}" + (f", {picture}" if picture else ""))
-    output.result({"out": str(out), "picture": None if picture is None else str(picture), "task": chosen.config(), "n": len(x), "shape": list(obs.y.shape[1:])})
+    output.say(
+        f"{len(x)} measurements of shape {tuple(obs.y.shape[1:])}; wrote {out}" + (f", {picture}" if picture else "")
+    )
+    output.result(
+        {
+            "out": str(out),
+            "picture": None if picture is None else str(picture),
+            "task": chosen.config(),
+            "n": len(x),
+            "shape": list(obs.y.shape[1:]),
+        }
+    )
 
 
 measure.add_command(convert_command)

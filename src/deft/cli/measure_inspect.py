@@ -21,7 +21,13 @@ SHOWN = 8
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--prior", "prior_option", default="fashion", show_default=True, help="The prior whose images were measured, as in `deft sample`.")
+@click.option(
+    "--prior",
+    "prior_option",
+    default="fashion",
+    show_default=True,
+    help="The prior whose images were measured, as in `deft sample`.",
+)
 @common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="What the measurement is.  [default: what the file says]")
 @common.task_option_option
@@ -34,17 +40,29 @@ SHOWN = 8
 @common.device_option
 @json_option
 def inspect(
-    file: Path, prior_option: str, prior_options: tuple[str, ...], task: str | None, task_options: tuple[str, ...], sigma_y: float | None, value_range: Any, rows: int, samples: int,
-    steps: int, seed: int, device: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    file: Path,
+    prior_option: str,
+    prior_options: tuple[str, ...],
+    task: str | None,
+    task_options: tuple[str, ...],
+    sigma_y: float | None,
+    value_range: Any,
+    rows: int,
+    samples: int,
+    steps: int,
+    seed: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Tell whether a measurement is read as it was made.
 
     \b
     deft measure inspect scan.npz --task ct --prior ct
     deft measure inspect small.npz --task sr4 --range 0,1
 
-    Tries the usual readings of FILE (ranges, shifts, factors, orientations, a mask the other way round), draws a few samples
-    of each, and says which one the operator and the prior confirm, and the option or the change that asks for it.
+    Tries the usual readings of FILE (ranges, shifts, factors, orientations, a mask the other way round), draws a few
+    samples of each, and says which one the operator and the prior confirm, and the option or the change that asks for
+    it.
     """
     output = Output(as_json)
     if min(rows, samples) < 1 or steps < 4:
@@ -53,28 +71,50 @@ def inspect(
         raise InputError(f"{file} is no measurement file (.npz with y): pictures are read as docs/images.md says")
     arrays = read_arrays(file)
     if "y" not in arrays:
-        raise InputError(f"{file} has no array y (it has {', '.join(arrays)}): a measurement file holds y, and mask or kernel where the task draws one")
+        raise InputError(
+            f"{file} has no array y (it has {', '.join(arrays)}): a measurement file holds y, and mask or kernel where"
+            " the task draws one"
+        )
     if task is None and "task" not in arrays:
         raise InputError(f"{file} does not say what was measured: give --task")
     prior = common.find_prior(prior_option, common.get_device(device), prior_options)
     chosen = common.make_task(task, sigma_y, None, task_options, file, common.domain_for(prior))
     if chosen.drawn and chosen.drawn not in arrays:
-        raise InputError(f"{file} lacks the array {chosen.drawn!r}, which the operator of {chosen.name} needs for each measurement")
+        raise InputError(
+            f"{file} lacks the array {chosen.drawn!r}, which the operator of {chosen.name} needs for each measurement"
+        )
     found = inspect_measurement(
-        prior, chosen, arrays, rows=rows, samples=samples, steps=steps, seed=seed, value_range=common.limits(value_range),
+        prior,
+        chosen,
+        arrays,
+        rows=rows,
+        samples=samples,
+        steps=steps,
+        seed=seed,
+        value_range=common.limits(value_range),
         progress=lambda name: click.echo(f"trying: {name}", err=True) if common.bars() else None,
-    )  # fmt: skip
+    )
     output.say(f"{file}: {chosen.title}, y of shape {tuple(arrays['y'].shape)}\n")
     output.say(f"{'reading':64}{'surprise':>10}{'residual':>10}{'lowest':>9}{'highest':>9}")
     shown = found.tried[:SHOWN]
     for one in shown if found.taken in shown else [*shown, found.taken]:
         output.say(_row(one))
-    output.say("\nsurprise: how far samples are from what the prior expects of its own images, 1 is right; residual: y - A(x) over the noise")
+    output.say(
+        "\nsurprise: how far samples are from what the prior expects of its own images, 1 is right; residual: y - A(x)"
+        " over the noise"
+    )
     output.say(f"\n{found.text}")
-    output.result({
-        "file": str(file), "task": chosen.config(), "confirmed": found.confirmed, "verdict": found.text, "taken": _json(found.taken), "best": _json(found.best),
-        "tried": [_json(t) for t in found.tried],
-    })  # fmt: skip
+    output.result(
+        {
+            "file": str(file),
+            "task": chosen.config(),
+            "confirmed": found.confirmed,
+            "verdict": found.text,
+            "taken": _json(found.taken),
+            "best": _json(found.best),
+            "tried": [_json(t) for t in found.tried],
+        }
+    )
 
 
 def _row(t: Tried) -> str:
@@ -85,6 +125,11 @@ def _row(t: Tried) -> str:
 
 def _json(t: Tried) -> dict[str, Any]:
     return {
-        "reading": t.name, "fixes": [c.fix for c in t.changes], "score": t.score if math.isfinite(t.score) else None, "surprise": t.surprise, "residual": t.residual,
-        "range": [t.low, t.high], "why": t.why,
-    }  # fmt: skip
+        "reading": t.name,
+        "fixes": [c.fix for c in t.changes],
+        "score": t.score if math.isfinite(t.score) else None,
+        "surprise": t.surprise,
+        "residual": t.residual,
+        "range": [t.low, t.high],
+        "why": t.why,
+    }

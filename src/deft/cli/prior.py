@@ -56,14 +56,33 @@ def make_schedule(name: str) -> Schedule:
 
 @prior.command()
 @click.option("--data", required=True, help=DATA_HELP)
-@click.option("--kind", type=Name("kind of data", Table(lambda domain: {domain.name: domain})), default="image", show_default=True, help="What the data are.")
+@click.option(
+    "--kind",
+    type=Name("kind of data", Table(lambda domain: {domain.name: domain})),
+    default="image",
+    show_default=True,
+    help="What the data are.",
+)
 @click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
 @out_option()
-@click.option("--widths", type=Numbers(int), default="64,96,128", show_default=True, help="Channels at each level of the UNet; each level halves the image.")
+@click.option(
+    "--widths",
+    type=Numbers(int),
+    default="64,96,128",
+    show_default=True,
+    help="Channels at each level of the UNet; each level halves the image.",
+)
 @click.option("--blocks", default=1, show_default=True, help="Residual blocks a level.")
 @click.option("--patch", default=2, show_default=True, help="Fold patch x patch pixels into channels first.")
 @click.option("--schedule", type=Name("schedule", TRAINABLE), default="vp-cosine", show_default=True)
-@click.option("--output", "output_kind", type=Name("output", OUTPUTS), default="v", show_default=True, help="What the network is trained to output.")
+@click.option(
+    "--output",
+    "output_kind",
+    type=Name("output", OUTPUTS),
+    default="v",
+    show_default=True,
+    help="What the network is trained to output.",
+)
 @click.option("--steps", default=11_000, show_default=True)
 @click.option("--batch", default=64, show_default=True)
 @click.option("--lr", default=1.5e-3, show_default=True)
@@ -74,27 +93,81 @@ def make_schedule(name: str) -> Schedule:
 @click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
-@click.option("--flip", is_flag=True, help="Show each image in a random flip or quarter turn: for pictures that have no upright, such as those from above.")
-@click.option("--start-from", "start", help="Begin with the weights of another prior of the same shape: a folder, a file or a bundled prior.")
-@click.option("--compile", "compile_blocks", is_flag=True, help="Compile the network's blocks with torch.compile first; without it if that fails.")
+@click.option(
+    "--flip",
+    is_flag=True,
+    help=(
+        "Show each image in a random flip or quarter turn: for pictures that have no upright, such as those from above."
+    ),
+)
+@click.option(
+    "--start-from",
+    "start",
+    help="Begin with the weights of another prior of the same shape: a folder, a file or a bundled prior.",
+)
+@click.option(
+    "--compile",
+    "compile_blocks",
+    is_flag=True,
+    help="Compile the network's blocks with torch.compile first; without it if that fails.",
+)
 @click.option("--half", is_flag=True, help="Round the weights to half precision in prior.safetensors: half the size.")
 @common.accumulate_option
 @common.streams_option
 @click.option("--name", help="For the card.  [default: the output folder's]")
 @click.option("--about-data", help="For the card: what the images are.")
 @click.option("--licence", help="For the card: the licence of the images.")
-@click.option("--features", type=Name("features", ("none", "fashion")), default="none", show_default=True, help="A classifier in whose features samples are compared with held-out images.")
+@click.option(
+    "--features",
+    type=Name("features", ("none", "fashion")),
+    default="none",
+    show_default=True,
+    help="A classifier in whose features samples are compared with held-out images.",
+)
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped, with the same settings.")
 @common.reading_options
 @common.device_option
 @overwrite_option
 @json_option
 def train(
-    data: str, kind: str, held_out: str | None, out: Path, widths: tuple[int, ...], blocks: int, patch: int, schedule: str, output_kind: str,
-    steps: int, batch: int, lr: float, warmup: int, ema: float, weight_decay: float, evaluations: int, seconds: float | None,
-    seed: int, bf16: bool, flip: bool, start: str | None, compile_blocks: bool, half: bool, accumulate: int, streams: bool, name: str | None, about_data: str | None, licence: str | None, features: str, resume: bool,
-    skip_bad: bool, resize: bool, convert: bool, value_range: str | None, device: str | None, overwrite: bool, as_json: bool,
-) -> None:  # fmt: skip
+    data: str,
+    kind: str,
+    held_out: str | None,
+    out: Path,
+    widths: tuple[int, ...],
+    blocks: int,
+    patch: int,
+    schedule: str,
+    output_kind: str,
+    steps: int,
+    batch: int,
+    lr: float,
+    warmup: int,
+    ema: float,
+    weight_decay: float,
+    evaluations: int,
+    seconds: float | None,
+    seed: int,
+    bf16: bool,
+    flip: bool,
+    start: str | None,
+    compile_blocks: bool,
+    half: bool,
+    accumulate: int,
+    streams: bool,
+    name: str | None,
+    about_data: str | None,
+    licence: str | None,
+    features: str,
+    resume: bool,
+    skip_bad: bool,
+    resize: bool,
+    convert: bool,
+    value_range: str | None,
+    device: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Train an unconditional prior from a folder or an npz of images, all of one size.
 
     \b
@@ -104,7 +177,10 @@ def train(
     """
     output = Output(as_json)
     if resize or convert:
-        raise InputError("a new prior takes its size and channels from the images: bring them to one size first, without --resize or --convert")
+        raise InputError(
+            "a new prior takes its size and channels from the images: bring them to one size first, without --resize or"
+            " --convert"
+        )
     where = common.get_device(device)
     config = launched_config(FitConfig(
         steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed, bf16=bf16,
@@ -122,13 +198,20 @@ def train(
         x, x_out = x[rows], x[rest]
     torch.manual_seed(seed)
     context = click.get_current_context()
-    network = {k: context.params[k] for k in ("widths", "blocks", "patch") if context.get_parameter_source(k) is ParameterSource.COMMANDLINE}
+    network = {
+        k: context.params[k]
+        for k in ("widths", "blocks", "patch")
+        if context.get_parameter_source(k) is ParameterSource.COMMANDLINE
+    }
     made = common.ask(domain.new_prior, domain, shape, make_schedule(schedule), output_kind, **network)
     if start is not None:
         start_weights(made, start)
     open_folder(out, overwrite=overwrite or resume)
     count = sum(p.numel() for p in made.parameters())
-    output.say(f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,} held out")
+    output.say(
+        f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,}"
+        " held out"
+    )
     fast_kernels(where)
     objective, seen = PriorObjective(), clean_batches(x, where, flip)
     if compile_blocks:
@@ -144,15 +227,27 @@ def train(
     if not get_world().main:  # what is left to do is one process's work
         return
     about: dict[str, Any] = {
-        "name": name or out.resolve().name, "data": about_data or f"{data} ({n_all} {domain.title})", "licence": licence or "not stated",
-        "recipe": {k: v for k, v in asdict(config).items() if k not in ("saves",)} | {"flip": flip, "start_from": start}, "steps": result.steps,
-        "seconds": round(result.seconds), "weights": result.weights, "held_out_loss": result.held_out,
-    }  # fmt: skip
+        "name": name or out.resolve().name,
+        "data": about_data or f"{data} ({n_all} {domain.title})",
+        "licence": licence or "not stated",
+        "recipe": (
+            {k: v for k, v in asdict(config).items() if k not in ("saves",)} | {"flip": flip, "start_from": start}
+        ),
+        "steps": result.steps,
+        "seconds": round(result.seconds),
+        "weights": result.weights,
+        "held_out_loss": result.held_out,
+    }
     card = finish_prior(made, domain, x_out, out, about, features=features, seed=seed, half=half)
     write_json(out / "log.json", {"history": result.history, "card": card})
-    output.say(f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f} ({result.weights} weights)")
+    output.say(
+        f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f}"
+        f" ({result.weights} weights)"
+    )
     output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
-    output.say(f"\nwrote {out}/prior.safetensors, {out}/card.md, {out}/samples.png; next: deft fit --prior {out} --help")
+    output.say(
+        f"\nwrote {out}/prior.safetensors, {out}/card.md, {out}/samples.png; next: deft fit --prior {out} --help"
+    )
     output.result({"out": str(out), "card": card, "history": result.history})
 
 
@@ -180,9 +275,14 @@ def start_weights(made: OwnPrior, source: str) -> None:
     """
     other = load_own(source)
     mine, theirs = ({"images": p.event_shape, **getattr(p.net, "config", {}), **p.describe()} for p in (made, other))
-    unequal = [f"{k} {theirs.get(k)} there, {mine.get(k)} here" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)]
+    unequal = [
+        f"{k} {theirs.get(k)} there, {mine.get(k)} here" for k in {**mine, **theirs} if mine.get(k) != theirs.get(k)
+    ]
     if unequal:
-        raise InputError(f"--start-from {source} is a prior of another kind ({'; '.join(unequal)}): give the options it was trained with")
+        raise InputError(
+            f"--start-from {source} is a prior of another kind ({'; '.join(unequal)}): give the options it was trained"
+            " with"
+        )
     made.load_state_dict(other.state_dict())
 
 
@@ -195,12 +295,24 @@ def round_to_half(made: OwnPrior) -> None:
         for p in made.parameters():
             rounded = p.half().to(p.dtype)
             if not bool(torch.isfinite(rounded).all()):
-                raise InputError(f"a weight of {float(p.abs().max()):.3g} is too large for half precision: train again without --half")
+                raise InputError(
+                    f"a weight of {float(p.abs().max()):.3g} is too large for half precision: train again without"
+                    " --half"
+                )
             p.copy_(rounded)
 
 
 def finish_prior(
-    made: OwnPrior, domain: Domain, held_out: Tensor, out: Path, about: dict[str, Any], *, features: str = "none", seed: int = 0, grid: int = 80, half: bool = False
+    made: OwnPrior,
+    domain: Domain,
+    held_out: Tensor,
+    out: Path,
+    about: dict[str, Any],
+    *,
+    features: str = "none",
+    seed: int = 0,
+    grid: int = 80,
+    half: bool = False,
 ) -> dict[str, Any]:
     """Measure a trained prior where it is, and write prior.safetensors with its card, card.md and samples.png.
 
@@ -213,8 +325,15 @@ def finish_prior(
     if half:
         round_to_half(made)
         before, levels = levels, denoising_errors(made, held_out[:1000], seed=seed)
-        about = about | {"precision": "float16", "rounding": max((abs(a["prior"] / b["prior"] - 1) for a, b in zip(levels, before, strict=True)))}
-    about = about | {"parameters": sum(p.numel() for p in made.parameters()), "sha256": fingerprint(made), "levels": levels}
+        about = about | {
+            "precision": "float16",
+            "rounding": max(abs(a["prior"] / b["prior"] - 1) for a, b in zip(levels, before, strict=True)),
+        }
+    about = about | {
+        "parameters": sum(p.numel() for p in made.parameters()),
+        "sha256": fingerprint(made),
+        "levels": levels,
+    }
     many = grid if features == "none" else 1000
     samples = draw(made, many, seed=seed, progress=False)
     if features != "none":
@@ -230,5 +349,15 @@ def finish_prior(
 def prior_card_text(card: dict[str, Any], picture: bool = True) -> str:
     """card.md of a prior."""
     kept = {k: v for k, v in card.items() if k != "levels"}
-    text = [f"# Prior: {card['name']}", "", "```", *card_lines(kept), "```", "", "Held-out mean squared error of E[x_0 | x_t], by noise level:"]
-    return "\n".join([*text, "", level_table(card["levels"]), "", *(["![samples](samples.png)", ""] if picture else [])])
+    text = [
+        f"# Prior: {card['name']}",
+        "",
+        "```",
+        *card_lines(kept),
+        "```",
+        "",
+        "Held-out mean squared error of E[x_0 | x_t], by noise level:",
+    ]
+    return "\n".join(
+        [*text, "", level_table(card["levels"]), "", *(["![samples](samples.png)", ""] if picture else [])]
+    )

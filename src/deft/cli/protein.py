@@ -41,7 +41,15 @@ PANELS = 24
 COUNT = 20
 """Problems of a benchmark by default."""
 
-pdb_option = click.option("--pdb", multiple=True, type=click.Path(path_type=Path), help="The file of the PDB entry that a published problem is from (5TPN.pdb or .cif, .gz too), or a folder of such files. May be repeated.")
+pdb_option = click.option(
+    "--pdb",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help=(
+        "The file of the PDB entry that a published problem is from (5TPN.pdb or .cif, .gz too), or a folder of such"
+        " files. May be repeated."
+    ),
+)
 
 
 def given_by_user(name: str) -> bool:
@@ -61,11 +69,37 @@ def list_problems(as_json: bool) -> None:
     from deft.domains.protein.problems import FETCH, held_out, problems, published
 
     output = Output(as_json)
-    rows = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.motif), "family": p.family, "entry": None} for p in problems()]
-    needs = [{"name": p.name, "contig": str(p.contig), "lengths": list(p.contig.lengths or p.contig.reach), "motif": len(p.letters), "family": p.entry, "entry": p.entry} for p in published().values()]
-    say_problems(output, f"motifs of held-out chains ({len(rows)} of {len(held_out())}, by the chain's name), ready to use:", rows)
+    rows = [
+        {
+            "name": p.name,
+            "contig": str(p.contig),
+            "lengths": list(p.contig.lengths or p.contig.reach),
+            "motif": len(p.motif),
+            "family": p.family,
+            "entry": None,
+        }
+        for p in problems()
+    ]
+    needs = [
+        {
+            "name": p.name,
+            "contig": str(p.contig),
+            "lengths": list(p.contig.lengths or p.contig.reach),
+            "motif": len(p.letters),
+            "family": p.entry,
+            "entry": p.entry,
+        }
+        for p in published().values()
+    ]
+    say_problems(
+        output,
+        f"motifs of held-out chains ({len(rows)} of {len(held_out())}, by the chain's name), ready to use:",
+        rows,
+    )
     output.say(f"\nnext: deft protein scaffold --problem {rows[0]['name']} --out scaffolds\n")
-    say_problems(output, "published motifs (RFdiffusion benchmark), for which the file of their PDB entry is needed:", needs)
+    say_problems(
+        output, "published motifs (RFdiffusion benchmark), for which the file of their PDB entry is needed:", needs
+    )
     output.say(
         f"\nnext: fetch {FETCH.format(needs[0]['entry'])}, then deft protein scaffold --problem {needs[0]['name']} "
         f"--pdb {needs[0]['entry']}.pdb --out scaffolds"
@@ -82,23 +116,72 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 
 
 @protein.command()
-@click.option("--motif", "source", type=click.Path(path_type=Path), help="A PDB or mmCIF file (.gz too) that holds the motif.")
-@click.option("--contig", help="Which residues are kept, and how much goes between: 10-40/A163-181/10-40 (docs/protein.md).")
+@click.option(
+    "--motif", "source", type=click.Path(path_type=Path), help="A PDB or mmCIF file (.gz too) that holds the motif."
+)
+@click.option(
+    "--contig", help="Which residues are kept, and how much goes between: 10-40/A163-181/10-40 (docs/protein.md)."
+)
 @click.option("--length", help="Total length: 60-80 or 70.  [default: what the contig allows, or the problem's own]")
-@click.option("--problem", help="Instead of --motif and --contig: a problem's name (`deft protein problems`), or a problem file of Genie 2.")
+@click.option(
+    "--problem",
+    help="Instead of --motif and --contig: a problem's name (`deft protein problems`), or a problem file of Genie 2.",
+)
 @pdb_option
-@click.option("-n", "--samples", default=8, show_default=True, help="How many scaffolds to draw; each has lengths of its own.")
-@click.option("--run", type=click.Path(path_type=Path), help="Your own h: h.safetensors, or its folder (benchmarks/train_scaffold.py).")
-@click.option("--size", type=Name("size", ("9", "4")), help="Which bundled h: 9 or 4 % of the prior's parameters.  [default: 9]")
-@click.option("--prior", "prior_name", default="backbone", show_default=True, help="The bundled prior, or a file of your own (benchmarks/train_backbone.py).")
+@click.option(
+    "-n", "--samples", default=8, show_default=True, help="How many scaffolds to draw; each has lengths of its own."
+)
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    help="Your own h: h.safetensors, or its folder (benchmarks/train_scaffold.py).",
+)
+@click.option(
+    "--size", type=Name("size", ("9", "4")), help="Which bundled h: 9 or 4 % of the prior's parameters.  [default: 9]"
+)
+@click.option(
+    "--prior",
+    "prior_name",
+    default="backbone",
+    show_default=True,
+    help="The bundled prior, or a file of your own (benchmarks/train_backbone.py).",
+)
 @click.option("--method", type=Name("method", METHODS), default="deft", show_default=True)
-@click.option("--set", "pairs", multiple=True, metavar="KEY=NUMBER", help="A setting of the method: zeta (dps, .3), data_std (pigdm, 1), scale (deft, 1). May be repeated.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=NUMBER",
+    help="A setting of the method: zeta (dps, .3), data_std (pigdm, 1), scale (deft, 1). May be repeated.",
+)
 @click.option("--steps", default=100, show_default=True, help="Calls of the prior for each scaffold.")
 @click.option("--eta", default=1.0, show_default=True, help="Noise of the ddim sampler: 0 none, 1 ancestral.")
-@click.option("--temperature", default=TEMPERATURE, show_default=True, help="Times the sampler's noise: 1 samples the posterior, less trades variety for chains of which the prior is sure.")
-@click.option("--clearance", default=CLEARANCE, show_default=True, help="Keep residues that are no neighbours at least so many angstrom apart; 0 leaves them to the prior.")
-@click.option("--spacing", type=Name("spacing", SPACINGS), default="log-snr", show_default=True, help="Of the time grid.")
-@click.option("--sigma-y", default=TIGHT, show_default=True, help="How tightly the motif is held: deviation of its coordinates in angstrom. .1 holds it to .12, .3 to .4 angstrom RMSD, and leaves more room where motif and scaffold meet.")
+@click.option(
+    "--temperature",
+    default=TEMPERATURE,
+    show_default=True,
+    help=(
+        "Times the sampler's noise: 1 samples the posterior, less trades variety for chains of which the prior is sure."
+    ),
+)
+@click.option(
+    "--clearance",
+    default=CLEARANCE,
+    show_default=True,
+    help="Keep residues that are no neighbours at least so many angstrom apart; 0 leaves them to the prior.",
+)
+@click.option(
+    "--spacing", type=Name("spacing", SPACINGS), default="log-snr", show_default=True, help="Of the time grid."
+)
+@click.option(
+    "--sigma-y",
+    default=TIGHT,
+    show_default=True,
+    help=(
+        "How tightly the motif is held: deviation of its coordinates in angstrom. .1 holds it to .12, .3 to .4 angstrom"
+        " RMSD, and leaves more room where motif and scaffold meet."
+    ),
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=16, show_default=True, help="Scaffolds drawn at once.")
 @out_option("scaffolds")
@@ -106,9 +189,30 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 @overwrite_option
 @json_option
 def scaffold(
-    source: Path | None, contig: str | None, length: str | None, problem: str | None, pdb: tuple[Path, ...], samples: int, run: Path | None, size: str | None, prior_name: str, method: str,
-    pairs: tuple[str, ...], steps: int, eta: float, temperature: float, clearance: float, spacing: str, sigma_y: float, seed: int, batch: int, out: Path, device: str | None, overwrite: bool, as_json: bool,
-) -> None:  # fmt: skip
+    source: Path | None,
+    contig: str | None,
+    length: str | None,
+    problem: str | None,
+    pdb: tuple[Path, ...],
+    samples: int,
+    run: Path | None,
+    size: str | None,
+    prior_name: str,
+    method: str,
+    pairs: tuple[str, ...],
+    steps: int,
+    eta: float,
+    temperature: float,
+    clearance: float,
+    spacing: str,
+    sigma_y: float,
+    seed: int,
+    batch: int,
+    out: Path,
+    device: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
     """Draw chains of C-alphas that hold a motif.
 
     \b
@@ -126,14 +230,24 @@ def scaffold(
     if not 0 < sigma_y < math.inf:
         raise InputError(f"--sigma-y is a deviation in angstrom above 0, got {sigma_y}")
     if method != "deft" and (run is not None or size is not None):
-        raise InputError(f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft")
+        raise InputError(
+            f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft"
+        )
     if run is not None and size is not None:
         raise InputError("--run is your own h and --size a bundled one: give one of the two")
     from deft.domains.protein.plan import ChainPlan
 
     if eta == 0 and not given_by_user("temperature"):
         temperature = 1.0  # there is no noise to cool
-    plan = ChainPlan(method, common.parse_settings(pairs), steps=steps, eta=eta, spacing=spacing, temperature=temperature, clearance=clearance)
+    plan = ChainPlan(
+        method,
+        common.parse_settings(pairs),
+        steps=steps,
+        eta=eta,
+        spacing=spacing,
+        temperature=temperature,
+        clearance=clearance,
+    )
     chosen = find_problem(source, contig, length, problem, pdb, output)
     from deft.domains.protein.chains import UNIT
     from deft.domains.protein.place import check_groups, draw_placements, observe_placements
@@ -145,9 +259,15 @@ def scaffold(
     placements = draw_placements(chosen.contig, samples, seed, max_length=longest)
     shortest = min(p.length for p in placements)
     if shortest < 6:
-        raise InputError(f"contig {str(chosen.contig)!r} makes chains of {shortest} residues: 6 at least can be measured, {SHORTEST} and more are what the prior knows")
+        raise InputError(
+            f"contig {str(chosen.contig)!r} makes chains of {shortest} residues: 6 at least can be measured, {SHORTEST}"
+            " and more are what the prior knows"
+        )
     if shortest < SHORTEST:
-        output.say(f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on ({SHORTEST} to {longest})")
+        output.say(
+            f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on ({SHORTEST}"
+            f" to {longest})"
+        )
     if method == "deft":
         fitted, h_name = load_motif_h(run, size, prior, prior_name)
         plan = replace(plan, h=fitted.to(where), h_name=h_name)
@@ -156,14 +276,33 @@ def scaffold(
     obs = observe_placements(chosen.motif, placements, sigma).to(where)
     open_folder(out, overwrite=overwrite)
 
-    work = Work(output, out, chosen, placements, {
-        "problem": chosen.name, "motif": None if source is None else str(source), "pdb": [str(p) for p in pdb], "contig": str(chosen.contig),
-        "lengths": list(chosen.contig.lengths or chosen.contig.reach), "prior": prior_name, "h": plan.h_name, "plan": plan.plan().config(), "samples": samples, "seed": seed,
-        "sigma_y_angstrom": sigma_y, "temperature": temperature, "clearance_angstrom": clearance, "batch": batch,
-    }, plan.calls(1))  # fmt: skip
+    work = Work(
+        output,
+        out,
+        chosen,
+        placements,
+        {
+            "problem": chosen.name,
+            "motif": None if source is None else str(source),
+            "pdb": [str(p) for p in pdb],
+            "contig": str(chosen.contig),
+            "lengths": list(chosen.contig.lengths or chosen.contig.reach),
+            "prior": prior_name,
+            "h": plan.h_name,
+            "plan": plan.plan().config(),
+            "samples": samples,
+            "seed": seed,
+            "sigma_y_angstrom": sigma_y,
+            "temperature": temperature,
+            "clearance_angstrom": clearance,
+            "batch": batch,
+        },
+        plan.calls(1),
+    )
     try:
         work.draw(prior, made, obs, seed, batch)
-    except BaseException:  # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
+    # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
+    except BaseException:
         if work.drawn:
             output.say(f"stopped after {len(work.drawn)} of {samples} scaffolds; these are kept")
             work.finish(whole=False)
@@ -172,19 +311,53 @@ def scaffold(
 
 
 @protein.command()
-@click.option("--set", "which", type=Name("set", ("a", "b", "left-out", "validation")), default="a", show_default=True, help="a: motifs cut from held-out chains (test split); left-out: from relatives of the published problems' targets; b: the 17 published problems, with --pdb; validation: as a, from another split, to try settings on.")
+@click.option(
+    "--set",
+    "which",
+    type=Name("set", ("a", "b", "left-out", "validation")),
+    default="a",
+    show_default=True,
+    help=(
+        "a: motifs cut from held-out chains (test split); left-out: from relatives of the published problems' targets;"
+        " b: the 17 published problems, with --pdb; validation: as a, from another split, to try settings on."
+    ),
+)
 @pdb_option
-@click.option("--entry", "--arm", "entries", multiple=True, metavar="METHOD[:KEY=NUMBER,...]", help=f"A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]")
-@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path), help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.")
+@click.option(
+    "--entry",
+    "--arm",
+    "entries",
+    multiple=True,
+    metavar="METHOD[:KEY=NUMBER,...]",
+    help=(
+        "A method and its settings, dps:zeta=1 for instance; deft-4 takes the smaller bundled h, tds, mcgdiff and"
+        f" deft-smc particles. May be repeated.  [default: {', '.join(BENCHED)}]"
+    ),
+)
+@click.option(
+    "--run",
+    "runs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.",
+)
 @click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
 @click.option("--count", default=COUNT, show_default=True, help="Problems of set a, left-out or validation.")
-@click.option("--free", is_flag=True, help="Set a, left-out, validation: place and length are redrawn, as a designer has it, instead of the native's.")
+@click.option(
+    "--free",
+    is_flag=True,
+    help="Set a, left-out, validation: place and length are redrawn, as a designer has it, instead of the native's.",
+)
 @click.option("--prior", "prior_name", default="backbone", show_default=True)
 @click.option("--steps", default=100, show_default=True)
 @click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every entry alike.")
 @click.option("--clearance", default=0.0, show_default=True, help="Angstrom, for every entry alike; 0 for none.")
 @click.option("--sigma-y", default=0.1, show_default=True, help="Deviation of the motif's coordinates in angstrom.")
-@click.option("--novelty", is_flag=True, help="Compare successes with the chains trained on (TM-score; a minute or more for each entry).")
+@click.option(
+    "--novelty",
+    is_flag=True,
+    help="Compare successes with the chains trained on (TM-score; a minute or more for each entry).",
+)
 @click.option("--natives", "native_count", default=100, show_default=True, help="Native chains in the first row.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=16, show_default=True)
@@ -192,17 +365,34 @@ def scaffold(
 @common.device_option
 @json_option
 def benchmark(
-    which: str, pdb: tuple[Path, ...], entries: tuple[str, ...], runs: tuple[Path, ...], samples: int, count: int, free: bool, prior_name: str, steps: int, temperature: float, clearance: float, sigma_y: float,
-    novelty: bool, native_count: int, seed: int, batch: int, out: Path, device: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    which: str,
+    pdb: tuple[Path, ...],
+    entries: tuple[str, ...],
+    runs: tuple[Path, ...],
+    samples: int,
+    count: int,
+    free: bool,
+    prior_name: str,
+    steps: int,
+    temperature: float,
+    clearance: float,
+    sigma_y: float,
+    novelty: bool,
+    native_count: int,
+    seed: int,
+    batch: int,
+    out: Path,
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Compare methods on motif problems: the same placements and noise for all.
 
     \b
     deft protein benchmark -n 4 --out bench
     deft protein benchmark --set validation --count 40 -n 1 --entry dps:zeta=0.3 --entry dps:zeta=1 --out tuning
 
-    Writes report.md, report.json and success.png. Chains are kept in the folder as they are drawn: the same command goes
-    on where it was stopped, and draws nothing twice.
+    Writes report.md, report.json and success.png. Chains are kept in the folder as they are drawn: the same command
+    goes on where it was stopped, and draws nothing twice.
     """
     from deft.bench.compare import compare
     from deft.bench.store import Store
@@ -225,14 +415,40 @@ def benchmark(
             raise InputError(f"two entries are called {name}: give each once")
         plans[name] = make_plan(method, prior, prior_name, where, steps, temperature, clearance, run)
     cases = domain.cases(
-        which, count=count, placement="free" if free else "native", pdb=pdb, each=samples, seed=seed, max_length=prior.event_shape[0], sigma_y=sigma_y / UNIT,
-    )  # fmt: skip
+        which,
+        count=count,
+        placement="free" if free else "native",
+        pdb=pdb,
+        each=samples,
+        seed=seed,
+        max_length=prior.event_shape[0],
+        sigma_y=sigma_y / UNIT,
+    )
 
     title = f"{len(cases.problems)} problems of set {which}, {samples} of each"
     output.say(f"{title}: {len(cases)} chains for each of {len(plans)} entries; chains are kept in {out}/chains")
-    settings = f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
-    about = {"set": which, "each": samples, "count": len(cases.problems), "free": free, "arms": {k: p.config() for k, p in plans.items()}}
-    report = SuccessReport(domain, cases, out, title=title, settings=settings, about=about, references=native_count, batch=batch, known=novelty)
+    settings = (
+        f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance"
+        f" {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
+    )
+    about = {
+        "set": which,
+        "each": samples,
+        "count": len(cases.problems),
+        "free": free,
+        "arms": {k: p.config() for k, p in plans.items()},
+    }
+    report = SuccessReport(
+        domain,
+        cases,
+        out,
+        title=title,
+        settings=settings,
+        about=about,
+        references=native_count,
+        batch=batch,
+        known=novelty,
+    )
     for name in report.references:
         output.say(report.say(name))
 
@@ -240,30 +456,81 @@ def benchmark(
         report.add(results)
         output.say(report.say(list(results)[-1]))
 
-    compare(plans, prior, cases, seed=seed, batch=batch, device=where, progress=common.bars(), store=Store(out), kind=cases.title, on_result=add)
+    compare(
+        plans,
+        prior,
+        cases,
+        seed=seed,
+        batch=batch,
+        device=where,
+        progress=common.bars(),
+        store=Store(out),
+        kind=cases.title,
+        on_result=add,
+    )
     if report.line:
         output.say(report.line)
     pictured = report.picture()
     output.say(f"note: {domain.note}")
-    output.say(f"wrote {out}/report.md, {out}/report.json" + (f", {out}/success.png" if pictured else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"))
+    output.say(
+        f"wrote {out}/report.md, {out}/report.json"
+        + (
+            f", {out}/success.png"
+            if pictured
+            else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"
+        )
+    )
     output.result({"out": str(out), "rows": report.rows})
 
 
 def check_benchmark(
-    which: str, pdb: tuple[Path, ...], free: bool, samples: int, count: int, natives: int, temperature: float, clearance: float, sigma_y: float
+    which: str,
+    pdb: tuple[Path, ...],
+    free: bool,
+    samples: int,
+    count: int,
+    natives: int,
+    temperature: float,
+    clearance: float,
+    sigma_y: float,
 ) -> None:
     """Refuse options that do not go together, before anything is read."""
-    if samples < 1 or count < 1 or natives < 1 or not 0 < temperature <= 1 or not clearance >= 0 or not 0 < sigma_y < math.inf:
-        raise InputError(f"-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and --sigma-y above 0; got {samples}, {count}, {natives}, {temperature:g}, {clearance:g} and {sigma_y:g}")
+    if (
+        samples < 1
+        or count < 1
+        or natives < 1
+        or not 0 < temperature <= 1
+        or not clearance >= 0
+        or not 0 < sigma_y < math.inf
+    ):
+        raise InputError(
+            "-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and"
+            f" --sigma-y above 0; got {samples}, {count}, {natives}, {temperature:g}, {clearance:g} and {sigma_y:g}"
+        )
     if which == "b":
         for name, given in (("--count", given_by_user("count")), ("--free", free)):
             if given:
-                raise InputError(f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are: leave it out")
+                raise InputError(
+                    f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are:"
+                    " leave it out"
+                )
     elif pdb:
-        raise InputError(f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it out, or give --set b")
+        raise InputError(
+            f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it"
+            " out, or give --set b"
+        )
 
 
-def make_plan(text: str, prior: ChainPrior, prior_name: str, where: torch.device, steps: int, temperature: float, clearance: float, run: Path | None = None) -> ChainPlan:
+def make_plan(
+    text: str,
+    prior: ChainPrior,
+    prior_name: str,
+    where: torch.device,
+    steps: int,
+    temperature: float,
+    clearance: float,
+    run: Path | None = None,
+) -> ChainPlan:
     """A plan from METHOD[:KEY=NUMBER,...]; deft-4 is DEFT with the smaller bundled h."""
     from deft.domains.protein.plan import MOTIF_METHODS, ChainPlan
 
@@ -281,7 +548,14 @@ def make_plan(text: str, prior: ChainPrior, prior_name: str, where: torch.device
     return replace(plan, h=h.to(where), h_name=h_name)
 
 
-def find_problem(source: Path | None, contig: str | None, length: str | None, problem: str | None, pdb: tuple[Path, ...], output: Output) -> Problem:
+def find_problem(
+    source: Path | None,
+    contig: str | None,
+    length: str | None,
+    problem: str | None,
+    pdb: tuple[Path, ...],
+    output: Output,
+) -> Problem:
     """What --motif and --contig, or --problem, ask for, with --length; what its file left open is said."""
     from deft.domains.protein.contig import Contig
     from deft.domains.protein.problems import Problem, problems, published, read_problem
@@ -313,7 +587,10 @@ def find_problem(source: Path | None, contig: str | None, length: str | None, pr
                 "motif of your own"
             )
         if source is None or contig is None:
-            raise InputError('give --motif FILE.pdb with --contig "10-40/A163-181/10-40", or --problem NAME (`deft protein problems` lists them)')
+            raise InputError(
+                'give --motif FILE.pdb with --contig "10-40/A163-181/10-40", or --problem NAME (`deft protein problems`'
+                " lists them)"
+            )
         wanted = Contig.parse(contig, length)
         structure = read_structure(source)
         motif = wanted.motif(structure)
@@ -329,7 +606,10 @@ def load_backbone_prior(name: str, device: torch.device) -> ChainPrior:
 
     prior = common.find_prior(name, device)
     if not isinstance(prior, ChainPrior):
-        raise InputError(f"the prior {name} makes samples of shape {tuple(prior.event_shape)}, not protein backbones: give --prior backbone, a file made by benchmarks/train_backbone.py, or a checkpoint of Genie v1")
+        raise InputError(
+            f"the prior {name} makes samples of shape {tuple(prior.event_shape)}, not protein backbones: give --prior"
+            " backbone, a file made by benchmarks/train_backbone.py, or a checkpoint of Genie v1"
+        )
     return prior
 
 
@@ -342,16 +622,29 @@ def load_motif_h(run: Path | None, size: str | None, prior: ChainPrior, prior_na
     if run is None and prior_name != "backbone":
         bundled = common.find_prior("backbone")
         if bundled.fingerprint() != prior.fingerprint():
-            raise CheckpointError(f"the bundled h belongs to the prior backbone, and {prior_name} is another: give your own h with --run (benchmarks/train_scaffold.py), or --method pigdm")
+            raise CheckpointError(
+                f"the bundled h belongs to the prior backbone, and {prior_name} is another: give your own h with --run"
+                " (benchmarks/train_scaffold.py), or --method pigdm"
+            )
     h = load_scaffolder(path, prior)[0]
     return h.eval(), path.stem if run is None else str(run)
 
 
 class Work:
-    """Scaffolds as they are drawn, and what is written of them. drawn: traces in angstrom, in the pose of the motif given."""
+    """Scaffolds as they are drawn, and what is written of them. drawn: traces in angstrom, in the pose of the motif
+    given."""
 
-    def __init__(self, output: Output, out: Path, problem: Problem, placements: list[Any], about: dict[str, Any], calls: float):
-        self.output, self.out, self.problem, self.placements, self.about, self.calls = output, out, problem, placements, about, calls
+    def __init__(
+        self, output: Output, out: Path, problem: Problem, placements: list[Any], about: dict[str, Any], calls: float
+    ):
+        self.output, self.out, self.problem, self.placements, self.about, self.calls = (
+            output,
+            out,
+            problem,
+            placements,
+            about,
+            calls,
+        )
         self.goals = [problem.goal(p) for p in placements]
         self.drawn: list[Any] = []
         self.seconds = 0.0
@@ -373,8 +666,17 @@ class Work:
                 part = shortened(obs[torch.tensor(rows)], max(lengths))
                 started = time.perf_counter()
                 traces = draw_scaffolds(
-                    prior, h, part, lengths, seed=seed, first=low, batch=batch, sampler=sampler, grid=grid, callback=lambda step: bar.update(len(step.x)),
-                )  # fmt: skip
+                    prior,
+                    h,
+                    part,
+                    lengths,
+                    seed=seed,
+                    first=low,
+                    batch=batch,
+                    sampler=sampler,
+                    grid=grid,
+                    callback=lambda step: bar.update(len(step.x)),
+                )
                 self.seconds += time.perf_counter() - started
                 for i, x in zip(rows, traces, strict=True):
                     one = posed(x, self.goals[i])
@@ -389,9 +691,15 @@ class Work:
         for at, letter in zip(placement.positions, motif.sequence, strict=True):
             letters[at] = letter
         write_pdb(
-            self.out / f"{self.name(i)}.pdb", x, sequence="".join(letters), marks=placement.mask.astype(float),
-            remarks=[f"{self.about['problem']} {realised(self.problem, placement)}", "C-alphas drawn by deft; B-factor 1 on the motif, the motif's letters alone are native"],
-        )  # fmt: skip
+            self.out / f"{self.name(i)}.pdb",
+            x,
+            sequence="".join(letters),
+            marks=placement.mask.astype(float),
+            remarks=[
+                f"{self.about['problem']} {realised(self.problem, placement)}",
+                "C-alphas drawn by deft; B-factor 1 on the motif, the motif's letters alone are native",
+            ],
+        )
 
     def finish(self, whole: bool = True) -> dict[str, Any]:
         """Measure what was drawn, write table, pictures and scaffold.json, and say it in words."""
@@ -405,28 +713,54 @@ class Work:
         goals, names = self.goals[:n], [self.name(i) for i in range(n)]
         columns = measure(self.drawn, goals)
         against = failures(columns)
-        rows = rows_of([f"{name}.pdb" for name in names], columns, {"contig": [realised(self.problem, p) for p in self.placements[:n]]})
+        rows = rows_of(
+            [f"{name}.pdb" for name in names],
+            columns,
+            {"contig": [realised(self.problem, p) for p in self.placements[:n]]},
+        )
         write_text(self.out / "table.csv", csv_text(rows))
         about = self.about | {
-            "out": str(self.out), "drawn": n, "whole": whole, "seconds": round(self.seconds, 2), "calls": self.calls, "summary": summary(columns),
-            "scaffolds": [{k: r[k] for k in ("file", "contig", "length", "motif_rmsd", "proxy_success")} | {"against": f} for r, f in zip(rows, against, strict=True)],
+            "out": str(self.out),
+            "drawn": n,
+            "whole": whole,
+            "seconds": round(self.seconds, 2),
+            "calls": self.calls,
+            "summary": summary(columns),
+            "scaffolds": [
+                {k: r[k] for k in ("file", "contig", "length", "motif_rmsd", "proxy_success")} | {"against": f}
+                for r, f in zip(rows, against, strict=True)
+            ],
             "note": note,
-        }  # fmt: skip
+        }
         write_json(self.out / "scaffold.json", about)
         good = sum(not f for f in against)
-        panels = [Panel(x, g, f"{name[-3:]}: {short(r, f)}", not f) for x, g, name, r, f in zip(self.drawn, goals, names, rows, against, strict=True)]
+        panels = [
+            Panel(x, g, f"{name[-3:]}: {short(r, f)}", not f)
+            for x, g, name, r, f in zip(self.drawn, goals, names, rows, against, strict=True)
+        ]
         title = f"{self.about['problem']}, {self.about['plan']['method']}: {good} of {n} pass every check"
         page(self.out / "view.html", panels, title=title, notes=[note])
         pictured = sheet(self.out / "sheet.png", panels[:PANELS], title=title, footer=note)
 
         say = self.output.say
-        say(f"{n} scaffolds of {min(columns['length'])} to {max(columns['length'])} residues in {self.seconds:.1f} s, {self.calls:.0f} calls of the prior each; motif RMSD {about['summary']['motif_rmsd_median']:.2f} Å (median)")
+        say(
+            f"{n} scaffolds of {min(columns['length'])} to {max(columns['length'])} residues in {self.seconds:.1f} s,"
+            f" {self.calls:.0f} calls of the prior each; motif RMSD {about['summary']['motif_rmsd_median']:.2f} Å"
+            " (median)"
+        )
         for line in summary_lines(names, columns):
             say(line)
         say(f"note: {note}")
-        say(f"wrote {self.out}/view.html, {self.out}/sheet.png, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv, {self.out}/scaffold.json" if pictured else (
-            f"wrote {self.out}/view.html, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv, {self.out}/scaffold.json; no sheet.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"
-        ))  # fmt: skip
+        say(
+            f"wrote {self.out}/view.html, {self.out}/sheet.png, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv,"
+            f" {self.out}/scaffold.json"
+            if pictured
+            else (
+                f"wrote {self.out}/view.html, {self.out}/scaffold-000.pdb ..., {self.out}/table.csv,"
+                f" {self.out}/scaffold.json; no sheet.png, which needs matplotlib: pip install"
+                " 'deft-diffusion[compare]'"
+            )
+        )
         return about
 
 
@@ -435,5 +769,9 @@ def realised(problem: Problem, placement: Any) -> str:
     from deft.domains.protein.contig import Contig, Scaffold
 
     lengths = iter(placement.scaffolds)
-    parts = [Scaffold(n, n) if isinstance(p, Scaffold) else p for p in problem.contig.parts for n in ([next(lengths)] if isinstance(p, Scaffold) else [0])]
+    parts = [
+        Scaffold(n, n) if isinstance(p, Scaffold) else p
+        for p in problem.contig.parts
+        for n in ([next(lengths)] if isinstance(p, Scaffold) else [0])
+    ]
     return str(Contig(tuple(p for p in parts if p != Scaffold(0, 0))))

@@ -1,4 +1,5 @@
-"""A command line run to its end, on one process or several: every failure a user can mend is one line and exit code 2."""
+"""A command line run to its end, on one process or several: every failure a user can mend is one line and exit code
+2."""
 
 from __future__ import annotations
 

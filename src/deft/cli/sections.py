@@ -29,7 +29,14 @@ class Sections(click.Command):
     """A command whose `--help` shows the options without a section, and `--help-all` the sections too."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        everything = click.Option(["--help-all"], is_flag=True, is_eager=True, expose_value=False, callback=_help_all, help="Show all options, under headings.")
+        everything = click.Option(
+            ["--help-all"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_help_all,
+            help="Show all options, under headings.",
+        )
         return [*super().get_params(ctx), everything]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

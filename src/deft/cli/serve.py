@@ -13,13 +13,16 @@ from deft.errors import InputError
 
 
 def read_token(path: Path | None) -> str | None:
-    """The token in a file, else the one in DEFT_TOKEN. Never an option: command lines are seen by everyone on a machine."""
+    """The token in a file, else the one in DEFT_TOKEN. Never an option: command lines are seen by everyone on a
+    machine."""
     if path is None:
         return os.environ.get("DEFT_TOKEN") or None
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the token file {path} ({common.one_line(error)}): give a text file with the token alone in it") from error
+        raise InputError(
+            f"cannot read the token file {path} ({common.one_line(error)}): give a text file with the token alone in it"
+        ) from error
     if not token:
         raise InputError(f"the token file {path} is empty: write the token into it")
     return token
@@ -27,21 +30,45 @@ def read_token(path: Path | None) -> str | None:
 
 @click.command()
 @click.argument("prior", metavar="PRIOR")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for every address of this machine.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 for every address of this machine.",
+)
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--token-file", type=click.Path(path_type=Path), help="A file with the token clients must send.  [default: the environment variable DEFT_TOKEN]")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="A file with the token clients must send.  [default: the environment variable DEFT_TOKEN]",
+)
 @click.option("--no-token", is_flag=True, help="Let anyone ask, even beyond this machine.")
 @click.option("--name", help="For the card.  [default: the prior's own]")
 @click.option("--max-batch", default=256, show_default=True, help="Most rows in one request.")
 @click.option("--max-waiting", default=32, show_default=True, help="Requests at once; more are told to come back.")
-@click.option("--merge-ms", default=0.0, show_default=True, help="Wait so long for requests to share a forward pass; answers may then differ in their last bits.")
+@click.option(
+    "--merge-ms",
+    default=0.0,
+    show_default=True,
+    help="Wait so long for requests to share a forward pass; answers may then differ in their last bits.",
+)
 @common.prior_option_option
 @common.device_option
 @json_option
 def serve(
-    prior: str, host: str, port: int, token_file: Path | None, no_token: bool, name: str | None, max_batch: int, max_waiting: int,
-    merge_ms: float, prior_options: tuple[str, ...], device: str | None, as_json: bool,
-) -> None:  # fmt: skip
+    prior: str,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    no_token: bool,
+    name: str | None,
+    max_batch: int,
+    max_waiting: int,
+    merge_ms: float,
+    prior_options: tuple[str, ...],
+    device: str | None,
+    as_json: bool,
+) -> None:
     """Serve a prior's outputs over HTTP, without its weights.
 
     \b
@@ -64,7 +91,15 @@ def serve(
         output.result({"url": url, "host": host, "token": token is not None, "fingerprint": loaded.fingerprint()})
 
     run(
-        loaded, host, port, token=token, no_token=no_token, ready=ready, name=name, max_batch=max_batch, max_waiting=max_waiting,
+        loaded,
+        host,
+        port,
+        token=token,
+        no_token=no_token,
+        ready=ready,
+        name=name,
+        max_batch=max_batch,
+        max_waiting=max_waiting,
         merge_ms=merge_ms,
-    )  # fmt: skip
+    )
     output.say("stopped")

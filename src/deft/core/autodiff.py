@@ -11,15 +11,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def again(*values: Tensor) -> bool:
-    """Whether what is made of these may be differentiated: gradients are recorded, and one of them belongs to a graph."""
+    """Whether what is made of these may be differentiated: gradients are recorded, and one of them belongs to a
+    graph."""
     return torch.is_grad_enabled() and any(v.requires_grad for v in values)
 
 
 def pullback(f: Callable[[Tensor], Tensor], x: Tensor, r: Tensor) -> Tensor:
     """f'(x)^T r, of the shape of x.
 
-    Where gradients are recorded and x or r belongs to a graph, so does the result, as far as f has second derivatives in PyTorch: an objective that differentiates an
-    h made of it is differentiated whole, also inside a checkpoint (where `torch.func.vjp` cannot be used). Elsewhere nothing is kept.
+    Where gradients are recorded and x or r belongs to a graph, so does the result, as far as f has second derivatives
+    in PyTorch: an objective that differentiates an h made of it is differentiated whole, also inside a checkpoint
+    (where `torch.func.vjp` cannot be used). Elsewhere nothing is kept.
 
     Raises:
         RuntimeError: PyTorch's, of an f that cannot be differentiated.

@@ -46,17 +46,19 @@ class Conditioned(Denoiser):
 def fitted_to(prior: Denoiser, obs: Observation, event_shape: tuple[int, ...] | None = None) -> Observation:
     """The observation, once it is known to be one of the prior's samples; y in the prior's precision.
 
-    Shapes alone would not tell: y without its channel axis, or a mask for another number of rows, broadcasts against A(x) to
-    something else. So A is run on a grey sample, and y must have the shape of its result, row by row.
+    Shapes alone would not tell: y without its channel axis, or a mask for another number of rows, broadcasts against
+    A(x) to something else. So A is run on a grey sample, and y must have the shape of its result, row by row.
 
     Args:
         event_shape: *E that A measures; default the prior's `data_shape` (for a latent prior that of the data).
 
     Raises:
-        InputError: y or what was drawn for it (a mask) has another shape or number of rows; y is complex where A(x) is not, holds
-            whole numbers, or values that are not finite; a row measures nothing.
+        InputError: y or what was drawn for it (a mask) has another shape or number of rows; y is complex where A(x) is
+            not, holds whole numbers, or values that are not finite; a row measures nothing.
     """
-    return fitted_to_samples(obs, tuple(prior.data_shape if event_shape is None else event_shape), prior.state_like(obs.y))
+    return fitted_to_samples(
+        obs, tuple(prior.data_shape if event_shape is None else event_shape), prior.state_like(obs.y)
+    )
 
 
 def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -> Observation:
@@ -66,14 +68,27 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
         raise InputError(f"no measurement: y has shape {tuple(y.shape)}, expected [B, ...] with B at least 1")
     operator = like.operator
     if operator is None:
-        return Observation(y.to(place.dtype), like) if y.is_floating_point() and place.is_floating_point() and y.dtype != place.dtype else obs
+        return (
+            Observation(y.to(place.dtype), like)
+            if y.is_floating_point() and place.is_floating_point() and y.dtype != place.dtype
+            else obs
+        )
     if not (y.is_floating_point() or y.is_complex()):
-        raise InputError(f"y holds {str(y.dtype).removeprefix('torch.')}, expected floats in the units of A(x), for images in [-1, 1]: bytes are y / 127.5 - 1")
+        raise InputError(
+            f"y holds {str(y.dtype).removeprefix('torch.')}, expected floats in the units of A(x), for images in [-1,"
+            " 1]: bytes are y / 127.5 - 1"
+        )
     for name, value in [*like.drawn(), *((name, getattr(like, name)) for name in like.per_sample)]:
         if value.shape[0] not in (1, n):
-            raise InputError(f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape {tuple(value.shape)})")
+            raise InputError(
+                f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape"
+                f" {tuple(value.shape)})"
+            )
         if name in operator.sample_shaped and value.ndim != len(shape) + 1:
-            raise InputError(f"{name} has shape {tuple(value.shape)}, expected [{n} or 1, {', '.join(map(str, shape))}], or 1 where it is the same along an axis")
+            raise InputError(
+                f"{name} has shape {tuple(value.shape)}, expected [{n} or 1, {', '.join(map(str, shape))}], or 1 where"
+                " it is the same along an axis"
+            )
     one = obs[: min(n, 2)]
     x = torch.zeros(len(one), *shape, dtype=place.dtype, device=place.device)
     try:
@@ -81,15 +96,19 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
             seen = operator[: len(one)](x)
     except (RuntimeError, ContractError) as error:
         said = " ".join(str(error).split())
-        raise InputError(f"the observation (y of shape {tuple(y.shape)}, of {type(operator).__name__}) does not fit samples of shape {shape}: {said}") from error
+        raise InputError(
+            f"the observation (y of shape {tuple(y.shape)}, of {type(operator).__name__}) does not fit samples of shape"
+            f" {shape}: {said}"
+        ) from error
     if y.is_complex() and not seen.is_complex():
         raise InputError(
-            f"y is complex, and {type(operator).__name__} makes real numbers of shape {tuple(seen.shape[1:])}: give real and imaginary part as channels, "
-            "torch.view_as_real(y).movedim(-1, 1)"
+            f"y is complex, and {type(operator).__name__} makes real numbers of shape {tuple(seen.shape[1:])}: give"
+            " real and imaginary part as channels, torch.view_as_real(y).movedim(-1, 1)"
         )
     if tuple(seen.shape) != tuple(one.y.shape):
         raise InputError(
-            f"y has shape {tuple(y.shape)}, expected {(n, *seen.shape[1:])}: what {type(operator).__name__} makes of {n} samples of shape {shape}"
+            f"y has shape {tuple(y.shape)}, expected {(n, *seen.shape[1:])}: what {type(operator).__name__} makes of"
+            f" {n} samples of shape {shape}"
         )
     if y.is_floating_point() and place.is_floating_point() and y.dtype != place.dtype:
         obs = Observation(y.to(place.dtype), like)
@@ -97,10 +116,15 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
         measured = like.measured_part(torch.ones_like(obs.y)) != 0
         obs = Observation(torch.where(measured, obs.y, torch.zeros_like(obs.y)), like)
     if not bool(torch.isfinite(obs.y).all()):
-        raise InputError("y has values that are not finite (NaN or infinite) where it was measured: leave these entries out with a mask")
+        raise InputError(
+            "y has values that are not finite (NaN or infinite) where it was measured: leave these entries out with a"
+            " mask"
+        )
     count = like.number_of_measurements(obs.y)
     if bool((count == 0).any()):
-        raise InputError(f"measurement number {int((count == 0).nonzero()[0])} measures nothing: its mask hides everything")
+        raise InputError(
+            f"measurement number {int((count == 0).nonzero()[0])} measures nothing: its mask hides everything"
+        )
     return obs
 
 
@@ -126,17 +150,22 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
         with torch.no_grad():
             predicted = prior(x[one], middle)
     except RuntimeError as error:
-        raise ContractError(f"the prior cannot run on a sample of its own event shape {prior.event_shape}: {error}") from error
+        raise ContractError(
+            f"the prior cannot run on a sample of its own event shape {prior.event_shape}: {error}"
+        ) from error
     if predicted.mean.shape != x[one].shape:
         raise ContractError(f"the prior's mean has shape {tuple(predicted.mean.shape)}, expected {tuple(x[one].shape)}")
     try:
         lengths = obs[one].log_prob(x[one])
     except RuntimeError as error:
         raise InputError(
-            f"the observation (y of shape {tuple(obs.y.shape)}) does not fit samples of shape {prior.event_shape}: {error}"
+            f"the observation (y of shape {tuple(obs.y.shape)}) does not fit samples of shape {prior.event_shape}:"
+            f" {error}"
         ) from error
     if lengths.shape != (1,):
-        raise ContractError(f"log_prob returned shape {tuple(lengths.shape)}, expected (1,): sum over all but the batch")
+        raise ContractError(
+            f"log_prob returned shape {tuple(lengths.shape)}, expected (1,): sum over all but the batch"
+        )
     value = Conditioned(prior, h, obs[one]).both(x[one], middle)[1]
     if value.shape != x[one].shape:
         raise ContractError(f"{type(h).__name__} returned shape {tuple(value.shape)}, expected {tuple(x[one].shape)}")

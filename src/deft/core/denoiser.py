@@ -50,7 +50,10 @@ class Prediction:
         """The rows of this, then those of another at the same level."""
         x, t, mean = (torch.cat([getattr(self, k), getattr(other, k)]) for k in ("x_t", "t", "mean"))
         shared = self.alpha.shape[0] == 1
-        alpha, sigma = ((getattr(self, k) if shared else torch.cat([getattr(self, k), getattr(other, k)])) for k in ("alpha", "sigma"))
+        alpha, sigma = (
+            (getattr(self, k) if shared else torch.cat([getattr(self, k), getattr(other, k)]))
+            for k in ("alpha", "sigma")
+        )
         return Prediction(x, t, alpha, sigma, mean)
 
     def detach(self) -> Prediction:
@@ -102,7 +105,8 @@ class Denoiser(Renamed, PrintedModule, ABC):
         return digest.hexdigest()
 
     def train(self: D, mode: bool = True) -> D:
-        """As every module's, but for parts that have one mode alone (what torch.export makes): they stay as they are."""
+        """As every module's, but for parts that have one mode alone (what torch.export makes): they stay as they
+        are."""
         set_mode(self, mode)
         return self
 
@@ -112,7 +116,8 @@ class Denoiser(Renamed, PrintedModule, ABC):
 
     @property
     def data_shape(self) -> tuple[int, ...]:
-        """Shape of one datum as a user has it; `event_shape` unless the model lives in the latents of an autoencoder."""
+        """Shape of one datum as a user has it; `event_shape` unless the model lives in the latents of an
+        autoencoder."""
         return self.event_shape
 
     def encode(self, x: Tensor) -> Tensor:
@@ -156,8 +161,8 @@ class Denoiser(Renamed, PrintedModule, ABC):
 
 
 def set_mode(module: nn.Module, mode: bool) -> None:
-    """Training or evaluation mode of a module and its parts. A part whose `train` says it is not implemented (the graph of
-    an ExportedProgram, which was traced in one mode) is left in its own."""
+    """Training or evaluation mode of a module and its parts. A part whose `train` says it is not implemented (the graph
+    of an ExportedProgram, which was traced in one mode) is left in its own."""
     module.training = mode
     for child in module.children():
         try:

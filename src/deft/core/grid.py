@@ -40,12 +40,18 @@ def _angle(schedule: Schedule, n: int) -> Tensor:
 
 
 def _log_snr(schedule: Schedule, n: int) -> Tensor:
-    return _from_far(schedule, n, lambda high, low, k: torch.linspace(math.log(high), math.log(low), k, dtype=torch.float64).exp())
+    return _from_far(
+        schedule, n, lambda high, low, k: torch.linspace(math.log(high), math.log(low), k, dtype=torch.float64).exp()
+    )
 
 
 def _karras(schedule: Schedule, n: int) -> Tensor:
     rho = 7.0
-    return _from_far(schedule, n, lambda high, low, k: torch.linspace(high ** (1 / rho), low ** (1 / rho), k, dtype=torch.float64) ** rho)
+    return _from_far(
+        schedule,
+        n,
+        lambda high, low, k: torch.linspace(high ** (1 / rho), low ** (1 / rho), k, dtype=torch.float64) ** rho,
+    )
 
 
 FAR = 5000.0
@@ -77,10 +83,11 @@ SPACINGS: dict[str, Callable[[Schedule, int], Tensor]] = {
 }
 """name -> N falling times.
 
-angle: even steps of arctan(sigma/alpha), whatever the schedule's own time (for `VPCosine`, even steps of t); uniform and quadratic: in t; log-snr; karras: rho = 7 in sigma/alpha (Karras et al. 2022, eq. 5); centre: even steps of
+angle: even steps of arctan(sigma/alpha), whatever the schedule's own time (for `VPCosine`, even steps of t); uniform
+and quadratic: in t; log-snr; karras: rho = 7 in sigma/alpha (Karras et al. 2022, eq. 5); centre: even steps of
 log(sigma/alpha) from 20 to 0.02, the levels between which data of order one takes shape, after one step down from
-t_max. The first three stop one step short of t_min; log-snr and karras end on it (never below sigma/alpha = 1e-4), and go from a t_max beyond
-`FAR` to `FAR` in one step.
+t_max. The first three stop one step short of t_min; log-snr and karras end on it (never below sigma/alpha = 1e-4), and
+go from a t_max beyond `FAR` to `FAR` in one step.
 """
 
 
@@ -109,8 +116,9 @@ def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]
     last = grid[-2]
     if steps >= FEW and spacing in ("uniform", "quadratic") and last.sigma > last.alpha:
         raise InputError(
-            f"the {spacing} grid of {steps} steps jumps from sigma/alpha = {last.sigma / last.alpha:.2g} to the clean end, and every sample would be a blurred "
-            f"mean: even steps of t are none of the noise's where t is sigma; give another spacing (log-snr, karras, angle, centre), or many more steps"
+            f"the {spacing} grid of {steps} steps jumps from sigma/alpha = {last.sigma / last.alpha:.2g} to the clean"
+            " end, and every sample would be a blurred mean: even steps of t are none of the noise's where t is sigma;"
+            " give another spacing (log-snr, karras, angle, centre), or many more steps"
         )
     return grid
 
@@ -122,6 +130,9 @@ def levels(schedule: Schedule, t: Sequence[float]) -> list[Level]:
     """
     at = torch.as_tensor(list(t), dtype=torch.float64)
     if len(at) == 0 or bool((at.diff() >= 0).any()) or float(at[0]) > schedule.t_max or float(at[-1]) < schedule.t_min:
-        raise InputError(f"a grid needs falling times between {schedule.t_max:g} and {schedule.t_min:g}, got {[round(v, 4) for v in at.tolist()[:6]]}")
+        raise InputError(
+            f"a grid needs falling times between {schedule.t_max:g} and {schedule.t_min:g}, got"
+            f" {[round(v, 4) for v in at.tolist()[:6]]}"
+        )
     rows = torch.stack([at, schedule.log_alpha(at).exp(), schedule.log_sigma(at).exp()], 1).tolist()
     return [*(Level(*row) for row in rows), Level(schedule.t_min, 1.0, 0.0)]

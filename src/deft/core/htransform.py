@@ -44,4 +44,5 @@ class Potential(HTransform):
         """[B], differentiable in pred.x_t."""
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
-        return torch.autograd.grad(self.log_h(pred, obs).sum(), pred.x_t, retain_graph=True)[0]  # others may share the graph: `Sum`
+        # others may share the graph: `Sum`
+        return torch.autograd.grad(self.log_h(pred, obs).sum(), pred.x_t, retain_graph=True)[0]

@@ -44,9 +44,10 @@ class Likelihood(Renamed, Printed, ABC):
         features, picture               what a network, and a person, sees of y
         check, measured_part            which y can be one, and which of its entries were measured
 
-    operator: the noiseless part A of the measurement, where there is one; `features`, `picture` and `measured_part` are then A's.
-    per_sample: names of tensors [B, ...] or [1, ...] that belong to single measurements (a noise level each). They follow the batch,
-    as do operators and likelihoods among the attributes.
+    operator: the noiseless part A of the measurement, where there is one; `features`, `picture` and `measured_part` are
+        then A's.
+    per_sample: names of tensors [B, ...] or [1, ...] that belong to single measurements (a noise level each). They
+    follow the batch, as do operators and likelihoods among the attributes.
     feature_channels: sample-sized views of y that `features` returns; the operator's, or 1.
 
     >>> import math
@@ -93,9 +94,11 @@ class Likelihood(Renamed, Printed, ABC):
         return rho2 * self.score(y, x)
 
     def mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
-        """The mean of N(x, rho2 I) given y, less x, [B, *E]: exact where there is a closed form (Gaussian noise on a linear A), else `approx_mean_update`.
+        """The mean of N(x, rho2 I) given y, less x, [B, *E]: exact where there is a closed form (Gaussian noise on a
+        linear A), else `approx_mean_update`.
 
-        Methods whose definition has such a step take this; `approx_mean_update` is what learned h are shown, and may be cheaper (CT).
+        Methods whose definition has such a step take this; `approx_mean_update` is what learned h are shown, and may be
+        cheaper (CT).
         """
         return self.approx_mean_update(y, x, rho2)
 
@@ -109,16 +112,24 @@ class Likelihood(Renamed, Printed, ABC):
         """How many numbers were measured, [B]."""
         if self.operator is not None:
             return self.operator.number_of_measurements(y)
-        return torch.full((len(y),), float(y[0].numel()) if len(y) else 0.0, dtype=y.dtype if y.is_floating_point() else torch.float32, device=y.device)
+        return torch.full(
+            (len(y),),
+            float(y[0].numel()) if len(y) else 0.0,
+            dtype=y.dtype if y.is_floating_point() else torch.float32,
+            device=y.device,
+        )
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor | None:
-        """What is left of y where x explains it, y - E[y | x], in y's shape, zero where nothing was measured; None where there is no such thing (a class)."""
+        """What is left of y where x explains it, y - E[y | x], in y's shape, zero where nothing was measured; None
+        where there is no such thing (a class)."""
         return None
 
     def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor | None:
-        """Standard deviation that `residual(y, x)` has if y was drawn given x: [B or 1, 1, ...] or y's shape; None where there is no residual.
+        """Standard deviation that `residual(y, x)` has if y was drawn given x: [B or 1, 1, ...] or y's shape; None
+        where there is no residual.
 
-        Here the root mean square over the measured entries of the residuals of `DRAWS` measurements of x that are drawn for this, always the same.
+        Here the root mean square over the measured entries of the residuals of `DRAWS` measurements of x that are drawn
+        for this, always the same.
         """
         with torch.no_grad():
             if self.residual(y, x) is None:
@@ -131,12 +142,13 @@ class Likelihood(Renamed, Printed, ABC):
             return per_row(mean.unflatten(0, (-1, DRAWS)).mean(1).sqrt(), y)
 
     def log_predictive(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor | None:
-        """log of the mean of p(y | x') over x' ~ N(x, rho2 I), [B], up to a number that depends on rho2 alone; None without a closed form, or a usual
-        approximation."""
+        """log of the mean of p(y | x') over x' ~ N(x, rho2 I), [B], up to a number that depends on rho2 alone; None
+        without a closed form, or a usual approximation."""
         return None
 
     def rescaled(self, y: Tensor, scale: float, offset: float, event_shape: Sequence[int]) -> Tensor | None:
-        """y that was measured of u, as if it had been measured of x = scale u + offset, for samples of a shape *E; None where y does not say."""
+        """y that was measured of u, as if it had been measured of x = scale u + offset, for samples of a shape *E; None
+        where y does not say."""
         return None
 
     # other likelihoods
@@ -154,7 +166,8 @@ class Likelihood(Renamed, Printed, ABC):
     # y for networks and people
 
     def features(self, y: Tensor) -> Tensor:
-        """What a network is shown of y, shaped like samples: [B, feature_channels * E_0, ...]. The operator's view; without an operator y itself."""
+        """What a network is shown of y, shaped like samples: [B, feature_channels * E_0, ...]. The operator's view;
+        without an operator y itself."""
         return y if self.operator is None else self.operator.features(y)
 
     def picture(self, y: Tensor) -> Tensor:
@@ -164,7 +177,8 @@ class Likelihood(Renamed, Printed, ABC):
         return self.operator.picture(y)
 
     def check(self, y: Tensor) -> None:
-        """Refuse a y that cannot be a measurement of this kind, beyond its shape (an `InputError`): negative counts, say."""
+        """Refuse a y that cannot be a measurement of this kind, beyond its shape (an `InputError`): negative counts,
+        say."""
 
     @property
     def kind(self) -> str:
@@ -177,7 +191,9 @@ class Likelihood(Renamed, Printed, ABC):
         """(name, tensor) of what was drawn for single measurements: that of the operator (`Operator.drawn`)."""
         return [] if self.operator is None else self.operator.drawn(settings)
 
-    def _follow(self: Self, part: Callable[[Any], Any], tensor: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
+    def _follow(
+        self: Self, part: Callable[[Any], Any], tensor: Callable[[Tensor], Tensor], names: tuple[str, ...]
+    ) -> Self:
         """A copy with its operators and likelihoods, and the named tensors, changed; a subclass stays what it is."""
         changed = {k: part(v) for k, v in vars(self).items() if isinstance(v, (Operator, Likelihood))}
         changed |= {k: tensor(getattr(self, k)) for k in names}
@@ -191,10 +207,16 @@ class Likelihood(Renamed, Printed, ABC):
         return self._follow(lambda v: v[index], lambda v: v if len(v) == 1 else v[index], self.per_sample)
 
     def repeat(self: Self, n: int) -> Self:
-        return self._follow(lambda v: v.repeat(n), lambda v: v if len(v) == 1 else v.repeat_interleave(n, 0), self.per_sample)
+        return self._follow(
+            lambda v: v.repeat(n), lambda v: v if len(v) == 1 else v.repeat_interleave(n, 0), self.per_sample
+        )
 
     def to(self: Self, device: torch.device | str) -> Self:
-        return self._follow(lambda v: v.to(device), lambda v: v.to(device), tuple(k for k, v in vars(self).items() if isinstance(v, Tensor)))
+        return self._follow(
+            lambda v: v.to(device),
+            lambda v: v.to(device),
+            tuple(k for k, v in vars(self).items() if isinstance(v, Tensor)),
+        )
 
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:
@@ -274,8 +296,9 @@ class Tempered(AroundLikelihood):
 class Decoder(NamedTuple):
     """The decoder D of latents z as a likelihood is told of it (`Likelihood.after`), with the encoder.
 
-    autoencoder: with encode(x) and decode(z). event_shape: of the latents. gradient: how a step in the data becomes one in the latents, "encoder" or "decoder"
-    (`deft.operator.latent.Decoded`). gain: how many times larger a small deviation is in the data than in the latents.
+    autoencoder: with encode(x) and decode(z). event_shape: of the latents. gradient: how a step in the data becomes one
+    in the latents, "encoder" or "decoder" (`deft.operator.latent.Decoded`). gain: how many times larger a small
+    deviation is in the data than in the latents.
     """
 
     autoencoder: Any
@@ -285,8 +308,8 @@ class Decoder(NamedTuple):
 
 
 class AfterDecoder(AroundLikelihood):
-    """p(y | D(z)) for any likelihood. A belief N(z, rho2 I) about latents is one of deviation gain * rho about the data, where the likelihood's own `approx_mean_update`
-    moves it by m; z moves by
+    """p(y | D(z)) for any likelihood. A belief N(z, rho2 I) about latents is one of deviation gain * rho about the
+    data, where the likelihood's own `approx_mean_update` moves it by m; z moves by
 
         encoder: E(D(z) + m) - E(D(z))          decoder: J^T m / gain^2, J the decoder's Jacobian at z,
 
@@ -332,16 +355,19 @@ class AfterDecoder(AroundLikelihood):
         if self.feature_channels == 0:
             return torch.zeros(len(y), 0, *self.decoder.event_shape[1:], device=y.device)
         with torch.no_grad():
-            return torch.cat([self.encode(part) for part in self.likelihood.features(y).chunk(self.feature_channels, dim=1)], dim=1)
+            return torch.cat(
+                [self.encode(part) for part in self.likelihood.features(y).chunk(self.feature_channels, dim=1)], dim=1
+            )
 
 
 class Observation(Renamed):
     """A batch of measurements y [B, *M] with the likelihood they came from. Immutable.
 
-    `obs[i]`, `obs[i:j]`, `for one in obs`, `obs.repeat(n)` (each row n times in turn) and `obs.to(device)` move y, operator,
-    masks and noise level together; nothing is ever set on a likelihood. Copies and pickles like any value.
+    `obs[i]`, `obs[i:j]`, `for one in obs`, `obs.repeat(n)` (each row n times in turn) and `obs.to(device)` move y,
+    operator, masks and noise level together; nothing is ever set on a likelihood. Copies and pickles like any value.
 
-    y: a tensor, or a NumPy array, which becomes one. Whether it fits a prior is checked where the two meet (`fitted_to`).
+    y: a tensor, or a NumPy array, which becomes one. Whether it fits a prior is checked where the two meet
+        (`fitted_to`).
     """
 
     __slots__ = ("_lifted", "likelihood", "y")
@@ -372,7 +398,9 @@ class Observation(Renamed):
     def __getitem__(self, index: Any) -> Observation:
         """Some rows, as a batch: by a number, a slice, a list, or a tensor of numbers or truth values."""
         if isinstance(index, tuple) or index is None or index is Ellipsis:
-            raise InputError(f"an Observation is indexed by rows alone, got {index!r}: take obs.y for parts of a measurement")
+            raise InputError(
+                f"an Observation is indexed by rows alone, got {index!r}: take obs.y for parts of a measurement"
+            )
         if not isinstance(index, (slice, list, Tensor)) and not (hasattr(index, "ndim") and index.ndim):
             i = operator_index(index)
             if not -len(self) <= i < len(self):
@@ -381,7 +409,8 @@ class Observation(Renamed):
         return Observation(self.y[index], self.likelihood[index], None if self._lifted is None else self._lifted[index])
 
     def fingerprint(self) -> str:
-        """SHA-256 of y and of every tensor that was drawn for it (`Operator.drawn`, without `Operator.settings`), as float32.
+        """SHA-256 of y and of every tensor that was drawn for it (`Operator.drawn`, without `Operator.settings`), as
+        float32.
 
         >>> import torch
         >>> from deft import Gaussian, Identity
@@ -399,7 +428,9 @@ class Observation(Renamed):
         return Observation(self.y.repeat_interleave(n, 0), self.likelihood.repeat(n), lifted)
 
     def to(self, device: torch.device | str) -> Observation:
-        return Observation(self.y.to(device), self.likelihood.to(device), None if self._lifted is None else self._lifted.to(device))
+        return Observation(
+            self.y.to(device), self.likelihood.to(device), None if self._lifted is None else self._lifted.to(device)
+        )
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log p(y | x), [B]."""
@@ -422,7 +453,9 @@ def as_tensor(value: Any, name: str) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiubc":
-        kept = {"longdouble": np.float64, "clongdouble": np.complex128}.get(value.dtype.name, value.dtype.newbyteorder("="))
+        kept = {"longdouble": np.float64, "clongdouble": np.complex128}.get(
+            value.dtype.name, value.dtype.newbyteorder("=")
+        )
         kept = np.float64 if value.dtype.itemsize > 8 and value.dtype.kind == "f" else kept
         return torch.from_numpy(np.ascontiguousarray(value, dtype=kept))
     raise InputError(f"{name} is {type(value).__name__}, expected a tensor [B, ...] of measurements")

@@ -3,9 +3,9 @@
 An operator may carry one setting per sample (a mask each, say). Such tensors are named in `per_sample`, have
 the batch as their first axis (or 1 to be shared), and follow the batch when an observation is indexed.
 
-What an operator is given is checked before its own code sees it, here and for every subclass (`Operator._check_array`): a real
-floating-point tensor, with as many axes as the operator says it takes (`sample_axes`, `measured_axes`), and rows that go with
-its settings. PyTorch would broadcast or average where an axis is missing, and the result would look right.
+What an operator is given is checked before its own code sees it, here and for every subclass (`Operator._check_array`):
+a real floating-point tensor, with as many axes as the operator says it takes (`sample_axes`, `measured_axes`), and rows
+that go with its settings. PyTorch would broadcast or average where an axis is missing, and the result would look right.
 """
 
 from __future__ import annotations
@@ -30,10 +30,19 @@ Self = TypeVar("Self", bound="Operator")
 
 SAMPLES, MEASUREMENTS = "x", "y"
 ARGUMENTS = {
-    "__call__": (SAMPLES,), "adjoint": (MEASUREMENTS,), "features": (MEASUREMENTS,), "pinv": (MEASUREMENTS,), "start": (MEASUREMENTS,),
-    "picture": (MEASUREMENTS,), "measured_part": (MEASUREMENTS,), "number_of_measurements": (MEASUREMENTS,), "solve": (MEASUREMENTS,),
-    "vjp": (SAMPLES, MEASUREMENTS), "approx_mean_update": (SAMPLES, MEASUREMENTS), "mean_update": (SAMPLES, MEASUREMENTS),
-}  # fmt: skip
+    "__call__": (SAMPLES,),
+    "adjoint": (MEASUREMENTS,),
+    "features": (MEASUREMENTS,),
+    "pinv": (MEASUREMENTS,),
+    "start": (MEASUREMENTS,),
+    "picture": (MEASUREMENTS,),
+    "measured_part": (MEASUREMENTS,),
+    "number_of_measurements": (MEASUREMENTS,),
+    "solve": (MEASUREMENTS,),
+    "vjp": (SAMPLES, MEASUREMENTS),
+    "approx_mean_update": (SAMPLES, MEASUREMENTS),
+    "mean_update": (SAMPLES, MEASUREMENTS),
+}
 """Which of an operator's methods take samples or measurements first: these arguments are checked."""
 
 
@@ -58,12 +67,14 @@ class Operator(Renamed, Printed, ABC):
     settings: ClassVar[tuple[str, ...]] = ()
     """Those of `per_sample` that are set, not drawn: no part of what tells one measurement from another."""
     sample_axes: ClassVar[str] = ""
-    """The axes of a batch of samples, for an operator that takes no other number of them: "B, C, H, W". Checked at every call."""
+    """The axes of a batch of samples, for an operator that takes no other number of them: "B, C, H, W". Checked at
+    every call."""
     measured_axes: ClassVar[str] = ""
     """The same of a batch of measurements."""
 
     projection: ClassVar[bool] = False
-    """Whether A is linear with A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace (`Denoiser.project`), A's range must lie in it. Tested too."""
+    """Whether A is linear with A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace
+    (`Denoiser.project`), A's range must lie in it. Tested too."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -73,7 +84,8 @@ class Operator(Renamed, Printed, ABC):
                 setattr(cls, name, _checked(method, kinds))
 
     def _check_array(self, kind: str, value: Any) -> None:
-        """Refuse what is no real floating-point tensor of this operator's axes, with rows for its settings (a `ContractError`)."""
+        """Refuse what is no real floating-point tensor of this operator's axes, with rows for its settings (a
+        `ContractError`)."""
         name, what = type(self).__name__, "samples x" if kind == SAMPLES else "measurements y"
         if not isinstance(value, Tensor):
             found = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
@@ -84,7 +96,9 @@ class Operator(Renamed, Printed, ABC):
             if value.is_complex():
                 way = "give the real and the imaginary parts as channels, torch.cat([y.real, y.imag], 1)"
             dtype = str(value.dtype).removeprefix("torch.")
-            raise ContractError(f"{name} takes {what} as real floating-point numbers, got {dtype} of shape {shape}: {way}")
+            raise ContractError(
+                f"{name} takes {what} as real floating-point numbers, got {dtype} of shape {shape}: {way}"
+            )
         axes = self.sample_axes if kind == SAMPLES else self.measured_axes
         count = axes.count(",") + 1
         if axes and value.ndim != count:
@@ -94,7 +108,9 @@ class Operator(Renamed, Printed, ABC):
             rows = getattr(self, setting).shape[0]
             if rows != 1 and shape[0] not in (1, rows):  # one sample for all rows is a broadcast that is meant
                 setting = setting.strip("_")
-                raise ContractError(f"{name} holds the {setting} of {rows} samples, got {shape[0]} {what}: index it, op[i]")
+                raise ContractError(
+                    f"{name} holds the {setting} of {rows} samples, got {shape[0]} {what}: index it, op[i]"
+                )
         (self._check_sample if kind == SAMPLES else self._check_measurement)(value)
 
     def _check_sample(self, x: Tensor) -> None:
@@ -144,11 +160,13 @@ class Operator(Renamed, Printed, ABC):
         return move / (rms / (3 * rho2.sqrt())).clamp_min(1.0)
 
     def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
-        """The posterior mean of the belief N(x, rho2 I) given y with residual r = y - A(x), less x: what a method's definition asks for.
+        """The posterior mean of the belief N(x, rho2 I) given y with residual r = y - A(x), less x: what a method's
+        definition asks for.
 
-        Exact for every linear A (`LinearOperator.mean_update`). For others it is `approx_mean_update`, a bounded step downhill: what the minimum of
-        a non-linear problem is, no closed form says. `approx_mean_update` may also be cheaper than exact where A is linear (`Radon`): it is
-        what learned h are shown, and stays as it was when they were fitted.
+        Exact for every linear A (`LinearOperator.mean_update`). For others it is `approx_mean_update`, a bounded step
+        downhill: what the minimum of a non-linear problem is, no closed form says. `approx_mean_update` may also be
+        cheaper than exact where A is linear (`Radon`): it is what learned h are shown, and stays as it was when they
+        were fitted.
 
         Args:
             x, r: [B, *E] and [B, *M]. noise, rho2: variances, [B, 1, ...] or of one row.
@@ -164,7 +182,8 @@ class Operator(Renamed, Printed, ABC):
         return torch.full((y.shape[0],), float(y[0].numel()), dtype=y.dtype, device=y.device)
 
     def drawn(self, settings: bool = True) -> list[tuple[str, Tensor]]:
-        """(name, tensor) of what belongs to single measurements: `per_sample`, but for what is computed from it, and that of an operator inside.
+        """(name, tensor) of what belongs to single measurements: `per_sample`, but for what is computed from it, and
+        that of an operator inside.
         settings: `settings` too."""
         names = [k for k in self.per_sample if not k.startswith("_") and (settings or k not in self.settings)]
         found = [(k, v) for k in names if isinstance(v := getattr(self, k, None), Tensor)]
@@ -243,7 +262,10 @@ class LinearOperator(Operator):
         """
         d = math.prod(event_shape)
         if d > DENSE:
-            raise InputError(f"{type(self).__name__} has no closed-form singular values, and samples of {d} numbers are too many for a dense matrix (at most {DENSE})")
+            raise InputError(
+                f"{type(self).__name__} has no closed-form singular values, and samples of {d} numbers are too many for"
+                f" a dense matrix (at most {DENSE})"
+            )
         key = (tuple(event_shape), like.dtype, like.device)
         known = self.__dict__.setdefault("_spectra", {})
         if key not in known:
@@ -266,7 +288,11 @@ def dense_spectrum(op: LinearOperator, event_shape: tuple[int, ...], like: Tenso
     s = torch.where(s > 1e-9 * s.amax(-1, keepdim=True), s, 0.0)
     values = torch.cat([s, s.new_zeros(rows, d - s.shape[1])], 1) if s.shape[1] < d else s
     inverse = torch.where(s > 0, 1 / s.clamp_min(1e-300), 0.0)
-    values, vh, back = values.to(like.dtype), vh.to(like.dtype), (inverse[..., None] * u[..., : s.shape[1]].mT).to(like.dtype)
+    values, vh, back = (
+        values.to(like.dtype),
+        vh.to(like.dtype),
+        (inverse[..., None] * u[..., : s.shape[1]].mT).to(like.dtype),
+    )
 
     def measured(y: Tensor) -> Tensor:
         c = (back @ y.flatten(1)[..., None])[..., 0]
@@ -291,8 +317,8 @@ def conjugate_gradient(
 ) -> Tensor:
     """Solve apply(x) = b for a symmetric positive definite map, each sample on its own (Hestenes & Stiefel 1952).
 
-    tolerance: of the residual, relative to b, at which a sample is left alone. max_iterations: steps. precondition: about the inverse
-    of `apply`, symmetric positive definite as well.
+    tolerance: of the residual, relative to b, at which a sample is left alone. max_iterations: steps. precondition:
+    about the inverse of `apply`, symmetric positive definite as well.
     """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:

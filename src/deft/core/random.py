@@ -25,15 +25,15 @@ def generator(*key: int) -> torch.Generator:
 
 
 USES = ("measurements", "samples", "prior samples", "probing")
-"""What streams of one seed are used for: measurement noise (and whatever the user draws), samples of a posterior, samples of the prior, the
-noise that an error by noise level is measured with."""
+"""What streams of one seed are used for: measurement noise (and whatever the user draws), samples of a posterior,
+samples of the prior, the noise that an error by noise level is measured with."""
 
 
 def seed_for(use: str, seed: int) -> int:
     """The seed of the streams of one use: sample i of one use has nothing in common with sample i of another.
 
-    One seed for all would make the noise of measurement i, the noise that its sample starts from, and the noise under which its error
-    is measured the same numbers: a prior's error on its own samples came out a seventh of what it is.
+    One seed for all would make the noise of measurement i, the noise that its sample starts from, and the noise under
+    which its error is measured the same numbers: a prior's error on its own samples came out a seventh of what it is.
 
     >>> seed_for("measurements", 3), seed_for("samples", 3) - 2**40
     (3, 3)
@@ -122,7 +122,8 @@ class BatchNoise(Printed):
 class RowNoise(BatchNoise):
     """A `BatchNoise` with one generator for each row: other numbers, and only those of `rows` are drawn.
 
-    For many processes, where drawing the whole batch in each of them would take longer than the step (docs/distributed.md).
+    For many processes, where drawing the whole batch in each of them would take longer than the step
+    (docs/distributed.md).
     """
 
     def __init__(self, n: int, *key: int, rows: range | None = None):

@@ -23,8 +23,8 @@ class Sampler(Printed, ABC):
     """One step from level t to level s.
 
     stochastic: whether its samples depend on noise beside that of the start.
-    needs_observation: whether it uses the observation or the unconditioned prior, and so takes a `Conditioned` alone (a few
-        methods are a rule for steps, not an h-transform).
+    needs_observation: whether it uses the observation or the unconditioned prior, and so takes a `Conditioned` alone (a
+        few methods are a rule for steps, not an h-transform).
     order: error of the final sample in the step size (weak order, for a stochastic sampler).
     calls(N): calls of the denoiser in N steps.
     """
@@ -39,7 +39,9 @@ class Sampler(Printed, ABC):
     ) -> tuple[Tensor, Carry]:
         """x_s [B, *E], and whatever the next step wants to know (None at the first)."""
 
-    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+    def advance(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry
+    ) -> tuple[Tensor, Carry]:
         """`step` with the noise it wants: one draw if stochastic, none onto the clean end."""
         return self.step(denoiser, x_t, t, s, draw() if self.stochastic and s.sigma > 0 else None, carry)
 
@@ -53,13 +55,17 @@ class ManyDraws(Sampler):
     stochastic = True
 
     @abstractmethod
-    def advance(self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry) -> tuple[Tensor, Carry]:
+    def advance(
+        self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, draw: Draw, carry: Carry
+    ) -> tuple[Tensor, Carry]:
         """x_s and what the next step wants to know, with as many `draw()` as it takes."""
 
     def step(
         self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
     ) -> tuple[Tensor, Carry]:
-        raise ContractError(f"a step of {type(self).__name__} does not take one draw of noise: call `advance` with a source of them")
+        raise ContractError(
+            f"a step of {type(self).__name__} does not take one draw of noise: call `advance` with a source of them"
+        )
 
 
 def evaluate(denoiser: Denoiser, x_t: Tensor, t: Level) -> Prediction:

@@ -82,7 +82,8 @@ def log_ratio(kernel: Kernel, moved: Tensor, n: Tensor, taken: Tensor | None = N
 
     moved: the shift of the mean; n: the very noise that made x_s from the corrected mean. With both,
     -(moved . n) / std - |moved|^2 / (2 std^2), summed over everything but the batch.
-    taken: the shift with which x_s was made, if another's: then -moved . (taken + std n) / std^2 + |moved|^2 / (2 std^2).
+    taken: the shift with which x_s was made, if another's: then -moved . (taken + std n) / std^2 + |moved|^2 / (2
+        std^2).
     """
     if taken is None:
         cross = (moved * n).flatten(1).sum(1)

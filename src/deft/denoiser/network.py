@@ -24,14 +24,16 @@ class NetworkDenoiser(Denoiser):
         schedule: alpha(t), sigma(t) the network was trained with, on data in `value_range`.
         event_shape: *E.
         output: a key of `OUTPUTS`.
-        time: what the network is given about the noise: a name (see `time_map`), or a function of (t, alpha, sigma), each [B].
-        scale_input: multiply x_t by c_in = 1/sqrt(d^2 alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP and d = 1).
+        time: what the network is given about the noise: a name (see `time_map`), or a function of (t, alpha, sigma),
+            each [B].
+        scale_input: multiply x_t by c_in = 1/sqrt(d^2 alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP and d =
+            1).
         value_range: the two numbers that stood for -1 and 1 in training; (0, 1) for images between 0 and 1.
         sigma_data: d, the deviation of the data for which an "edm" network is preconditioned; 0.5 in Karras et al.
         learned_variance: the network returns twice the channels; the second half is dropped.
 
-    With c = (high - low)/2 and b = (high + low)/2 the network's data are x_0' = c x_0 + b. It sees x_t' = c x_t + alpha b, whose
-    noise has deviation c sigma: for the outside world the schedule's sigma is divided by c (`Rescaled`).
+    With c = (high - low)/2 and b = (high + low)/2 the network's data are x_0' = c x_0 + b. It sees x_t' = c x_t + alpha
+    b, whose noise has deviation c sigma: for the outside world the schedule's sigma is divided by c (`Rescaled`).
     """
 
     def __init__(
@@ -89,7 +91,12 @@ class NetworkDenoiser(Denoiser):
         return about | {k: v for k, v in now.items() if v != usual[k]}
 
     def raw(
-        self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, net: Callable[[Tensor, Tensor], Tensor] | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        alpha: Tensor,
+        sigma: Tensor,
+        net: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """The network's own output, [B, *E], for x_t and sigma as the outside world sees them; t [B].
 
@@ -102,7 +109,10 @@ class NetworkDenoiser(Denoiser):
         out = (net or self.net)(x_in.to(own), time.to(own) if own == torch.float64 else time).to(x.dtype)
         out = out[:, : x.shape[1]] if self.learned_variance else out
         if out.shape != x.shape:
-            raise ContractError(f"the network returns {tuple(out.shape)} for x_t of shape {tuple(x.shape)}: what it returns must have that shape (with learned_variance twice the channels)")
+            raise ContractError(
+                f"the network returns {tuple(out.shape)} for x_t of shape {tuple(x.shape)}: what it returns must have"
+                " that shape (with learned_variance twice the channels)"
+            )
         return out
 
     def _inside(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +124,8 @@ class NetworkDenoiser(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
         out = self.raw(x_t, t, alpha, sigma)
-        # a network that lets no gradient through has half a derivative, by c_skip: none at all is what the others can tell
+        # a network that lets no gradient through has half a derivative, by c_skip: none at all is what the others can
+        # tell
         like = x_t.detach() if x_t.requires_grad and not out.requires_grad else x_t
         return Prediction(x_t, t, alpha, sigma, self.mean_of(out, like, alpha, sigma))
 
@@ -122,7 +133,8 @@ class NetworkDenoiser(Denoiser):
         """E[x_0 | x_t] that the network's output stands for."""
         c_skip, c_out = self._coefficients
         x, s = self._inside(x_t, alpha, sigma)
-        if self.output == "edm" and self.sigma_data != 1:  # x_0' = d u with u of unit deviation: x_t' = (d alpha) u + s n
+        # x_0' = d u with u of unit deviation: x_t' = (d alpha) u + s n
+        if self.output == "edm" and self.sigma_data != 1:
             d, a = self.sigma_data, self.sigma_data * alpha
             mean = d * (c_skip(a, s) * x + c_out(a, s) * out)
         else:

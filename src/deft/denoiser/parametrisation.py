@@ -1,6 +1,7 @@
 """What networks are trained to return, and what they are given about the noise: one table each.
 
-`OUTPUTS` is the one place where eps, v, x0, score, flow and EDM outputs are distinguished: mean = c_skip x_t + c_out output.
+`OUTPUTS` is the one place where eps, v, x0, score, flow and EDM outputs are distinguished: mean = c_skip x_t + c_out
+output.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ OUTPUTS: dict[str, tuple[Coefficient, Coefficient]] = {
 }
 """output kind -> (c_skip, c_out), functions of (alpha, sigma), with mean = c_skip x_t + c_out output.
 
-eps = n; v = alpha n - sigma x_0 (Salimans & Ho 2022); flow = n - x_0 and reverse-flow = x_0 - n (Liu et al. 2023; Lipman
-et al. 2023 let time run from noise to data); edm: the network F of Karras et al. 2022, eq. 7, for data of unit
+eps = n; v = alpha n - sigma x_0 (Salimans & Ho 2022); flow = n - x_0 and reverse-flow = x_0 - n (Liu et al. 2023;
+Lipman et al. 2023 let time run from noise to data); edm: the network F of Karras et al. 2022, eq. 7, for data of unit
 standard deviation.
 """
 
@@ -50,9 +51,9 @@ TIMES: dict[str, TimeMap] = {
 }
 """name -> what a network is given about the noise, a function of (t, alpha, sigma), each [B].
 
-t is the schedule's own time: an index (perhaps between two) for a table of betas, [0, 1] for the continuous ones, sigma for
-EDM. alpha and sigma are the network's own, on the range it was trained on. index: for networks that look t up
-in a table. 999t: VP networks of Song et al. 2021. log-sigma/4: c_noise of Karras et al. 2022, table 1.
+t is the schedule's own time: an index (perhaps between two) for a table of betas, [0, 1] for the continuous ones, sigma
+for EDM. alpha and sigma are the network's own, on the range it was trained on. index: for networks that look t up in a
+table. 999t: VP networks of Song et al. 2021. log-sigma/4: c_noise of Karras et al. 2022, table 1.
 """
 
 

@@ -1,7 +1,8 @@
 """Training-free h-transforms without a backward pass: gradients at x̂, DiffPIR's proximal point, replacement; and MCG.
 
-Notation as in `guidance`: x̂ = E[x_0 | x_t], r = y - A(x̂), J = d x̂ / d x_t, A^+ the pseudo-inverse. A correction h moves the
-denoised mean by (sigma^2 / alpha) h, so a method that moves the mean by a step of its own has h = (alpha / sigma^2) step.
+Notation as in `guidance`: x̂ = E[x_0 | x_t], r = y - A(x̂), J = d x̂ / d x_t, A^+ the pseudo-inverse. A correction h
+moves the denoised mean by (sigma^2 / alpha) h, so a method that moves the mean by a step of its own has h = (alpha /
+sigma^2) step.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class GradientAtMean(Pulled):
 
 
 class ScoreAtMean(HTransform):
-    """h = w(alpha, sigma) grad log p(y | x̂), the gradient in x̂: `ReconstructionGuidance` without the prior's Jacobian.
+    """h = w(alpha, sigma) grad log p(y | x̂), the gradient in x̂: `ReconstructionGuidance` without the prior's
+    Jacobian.
 
     The raw score grows as 1/alpha towards pure noise, and as 1/sigma_y^2: the weight has to answer for both.
     """
@@ -68,8 +70,9 @@ class DiffPIR(Pulled):
 
         argmin_x |y - A(x)|^2 / (2 sigma_y^2) + lambda |x - x̂|^2 / (2 (sigma/alpha)^2),
 
-    which for a linear A is the `mean_update` of a belief of variance rho^2 = (sigma/alpha)^2 / lambda. Its own rule for the noise is
-    `deft.samplers.Refresh(zeta)`. A non-linear A has one preconditioned gradient step in place of the minimum.
+    which for a linear A is the `mean_update` of a belief of variance rho^2 = (sigma/alpha)^2 / lambda. Its own rule for
+    the noise is `deft.samplers.Refresh(zeta)`. A non-linear A has one preconditioned gradient step in place of the
+    minimum.
 
     Where the prior says little the samples end with the spread of a measurement of variance lambda sigma_y^2 times
     (1 + sqrt(1 - zeta)) / 2 (see `Refresh`): lambda = 1 is the honest one, and any zeta > 0 varies too little.
@@ -86,15 +89,17 @@ class DiffPIR(Pulled):
 class Replacement(HTransform):
     """h = (alpha / sigma^2) A^+ (y - A x̂): the denoised mean with its measured part replaced by y's.
 
-    Under the ancestral sampler that is DDNM (Y. Wang, J. Yu & J. Zhang 2023, "Zero-shot image restoration using denoising diffusion
-    null-space model", https://arxiv.org/abs/2212.00490, algorithm 1); for a mask it overwrites the seen entries (the DEFT paper's
-    algorithm 8). Their DDNM+, which allows for the noise of y, has the step of `deft.samplers.DDRM(eta, eta_b=1)`.
+    Under the ancestral sampler that is DDNM (Y. Wang, J. Yu & J. Zhang 2023, "Zero-shot image restoration using
+    denoising diffusion null-space model", https://arxiv.org/abs/2212.00490, algorithm 1); for a mask it overwrites the
+    seen entries (the DEFT paper's algorithm 8). Their DDNM+, which allows for the noise of y, has the step of
+    `deft.samplers.DDRM(eta, eta_b=1)`.
 
-    Under DDIM with any eta the seen entries keep exactly the law N(alpha_s y, sigma_s^2) of a forward-noised y, and with
-    eta = 1 they walk along one path of the forward process; the start lacks alpha_T y, which the first steps forget. (Song et al. 2021 overwrite x_t itself, by a y noised
-    afresh at each level: `deft.samplers.Imputed`, with the same law of the seen entries at each level.) Known biases: y counts as noiseless, and
-    the hidden entries see y only through the prior's x̂, one level at a time, so that where they are correlated with what is
-    seen their law is not p(x_0 | y); `deft.samplers.TimeTravel` (RePaint) makes up for most of that.
+    Under DDIM with any eta the seen entries keep exactly the law N(alpha_s y, sigma_s^2) of a forward-noised y, and
+    with eta = 1 they walk along one path of the forward process; the start lacks alpha_T y, which the first steps
+    forget. (Song et al. 2021 overwrite x_t itself, by a y noised afresh at each level: `deft.samplers.Imputed`, with
+    the same law of the seen entries at each level.) Known biases: y counts as noiseless, and the hidden entries see y
+    only through the prior's x̂, one level at a time, so that where they are correlated with what is seen their law is
+    not p(x_0 | y); `deft.samplers.TimeTravel` (RePaint) makes up for most of that.
     """
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
@@ -103,12 +108,14 @@ class Replacement(HTransform):
 
 
 class MCG(Wrapped):
-    """Manifold constrained gradients (Chung, Sim, Ryu & Ye 2022, algorithm 1): a gradient, then the measured part replaced,
+    """Manifold constrained gradients (Chung, Sim, Ryu & Ye 2022, algorithm 1): a gradient, then the measured part
+    replaced,
 
         h = (I - A^+ A) h_gradient + h_replacement.
 
-    The paper's gradient step -c grad |r|^2 with c proportional to 1/|r| is that of DPS: ours is `MCG(DPS.published(zeta, ...))`.
-    Here the measured part of x̂ is replaced, and its noise is as in `Replacement`. The paper overwrites that of x_s by a y noised
+    The paper's gradient step -c grad |r|^2 with c proportional to 1/|r| is that of DPS: ours is
+    `MCG(DPS.published(zeta, ...))`. Here the measured part of x̂ is replaced, and its noise is as in `Replacement`. The
+    paper overwrites that of x_s by a y noised
     afresh: that is `deft.samplers.Imputed(sampler)` with the gradient alone for h, and the row "mcg" of `deft.methods`.
 
     Args:

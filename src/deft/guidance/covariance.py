@@ -32,15 +32,15 @@ def _back(pred: Prediction, v: Tensor) -> Tensor:
 
 
 class TMPD(HTransform):
-    """Tweedie moment projected diffusion (B. Boys et al. 2024, "Tweedie moment projected diffusions for inverse problems",
-    https://arxiv.org/abs/2310.06721), with the diagonal of A C A^T for all of it:
+    """Tweedie moment projected diffusion (B. Boys et al. 2024, "Tweedie moment projected diffusions for inverse
+    problems", https://arxiv.org/abs/2310.06721), with the diagonal of A C A^T for all of it:
 
         h = J^T A^T [ r / (sigma_y^2 + (sigma^2/alpha) A J^T A^T 1) ].
 
     The diagonal is estimated by its row sums, as in the paper's practical version: exact for a mask if the prior's
-    covariance is diagonal. Row sums below `SMALLEST` of the measurement's mean row sum count as that (not in the paper): no
-    covariance's diagonal is negative, and one near 0 beside a small sigma_y would send the sample out of range.
-    Two backward passes a step.
+    covariance is diagonal. Row sums below `SMALLEST` of the measurement's mean row sum count as that (not in the
+    paper): no covariance's diagonal is negative, and one near 0 beside a small sigma_y would send the sample out of
+    range. Two backward passes a step.
     """
 
     SMALLEST: ClassVar[float] = 0.01
@@ -58,11 +58,13 @@ class TMPD(HTransform):
 
 
 class MMPS(HTransform):
-    """Moment matching posterior sampling (F. Rozet, G. Andry, F. Lanusse & G. Louppe 2024, "Learning diffusion priors from
-    observations by expectation maximization", https://arxiv.org/abs/2405.13712, section 4.2): the whole of C, by conjugate gradients.
+    """Moment matching posterior sampling (F. Rozet, G. Andry, F. Lanusse & G. Louppe 2024, "Learning diffusion priors
+    from observations by expectation maximization", https://arxiv.org/abs/2405.13712, section 4.2): the whole of C, by
+    conjugate gradients.
 
-    Exact for Gaussian data once `iterations` reaches the number of measured directions (or fewer, if many singular values are
-    alike). A network's J is only nearly symmetric; few iterations forgive that. iterations + 1 backward passes a step.
+    Exact for Gaussian data once `iterations` reaches the number of measured directions (or fewer, if many singular
+    values are alike). A network's J is only nearly symmetric; few iterations forgive that. iterations + 1 backward
+    passes a step.
 
     Args:
         iterations: of conjugate gradients (1 to 3 in the paper).

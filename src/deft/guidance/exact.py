@@ -80,7 +80,8 @@ def log_normal(r: Tensor, covariance: Tensor) -> Tensor:
 
 
 class _ClosedForm(Potential):
-    """A log_h that is a function of x_t alone: it needs no graph through the prior, only its own. Where x_t has a graph, h is differentiable in it."""
+    """A log_h that is a function of x_t alone: it needs no graph through the prior, only its own. Where x_t has a
+    graph, h is differentiable in it."""
 
     needs_graph = False
 

@@ -48,9 +48,11 @@ def by_level(grid: Sequence[Level], values: Sequence[float]) -> Weight:
 
 
 class ReconstructionGuidance(HTransform):
-    """h = w(alpha, sigma) J^T grad log p(y | x̂) (J. Ho et al. 2022, "Video diffusion models", https://arxiv.org/abs/2204.03458, eq. 7).
+    """h = w(alpha, sigma) J^T grad log p(y | x̂) (J. Ho et al. 2022, "Video diffusion models",
+    https://arxiv.org/abs/2204.03458, eq. 7).
 
-    Their x̂ - (w_r alpha / 2) grad |y - A x̂|^2 is w = w_r sigma_y^2 alpha^2 / sigma^2: y as if it had the variance sigma^2 / alpha^2.
+    Their x̂ - (w_r alpha / 2) grad |y - A x̂|^2 is w = w_r sigma_y^2 alpha^2 / sigma^2: y as if it had the variance
+    sigma^2 / alpha^2.
 
     Args:
         weight: w(alpha, sigma); default 1, which takes x_0 given x_t for a point.
@@ -63,20 +65,23 @@ class ReconstructionGuidance(HTransform):
         self.weight = weight
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
-        return self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(obs.log_prob(pred.mean).sum(), pred.x_t, retain_graph=True)[0]
+        return (
+            self.weight(pred.alpha, pred.sigma)
+            * torch.autograd.grad(obs.log_prob(pred.mean).sum(), pred.x_t, retain_graph=True)[0]
+        )
 
 
 class DPS(HTransform):
     """Diffusion posterior sampling (Chung et al. 2023, algorithm 1): h = -zeta w grad_{x_t} ||y - A(x̂)||.
 
     As published, DPS moves x_s by -zeta grad ||r|| after each step, so its strength depends on the step: use
-    `DPS.published(zeta, sampler, grid)` for exactly that. The norm is one sample's own, never a batch's. (H. Chung, J. Kim,
-    M. T. Mccann, M. L. Klasky & J. C. Ye 2023, "Diffusion posterior sampling for general noisy inverse problems",
+    `DPS.published(zeta, sampler, grid)` for exactly that. The norm is one sample's own, never a batch's. (H. Chung, J.
+    Kim, M. T. Mccann, M. L. Klasky & J. C. Ye 2023, "Diffusion posterior sampling for general noisy inverse problems",
     https://arxiv.org/abs/2209.14687.)
 
     Args:
-        zeta: the step size, as in the authors' code (0.3 to 1 there, for 1,000 steps): twice the printed zeta', which multiplies
-            grad ||r||^2 / ||r||. Fewer steps want a larger one.
+        zeta: the step size, as in the authors' code (0.3 to 1 there, for 1,000 steps): twice the printed zeta', which
+            multiplies grad ||r||^2 / ||r||. Fewer steps want a larger one.
         weight: w(alpha, sigma); default 1.
     """
 
@@ -98,9 +103,16 @@ class DPS(HTransform):
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         r = obs.likelihood.residual(obs.y, pred.mean)
         if r is None:
-            raise InputError(f"DPS needs a residual y - A(x), and {obs.likelihood.kind} has none: use ReconstructionGuidance, which takes any likelihood")
+            raise InputError(
+                f"DPS needs a residual y - A(x), and {obs.likelihood.kind} has none: use ReconstructionGuidance, which"
+                " takes any likelihood"
+            )
         norm = (r.square().flatten(1).sum(1) + 1e-12).sqrt()
-        return -self.zeta * self.weight(pred.alpha, pred.sigma) * torch.autograd.grad(norm.sum(), pred.x_t, retain_graph=True)[0]
+        return (
+            -self.zeta
+            * self.weight(pred.alpha, pred.sigma)
+            * torch.autograd.grad(norm.sum(), pred.x_t, retain_graph=True)[0]
+        )
 
 
 class PiGDM(Potential):
@@ -112,25 +124,27 @@ class PiGDM(Potential):
         h = J^T A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r.
 
     It takes p(x_0 | x_t) for N(x̂, rho^2 I), with rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2), the variance
-    left in data of deviation d; for d = 1 and VP that is the paper's r_t^2 = 1 - abar_t. This is what is summed with other h, weighs
-    particles and is differentiated. For any other A with a pseudo-inverse A^+ (`Operator.pinv`), section 3.3, which takes y
-    for noiseless and asks no derivative of A:
+    left in data of deviation d; for d = 1 and VP that is the paper's r_t^2 = 1 - abar_t. This is what is summed with
+    other h, weighs particles and is differentiated. For any other A with a pseudo-inverse A^+ (`Operator.pinv`),
+    section 3.3, which takes y for noiseless and asks no derivative of A:
 
         h = J^T (A^+(y) - A^+(A(x̂))) / rho^2.
 
     **The algorithm**, `PiGDM.published(kernel, grid)`: the weight with which a step from t to s moves x_s by
 
-        alpha_s alpha_t g,    g = J^T rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r,    or J^T (A^+ y - A^+ A(x̂)) without noise,
+        alpha_s alpha_t g,    g = J^T rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} r,
+                              or J^T (A^+ y - A^+ A(x̂)) without noise,
 
-    however long the step is. That is algorithm 1 with its adaptive weight r_t^2, as the authors' code has it (RED-diff, `pgdm`), azula
-    and InverseBench too. `alpha_s=False` adds alpha_t g alone, which is larger at the first steps. The noise is that of `DDIM(eta)`. It holds y
-    tighter and varies less than the posterior, and its mean is nearer to the truth than that of the estimate of the score.
+    however long the step is. That is algorithm 1 with its adaptive weight r_t^2, as the authors' code has it (RED-diff,
+    `pgdm`), azula and InverseBench too. `alpha_s=False` adds alpha_t g alone, which is larger at the first steps. The
+    noise is that of `DDIM(eta)`. It holds y tighter and varies less than the posterior, and its mean is nearer to the
+    truth than that of the estimate of the score.
 
     `log_h` is what h is the gradient of; without noise and for other A, as far as A^+A is an orthogonal projection.
 
     Args:
-        data_std: d. weight: a factor w(alpha, sigma) on h. noiseless: whether the pseudo-inverse takes the place of the solve where
-            sigma_y = 0, whose stand-in is `Gaussian.surrogate` otherwise.
+        data_std: d. weight: a factor w(alpha, sigma) on h. noiseless: whether the pseudo-inverse takes the place of the
+            solve where sigma_y = 0, whose stand-in is `Gaussian.surrogate` otherwise.
     """
 
     def __init__(self, data_std: float = 1.0, weight: Weight = _one, *, noiseless: bool = False):
@@ -139,19 +153,29 @@ class PiGDM(Potential):
 
     @classmethod
     def published(
-        cls, kernel: Callable[[Level, Level], Kernel], grid: Sequence[Level], data_std: float = 1.0, scale: float = 1.0, *, alpha_s: bool = True
+        cls,
+        kernel: Callable[[Level, Level], Kernel],
+        grid: Sequence[Level],
+        data_std: float = 1.0,
+        scale: float = 1.0,
+        *,
+        alpha_s: bool = True,
     ) -> PiGDM:
         """The h with which the step of `kernel` along `grid` moves x_s by exactly scale alpha_s alpha_t g.
 
-        A correction h moves x_s by c_mean (sigma^2/alpha) h, so the weight is scale alpha_s alpha_t rho^2 alpha_t / (sigma^2 c_mean)
-        at each level.
+        A correction h moves x_s by c_mean (sigma^2/alpha) h, so the weight is scale alpha_s alpha_t rho^2 alpha_t /
+        (sigma^2 c_mean) at each level.
 
         Args:
-            kernel: of the sampler, as `DDIM(eta).kernel`. grid: its levels. scale: a factor on the move (the code's `grad_term_weight`).
+            kernel: of the sampler, as `DDIM(eta).kernel`. grid: its levels. scale: a factor on the move (the code's
+                `grad_term_weight`).
             alpha_s: whether that factor is there.
         """
         pairs = list(pairwise(grid))
-        own = by_level(grid, [scale * (s.alpha if alpha_s else 1.0) * t.alpha**2 / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs])
+        own = by_level(
+            grid,
+            [scale * (s.alpha if alpha_s else 1.0) * t.alpha**2 / (t.sigma**2 * kernel(t, s).c_mean) for t, s in pairs],
+        )
         return cls(data_std, lambda alpha, sigma: own(alpha, sigma) * remaining(alpha, sigma, data_std), noiseless=True)
 
     def log_h(self, pred: Prediction, obs: Observation) -> Tensor:
@@ -165,7 +189,9 @@ class PiGDM(Potential):
         without = _towards(pred, weight / rho2, like.operator.pinv(r.detach())) if bool(exact.any()) else None
         if without is not None and bool(exact.all()):
             return without
-        u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1)))
+        u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(
+            r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1))
+        )
         # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
         noisy = (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
         return noisy if without is None else torch.where(exact, without, noisy)
@@ -181,4 +207,6 @@ def _pseudo_residual(operator: Operator, y: Tensor, x: Tensor) -> Tensor:
     try:
         return operator.pinv(y) - operator.pinv(operator(x))
     except InputError as error:
-        raise InputError(f"ΠGDM needs a linear operator, got {type(operator).__name__}, which has no pseudo-inverse either") from error
+        raise InputError(
+            f"ΠGDM needs a linear operator, got {type(operator).__name__}, which has no pseudo-inverse either"
+        ) from error

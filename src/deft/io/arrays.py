@@ -22,8 +22,13 @@ LABELS = ("label", "labels", "y", "target", "targets", "classes")
 
 _WRITE = "write it with numpy.savez(path, x=images)"
 _MAGIC = {
-    b"\x80": "a pickle", b"\x89HDF": "an HDF5 file", b"MATLAB": "a MATLAB file", b"\x1f\x8b": "a gzip file", b"\x89PNG": "a PNG picture", b"\xff\xd8\xff": "a JPEG picture",
-}  # fmt: skip
+    b"\x80": "a pickle",
+    b"\x89HDF": "an HDF5 file",
+    b"MATLAB": "a MATLAB file",
+    b"\x1f\x8b": "a gzip file",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+}
 
 
 def read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -93,7 +98,11 @@ def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]
             for member in archive.namelist():
                 with archive.open(member) as f:
                     version = np.lib.format.read_magic(f)
-                    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                    header = (
+                        np.lib.format.read_array_header_1_0
+                        if version == (1, 0)
+                        else np.lib.format.read_array_header_2_0
+                    )
                     shape, _, dtype = header(f)
                     out[member.removesuffix(".npy")] = (shape, dtype)
     except Exception:  # no zip, or one that is damaged: `read_arrays` says so
@@ -133,9 +142,14 @@ def _choose(path: Path, headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]
     usual = [n for n in USUAL if n in headers]
     if len(usual) == 1:
         return usual[0]
-    could_be = usual or [n for n, (shape, dtype) in headers.items() if n not in LABELS and len(shape) >= 2 and dtype.kind in "fiubc"]
+    could_be = usual or [
+        n for n, (shape, dtype) in headers.items() if n not in LABELS and len(shape) >= 2 and dtype.kind in "fiubc"
+    ]
     if len(could_be) > 1:
-        raise InputError(f"{path} holds several arrays that could be the images ({described(could_be)}): say which with {path}:{could_be[0]} or --array {could_be[0]}")
+        raise InputError(
+            f"{path} holds several arrays that could be the images ({described(could_be)}): say which with"
+            f" {path}:{could_be[0]} or --array {could_be[0]}"
+        )
     if could_be:
         return could_be[0]
     if len(headers) == 1:
@@ -147,11 +161,16 @@ def _whole_numbers(labels: np.ndarray, name: str, n: int) -> tuple[np.ndarray | 
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (n,):
-        raise InputError(f"{name} has shape {labels.shape}, expected ({n},): one whole number for each image, or leave it out")
+        raise InputError(
+            f"{name} has shape {labels.shape}, expected ({n},): one whole number for each image, or leave it out"
+        )
     if labels.dtype.kind in "US":
         return None, f"{name} are words: not used (labels are whole numbers, one for each class)"
     if labels.dtype.kind not in "iubf" or (labels.dtype.kind == "f" and not bool((labels == np.round(labels)).all())):
-        raise InputError(f"{name} holds {labels.dtype} values that are not whole numbers: give one whole number for each image, or leave it out")
+        raise InputError(
+            f"{name} holds {labels.dtype} values that are not whole numbers: give one whole number for each image, or"
+            " leave it out"
+        )
     return labels.astype(np.int64), None
 
 

@@ -27,7 +27,8 @@ from deft.runtime.distributed import get_world
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Call write(temporary path), then move the file to `path` in one step; of several processes the main one alone does.
+    """Call write(temporary path), then move the file to `path` in one step; of several processes the main one alone
+    does.
 
     Raises `InputError` if the folder cannot be written or the disk is full; `path` is then as it was.
     """
@@ -43,7 +44,8 @@ def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         temporary.chmod(0o644)
         os.replace(temporary, path)
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(path.suffix)}"):  # of a process that was killed here
+        # of a process that was killed here
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(path.suffix)}"):
             left.unlink(missing_ok=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and "write" not in str(error).lower():
@@ -63,7 +65,8 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def json_text(value: Any, **options: Any) -> str:
-    """JSON as the standard has it: NaN and infinities, which it does not know, are null; arrays are lists, and what is no JSON otherwise is text.
+    """JSON as the standard has it: NaN and infinities, which it does not know, are null; arrays are lists, and what is
+    no JSON otherwise is text.
 
     >>> json_text({"a": [1.5, float("nan")], "b": torch.tensor([2.0, 3.0])})
     '{"a": [1.5, null], "b": [2.0, 3.0]}'

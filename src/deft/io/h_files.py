@@ -1,8 +1,8 @@
 """A fitted h as a file: its own weights alone, and a card naming the prior it belongs to by convention and fingerprint.
 
-An h of any kind of data is saved and loaded by the same two functions. What a card describes by name (a kind of learned h, a task) is looked up with
-the prior's kind of data; what is a caller's own code (a network, a class of h, a class of task) is named as "package.module:name", and
-imported only for callers who trust it.
+An h of any kind of data is saved and loaded by the same two functions. What a card describes by name (a kind of learned
+h, a task) is looked up with the prior's kind of data; what is a caller's own code (a network, a class of h, a class of
+task) is named as "package.module:name", and imported only for callers who trust it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from deft.learned.factory import Factory, is_named
 from deft.likelihood.task import Tilt
 from deft.runtime.importable import check_name, find_trusted, name_of
 
-KINDS: Table[type[Learned]] = Table(lambda domain: {**LEARNED, **{k: v for k, v in domain.learned().items() if k not in LEARNED}})
+KINDS: Table[type[Learned]] = Table(
+    lambda domain: {**LEARNED, **{k: v for k, v in domain.learned().items() if k not in LEARNED}}
+)
 """Name -> class of learned h: those for every kind of data, and each one's own."""
 
 
@@ -40,16 +42,22 @@ def bundled_h(task: str, prior: str = "") -> Path:
     """
     found = Table(lambda domain: domain.bundled_h(prior))
     if task not in found:
-        raise InputError(f"no h for {task} is bundled, only for {', '.join(sorted(found))}: fit one (deft fit, or deft demo without --pretrained)")
+        raise InputError(
+            f"no h for {task} is bundled, only for {', '.join(sorted(found))}: fit one (deft fit, or deft demo without"
+            " --pretrained)"
+        )
     return found[task]
 
 
 def start_from(source: str | Path, prior: Denoiser, feature_channels: int, *, trust_code: bool = False) -> DEFT:
-    """A DEFT to fit that begins with the weights of another: a run folder, an h.safetensors, or a task whose h is bundled."""
+    """A DEFT to fit that begins with the weights of another: a run folder, an h.safetensors, or a task whose h is
+    bundled."""
     path = Path(source)
     other, _, _ = load_h(path if path.exists() else bundled_h(str(source)), prior, trust_code=trust_code)
     if not isinstance(other, DEFT):
-        raise InputError(f"{source} holds an h of the kind {class_name(other, domain_of(prior))}: only DEFT can start from another")
+        raise InputError(
+            f"{source} holds an h of the kind {class_name(other, domain_of(prior))}: only DEFT can start from another"
+        )
     return type(other).init_like(other, feature_channels)
 
 
@@ -57,35 +65,49 @@ KEPT_WHOLE = ("log_rho2", "level_weight")
 """Buffers that stay in float32 in a file of half precision."""
 
 
-def save_h(path: str | Path, h: Learned, prior: Denoiser, task: Task, /, *, half: bool = False, **card: Any) -> dict[str, Any]:
+def save_h(
+    path: str | Path, h: Learned, prior: Denoiser, task: Task, /, *, half: bool = False, **card: Any
+) -> dict[str, Any]:
     """Write h's weights and card; keywords are added to the card. Returns the card.
 
     Args:
         path: the file to write, FOLDER/h.safetensors.
-        h: of a kind of `LEARNED` or of the prior's kind of data, or of a class of your own; with its own network if that is made by a class or
-            function (`Factory`).
+        h: of a kind of `LEARNED` or of the prior's kind of data, or of a class of your own; with its own network if
+            that is made by a class or function (`Factory`).
         prior: the prior it was fitted to. task: what it was fitted to.
         half: weights in float16, half the size; they are float32 again when loaded.
 
     Raises:
-        InputError: it could not be loaded again: a network that no card can describe, code that no other program can import (a lambda, what is
-            defined inside a function or in the script that runs).
+        InputError: it could not be loaded again: a network that no card can describe, code that no other program can
+            import (a lambda, what is defined inside a function or in the script that runs).
     """
     if not isinstance(h, Learned):
-        raise InputError(f"{type(h).__name__} is none of the kinds of learned h that a file can hold: {', '.join(KINDS)}, and subclasses of deft.learned.Learned")
+        raise InputError(
+            f"{type(h).__name__} is none of the kinds of learned h that a file can hold: {', '.join(KINDS)}, and"
+            " subclasses of deft.learned.Learned"
+        )
     domain = domain_of(prior)
     settings, about_task = h.config(), task.config()
     name, code = class_name(h, domain), _code_of(task, domain)
     try:
         if getattr(h, "own_network", False):
-            raise InputError("its N1 is a network (net=), which a card cannot describe: give the class or function that makes it, net=Net or net=Factory(Net, ...), and fit again")
+            raise InputError(
+                "its N1 is a network (net=), which a card cannot describe: give the class or function that makes it,"
+                " net=Net or net=Factory(Net, ...), and fit again"
+            )
         for named in [n for n in (name, code) if ":" in n] + [found["factory"] for found in _factories(settings)]:
             check_name(named)
         if code and not _same(task_from(type(task), plain(about_task)), task):
-            raise InputError(f"{code} made from its config() is another: let config() return the arguments that make it, or give it a from_config")
+            raise InputError(
+                f"{code} made from its config() is another: let config() return the arguments that make it, or give it"
+                " a from_config"
+            )
         plain([settings, about_task])
     except (InputError, CheckpointError, TypeError) as error:
-        raise InputError(f"this h cannot be saved, for it could not be loaded: {error}. Or keep torch.save(h.state_dict(), FILE) and the code that builds it") from error
+        raise InputError(
+            f"this h cannot be saved, for it could not be loaded: {error}. Or keep torch.save(h.state_dict(), FILE) and"
+            " the code that builds it"
+        ) from error
     about = {
         "kind": "h-transform",
         "format": 1,
@@ -128,7 +150,9 @@ def _factories(value: Any) -> list[dict[str, Any]]:
     return [found for part in parts for found in _factories(part)]
 
 
-def load_h(path: str | Path, prior: Denoiser, task: Task | None = None, *, trust_code: bool = False) -> tuple[Learned, Any, dict[str, Any]]:
+def load_h(
+    path: str | Path, prior: Denoiser, task: Task | None = None, *, trust_code: bool = False
+) -> tuple[Learned, Any, dict[str, Any]]:
     """The h, its task and its card, from a file or a run folder.
 
     Args:
@@ -136,11 +160,12 @@ def load_h(path: str | Path, prior: Denoiser, task: Task | None = None, *, trust
         prior: the prior it was fitted to; compared by convention (schedule, output kind, value range, ...), then by the
             SHA-256 of both convention and weights. Files without a convention in their card are compared by the latter.
         task: if given, the task that h must have been fitted to.
-        trust_code: import what the card names of its author's own code (a network, a class of h or of task): that runs it.
+        trust_code: import what the card names of its author's own code (a network, a class of h or of task): that runs
+            it.
 
     Raises:
-        CheckpointError: the file is no h-transform, is damaged, was fitted to another prior or task, or names code that is not trusted; the
-            message lists each difference as `field: fitted X, given Y`.
+        CheckpointError: the file is no h-transform, is damaged, was fitted to another prior or task, or names code that
+            is not trusted; the message lists each difference as `field: fitted X, given Y`.
     """
     path = Path(path)
     path = path / "h.safetensors" if path.is_dir() else path
@@ -150,12 +175,15 @@ def load_h(path: str | Path, prior: Denoiser, task: Task | None = None, *, trust
     if task is not None:
         other = differences(found.config(), plain(task.config()))
         if other:
-            raise CheckpointError(f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own")
+            raise CheckpointError(
+                f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own"
+            )
     h = _build(path, card, tensors, prior, trust_code)
     if h.event_shape != tuple(prior.event_shape) or h.feature_channels != found.feature_channels:
         raise CheckpointError(
-            f"{path} holds an h for samples {h.event_shape} shown {h.feature_channels} views of y; the prior makes {tuple(prior.event_shape)}, "
-            f"the task {found.name} shows {found.feature_channels}: the card does not belong to these weights"
+            f"{path} holds an h for samples {h.event_shape} shown {h.feature_channels} views of y; the prior makes"
+            f" {tuple(prior.event_shape)}, the task {found.name} shows {found.feature_channels}: the card does not"
+            " belong to these weights"
         )
     return h.eval().requires_grad_(False), found, card
 
@@ -165,7 +193,9 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         tensors, card = load_weights(path)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"the card in {path} is no JSON ({error}): take the file from its source again") from error
+        raise CheckpointError(
+            f"the card in {path} is no JSON ({error}): take the file from its source again"
+        ) from error
     if not isinstance(card, dict) or card.get("kind") != "h-transform":
         kind = card.get("kind", "something") if isinstance(card, dict) else "something"
         raise CheckpointError(f"{path} holds {kind!r}, not an h-transform")
@@ -174,7 +204,9 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise CheckpointError(f"the card in {path} lacks {field!r}: take the file from its source again")
     bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v.float()).all())]
     if bad:
-        raise CheckpointError(f"{path} holds NaN or infinite weights, first in {bad[0]}: take the file from its source again")
+        raise CheckpointError(
+            f"{path} holds NaN or infinite weights, first in {bad[0]}: take the file from its source again"
+        )
     return tensors, card
 
 
@@ -189,7 +221,9 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: 
         held = {k: tuple(v.shape) for k, v in tensors.items()}
         if held != described:
             odd = sorted(k for k in held.keys() | described.keys() if held.get(k) != described.get(k))
-            raise ValueError(f"{odd[0]} is {held.get(odd[0], 'missing')}, expected {described.get(odd[0], 'nothing of that name')}")
+            raise ValueError(
+                f"{odd[0]} is {held.get(odd[0], 'missing')}, expected {described.get(odd[0], 'nothing of that name')}"
+            )
         h = kind.from_config(prior, settings)
         h.load_state_dict(tensors)
     except (DeftError, RuntimeError, TypeError, ValueError, KeyError, OverflowError) as error:
@@ -204,7 +238,9 @@ def _kind(path: Path, name: object, domain: Domain | None, trust: bool) -> type[
     if isinstance(name, str) and name in known:
         return known[name]
     if not isinstance(name, str) or ":" not in name:
-        raise CheckpointError(f"{path} holds an h of the kind {name!r}, which is none of those known here: {', '.join(KINDS)}")
+        raise CheckpointError(
+            f"{path} holds an h of the kind {name!r}, which is none of those known here: {', '.join(KINDS)}"
+        )
     kind = find_trusted(name, "the class of h", path, trust)
     if not isinstance(kind, type) or not issubclass(kind, Learned):
         raise CheckpointError(f"{path} names {name} as the class of its h, which is no deft.learned.Learned")
@@ -226,14 +262,17 @@ def _task(path: Path, card: dict[str, Any], domain: Domain | None, trust: bool) 
     try:
         return make_task(card["task"], domain) if kind is None else task_from(kind, card["task"])
     except (TypeError, KeyError, InputError) as error:
-        raise CheckpointError(f"the card in {path} describes no task of this version ({error}): use the version that wrote it") from error
+        raise CheckpointError(
+            f"the card in {path} describes no task of this version ({error}): use the version that wrote it"
+        ) from error
 
 
 # Which prior: conventions first, so that a refusal can say what differs.
 
 
 def convention_of(prior: Denoiser) -> dict[str, Any]:
-    """`prior.describe()` as plain JSON, with what it leaves out where it is usual: shape and range of samples, time, ..."""
+    """`prior.describe()` as plain JSON, with what it leaves out where it is usual: shape and range of samples, time,
+    ..."""
     about: dict[str, Any] = {"event_shape": prior.event_shape, "value_range": (-1.0, 1.0)}
     if isinstance(prior, NetworkDenoiser):
         about |= {k: v for k, v in prior.convention().items() if k != "schedule"}
@@ -249,8 +288,16 @@ def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
         other = [d for d in other if "nothing" not in d[1:]]
         if not other:
             return
-    who = f"{path} was fitted to the prior {card.get('prior', '?')!r} (sha256 {theirs[:12]}…), this prior is {mine[:12]}…"
-    what = f", in another convention: {listed(other)}" if other else ", of the same convention and other weights" if fitted else ""
+    who = (
+        f"{path} was fitted to the prior {card.get('prior', '?')!r} (sha256 {theirs[:12]}…), this prior is {mine[:12]}…"
+    )
+    what = (
+        f", in another convention: {listed(other)}"
+        if other
+        else ", of the same convention and other weights"
+        if fitted
+        else ""
+    )
     raise CheckpointError(f"{who}{what}: give the prior it was fitted to with --prior")
 
 

@@ -1,8 +1,8 @@
 """What is trained, as plain values: kept beside the state of a fit, and compared when the fit is resumed.
 
 A state that is resumed with another prior, task, form of h, output or data would go on from weights that mean something
-else, and the new card would vouch for the wrong thing. So each part of a fit says what it is (`identity()`), `fit` keeps
-it in `state.pt`, and a difference is an error that names it.
+else, and the new card would vouch for the wrong thing. So each part of a fit says what it is (`identity()`), `fit`
+keeps it in `state.pt`, and a difference is an error that names it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def other_identity(kept: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     for part in (k for k in kept if k in given):
         a, b = kept[part], given[part]
         if isinstance(a, dict) and isinstance(b, dict):
-            if "class" in a and "class" in b and a["class"] != b["class"]:  # settings of two kinds have nothing in common
+            # settings of two kinds have nothing in common
+            if "class" in a and "class" in b and a["class"] != b["class"]:
                 found.append((part, shown(a["class"]), shown(b["class"])))
                 continue
             whole = part in WHOLE
@@ -76,7 +77,9 @@ def other_identity(kept: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         found += differences(a, b, part)
     settings = [d for d in found if not d[0].startswith("module.parameters")]
     found = settings or found  # shapes follow from settings
-    return listed(found[:MAX_LISTED], ("was", "now")) + (f"; and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else "")
+    return listed(found[:MAX_LISTED], ("was", "now")) + (
+        f"; and {len(found) - MAX_LISTED} more" if len(found) > MAX_LISTED else ""
+    )
 
 
 def plain(value: Any) -> Any:
@@ -91,7 +94,8 @@ def plain(value: Any) -> Any:
 
 
 def differences(fitted: Any, given: Any, field: str = "") -> list[tuple[str, str, str]]:
-    """(field, fitted, given) wherever two plain values differ; nested fields as a.b, the first of a list's entries as a[3].
+    """(field, fitted, given) wherever two plain values differ; nested fields as a.b, the first of a list's entries as
+    a[3].
 
     >>> differences({"output": "eps", "settings": {"bound": 10}}, {"output": "v", "settings": {"bound": 10}})
     [('output', "'eps'", "'v'")]
@@ -108,7 +112,11 @@ def differences(fitted: Any, given: Any, field: str = "") -> list[tuple[str, str
             if a != b:
                 return differences(a, b, f"{field}[{i}]")
         return []
-    return [] if (fitted == given and type(fitted) is type(given)) or _same_number(fitted, given) else [(field, shown(fitted), shown(given))]
+    return (
+        []
+        if (fitted == given and type(fitted) is type(given)) or _same_number(fitted, given)
+        else [(field, shown(fitted), shown(given))]
+    )
 
 
 def _same_number(a: Any, b: Any) -> bool:

@@ -4,12 +4,13 @@
     deft sample run --measurement scans.npz --row 3
     deft sample --prior ct --measurement scans.npz          # of the task it was made with
 
-A file made elsewhere needs `y` [N, *M] (or [*M]) and, for tasks whose operator differs from image to image, the tensor that
-`deft list` names (`mask`, `kernel`); `task`, the settings as JSON, is compared if it is there.
+A file made elsewhere needs `y` [N, *M] (or [*M]) and, for tasks whose operator differs from image to image, the tensor
+that `deft list` names (`mask`, `kernel`); `task`, the settings as JSON, is compared if it is there.
 
-Units: y is what the operator makes of images in [-1, 1]. With `value_range` (low, high) it was made of images u in that range,
-x = s u + o with s = 2/(high - low) and o = -1 - s low, and is brought to the same units (`OperatorTask.rescaled`). A file that does
-not say its task, and whose values look like those of another range, is a question and not a guess.
+Units: y is what the operator makes of images in [-1, 1]. With `value_range` (low, high) it was made of images u in that
+range, x = s u + o with s = 2/(high - low) and o = -1 - s low, and is brought to the same units
+(`OperatorTask.rescaled`). A file that does not say its task, and whose values look like those of another range, is a
+question and not a guess.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def residual_rms(x: Tensor, obs: Observation) -> Tensor:
     """
     r = obs.likelihood.residual(obs.y, x)
     if r is None:
-        raise InputError(f"{obs.likelihood.kind} has no residual y - A(x): nothing says how far a sample is from its measurement")
+        raise InputError(
+            f"{obs.likelihood.kind} has no residual y - A(x): nothing says how far a sample is from its measurement"
+        )
     return (r.square().flatten(1).sum(1) / obs.likelihood.number_of_measurements(obs.y)).sqrt()
 
 
@@ -91,23 +94,29 @@ def is_measurement(path: str | Path) -> bool:
     return path.suffix == ".npz" and path.exists() and "y" in read_arrays(path)
 
 
-def read_measurement(path: str | Path, task: OperatorTask, event_shape: Sequence[int], value_range: Limits | None = None) -> Observation:
-    """The observation in a file, as one of `task` for samples of a shape. value_range: black and white of the images that y was made of.
+def read_measurement(
+    path: str | Path, task: OperatorTask, event_shape: Sequence[int], value_range: Limits | None = None
+) -> Observation:
+    """The observation in a file, as one of `task` for samples of a shape. value_range: black and white of the images
+    that y was made of.
 
-    Raises `InputError`: a file of another task or of other settings (other noise is allowed: the given task's counts), y of a
-    shape that the task does not make, values that are not finite or all zero, a missing mask or kernel.
+    Raises `InputError`: a file of another task or of other settings (other noise is allowed: the given task's counts),
+    y of a shape that the task does not make, values that are not finite or all zero, a missing mask or kernel.
     """
     path = Path(path)
     arrays = read_arrays(path)
     if "y" not in arrays:
-        raise InputError(f"{path} has no array y: a measurement file holds y" + (f" and {task.drawn}" if task.drawn else ""))
+        raise InputError(
+            f"{path} has no array y: a measurement file holds y" + (f" and {task.drawn}" if task.drawn else "")
+        )
     if "task" in arrays:
         _check_task(path, str(arrays["task"]), task)
     return observation(str(path), arrays, task, event_shape, value_range, sure="task" in arrays)
 
 
 def task_of(path: str | Path, domain: Domain | None = None) -> OperatorTask | None:
-    """The task with which `deft measure` made a file; None for a picture, and for a file that does not say. domain: whose task it is, if that is known."""
+    """The task with which `deft measure` made a file; None for a picture, and for a file that does not say. domain:
+    whose task it is, if that is known."""
     arrays = read_arrays(Path(path)) if is_measurement(path) else {}
     if "task" not in arrays:
         return None
@@ -120,21 +129,35 @@ def task_of(path: str | Path, domain: Domain | None = None) -> OperatorTask | No
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise InputError(f"{key} is {value!r}")
             if isinstance(value, str) and value and key not in (*usual.choices, *usual.switches):
-                raise InputError(f"{key} names a file, {value}")  # whoever made this file does not choose what is opened here
-        return get_task(usual.name, domain, **{k: float(v) if type(v) is int and isinstance(getattr(usual, k, v), float) else v for k, v in made.items()})
+                # whoever made this file does not choose what is opened here
+                raise InputError(f"{key} names a file, {value}")
+        return get_task(
+            usual.name,
+            domain,
+            **{
+                k: float(v) if type(v) is int and isinstance(getattr(usual, k, v), float) else v
+                for k, v in made.items()
+            },
+        )
     except InputError as error:
-        raise InputError(f"{path} does not say of what task it is in a way that is understood here ({error}): name one with --task, and its settings with --task-option") from error
+        raise InputError(
+            f"{path} does not say of what task it is in a way that is understood here ({error}): name one with --task,"
+            " and its settings with --task-option"
+        ) from error
 
 
 def _described(path: Path, text: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path}: `task` is no JSON object ({error}); leave it out if the file is not of `deft measure`") from error
+        raise InputError(
+            f"{path}: `task` is no JSON object ({error}); leave it out if the file is not of `deft measure`"
+        ) from error
 
 
 def other_settings(made: Mapping[str, Any], task: OperatorTask) -> list[str]:
-    """What a file's `config()` says otherwise than a task, the noise aside: one text each. A convention that is not written is the usual one.
+    """What a file's `config()` says otherwise than a task, the noise aside: one text each. A convention that is not
+    written is the usual one.
 
     >>> other_settings({"name": "ct", "angles": 60, "start": 90.0}, get_task("ct"))
     ['start: measured with 90.0, expected 0.0']
@@ -142,55 +165,77 @@ def other_settings(made: Mapping[str, Any], task: OperatorTask) -> list[str]:
     usual = task.usual_conventions()
     wanted = {**usual, **task.config()}
     found = {**usual, **made}
-    return [f"{k}: measured with {found[k]}, expected {v}" for k, v in wanted.items() if k in found and found[k] != v and k not in ("name", "sigma_y")]
+    return [
+        f"{k}: measured with {found[k]}, expected {v}"
+        for k, v in wanted.items()
+        if k in found and found[k] != v and k not in ("name", "sigma_y")
+    ]
 
 
 def _check_task(path: Path, text: str, task: OperatorTask) -> None:
     made = _described(path, text)
     wanted = task.config()
     if made.get("name") != wanted["name"]:
-        raise InputError(f"{path} is a measurement of the task {made.get('name')}, not of {wanted['name']}: give one of the same task")
+        raise InputError(
+            f"{path} is a measurement of the task {made.get('name')}, not of {wanted['name']}: give one of the same"
+            " task"
+        )
     other = other_settings(made, task)
     if other:
         raise InputError(f"{path} was measured by another operator: {'; '.join(other)}")
 
 
 def observation(
-    where: str, arrays: Mapping[str, np.ndarray], task: OperatorTask, event_shape: Sequence[int], value_range: Limits | None = None, *, sure: bool = True
-) -> Observation:  # fmt: skip
+    where: str,
+    arrays: Mapping[str, np.ndarray],
+    task: OperatorTask,
+    event_shape: Sequence[int],
+    value_range: Limits | None = None,
+    *,
+    sure: bool = True,
+) -> Observation:
     """An observation from arrays y and, if the task draws one, a mask or kernel; `where` names them in errors.
 
-    value_range: see the module. sure: y is known to be in the units of images in [-1, 1]; otherwise values that look like another range's
-    are refused with the question.
+    value_range: see the module. sure: y is known to be in the units of images in [-1, 1]; otherwise values that look
+    like another range's are refused with the question.
     """
     probe = task.check(event_shape)
     if arrays["y"].dtype.kind in "iub" and value_range is None:
         raise InputError(
-            f"{where}[y] holds {arrays['y'].dtype} values, {arrays['y'].min()} to {arrays['y'].max()}: say what black and white of the images were with "
-            f"--range{task.range_hint(arrays['y'].astype(np.float64))}"
+            f"{where}[y] holds {arrays['y'].dtype} values, {arrays['y'].min()} to {arrays['y'].max()}: say what black"
+            f" and white of the images were with --range{task.range_hint(arrays['y'].astype(np.float64))}"
         )
     y = _tensor(arrays["y"], f"{where}[y]", task.elsewhere)
     y = y[None] if y.ndim == probe.y.ndim - 1 else y
     if y.shape[1:] != probe.y.shape[1:]:
         raise InputError(
-            f"{where}[y] has shape {tuple(y.shape)}; the task {task.name} makes (N, {', '.join(map(str, probe.y.shape[1:]))}) of images of {shape_text(event_shape)}"
+            f"{where}[y] has shape {tuple(y.shape)}; the task {task.name} makes (N,"
+            f" {', '.join(map(str, probe.y.shape[1:]))}) of images of {shape_text(event_shape)}"
             + (f"; {task.elsewhere}" if task.elsewhere else "")
         )
     if len(y) == 0:
         raise InputError(f"{where}[y] holds 0 measurements")
     for i, row in enumerate(y):
         if not bool(row.any()) and value_range is None:
-            raise InputError(f"{where}[y]: measurement number {i} is all zeros: nothing was measured, or it was not filled in")
+            raise InputError(
+                f"{where}[y]: measurement number {i} is all zeros: nothing was measured, or it was not filled in"
+            )
     if isinstance(task, Drawn):
         if task.drawn not in arrays:
-            raise InputError(f"{where} lacks the array {task.drawn!r}: the operator of {task.name} differs from image to image, and is needed with y")
+            raise InputError(
+                f"{where} lacks the array {task.drawn!r}: the operator of {task.name} differs from image to image, and"
+                " is needed with y"
+            )
         operator = task.build(_drawn(arrays[task.drawn], f"{where}[{task.drawn}]", task, event_shape, len(y)))
     else:
         operator = task.operator(torch.zeros(len(y), *event_shape), BatchNoise(len(y), 0))
     measured = operator.measured_part(torch.ones_like(y)) != 0
     empty = (~measured.flatten(1).any(1)).nonzero()
     if len(empty):
-        raise InputError(f"{where}: measurement number {int(empty[0])} measures nothing: its {getattr(task, 'drawn', '') or 'mask'} hides everything (1 is seen, 0 hidden)")
+        raise InputError(
+            f"{where}: measurement number {int(empty[0])} measures nothing: its {getattr(task, 'drawn', '') or 'mask'}"
+            " hides everything (1 is seen, 0 hidden)"
+        )
     task.check_measured(where, y, measured, sure or value_range is not None)
     if value_range is not None:
         y = task.rescaled(y, operator, event_shape, value_range)
@@ -211,9 +256,13 @@ def _drawn(array: np.ndarray, where: str, task: Drawn, event_shape: Sequence[int
         value = value / 255
     while value.ndim < like.ndim:
         value = value[None] if value.ndim < like.ndim - 1 or value.shape[0] != n else value[:, None]
-    fits = value.ndim == like.ndim and all(a in (1, b) for a, b in zip(value.shape[1:], _mask_shape(like, event_shape), strict=True))
+    fits = value.ndim == like.ndim and all(
+        a in (1, b) for a, b in zip(value.shape[1:], _mask_shape(like, event_shape), strict=True)
+    )
     if value.shape[0] not in (1, n) or (task.drawn == "mask" and (not fits or value.shape[-2:] != like.shape[-2:])):
-        raise InputError(f"{where} has shape {tuple(array.shape)}, expected ({n} or 1, {', '.join(map(str, like.shape[1:]))})")
+        raise InputError(
+            f"{where} has shape {tuple(array.shape)}, expected ({n} or 1, {', '.join(map(str, like.shape[1:]))})"
+        )
     return value
 
 

@@ -29,10 +29,11 @@ KINDS: Table[type[OwnPrior]] = Table(lambda domain: domain.own_priors())
 
 
 class OwnPrior(NetworkDenoiser):
-    """A network of a kind of data as a prior, and the file it is kept in: its weights, and a card that says how to build it and what it was trained on.
+    """A network of a kind of data as a prior, and the file it is kept in: its weights, and a card that says how to
+    build it and what it was trained on.
 
-    The network has a `config`, the arguments that make it. Register a subclass by the name of its network's class in `Domain.own_priors`:
-    then `load_prior(FILE)` loads what `save` wrote.
+    The network has a `config`, the arguments that make it. Register a subclass by the name of its network's class in
+    `Domain.own_priors`: then `load_prior(FILE)` loads what `save` wrote.
 
     units: what a card says of a sample's numbers.
     """
@@ -52,7 +53,8 @@ class OwnPrior(NetworkDenoiser):
         return {"schedule": self.schedule.name, "settings": self.schedule.config(), "output": self.output}
 
     def save(self, path: str | Path, dtype: torch.dtype | None = None, **card: Any) -> None:
-        """Write weights (rounded to `dtype`, if given) and card; keywords are added to the card (name, data, licence, recipe, ...)."""
+        """Write weights (rounded to `dtype`, if given) and card; keywords are added to the card (name, data, licence,
+        recipe, ...)."""
         config: Any = self.net.config
         about = {
             "kind": "prior",
@@ -64,7 +66,9 @@ class OwnPrior(NetworkDenoiser):
             **self.units,
         }
         self.card = about | card
-        save_weights(path, {k: v if dtype is None else v.to(dtype) for k, v in self.net.state_dict().items()}, self.card)
+        save_weights(
+            path, {k: v if dtype is None else v.to(dtype) for k, v in self.net.state_dict().items()}, self.card
+        )
 
 
 def network_of(card: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +77,8 @@ def network_of(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
-    """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train` (`OwnPrior.save`), frozen, in float32.
+    """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train` (`OwnPrior.save`), frozen, in
+    float32.
 
     Raises:
         CheckpointError: the file is truncated, of another library, or no prior.
@@ -91,7 +96,10 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
     except CheckpointError as error:
         if "of another library" not in str(error):
             raise
-        raise CheckpointError(f"{error}, and it is no guided-diffusion UNet: of a model of diffusers give the folder, with its config.json; else {BY_FUNCTION}") from error
+        raise CheckpointError(
+            f"{error}, and it is no guided-diffusion UNet: of a model of diffusers give the folder, with its"
+            f" config.json; else {BY_FUNCTION}"
+        ) from error
     if card.get("kind") != "prior":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a prior")
     prior = _kind_of(path, card).from_card(card)
@@ -106,12 +114,14 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
 
 def _kind_of(path: Path, card: dict[str, Any]) -> type[OwnPrior]:
     """The class of prior that a card names, of the kind of data that it names or whose samples have its shape."""
-    domain = find_domain(card["domain"]) if isinstance(card.get("domain"), str) else domain_of_shape(card["event_shape"])
+    domain = (
+        find_domain(card["domain"]) if isinstance(card.get("domain"), str) else domain_of_shape(card["event_shape"])
+    )
     known = KINDS.of(domain)
     name = card["network"].get("class") or next(iter(known))  # the first files did not say
     if name not in known:
         raise CheckpointError(
-            f"{path} is a prior with a network of the class {name!r}, and those known here are {', '.join(known)}: install the package that brings its kind of "
-            "data, or use the version that wrote it"
+            f"{path} is a prior with a network of the class {name!r}, and those known here are {', '.join(known)}:"
+            " install the package that brings its kind of data, or use the version that wrote it"
         )
     return known[name]

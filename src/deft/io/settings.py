@@ -40,7 +40,8 @@ def as_range(value: object) -> Range:
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise InputError(
-            f"range {value!r}: expected LOW,HIGH, the two rising numbers that are black and white (0,1 or 0,255 or 0,4095 or -1000,1000), or {WINDOW}"
+            f"range {value!r}: expected LOW,HIGH, the two rising numbers that are black and white (0,1 or 0,255 or"
+            f" 0,4095 or -1000,1000), or {WINDOW}"
         )
     return low, high
 

@@ -14,7 +14,8 @@ TASKS: Table[type[Any]] = Table(lambda domain: domain.tasks())
 
 
 def get_task(name: str, domain: Domain | None = None, /, **options: Any) -> Any:
-    """A task by name, with some of its settings changed. domain: whose it is, where several kinds of data have one of that name.
+    """A task by name, with some of its settings changed. domain: whose it is, where several kinds of data have one of
+    that name.
 
     Raises:
         InputError: no such task or setting.
@@ -31,4 +32,8 @@ def make_task(config: Mapping[str, Any], domain: Domain | None = None) -> Any:
     Raises:
         InputError: no such task or setting.
     """
-    return Tilt(**{k: v for k, v in config.items() if k != "name"}) if config.get("name") == Tilt.name else task_from(TASKS.of(domain), config)
+    return (
+        Tilt(**{k: v for k, v in config.items() if k != "name"})
+        if config.get("name") == Tilt.name
+        else task_from(TASKS.of(domain), config)
+    )

@@ -1,4 +1,5 @@
-"""Files that torch.save wrote, read without running anything in them; files of other kinds, named; and one line for whatever is wrong."""
+"""Files that torch.save wrote, read without running anything in them; files of other kinds, named; and one line for
+whatever is wrong."""
 
 from __future__ import annotations
 
@@ -11,25 +12,37 @@ import torch
 
 from deft.errors import CheckpointError
 
-BY_FUNCTION = "give FILE.py:FUNCTION, a function of yours that loads it and returns deft.prior.wrap(net, shape, convention)"
+BY_FUNCTION = (
+    "give FILE.py:FUNCTION, a function of yours that loads it and returns deft.prior.wrap(net, shape, convention)"
+)
 """The way in for whatever has no adapter."""
 
 _WEIGHTS = BY_FUNCTION + "; or save its weights as a folder of diffusers or a state dict, with the library it is from"
 _SUFFIXES = {
     ".onnx": ("an ONNX graph", BY_FUNCTION + " (net: a function of (x, time) that asks a session of onnxruntime)"),
     ".gguf": ("a GGUF file of quantised weights", _WEIGHTS),
-    ".h5": ("an HDF5 file (Keras)", _WEIGHTS), ".hdf5": ("an HDF5 file", _WEIGHTS), ".keras": ("a Keras model", _WEIGHTS),
-    ".msgpack": ("a Flax file (msgpack)", BY_FUNCTION + "; diffusers converts its own with from_pretrained(..., from_flax=True)"),
-    ".tflite": ("a TensorFlow Lite graph", BY_FUNCTION), ".pb": ("a TensorFlow graph", BY_FUNCTION), ".engine": ("a TensorRT engine", BY_FUNCTION),
-    ".trt": ("a TensorRT engine", BY_FUNCTION), ".mlmodel": ("a Core ML model", BY_FUNCTION), ".npz": ("a file of arrays", BY_FUNCTION),
-}  # fmt: skip
+    ".h5": ("an HDF5 file (Keras)", _WEIGHTS),
+    ".hdf5": ("an HDF5 file", _WEIGHTS),
+    ".keras": ("a Keras model", _WEIGHTS),
+    ".msgpack": (
+        "a Flax file (msgpack)",
+        BY_FUNCTION + "; diffusers converts its own with from_pretrained(..., from_flax=True)",
+    ),
+    ".tflite": ("a TensorFlow Lite graph", BY_FUNCTION),
+    ".pb": ("a TensorFlow graph", BY_FUNCTION),
+    ".engine": ("a TensorRT engine", BY_FUNCTION),
+    ".trt": ("a TensorRT engine", BY_FUNCTION),
+    ".mlmodel": ("a Core ML model", BY_FUNCTION),
+    ".npz": ("a file of arrays", BY_FUNCTION),
+}
 _MAGIC = {b"GGUF": ".gguf", b"\x89HDF\r\n\x1a\n": ".h5"}
 _SCRIPT = ("a TorchScript graph", BY_FUNCTION + " (net: torch.jit.load(path))")
 _EXPORTED = ("a graph of torch.export", BY_FUNCTION + " (net: torch.export.load(path).module())")
 
 
 def external_format(path: Path) -> str | None:
-    """One line for a file that holds a network of a kind that is not read here: what it is, and what to do with it; None for other files."""
+    """One line for a file that holds a network of a kind that is not read here: what it is, and what to do with it;
+    None for other files."""
     try:
         with path.open("rb") as f:
             head = f.read(8)
@@ -40,7 +53,11 @@ def external_format(path: Path) -> str | None:
     magic = next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), None)
     if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
         kind, way = _SCRIPT
-    elif path.suffix == ".pt2" or "serialized_exported_program.json" in inside | set(names) or {"archive_format", "models/model.json"} & inside:
+    elif (
+        path.suffix == ".pt2"
+        or "serialized_exported_program.json" in inside | set(names)
+        or {"archive_format", "models/model.json"} & inside
+    ):
         kind, way = _EXPORTED
     elif magic or path.suffix.lower() in _SUFFIXES:
         kind, way = _SUFFIXES[magic or path.suffix.lower()]
@@ -64,7 +81,8 @@ def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -
     try:
         archive = zipfile.is_zipfile(path)
         with path.open("rb") as f:
-            if not archive and f.read(1) != b"\x80":  # neither a zip nor a pickle; a zip that was cut off starts with PK
+            # neither a zip nor a pickle; a zip that was cut off starts with PK
+            if not archive and f.read(1) != b"\x80":
                 raise CheckpointError(f"{cut}; fetch it again")
         return torch.load(str(path), map_location="cpu", weights_only=not trust_pickle, mmap=archive)
     except CheckpointError:
@@ -72,6 +90,10 @@ def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -
     except pickle.UnpicklingError as error:
         if trust_pickle or "truncated" in str(error) or "invalid load key" in str(error):
             raise CheckpointError(f"{cut}; fetch it again") from error
-        raise CheckpointError(f"{path} holds more than tensors, and loading the rest would run code from the file; {otherwise}") from error
+        raise CheckpointError(
+            f"{path} holds more than tensors, and loading the rest would run code from the file; {otherwise}"
+        ) from error
     except Exception as error:  # what a broken pickle raises is anything
-        raise CheckpointError(f"{cut} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch it again") from error
+        raise CheckpointError(
+            f"{cut} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch it again"
+        ) from error

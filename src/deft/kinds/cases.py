@@ -1,4 +1,5 @@
-"""What a comparison (`deft.bench`) asks of a kind of data beside its metrics: cases, columns of tables and of pictures."""
+"""What a comparison (`deft.bench`) asks of a kind of data beside its metrics: cases, columns of tables and of
+pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ class Column(NamedTuple):
 
 
 class View(NamedTuple):
-    """A column of a picture, a row for each case. kind: "samples" (x [N, *E]), "spread" (x [N, S, *E]) or "picture" (x uint8 [N, H, W, 3])."""
+    """A column of a picture, a row for each case. kind: "samples" (x [N, *E]), "spread" (x [N, S, *E]) or "picture" (x
+    uint8 [N, H, W, 3])."""
 
     title: str
     x: Any
@@ -35,10 +37,11 @@ class View(NamedTuple):
 
 
 class Cases(ABC):
-    """What the entries of a comparison are drawn for and measured on: N cases, each a measurement and what is known of its truth.
+    """What the entries of a comparison are drawn for and measured on: N cases, each a measurement and what is known of
+    its truth.
 
-    problems: the name of each problem; the cases are all problems once, then all again, `repeats` times, and those of one problem
-    are not independent. title: of several of them, for people.
+    problems: the name of each problem; the cases are all problems once, then all again, `repeats` times, and those of
+    one problem are not independent. title: of several of them, for people.
     """
 
     problems: Sequence[str]
@@ -66,10 +69,20 @@ class Cases(ABC):
 
     @abstractmethod
     def draw(
-        self, plan: Any, prior: Denoiser, rows: range, samples: int, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64, device: torch.device | str = "cpu",
+        self,
+        plan: Any,
+        prior: Denoiser,
+        rows: range,
+        samples: int,
+        *,
+        fitted: HTransform | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        device: torch.device | str = "cpu",
         progress: bool = False,
-    ) -> Sequence[Any] | Tensor:  # fmt: skip
-        """The samples of these cases, on the CPU: those of case i depend on the seed and i alone, whatever else is drawn."""
+    ) -> Sequence[Any] | Tensor:
+        """The samples of these cases, on the CPU: those of case i depend on the seed and i alone, whatever else is
+        drawn."""
 
     @abstractmethod
     def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:

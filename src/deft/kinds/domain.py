@@ -1,8 +1,9 @@
 """A kind of data: what images, proteins, series, ... each bring, in one record that everything else asks.
 
-A domain is a folder in `deft.domains` whose package has a `DOMAIN`, or an object of another package that it registers under the entry
-point `deft.domains`. Nothing outside its folder knows its name: `domain_of(prior)` finds it by the prior's card, or by the shape of a
-sample. What a domain does not answer it leaves as it is here: the answer is then "nothing of that kind".
+A domain is a folder in `deft.domains` whose package has a `DOMAIN`, or an object of another package that it registers
+under the entry point `deft.domains`. Nothing outside its folder knows its name: `domain_of(prior)` finds it by the
+prior's card, or by the shape of a sample. What a domain does not answer it leaves as it is here: the answer is then
+"nothing of that kind".
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ GROUP = "deft.domains"
 
 
 class Domain(ABC):
-    """A kind of data. Subclass it, override what there is, and import heavy modules inside the methods: a domain is looked up often."""
+    """A kind of data. Subclass it, override what there is, and import heavy modules inside the methods: a domain is
+    looked up often."""
 
     name: ClassVar[str]
     """In cards and messages: "curve"."""
@@ -64,7 +66,8 @@ class Domain(ABC):
         raise InputError(f"there is no network to train a prior of {self.title} with: write one (docs/add-a-prior.md)")
 
     def own_priors(self) -> Mapping[str, type[Any]]:
-        """Class of a network, as the card of a file names it -> class of prior (`deft.io.prior_files.OwnPrior`), whose `from_card` builds it."""
+        """Class of a network, as the card of a file names it -> class of prior (`deft.io.prior_files.OwnPrior`), whose
+        `from_card` builds it."""
         return {}
 
     def bundled_priors(self) -> Mapping[str, Path]:
@@ -84,7 +87,8 @@ class Domain(ABC):
         return {}
 
     def rewards(self) -> Mapping[str, tuple[Callable[[], Callable[[Tensor], Tensor]], Sequence[str]]]:
-        """Name -> (what makes a bundled classifier, x [B, *E] -> logits [B, classes], names of the classes), for `--reward NAME`."""
+        """Name -> (what makes a bundled classifier, x [B, *E] -> logits [B, classes], names of the classes), for
+        `--reward NAME`."""
         return {}
 
     # data in and out
@@ -94,20 +98,27 @@ class Domain(ABC):
         return ()
 
     def read(self, source: str, event_shape: tuple[int, ...] | None = None, **options: Any) -> Data:
-        """Samples from a file, a folder or a bundled set, in model space. Commands pass on those of their options that it names: split ("fit",
-        "validation", "test"), skip_bad, resize, convert, range, recursive, array; strict=False: what does not apply to this source is passed over."""
+        """Samples from a file, a folder or a bundled set, in model space. Commands pass on those of their options that
+        it names: split ("fit", "validation", "test"), skip_bad, resize, convert, range, recursive, array; strict=False:
+        what does not apply to this source is passed over."""
         raise InputError(f"{self.title} cannot be read from files yet: give a tensor")
 
     def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
         """One measurement of a file that is no measurement file, such as a picture."""
-        raise InputError(f"{path} is no measurement file: a measurement of {task.name} is an .npz with y (`deft measure` makes one)")
+        raise InputError(
+            f"{path} is no measurement file: a measurement of {task.name} is an .npz with y (`deft measure` makes one)"
+        )
 
-    def pairs(self, arrays: dict[str, np.ndarray], where: str, task: Any, event_shape: tuple[int, ...]) -> tuple[Tensor, dict[str, np.ndarray]]:
-        """(x [N, *E] in model space, the arrays as `deft.io.measurements.observation` takes them) of a file of a user's own pairs x and y."""
+    def pairs(
+        self, arrays: dict[str, np.ndarray], where: str, task: Any, event_shape: tuple[int, ...]
+    ) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """(x [N, *E] in model space, the arrays as `deft.io.measurements.observation` takes them) of a file of a user's
+        own pairs x and y."""
         return paired(arrays, where, self.title, event_shape), arrays
 
     def converters(self) -> Mapping[str, Callable[..., Any]]:
-        """Program -> (array, sigma_y=, **options) -> a `deft.io.measurements.Converted` of what it measured, for `deft measure convert`."""
+        """Program -> (array, sigma_y=, **options) -> a `deft.io.measurements.Converted` of what it measured, for
+        `deft measure convert`."""
         return {}
 
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
@@ -119,8 +130,13 @@ class Domain(ABC):
         return None
 
     def draw_pictures(self, x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
-        """File name -> PNG: what `deft sample` shows of samples [n, *E] of one measurement and of their standard deviation [*E]."""
-        sheet = self.picture(torch.cat([x[:8], x.mean(0, keepdim=True)]), [*(f"sample {i + 1}" for i in range(len(x[:8]))), "mean"], title)
+        """File name -> PNG: what `deft sample` shows of samples [n, *E] of one measurement and of their standard
+        deviation [*E]."""
+        sheet = self.picture(
+            torch.cat([x[:8], x.mean(0, keepdim=True)]),
+            [*(f"sample {i + 1}" for i in range(len(x[:8]))), "mean"],
+            title,
+        )
         return {} if sheet is None else {"sheet.png": sheet}
 
     def measurement_picture(self, x: Tensor, obs: Observation, title: str) -> bytes | None:
@@ -147,7 +163,8 @@ class Domain(ABC):
     note: ClassVar[str] = ""
     """Goes under every table of results."""
     success: ClassVar[str] = ""
-    """The metric that says whether a sample is good, for kinds of data where it is or is not: true or false of each sample."""
+    """The metric that says whether a sample is good, for kinds of data where it is or is not: true or false of each
+    sample."""
 
     def studies(self) -> Mapping[str, Path]:
         """Name -> file of the bundled studies (`deft compare NAME`)."""
@@ -157,10 +174,13 @@ class Domain(ABC):
         """Name of a feature network -> in words what it is."""
         return {}
 
-    def feature_network_for(self, names: Sequence[str], event_shape: tuple[int, ...] | None = None, labelled: bool = True) -> str:
+    def feature_network_for(
+        self, names: Sequence[str], event_shape: tuple[int, ...] | None = None, labelled: bool = True
+    ) -> str:
         """The feature network that belongs to one of these bundled data sets or priors; "" if there is none.
 
-        event_shape: of the samples, if it is known. labelled: whether there are labels, for networks that tell classes apart.
+        event_shape: of the samples, if it is known. labelled: whether there are labels, for networks that tell classes
+            apart.
         """
         return ""
 
@@ -189,7 +209,8 @@ class Domain(ABC):
         return None
 
     def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
-        """A PNG of these columns side by side; None if there is no picture. rows: a caption for each row. cell: pixels of one picture, about."""
+        """A PNG of these columns side by side; None if there is no picture. rows: a caption for each row. cell: pixels
+        of one picture, about."""
         return None
 
     def problem_sets(self) -> Mapping[str, str]:
@@ -205,11 +226,13 @@ class Domain(ABC):
         return ()
 
     def references(self, count: int) -> Mapping[str, dict[str, np.ndarray]]:
-        """Name -> metric -> [M] of samples that are no entry, `count` at most: natives, that say what the checks can reach."""
+        """Name -> metric -> [M] of samples that are no entry, `count` at most: natives, that say what the checks can
+        reach."""
         return {}
 
     def variety(self, samples: Sequence[Any], known: bool = False) -> Mapping[str, float]:
-        """Numbers of a set of good samples as a whole: how many kinds, say. known: also how near they are to those that were trained on."""
+        """Numbers of a set of good samples as a whole: how many kinds, say. known: also how near they are to those that
+        were trained on."""
         return {}
 
 
@@ -221,18 +244,25 @@ def domains() -> dict[str, Domain]:
         InputError: a registered domain cannot be imported, or two have the same name.
     """
     package = importlib.import_module(GROUP)
-    found = [importlib.import_module(f"{GROUP}.{m.name}").DOMAIN for m in pkgutil.iter_modules(package.__path__) if m.ispkg]
+    found = [
+        importlib.import_module(f"{GROUP}.{m.name}").DOMAIN for m in pkgutil.iter_modules(package.__path__) if m.ispkg
+    ]
     for point in entry_points(group=GROUP):
         try:
             found.append(point.load())
         except Exception as error:  # whatever somebody's module raises
-            raise InputError(f"the kind of data {point.name!r} ({point.value}) cannot be imported: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"the kind of data {point.name!r} ({point.value}) cannot be imported: {type(error).__name__}: {error}"
+            ) from error
     out: dict[str, Domain] = {}
     for domain in found:
         if not isinstance(domain, Domain):
             raise InputError(f"{domain!r} is registered as a kind of data, and is no deft.kinds.domain.Domain")
         if domain.name in out and out[domain.name] is not domain:
-            raise InputError(f"two kinds of data are named {domain.name!r}: {type(out[domain.name]).__module__} and {type(domain).__module__}")
+            raise InputError(
+                f"two kinds of data are named {domain.name!r}: {type(out[domain.name]).__module__} and"
+                f" {type(domain).__module__}"
+            )
         out[domain.name] = domain
     return out
 
@@ -246,7 +276,8 @@ def find_domain(name: str) -> Domain:
 
 
 def domain_of(prior: Denoiser) -> Domain | None:
-    """The kind of data that a prior makes: what its card names (`domain`), else the one that owns the shape of its data; None if nobody does."""
+    """The kind of data that a prior makes: what its card names (`domain`), else the one that owns the shape of its
+    data; None if nobody does."""
     named = prior.card.get("domain")
     return find_domain(named) if isinstance(named, str) else domain_of_shape(prior.data_shape)
 
@@ -257,7 +288,8 @@ def domain_of_shape(event_shape: Sequence[int]) -> Domain | None:
 
 
 class Table(Mapping[str, T]):
-    """One table of all kinds of data: name -> entry, looked up when it is read. Of two entries of a name the first is found.
+    """One table of all kinds of data: name -> entry, looked up when it is read. Of two entries of a name the first is
+    found.
 
     >>> "fashion" in Table(lambda domain: domain.bundled_priors())
     True
@@ -288,6 +320,19 @@ class Table(Mapping[str, T]):
 
 
 __all__ = [
-    "GROUP", "Cases", "Column", "Data", "Domain", "Family", "Measured", "Metric", "Table", "Task", "View", "domain_of", "domain_of_shape",
-    "domains", "find_domain",
-]  # fmt: skip
+    "GROUP",
+    "Cases",
+    "Column",
+    "Data",
+    "Domain",
+    "Family",
+    "Measured",
+    "Metric",
+    "Table",
+    "Task",
+    "View",
+    "domain_of",
+    "domain_of_shape",
+    "domains",
+    "find_domain",
+]

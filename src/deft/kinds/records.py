@@ -1,4 +1,5 @@
-"""Records that a kind of data fills in (`deft.kinds.domain`): a task, a metric, samples that were read, a family of priors' files."""
+"""Records that a kind of data fills in (`deft.kinds.domain`): a task, a metric, samples that were read, a family of
+priors' files."""
 
 from __future__ import annotations
 
@@ -18,10 +19,12 @@ from deft.errors import InputError, unknown
 
 @runtime_checkable
 class Task(Protocol):
-    """Clean x -> an observation of it, with a fresh operator and fresh noise each time: what an amortised h is fitted to.
+    """Clean x -> an observation of it, with a fresh operator and fresh noise each time: what an amortised h is fitted
+    to.
 
-    name: in commands and cards. title: for people. feature_channels: views of y that a network of h is shown. config(): the settings as JSON, with the
-    name; `deft.io.tasks.make_task` makes the same task of them. `deft.likelihood.task.OperatorTask` has the rest.
+    name: in commands and cards. title: for people. feature_channels: views of y that a network of h is shown. config():
+    the settings as JSON, with the name; `deft.io.tasks.make_task` makes the same task of them.
+    `deft.likelihood.task.OperatorTask` has the rest.
     """
 
     name: ClassVar[str]
@@ -34,7 +37,8 @@ class Task(Protocol):
 
 
 def task_from(table: Mapping[str, type[Any]] | type[Any], config: Mapping[str, Any]) -> Any:
-    """The task that a `config()` describes: of a table name -> class, or of a class. A class with a `from_config` makes it itself.
+    """The task that a `config()` describes: of a table name -> class, or of a class. A class with a `from_config` makes
+    it itself.
 
     Raises:
         InputError: no such task or setting.
@@ -59,14 +63,14 @@ def task_from(table: Mapping[str, type[Any]] | type[Any], config: Mapping[str, A
 class Metric:
     """key: in tables of numbers. title: for people. better: "high", "low" or "" (a description). digits: shown.
 
-    target: the value that the true posterior has, where neither more nor less is better; target_of: the attribute of the task that
-    has it, where tasks differ. proper: a score of the whole distribution that in expectation is least for the true posterior;
-    settings are tuned by these alone, and entries are ranked by the first that was measured. leads: entries are ranked by it where
-    no proper score was measured.
+    target: the value that the true posterior has, where neither more nor less is better; target_of: the attribute of
+    the task that has it, where tasks differ. proper: a score of the whole distribution that in expectation is least for
+    the true posterior; settings are tuned by these alone, and entries are ranked by the first that was measured. leads:
+    entries are ranked by it where no proper score was measured.
 
-    table: of a study's report, "main" or "further". brief: also where there is little room (a terminal). instead: the key of the
-    metric that takes its place where no feature network belongs to the data. form: how the values of many samples become one number,
-    "mean", "median", or "share" (the mean, shown in per cent).
+    table: of a study's report, "main" or "further". brief: also where there is little room (a terminal). instead: the
+    key of the metric that takes its place where no feature network belongs to the data. form: how the values of many
+    samples become one number, "mean", "median", or "share" (the mean, shown in per cent).
     """
 
     key: str
@@ -86,8 +90,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples of a kind of data, as they were read: x [N, *E] in model space (or a list, where sizes differ), a name for each, whole-number labels
-    [N] or None, and notes: what was left out, cropped or clipped."""
+    """Samples of a kind of data, as they were read: x [N, *E] in model space (or a list, where sizes differ), a name
+    for each, whole-number labels [N] or None, and notes: what was left out, cropped or clipped."""
 
     x: Any
     names: list[str]
@@ -106,14 +110,19 @@ def paired(arrays: Mapping[str, np.ndarray], where: str, title: str, event_shape
     """
     x = as_tensor(arrays["x"], f"{where}[x]").float()
     if tuple(x.shape[1:]) != tuple(event_shape) or not bool(torch.isfinite(x).all()):
-        raise InputError(f"{where}[x] has shape {tuple(x.shape)}, expected finite {title} (N, {', '.join(map(str, event_shape))})")
+        raise InputError(
+            f"{where}[x] has shape {tuple(x.shape)}, expected finite {title} (N, {', '.join(map(str, event_shape))})"
+        )
     if len(x) != len(arrays["y"]):
-        raise InputError(f"{where} holds {len(x)} {title} x but {len(arrays['y'])} measurements y: pairs must match one to one")
+        raise InputError(
+            f"{where} holds {len(x)} {title} x but {len(arrays['y'])} measurements y: pairs must match one to one"
+        )
     return x
 
 
 class Measured(NamedTuple):
-    """One measurement that was read: arrays that belong to its samples (a mask), names of what was skipped, and notes as in `Data`."""
+    """One measurement that was read: arrays that belong to its samples (a mask), names of what was skipped, and notes
+    as in `Data`."""
 
     obs: Observation
     arrays: Mapping[str, Any] = {}
@@ -124,7 +133,8 @@ class Measured(NamedTuple):
 class Family(NamedTuple):
     """A family of priors' files.
 
-    about: for people. recognise: whether this name is one. load: (name, device=, **options) -> a frozen denoiser. options: name of an option ->
+    about: for people. recognise: whether this name is one. load: (name, device=, **options) -> a frozen denoiser.
+        options: name of an option ->
     (name, value or text) -> its value, or an `InputError` that says what it takes.
     """
 

@@ -21,7 +21,8 @@ H = TypeVar("H", bound="Learned")
 class Learned(Renamed, HTransform):
     """An h with parameters, which `fit` trains and `save_h` keeps.
 
-    event_shape: *E of the prior. feature_channels: how many sample-sized views of y the likelihood's `features` returns.
+    event_shape: *E of the prior. feature_channels: how many sample-sized views of y the likelihood's `features`
+        returns.
     """
 
     event_shape: tuple[int, ...]
@@ -71,10 +72,16 @@ def widest(prior: Denoiser, size: float, make: Callable[[int], nn.Module], step:
     if not size > 0:
         raise InputError(f"size is a share of the prior's parameters, above 0, got {size}")
     if prior.parameter_count() == 0:
-        raise InputError("this prior has no parameters to take a share of (a bare function): give a width instead (deft fit --width 16)")
+        raise InputError(
+            "this prior has no parameters to take a share of (a bare function): give a width instead (deft fit"
+            " --width 16)"
+        )
     n = step
     if count(n) == count(2 * step):  # a network that is given does not follow: any n would do
-        raise InputError("the size cannot be chosen for a network of your own (net=): build h with it directly, DEFT(event_shape, feature_channels, net=net)")
+        raise InputError(
+            "the size cannot be chosen for a network of your own (net=): build h with it directly, DEFT(event_shape,"
+            " feature_channels, net=net)"
+        )
     if count(n) > budget:
         raise InputError(
             f"size={size} of this prior's {prior.parameter_count():,} parameters is {budget:,}; the smallest h "

@@ -8,14 +8,16 @@ so that `DenoisingObjective` and every sampler treat it as they treat DEFT.
 
     Amortised     a network of its own, which never looks at the prior
     LoRA          the prior's network with low-rank changes of its weights (Hu et al. 2021)
-    SideNetwork   the prior's network and a trainable copy of its encoder beside it (ControlNet; Zhang, Rao & Agrawala 2023)
+    SideNetwork   the prior's network and a trainable copy of its encoder beside it (ControlNet; Zhang, Rao & Agrawala
+                  2023)
     FullTuning    a copy of the prior's network, all of it trained: what the others save
 
-The last three show y to the network by a convolution behind its inlet that starts at zero, as do LoRA's changes and the side
-network's outlets: untrained, h is exactly 0. They hold no prior (it is borrowed, and is neither in their parameters nor in
-their state), but they run its network, so a step costs two runs of it, one for x̂ and one for mean_y (and the side network's
-encoder); DEFT and a small `Amortised` cost one and their own small network. In training, LoRA and SideNetwork differentiate
-through the prior's network with respect to what they add, never with respect to x_t; their backward pass is the network's own.
+The last three show y to the network by a convolution behind its inlet that starts at zero, as do LoRA's changes and the
+side network's outlets: untrained, h is exactly 0. They hold no prior (it is borrowed, and is neither in their
+parameters nor in their state), but they run its network, so a step costs two runs of it, one for x̂ and one for mean_y
+(and the side network's encoder); DEFT and a small `Amortised` cost one and their own small network. In training, LoRA
+and SideNetwork differentiate through the prior's network with respect to what they add, never with respect to x_t;
+their backward pass is the network's own.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ def towards(pred: Prediction, mean: Tensor) -> Tensor:
 class Amortised(Learned):
     """A conditional denoiser from scratch: mean_y = c_skip x_t + c_out F(c_in x_t, features(y), log(sigma/alpha)).
 
-    The coefficients are those of Karras et al. 2022 (eq. 7) for data of unit deviation, and F starts at 0: untrained, mean_y is
-    the mean under a standard normal prior.
+    The coefficients are those of Karras et al. 2022 (eq. 7) for data of unit deviation, and F starts at 0: untrained,
+    mean_y is the mean under a standard normal prior.
 
     Args:
         event_shape: *E of the prior. feature_channels: of the likelihood. width: of the network.
@@ -59,7 +61,12 @@ class Amortised(Learned):
 
     def __init__(self, event_shape: tuple[int, ...], feature_channels: int, width: int = 32, domain: str = ""):
         super().__init__()
-        self.event_shape, self.feature_channels, self.width, self.domain = tuple(event_shape), feature_channels, width, domain
+        self.event_shape, self.feature_channels, self.width, self.domain = (
+            tuple(event_shape),
+            feature_channels,
+            width,
+            domain,
+        )
         channels = self.event_shape[0]
         self.net = build_network(self.event_shape, channels * (1 + feature_channels), channels, width, domain)
 
@@ -145,7 +152,9 @@ class Adapted(Learned):
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         prior, net = self._from.prior, self._from.net
-        lifted = F.pixel_unshuffle(obs.features().to(pred.x_t.dtype), self.patch).contiguous(memory_format=torch.channels_last)
+        lifted = F.pixel_unshuffle(obs.features().to(pred.x_t.dtype), self.patch).contiguous(
+            memory_format=torch.channels_last
+        )
 
         def run(x: Tensor, time: Tensor) -> Tensor:
             return self.run(net, x, time, lifted)
@@ -185,8 +194,8 @@ class LoRA(Adapted):
 class SideNetwork(Adapted):
     """A ControlNet: a trainable encoder beside the frozen network, whose features are added to its own.
 
-    It starts as a copy of the prior's encoder and middle; with `width` it is a narrower one from scratch, whose first level has so
-    many channels and the others as many in proportion.
+    It starts as a copy of the prior's encoder and middle; with `width` it is a narrower one from scratch, whose first
+    level has so many channels and the others as many in proportion.
 
     Args:
         prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood. width: None for the copy.

@@ -1,4 +1,5 @@
-"""Classifier guidance: h = grad log p(c | x_t) of a classifier that was trained on noisy samples (Dhariwal & Nichol 2021)."""
+"""Classifier guidance: h = grad log p(c | x_t) of a classifier that was trained on noisy samples (Dhariwal & Nichol
+2021)."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ from deft.nn import MLP, HalfUNet
 class ClassifierGuidance(_ClosedForm):
     """log_h = scale log p(c | x_t), a function of x_t alone: nothing is differentiated through the prior.
 
-    With the true p(c | x_t) and scale 1 this is the exact h for the label c (paper, Proposition 2.2). Under DDIM it is algorithm 2
-    of P. Dhariwal & A. Nichol 2021, "Diffusion models beat GANs on image synthesis" (https://arxiv.org/abs/2105.05233): eps - sigma_t
-    scale grad log p. Their algorithm 1 moves the ancestral mean by the step's variance times the gradient; ours by what the step
-    multiplies a score with, beta / sqrt(1 - beta), which is the same for small steps.
+    With the true p(c | x_t) and scale 1 this is the exact h for the label c (paper, Proposition 2.2). Under DDIM it is
+    algorithm 2 of P. Dhariwal & A. Nichol 2021, "Diffusion models beat GANs on image synthesis"
+    (https://arxiv.org/abs/2105.05233): eps - sigma_t scale grad log p. Their algorithm 1 moves the ancestral mean by
+    the step's variance times the gradient; ours by what the step multiplies a score with, beta / sqrt(1 - beta), which
+    is the same for small steps.
 
     Args:
         net: called as net(x_t / sqrt(alpha^2 + sigma^2), log(sigma/alpha)), returns logits [B, classes]; for example
@@ -57,7 +59,10 @@ def shares(y: Tensor, classes: int) -> Tensor:
     if y.ndim == 2 and y.shape[1] == classes and (classes > 1 or y.is_floating_point()):
         return y
     if y.is_floating_point() or y.numel() != len(y):
-        raise InputError(f"labels must be whole numbers [B], or [B, {classes}] with the share of each class, got {y.dtype} of shape {tuple(y.shape)}")
+        raise InputError(
+            f"labels must be whole numbers [B], or [B, {classes}] with the share of each class, got {y.dtype} of shape"
+            f" {tuple(y.shape)}"
+        )
     return F.one_hot(y.reshape(-1), classes)
 
 

@@ -9,9 +9,10 @@ that nothing is ever differentiated through the prior. In the units of the denoi
 
 In eps units a full-size correction of x̂ at high noise asks for a tiny N1 that a uniform eps loss does not see:
 docs/units.md has what that costs. By default N1 also returns a number for each pixel that is added to n2 (`gate`): how
-far a pixel should follow the measurement differs between an edge and a flat background. g̃ = rho^2 A^T (sigma_y^2 I + rho^2 A A^T)^{-1} (y - A x̂) is g preconditioned
-so that it stays bounded as sigma_y -> 0 and as alpha -> 0 (`Likelihood.approx_mean_update`). rho^2 is what the prior leaves open at
-a noise level: its own mean squared error where `calibrate` measured it, sigma^2/(alpha^2 + sigma^2) before.
+far a pixel should follow the measurement differs between an edge and a flat background. g̃ = rho^2 A^T (sigma_y^2 I +
+rho^2 A A^T)^{-1} (y - A x̂) is g preconditioned so that it stays bounded as sigma_y -> 0 and as alpha -> 0
+(`Likelihood.approx_mean_update`). rho^2 is what the prior leaves open at a noise level: its own mean squared error
+where `calibrate` measured it, sigma^2/(alpha^2 + sigma^2) before.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class Multiplier(nn.Module):
 
 
 class Calibrated(Learned):
-    """A learned h that knows rho^2, what the prior leaves open at each noise level: sigma^2/(alpha^2 + sigma^2) until it is measured."""
+    """A learned h that knows rho^2, what the prior leaves open at each noise level: sigma^2/(alpha^2 + sigma^2) until
+    it is measured."""
 
     log_rho2: Tensor
 
@@ -86,7 +88,9 @@ class Calibrated(Learned):
         for i, level in enumerate(KNOTS.clamp(low, high).double()):
             t = prior.schedule.time_of(-2 * level)
             _, alpha, sigma = prior.coefficients(t, x)
-            self.log_rho2[i] = (prior(alpha * x + sigma * n, t).mean - x).square().sum().div(entries).clamp_min(1e-8).log()
+            self.log_rho2[i] = (
+                (prior(alpha * x + sigma * n, t).mean - x).square().sum().div(entries).clamp_min(1e-8).log()
+            )
         return self
 
     def rho2(self, level: Tensor) -> Tensor:
@@ -113,10 +117,11 @@ class DEFT(Calibrated):
         n2_start: n2 at the start; 0 makes the untrained h exactly 0.
         gate: N1 returns twice the channels; the second half is added to n2, pixel by pixel. False is the paper's.
         normalise: bring every input to order one at every noise level; False feeds them raw, as the paper does.
-        inputs: which of `INPUTS` N1 sees. residual: whether there is a branch n2 g at all. Both for ablations (paper, table 6).
-        net: a network net(features, time) to use for N1 instead of the built-in ones; it returns C channels, or 2C with `gate`. Better the class or
-            function that makes one, net(inputs, outputs, width), or a `Factory` of it with options: then the size can be chosen, and what is
-            saved loads again.
+        inputs: which of `INPUTS` N1 sees. residual: whether there is a branch n2 g at all. Both for ablations (paper,
+            table 6).
+        net: a network net(features, time) to use for N1 instead of the built-in ones; it returns C channels, or 2C with
+            `gate`. Better the class or function that makes one, net(inputs, outputs, width), or a `Factory` of it with
+            options: then the size can be chosen, and what is saved loads again.
         domain: name of the kind of data whose built-in network N1 is; "" for that which owns the shape.
     """
 
@@ -149,11 +154,19 @@ class DEFT(Calibrated):
         self.event_shape, self.feature_channels, self.width = tuple(event_shape), feature_channels, width
         self.units, self.guide, self.n2_start, self.gate, self.normalise = units, guide, n2_start, gate, normalise
         views = sum(feature_channels if i == "y" else 1 for i in self.inputs)
-        self.factory = None if net is None or isinstance(net, nn.Module) else net if isinstance(net, Factory) else Factory(net)
+        self.factory = (
+            None if net is None or isinstance(net, nn.Module) else net if isinstance(net, Factory) else Factory(net)
+        )
         self.own_network, self.domain = isinstance(net, nn.Module), domain
         sees, says = self.event_shape[0] * views, self.event_shape[0] * (2 if gate else 1)
         built = self.factory(sees, says, width) if self.factory else None
-        self.n1 = net if isinstance(net, nn.Module) else built if built is not None else build_network(self.event_shape, sees, says, width, domain)
+        self.n1 = (
+            net
+            if isinstance(net, nn.Module)
+            else built
+            if built is not None
+            else build_network(self.event_shape, sees, says, width, domain)
+        )
         self.n2 = Multiplier(n2_start)
         self.register_buffer("level_weight", torch.ones(len(KNOTS)))
 
@@ -176,8 +189,8 @@ class DEFT(Calibrated):
     def initialise(self, start: str, prior: Denoiser) -> DEFT:
         """Start N1 elsewhere than at zero (the paper's second open question); returns self.
 
-        zeros: as built, its last layer 0. random: that layer drawn as any other. prior: every weight that N1 shares by name with the
-        prior's network copied from it, as far as both are wide, and the last layer 0.
+        zeros: as built, its last layer 0. random: that layer drawn as any other. prior: every weight that N1 shares by
+        name with the prior's network copied from it, as far as both are wide, and the last layer 0.
         """
         if start not in STARTS:
             raise unknown("start", start, STARTS)
@@ -198,20 +211,25 @@ class DEFT(Calibrated):
             own[part] = theirs[part].to(own)
             shared += 1
         if not shared:
-            raise InputError("start='prior' copies weights by name, and this prior's network has none of N1's names (our own UNet has)")
+            raise InputError(
+                "start='prior' copies weights by name, and this prior's network has none of N1's names (our own UNet"
+                " has)"
+            )
         return self
 
     @torch.no_grad()
     def initialise_from(self, other: DEFT) -> DEFT:
         """Start from what another h of the same form learned, of another task perhaps; returns self.
 
-        Every weight is copied. In the first layer, which sees as many channels as there are views of y, those of the views that both have are;
-        a further view's start at 0.
+        Every weight is copied. In the first layer, which sees as many channels as there are views of y, those of the
+        views that both have are; a further view's start at 0.
 
         Raises:
             InputError: an h of another form (its width, units, inputs, ...).
         """
-        mine, theirs = ({k: v for k, v in h.config().items() if k not in ("feature_channels", "n2_start")} for h in (self, other))
+        mine, theirs = (
+            {k: v for k, v in h.config().items() if k not in ("feature_channels", "n2_start")} for h in (self, other)
+        )
         odd = [f"{k} {theirs[k]} there, {mine[k]} here" for k in mine if mine[k] != theirs[k]]
         if odd:
             raise InputError(f"this h cannot start from one of another form: {'; '.join(odd)}")
@@ -229,8 +247,13 @@ class DEFT(Calibrated):
 
     @classmethod
     def init_like(cls, other: DEFT, feature_channels: int) -> DEFT:
-        """A DEFT of the same form for measurements of `feature_channels` views, which starts from it (`initialise_from`)."""
-        options = other.config() | {"feature_channels": feature_channels} | ({} if other.factory is None else {"net": other.factory})
+        """A DEFT of the same form for measurements of `feature_channels` views, which starts from it
+        (`initialise_from`)."""
+        options = (
+            other.config()
+            | {"feature_channels": feature_channels}
+            | ({} if other.factory is None else {"net": other.factory})
+        )
         return cls(tuple(options.pop("event_shape")), **options).initialise_from(other)
 
     @classmethod
@@ -270,7 +293,9 @@ class DEFT(Calibrated):
     def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> DEFT:
         options = dict(config)
         if is_named(options.get("net")):
-            raise InputError(f"this config names the network {options['net']['factory']} and does not hold it: give net=Factory(...)")
+            raise InputError(
+                f"this config names the network {options['net']['factory']} and does not hold it: give net=Factory(...)"
+            )
         return cls(tuple(int(n) for n in options.pop("event_shape")), **options)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
@@ -306,15 +331,17 @@ def _bounded(f: Tensor) -> Tensor:
 
 
 def build_network(event_shape: tuple[int, ...], inputs: int, outputs: int, width: int, domain: str = "") -> nn.Module:
-    """A network (features [B, inputs, ...], time [B]) -> [B, outputs, ...] for samples of a shape: that of the kind of data `domain` or of the
-    one that owns the shape, and an MLP for (d,)."""
+    """A network (features [B, inputs, ...], time [B]) -> [B, outputs, ...] for samples of a shape: that of the kind of
+    data `domain` or of the one that owns the shape, and an MLP for (d,)."""
     owner = find_domain(domain) if domain else domain_of_shape(event_shape)
     if owner is not None:
         return owner.network(event_shape, inputs, outputs, width)
     if len(event_shape) == 1:
         return MLP(inputs, outputs, width=width)
     known = ", ".join(d.title for d in domains().values())
-    raise InputError(f"DEFT builds networks for {known} and (d,), and {event_shape} is none of them: give your own as net=")
+    raise InputError(
+        f"DEFT builds networks for {known} and (d,), and {event_shape} is none of them: give your own as net="
+    )
 
 
 def domain_name(prior: Denoiser) -> str:

@@ -11,10 +11,11 @@ from deft.runtime.importable import name_of
 
 
 class Factory:
-    """function(inputs, outputs, width, **options) -> a network (features [B, inputs, ...], time [B]) -> [B, outputs, ...].
+    """function(inputs, outputs, width, **options) -> a network (features [B, inputs, ...], time [B]) -> [B, outputs,
+    ...].
 
-    A card keeps its importable name ("package.module:function") and the options (JSON), and not its code: what was saved with it
-    loads where that can be imported, for callers who trust it.
+    A card keeps its importable name ("package.module:function") and the options (JSON), and not its code: what was
+    saved with it loads where that can be imported, for callers who trust it.
 
     >>> from deft.nn import MLP
     >>> Factory(MLP).config()
@@ -36,4 +37,9 @@ class Factory:
 
 def is_named(value: Any) -> bool:
     """Whether a part of a card is a factory's `config()`."""
-    return isinstance(value, dict) and value.keys() == {"factory", "options"} and isinstance(value["factory"], str) and isinstance(value["options"], dict)
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"factory", "options"}
+        and isinstance(value["factory"], str)
+        and isinstance(value["options"], dict)
+    )

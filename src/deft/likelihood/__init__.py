@@ -7,4 +7,13 @@ from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.poisson import Poisson
 from deft.likelihood.reward import Classifier, Reward
 
-__all__ = ["Classifier", "Gaussian", "Inside", "Likelihood", "Observation", "Poisson", "Reward", "observation_from_deepinv"]
+__all__ = [
+    "Classifier",
+    "Gaussian",
+    "Inside",
+    "Likelihood",
+    "Observation",
+    "Poisson",
+    "Reward",
+    "observation_from_deepinv",
+]

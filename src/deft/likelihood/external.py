@@ -50,14 +50,21 @@ def observation_from_deepinv(
         ContractError: y is not shaped like A(x).
     """
     shape = _event_shape(physics, y) if event_shape is None else tuple(event_shape)
-    op = from_deepinv(physics, shape, settings=settings, value_range=value_range, features=features, tolerance=tolerance)
+    op = from_deepinv(
+        physics, shape, settings=settings, value_range=value_range, features=features, tolerance=tolerance
+    )
     x = torch.zeros(len(y), *shape, dtype=y.dtype, device=y.device)
     clean = op(x)
     if clean.shape != y.shape:
-        raise ContractError(f"y has shape {tuple(y.shape)}, but A(x) has {tuple(clean.shape)}: is this y of that physics?")
+        raise ContractError(
+            f"y has shape {tuple(y.shape)}, but A(x) has {tuple(clean.shape)}: is this y of that physics?"
+        )
     sensor = getattr(physics, "sensor_model", None)
     if callable(sensor) and not torch.equal(sensor(y * 1.37 + 0.123), y * 1.37 + 0.123):
-        raise InputError("the physics has a sensor model (it clips or quantises), which no Gaussian describes: leave it out, or write a Likelihood")
+        raise InputError(
+            "the physics has a sensor model (it clips or quantises), which no Gaussian describes: leave it out, or"
+            " write a Likelihood"
+        )
     sigma = _sigma(getattr(physics, "noise_model", None), len(y))
     if isinstance(op, LinearOperator):
         c, b = scale_of(value_range)
@@ -80,7 +87,10 @@ def _sigma(noise: Any, batch: int) -> Tensor:
     if noise is None or "ZeroNoise" in names:
         return torch.zeros(1)
     if "GaussianNoise" not in names:
-        raise InputError(f"the physics' noise model is {type(noise).__name__}: only GaussianNoise has a likelihood here; write one (docs/add-an-operator.md)")
+        raise InputError(
+            f"the physics' noise model is {type(noise).__name__}: only GaussianNoise has a likelihood here; write one"
+            " (docs/add-an-operator.md)"
+        )
     sigma = torch.as_tensor(noise.sigma, dtype=torch.get_default_dtype()).detach().cpu().reshape(-1)
     if len(sigma) not in (1, batch):
         raise ContractError(f"the noise model has {len(sigma)} deviations for {batch} measurements: give 1 or {batch}")

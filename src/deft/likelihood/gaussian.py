@@ -25,8 +25,8 @@ class Gaussian(Likelihood):
         operator: A.
         sigma_y: standard deviation of the noise, in the units of y (for images in [-1, 1], so 0.1 is 12.8 grey
             levels of 255): a number, or a tensor [B] or [1].
-        surrogate: the deviation that stands in for sigma_y = 0 in `log_prob`, `score` and `approx_mean_update`; a noiseless
-            measurement has no density, so a method that wants one is told this one, and says so.
+        surrogate: the deviation that stands in for sigma_y = 0 in `log_prob`, `score` and `approx_mean_update`; a
+            noiseless measurement has no density, so a method that wants one is told this one, and says so.
     """
 
     operator: Operator
@@ -59,7 +59,9 @@ class Gaussian(Likelihood):
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         sigma = self.deviation.to(y)
         squares = self.residual(y, x).square().flatten(1).sum(1)
-        return -squares / (2 * sigma**2) - self.operator.number_of_measurements(y) * (sigma.log() + 0.5 * math.log(2 * math.pi))
+        return -squares / (2 * sigma**2) - self.operator.number_of_measurements(y) * (
+            sigma.log() + 0.5 * math.log(2 * math.pi)
+        )
 
     def score(self, y: Tensor, x: Tensor) -> Tensor:
         r = self.residual(y, x)
@@ -74,7 +76,8 @@ class Gaussian(Likelihood):
         return self.operator.mean_update(x, r, per_row(self.deviation, r) ** 2, rho2)
 
     def log_predictive(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
-        """For a linear A log N(y; A x, sigma_y^2 I + rho2 A A^T); for others log p(y | x) divided by 1 + rho2 / sigma_y^2."""
+        """For a linear A log N(y; A x, sigma_y^2 I + rho2 A A^T); for others log p(y | x) divided by 1 + rho2 /
+        sigma_y^2."""
         s2 = self.deviation.to(x) ** 2
         if not isinstance(self.operator, LinearOperator):
             return s2 / (s2 + rho2.reshape(-1)) * self.log_prob(y, x)
@@ -87,7 +90,9 @@ class Gaussian(Likelihood):
         """scale y + A(offset) for a linear A: its noise is `scale` times as large, too."""
         if not isinstance(self.operator, LinearOperator):
             return None
-        return self.operator.measured_part(scale * y + self.operator(torch.full((len(y), *event_shape), offset, dtype=y.dtype)))
+        return self.operator.measured_part(
+            scale * y + self.operator(torch.full((len(y), *event_shape), offset, dtype=y.dtype))
+        )
 
     def tempered(self, beta: float) -> Gaussian:
         """Gaussian again, of deviation sigma_y / sqrt(beta)."""
@@ -106,7 +111,8 @@ class Gaussian(Likelihood):
 
 
 class Requirement(NamedTuple):
-    """words: what a method needs of a likelihood. why: the formula that asks for it. met: whether a likelihood has it."""
+    """words: what a method needs of a likelihood. why: the formula that asks for it. met: whether a likelihood has
+    it."""
 
     words: str
     why: str
@@ -119,17 +125,27 @@ def _operator_is(kind: type, likelihood: Likelihood) -> bool:
 
 REQUIREMENTS = {
     "likelihood": Requirement("any likelihood", "", lambda like: True),
-    "gaussian": Requirement("Gaussian noise", "its formula has the variance sigma_y^2 in it", lambda like: isinstance(like, Gaussian)),
+    "gaussian": Requirement(
+        "Gaussian noise", "its formula has the variance sigma_y^2 in it", lambda like: isinstance(like, Gaussian)
+    ),
     "linear": Requirement(
-        "a linear measurement with Gaussian noise", "its step is the mean of a Gaussian posterior, or a pseudo-inverse", lambda like: _operator_is(LinearOperator, like)
+        "a linear measurement with Gaussian noise",
+        "its step is the mean of a Gaussian posterior, or a pseudo-inverse",
+        lambda like: _operator_is(LinearOperator, like),
     ),
     "projection": Requirement(
-        "a mask, or another orthogonal projection, with Gaussian noise", "it compares x_t with a noised y, which must live where samples do",
+        "a mask, or another orthogonal projection, with Gaussian noise",
+        "it compares x_t with a noised y, which must live where samples do",
         lambda like: isinstance(like, Gaussian) and like.operator.projection,
     ),
-    "mask": Requirement("a mask (some of the sample's own numbers, with Gaussian noise)", "it writes y into the sample", lambda like: _operator_is(Mask, like)),
-}  # fmt: skip
-"""What methods ask of a likelihood by what it is, because their mathematics is that of Gaussian noise; all others ask by what it can do."""
+    "mask": Requirement(
+        "a mask (some of the sample's own numbers, with Gaussian noise)",
+        "it writes y into the sample",
+        lambda like: _operator_is(Mask, like),
+    ),
+}
+"""What methods ask of a likelihood by what it is, because their mathematics is that of Gaussian noise; all others ask
+by what it can do."""
 
 
 def why_unsupported(likelihood: Likelihood, needs: str, who: str) -> str | None:

@@ -16,14 +16,15 @@ NEGLIGIBLE = 1e-4
 """How far below 0, next to the largest, an operator may bring the intensity of an image in [-1, 1]: rounding, say."""
 
 VISIBLE = 1e-2
-"""Intensity below which the noise of a measurement counts as that of this one in `noise_sigma`: the square of a single count says little."""
+"""Intensity below which the noise of a measurement counts as that of this one in `noise_sigma`: the square of a single
+count says little."""
 
 
 class Poisson(Likelihood):
     """peak y ~ Poisson(peak I), I = max(A(u), dark), u = (x + 1)/2: photon noise.
 
-    u is light from 0 (black, x = -1) to 1 (white, x = 1), and A maps light to light, so A >= 0. y stays on that scale: a
-    count divided by `peak`, of mean I and variance I / peak. With k = peak y and lambda = peak I
+    u is light from 0 (black, x = -1) to 1 (white, x = 1), and A maps light to light, so A >= 0. y stays on that scale:
+    a count divided by `peak`, of mean I and variance I / peak. With k = peak y and lambda = peak I
 
         log p(y | x) = k log lambda - lambda - log k!          (Gamma(k + 1) for a k that is not whole)
 
@@ -52,7 +53,8 @@ class Poisson(Likelihood):
         return light, light.clamp_min(self.dark)
 
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
-        """Draws by `torch.poisson` (exact for every mean), with a generator for each row that is seeded from `noise`."""
+        """Draws by `torch.poisson` (exact for every mean), with a generator for each row that is seeded from
+        `noise`."""
         light, intensity = self._light(x)
         if bool((light < 0).any()):
             self._refuse_negative(x)
@@ -67,8 +69,8 @@ class Poisson(Likelihood):
         lowest = float(light.min())
         if lowest < -NEGLIGIBLE * float(light.abs().max()):
             raise InputError(
-                f"{type(self.operator).__name__} makes an intensity of {lowest:.3g} of an image in [-1, 1], and light cannot be negative: "
-                "Poisson needs an operator with A(u) >= 0 for u >= 0"
+                f"{type(self.operator).__name__} makes an intensity of {lowest:.3g} of an image in [-1, 1], and light"
+                " cannot be negative: Poisson needs an operator with A(u) >= 0 for u >= 0"
             )
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor:
@@ -105,9 +107,10 @@ class Poisson(Likelihood):
     def approx_mean_update(self, y: Tensor, x: Tensor, rho2: Tensor) -> Tensor:
         """The Gaussian update with the Fisher information at x: noise of variance I / peak in each pixel.
 
-        For a linear A, rho2/2 A^T (I/peak + rho2/4 A A^T)^{-1} (y - I) by conjugate gradients, each row scaled by its share
-        of A A^T 1 (one step for a mask or for block averages); for any other A, its own `approx_mean_update`. Entries darker than `dark`
-        are moved like the rest. At most 20 steps, to 1e-3 of the right-hand side; `mean_update` goes on to 1e-6.
+        For a linear A, rho2/2 A^T (I/peak + rho2/4 A A^T)^{-1} (y - I) by conjugate gradients, each row scaled by its
+        share of A A^T 1 (one step for a mask or for block averages); for any other A, its own `approx_mean_update`.
+        Entries darker than `dark` are moved like the rest. At most 20 steps, to 1e-3 of the right-hand side;
+        `mean_update` goes on to 1e-6.
         """
         return self._update(y, x, rho2, 1e-3, 20)
 
@@ -123,7 +126,12 @@ class Poisson(Likelihood):
             return 2 * self.operator.approx_mean_update((x + 1) / 2, r, noise, gram)
         op, g = self.operator, gram.reshape((-1,) + (1,) * (r.ndim - 1))
         scale = (noise + g * op(op.adjoint(torch.ones_like(r))).abs()).rsqrt()
-        z = conjugate_gradient(lambda v: scale * (noise * scale * v + g * op(op.adjoint(scale * v))), scale * r, tolerance=tolerance, max_iterations=max_iterations)
+        z = conjugate_gradient(
+            lambda v: scale * (noise * scale * v + g * op(op.adjoint(scale * v))),
+            scale * r,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
         return 2 * gram * op.adjoint(scale * z)
 
     def features(self, y: Tensor) -> Tensor:

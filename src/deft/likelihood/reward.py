@@ -36,13 +36,15 @@ class Classifier(Likelihood):
         classes: how many.
         event_shape: *E.
 
-    `features` is one code for each class, constant over the picture: planes of 0 and one 1 for up to 32 classes, else the binary
-    digits as -1 and 1, filled up with zeros to a multiple of the sample's channels.
+    `features` is one code for each class, constant over the picture: planes of 0 and one 1 for up to 32 classes, else
+    the binary digits as -1 and 1, filled up with zeros to a multiple of the sample's channels.
     """
 
     def __init__(self, net: Callable[[Tensor], Tensor], classes: int, event_shape: Sequence[int]):
         if classes < 2 or not event_shape:
-            raise InputError(f"Classifier needs at least 2 classes and an event shape, got {classes} and {tuple(event_shape)}")
+            raise InputError(
+                f"Classifier needs at least 2 classes and an event shape, got {classes} and {tuple(event_shape)}"
+            )
         self.net, self.classes, self.event_shape = _frozen(net), classes, tuple(event_shape)
         if classes <= ONE_HOT:
             codes = torch.eye(classes)
@@ -63,7 +65,10 @@ class Classifier(Likelihood):
         """log p(c | x) of every class, [B, classes]."""
         logits = self.net(x)
         if logits.shape != (len(x), self.classes):
-            raise ContractError(f"the classifier returned shape {tuple(logits.shape)}, expected ({len(x)}, {self.classes}): logits of {self.classes} classes")
+            raise ContractError(
+                f"the classifier returned shape {tuple(logits.shape)}, expected ({len(x)}, {self.classes}): logits of"
+                f" {self.classes} classes"
+            )
         return logits.log_softmax(1)
 
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
@@ -104,19 +109,26 @@ class Reward(Likelihood):
 
     def __init__(self, reward: Callable[[Tensor], Tensor], beta: float, event_shape: Sequence[int]):
         if not 0 < beta < math.inf or not event_shape:
-            raise InputError(f"Reward needs a finite beta above 0 and an event shape, got {beta} and {tuple(event_shape)}")
+            raise InputError(
+                f"Reward needs a finite beta above 0 and an event shape, got {beta} and {tuple(event_shape)}"
+            )
         self.reward, self.beta, self.event_shape = _frozen(reward), beta, tuple(event_shape)
 
     def observe(self, n: int) -> Observation:
         return Observation(torch.zeros(n, 1), self)
 
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:
-        raise InputError("a Reward is no measurement, so no y can be drawn: use reward.observe(n), and fit h on paths instead of pairs")
+        raise InputError(
+            "a Reward is no measurement, so no y can be drawn: use reward.observe(n), and fit h on paths instead of"
+            " pairs"
+        )
 
     def log_prob(self, y: Tensor, x: Tensor) -> Tensor:
         value = self.reward(x)
         if value.shape != x.shape[:1]:
-            raise ContractError(f"the reward returned shape {tuple(value.shape)}, expected ({len(x)},): one number for each sample")
+            raise ContractError(
+                f"the reward returned shape {tuple(value.shape)}, expected ({len(x)},): one number for each sample"
+            )
         return value / self.beta
 
     def features(self, y: Tensor) -> Tensor:

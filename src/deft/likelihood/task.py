@@ -1,8 +1,9 @@
-"""Tasks: clean x -> an observation of it, with a fresh operator and fresh noise each time. What an amortised h is fitted to.
+"""Tasks: clean x -> an observation of it, with a fresh operator and fresh noise each time. What an amortised h is
+fitted to.
 
-`OperatorTask` is y = A(x) + sigma_y n for any kind of data; `Drawn` one whose A is redrawn for each sample. `Tilt` is a reward in
-place of a measurement, and `Through` any task as a latent prior sees it. Which tasks there are, each kind of data says
-(`deft.kinds.domain`).
+`OperatorTask` is y = A(x) + sigma_y n for any kind of data; `Drawn` one whose A is redrawn for each sample. `Tilt` is a
+reward in place of a measurement, and `Through` any task as a latent prior sees it. Which tasks there are, each kind of
+data says (`deft.kinds.domain`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Change:
-    """One way in which a measurement may have been made otherwise. name: for people. fix: what to do about it. apply: arrays of the file -> arrays as we
-    have them. value_range: of the samples that were measured. options: settings of the task."""
+    """One way in which a measurement may have been made otherwise. name: for people. fix: what to do about it. apply:
+    arrays of the file -> arrays as we have them. value_range: of the samples that were measured. options: settings of
+    the task."""
 
     name: str
     fix: str
@@ -49,26 +51,32 @@ class Change:
 
 
 class RefusingNoise:
-    """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor distinguished from fixed ones."""
+    """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor
+    distinguished from fixed ones."""
 
     def __init__(self, task: str):
         self._task = task
 
     def __getattr__(self, name: str) -> Any:
-        raise InputError(f"the task {self._task} draws its operator from noise and does not say what is drawn: make it a `Drawn` (or `Masked`), see docs/add-an-operator.md")
+        raise InputError(
+            f"the task {self._task} draws its operator from noise and does not say what is drawn: make it a `Drawn` (or"
+            " `Masked`), see docs/add-an-operator.md"
+        )
 
 
 @dataclass(frozen=True)
 class OperatorTask(Renamed, ABC):
     """y = A(x) + sigma_y n; A may be redrawn for each sample.
 
-    sigma_y: in the units of y. 0 is a noiseless measurement: methods that want a density are told `Gaussian.surrogate` (0.02).
+    sigma_y: in the units of y. 0 is a noiseless measurement: methods that want a density are told `Gaussian.surrogate`
+        (0.02).
 
-    Class variables: name, title and about for people; kind: what samples are called in messages; feature_channels as the operator's; prior:
-    the bundled prior to show it on ("" for none); drawn: what differs from sample to sample ("mask", "kernel"), so that a measurement has to
-    come with it ("" if nothing does). convention: what y's numbers mean, in one line; conventions: the settings that say so where another
-    program measured. At their usual values these are left out of `config()`, so that cards and measurement files stay what they were
-    before there were any. switches: settings that are "true" or "false"; choices: settings that are one of some words.
+    Class variables: name, title and about for people; kind: what samples are called in messages; feature_channels as
+    the operator's; prior: the bundled prior to show it on ("" for none); drawn: what differs from sample to sample
+    ("mask", "kernel"), so that a measurement has to come with it ("" if nothing does). convention: what y's numbers
+    mean, in one line; conventions: the settings that say so where another program measured. At their usual values these
+    are left out of `config()`, so that cards and measurement files stay what they were before there were any. switches:
+    settings that are "true" or "false"; choices: settings that are one of some words.
     """
 
     name: ClassVar[str]
@@ -90,7 +98,8 @@ class OperatorTask(Renamed, ABC):
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        """The operator of each sample in x. What differs from sample to sample is drawn from noise by tasks that say so (`Drawn`)."""
+        """The operator of each sample in x. What differs from sample to sample is drawn from noise by tasks that say so
+        (`Drawn`)."""
 
     def likelihood(self, operator: Operator) -> Likelihood:
         """p(y | x) for the operator."""
@@ -134,22 +143,30 @@ class OperatorTask(Renamed, ABC):
 
     @property
     def elsewhere(self) -> str:
-        """What to say of a y that does not fit, which another program may have measured: the settings there are for that. "" if none."""
+        """What to say of a y that does not fit, which another program may have measured: the settings there are for
+        that. "" if none."""
         if not self.conventions:
             return ""
         names = ", ".join(f"{k}=" for k in self.conventions)
-        return f"measured by another program? This task has the settings {names}; `deft measure convert` reads other programs' files (docs/conventions.md)"
+        return (
+            f"measured by another program? This task has the settings {names}; `deft measure convert` reads other"
+            " programs' files (docs/conventions.md)"
+        )
 
     def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
         """Other conventions that a measurement of this shape may have been made in: (words, settings)."""
         return ()
 
     def changes(self, arrays: Arrays) -> list[Change]:
-        """The ways in which a measurement with these arrays is usually made otherwise, one by one, for `deft measure inspect`."""
+        """The ways in which a measurement with these arrays is usually made otherwise, one by one, for
+        `deft measure inspect`."""
         found = []
         for name, options in self.readings(arrays["y"].shape):
             if all(getattr(self, k) != v for k, v in options.items()):
-                shown = " ".join(f"--task-option {k}={v:g}" if isinstance(v, float) else f"--task-option {k}={v}" for k, v in options.items())
+                shown = " ".join(
+                    f"--task-option {k}={v:g}" if isinstance(v, float) else f"--task-option {k}={v}"
+                    for k, v in options.items()
+                )
                 found.append(Change(name, shown, options=options))
         return found
 
@@ -163,10 +180,14 @@ class OperatorTask(Renamed, ABC):
         Raises:
             InputError: there is no such rule for this task.
         """
-        raise InputError(f"a range of values is for images, and {self.name} measures {self.kind}: give y of {self.kind} in this library's units, and leave --range out")
+        raise InputError(
+            f"a range of values is for images, and {self.name} measures {self.kind}: give y of {self.kind} in this"
+            " library's units, and leave --range out"
+        )
 
     def check_measured(self, where: str, y: Tensor, measured: Tensor, sure: bool) -> None:
-        """Look at values y [N, *M], and at what of them was measured (truth values of the same shape), that were read from a file.
+        """Look at values y [N, *M], and at what of them was measured (truth values of the same shape), that were read
+        from a file.
 
         sure: the file says that y is in this library's units.
 
@@ -181,7 +202,8 @@ class OperatorTask(Renamed, ABC):
 
 @dataclass(frozen=True)
 class Drawn(OperatorTask):
-    """A task whose operator is redrawn for each sample: by one tensor, which the operator keeps under the name `drawn`."""
+    """A task whose operator is redrawn for each sample: by one tensor, which the operator keeps under the name
+    `drawn`."""
 
     @abstractmethod
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
@@ -215,16 +237,20 @@ class LogProbability(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits = self.net(x)
         if logits.ndim != 2 or not self.label < logits.shape[1]:
-            raise ContractError(f"for the class {self.label} the reward must return logits [B, classes], classes above {self.label}; got shape {tuple(logits.shape)}")
+            raise ContractError(
+                f"for the class {self.label} the reward must return logits [B, classes], classes above {self.label};"
+                f" got shape {tuple(logits.shape)}"
+            )
         return logits.log_softmax(1)[:, self.label]
 
 
 @dataclass(frozen=True)
 class Tilt(OperatorTask):
-    """No measurement at all but a reward r: samples of p(x) exp(r(x) / beta). In no table of tasks: it needs a function.
+    """No measurement at all but a reward r: samples of p(x) exp(r(x) / beta). In no table of tasks: it needs a
+    function.
 
-    source: where the function is from, for people; a card names it and does not hold it. label: the function returns logits [B, classes],
-    and r is log p(label | x); -1: it returns r itself, [B].
+    source: where the function is from, for people; a card names it and does not hold it. label: the function returns
+    logits [B, classes], and r is log p(label | x); -1: it returns r itself, [B].
     """
 
     name = "reward"
@@ -245,7 +271,10 @@ class Tilt(OperatorTask):
 
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
         if self.function is None:
-            raise InputError(f"this h was fitted to the reward {self.source}, which its card names and does not hold: give it with --reward (deft sample)")
+            raise InputError(
+                f"this h was fitted to the reward {self.source}, which its card names and does not hold: give it with"
+                " --reward (deft sample)"
+            )
         reward = self.function if self.label < 0 else LogProbability(self.function, self.label)
         return Reward(reward, self.beta, tuple(x.shape[1:])).observe(len(x)).to(x.device)
 
@@ -260,10 +289,28 @@ class Tilt(OperatorTask):
         except Exception as error:  # whatever somebody's function raises
             shape = ", ".join(map(str, x.shape))
             what = "images" if x.ndim == 4 else self.kind
-            raise InputError(f"the reward {self.source} fails on {what} [{shape}]{' in [-1, 1]' if x.ndim == 4 else ''}: {type(error).__name__}: {error}") from error
+            raise InputError(
+                f"the reward {self.source} fails on {what} [{shape}]{' in [-1, 1]' if x.ndim == 4 else ''}:"
+                f" {type(error).__name__}: {error}"
+            ) from error
         if not bool(torch.isfinite(slope).all()):
-            raise InputError(f"the reward {self.source} has a derivative that is not finite at {'a grey image' if x.ndim == 4 else 'zero'}")
+            raise InputError(
+                f"the reward {self.source} has a derivative that is not finite at"
+                f" {'a grey image' if x.ndim == 4 else 'zero'}"
+            )
         return obs[:1]
 
 
-__all__ = ["Arrays", "Change", "Choices", "Drawn", "Limits", "LogProbability", "OperatorTask", "RefusingNoise", "Task", "Through", "Tilt"]
+__all__ = [
+    "Arrays",
+    "Change",
+    "Choices",
+    "Drawn",
+    "Limits",
+    "LogProbability",
+    "OperatorTask",
+    "RefusingNoise",
+    "Task",
+    "Through",
+    "Tilt",
+]

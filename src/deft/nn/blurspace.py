@@ -1,11 +1,13 @@
-"""The network of a blur-kernel space (Tran, Tran, Phung & Hoai 2021, "Explore image deblurring via encoded blur kernel space").
+"""The network of a blur-kernel space (Tran, Tran, Phung & Hoai 2021, "Explore image deblurring via encoded blur kernel
+space").
 
-Written from the layout of its published checkpoints (github.com/VinAIResearch/blur-kernel-space-exploring, Apache-2.0), so that a file such as
-GOPRO_wVAE.pth loads name for name. An image u in [0, 1] and a code k of a blur give
+Written from the layout of its published checkpoints (github.com/VinAIResearch/blur-kernel-space-exploring, Apache-2.0),
+so that a file such as GOPRO_wVAE.pth loads name for name. An image u in [0, 1] and a code k of a blur give
 
     G(u, k) = u + decode(adapt(encode(u), k)).
 
-The extractor, which reads a code off a sharp and a blurred picture, is here as well: it is part of the files, and a strict load wants it.
+The extractor, which reads a code off a sharp and a blurred picture, is here as well: it is part of the files, and a
+strict load wants it.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class Reflected(nn.Module):
 class Level(nn.Module):
     """A level of the adapter: down, what lies below (or, at the bottom, the code beside it), and up again.
 
-    inner levels put a leaky ReLU first and hand their input on beside what comes up. What they hand on has gone through that ReLU: the published
-    code computes it in place, and the weights were trained so.
+    inner levels put a leaky ReLU first and hand their input on beside what comes up. What they hand on has gone through
+    that ReLU: the published code computes it in place, and the weights were trained so.
     """
 
     def __init__(self, outer: int, inner: int, below: Level | None = None, top: bool = False):
@@ -88,7 +90,11 @@ class Extractor(nn.Module):
         most = 2 * 8 * w
         layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(2 * w, w, 7, bias=False), nn.Identity(), nn.ReLU()]
         for i in range(DEPTH):
-            layers += [nn.Conv2d(min(w * 2**i, most), min(w * 2 ** (i + 1), most), 3, stride=2, padding=1, bias=False), nn.Identity(), nn.ReLU()]
+            layers += [
+                nn.Conv2d(min(w * 2**i, most), min(w * 2 ** (i + 1), most), 3, stride=2, padding=1, bias=False),
+                nn.Identity(),
+                nn.ReLU(),
+            ]
         self.model = nn.Sequential(*layers, *(Reflected(most) for _ in range(blocks)))
 
     def forward(self, sharp: Tensor, blurred: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +106,8 @@ class BlurSpaceNet(nn.Module):
     """G(u, k) for u [B, channels, H, W] in [0, 1] and codes k [B, 8 width, H/128, W/128].
 
     Args (defaults: those of the published files for the GoPro and REDS data):
-        channels, width: of the images, of the features. front, back, blocks: residual blocks of encoder, decoder and extractor.
+        channels, width: of the images, of the features. front, back, blocks: residual blocks of encoder, decoder and
+            extractor.
     """
 
     def __init__(self, channels: int = 3, width: int = 64, front: int = 10, back: int = 20, blocks: int = 4):
@@ -114,7 +121,9 @@ class BlurSpaceNet(nn.Module):
             return [nn.Conv2d(width, 4 * outputs, 3, padding=1), nn.PixelShuffle(2), leak]
 
         first = nn.Conv2d(channels, width, 3, padding=1)
-        self.feature_extractor = nn.Sequential(first, leak, halve(), leak, halve(), leak, *(Residual(width) for _ in range(front)))
+        self.feature_extractor = nn.Sequential(
+            first, leak, halve(), leak, halve(), leak, *(Residual(width) for _ in range(front))
+        )
         self.kernel_extractor = Extractor(width, blocks)
         self.adapter = Adapter(width)
         end = [nn.Conv2d(width, width, 3, padding=1), leak, nn.Conv2d(width, channels, 3, padding=1)]

@@ -138,7 +138,9 @@ class UNet(nn.Module):
             features.append(z)
         return [*features, self.middle(z, e)]
 
-    def forward(self, x: Tensor, time: Tensor, seen: Tensor | None = None, side: Sequence[Tensor] | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, time: Tensor, seen: Tensor | None = None, side: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """seen, side: what another network adds behind the inlet, and to each of `encode`'s features."""
         e = self.embed(time)
         features = self.encode(x, e, seen)
@@ -154,10 +156,19 @@ class HalfUNet(nn.Module):
     """net(x [B, inputs, H, W], time [B]) -> [B, outputs]: a UNet's way down, averaged over what is left of the image.
 
     Args:
-        inputs: channels of the image. outputs: numbers that come out, 0 at first. widths, blocks, patch, time_dim: as in `UNet`.
+        inputs: channels of the image. outputs: numbers that come out, 0 at first. widths, blocks, patch, time_dim: as
+            in `UNet`.
     """
 
-    def __init__(self, inputs: int, outputs: int, widths: Sequence[int] = (48, 96, 128), blocks: int = 1, patch: int = 2, time_dim: int = 64):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int] = (48, 96, 128),
+        blocks: int = 1,
+        patch: int = 2,
+        time_dim: int = 64,
+    ):
         super().__init__()
         self.body = UNet(inputs, 1, widths, blocks, patch=patch, time_dim=time_dim)
         del self.body.up, self.body.norm, self.body.outlet

@@ -108,7 +108,9 @@ class Linear(LinearOperator):
 
     def _check_sample(self, x: Tensor) -> None:
         if tuple(x.shape[1:]) != self.event_shape:
-            raise ContractError(f"this Linear takes samples [B, {', '.join(map(str, self.event_shape))}], got shape {tuple(x.shape)}")
+            raise ContractError(
+                f"this Linear takes samples [B, {', '.join(map(str, self.event_shape))}], got shape {tuple(x.shape)}"
+            )
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.forward(x)
@@ -122,6 +124,7 @@ class Linear(LinearOperator):
     def features(self, y: Tensor) -> Tensor:
         """A^T times a few conjugate-gradient steps towards (A A^T)^+ y: a picture of y, not yet of its noise.
 
-        The pseudo-inverse of an ill-conditioned A (a blur) is mostly noise, and takes hundreds of steps at each call of a network.
+        The pseudo-inverse of an ill-conditioned A (a blur) is mostly noise, and takes hundreds of steps at each call of
+        a network.
         """
         return self.adjoint(conjugate_gradient(lambda v: self(self.adjoint(v)), y, tolerance=1e-2, max_iterations=20))

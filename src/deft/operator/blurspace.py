@@ -18,21 +18,24 @@ from deft.errors import CheckpointError, ContractError
 from deft.nn.blurspace import BlurSpaceNet
 
 WRAPPERS = ("params", "params_ema", "state_dict", "model")
-"""Keys under which a state dict may lie in a file. RED-diff's copy is wrapped so and loaded without asking: none of its weights arrive."""
+"""Keys under which a state dict may lie in a file. RED-diff's copy is wrapped so and loaded without asking: none of its
+weights arrive."""
 STRENGTH = 1.2
 """Deviation of a random code (Chung et al. 2023, DPS)."""
 
 
 class BlurSpace(Operator):
-    """y = clip(2 G(u, k) - 1, -1, 1), u = (x + 1)/2: the blur of a network G with one frozen code k (`deft.nn.blurspace`).
+    """y = clip(2 G(u, k) - 1, -1, 1), u = (x + 1)/2: the blur of a network G with one frozen code k
+    (`deft.nn.blurspace`).
 
-    For RGB images [B, 3, H, W] in [-1, 1] whose sides are multiples of 128; y has the same shape. This is the "non-linear deblurring" of DPS and
-    RED-diff (Chung et al. 2023, Mardani et al. 2023): k is drawn once, from N(0, 1.2^2), and kept in the operator, so that the same seed is
-    the same blur for every image and method.
+    For RGB images [B, 3, H, W] in [-1, 1] whose sides are multiples of 128; y has the same shape. This is the
+    "non-linear deblurring" of DPS and RED-diff (Chung et al. 2023, Mardani et al. 2023): k is drawn once, from N(0,
+    1.2^2), and kept in the operator, so that the same seed is the same blur for every image and method.
 
     Args:
         net: the network, frozen here. `BlurSpace.load(path)` reads a published file.
-        seed: of k. code: k itself, [1, 512, H/128, W/128], in place of the seed (that of a real blur, from `net.encode`).
+        seed: of k. code: k itself, [1, 512, H/128, W/128], in place of the seed (that of a real blur, from
+            `net.encode`).
 
     Raises (when called): ContractError for images of other channels or sizes.
     """
@@ -52,7 +55,10 @@ class BlurSpace(Operator):
         """k for images like x, [B, 512, H/128, W/128]."""
         n = self.net.multiple_of
         if x.ndim != 4 or x.shape[1] != self.net.channels or x.shape[2] % n or x.shape[3] % n:
-            raise ContractError(f"the blur network takes images [B, {self.net.channels}, H, W] with sides that are multiples of {n}, got {tuple(x.shape)}")
+            raise ContractError(
+                f"the blur network takes images [B, {self.net.channels}, H, W] with sides that are multiples of {n},"
+                f" got {tuple(x.shape)}"
+            )
         shape = (1, self.net.code_width, x.shape[2] // n, x.shape[3] // n)
         k = self.code if self.code is not None else STRENGTH * torch.randn(shape, generator=generator(self.seed))
         if tuple(k.shape) != shape:
@@ -63,7 +69,8 @@ class BlurSpace(Operator):
         return (2 * self.net((x + 1) / 2, self.code_for(x)) - 1).clamp(-1, 1)
 
     def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
-        """rho2 A'^T r / (noise + rho2), as if no gain of the network exceeded 1: a guidance map. Published codes take A r in place of A'^T r."""
+        """rho2 A'^T r / (noise + rho2), as if no gain of the network exceeded 1: a guidance map. Published codes take A
+        r in place of A'^T r."""
         return rho2 * self.vjp(x, r / (noise + rho2))
 
     def pinv(self, y: Tensor) -> Tensor:
@@ -89,13 +96,19 @@ def load_blurspace(path: str) -> BlurSpaceNet:
     """The network in a file, with every one of its weights: read once a process.
 
     Raises:
-        CheckpointError: no such file, not one of tensors alone, or weights that are missing, too many or of another shape (the first is named).
+        CheckpointError: no such file, not one of tensors alone, or weights that are missing, too many or of another
+            shape (the first is named).
     """
     state = _state(Path(path))
     first = state.get("feature_extractor.0.weight")
     if first is None or first.ndim != 4:
-        raise CheckpointError(f"{path} is no file of the blur-kernel-space network: feature_extractor.0.weight is missing")
-    front, back = (sum(k.startswith(part) and k.endswith(".conv1.weight") for k in state) for part in ("feature_extractor.", "recon_trunk."))
+        raise CheckpointError(
+            f"{path} is no file of the blur-kernel-space network: feature_extractor.0.weight is missing"
+        )
+    front, back = (
+        sum(k.startswith(part) and k.endswith(".conv1.weight") for k in state)
+        for part in ("feature_extractor.", "recon_trunk.")
+    )
     blocks = sum(k.startswith("kernel_extractor.") and k.endswith(".conv_block.1.weight") for k in state)
     net = BlurSpaceNet(first.shape[1], first.shape[0], front, back, blocks)
     own = net.state_dict()
@@ -103,7 +116,10 @@ def load_blurspace(path: str) -> BlurSpaceNet:
     extra = [k for k in state if k not in own]
     if missing or extra:
         which = f"{missing[0]} is missing" if missing else f"{extra[0]} is not one of its weights"
-        raise CheckpointError(f"{path} is no file of the blur-kernel-space network: {which} ({len(own) - len(missing)} of {len(own)} weights found, {len(extra)} others)")
+        raise CheckpointError(
+            f"{path} is no file of the blur-kernel-space network: {which} ({len(own) - len(missing)} of {len(own)}"
+            f" weights found, {len(extra)} others)"
+        )
     wrong = next((k for k in own if state[k].shape != own[k].shape), None)
     if wrong is not None:
         raise CheckpointError(f"{path}: {wrong} is {tuple(state[wrong].shape)}, expected {tuple(own[wrong].shape)}")
@@ -115,14 +131,28 @@ def load_blurspace(path: str) -> BlurSpaceNet:
 
 def _state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"no such file: {path}; the weights are linked from github.com/VinAIResearch/blur-kernel-space-exploring (GOPRO_wVAE.pth)")
+        raise CheckpointError(
+            f"no such file: {path}; the weights are linked from github.com/VinAIResearch/blur-kernel-space-exploring"
+            " (GOPRO_wVAE.pth)"
+        )
     try:
-        found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        found = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path} is truncated, or holds more than tensors (which would run code): save its state dict alone") from error
+        raise CheckpointError(
+            f"{path} is truncated, or holds more than tensors (which would run code): save its state dict alone"
+        ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): fetch it again") from error
-    while isinstance(found, dict) and (inner := next((found[k] for k in WRAPPERS if isinstance(found.get(k), dict)), None)) is not None:
+        raise CheckpointError(
+            f"{path} cannot be read ({' '.join(str(error).split())[:120]}): fetch it again"
+        ) from error
+    while (
+        isinstance(found, dict)
+        and (inner := next((found[k] for k in WRAPPERS if isinstance(found.get(k), dict)), None)) is not None
+    ):
         found = inner
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise CheckpointError(f"{path} holds no state dict (a table from names to tensors)")

@@ -16,9 +16,10 @@ from deft.errors import ContractError, InputError
 class Camera(Operator):
     """y = 2 f(min(e, 1)) - 1, e = exposure B u, u = (x + 1)/2: non-linear deblurring with known optics.
 
-    B u (p) = sum_k w_k(p) (kernel_k * u)(p): `kernels` blurs, each the path of a shaken camera through a disc of defocus,
-    mixed by smooth weights with sum_k w_k = 1; edges are repeated outwards. Light above e = 1 saturates the sensor, whose
-    tone curve is f(e) = asinh(curve e) / asinh(curve). For images [B, C, H, W] in [-1, 1]; y has the same shape.
+    B u (p) = sum_k w_k(p) (kernel_k * u)(p): `kernels` blurs, each the path of a shaken camera through a disc of
+    defocus, mixed by smooth weights with sum_k w_k = 1; edges are repeated outwards. Light above e = 1 saturates the
+    sensor, whose tone curve is f(e) = asinh(curve e) / asinh(curve). For images [B, C, H, W] in [-1, 1]; y has the same
+    shape.
 
     Everything is drawn once from `seed` and kept in the operator: the same arguments are the same camera.
 
@@ -26,7 +27,8 @@ class Camera(Operator):
         side: width of the kernels in pixels, odd; at most the image's sides.
         kernels: how many.
         exposure: above 1, the brightest parts saturate.
-        curve: how far the tone curve bends; its slope falls from curve / asinh(curve) at black to about 1 / asinh(curve).
+        curve: how far the tone curve bends; its slope falls from curve / asinh(curve) at black to about 1 /
+            asinh(curve).
 
     Raises (when called): ContractError for images that are smaller than the kernels.
     """
@@ -50,7 +52,10 @@ class Camera(Operator):
         key = (height, width, x.dtype, x.device)
         if key not in self._known:
             if x.ndim != 4 or min(height, width) < self.side:
-                raise ContractError(f"Camera with kernels of {self.side} needs images [B, C, H, W] of at least that size, got {tuple(x.shape)}")
+                raise ContractError(
+                    f"Camera with kernels of {self.side} needs images [B, C, H, W] of at least that size, got"
+                    f" {tuple(x.shape)}"
+                )
             rows, columns = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in (height, width))
             places = self.anchors.double().cpu()
             far = (rows[:, None] - places[:, 0, None, None]) ** 2 + (columns - places[:, 1, None, None]) ** 2
@@ -103,10 +108,11 @@ class Camera(Operator):
     def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 C^-1 B^T [s q / (noise + rho2 s^2)], q = y - A(x): a guidance map, no gradient.
 
-        s is the slope of the tone curve's chord between the light that was seen and the light that x sends, both at most 1,
-        in place of the derivative: a saturated pixel that should not be comes down, and one that should be saturated rises
-        to the limit. C = B^T 1 bounds B: no eigenvalue of B C^-1 B^T exceeds 1. So the move stays bounded for noise -> 0,
-        where it is one step of the simultaneous reconstruction technique (SIRT) on the inverted curve.
+        s is the slope of the tone curve's chord between the light that was seen and the light that x sends, both at
+        most 1, in place of the derivative: a saturated pixel that should not be comes down, and one that should be
+        saturated rises to the limit. C = B^T 1 bounds B: no eigenvalue of B C^-1 B^T exceeds 1. So the move stays
+        bounded for noise -> 0, where it is one step of the simultaneous reconstruction technique (SIRT) on the inverted
+        curve.
         """
         _, c = self._weights(x)
         here = self._light(x).clamp_max(1)
@@ -124,7 +130,8 @@ class Camera(Operator):
         return y
 
     def features(self, y: Tensor) -> Tensor:
-        """`pinv(y)`, and a sharper picture after ten such steps from there that take y for almost free of noise: [B, 2C, H, W]."""
+        """`pinv(y)`, and a sharper picture after ten such steps from there that take y for almost free of noise: [B,
+        2C, H, W]."""
         x = start = self.pinv(y)
         noise, rho2 = y.new_tensor(1e-2), y.new_tensor(1.0)
         for _ in range(10):

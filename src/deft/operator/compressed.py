@@ -17,8 +17,9 @@ from deft.operator.separable import along, cosines
 class Compressed(LinearOperator):
     """y = S D (e * x): random signs e, a cosine transform D along every axis, and a random part S of what comes out.
 
-    The signs spread any sample evenly over all coefficients, so every one says as much as any other (a structurally random
-    matrix, Do et al. 2012). A A^T = I: solve divides by noise + gram, and pinv = A^T. y is [B, m], m = round(ratio d).
+    The signs spread any sample evenly over all coefficients, so every one says as much as any other (a structurally
+    random matrix, Do et al. 2012). A A^T = I: solve divides by noise + gram, and pinv = A^T. y is [B, m], m =
+    round(ratio d).
 
     Args:
         event_shape: *E with d numbers: (C, H, W), say, or (C, length).
@@ -39,7 +40,9 @@ class Compressed(LinearOperator):
 
     def _transform(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.event_shape:
-            raise ContractError(f"Compressed was made for samples {self.event_shape} and was given {tuple(x.shape[1:])}")
+            raise ContractError(
+                f"Compressed was made for samples {self.event_shape} and was given {tuple(x.shape[1:])}"
+            )
         x = self.signs.to(x.dtype) * x
         for dim, n in enumerate(self.event_shape, start=1):
             x = along(cosines(n, x), x, dim)
@@ -54,7 +57,10 @@ class Compressed(LinearOperator):
     def _all(self, y: Tensor) -> Tensor:
         """y among all coefficients, zero elsewhere, [B, d]."""
         if y.ndim != 2 or y.shape[1] != len(self.kept):
-            raise ContractError(f"Compressed measures {len(self.kept)} numbers, [B, {len(self.kept)}], and was given shape {tuple(y.shape)}")
+            raise ContractError(
+                f"Compressed measures {len(self.kept)} numbers, [B, {len(self.kept)}], and was given shape"
+                f" {tuple(y.shape)}"
+            )
         return y.new_zeros(len(y), self.signs.numel()).index_copy(1, self.kept, y)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ def from_deepinv(
         event_shape: *E, without the batch.
         settings: what differs from sample to sample, by the keyword that `A` takes, each [B, ...] or [1, ...]:
             {"mask": masks}. They follow the batch when an observation is indexed; those the physics keeps do not.
-        value_range: what the physics expects where the library has -1 and 1; (0, 1) for images between 0 and 1. A linear
-            A is the same on any range (`observation_from_deepinv` converts y), a non-linear one is called on c x + b.
+        value_range: what the physics expects where the library has -1 and 1; (0, 1) for images between 0 and 1. A
+            linear A is the same on any range (`observation_from_deepinv` converts y), a non-linear one is called on c x
+            + b.
         features: y [B, *M] -> [B, *E], what a learned h is shown of y; needed for a non-linear physics whose y is not
             shaped like x.
         tolerance: relative error allowed in the trial.
@@ -68,8 +69,8 @@ def from_deepinv(
     if not is_linear(plain._there, x, z, y, tolerance):
         if features is None and y.shape[1:] != shape:
             raise InputError(
-                f"{name_of(physics)} is not linear and measures {text_of(y.shape[1:])}, not {text_of(shape)}: give features=, a function of y that "
-                f"returns {text_of(shape)} for the network to look at"
+                f"{name_of(physics)} is not linear and measures {text_of(y.shape[1:])}, not {text_of(shape)}: give"
+                f" features=, a function of y that returns {text_of(shape)} for the network to look at"
             )
         return PhysicsMap(model, shape, value_range, features)
     mask = mask_of(plain._there, x, y)
@@ -82,7 +83,11 @@ def from_deepinv(
 
 
 def from_scipy(
-    matrix: Any, event_shape: Sequence[int], measurement_shape: Sequence[int] | None = None, *, tolerance: float = TOLERANCE
+    matrix: Any,
+    event_shape: Sequence[int],
+    measurement_shape: Sequence[int] | None = None,
+    *,
+    tolerance: float = TOLERANCE,
 ) -> LinearOperator:
     """y = A vec(x) for a SciPy matrix or LinearOperator (PyLops' are such), on the CPU.
 
@@ -103,7 +108,9 @@ def from_scipy(
     out = (m,) if measurement_shape is None else tuple(measurement_shape)
     for given, size, what in ((shape, d, "columns (event_shape)"), (out, m, "rows (measurement_shape)")):
         if int(np.prod(given)) != size:
-            raise InputError(f"the matrix has {size} {what}, but the shape {text_of(given)} has {int(np.prod(given))} entries")
+            raise InputError(
+                f"the matrix has {size} {what}, but the shape {text_of(given)} has {int(np.prod(given))} entries"
+            )
     if np.dtype(getattr(matrix, "dtype", None) or float).kind == "c":
         raise ContractError("the matrix is complex: stack its real and its imaginary part")
     op = ArrayLinear(lambda x: there(x.reshape(len(x), d).T).T, lambda y: back(y.reshape(len(y), m).T).T, shape, out)
@@ -141,27 +148,32 @@ def from_odl(
     """An ODL operator between real spaces, on the CPU; linear, or with a `derivative`.
 
     ODL's adjoint A* is with respect to the inner products of its spaces, <u, v>_W = sum W u v (a `uniform_discr` has
-    W = cell volume): the Euclidean transpose is A^T y = W_X A*(y / W_Y). Some operators of ODL return the plain transpose in
-    spite of the weights of their spaces, so both are tried, and the one that is (closer to) the transpose is taken.
+    W = cell volume): the Euclidean transpose is A^T y = W_X A*(y / W_Y). Some operators of ODL return the plain
+    transpose in spite of the weights of their spaces, so both are tried, and the one that is (closer to) the transpose
+    is taken.
 
     Args:
-        op: `op(x)`, `op.domain`, `op.range`, `op.is_linear`, `op.adjoint` (linear) or `op.derivative(x).adjoint`. Weights may be
-            constants or arrays; products of equal spaces are stacked along a first axis.
+        op: `op(x)`, `op.domain`, `op.range`, `op.is_linear`, `op.adjoint` (linear) or `op.derivative(x).adjoint`.
+            Weights may be constants or arrays; products of equal spaces are stacked along a first axis.
         event_shape: *E, with as many entries as the domain: (1, 64, 64) for a domain of 64 x 64.
         measurement_shape: *M; the range's own shape if not given.
         features: as for `from_deepinv`.
-        tolerance: relative error allowed in the trial. The back-projections of some tomography backends are the transpose to
-            1e-2 only; a larger tolerance accepts them.
+        tolerance: relative error allowed in the trial. The back-projections of some tomography backends are the
+            transpose to 1e-2 only; a larger tolerance accepts them.
 
     Raises:
-        InputError: shapes do not fit, complex numbers, an exponent other than 2, or weights that are a matrix or a function.
+        InputError: shapes do not fit, complex numbers, an exponent other than 2, or weights that are a matrix or a
+            function.
         ContractError: an adjoint that is none.
     """
     shape, domain = tuple(event_shape), _space_shape(op.domain)
     out = _space_shape(op.range) if measurement_shape is None else tuple(measurement_shape)
     for given, space, what in ((shape, op.domain, "domain"), (out, op.range, "range")):
         if int(np.prod(given)) != int(np.prod(_space_shape(space))):
-            raise InputError(f"the operator's {what} has the shape {text_of(_space_shape(space))}, which does not hold {text_of(given)}")
+            raise InputError(
+                f"the operator's {what} has the shape {text_of(_space_shape(space))}, which does not hold"
+                f" {text_of(given)}"
+            )
     w_x, w_y = _weights(op.domain), _weights(op.range)
 
     def there(x: np.ndarray) -> np.ndarray:
@@ -184,8 +196,13 @@ def from_odl(
         return ArrayMap(there, pull_back, shape, out, features)
 
     if not op.is_linear and features is None and out != shape:
-        raise InputError(f"{name_of(op)} is not linear and measures {text_of(out)}, not {text_of(shape)}: give features=, a function of y that returns {text_of(shape)}")
-    return examine(name_of(op), [linear(True), linear(False)] if op.is_linear else [smooth(True), smooth(False)], tolerance)
+        raise InputError(
+            f"{name_of(op)} is not linear and measures {text_of(out)}, not {text_of(shape)}: give features=, a function"
+            f" of y that returns {text_of(shape)}"
+        )
+    return examine(
+        name_of(op), [linear(True), linear(False)] if op.is_linear else [smooth(True), smooth(False)], tolerance
+    )
 
 
 def _space_shape(space: Any) -> tuple[int, ...]:
@@ -199,7 +216,9 @@ def _weights(space: Any) -> np.ndarray | float:
         raise InputError(f"{name} is complex: measure real and imaginary parts as a product of two real spaces")
     weighting: Any = getattr(space, "weighting", None)
     if getattr(weighting, "exponent", 2.0) != 2.0:
-        raise InputError(f"{name} has the exponent {weighting.exponent}, which has no inner product: give a space of exponent 2")
+        raise InputError(
+            f"{name} has the exponent {weighting.exponent}, which has no inner product: give a space of exponent 2"
+        )
     if weighting is None:
         own: Any = 1.0
     elif isinstance(getattr(weighting, "const", None), (int, float)):
@@ -207,7 +226,9 @@ def _weights(space: Any) -> np.ndarray | float:
     elif getattr(weighting, "array", None) is not None:
         own = np.asarray(weighting.array, dtype=float)
     else:
-        raise InputError(f"{name} is weighted by a {type(weighting).__name__}: only constants and arrays are understood")
+        raise InputError(
+            f"{name} is weighted by a {type(weighting).__name__}: only constants and arrays are understood"
+        )
     if getattr(space, "is_power_space", False) and hasattr(space, "__len__"):
         rest = (1,) * (len(_space_shape(space)) - 1)
         outer = own if np.ndim(own) == 0 else np.asarray(own).reshape(-1, *rest)

@@ -1,7 +1,8 @@
 """Operators that are diagonal in Fourier space: circular blur, and magnetic resonance imaging of a real image.
 
-Both have A^T A = H diag(lambda) H with H the Hartley transform, (H x)(k) = Re (F x)(k) - Im (F x)(k) with F the orthonormal
-Fourier transform: real, orthonormal and its own inverse. lambda(k) = lambda(-k), so that F^{-1} lambda F does the same.
+Both have A^T A = H diag(lambda) H with H the Hartley transform, (H x)(k) = Re (F x)(k) - Im (F x)(k) with F the
+orthonormal Fourier transform: real, orthonormal and its own inverse. lambda(k) = lambda(-k), so that F^{-1} lambda F
+does the same.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Convolution(LinearOperator):
 
     Args:
         kernel: [B, 1, k, k'] or [1, 1, k, k'], centred at (k // 2, k' // 2); any sizes up to the image's.
-        correlate: y[i] = sum over a of k[a] x[i + a - middle], the kernel not turned round, as `torch.nn.functional.conv2d` does it.
+        correlate: y[i] = sum over a of k[a] x[i + a - middle], the kernel not turned round, as
+            `torch.nn.functional.conv2d` does it.
         early: the middle of an even side is k // 2 - 1, the pixel before the one that is taken otherwise (MATLAB).
     """
 
@@ -43,7 +45,9 @@ class Convolution(LinearOperator):
 
     def __init__(self, kernel: Tensor, *, correlate: bool = False, early: bool = False):
         if kernel.ndim != 4 or kernel.shape[1] != 1 or not kernel.is_floating_point():
-            raise ContractError(f"Convolution needs a real kernel [B or 1, 1, k, k], got {kernel.dtype} of shape {tuple(kernel.shape)}")
+            raise ContractError(
+                f"Convolution needs a real kernel [B or 1, 1, k, k], got {kernel.dtype} of shape {tuple(kernel.shape)}"
+            )
         self.kernel, self.correlate, self.early = kernel, correlate, early
 
     def _middle(self) -> tuple[int, int]:
@@ -55,9 +59,13 @@ class Convolution(LinearOperator):
         """The kernel on the whole image with its middle at (0, 0), [B or 1, 1, H, W]."""
         k, l = self.kernel.shape[2:]
         if k > height or l > width:
-            raise ContractError(f"a kernel of {k}x{l} does not fit an image of {height}x{width}: cut it, or fold it at the edges")
+            raise ContractError(
+                f"a kernel of {k}x{l} does not fit an image of {height}x{width}: cut it, or fold it at the edges"
+            )
         kernel = self.kernel.to(like)
-        padded = torch.nn.functional.pad(kernel.flip((2, 3)) if self.correlate else kernel, (0, width - l, 0, height - k))
+        padded = torch.nn.functional.pad(
+            kernel.flip((2, 3)) if self.correlate else kernel, (0, width - l, 0, height - k)
+        )
         down, across = self._middle()
         return padded.roll((-down, -across), (2, 3))
 
@@ -107,8 +115,8 @@ def motion_kernels(
 ) -> Tensor:
     """The blur of a camera that moves while it looks, one for each sample: [B, 1, size, size], >= 0, sum 1.
 
-    A smooth path whose heading turns by a random walk, `shortest` to `longest` times `size` long, centred, drawn with a brush
-    of half a pixel's deviation. (In the spirit of Levin et al. 2009; the paths are our own.)
+    A smooth path whose heading turns by a random walk, `shortest` to `longest` times `size` long, centred, drawn with a
+    brush of half a pixel's deviation. (In the spirit of Levin et al. 2009; the paths are our own.)
 
     Args:
         size: of the kernel in pixels, odd so that it has a middle.
@@ -116,7 +124,8 @@ def motion_kernels(
     """
     if size < 3 or size % 2 == 0 or not 0 < shortest <= longest <= 1 or bend < 0:
         raise InputError(
-            f"motion_kernels needs an odd size >= 3, 0 < shortest <= longest <= 1 and bend >= 0, got {size}, {shortest}, {longest} and {bend}"
+            f"motion_kernels needs an odd size >= 3, 0 < shortest <= longest <= 1 and bend >= 0, got {size},"
+            f" {shortest}, {longest} and {bend}"
         )
     points = 4 * size
     u = noise.uniform((2,), device=device)
@@ -134,17 +143,18 @@ def motion_kernels(
 class MaskedFourier(LinearOperator):
     """Accelerated magnetic resonance imaging with one coil, of a real image: y = M F x, a few frequencies of it.
 
-    y [B, 2C, H, W] holds the real parts, then the imaginary ones, of the orthonormal Fourier transform, zero frequency in the
-    middle (H // 2, W // 2) as `masks.columns` draws it; zero where not sampled. With P v(k) = v(-k),
+    y [B, 2C, H, W] holds the real parts, then the imaginary ones, of the orthonormal Fourier transform, zero frequency
+    in the middle (H // 2, W // 2) as `masks.columns` draws it; zero where not sampled. With P v(k) = v(-k),
 
         A^T y = Re F^H M y,        A A^T v = M (v + P v*) / 2,
 
     so a frequency sampled without its mirror image has s^2 = 1/2, and of a pair sampled together the symmetric part
-    (v + P v*)/2 has s = 1, the antisymmetric part is noise. `pinv` is the shortest image with these frequencies: zero-filled,
-    after the mirror images that were not sampled have been filled in.
+    (v + P v*)/2 has s = 1, the antisymmetric part is noise. `pinv` is the shortest image with these frequencies:
+    zero-filled, after the mirror images that were not sampled have been filled in.
 
     A frequency that is its own mirror image (the mean, say) is real whatever x: its imaginary entry is not counted as
-    measured, and kept at zero. Both members of a sampled pair are counted: they were measured twice, with independent noise.
+    measured, and kept at zero. Both members of a sampled pair are counted: they were measured twice, with independent
+    noise.
 
     Args:
         mask: 1 where sampled, [B or 1, 1, H, W].
@@ -156,7 +166,9 @@ class MaskedFourier(LinearOperator):
 
     def __init__(self, mask: Tensor):
         if mask.ndim != 4 or mask.shape[1] != 1 or not bool(((mask == 0) | (mask == 1)).all()):
-            raise ContractError(f"MaskedFourier needs a mask [B or 1, 1, H, W] of 1 (sampled) and 0, got shape {tuple(mask.shape)}")
+            raise ContractError(
+                f"MaskedFourier needs a mask [B or 1, 1, H, W] of 1 (sampled) and 0, got shape {tuple(mask.shape)}"
+            )
         self.mask = mask.to(torch.get_default_dtype())
         height, width = mask.shape[2:]
         own = torch.ones(height, width, dtype=torch.bool, device=mask.device)
@@ -172,7 +184,10 @@ class MaskedFourier(LinearOperator):
 
     def _check(self, v: Tensor) -> Tensor:
         if v.ndim != 4 or v.shape[2:] != self.mask.shape[2:]:
-            raise ContractError(f"MaskedFourier has a mask of {tuple(self.mask.shape[2:])} and was given shape {tuple(v.shape)}: expected [B, C, H, W]")
+            raise ContractError(
+                f"MaskedFourier has a mask of {tuple(self.mask.shape[2:])} and was given shape {tuple(v.shape)}:"
+                " expected [B, C, H, W]"
+            )
         return v
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -185,7 +200,9 @@ class MaskedFourier(LinearOperator):
 
     def measured_part(self, y: Tensor) -> Tensor:
         if self._check(y).shape[1] % 2:
-            raise ContractError(f"y holds real and imaginary parts, an even number of channels, got shape {tuple(y.shape)}")
+            raise ContractError(
+                f"y holds real and imaginary parts, an even number of channels, got shape {tuple(y.shape)}"
+            )
         return (self._seen(y) * y.unflatten(1, (2, -1))).flatten(1, 2)
 
     def number_of_measurements(self, y: Tensor) -> Tensor:
@@ -193,7 +210,9 @@ class MaskedFourier(LinearOperator):
 
     def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
         real, imaginary = r.chunk(2, 1)
-        even = torch.cat([real + _mirrored(real), imaginary - _mirrored(imaginary)], 1) * (0.5 * self._twice.to(r.dtype))
+        even = torch.cat([real + _mirrored(real), imaginary - _mirrored(imaginary)], 1) * (
+            0.5 * self._twice.to(r.dtype)
+        )
         odd = self._twice.to(r.dtype) * r - even
         return (r - even - odd) / (noise + 0.5 * gram) + even / (noise + gram) + odd / noise
 

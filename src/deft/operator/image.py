@@ -31,10 +31,13 @@ class Mask(LinearOperator):
         self.mask = mask.to(torch.get_default_dtype())
 
     def _check_sample(self, x: Tensor) -> None:
-        fits = x.ndim == self.mask.ndim and all(m in (1, n) for m, n in zip(self.mask.shape[1:], x.shape[1:], strict=True))
+        fits = x.ndim == self.mask.ndim and all(
+            m in (1, n) for m, n in zip(self.mask.shape[1:], x.shape[1:], strict=True)
+        )
         if not fits:
             raise ContractError(
-                f"a mask of shape {tuple(self.mask.shape)} does not go with samples of shape {tuple(x.shape)}: expected the same axes, [B or 1, 1 or C, H, W] for images"
+                f"a mask of shape {tuple(self.mask.shape)} does not go with samples of shape {tuple(x.shape)}: expected"
+                " the same axes, [B or 1, 1 or C, H, W] for images"
             )
 
     def _check_measurement(self, y: Tensor) -> None:

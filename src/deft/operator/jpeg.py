@@ -72,11 +72,13 @@ class JPEG(Operator):
     """y = D^T (q round(D x / q)): each 8 x 8 block's cosine transform D rounded to multiples of a table q.
 
     The rest of JPEG (Huffman coding) loses nothing. Every channel is treated as a grey image with the luminance table:
-    no colour transform and no chroma subsampling (`ColourJPEG` has both). y is the decoded image, not rounded to whole grey levels and not
-    clipped, so that A(A(x)) = A(x) and A is linear in no sense: its derivative is 0 wherever there is one.
+    no colour transform and no chroma subsampling (`ColourJPEG` has both). y is the decoded image, not rounded to whole
+    grey levels and not clipped, so that A(A(x)) = A(x) and A is linear in no sense: its derivative is 0 wherever there
+    is one.
 
     Automatic differentiation is told the identity instead (straight-through; Bengio et al. 2013). So `vjp` and whatever
-    is differentiated through A, the score included, are *guidance maps* here, not gradients, and `approx_mean_update` is another.
+    is differentiated through A, the score included, are *guidance maps* here, not gradients, and `approx_mean_update`
+    is another.
 
     Args:
         quality: 1 (worst) to 100, a whole number, or a tensor [B] with one for each sample.
@@ -95,7 +97,10 @@ class JPEG(Operator):
     def _blocks(self, x: Tensor) -> Tensor:
         """D x, [B, C, H/8, W/8, 8, 8], in grey levels."""
         if x.ndim != 4 or x.shape[-1] % 8 or x.shape[-2] % 8:
-            raise ContractError(f"JPEG needs images [B, C, H, W] with sides that are multiples of 8, got {tuple(x.shape)}: pad or crop them")
+            raise ContractError(
+                f"JPEG needs images [B, C, H, W] with sides that are multiples of 8, got {tuple(x.shape)}: pad or crop"
+                " them"
+            )
         d = cosines(x)
         blocks = x.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-2, -3)
         return d @ (blocks * LEVELS) @ d.mT
@@ -120,8 +125,8 @@ class JPEG(Operator):
     def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 / (noise + rho2) of the way to the nearest image that is rounded to y: a guidance map.
 
-        Such images have D x within q/2 of D y; the nearest one within 0.9 of that is taken, off the edges where rounding
-        may go either way. (A y with noise of its own lies between the grid's points; the box is then about y.)
+        Such images have D x within q/2 of D y; the nearest one within 0.9 of that is taken, off the edges where
+        rounding may go either way. (A y with noise of its own lies between the grid's points; the box is then about y.)
         """
         c, target = self._blocks(x), self._blocks(r + self(x))
         half = 0.45 * self._table(c)
@@ -137,16 +142,19 @@ class JPEG(Operator):
 
 
 class ColourJPEG(JPEG):
-    """JPEG of RGB images as Pillow and libjpeg write them: y = R U D^T (q round(D S T x / q)), each plane with its own q.
+    """JPEG of RGB images as Pillow and libjpeg write them: y = R U D^T (q round(D S T x / q)), each plane with its own
+    q.
 
-    T: RGB to full-range YCbCr. S: each chroma value is the mean of a block of pixels. U: decoders enlarge chroma linearly
-    ("fancy upsampling"). R: back to RGB. Two tables, for luminance and chrominance. As `JPEG`: not rounded to whole levels,
-    not clipped, and differentiated straight through.
+    T: RGB to full-range YCbCr. S: each chroma value is the mean of a block of pixels. U: decoders enlarge chroma
+    linearly ("fancy upsampling"). R: back to RGB. Two tables, for luminance and chrominance. As `JPEG`: not rounded to
+    whole levels, not clipped, and differentiated straight through.
 
     Args:
-        quality: as `JPEG`. subsampling: "444" (none), "422" (pairs in a row) or "420" (2 x 2 blocks; Pillow's own choice).
+        quality: as `JPEG`. subsampling: "444" (none), "422" (pairs in a row) or "420" (2 x 2 blocks; Pillow's own
+            choice).
 
-    Raises (when called): ContractError for other than 3 channels, or sides that are no multiples of 8 (16 where chroma is halved).
+    Raises (when called): ContractError for other than 3 channels, or sides that are no multiples of 8 (16 where chroma
+    is halved).
     """
 
     def __init__(self, quality: int | Tensor = 10, subsampling: str = "420"):
@@ -163,14 +171,16 @@ class ColourJPEG(JPEG):
         down, across = (8 * f for f in self._factors)
         if x.shape[1] != 3 or x.shape[2] % down or x.shape[3] % across:
             raise ContractError(
-                f"JPEG with colour needs images [B, 3, H, W], sides multiples of {down} and {across}, got {tuple(x.shape)}: pad or crop them"
+                f"JPEG with colour needs images [B, 3, H, W], sides multiples of {down} and {across}, got"
+                f" {tuple(x.shape)}: pad or crop them"
             )
 
     def _check_measurement(self, y: Tensor) -> None:
         self._check_sample(y)
 
     def _planes(self, x: Tensor) -> list[Tensor]:
-        """Y, Cb, Cr of x in units of x, each [B, 1, h, w]: luminance less the level of 128, chroma averaged over its blocks."""
+        """Y, Cb, Cr of x in units of x, each [B, 1, h, w]: luminance less the level of 128, chroma averaged over its
+        blocks."""
         t = torch.tensor(YCBCR, dtype=torch.float64).to(x)
         luma, *chroma = torch.einsum("ij,bjhw->bihw", t, x).split(1, 1)
         return [luma - ORIGIN, *(F.avg_pool2d(c, self._factors) for c in chroma)]
@@ -181,7 +191,9 @@ class ColourJPEG(JPEG):
 
     def _decoded(self, planes: list[Tensor]) -> Tensor:
         luma, *chroma = planes
-        return self._rgb([luma + ORIGIN, *(F.interpolate(c, luma.shape[2:], mode="bilinear", align_corners=False) for c in chroma)])
+        return self._rgb(
+            [luma + ORIGIN, *(F.interpolate(c, luma.shape[2:], mode="bilinear", align_corners=False) for c in chroma)]
+        )
 
     def _encoded(self, y: Tensor) -> list[Tensor]:
         """The planes that decode to y: chroma not averaged only, but with the linear enlargement undone."""

@@ -28,13 +28,14 @@ class Codec(Protocol):
 class Decoded(Around):
     """A(D(z)): the operator A after the decoder D (Rout et al. 2023, PSLD, eq. 5).
 
-    How far the belief N(z, rho^2 I) moves when the measurement says r = y - A(D(z)) (`approx_mean_update`) is told in one of two ways:
+    How far the belief N(z, rho^2 I) moves when the measurement says r = y - A(D(z)) (`approx_mean_update`) is told in
+    one of two ways:
 
-        encoder: E(D(z) + A.approx_mean_update(D(z), r)) - E(D(z)): A's own step on the data, carried back by the encoder E. Two passes
-            of the encoder, no backward pass; belief about the data has the deviation gain * rho.
-        decoder: s J^T r with J the Jacobian of A o D at z: a backward pass through the decoder (never through the prior).
-            s = rho^2 / (noise + rho^2 q), q = |J^T r|^2 / |r|^2: exact if all singular values of J that r touches
-            are alike (the Rayleigh quotient of J J^T at r stands in for J J^T).
+        encoder: E(D(z) + A.approx_mean_update(D(z), r)) - E(D(z)): A's own step on the data, carried back by the
+            encoder E. Two passes of the encoder, no backward pass; belief about the data has the deviation gain * rho.
+        decoder: s J^T r with J the Jacobian of A o D at z: a backward pass through the decoder (never through the
+            prior). s = rho^2 / (noise + rho^2 q), q = |J^T r|^2 / |r|^2: exact if all singular values of J that r
+            touches are alike (the Rayleigh quotient of J J^T at r stands in for J J^T).
 
     `vjp`, and with it `score` and what DPS differentiates, is always the true derivative, through the decoder.
     `features` shows a network each image-like part of A's own features, encoded.
@@ -62,7 +63,11 @@ class Decoded(Around):
 
     def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """As `approx_mean_update`, by A's own `mean_update`."""
-        return self._encoded(self.operator.mean_update, x, r, noise, rho2) if self.gradient == "encoder" else self.approx_mean_update(x, r, noise, rho2)
+        return (
+            self._encoded(self.operator.mean_update, x, r, noise, rho2)
+            if self.gradient == "encoder"
+            else self.approx_mean_update(x, r, noise, rho2)
+        )
 
     def _encoded(self, step: Callable[..., Tensor], x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         with torch.no_grad():

@@ -19,7 +19,8 @@ Source = Noise | BatchNoise
 
 
 def _window(extent: int, length: Tensor, place: Tensor) -> Tensor:
-    """Which of `extent` places lie in an interval of `length` [B], somewhere inside by `place` in [0, 1): [B, extent]."""
+    """Which of `extent` places lie in an interval of `length` [B], somewhere inside by `place` in [0, 1): [B,
+    extent]."""
     start = (place * (extent - length + 1)).floor()
     i = torch.arange(extent, device=length.device)
     return (i >= start[:, None]) & (i < (start + length)[:, None])
@@ -30,7 +31,13 @@ def _cross(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def boxes(
-    noise: Source, height: int, width: int, smallest: float = 0.25, largest: float = 0.5, *, device: torch.device | str = "cpu"
+    noise: Source,
+    height: int,
+    width: int,
+    smallest: float = 0.25,
+    largest: float = 0.5,
+    *,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """A rectangular hole, each side between `smallest` and `largest` of the image's side, anywhere inside.
 
@@ -51,7 +58,13 @@ def boxes(
 
 
 def outside(
-    noise: Source, height: int, width: int, keep: float = 0.5, *, centred: bool = False, device: torch.device | str = "cpu"
+    noise: Source,
+    height: int,
+    width: int,
+    keep: float = 0.5,
+    *,
+    centred: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Outpainting: a window of `keep` times each side is seen, all around it is hidden. Anywhere, or in the centre."""
     if not 0 < keep < 1:
@@ -64,7 +77,9 @@ def outside(
     return seen.to(torch.get_default_dtype())
 
 
-def random_pixels(noise: Source, height: int, width: int, seen: float = 0.1, *, device: torch.device | str = "cpu") -> Tensor:
+def random_pixels(
+    noise: Source, height: int, width: int, seen: float = 0.1, *, device: torch.device | str = "cpu"
+) -> Tensor:
     """Pixels seen here and there: `seen` of them exactly (to the nearest pixel), the same for all channels."""
     if not 0 < seen < 1:
         raise InputError(f"random_pixels needs 0 < seen < 1, a share of the pixels, got {seen}")
@@ -76,7 +91,8 @@ def random_pixels(noise: Source, height: int, width: int, seen: float = 0.1, *, 
 def free_form(
     noise: Source, height: int, width: int, low: float = 0.2, high: float = 0.3, *, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Brush strokes, which hide between `low` and `high` of the image (as the free-form masks of Saharia et al. 2022, "Palette").
+    """Brush strokes, which hide between `low` and `high` of the image (as the free-form masks of Saharia et al. 2022,
+    "Palette").
 
     `STROKES` strokes wander about; each leaves a trail of round dabs of its own width. The sum of the dabs is a smooth
     field, and the share of pixels drawn for this sample, those where the field is largest, is hidden: the coverage is
@@ -85,7 +101,10 @@ def free_form(
     pixels = height * width
     least, most = math.ceil(low * pixels), math.floor(high * pixels)
     if not 0 < low <= high < 1 or least > most:
-        raise InputError(f"free_form needs 0 < low <= high < 1 with a whole number of pixels between, got {low} and {high} of {pixels}")
+        raise InputError(
+            f"free_form needs 0 < low <= high < 1 with a whole number of pixels between, got {low} and {high} of"
+            f" {pixels}"
+        )
     u = noise.uniform((1 + 5 * STROKES,), device=device)
     bends = noise.normal((STROKES, DABS), device=device)
     share, (x, y, heading, width_, length) = u[:, 0], u[:, 1:].reshape(-1, 5, STROKES, 1).unbind(1)
@@ -109,7 +128,13 @@ STROKES, DABS, BEND = 4, 16, 0.35
 
 
 def columns(
-    noise: Source, height: int, width: int, acceleration: float = 4.0, centre: float = 0.08, *, device: torch.device | str = "cpu"
+    noise: Source,
+    height: int,
+    width: int,
+    acceleration: float = 4.0,
+    centre: float = 0.08,
+    *,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Lines of k-space for `MaskedFourier`, zero frequency in the middle: round(width / acceleration) columns in all.
 
@@ -118,7 +143,10 @@ def columns(
     same numbers, so some lines bring no new ones.
     """
     if not 1 <= acceleration <= width or not 0 <= centre <= 1 / acceleration:
-        raise InputError(f"columns needs 1 <= acceleration <= {width} (the width) and 0 <= centre <= 1/acceleration, got {acceleration} and {centre}")
+        raise InputError(
+            f"columns needs 1 <= acceleration <= {width} (the width) and 0 <= centre <= 1/acceleration, got"
+            f" {acceleration} and {centre}"
+        )
     total = round(width / acceleration)
     middle = min(total, max(1, round(centre * width)))
     distance = (torch.arange(width, device=device) - width // 2).abs()
@@ -134,4 +162,6 @@ def _top(values: Tensor, count: Tensor) -> Tensor:
     most = int(count.max())
     places = values.topk(most, dim=1).indices
     first = torch.arange(most, device=values.device) < count[:, None]
-    return torch.zeros_like(values, dtype=torch.get_default_dtype()).scatter_(1, places, first.to(torch.get_default_dtype()))
+    return torch.zeros_like(values, dtype=torch.get_default_dtype()).scatter_(
+        1, places, first.to(torch.get_default_dtype())
+    )

@@ -15,10 +15,10 @@ from deft.errors import ContractError, InputError
 class PhaseRetrieval(Operator):
     """y = |F P u|, u = (x + 1)/2: the orthonormal 2-d Fourier transform F of the image padded with black, P u.
 
-    For images [B, C, H, W] in [-1, 1], each channel by itself; y is [B, C, oversample H, oversample W], zero frequency at (0, 0)
-    (`deft.operator.recast` has other orders and norms). Where in the
-    padded plane the image lies does not change the magnitudes. An image turned by 180 degrees has the same y, and so
-    has one moved inside a black border: nothing measured tells them apart.
+    For images [B, C, H, W] in [-1, 1], each channel by itself; y is [B, C, oversample H, oversample W], zero frequency
+    at (0, 0) (`deft.operator.recast` has other orders and norms). Where in the padded plane the image lies does not
+    change the magnitudes. An image turned by 180 degrees has the same y, and so has one moved inside a black border:
+    nothing measured tells them apart.
 
     Args:
         oversample: the padded side over the image's, a whole number from 2 on (2: half a side on each side).
@@ -34,7 +34,13 @@ class PhaseRetrieval(Operator):
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(
-        self, oversample: int = 2, iterations: int = 60, *, padding: int = 0, signed: bool = False, intensity: bool = False
+        self,
+        oversample: int = 2,
+        iterations: int = 60,
+        *,
+        padding: int = 0,
+        signed: bool = False,
+        intensity: bool = False,
     ):
         if oversample < 2 or oversample != int(oversample):
             raise InputError(f"PhaseRetrieval needs a whole oversampling of at least 2, got {oversample}")
@@ -66,7 +72,8 @@ class PhaseRetrieval(Operator):
         return f.real.square() + f.imag.square() if self.intensity else f.abs()
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
-        """P^T Re F^H (r e^{i phase}) / 2; a magnitude of exactly 0 has no derivative, and counts as 0. (Of intensities: times 2 |F P u|.)"""
+        """P^T Re F^H (r e^{i phase}) / 2; a magnitude of exactly 0 has no derivative, and counts as 0. (Of intensities:
+        times 2 |F P u|.)"""
         f = self._transform(x)
         return self._carried(r * (2 * f if self.intensity else torch.sgn(f)), x.shape[-2:])
 
@@ -78,9 +85,10 @@ class PhaseRetrieval(Operator):
     def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 A'^T r / (noise + rho2/4): no eigenvalue of A' A'^T exceeds 1/4.
 
-        Of intensities, m = |F P u| and m' the root of y: 2 m r / (noise + rho2 2 m (m + m') / 4) in place of r / (noise + rho2/4).
-        For noise -> 0 that is Fienup's error reduction, a whole step to the image with magnitudes y and the phase of
-        x, cropped. It never raises the misfit, but it stops at local minima: a guidance map that is only as good as x.
+        Of intensities, m = |F P u| and m' the root of y: 2 m r / (noise + rho2 2 m (m + m') / 4) in place of r / (noise
+        + rho2/4). For noise -> 0 that is Fienup's error reduction, a whole step to the image with magnitudes y and the
+        phase of x, cropped. It never raises the misfit, but it stops at local minima: a guidance map that is only as
+        good as x.
         """
         bound = self._slope**2
         if not self.intensity:
@@ -97,20 +105,26 @@ class PhaseRetrieval(Operator):
     def features(self, y: Tensor) -> Tensor:
         """A rough image from y alone, and the same turned by 180 degrees, for y cannot tell which it is: [B, 2C, H, W].
 
-        Hybrid input-output (Fienup 1982, eq. 44; beta = 0.9) on images in [0, 1], from one fixed random image for all y,
-        and error reduction for the last ten iterations; in float32. An object inside a black border has its size read off
-        its autocorrelation and is put in the middle. What remains: a fair share of images fails, the more the
+        Hybrid input-output (Fienup 1982, eq. 44; beta = 0.9) on images in [0, 1], from one fixed random image for all
+        y, and error reduction for the last ten iterations; in float32. An object inside a black border has its size
+        read off its autocorrelation and is put in the middle. What remains: a fair share of images fails, the more the
         noise; a colour image's channels are turned to agree with the first one.
         """
         n, p = self.oversample, self.padding
         if p and min(y.shape[-2:]) <= 2 * p:
-            raise ContractError(f"PhaseRetrieval with a padding of {p} needs y [B, C, H + {2 * p}, W + {2 * p}], got {tuple(y.shape)}")
+            raise ContractError(
+                f"PhaseRetrieval with a padding of {p} needs y [B, C, H + {2 * p}, W + {2 * p}], got {tuple(y.shape)}"
+            )
         if not p and (y.shape[-1] % n or y.shape[-2] % n):
-            raise ContractError(f"PhaseRetrieval with oversampling {n} needs y [B, C, {n} H, {n} W], got {tuple(y.shape)}")
+            raise ContractError(
+                f"PhaseRetrieval with oversampling {n} needs y [B, C, {n} H, {n} W], got {tuple(y.shape)}"
+            )
         height, width = (size - 2 * p if p else size // n for size in y.shape[-2:])
         magnitudes = y.clamp_min(0).sqrt() if self.intensity else y
         low = -1.0 if self.signed else 0.0
-        u = retrieve(magnitudes.flatten(0, 1).float(), height, width, self.iterations, low=low).unflatten(0, y.shape[:2])
+        u = retrieve(magnitudes.flatten(0, 1).float(), height, width, self.iterations, low=low).unflatten(
+            0, y.shape[:2]
+        )
         u = u.to(y.dtype) / 2 if self.signed else u.to(y.dtype) - 0.5
         turned = u.flip((-2, -1))
         centred = u - u.mean((-2, -1), keepdim=True)
@@ -119,7 +133,9 @@ class PhaseRetrieval(Operator):
         return 2 * torch.cat([torch.where(agree, u, turned), torch.where(agree, turned, u)], dim=1)
 
 
-def retrieve(y: Tensor, height: int, width: int, iterations: int, beta: float = 0.9, polish: int = 10, low: float = 0.0) -> Tensor:
+def retrieve(
+    y: Tensor, height: int, width: int, iterations: int, beta: float = 0.9, polish: int = 10, low: float = 0.0
+) -> Tensor:
     """Images [N, height, width] in [low, 1] whose padded transform has magnitudes near y [N, *M]."""
     plane = y.shape[-2:]
     half = (y + y.flip((-2, -1)).roll((1, 1), (-2, -1)))[..., : plane[1] // 2 + 1].clamp_min(0) / 2  # F u is Hermitian
@@ -140,8 +156,8 @@ def support(half: Tensor, plane: torch.Size, height: int, width: int) -> Tensor:
     """Where the object may be, [N, *plane]: a box of its size in the middle of the image.
 
     A box of h rows has an autocorrelation of lags below h. The lags of `height` rows and `width` columns are out of
-    reach of any image: what is found there is noise, and measures what may be found at the others. In a plane of less than
-    twice the image's sides the lags wrap around and say nothing: the object may be anywhere in the image.
+    reach of any image: what is found there is noise, and measures what may be found at the others. In a plane of less
+    than twice the image's sides the lags wrap around and say nothing: the object may be anywhere in the image.
     """
     if plane[0] < 2 * height or plane[1] < 2 * width:
         box = torch.zeros(plane, dtype=torch.bool, device=half.device)

@@ -29,7 +29,10 @@ def examine(name: str, options: Sequence[ArrayLinear] | Sequence[ArrayMap], tole
     best = options[errors.index(min(errors))]
     if isinstance(best, ArrayMap):
         if min(errors) > max(tolerance, 1e-3):
-            raise ContractError(f"the derivative's adjoint of {name} is not its transpose: off by {min(errors):.2g} against a finite difference")
+            raise ContractError(
+                f"the derivative's adjoint of {name} is not its transpose: off by {min(errors):.2g} against a finite"
+                " difference"
+            )
         return best
     if not is_linear(best._there, x, z, y, tolerance):
         raise ContractError(f"{name} is not linear: A(1.7 x + z) is not 1.7 A x + A z")
@@ -49,11 +52,13 @@ def try_batch(name: str, op: Any, x: Tensor) -> Tensor:
         y = op._there(x)
     except RuntimeError as error:
         raise ContractError(
-            f"{name} failed on a batch {text_of(x.shape)}: {str(error).splitlines()[0]}; check the event shape, and give what differs from "
-            "sample to sample as settings={name: tensor}"
+            f"{name} failed on a batch {text_of(x.shape)}: {str(error).splitlines()[0]}; check the event shape, and"
+            " give what differs from sample to sample as settings={name: tensor}"
         ) from error
     if y.ndim < 2 or y.shape[0] != x.shape[0]:
-        raise ContractError(f"{name} made {text_of(y.shape)} of a batch {text_of(x.shape)}: the batch axis must come first")
+        raise ContractError(
+            f"{name} made {text_of(y.shape)} of a batch {text_of(x.shape)}: the batch axis must come first"
+        )
     try:
         alone = op[1:]._there(x[1:])
         differs = alone.shape != y[1:].shape or relative((alone - y[1:]).norm(), y.norm()) > 1e-5
@@ -61,7 +66,8 @@ def try_batch(name: str, op: Any, x: Tensor) -> Tensor:
         differs = True
     if differs:
         raise ContractError(
-            f"{name} treats a sample alone and in a batch differently: give what differs from sample to sample as settings={{name: tensor}}"
+            f"{name} treats a sample alone and in a batch differently: give what differs from sample to sample as"
+            " settings={name: tensor}"
         )
     return y
 
@@ -80,7 +86,9 @@ def _adjoint_error(name: str, op: Wrapped, x: Tensor, y: Tensor) -> float:
     except (NotImplementedError, TypeError) as error:  # what SciPy raises differs with the way its operator was made
         raise ContractError(f"{name} has no adjoint ({error}): give rmatvec, the product with the transpose") from error
     if back.shape != x.shape:
-        raise ContractError(f"the adjoint of {name} made {text_of(back.shape)} of {text_of(r.shape)}, expected {text_of(x.shape)}")
+        raise ContractError(
+            f"the adjoint of {name} made {text_of(back.shape)} of {text_of(r.shape)}, expected {text_of(x.shape)}"
+        )
     return relative((y * r).sum() - (x * back).sum(), y.norm() * r.norm())
 
 
@@ -89,8 +97,8 @@ def check_adjoint(name: str, op: Wrapped, x: Tensor, y: Tensor, tolerance: float
     off = _adjoint_error(name, op, x, y)
     if off > tolerance:
         raise ContractError(
-            f"the adjoint of {name} is not its transpose: <A x, y> and <x, A^T y> differ by {off:.2g} of |A x| |y|, allowed {tolerance:.2g}; "
-            "give a matched adjoint, or a larger tolerance="
+            f"the adjoint of {name} is not its transpose: <A x, y> and <x, A^T y> differ by {off:.2g} of |A x| |y|,"
+            f" allowed {tolerance:.2g}; give a matched adjoint, or a larger tolerance="
         )
     v = x
     for _ in range(8):

@@ -1,9 +1,10 @@
 """Computed tomography with parallel rays: the sinogram of an image, by Joseph's method, with its true adjoint.
 
-A ray at the angle theta and the distance s from the axis of rotation is the line X cos(theta) + Y sin(theta) = s, with X to the
-right and Y upwards, in pixels from the axis, which is the image's middle (between pixels where the side is even) unless told
-otherwise. Rows of a sinogram are angles, from 0 degrees on counter-clockwise; along a row s rises. Joseph (1982): walk along the axis the ray is closest to, pixel by pixel, and interpolate linearly between the
-two neighbours across it:
+A ray at the angle theta and the distance s from the axis of rotation is the line X cos(theta) + Y sin(theta) = s, with
+X to the right and Y upwards, in pixels from the axis, which is the image's middle (between pixels where the side is
+even) unless told otherwise. Rows of a sinogram are angles, from 0 degrees on counter-clockwise; along a row s rises.
+Joseph (1982): walk along the axis the ray is closest to, pixel by pixel, and interpolate linearly between the two
+neighbours across it:
 
     y(theta, s) = 1/side * sum over steps of l * ((1 - w) x_i + w x_{i+1}),    l = 1 / max(|cos theta|, |sin theta|)
 
@@ -28,14 +29,16 @@ from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 
 TOLERANCE, MAX_ITERATIONS = 1e-6, 500
-"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most steps they take."""
+"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most
+steps they take."""
 
 
 SENSES = ("counterclockwise", "clockwise")
 
 
 class Geometry(NamedTuple):
-    """Where the rays are; see `Radon` for each. directions: theta in degrees, in place of angles, arc, start and rotation."""
+    """Where the rays are; see `Radon` for each. directions: theta in degrees, in place of angles, arc, start and
+    rotation."""
 
     side: int
     angles: int
@@ -54,7 +57,11 @@ class Geometry(NamedTuple):
         if self.directions:
             return torch.tensor(self.directions, dtype=torch.float64).deg2rad()
         steps = torch.arange(self.angles, dtype=torch.float64) * math.radians(self.arc) / self.angles
-        return steps if self.default_angles else math.radians(self.start) + (1 if self.rotation == SENSES[0] else -1) * steps
+        return (
+            steps
+            if self.default_angles
+            else math.radians(self.start) + (1 if self.rotation == SENSES[0] else -1) * steps
+        )
 
     @property
     def default_angles(self) -> bool:
@@ -78,14 +85,16 @@ class Geometry(NamedTuple):
         return theta.cos(), theta.sin(), (s - self.centre) * self.pitch
 
     def share(self) -> Tensor | None:
-        """How much of half a turn each direction stands for, next to an even share: [angles] of mean 1; None if all are alike."""
+        """How much of half a turn each direction stands for, next to an even share: [angles] of mean 1; None if all are
+        alike."""
         if not self.directions:
             return None
         turn = torch.tensor(self.directions, dtype=torch.float64) % 180
         order = turn.argsort()
         gap = (turn[order].roll(-1) - turn[order]) % 180
         gap[-1] = 180 - (turn[order][-1] - turn[order][0])
-        if self.angles > 2 and float(gap.max()) > 4 * float(gap.median()):  # a wedge that nobody looked at belongs to no direction
+        # a wedge that nobody looked at belongs to no direction
+        if self.angles > 2 and float(gap.max()) > 4 * float(gap.median()):
             gap[gap.argmax()] = gap.median()
         each = torch.zeros_like(gap).index_put_((order,), (gap + gap.roll(1)) / 2)
         return each / each.mean()
@@ -94,26 +103,30 @@ class Geometry(NamedTuple):
 class Radon(Wrapped):
     """The sinogram y [B, C, angles, detectors] of square images, each channel by itself.
 
-    Lengths are in units of the image's side, so y is the mean of x along the ray times its length through the image (1 across,
-    up to 1.41 along a diagonal): of order 1 for x in [-1, 1], whatever the resolution, and ||A||^2 is about angles / side.
-    sigma_y is in the same units. Noise of deviation sigma on plain sums over pixels in [0, 1] is 2 sigma / side here: the paper's
-    sigma = 1 at 256 pixels, 3.5 % of its sinograms, is 0.0078.
+    Lengths are in units of the image's side, so y is the mean of x along the ray times its length through the image (1
+    across, up to 1.41 along a diagonal): of order 1 for x in [-1, 1], whatever the resolution, and ||A||^2 is about
+    angles / side. sigma_y is in the same units. Noise of deviation sigma on plain sums over pixels in [0, 1] is 2 sigma
+    / side here: the paper's sigma = 1 at 256 pixels, 3.5 % of its sinograms, is 0.0078.
 
-    `solve` is the base class's conjugate gradients: preconditioning it in Fourier space saves steps and no time, since what spreads
-    the singular values is the gaps between directions. `mean_update` is the exact posterior-mean step, by conjugate gradients on images
-    preconditioned so; `approx_mean_update` is that preconditioner alone, and what learned h are shown. `fbp` is filtered
-    back-projection, a preconditioner too and not the adjoint; a network is shown `fbp(y, "hann")`.
+    `solve` is the base class's conjugate gradients: preconditioning it in Fourier space saves steps and no time, since
+    what spreads the singular values is the gaps between directions. `mean_update` is the exact posterior-mean step, by
+    conjugate gradients on images preconditioned so; `approx_mean_update` is that preconditioner alone, and what learned
+    h are shown. `fbp` is filtered back-projection, a preconditioner too and not the adjoint; a network is shown
+    `fbp(y, "hann")`.
 
     Args:
-        side: of the image, in pixels. angles: number of directions. arc: degrees they cover, less than 180 for a limited angle.
+        side: of the image, in pixels. angles: number of directions. arc: degrees they cover, less than 180 for a
+            limited angle.
         detectors: how many; if not given, enough for the image's corners.
-        start: theta of the first direction, in degrees. rotation: "counterclockwise" or "clockwise", how theta goes on from there.
-        centre: where the axis of rotation falls on the row of detectors, in detectors right of its middle; fractions are usual.
+        start: theta of the first direction, in degrees. rotation: "counterclockwise" or "clockwise", how theta goes on
+            from there.
+        centre: where the axis of rotation falls on the row of detectors, in detectors right of its middle; fractions
+            are usual.
         pitch: from one detector to the next, in pixels of the image.
         length: of the image's side in the units of y. 1 is described above; `side` makes y plain sums over pixels.
         axis: where the axis of rotation meets the image, in pixels (right of, above) its middle.
-        directions: every theta in degrees, for directions that are not evenly spaced: angles, arc, start and rotation do not count.
-        (docs/conventions.md has what other programs need.)
+        directions: every theta in degrees, for directions that are not evenly spaced: angles, arc, start and rotation
+        do not count. (docs/conventions.md has what other programs need.)
     """
 
     sample_axes = measured_axes = "B, C, H, W"
@@ -136,11 +149,17 @@ class Radon(Wrapped):
     ):
         if side < 2 or angles < 1 or not 0 < arc <= 360 or (detectors is not None and detectors < 1):
             raise InputError(
-                f"Radon needs side >= 2, angles >= 1, detectors >= 1 and 0 < arc <= 360 degrees, got {side}, {angles}, {detectors} and {arc}"
+                f"Radon needs side >= 2, angles >= 1, detectors >= 1 and 0 < arc <= 360 degrees, got {side}, {angles},"
+                f" {detectors} and {arc}"
             )
         if not (0 < pitch < math.inf and 0 < length < math.inf):
-            raise InputError(f"Radon needs a pitch (pixels from detector to detector) and a length (of the image's side) above 0, got {pitch} and {length}")
-        offsets = {"start": start, "centre": centre, "axis x": axis[0], "axis y": axis[1]} | {f"directions[{i}]": v for i, v in enumerate(directions)}
+            raise InputError(
+                "Radon needs a pitch (pixels from detector to detector) and a length (of the image's side) above 0,"
+                f" got {pitch} and {length}"
+            )
+        offsets = {"start": start, "centre": centre, "axis x": axis[0], "axis y": axis[1]} | {
+            f"directions[{i}]": v for i, v in enumerate(directions)
+        }
         for name, value in offsets.items():
             if not math.isfinite(value):
                 raise InputError(f"Radon needs a finite {name}, got {value}")
@@ -151,9 +170,18 @@ class Radon(Wrapped):
             detectors += (detectors - side) % 2
         directions = tuple(float(v) for v in directions)
         self.geometry = Geometry(
-            side, len(directions) or angles, detectors, float(arc), float(start), rotation, float(centre), float(pitch), float(length),
-            (float(axis[0]), float(axis[1])), directions,
-        )  # fmt: skip
+            side,
+            len(directions) or angles,
+            detectors,
+            float(arc),
+            float(start),
+            rotation,
+            float(centre),
+            float(pitch),
+            float(length),
+            (float(axis[0]), float(axis[1])),
+            directions,
+        )
 
     def __getattr__(self, name: str) -> Any:
         """The constructor's arguments, as the geometry has them: `angles`, `detectors`, ..."""
@@ -164,16 +192,22 @@ class Radon(Wrapped):
     def _there(self, x: Tensor) -> Tensor:
         g = self.geometry
         if x.ndim != 4 or x.shape[2:] != (g.side, g.side):
-            raise ContractError(f"this Radon transform takes images [B, C, {g.side}, {g.side}], got shape {tuple(x.shape)}")
+            raise ContractError(
+                f"this Radon transform takes images [B, C, {g.side}, {g.side}], got shape {tuple(x.shape)}"
+            )
         return _apply(_table(_rays, g, x.dtype, str(x.device)), x, (g.angles, g.detectors))
 
     def _back(self, y: Tensor) -> Tensor:
-        return _apply(_table(_pixels, self.geometry, y.dtype, str(y.device)), self._sinogram(y), (self.geometry.side,) * 2)
+        return _apply(
+            _table(_pixels, self.geometry, y.dtype, str(y.device)), self._sinogram(y), (self.geometry.side,) * 2
+        )
 
     def _sinogram(self, y: Tensor) -> Tensor:
         g = self.geometry
         if y.ndim != 4 or y.shape[2:] != (g.angles, g.detectors):
-            raise ContractError(f"this Radon transform makes sinograms [B, C, {g.angles}, {g.detectors}], got shape {tuple(y.shape)}")
+            raise ContractError(
+                f"this Radon transform makes sinograms [B, C, {g.angles}, {g.detectors}], got shape {tuple(y.shape)}"
+            )
         return y
 
     def start(self, y: Tensor) -> Tensor:
@@ -187,8 +221,8 @@ class Radon(Wrapped):
 
             x(X, Y) = integral over theta in [0, pi) of (y_theta * ramp)(X cos theta + Y sin theta) dtheta
 
-        The inverse of A for many angles and no noise; a preconditioner of it otherwise, and not the adjoint. With less than 180
-        degrees the rest counts as zero. Ramp filter sampled in space (Ramachandran & Lakshminarayanan 1971).
+        The inverse of A for many angles and no noise; a preconditioner of it otherwise, and not the adjoint. With less
+        than 180 degrees the rest counts as zero. Ramp filter sampled in space (Ramachandran & Lakshminarayanan 1971).
 
         Args:
             window: "ramp" for the filter as it is, "hann" to let the highest frequencies fade: less sharp, less noise.
@@ -214,30 +248,35 @@ class Radon(Wrapped):
 
             lambda(k) = c / side * (1 + angles / sqrt(1 + (arc side |k|)^2)),    arc in radians, at most pi,
 
-        the 1/|k| of back-projected lines averaged over directions, limited by the image's width at k = 0 and by a single angle's
-        share at large |k|. The number c (2 to 3), found once by power iteration, makes A^T A <= lambda as quadratic forms.
-        At the frequencies of `torch.fft.rfft2` on an image with half as much room again, so that little wraps around.
+        the 1/|k| of back-projected lines averaged over directions, limited by the image's width at k = 0 and by a
+        single angle's share at large |k|. The number c (2 to 3), found once by power iteration, makes A^T A <= lambda
+        as quadratic forms. At the frequencies of `torch.fft.rfft2` on an image with half as much room again, so that
+        little wraps around.
         """
         return _response(self.geometry, like.dtype, str(like.device))
 
     def precondition(self, v: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
-        """About (noise I + gram A^T A)^{-1} v on images: C F^{-1} [ F v / (noise + gram lambda) ], C the crop. Positive definite."""
+        """About (noise I + gram A^T A)^{-1} v on images: C F^{-1} [ F v / (noise + gram lambda) ], C the crop. Positive
+        definite."""
         return _filtered(v, 1 / (noise + gram * self.response(v)))
 
     def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 C F^{-1} [ F A^T r / (noise + rho2 lambda) ]: A^T r preconditioned, not the exact Gaussian update.
 
-        The exact one is `mean_update`, which takes A and A^T 5 to 100 times; this takes one A^T, and is off by up to .8 of the exact one's
-        length. It is what learned h are shown. Symmetric and positive definite in A^T r, so it points downhill; since A^T A <= lambda it is
-        no larger than the exact one (as quadratic forms), and |r| never grows.
+        The exact one is `mean_update`, which takes A and A^T 5 to 100 times; this takes one A^T, and is off by up to .8
+        of the exact one's length. It is what learned h are shown. Symmetric and positive definite in A^T r, so it
+        points downhill; since A^T A <= lambda it is no larger than the exact one (as quadratic forms), and |r| never
+        grows.
         """
         return rho2 * self.precondition(self._back(r), noise, rho2)
 
     def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
-        """rho2 (noise I + rho2 A^T A)^{-1} A^T r, the exact Gaussian update, by conjugate gradients preconditioned as `approx_mean_update`.
+        """rho2 (noise I + rho2 A^T A)^{-1} A^T r, the exact Gaussian update, by conjugate gradients preconditioned as
+        `approx_mean_update`.
 
-        Until the residual is `TOLERANCE` of the right-hand side, for at most `MAX_ITERATIONS` steps. They grow with rho sqrt(lambda) / sigma_y: with
-        60 angles, sigma_y = .02 and images of 32 x 32, 7 at rho = .05, 33 at .3, 97 at 1. Differentiable in r, by the same solve.
+        Until the residual is `TOLERANCE` of the right-hand side, for at most `MAX_ITERATIONS` steps. They grow with rho
+        sqrt(lambda) / sigma_y: with 60 angles, sigma_y = .02 and images of 32 x 32, 7 at rho = .05, 33 at .3, 97 at 1.
+        Differentiable in r, by the same solve.
         """
 
         def inverse(v: Tensor) -> Tensor:
@@ -252,9 +291,11 @@ class Radon(Wrapped):
         return _Linear.apply(r, lambda v: inverse(self._back(v)), lambda v: self._there(inverse(v)))
 
     def pinv(self, y: Tensor) -> Tensor:
-        """argmin |A x - y|^2 + d |x|^2 with d = 1e-9 lambda(0), by at most 100 conjugate-gradient steps preconditioned as `approx_mean_update`.
+        """argmin |A x - y|^2 + d |x|^2 with d = 1e-9 lambda(0), by at most 100 conjugate-gradient steps preconditioned
+        as `approx_mean_update`.
 
-        Made for consistent y. Noise comes back much enlarged: to look at a noisy sinogram, or to start from it, take `features`.
+        Made for consistent y. Noise comes back much enlarged: to look at a noisy sinogram, or to start from it, take
+        `features`.
         """
         damping = 1e-9 * self.response(y)[0, 0]
         return conjugate_gradient(
@@ -266,12 +307,18 @@ class Radon(Wrapped):
         )
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
-        """K = (C, side^2): from the eigenvectors of A^T A in float64, for at most `DENSE` pixels (64 x 64: about a minute, once)."""
+        """K = (C, side^2): from the eigenvectors of A^T A in float64, for at most `DENSE` pixels (64 x 64: about a
+        minute, once)."""
         channels, *sides = event_shape
         if math.prod(sides) > DENSE:
-            raise InputError(f"the singular values of a Radon transform of {math.prod(sides)} pixels are too much work (at most {DENSE})")
+            raise InputError(
+                f"the singular values of a Radon transform of {math.prod(sides)} pixels are too much work (at most"
+                f" {DENSE})"
+            )
         if tuple(sides) != (self.geometry.side,) * 2:
-            raise ContractError(f"this Radon transform takes images of side {self.geometry.side}, got {tuple(event_shape)}")
+            raise ContractError(
+                f"this Radon transform takes images of side {self.geometry.side}, got {tuple(event_shape)}"
+            )
         vectors, values = (v.to(like) for v in _eigen(self.geometry))
         values = seen(values[None])
         back = inverted(values).square()
@@ -284,10 +331,12 @@ class Radon(Wrapped):
 
 
 class RayRadon(Radon):
-    """`Radon` where some rays are no measurement: a dead detector, a direction that was lost, metal that nothing came through.
+    """`Radon` where some rays are no measurement: a dead detector, a direction that was lost, metal that nothing came
+    through.
 
-    y has the shape of a whole sinogram, 0 where nothing was measured; A = M R with M of 1 and 0. A network and `fbp` are shown the
-    sinogram with each missing ray filled in from the nearest measured ones of its row, linearly (a row that is missing as a whole stays 0).
+    y has the shape of a whole sinogram, 0 where nothing was measured; A = M R with M of 1 and 0. A network and `fbp`
+    are shown the sinogram with each missing ray filled in from the nearest measured ones of its row, linearly (a row
+    that is missing as a whole stays 0).
 
     Args:
         rays: 1 where a ray was measured, 0 where not, [B or 1, 1, angles, detectors]. The rest is `Radon`'s.
@@ -298,9 +347,14 @@ class RayRadon(Radon):
     def __init__(self, side: int, rays: Tensor, **geometry: Any):
         super().__init__(side, **geometry)
         g = self.geometry
-        if rays.ndim != 4 or tuple(rays.shape[1:]) != (1, g.angles, g.detectors) or not bool(((rays == 0) | (rays == 1)).all()):
+        if (
+            rays.ndim != 4
+            or tuple(rays.shape[1:]) != (1, g.angles, g.detectors)
+            or not bool(((rays == 0) | (rays == 1)).all())
+        ):
             raise ContractError(
-                f"the mask of rays is [B or 1, 1, {g.angles}, {g.detectors}] of 1 (measured) and 0, got shape {tuple(rays.shape)}"
+                f"the mask of rays is [B or 1, 1, {g.angles}, {g.detectors}] of 1 (measured) and 0, got shape"
+                f" {tuple(rays.shape)}"
             )
         empty = (rays.flatten(1).sum(1) == 0).nonzero().flatten().tolist()
         if empty:
@@ -329,14 +383,18 @@ class RayRadon(Radon):
         return super().fbp(self.filled(y), window)
 
     def filled(self, y: Tensor) -> Tensor:
-        """y with what is missing between measured rays of a row interpolated linearly; at a row's ends the nearest goes on."""
+        """y with what is missing between measured rays of a row interpolated linearly; at a row's ends the nearest goes
+        on."""
         measured = self.rays.to(y.dtype).expand(len(y), *y.shape[1:]) > 0
         n = y.shape[-1]
         at = torch.arange(n, device=y.device).expand(y.shape)
         left = torch.where(measured, at, -1).cummax(-1).values
         right = torch.where(measured, at, n).flip(-1).cummin(-1).values.flip(-1)
         some = (left >= 0) | (right < n)
-        left, right = torch.where(left < 0, right, left).clamp(0, n - 1), torch.where(right >= n, left, right).clamp(0, n - 1)
+        left, right = (
+            torch.where(left < 0, right, left).clamp(0, n - 1),
+            torch.where(right >= n, left, right).clamp(0, n - 1),
+        )
         weight = ((at - left) / (right - left).clamp_min(1)).to(y.dtype)
         inside = (1 - weight) * y.gather(-1, left) + weight * y.gather(-1, right)
         return torch.where(measured, y, torch.where(some, inside, torch.zeros_like(y)))
@@ -433,14 +491,17 @@ def _smear(g: Geometry) -> Table:
 
 @functools.lru_cache(maxsize=32)
 def _ramp(n: int, window: str, dtype: torch.dtype, device: str) -> Tensor:
-    """|frequency| for rows of n numbers with unit spacing, from its samples in space: 1/4 at 0, -1/(pi i)^2 at odd i, 0 at even."""
+    """|frequency| for rows of n numbers with unit spacing, from its samples in space: 1/4 at 0, -1/(pi i)^2 at odd i, 0
+    at even."""
     i = torch.arange(n, dtype=torch.float64)
     i = torch.minimum(i, n - i)
     taps = torch.where(i % 2 == 1, -1 / (math.pi * i.clamp_min(1)).square(), 0.0)
     taps[0] = 0.25
     response = torch.fft.rfft(taps).real
     if window == "hann":
-        response = response * (0.5 + 0.5 * (math.pi * torch.arange(len(response), dtype=torch.float64) / (n // 2)).cos())
+        response = response * (
+            0.5 + 0.5 * (math.pi * torch.arange(len(response), dtype=torch.float64) / (n // 2)).cos()
+        )
     return response.to(device=device, dtype=dtype)
 
 
@@ -475,6 +536,8 @@ def _response(g: Geometry, dtype: torch.dtype, device: str) -> Tensor:
 def _eigen(g: Geometry) -> tuple[Tensor, Tensor]:
     """Right singular vectors [d, d] and singular values [d], falling."""
     row, place, weight = _joseph(g)
-    matrix = torch.zeros(g.angles * g.detectors, g.side**2, dtype=torch.float64).index_put_((row, place), weight, accumulate=True)
+    matrix = torch.zeros(g.angles * g.detectors, g.side**2, dtype=torch.float64).index_put_(
+        (row, place), weight, accumulate=True
+    )
     values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
     return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()

@@ -15,8 +15,8 @@ from deft.core.operator import LinearOperator, Spectrum
 from deft.errors import ContractError, InputError, unknown
 
 SEEN = 1e-5
-"""A singular value below this share of the largest is taken for 0 by `pinv` and `spectrum`: what it lets through is lost
-in the rounding of a float32 measurement."""
+"""A singular value below this share of the largest is taken for 0 by `pinv` and `spectrum`: what it lets through is
+lost in the rounding of a float32 measurement."""
 
 
 class Separable(LinearOperator):
@@ -49,7 +49,9 @@ class Separable(LinearOperator):
         self._features = features
         for axis, matrix in zip(AXES, (channels, rows, columns), strict=True):
             if matrix is not None and (matrix.ndim != 2 or 0 in matrix.shape):
-                raise ContractError(f"Separable needs matrices [out, in], got shape {tuple(matrix.shape)} for its {axis}")
+                raise ContractError(
+                    f"Separable needs matrices [out, in], got shape {tuple(matrix.shape)} for its {axis}"
+                )
             u, s, vh = (None,) * 3 if matrix is None else torch.linalg.svd(matrix.double(), full_matrices=True)
             for letter, part in zip("muvs", (None if matrix is None else matrix.double(), u, vh, s), strict=True):
                 setattr(self, _name(letter, axis), part)
@@ -62,12 +64,15 @@ class Separable(LinearOperator):
                 continue
             matrix = (matrix.mT if transpose else matrix).to(v.dtype)
             if matrix.shape[1] != v.shape[dim]:
-                raise ContractError(f"{axis}: got {v.shape[dim]} in a tensor {tuple(v.shape)}, the matrix takes {matrix.shape[1]}")
+                raise ContractError(
+                    f"{axis}: got {v.shape[dim]} in a tensor {tuple(v.shape)}, the matrix takes {matrix.shape[1]}"
+                )
             v = along(matrix, v, dim)
         return v
 
     def _values(self, v: Tensor, out: bool) -> Tensor:
-        """Singular values of all modes of measurements (out) or samples, [1, c, h, w] or with sizes 1 that broadcast."""
+        """Singular values of all modes of measurements (out) or samples, [1, c, h, w] or with sizes 1 that
+        broadcast."""
         values = v.new_ones(1, 1, 1, 1)
         for dim, axis in enumerate(AXES, start=1):
             s = getattr(self, f"_s_{axis}")
@@ -104,7 +109,9 @@ class Separable(LinearOperator):
         """The damped inverse of the class's docstring, or the `features` that was given."""
         if self._features is not None:
             return self._features(y)
-        return self._along("v", self._measured(y, lambda s: s / (s.square() + (DAMPING * s.amax()).square())), transpose=True)
+        return self._along(
+            "v", self._measured(y, lambda s: s / (s.square() + (DAMPING * s.amax()).square())), transpose=True
+        )
 
     def start(self, y: Tensor) -> Tensor:
         return self.features(y)
@@ -154,7 +161,8 @@ def _resized(c: Tensor, dim: int, size: int) -> Tensor:
 
 
 def cosines(n: int, like: Tensor) -> Tensor:
-    """The orthonormal discrete cosine transform (DCT-II) as a matrix [n, n], in the dtype and on the device of `like`."""
+    """The orthonormal discrete cosine transform (DCT-II) as a matrix [n, n], in the dtype and on the device of
+    `like`."""
     return _cosines(n, like.dtype, str(like.device))
 
 
@@ -184,8 +192,9 @@ def bicubic(size: int | tuple[int, int], factor: int = 4, filter: str = FILTERS[
 
     Args:
         size: of the image: a side, or (height, width).
-        filter: "pillow", as above; "matlab" (imresize): the same kernel, the image mirrored at its edges (d c b a | a b c d); "opencv"
-            (INTER_CUBIC, and torch without antialias): a = -3/4, not stretched (4 pixels each way are looked at), edges repeated outwards.
+        filter: "pillow", as above; "matlab" (imresize): the same kernel, the image mirrored at its edges (d c b a | a b
+            c d); "opencv" (INTER_CUBIC, and torch without antialias): a = -3/4, not stretched (4 pixels each way are
+            looked at), edges repeated outwards.
     """
     height, width = _sides(size)
     if filter not in FILTERS:
@@ -225,7 +234,8 @@ PIXELS = ("first", "middle")
 
 
 def every(size: int | tuple[int, int], factor: int = 4, pixel: str = PIXELS[0]) -> Separable:
-    """One pixel of each factor x factor block: "first", x[::factor], as torch's "nearest" and slicing; "middle", factor // 2, as Pillow's NEAREST."""
+    """One pixel of each factor x factor block: "first", x[::factor], as torch's "nearest" and slicing; "middle", factor
+    // 2, as Pillow's NEAREST."""
     height, width = _sides(size)
     if pixel not in PIXELS:
         raise unknown("pixel", str(pixel), PIXELS)
@@ -237,14 +247,15 @@ def every(size: int | tuple[int, int], factor: int = 4, pixel: str = PIXELS[0]) 
 
 
 BOUNDARIES = ("reflect", "circular", "zero", "repeat")
-"""What lies outside an image: d c b a | a b c d | d c b a; the opposite edge; black of value 0, mid-grey in [-1, 1]; the edge's own pixel."""
+"""What lies outside an image: d c b a | a b c d | d c b a; the opposite edge; black of value 0, mid-grey in [-1, 1];
+the edge's own pixel."""
 
 
 def gaussian_blur(size: int | tuple[int, int], deviation: float, boundary: str = BOUNDARIES[0]) -> Separable:
     """Blur by a Gaussian of this deviation in pixels, cut off at 4 deviations; the image is mirrored at its edges.
 
-    The mirror is between pixels (d c b a | a b c d | d c b a: SciPy's "reflect"), which makes A symmetric; `BOUNDARIES` has others. A
-    network is shown y itself: a blurred image is a good picture, and any sharper one has more noise.
+    The mirror is between pixels (d c b a | a b c d | d c b a: SciPy's "reflect"), which makes A symmetric; `BOUNDARIES`
+    has others. A network is shown y itself: a blurred image is a good picture, and any sharper one has more noise.
     """
     if not deviation > 0:
         raise InputError(f"gaussian_blur needs a deviation > 0 in pixels, got {deviation}")
@@ -279,14 +290,17 @@ def grey(channels: int = 3, luma: str = "601") -> Separable:
     `pinv` is the shortest image with that luma, which is tinted; `features` is the grey image, y in each channel.
 
     Args:
-        luma: "601" (Pillow, OpenCV, torchvision), "709" (scikit-image's rgb2gray: 0.2125 R + 0.7154 G + 0.0721 B), or "mean".
+        luma: "601" (Pillow, OpenCV, torchvision), "709" (scikit-image's rgb2gray: 0.2125 R + 0.7154 G + 0.0721 B), or
+            "mean".
     """
     if channels < 1:
         raise InputError(f"grey needs at least one channel, got {channels}")
     if luma not in LUMAS:
         raise unknown("luma", str(luma), LUMAS)
     weights = LUMAS[luma] if channels == 3 else (1 / channels,) * channels
-    return Separable(channels=torch.tensor([weights], dtype=torch.float64), features=functools.partial(_copied, channels))
+    return Separable(
+        channels=torch.tensor([weights], dtype=torch.float64), features=functools.partial(_copied, channels)
+    )
 
 
 LUMA = (0.299, 0.587, 0.114)

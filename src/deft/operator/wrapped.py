@@ -95,7 +95,11 @@ class ArrayLinear(Wrapped):
     """
 
     def __init__(
-        self, there: Callable[[np.ndarray], Any], back: Callable[[np.ndarray], Any], event_shape: Sequence[int], measurement_shape: Sequence[int]
+        self,
+        there: Callable[[np.ndarray], Any],
+        back: Callable[[np.ndarray], Any],
+        event_shape: Sequence[int],
+        measurement_shape: Sequence[int],
     ):
         self.event_shape, self.measurement_shape = tuple(event_shape), tuple(measurement_shape)
         self.there, self.back = there, back
@@ -120,7 +124,11 @@ class ArrayMap(Operator):
         measurement_shape: Sequence[int],
         features: Map | None,
     ):
-        self.event_shape, self.measurement_shape, self._features = tuple(event_shape), tuple(measurement_shape), features
+        self.event_shape, self.measurement_shape, self._features = (
+            tuple(event_shape),
+            tuple(measurement_shape),
+            features,
+        )
         self.there, self.pull_back = there, pull_back
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -156,10 +164,14 @@ class Physics(Printed):
         out = getattr(self.physics, name)(v if own is None else v.to(own.dtype), **self.settings)
         if not isinstance(out, Tensor):
             raise ContractError(
-                f"{name_of(self.physics)}.{name} returned a {type(out).__name__}, expected a tensor: wrap the parts of a stacked physics one by one"
+                f"{name_of(self.physics)}.{name} returned a {type(out).__name__}, expected a tensor: wrap the parts of"
+                " a stacked physics one by one"
             )
         if out.is_complex():
-            raise ContractError(f"{name_of(self.physics)}.{name} returned complex numbers: measure their real and imaginary parts as two channels")
+            raise ContractError(
+                f"{name_of(self.physics)}.{name} returned complex numbers: measure their real and imaginary parts as"
+                " two channels"
+            )
         return out.to(v.dtype)
 
     def changed(self, change: Map) -> Physics:
@@ -170,7 +182,9 @@ class Physics(Printed):
         own = self.own
         if own is not None and own.device != torch.device(device):
             # a copy: the caller's own object stays where it is. Its clone() also copies random generators
-            physics = (physics.clone() if callable(getattr(physics, "clone", None)) else copy.deepcopy(physics)).to(device)
+            physics = (physics.clone() if callable(getattr(physics, "clone", None)) else copy.deepcopy(physics)).to(
+                device
+            )
         return Physics(physics, {k: v.to(device) for k, v in self.settings.items()})
 
 
@@ -219,7 +233,9 @@ class PhysicsMap(PhysicsOperator):
 
     kept_as: ClassVar = {"features": "_features"}
 
-    def __init__(self, model: Physics, event_shape: Sequence[int], value_range: tuple[float, float], features: Map | None):
+    def __init__(
+        self, model: Physics, event_shape: Sequence[int], value_range: tuple[float, float], features: Map | None
+    ):
         self.model, self.event_shape, self._features = model, tuple(event_shape), features
         self.value_range = value_range
         self._c, self._b = scale_of(value_range)
@@ -246,7 +262,9 @@ def _to_numpy(v: Tensor, shape: tuple[int, ...]) -> np.ndarray:
     return v.detach().to("cpu", kept).numpy()
 
 
-def _through_numpy(function: Callable[[np.ndarray], Any], v: Tensor, shape: tuple[int, ...], out: tuple[int, ...]) -> Tensor:
+def _through_numpy(
+    function: Callable[[np.ndarray], Any], v: Tensor, shape: tuple[int, ...], out: tuple[int, ...]
+) -> Tensor:
     result = np.ascontiguousarray(function(_to_numpy(v, shape)))
     return torch.from_numpy(result).reshape(v.shape[0], *out).to(v)
 

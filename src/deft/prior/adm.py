@@ -105,7 +105,8 @@ def read_state(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Ten
 
 
 class Found(NamedTuple):
-    """A state dict in a file: where it was ("ema", "state_dict/model."), its tensors, whether it is an average, and the table of betas beside it."""
+    """A state dict in a file: where it was ("ema", "state_dict/model."), its tensors, whether it is an average, and the
+    table of betas beside it."""
 
     where: str
     state: dict[str, Tensor]
@@ -114,7 +115,8 @@ class Found(NamedTuple):
 
 
 def read_states(path: str | Path, *, trust_pickle: bool = False, weights: str | None = None) -> list[Found]:
-    """Every ADM state dict in a file, the one to take first: a moving average before the weights it is of, the outer before the inner.
+    """Every ADM state dict in a file, the one to take first: a moving average before the weights it is of, the outer
+    before the inner.
 
     weights: take the one whose place in the file is this, or has this in it.
     """
@@ -135,7 +137,10 @@ def read_states(path: str | Path, *, trust_pickle: bool = False, weights: str | 
         found = [named[0], *(f for f in found if f is not named[0])]
     elif not found[0].average and not all(_alike(found[0].state, f.state) for f in found[1:]):
         places = ", ".join(f.where for f in found)
-        raise CheckpointError(f"{path} holds several networks that differ ({places}): say which with weights=PLACE (--prior-option weights={found[0].where})")
+        raise CheckpointError(
+            f"{path} holds several networks that differ ({places}): say which with weights=PLACE (--prior-option"
+            f" weights={found[0].where})"
+        )
     for name, value in found[0].state.items():
         if not (isinstance(value, Tensor) and value.is_floating_point()):
             raise CheckpointError(f"{path}: {name} is no tensor of floats; give a file of plain weights")
@@ -163,7 +168,11 @@ def _states(where: str, level: Mapping[Any, Any]) -> Iterator[Found]:
     prefixes = [name.removesuffix(LANDMARKS[0]) for name in flat if name.endswith(LANDMARKS[0])]
     for prefix in prefixes:
         longer = tuple(p for p in prefixes if p != prefix and p.startswith(prefix))
-        state = {k.removeprefix(prefix): v for k, v in flat.items() if k.startswith(prefix) and not (longer and k.startswith(longer))}
+        state = {
+            k.removeprefix(prefix): v
+            for k, v in flat.items()
+            if k.startswith(prefix) and not (longer and k.startswith(longer))
+        }
         if not recognise(state):
             continue
         words = re.split(r"[^a-z]+", f"{where}/{prefix}".lower())
@@ -175,14 +184,17 @@ def _states(where: str, level: Mapping[Any, Any]) -> Iterator[Found]:
 
 
 def _parents(prefix: str) -> Iterator[str]:
-    """"a.b." -> "a.b.", "a.", ""."""
+    """ "a.b." -> "a.b.", "a.", ""."""
     parts = prefix.split(".")[:-1]
     for n in range(len(parts), -1, -1):
         yield "".join(part + "." for part in parts[:n])
 
 
 def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(isinstance(v, Tensor) and isinstance(b[k], Tensor) and v.shape == b[k].shape and torch.equal(v, b[k]) for k, v in a.items())
+    return a.keys() == b.keys() and all(
+        isinstance(v, Tensor) and isinstance(b[k], Tensor) and v.shape == b[k].shape and torch.equal(v, b[k])
+        for k, v in a.items()
+    )
 
 
 def _refuse_latent(path: Path, levels: Sequence[tuple[str, Mapping[Any, Any]]]) -> None:
@@ -190,8 +202,9 @@ def _refuse_latent(path: Path, levels: Sequence[tuple[str, Mapping[Any, Any]]]) 
         for key in level:
             if re.search(r"(^|\.)(model\.diffusion_model|first_stage_model|cond_stage_model)\.", str(key)):
                 raise CheckpointError(
-                    f"{path} is of latent-diffusion, a UNet of latents: {BY_FUNCTION} around it and its autoencoder (deft.prior.latent.LatentPrior), built with that "
-                    "code; the betas of its unconditional models are the convention ldm-scaled-linear; or convert it to a folder of diffusers"
+                    f"{path} is of latent-diffusion, a UNet of latents: {BY_FUNCTION} around it and its autoencoder"
+                    " (deft.prior.latent.LatentPrior), built with that code; the betas of its unconditional models are"
+                    " the convention ldm-scaled-linear; or convert it to a folder of diffusers"
                 )
 
 
@@ -199,8 +212,16 @@ def _holds_none(path: Path, whole: Any, levels: Sequence[tuple[str, Mapping[Any,
     holds = ", ".join(str(k) for k in list(whole)[:3]) if isinstance(whole, Mapping) else type(whole).__name__
     names = {str(key) for _, level in levels for key in level}
     way = f"a network of another library: {BY_FUNCTION}"
-    if any(name.endswith(("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "transformer_blocks.0.attn1.to_q.weight")) for name in names):
-        way = "these look like the weights of a model of diffusers: give its folder, which has the config.json and the scheduler"
+    if any(
+        name.endswith(
+            ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "transformer_blocks.0.attn1.to_q.weight")
+        )
+        for name in names
+    ):
+        way = (
+            "these look like the weights of a model of diffusers: give its folder, which has the config.json and the"
+            " scheduler"
+        )
     return f"{path} holds no guided-diffusion UNet (it holds: {holds}, ...); expected {LANDMARKS[0]} and so on; {way}"
 
 
@@ -210,7 +231,11 @@ def _read(path: Path, trust_pickle: bool) -> Any:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); fetch it again") from error
-    return read_torch_file(path, "give --trust-pickle (in Python: trust_pickle=True) only for a file from someone you trust", trust_pickle=trust_pickle)
+    return read_torch_file(
+        path,
+        "give --trust-pickle (in Python: trust_pickle=True) only for a file from someone you trust",
+        trust_pickle=trust_pickle,
+    )
 
 
 # Flags.
@@ -284,8 +309,10 @@ def _from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> tuple[ADMConfig, list
         resblock_updown=bool(ups),
     )
     unsure = [
-        "attention heads: the weights are the same for any number; assumed "
-        f"num_heads={config.num_heads}, num_head_channels={per_head}",
+        (
+            "attention heads: the weights are the same for any number; assumed "
+            f"num_heads={config.num_heads}, num_head_channels={per_head}"
+        ),
         "attention order: the weights are the same for both; assumed use_new_attention_order=False",
         "noise schedule: not in the weights; assumed noise_schedule='linear', diffusion_steps=1000",
         f"image size: not in the weights; assumed image_size={side}, for a coarsest level of 8 pixels as published",
@@ -333,7 +360,8 @@ class Eps(nn.Module):
 class ADMPrior(NetworkDenoiser):
     """An ADM UNet as a prior for images in [-1, 1]; t is the index into the table of betas, fractions allowed.
 
-    sides: (H, W) of the images; by default the flags' image_size, twice. changes: of the convention the flags imply; see `NetworkDenoiser`.
+    sides: (H, W) of the images; by default the flags' image_size, twice. changes: of the convention the flags imply;
+        see `NetworkDenoiser`.
     """
 
     def __init__(self, net: ADMUNet, label: int | None = None, *, sides: tuple[int, int] | None = None, **changes: Any):
@@ -347,7 +375,9 @@ class ADMPrior(NetworkDenoiser):
         assert isinstance(self.net, Eps)
         label = self.net.label
         _, height, width = self.event_shape
-        out = ADMPrior(self.net.net, None if label is None else int(label), sides=(height, width), **(self.convention() | changes))
+        out = ADMPrior(
+            self.net.net, None if label is None else int(label), sides=(height, width), **(self.convention() | changes)
+        )
         out.card = dict(self.card)
         return out.to(next(self.parameters()).device).train(self.training)
 
@@ -375,7 +405,8 @@ def load_adm(
         config: the flags, or a key of `CONFIGS`; None: `infer_config`, whose doubts are then in `prior.card["unsure"]`.
         dtype: of the trunk's convolutions, the rest is float32: float16 or bfloat16 for a GPU. Files in half precision
             are read into either.
-        label: the class of every image, for a class-conditional model; "none" for the class that stands for none, where the weights have one.
+        label: the class of every image, for a class-conditional model; "none" for the class that stands for none, where
+            the weights have one.
         sides: (H, W) of the images where they are not square, multiples of `ADMUNet.multiple_of`.
         weights: which of several networks in the file, by its place there ("ema", "model").
         trust_pickle: also run the code a pickle may hold. Only for files from someone you trust.
@@ -387,7 +418,10 @@ def load_adm(
     """
     path = Path(path)
     if "event_shape" in changes:
-        raise InputError(f"event_shape: the channels of {path.name} are in its weights; give image_size=SIDE, or sides=HEIGHT,WIDTH for images that are not square")
+        raise InputError(
+            f"event_shape: the channels of {path.name} are in its weights; give image_size=SIDE, or sides=HEIGHT,WIDTH"
+            " for images that are not square"
+        )
     if isinstance(config, str) and config not in CONFIGS:
         raise unknown("ADM config", config, CONFIGS)
     if str(dtype).removeprefix("torch.") not in DTYPES:
@@ -438,7 +472,10 @@ def _which(found: Sequence[Found]) -> list[str]:
     others = [f.where or "the file itself" for f in found[1:] if not _alike(found[0].state, f.state)]
     if not others:
         return []
-    return [f"weights: {found[0].where} was taken; the file also holds {', '.join(others)}, which differ (weights=PLACE takes another)"]
+    return [
+        f"weights: {found[0].where} was taken; the file also holds {', '.join(others)}, which differ (weights=PLACE"
+        " takes another)"
+    ]
 
 
 def _label(path: Path, config: ADMConfig, label: int | str | None) -> int | None:
@@ -451,11 +488,16 @@ def _label(path: Path, config: ADMConfig, label: int | str | None) -> int | None
         found = null_class(config.num_classes, None)
         if found is None:
             raise InputError(
-                f"{path.name} has {config.num_classes} classes, and its weights do not say that one of them stands for none: if it was trained with one, give its number"
+                f"{path.name} has {config.num_classes} classes, and its weights do not say that one of them stands for"
+                " none: if it was trained with one, give its number"
             )
         return found
     if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label <= last:
-        none = f", or label={NONE} for the unconditional prior (class {last})" if null_class(config.num_classes, None) is not None else ""
+        none = (
+            f", or label={NONE} for the unconditional prior (class {last})"
+            if null_class(config.num_classes, None) is not None
+            else ""
+        )
         raise InputError(f"{path.name} is class-conditional, got label={label}: give label=0..{last}{none}")
     return label
 
@@ -468,7 +510,9 @@ def _changed(config: ADMConfig, flags: dict[str, Any]) -> ADMConfig:
     if "image_size" in flags:  # the weights know levels, not pixels
         side = flags["image_size"]
         if isinstance(side, bool) or not isinstance(side, int):
-            raise InputError(f"image_size is one whole number, got {side!r}: for images that are not square give sides=HEIGHT,WIDTH")
+            raise InputError(
+                f"image_size is one whole number, got {side!r}: for images that are not square give sides=HEIGHT,WIDTH"
+            )
         sides = tuple(side // 2**i for i, there in enumerate(config.attention_levels) if there)
         out.setdefault("attention_resolutions", sides)
     return replace(config, **out)

@@ -36,7 +36,8 @@ CLOSE = 0.05
 """Readings whose mean log error differs by less cannot be distinguished."""
 
 WORSE = 1.6
-"""An error this many times the Wiener filter's, at any level, is no trained network read rightly on its own kind of images."""
+"""An error this many times the Wiener filter's, at any level, is no trained network read rightly on its own kind of
+images."""
 
 
 def wiener_error(x: Tensor, ratio: float) -> float:
@@ -96,10 +97,19 @@ class ConventionCheck:
 
 def describe(prior: Denoiser) -> dict[str, Any]:
     """What is said of a prior: family, parameters, shape, convention, and what nobody said (`unsure`)."""
-    about: dict[str, Any] = {k: v for k, v in prior.card.items() if k in ("family", "name", "class", "config", "weights", "label", "unsure", "scheduler", "data", "licence") and v is not None}
+    about: dict[str, Any] = {
+        k: v
+        for k, v in prior.card.items()
+        if k in ("family", "name", "class", "config", "weights", "label", "unsure", "scheduler", "data", "licence")
+        and v is not None
+    }
     if isinstance(prior, LatentPrior):
         return describe(prior.prior) | about | {"data_shape": list(prior.data_shape), "gradient": prior.gradient}
-    about |= {"parameters": prior.parameter_count(), "event_shape": list(prior.event_shape), "schedule": repr(prior.schedule)}
+    about |= {
+        "parameters": prior.parameter_count(),
+        "event_shape": list(prior.event_shape),
+        "schedule": repr(prior.schedule),
+    }
     if isinstance(prior, NetworkDenoiser):
         about |= {
             "output": prior.output, "schedule": repr(prior.inner_schedule), "range": list(prior.value_range),
@@ -113,7 +123,9 @@ def describe(prior: Denoiser) -> dict[str, Any]:
     return about
 
 
-def confirm(prior: Denoiser, x: Tensor, *, images: int = 16, levels: Sequence[float] = LEVELS, seed: int = 0) -> Candidate:
+def confirm(
+    prior: Denoiser, x: Tensor, *, images: int = 16, levels: Sequence[float] = LEVELS, seed: int = 0
+) -> Candidate:
     """Try a prior, as it is read, on x [N, *E]: four batches of forward passes."""
     x = _some(prior, x, images)
     errors = []
@@ -159,20 +171,26 @@ def try_conventions(
     best = tried[0]
     if taken.coupled or taken.score <= best.score + CLOSE:
         best = taken
-    else:  # of a network read wrongly: its right reading may be a velocity of a coupling, whose error is not the least there is
-        suspects = sorted(((r, p) for r, p in velocities if r.worst <= SUSPECT), key=lambda pair: pair[0].score)[:MAX_SUSPECTS]
+    # of a network read wrongly: its right reading may be a velocity of a coupling, whose error is not the least there
+    # is
+    else:
+        suspects = sorted(((r, p) for r, p in velocities if r.worst <= SUSPECT), key=lambda pair: pair[0].score)[
+            :MAX_SUSPECTS
+        ]
         best = next((replace(r, coupled=True) for r, p in suspects if coupled(p, x, seed=seed)), best)
     confirmed = best is taken and taken.worst <= WORSE and not taken.coupled
     return ConventionCheck(taken, best, confirmed, _text(taken, best, confirmed, len(tried)), tried)
 
 
 SUSPECT = 2.6
-"""Error over the Wiener filter's up to which a velocity may be that of a coupling (2 is the most for Gaussian data), and how many such readings are tried."""
+"""Error over the Wiener filter's up to which a velocity may be that of a coupling (2 is the most for Gaussian data),
+and how many such readings are tried."""
 MAX_SUSPECTS = 6
 
 
 def warning(prior: Denoiser, x: Tensor, *, images: int = 16) -> str | None:
-    """One line if a prior does worse on images x than a filter that knows no more than a spectrum, else None; None for what is no image."""
+    """One line if a prior does worse on images x than a filter that knows no more than a spectrum, else None; None for
+    what is no image."""
     if x.ndim != 4:
         return None
     reading = confirm(prior, x, images=images)
@@ -181,38 +199,44 @@ def warning(prior: Denoiser, x: Tensor, *, images: int = 16) -> str | None:
     if reading.worst <= WORSE:
         return None
     return (
-        f"warning: this prior denoises these images {reading.worst:.1f} times worse than a Wiener filter: it is read by the wrong convention, "
-        "or was trained on other images; `deft prior inspect PRIOR --images DIR` tells which"
+        f"warning: this prior denoises these images {reading.worst:.1f} times worse than a Wiener filter: it is read by"
+        " the wrong convention, or was trained on other images; `deft prior inspect PRIOR --images DIR` tells which"
     )
 
 
 COUPLED = (
-    "the velocity was learned on a coupling of data and noise (OT-CFM, reflow): its ODE draws images like these, but x_t - t v is not the mean under independent "
-    "noise, and every posterior drawn with it is too narrow. No convention mends that: take a model trained on independent pairs (docs/priors.md, couplings)"
+    "the velocity was learned on a coupling of data and noise (OT-CFM, reflow): its ODE draws images like these, but"
+    " x_t - t v is not the mean under independent noise, and every posterior drawn with it is too narrow. No convention"
+    " mends that: take a model trained on independent pairs (docs/priors.md, couplings)"
 )
 """What there is to say of a velocity that was learned on a coupling."""
 
 AWAY = 20.0
-"""sigma/alpha at which the mean under independent noise knows next to nothing of x_0, and one learned on a coupling most of it."""
+"""sigma/alpha at which the mean under independent noise knows next to nothing of x_0, and one learned on a coupling
+most of it."""
 
 EXCESS = 0.15
-"""Variance of x̂ there that is not explained by x_0, as a share of the data's: 0 for a conditional mean, 1 for the velocity of a whole coupling."""
+"""Variance of x̂ there that is not explained by x_0, as a share of the data's: 0 for a conditional mean, 1 for the
+velocity of a whole coupling."""
 
 VELOCITIES = ("flow", "reverse-flow")
 
 
 def coupled(prior: Denoiser, x: Tensor, *, seed: int = 0, steps: int = 12, draws: int = 16) -> bool:
-    """Whether a network that returns a velocity learned it on a coupling of data and noise, x [N, *E] being of the kind it was trained on.
+    """Whether a network that returns a velocity learned it on a coupling of data and noise, x [N, *E] being of the kind
+    it was trained on.
 
-    Where x_0 and n are drawn in pairs (minibatch optimal transport: Tong et al. 2024, https://arxiv.org/abs/2302.00482; Pooladian et al. 2023,
-    https://arxiv.org/abs/2304.14772; reflow: Liu et al. 2023, https://arxiv.org/abs/2209.03003), E[n - x_0 | x_t] still carries noise to data along
-    its ODE, but x_t - t v is no E[x_0 | x_t] under independent noise. For data N(m, s^2) and the exact coupling x_0 = m + s n it is m + s x_t at t = 1,
-    where the conditional mean is m. So both are asked:
+    Where x_0 and n are drawn in pairs (minibatch optimal transport: Tong et al. 2024, https://arxiv.org/abs/2302.00482;
+    Pooladian et al. 2023, https://arxiv.org/abs/2304.14772; reflow: Liu et al. 2023, https://arxiv.org/abs/2209.03003),
+    E[n - x_0 | x_t] still carries noise to data along its ODE, but x_t - t v is no E[x_0 | x_t] under independent
+    noise. For data N(m, s^2) and the exact coupling x_0 = m + s n it is m + s x_t at t = 1, where the conditional mean
+    is m. So both are asked:
 
-        is (Var x̂ - Cov(x_0, x̂)) / Var x_0, which is 0 for every conditional mean, above `EXCESS` at sigma/alpha = `AWAY`?
-        does the ODE of this very reading draw samples whose mean and power spectrum are those of x?
+        is (Var x̂ - Cov(x_0, x̂)) / Var x_0, which is 0 for every conditional mean, above `EXCESS` at sigma/alpha =
+        `AWAY`? does the ODE of this very reading draw samples whose mean and power spectrum are those of x?
 
-    Another convention fails the second, a network of independent pairs the first. Costs four passes, and where that is suspicious 2 `steps` more.
+    Another convention fails the second, a network of independent pairs the first. Costs four passes, and where that is
+    suspicious 2 `steps` more.
     """
     if not isinstance(prior, NetworkDenoiser) or prior.output not in VELOCITIES:
         return False
@@ -234,15 +258,17 @@ def coupled(prior: Denoiser, x: Tensor, *, seed: int = 0, steps: int = 12, draws
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:
-    """Whether samples a and b have one mean and one power spectrum: their mean images within half a deviation, the power in each of four octaves of
-    frequency within a factor of 2."""
+    """Whether samples a and b have one mean and one power spectrum: their mean images within half a deviation, the
+    power in each of four octaves of frequency within a factor of 2."""
     spread = float(b.var(0).mean().sqrt())
     noise = spread * math.sqrt(1 / len(a) + 1 / len(b))
     if float((a.mean(0) - b.mean(0)).square().mean().sqrt()) > 0.5 * spread + 2 * noise:
         return False
     ours, theirs = _octaves(a), _octaves(b)
     kept = theirs > 1e-4 * theirs.sum()
-    return bool(((ours[kept] / theirs[kept]).log().abs() < math.log(2.0)).all()) and float(ours.sum() / theirs.sum()) < 2.0
+    return (
+        bool(((ours[kept] / theirs[kept]).log().abs() < math.log(2.0)).all()) and float(ours.sum() / theirs.sum()) < 2.0
+    )
 
 
 def _octaves(x: Tensor) -> Tensor:
@@ -258,7 +284,8 @@ def _octaves(x: Tensor) -> Tensor:
 
 
 ROUGH = 8.0
-"""The same for one rough image: over the bundled prior and all tasks a right reading gave at most 4.8, eps read for v at least 21."""
+"""The same for one rough image: over the bundled prior and all tasks a right reading gave at most 4.8, eps read for v
+at least 21."""
 
 
 def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None:
@@ -283,8 +310,8 @@ def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None
     if worst <= ROUGH:
         return None
     return (
-        f"warning: this prior denoises the measured image {worst:.1f} times worse than a filter that knows its variance alone: it may be read by the "
-        "wrong convention; `deft prior inspect PRIOR --images DIR` tells"
+        f"warning: this prior denoises the measured image {worst:.1f} times worse than a filter that knows its variance"
+        " alone: it may be read by the wrong convention; `deft prior inspect PRIOR --images DIR` tells"
     )
 
 
@@ -308,7 +335,12 @@ def _time(schedule: Schedule, ratio: float) -> Tensor | None:
 
 def _noisy(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     at, alpha, sigma = prior.coefficients(t, x)
-    return alpha * x + sigma * Noise(seed_for("probing", seed), len(x)).normal(x.shape[1:], device=x.device).to(x.dtype), at, alpha, sigma
+    return (
+        alpha * x + sigma * Noise(seed_for("probing", seed), len(x)).normal(x.shape[1:], device=x.device).to(x.dtype),
+        at,
+        alpha,
+        sigma,
+    )
 
 
 def _error(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> float:
@@ -332,7 +364,8 @@ def _ways(prior: NetworkDenoiser) -> dict[str, dict[str, Any]]:
 
 
 def _changes(prior: NetworkDenoiser, name: str, value_range: tuple[float, float], kind: str) -> dict[str, str]:
-    """The options that ask for this reading: of a convention those that differ from it, else those that differ from the prior's."""
+    """The options that ask for this reading: of a convention those that differ from it, else those that differ from the
+    prior's."""
     changes = {"convention": name} if name else {}
     usual = CONVENTIONS[name].make() if name else prior.convention()
     if kind != usual["output"]:
@@ -346,16 +379,22 @@ def _text(taken: Candidate, best: Candidate, confirmed: bool, count: int) -> str
     if taken.coupled:
         return f"not confirmed: {COUPLED}"
     if best.coupled:
-        return f"not confirmed: read as {', '.join(f'{k} {v}' for k, v in best.changes.items())} ({best.options()}), {COUPLED}"
+        return (
+            f"not confirmed: read as {', '.join(f'{k} {v}' for k, v in best.changes.items())} ({best.options()}),"
+            f" {COUPLED}"
+        )
     if confirmed:
-        return f"confirmed: the reading taken has the least error of the {count} tried, {math.exp(taken.score):.2f} of the Wiener filter's"
+        return (
+            f"confirmed: the reading taken has the least error of the {count} tried, {math.exp(taken.score):.2f} of the"
+            " Wiener filter's"
+        )
     if best is not taken and best.worst <= WORSE:
         what = ", ".join(f"{k} {v}" for k, v in best.changes.items())
         return (
-            f"not confirmed: read as {what}, its error is {math.exp(best.score):.2f} of the Wiener filter's; read as it was, "
-            f"{math.exp(taken.score):.2f}. Use: {best.options()}"
+            f"not confirmed: read as {what}, its error is {math.exp(best.score):.2f} of the Wiener filter's; read as it"
+            f" was, {math.exp(taken.score):.2f}. Use: {best.options()}"
         )
     return (
-        f"not confirmed: under the best of {count} readings its error is {best.worst:.1f} times the Wiener filter's at some level "
-        f"(as read: {taken.worst:.1f}). Are these images of the kind it was trained on?"
+        f"not confirmed: under the best of {count} readings its error is {best.worst:.1f} times the Wiener filter's at"
+        f" some level (as read: {taken.worst:.1f}). Are these images of the kind it was trained on?"
     )

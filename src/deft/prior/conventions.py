@@ -43,14 +43,17 @@ CONVENTIONS: dict[str, Convention] = {
         lambda: {"schedule": _scaled_linear(), "output": "eps", "time": "t"},
     ),
     "ldm-scaled-linear": Convention(
-        "the same from 0.0015 to 0.0195: latent diffusion's unconditional and class-conditional models (Rombach et al. 2022, their code)",
+        "the same from 0.0015 to 0.0195: latent diffusion's unconditional and class-conditional models (Rombach et al."
+        " 2022, their code)",
         lambda: {"schedule": _scaled_linear(first=0.0015, last=0.0195), "output": "eps", "time": "t"},
     ),
     "ddpm-cosine": Convention(
-        "the same with cosine betas (Nichol & Dhariwal 2021)", lambda: {"schedule": _cosine(), "output": "eps", "time": "t"}
+        "the same with cosine betas (Nichol & Dhariwal 2021)",
+        lambda: {"schedule": _cosine(), "output": "eps", "time": "t"},
     ),
     "vp": Convention(
-        "eps, continuous VP, given t from 0 to 1; images in [-1, 1]", lambda: {"schedule": VPLinear(), "output": "eps", "time": "t"}
+        "eps, continuous VP, given t from 0 to 1; images in [-1, 1]",
+        lambda: {"schedule": VPLinear(), "output": "eps", "time": "t"},
     ),
     "cosine": Convention(
         "v, alpha = cos, given t from 0 to 1; images in [-1, 1] (Salimans & Ho 2022)",
@@ -73,11 +76,13 @@ CONVENTIONS: dict[str, Convention] = {
         lambda: {"schedule": VE(0.01, 50.0), "output": "score", "time": "sigma", "value_range": (0.0, 1.0)},
     ),
     "edm": Convention(
-        "the inner network F, given log(sigma)/4, preconditioned for sigma_data 0.5; images in [-1, 1] (Karras et al. 2022)",
+        "the inner network F, given log(sigma)/4, preconditioned for sigma_data 0.5; images in [-1, 1] (Karras et al."
+        " 2022)",
         lambda: {"schedule": EDM(), "output": "edm", "time": "log-sigma/4", "scale_input": True, "sigma_data": 0.5},
     ),
     "edm-denoiser": Convention(
-        "D(x; sigma), the preconditioned network as a whole: returns x_0, given sigma; images in [-1, 1] (Karras et al. 2022)",
+        "D(x; sigma), the preconditioned network as a whole: returns x_0, given sigma; images in [-1, 1] (Karras et al."
+        " 2022)",
         lambda: {"schedule": EDM(), "output": "x0", "time": "sigma"},
     ),
     "rectified-flow": Convention(
@@ -107,15 +112,17 @@ def wrap(
     """A network or function `net(x_t, time)` of yours as a frozen prior.
 
     Args:
-        net: returns [B, *E] for x_t [B, *E] and time [B]. A module may be a graph (`torch.jit`, `ExportedProgram.module()`), or one of EDM's networks, whose
-            inner one is called as net(x, time, class_labels).
+        net: returns [B, *E] for x_t [B, *E] and time [B]. A module may be a graph (`torch.jit`,
+            `ExportedProgram.module()`), or one of EDM's networks, whose inner one is called as net(x, time,
+            class_labels).
         event_shape: *E.
         convention: a key of `CONVENTIONS`.
         label: the class, for a network of EDM with classes (one-hot there); by default none, as EDM's own samplers do.
         changes: whatever differs from it, as keywords of `NetworkDenoiser`: output, schedule, time, value_range, ...
 
     Raises:
-        InputError: EDM's preconditioned network (it has `round_sigma`) under a convention for another; a label for a network without classes.
+        InputError: EDM's preconditioned network (it has `round_sigma`) under a convention for another; a label for a
+            network without classes.
 
     `deft.prior.check.confirm` tells from a few images whether the convention is the network's own.
 
@@ -128,16 +135,26 @@ def wrap(
         raise unknown("convention", convention, CONVENTIONS)
     whole = callable(getattr(net, "round_sigma", None))
     if whole and convention != "edm-denoiser" and not {"output", "time"} <= changes.keys():
-        inner = "; its inner network, net.model, is read as 'edm'" if isinstance(getattr(net, "model", None), nn.Module) else ""
-        raise InputError(f"this network is EDM's with its preconditioning (it has round_sigma), which returns x_0 and is given sigma: give the convention 'edm-denoiser', not {convention!r}{inner}")
-    prior = NetworkDenoiser(_with_class(net, label), event_shape=event_shape, **(CONVENTIONS[convention].make() | changes))
+        inner = (
+            "; its inner network, net.model, is read as 'edm'"
+            if isinstance(getattr(net, "model", None), nn.Module)
+            else ""
+        )
+        raise InputError(
+            "this network is EDM's with its preconditioning (it has round_sigma), which returns x_0 and is given"
+            f" sigma: give the convention 'edm-denoiser', not {convention!r}{inner}"
+        )
+    prior = NetworkDenoiser(
+        _with_class(net, label), event_shape=event_shape, **(CONVENTIONS[convention].make() | changes)
+    )
     freeze(prior)
     prior.card = {"family": "callable", "convention": convention} | ({} if label is None else {"label": label})
     return prior
 
 
 class WithClass(nn.Module):
-    """A network called as net(x, time, class_labels), with the class held fixed: one-hot [B, classes], zeros for none, or None without classes."""
+    """A network called as net(x, time, class_labels), with the class held fixed: one-hot [B, classes], zeros for none,
+    or None without classes."""
 
     code: Tensor | None
 
@@ -165,7 +182,10 @@ def _with_class(net: Any, label: int | None) -> Any:
             parameters = {}
     takes = parameters.get("class_labels")
     if label is not None and (takes is None or not classes):
-        raise InputError(f"label={label} is for a network of EDM with classes (label_dim above 0), and {type(net).__name__} has none: leave it out, or fix the class in a function")
+        raise InputError(
+            f"label={label} is for a network of EDM with classes (label_dim above 0), and {type(net).__name__} has"
+            " none: leave it out, or fix the class in a function"
+        )
     if label is not None and not (isinstance(label, int) and not isinstance(label, bool) and 0 <= label < classes):
         raise InputError(f"label is {label!r}: this network has {classes} classes, give 0 to {classes - 1}")
     third = list(parameters)[2] if len(parameters) > 2 else None

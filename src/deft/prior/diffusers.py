@@ -1,4 +1,5 @@
-"""Unconditional models, of pixels or of latents, saved by Hugging Face diffusers: a pipeline folder, a model folder, or a hub id.
+"""Unconditional models, of pixels or of latents, saved by Hugging Face diffusers: a pipeline folder, a model folder, or
+a hub id.
 
 Everything that is stated in the files is read from them: prediction type, table of betas, zero-SNR rescaling, learned
 variance. What is not (the range of the images) is named in the card's `unsure`.
@@ -75,15 +76,18 @@ def load_diffusers(
     """A diffusers model as a frozen prior.
 
     Args:
-        name: a pipeline folder (model_index.json, with its parts in folders of their own or beside it), a model folder (config.json, with a
-            scheduler beside it or in it), or a hub id such as google/ddpm-cifar10-32 where a hub is reachable.
-        label: the class, for a class-conditional model; "none" for the class that stands for none, where the model has one.
+        name: a pipeline folder (model_index.json, with its parts in folders of their own or beside it), a model folder
+            (config.json, with a scheduler beside it or in it), or a hub id such as google/ddpm-cifar10-32 where a hub
+            is reachable.
+        label: the class, for a class-conditional model; "none" for the class that stands for none, where the model has
+            one.
         variant: "fp16" for files named so; of parts that have no such files the plain ones are read.
         gradient: for a pipeline with an autoencoder (a latent prior), see `deft.operator.latent.Decoded`.
-        latent_scale, latent_shift: of its latents, z = scale (E(x) - shift), over what its config says; a number, or one for each channel.
+        latent_scale, latent_shift: of its latents, z = scale (E(x) - shift), over what its config says; a number, or
+            one for each channel.
         event_shape: needed only if the model's config states no sample_size.
-        changes: keywords of `NetworkDenoiser` that override what the files say (output, value_range, time, ...). With schedule and output given, a
-            scheduler that cannot be read is no obstacle.
+        changes: keywords of `NetworkDenoiser` that override what the files say (output, value_range, time, ...). With
+            schedule and output given, a scheduler that cannot be read is no obstacle.
 
     Raises:
         InputError: diffusers is missing; the hub cannot be reached; the model needs more than x_t and t.
@@ -100,8 +104,9 @@ def load_diffusers(
     outputs = int(config.get("out_channels") or inputs)
     if outputs not in (inputs, 2 * inputs):
         raise InputError(
-            f"{name}: the model takes {inputs} channels and returns {outputs}: it wants more than x_t and t (an image to start from, as models for super-resolution "
-            f"and inpainting do); {BY_FUNCTION}, with the rest held fixed in it"
+            f"{name}: the model takes {inputs} channels and returns {outputs}: it wants more than x_t and t (an image"
+            f" to start from, as models for super-resolution and inpainting do); {BY_FUNCTION}, with the rest held"
+            " fixed in it"
         )
     said |= {"learned_variance": outputs == 2 * shape[0]}
     model, notes = load_model(parts.model, variant)
@@ -128,9 +133,13 @@ def load_diffusers(
     elif "value_range" not in said and "value_range" not in changes:
         unsure.append("value_range: [-1, 1] is taken, as diffusers' pipelines do")
     latent.card = {
-        "family": "diffusers", "name": str(name), "class": config.get("_class_name"), "parameters": prior.parameter_count(),
-        "scheduler": _json(parts.scheduler).get("_class_name") if parts.scheduler else None, "unsure": unsure + parts.unsure + notes,
-    }  # fmt: skip
+        "family": "diffusers",
+        "name": str(name),
+        "class": config.get("_class_name"),
+        "parameters": prior.parameter_count(),
+        "scheduler": _json(parts.scheduler).get("_class_name") if parts.scheduler else None,
+        "unsure": unsure + parts.unsure + notes,
+    }
     if label is not None:
         latent.card["label"] = label
     return latent.to(device)
@@ -148,7 +157,8 @@ def _convention(name: object, scheduler: Path | None, changes: dict[str, Any]) -
         if "schedule" in changes:
             return {}, assumed
         raise InputError(
-            f"{name} holds a model but no scheduler_config.json: give the pipeline's folder, or {BY_HAND.removeprefix('give ')}"
+            f"{name} holds a model but no scheduler_config.json: give the pipeline's folder, or"
+            f" {BY_HAND.removeprefix('give ')}"
         )
     try:
         said, unsure = examine(_json(scheduler), changes.get("output"))
@@ -156,7 +166,10 @@ def _convention(name: object, scheduler: Path | None, changes: dict[str, Any]) -
         if not by_hand:
             raise
         return {}, [
-            f"scheduler: {scheduler.name} was passed over, output and schedule are given by hand ({str(error).partition(':')[0]})",
+            (
+                f"scheduler: {scheduler.name} was passed over, output and schedule are given by hand"
+                f" ({str(error).partition(':')[0]})"
+            ),
             *assumed,
         ]
     return dict(said), [
@@ -188,7 +201,8 @@ def _with_label(
     if label == NONE:
         if none is None:
             raise InputError(
-                f"{name} has {rows} classes, and nothing says that one of them stands for none: if it was trained with one, give its number as label; else give label=0..{rows - 1}"
+                f"{name} has {rows} classes, and nothing says that one of them stands for none: if it was trained with"
+                f" one, give its number as label; else give label=0..{rows - 1}"
             )
         label = none
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < rows:
@@ -231,7 +245,8 @@ MODELS = ("unet", "transformer", "model")
 
 
 class Parts(NamedTuple):
-    """A pipeline's parts: folder of the denoiser, the scheduler's config, folder of the autoencoder; unsure: what else is there."""
+    """A pipeline's parts: folder of the denoiser, the scheduler's config, folder of the autoencoder; unsure: what else
+    is there."""
 
     model: Path
     scheduler: Path | None
@@ -259,7 +274,8 @@ def look_at(folder: Path) -> Parts:
     ]
     if text:
         raise InputError(
-            f"{folder} is a text-conditional pipeline ({index.get('_class_name')}, with {text[0]}): this adapter takes unconditional models; {BY_FUNCTION}, with the text held fixed in it"
+            f"{folder} is a text-conditional pipeline ({index.get('_class_name')}, with {text[0]}): this adapter takes"
+            f" unconditional models; {BY_FUNCTION}, with the text held fixed in it"
         )
     kinds = {p.parent.name: str(_json(p).get("_class_name", "")) for p in sorted(folder.glob("*/config.json"))}
     encoders = sorted(
@@ -286,7 +302,8 @@ def look_at(folder: Path) -> Parts:
                 if (beside / k / "config.json").is_file() and (beside / "model_index.json").is_file()
             ]
             unsure += [
-                f"autoencoder: {beside / k} lies beside this model: its samples are latents; give the folder {beside} for images"
+                f"autoencoder: {beside / k} lies beside this model: its samples are latents; give the folder {beside}"
+                " for images"
                 for k in near[:1]
             ]
         return Parts(folder, _first(reversed(schedulers) if index else schedulers), autoencoder, unsure)
@@ -299,7 +316,8 @@ def look_at(folder: Path) -> Parts:
     if not named:
         missing = next((k for k in MODELS if k in index), MODELS[0])
         raise CheckpointError(
-            f"{folder} has a model_index.json but no {missing}/config.json, and no config.json beside it: the download is not complete"
+            f"{folder} has a model_index.json but no {missing}/config.json, and no config.json beside it: the download"
+            " is not complete"
         )
     averaged = [k for k in kinds if k.startswith(named[0]) and k != named[0] and "ema" in k]
     unsure += [f"weights: {named[0]}/ was taken; {k}/ is there as well" for k in averaged]
@@ -322,12 +340,17 @@ def find_parts(folder: Path) -> tuple[Path, Path | None]:
 
 
 def load_autoencoder(
-    folder: Path, latent: tuple[int, ...], variant: str | None = None, scale: float | Sequence[float] | None = None, shift: float | Sequence[float] | None = None,
+    folder: Path,
+    latent: tuple[int, ...],
+    variant: str | None = None,
+    scale: float | Sequence[float] | None = None,
+    shift: float | Sequence[float] | None = None,
     elsewhere: Sequence[Path] = (),
-) -> tuple[Autoencoder, tuple[int, ...], list[str]]:  # fmt: skip
+) -> tuple[Autoencoder, tuple[int, ...], list[str]]:
     """(frozen autoencoder, shape of the data, doubts) of a folder, for latents of a shape; always in float32.
 
-    scale, shift: of the latents, over what the config says. elsewhere: configs that may state them where the autoencoder's own does not.
+    scale, shift: of the latents, over what the config says. elsewhere: configs that may state them where the
+        autoencoder's own does not.
     """
     config = _json(folder / "config.json")
     model, unsure = load_model(folder, variant, dtype=torch.float32)
@@ -354,7 +377,8 @@ def load_autoencoder(
             shape = tuple(made.decode(torch.zeros(1, *latent)).shape[1:])
     except Exception as error:  # whatever a decoder makes of latents that are not its own
         raise CheckpointError(
-            f"{folder}: the autoencoder ({config.get('_class_name')}) does not decode latents of shape {latent} ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
+            f"{folder}: the autoencoder ({config.get('_class_name')}) does not decode latents of shape {latent}"
+            f" ({type(error).__name__}: {' '.join(str(error).split())[:160]})"
         ) from error
     return made, shape, unsure + doubts
 
@@ -367,7 +391,8 @@ def latent_statistics(
     elsewhere: Sequence[Path] = (),
     asked: tuple[bool, bool] = (False, False),
 ) -> tuple[Tensor | float, Tensor | float, list[str]]:
-    """(scale, shift, doubts) with z = scale (E(x) - shift), as diffusers' pipelines use an autoencoder: scaling_factor, shift_factor, latents_mean, latents_std.
+    """(scale, shift, doubts) with z = scale (E(x) - shift), as diffusers' pipelines use an autoencoder: scaling_factor,
+    shift_factor, latents_mean, latents_std.
 
     asked: whether scale and shift are given by hand, so that there is nothing to doubt.
     """
@@ -376,7 +401,8 @@ def latent_statistics(
         return 1.0, 0.0, []
     if isinstance(getattr(model, "bn", None), nn.BatchNorm2d) and not all(asked):
         raise InputError(
-            f"{folder}: {kind} scales its latents by a batch norm of its own, in its pipeline: give latent_scale and latent_shift, one number for each channel"
+            f"{folder}: {kind} scales its latents by a batch norm of its own, in its pipeline: give latent_scale and"
+            " latent_shift, one number for each channel"
         )
     filled = dict(getattr(model, "config", {}))
     doubts, others = [], [(p, _json(p)) for p in elsewhere]
@@ -400,7 +426,8 @@ def latent_statistics(
         factor = factor if factor is not None else default
         whose = f"{kind}'s default" if factor is not None else "as nothing states another"
         doubts.append(
-            f"latent scale: the autoencoder's config states no scaling_factor; {1.0 if factor is None else factor:g} is taken, {whose} (latent_scale=NUMBER overrules it)"
+            f"latent scale: the autoencoder's config states no scaling_factor; {1.0 if factor is None else factor:g} is"
+            f" taken, {whose} (latent_scale=NUMBER overrules it)"
         )
     factor = 1.0 if factor is None else factor
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not math.isfinite(factor):
@@ -409,7 +436,8 @@ def latent_statistics(
         return float(factor), float(shift or 0.0), doubts
     if not all(asked):
         doubts.append(
-            "latents_mean and latents_std: z = (E(x) - mean) scaling_factor / std is taken, as diffusers' pipelines do (latent_scale and latent_shift overrule it)"
+            "latents_mean and latents_std: z = (E(x) - mean) scaling_factor / std is taken, as diffusers' pipelines do"
+            " (latent_scale and latent_shift overrule it)"
         )
     if shift:
         doubts.append(
@@ -464,7 +492,8 @@ def load_model(
 ) -> tuple[nn.Module, list[str]]:
     """(the model of a folder, doubts); its weights loaded strictly and without unpickling.
 
-    variant: of the files; where the folder has none of that name, the plain ones. dtype: by default half precision for "fp16", else float32.
+    variant: of the files; where the folder has none of that name, the plain ones. dtype: by default half precision for
+        "fp16", else float32.
     """
     try:
         import diffusers
@@ -484,13 +513,19 @@ def load_model(
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(taken)
     try:
         model, info = known.from_pretrained(  # type: ignore[attr-defined]
-            str(folder), variant=taken or None, output_loading_info=True, local_files_only=True, low_cpu_mem_usage=False,
-            torch_dtype=dtype or half, use_safetensors="safetensors" in formats,
-        )  # fmt: skip
+            str(folder),
+            variant=taken or None,
+            output_loading_info=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+            torch_dtype=dtype or half,
+            use_safetensors="safetensors" in formats,
+        )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         first = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"{folder}: the weights cannot be loaded ({first[:240]}); they must be complete, and .safetensors or a .bin of plain tensors"
+            f"{folder}: the weights cannot be loaded ({first[:240]}); they must be complete, and .safetensors or a .bin"
+            " of plain tensors"
         ) from error
     wrong = {k: info.get(k) for k in ("missing_keys", "unexpected_keys", "mismatched_keys") if info.get(k)}
     if wrong:
@@ -524,10 +559,12 @@ def _choose(folder: Path, variant: str | None) -> tuple[str, set[str], list[str]
     )
     if named:
         raise CheckpointError(
-            f"{folder}: the weights cannot be loaded: it holds {files} alone: give variant={named[0]} (--prior-option variant={named[0]})"
+            f"{folder}: the weights cannot be loaded: it holds {files} alone: give variant={named[0]} (--prior-option"
+            f" variant={named[0]})"
         )
     raise CheckpointError(
-        f"{folder}: the weights cannot be loaded: no {WEIGHTS}.safetensors or .bin (it holds {files}); fetch them, or convert what is there with the library it is from"
+        f"{folder}: the weights cannot be loaded: no {WEIGHTS}.safetensors or .bin (it holds {files}); fetch them, or"
+        " convert what is there with the library it is from"
     )
 
 

@@ -18,8 +18,8 @@ from deft.operator.latent import GRADIENTS
 class Autoencoder(nn.Module):
     """An autoencoder of diffusers (AutoencoderKL, VQModel) as encode and decode, with what scales its latents.
 
-    z = scale (E(x) - shift), E the mean of the code; x = D(z / scale + shift). scale and shift are numbers, or tensors that
-    broadcast with z (a number for each channel).
+    z = scale (E(x) - shift), E the mean of the code; x = D(z / scale + shift). scale and shift are numbers, or tensors
+    that broadcast with z (a number for each channel).
 
     stated: what of scale and shift is not the files' own, and so part of a prior's fingerprint.
     """
@@ -27,7 +27,13 @@ class Autoencoder(nn.Module):
     scale: Tensor | float
     shift: Tensor | float
 
-    def __init__(self, model: nn.Module, scale: Tensor | float = 1.0, shift: Tensor | float = 0.0, stated: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        scale: Tensor | float = 1.0,
+        shift: Tensor | float = 0.0,
+        stated: dict[str, Any] | None = None,
+    ):
         super().__init__()
         self.model, self.stated = model, dict(stated or {})
         for name, value in (("scale", scale), ("shift", shift)):
@@ -62,9 +68,10 @@ def measure_gain(autoencoder: Any, prior: Denoiser, size: float = 0.1, seed: int
 class LatentPrior(Denoiser):
     """A denoiser of latents with the autoencoder they belong to.
 
-    Samples, h-transforms and samplers live in the latents (`event_shape`); data are encoded on the way in (`encode`), samples decoded
-    on the way out (`decode`), and `to_latent` makes a measurement y = A(x) + noise one of the latents, y = A(D(z)) + noise. What the
-    autoencoder cannot express, no sample will show: give the likelihood a sigma_y that allows for it.
+    Samples, h-transforms and samplers live in the latents (`event_shape`); data are encoded on the way in (`encode`),
+    samples decoded on the way out (`decode`), and `to_latent` makes a measurement y = A(x) + noise one of the latents,
+    y = A(D(z)) + noise. What the autoencoder cannot express, no sample will show: give the likelihood a sigma_y that
+    allows for it.
 
     Args:
         prior: the denoiser of the latents.
@@ -74,7 +81,14 @@ class LatentPrior(Denoiser):
         gain: how many times larger a small deviation is in the data than in the latents; measured if not given.
     """
 
-    def __init__(self, prior: Denoiser, autoencoder: Any, data_shape: tuple[int, ...], gradient: str = "decoder", gain: float | None = None):
+    def __init__(
+        self,
+        prior: Denoiser,
+        autoencoder: Any,
+        data_shape: tuple[int, ...],
+        gradient: str = "decoder",
+        gain: float | None = None,
+    ):
         super().__init__()
         if gradient not in GRADIENTS:
             raise unknown("gradient", gradient, GRADIENTS)
@@ -89,7 +103,11 @@ class LatentPrior(Denoiser):
         return self._data_shape
 
     def describe(self) -> dict[str, Any]:
-        return self.prior.describe() | {"latent": list(self.data_shape), "gradient": self.gradient} | getattr(self.autoencoder, "stated", {})
+        return (
+            self.prior.describe()
+            | {"latent": list(self.data_shape), "gradient": self.gradient}
+            | getattr(self.autoencoder, "stated", {})
+        )
 
     def parameter_count(self) -> int:
         """Those of the denoiser; the autoencoder is no part of what an h is sized by."""
@@ -107,4 +125,6 @@ class LatentPrior(Denoiser):
         return torch.cat([self.autoencoder.decode(part) for part in z.to(self.state_like()).split(chunk)])
 
     def to_latent(self, obs: Observation) -> Observation:
-        return Observation(obs.y, obs.likelihood.after(Decoder(self.autoencoder, self.event_shape, self.gradient, self.gain)))
+        return Observation(
+            obs.y, obs.likelihood.after(Decoder(self.autoencoder, self.event_shape, self.gradient, self.gain))
+        )

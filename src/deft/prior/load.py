@@ -66,7 +66,8 @@ def _is_hub_id(name: str) -> bool:
 
 
 def load_function(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
-    """'package.module:function' or 'file.py:function': call it, with the options, for a denoiser. It is your code that runs."""
+    """'package.module:function' or 'file.py:function': call it, with the options, for a denoiser. It is your code that
+    runs."""
     make = find_function(name, "a function that returns a deft.Denoiser")
     try:
         made = make(**options)
@@ -91,14 +92,26 @@ def load_remote(name: str, device: torch.device | str = "cpu", **options: Any) -
 
 
 OURS: dict[str, Family] = {
-    "remote": Family("a prior behind `deft serve`, by its URL", lambda n: n.startswith(("http://", "https://")), load_remote, REMOTE_KINDS),
+    "remote": Family(
+        "a prior behind `deft serve`, by its URL",
+        lambda n: n.startswith(("http://", "https://")),
+        load_remote,
+        REMOTE_KINDS,
+    ),
     "deft": Family("bundled, or made by `deft prior train`", _own, load_own),
-    "diffusers": Family("a folder written by diffusers", lambda n: Path(n).is_dir() and diffusers.recognise(Path(n)), diffusers.load_diffusers, DIFFUSERS_KINDS),
-}  # fmt: skip
+    "diffusers": Family(
+        "a folder written by diffusers",
+        lambda n: Path(n).is_dir() and diffusers.recognise(Path(n)),
+        diffusers.load_diffusers,
+        DIFFUSERS_KINDS,
+    ),
+}
 """Asked first."""
 OTHERS: dict[str, Family] = {
     "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm, ADM_KINDS),
-    "python": Family("FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function),
+    "python": Family(
+        "FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function
+    ),
     "hub": Family("a model on the hub, by its id OWNER/NAME", _is_hub_id, diffusers.load_diffusers, DIFFUSERS_KINDS),
 }
 """Asked last, for they recognise much."""
@@ -142,18 +155,24 @@ def family_of(name: str | Path) -> str:
         )
     if path.suffix in (".pkl", ".pickle"):
         raise CheckpointError(
-            f"{path} is a pickle, which holds code: {BY_FUNCTION} ('edm-denoiser' is the convention of EDM's pickles), and load it there with the library it is from"
+            f"{path} is a pickle, which holds code: {BY_FUNCTION} ('edm-denoiser' is the convention of EDM's pickles),"
+            " and load it there with the library it is from"
         )
     if path.exists():
         named = external_format(path)
-        raise CheckpointError(named or f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion; or {BY_FUNCTION}")
+        raise CheckpointError(
+            named
+            or f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion;"
+            f" or {BY_FUNCTION}"
+        )
     if path.suffix or "/" in str(name):
         raise InputError(f"no such prior: {path} does not exist")
     raise unknown("prior", str(name), BUNDLED)
 
 
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE texts as options of `load_prior`: numbers, true/false, a,b for two numbers, else a text; `load_prior` says what each must be.
+    """KEY=VALUE texts as options of `load_prior`: numbers, true/false, a,b for two numbers, else a text; `load_prior`
+    says what each must be.
 
     >>> read_options(["output=v", "value_range=0,1", "label=3"])
     {'output': 'v', 'value_range': (0.0, 1.0), 'label': 3}
@@ -187,13 +206,15 @@ def _value(key: str, text: str) -> Any:
 
 
 def resolve(options: dict[str, Any]) -> dict[str, Any]:
-    """Names spelled out: convention=NAME becomes what it stands for, schedule=NAME a schedule with its usual settings."""
+    """Names spelled out: convention=NAME becomes what it stands for, schedule=NAME a schedule with its usual
+    settings."""
     out = dict(options)
     name = out.pop("convention", None)
     if name is not None:
         if not isinstance(name, str) or name not in CONVENTIONS:
             raise unknown("convention", str(name), CONVENTIONS)
-        usual = {"scale_input": False, "sigma_data": 1.0, "value_range": (-1.0, 1.0)}  # all that a convention says, over whatever a file does
+        # all that a convention says, over whatever a file does
+        usual = {"scale_input": False, "sigma_data": 1.0, "value_range": (-1.0, 1.0)}
         out = usual | CONVENTIONS[name].make() | out
     schedule = out.get("schedule")
     if isinstance(schedule, str):
@@ -207,9 +228,9 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
     """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
 
     Args:
-        options: of the family's loader (label, variant, config, token, ...), and the convention where what the files say is
-            to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range, scale_input, sigma_data,
-            learned_variance (see `NetworkDenoiser`).
+        options: of the family's loader (label, variant, config, token, ...), and the convention where what the files
+            say is to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range,
+            scale_input, sigma_data, learned_variance (see `NetworkDenoiser`).
 
     Raises:
         InputError, CheckpointError: what was given, what was expected, what to do.
@@ -235,7 +256,9 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         raise unknown(f"option of a prior of the family {family}", wrong, every) from error
     prior.card.setdefault("family", family)
     prior.loaded_as = absolute_name(str(name))
-    prior.loaded_with = tuple(f"{key}={option_text(value)}" for key, value in options.items() if key not in ("token", "trust_pickle"))
+    prior.loaded_with = tuple(
+        f"{key}={option_text(value)}" for key, value in options.items() if key not in ("token", "trust_pickle")
+    )
     return prior
 
 
@@ -258,5 +281,14 @@ def option_text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
 
 
-CONVENTION_OPTIONS = ("convention", "output", "schedule", "time", "value_range", "scale_input", "sigma_data", "learned_variance")
+CONVENTION_OPTIONS = (
+    "convention",
+    "output",
+    "schedule",
+    "time",
+    "value_range",
+    "scale_input",
+    "sigma_data",
+    "learned_variance",
+)
 """Options every adapter to a network takes."""

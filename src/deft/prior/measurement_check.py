@@ -1,17 +1,18 @@
 """Is a measurement read as it was made? The twin of the convention check for priors (`deft.prior.check`).
 
-A measurement in other units, turned, shifted or with its mask the other way round has the right shape, and samples explain
-it with a healthy residual: it is the image that is wrong. What tells is the prior. Of a sample x of its own kind, noised to
-x_t = alpha x + sigma n, a denoiser knows how far it will be from x: by Tweedie's second-order formula
+A measurement in other units, turned, shifted or with its mask the other way round has the right shape, and samples
+explain it with a healthy residual: it is the image that is wrong. What tells is the prior. Of a sample x of its own
+kind, noised to x_t = alpha x + sigma n, a denoiser knows how far it will be from x: by Tweedie's second-order formula
 
     E |x - E[x_0 | x_t]|^2 = (sigma^2 / alpha) tr d E[x_0 | x_t] / d x_t,
 
-and the trace is one further call (Hutchinson's estimate by a difference). The ratio of what the error is to what it should be,
-the *surprise*, is about 1 for images of the prior's kind and 1.5 to 20 for others; it needs no other images to compare with.
+and the trace is one further call (Hutchinson's estimate by a difference). The ratio of what the error is to what it
+should be, the *surprise*, is about 1 for images of the prior's kind and 1.5 to 20 for others; it needs no other images
+to compare with.
 
-`inspect_measurement` tries every usual reading of a measurement (`readings`), draws a few cheap samples of each, and says
-which one the operator (residual) and the prior (surprise) confirm. Efron 2011 (Tweedie's formula and selection bias, JASA 106)
-has the first-order formula; the second follows by another derivative.
+`inspect_measurement` tries every usual reading of a measurement (`readings`), draws a few cheap samples of each, and
+says which one the operator (residual) and the prior (surprise) confirm. Efron 2011 (Tweedie's formula and selection
+bias, JASA 106) has the first-order formula; the second follows by another derivative.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ from deft.likelihood.task import Arrays, Change, Limits, OperatorTask
 from deft.methods import plan
 
 LEVELS = (0.3, 1.0, 3.0)
-"""sigma/alpha at which surprise is looked at: below, a method's own leftover noise counts; above, a prior knows its mean image alone."""
+"""sigma/alpha at which surprise is looked at: below, a method's own leftover noise counts; above, a prior knows its
+mean image alone."""
 
 
 def surprise(prior: Denoiser, x: Tensor, levels: Sequence[float] = LEVELS, seed: int = 0) -> Tensor:
-    """log(error of the denoised mean / the error it expects itself) of samples x [B, *E], mean over levels, [B]. Two calls a level.
+    """log(error of the denoised mean / the error it expects itself) of samples x [B, *E], mean over levels, [B]. Two
+    calls a level.
 
     About 0 for samples of the prior's own kind; see the module for the formula.
 
@@ -73,7 +76,8 @@ def surprise(prior: Denoiser, x: Tensor, levels: Sequence[float] = LEVELS, seed:
 
 
 def residual_ratio(obs: Observation, x: Tensor) -> Tensor | None:
-    """rms of (y - A(x)) / noise over what was measured, one number for each row; None where the likelihood has no such thing.
+    """rms of (y - A(x)) / noise over what was measured, one number for each row; None where the likelihood has no such
+    thing.
 
     x: data [B, *data_shape]. About 1 for images that explain the measurement.
     """
@@ -105,17 +109,26 @@ def check_pairs(obs: Observation, x: Tensor, where: str) -> str | None:
         return None
     sigma = typical_noise(obs, x)
     typical = float(ratio.median())
-    said = f"{where}: y differs from A(x) by {typical * sigma:.3g} (root mean square, median over pairs), and the noise sigma_y is {sigma:.3g}"
+    said = (
+        f"{where}: y differs from A(x) by {typical * sigma:.3g} (root mean square, median over pairs), and the noise"
+        f" sigma_y is {sigma:.3g}"
+    )
     if typical > 5:
         raise InputError(
-            f"{said}: x and y are in another order, y is in other units (--range) or made by another operator (--task-option); "
-            f"if it is noise, say so with --sigma-y {typical * sigma:.2g}"
+            f"{said}: x and y are in another order, y is in other units (--range) or made by another operator"
+            f" (--task-option); if it is noise, say so with --sigma-y {typical * sigma:.2g}"
         )
     odd = int((ratio > max(5.0, 3 * typical)).sum())
     if typical > 2:
-        return f"warning: {said}: another sigma_y (--sigma-y {typical * sigma:.2g}), other units of y, or another operator?"
+        return (
+            f"warning: {said}: another sigma_y (--sigma-y {typical * sigma:.2g}), other units of y, or another"
+            " operator?"
+        )
     if odd:
-        return f"warning: {where}: {odd} of {len(x)} pairs have y far from A(x) (number {int(ratio.argmax())} by {float(ratio.max()) * sigma:.3g}, the median is {typical * sigma:.3g})"
+        return (
+            f"warning: {where}: {odd} of {len(x)} pairs have y far from A(x) (number {int(ratio.argmax())} by"
+            f" {float(ratio.max()) * sigma:.3g}, the median is {typical * sigma:.3g})"
+        )
     return None
 
 
@@ -123,17 +136,29 @@ def check_pairs(obs: Observation, x: Tensor, where: str) -> str | None:
 
 
 MAX_SURPRISE = 0.55
-"""Mean surprise (natural logarithm) of samples above which they are no images of the prior's kind; see docs/wrong-result.md."""
+"""Mean surprise (natural logarithm) of samples above which they are no images of the prior's kind; see
+docs/wrong-result.md."""
 MAX_RESIDUAL, MIN_RESIDUAL = 4.0, 0.1
-"""y - A(x), in units of the noise and as it is, above which samples do not explain a measurement (a noiseless one is never met exactly)."""
+"""y - A(x), in units of the noise and as it is, above which samples do not explain a measurement (a noiseless one is
+never met exactly)."""
 FAR = 1.5
-"""Values this far from the middle of their range, in halves of its width, are none (of images in [-1, 1]: beyond 1.5)."""
+"""Values this far from the middle of their range, in halves of its width, are none (of images in [-1, 1]: beyond
+1.5)."""
 
 
-def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, seed: int = 0, subset: int = 4, what: str = "the measurement") -> list[str]:
-    """What is wrong with samples [n, *data_shape] of one measurement, a line each: they left the range, do not explain y, or are no images of the prior's kind.
+def sample_warnings(
+    prior: Denoiser,
+    obs: Observation | None,
+    drawn: Tensor,
+    seed: int = 0,
+    subset: int = 4,
+    what: str = "the measurement",
+) -> list[str]:
+    """What is wrong with samples [n, *data_shape] of one measurement, a line each: they left the range, do not explain
+    y, or are no images of the prior's kind.
 
-    obs: None for samples of a reward, of which the range alone is looked at. subset: samples that the prior sees (two calls at each of three levels)."""
+    obs: None for samples of a reward, of which the range alone is looked at. subset: samples that the prior sees (two
+        calls at each of three levels)."""
     said = []
     x, domain = drawn.float(), domain_of(prior)
     title, bounds = ("samples", None) if domain is None else (domain.title, domain.bounds)
@@ -142,10 +167,17 @@ def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, see
     beyond = float(((x - middle).abs() > FAR * half).float().mean())
     reach = max(middle - low, high - middle) / half
     if not math.isfinite(low + high) or reach > 3 or beyond > 0.001:
-        where = "" if bounds is None else f", and {title} are in [{bounds[0]:g}, {bounds[1]:g}] ({100 * beyond:.1f} % of the values are beyond {middle + FAR * half:g})"
+        where = (
+            ""
+            if bounds is None
+            else (
+                f", and {title} are in [{bounds[0]:g}, {bounds[1]:g}] ({100 * beyond:.1f} % of the values are beyond"
+                f" {middle + FAR * half:g})"
+            )
+        )
         said.append(
-            f"warning: samples reach from {low:.3g} to {high:.3g}{where}: they have diverged. "
-            "Give more --steps, a larger --sigma-y, or another method; if y is in other units (`deft measure inspect` tells), --range"
+            f"warning: samples reach from {low:.3g} to {high:.3g}{where}: they have diverged. Give more --steps, a"
+            " larger --sigma-y, or another method; if y is in other units (`deft measure inspect` tells), --range"
         )
         if not reach <= 3:
             return said  # nothing else can be said of such samples
@@ -156,14 +188,17 @@ def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, see
     sigma = typical_noise(obs.repeat(len(few)), few)
     if ratio is not None and float(ratio.median()) > MAX_RESIDUAL and float(ratio.median()) * sigma > MIN_RESIDUAL:
         said.append(
-            f"warning: the samples do not explain {what}: y - A(x) is {float(ratio.median()) * sigma:.3g} where the noise sigma_y is {sigma:.3g}. "
-            "Other units, another convention or more noise? `deft measure inspect` tells"
+            f"warning: the samples do not explain {what}: y - A(x) is {float(ratio.median()) * sigma:.3g} where the"
+            f" noise sigma_y is {sigma:.3g}. Other units, another convention or more noise? `deft measure inspect`"
+            " tells"
         )
     found = float(surprise(prior, prior.encode(few), seed=seed).mean())
     if found > MAX_SURPRISE:
         said.append(
-            f"warning: the samples are unlike the prior's {title} (surprise {math.exp(found):.1f}, about 1 is right): {what} may be read in other units or another "
-            "convention, or be of another kind of {title.removesuffix('s')} (`deft measure inspect` tells), or the method is not there yet (more --steps, another --method)"
+            f"warning: the samples are unlike the prior's {title} (surprise {math.exp(found):.1f}, about 1 is right):"
+            f" {what} may be read in other units or another convention, or be of another kind of"
+            " {title.removesuffix('s')} (`deft measure inspect` tells), or the method is not there yet (more"
+            " --steps, another --method)"
         )
     return said
 
@@ -173,10 +208,12 @@ def sample_warnings(prior: Denoiser, obs: Observation | None, drawn: Tensor, see
 
 @dataclass(frozen=True)
 class Tried:
-    """A reading and what it came to. changes: none for the file as it is. residual: y - A(x) over the noise. surprise: see `surprise`, as a factor.
+    """A reading and what it came to. changes: none for the file as it is. residual: y - A(x) over the noise. surprise:
+    see `surprise`, as a factor.
 
-    score: the less the better, inf for a reading that cannot be (`why` is then the reason). fit: the score but for the scale of y: above `GOOD` the
-    samples are no images of the prior's kind, or do not explain y. sigma_y: in the units that y has under this reading.
+    score: the less the better, inf for a reading that cannot be (`why` is then the reason). fit: the score but for the
+    scale of y: above `GOOD` the samples are no images of the prior's kind, or do not explain y. sigma_y: in the units
+    that y has under this reading.
     """
 
     changes: tuple[Change, ...]
@@ -196,7 +233,8 @@ class Tried:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What `inspect_measurement` found. taken: the file as it is. best: of all that were `tried` (best first). confirmed: `taken` is right."""
+    """What `inspect_measurement` found. taken: the file as it is. best: of all that were `tried` (best first).
+    confirmed: `taken` is right."""
 
     taken: Tried
     best: Tried
@@ -211,14 +249,23 @@ def changes_of(task: OperatorTask, arrays: Arrays) -> list[Change]:
 
 
 def inspect_measurement(
-    prior: Denoiser, task: OperatorTask, arrays: Arrays, *, rows: int = 4, samples: int = 2, steps: int = 20, seed: int = 0,
-    value_range: Limits | None = None, progress: Callable[[str], None] = lambda text: None,
-) -> Inspected:  # fmt: skip
+    prior: Denoiser,
+    task: OperatorTask,
+    arrays: Arrays,
+    *,
+    rows: int = 4,
+    samples: int = 2,
+    steps: int = 20,
+    seed: int = 0,
+    value_range: Limits | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Inspected:
     """Try the usual readings of a measurement file's arrays, and say which the operator and the prior confirm.
 
-    Each reading is sampled (`samples` of each of `rows` measurements, `steps` calls of the prior). Its score is a sum of natural logarithms: the
-    surprise of the samples, what the residual exceeds the noise by or stays far below it, and what y is scaled down by (a reading that
-    makes y small explains everything by noise). The best single changes are taken, and further changes are tried on top of them, as long as that helps by `MARGIN`.
+    Each reading is sampled (`samples` of each of `rows` measurements, `steps` calls of the prior). Its score is a sum
+    of natural logarithms: the surprise of the samples, what the residual exceeds the noise by or stays far below it,
+    and what y is scaled down by (a reading that makes y small explains everything by noise). The best single changes
+    are taken, and further changes are tried on top of them, as long as that helps by `MARGIN`.
 
     Args:
         arrays: y [N, *M] or of one measurement, and what the task draws for each (mask, kernel, rays, coils).
@@ -251,7 +298,9 @@ def inspect_measurement(
     if taken.why and all(look((c,)).why for c in singles):
         raise InputError(taken.why)
     for _ in range(3):
-        further = [look((*t.changes, c)) for t in front for c in singles if not any(_same_thing(c, b) for b in t.changes)]
+        further = [
+            look((*t.changes, c)) for t in front for c in singles if not any(_same_thing(c, b) for b in t.changes)
+        ]
         front = sorted(further, key=lambda t: t.score)[:FRONT]
         if not front or not front[0].score < best.score - MARGIN:
             break
@@ -269,7 +318,8 @@ def _same_thing(a: Change, b: Change) -> bool:
 FRONT = 3
 """Readings that further changes are tried on top of: the best one alone may be right for a wrong reason."""
 FLAT = 0.15
-"""Samples with less contrast (standard deviation over entries, of a range from -1 to 1) are flat, and a flat image surprises no prior."""
+"""Samples with less contrast (standard deviation over entries, of a range from -1 to 1) are flat, and a flat image
+surprises no prior."""
 MARGIN = 0.15
 """By which another reading must be better."""
 UNSURE = 0.07
@@ -279,8 +329,16 @@ GOOD = 0.7
 
 
 def _try(
-    prior: Denoiser, task: OperatorTask, arrays: Arrays, shape: tuple[int, ...], changes: tuple[Change, ...], value_range: Limits | None, samples: int, steps: int, seed: int
-) -> Tried:  # fmt: skip
+    prior: Denoiser,
+    task: OperatorTask,
+    arrays: Arrays,
+    shape: tuple[int, ...],
+    changes: tuple[Change, ...],
+    value_range: Limits | None,
+    samples: int,
+    steps: int,
+    seed: int,
+) -> Tried:
     limits = next((c.value_range for c in changes if c.value_range), value_range)
     try:
         changed = dict(arrays)
@@ -300,24 +358,31 @@ def _try(
     if domain is not None and domain.bounds is not None:
         low, high = domain.bounds
         u = (2 * x - low - high) / (high - low)
-        fit += math.log1p(20 * float((u.abs() > 1.3).float().mean())) + max(0.0, math.log(FLAT / max(float(u.flatten(1).std(1).mean()), 1e-6)))
+        fit += math.log1p(20 * float((u.abs() > 1.3).float().mean())) + max(
+            0.0, math.log(FLAT / max(float(u.flatten(1).std(1).mean()), 1e-6))
+        )
     if not math.isnan(residual):
         fit += max(0.0, math.log(max(residual, 1e-9) / 1.5))
         if task.sigma_y > 0:  # noise that is far less than sigma_y says is a scale that is too small
             fit += min(2.0, max(0.0, 0.5 * math.log(0.3 / max(residual, 1e-9))))
     scaled = math.log(larger * _size(arrays["y"]) / max(_size(obs.y.numpy(force=True)), 1e-12))
-    return Tried(changes, fit + scaled, fit, residual, math.exp(strange), float(x.min()), float(x.max()), sigma_y=of.sigma_y)
+    return Tried(
+        changes, fit + scaled, fit, residual, math.exp(strange), float(x.min()), float(x.max()), sigma_y=of.sigma_y
+    )
 
 
 def _changed(task: OperatorTask, changes: Sequence[Change], shape: tuple[int, ...]) -> tuple[OperatorTask, float]:
-    """(the task with other settings, how many times larger its y is). The noise grows with y: sigma_y is in the units of y."""
+    """(the task with other settings, how many times larger its y is). The noise grows with y: sigma_y is in the units
+    of y."""
     options = {k: v for c in changes for k, v in c.options.items()}
     if not options:
         return task, 1.0
     settings = task.config() | options
     of: OperatorTask = task_from(type(task), settings)
     x = BatchNoise(1, 5).normal(shape).clamp(-1, 1)
-    sizes = [float(operator_of(t.observe(x, BatchNoise(1, 0)).likelihood)(x).square().mean().sqrt()) for t in (task, of)]
+    sizes = [
+        float(operator_of(t.observe(x, BatchNoise(1, 0)).likelihood)(x).square().mean().sqrt()) for t in (task, of)
+    ]
     larger = max(sizes[1], 1e-12) / max(sizes[0], 1e-12)
     if abs(math.log(larger)) < 0.1:
         return of, 1.0
@@ -333,23 +398,40 @@ def _verdict(taken: Tried, best: Tried, confirmed: bool, tried: list[Tried]) -> 
     if confirmed:
         others = [t.name for t in tried if t is not taken and abs(t.score - taken.score) < MARGIN]
         same = f"; about as well fits: {'; '.join(others)}" if others else ""
-        return f"confirmed: of {len(tried)} readings the file as it is fits the operator and the prior (surprise {taken.surprise:.2f}, about 1 is right){same}"
+        return (
+            f"confirmed: of {len(tried)} readings the file as it is fits the operator and the prior (surprise"
+            f" {taken.surprise:.2f}, about 1 is right){same}"
+        )
     if best is not taken:
         fixes = "; ".join(c.fix for c in best.changes)
         if best.sigma_y != taken.sigma_y and not math.isnan(best.sigma_y + taken.sigma_y):
             fixes += f"; --sigma-y {best.sigma_y:.3g}, which is in the units of y"
         how = "is right" if best.fit < GOOD else "is nearer, though not right either"
-        return f"not confirmed: read as {best.name} it {how} (surprise {best.surprise:.2f} for {taken.surprise:.2f} as it is). Use: {fixes}"
+        return (
+            f"not confirmed: read as {best.name} it {how} (surprise {best.surprise:.2f} for {taken.surprise:.2f} as it"
+            f" is). Use: {fixes}"
+        )
     if taken.fit < GOOD:
         fixes = "; ".join(c.fix for c in tried[0].changes)
         return (
-            f"not sure: the file as it is fits (surprise {taken.surprise:.2f}), and read as {tried[0].name} it fits a little better ({tried[0].surprise:.2f}; {fixes}). "
-            "Give more --rows, or look at samples of both"
+            f"not sure: the file as it is fits (surprise {taken.surprise:.2f}), and read as {tried[0].name} it fits a"
+            f" little better ({tried[0].surprise:.2f}; {fixes}). Give more --rows, or look at samples of both"
         )
     return (
-        f"not confirmed: none of {len(tried)} readings fits (surprise {best.surprise:.2f}, about 1 is right; residual {best.residual:.2f} times the noise): another operator, "
-        "more noise than sigma_y, or images of another kind than the prior's"
+        f"not confirmed: none of {len(tried)} readings fits (surprise {best.surprise:.2f}, about 1 is right; residual"
+        f" {best.residual:.2f} times the noise): another operator, more noise than sigma_y, or images of another kind"
+        " than the prior's"
     )
 
 
-__all__: Sequence[str] = ["Change", "Inspected", "Tried", "changes_of", "check_pairs", "inspect_measurement", "residual_ratio", "sample_warnings", "surprise"]
+__all__: Sequence[str] = [
+    "Change",
+    "Inspected",
+    "Tried",
+    "changes_of",
+    "check_pairs",
+    "inspect_measurement",
+    "residual_ratio",
+    "sample_warnings",
+    "surprise",
+]

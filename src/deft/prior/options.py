@@ -1,4 +1,5 @@
-"""Options of a prior: each knows its kind, from a text of the command line as from Python; a value of another kind is one line."""
+"""Options of a prior: each knows its kind, from a text of the command line as from Python; a value of another kind is
+one line."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from deft.schedule import SCHEDULES
 
 
 class Kind:
-    """What a value is. takes: for people. of: a value, or a text, as that kind; `ValueError` or `TypeError` if it is none."""
+    """What a value is. takes: for people. of: a value, or a text, as that kind; `ValueError` or `TypeError` if it is
+    none."""
 
     def __init__(self, takes: str, of: Callable[[Any], Any]):
         self.takes, self.of = takes, of
@@ -144,7 +146,8 @@ def _sides(value: Any) -> Any:
     found = _all(_whole)(value)
     if len(found) != 1 or found[0] < 1:
         raise InputError(
-            f"image_size is one whole number above 0, got {_show(value)}: for images that are not square give sides=HEIGHT,WIDTH"
+            f"image_size is one whole number above 0, got {_show(value)}: for images that are not square give"
+            " sides=HEIGHT,WIDTH"
         )
     return found[0]
 
@@ -174,8 +177,11 @@ DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
 }
 
 _FLAGS: dict[str, Kind] = {
-    "int": COUNT, "bool": TRUTH, "float": Kind("a number from 0", _least(_number, 0)), "str": Kind("a name", _one_of("noise schedule", ADM_SCHEDULES)),
-}  # fmt: skip
+    "int": COUNT,
+    "bool": TRUTH,
+    "float": Kind("a number from 0", _least(_number, 0)),
+    "str": Kind("a name", _one_of("noise schedule", ADM_SCHEDULES)),
+}
 ADM_KINDS: dict[str, Kind] = (
     CONVENTION_KINDS
     | {f.name: _FLAGS.get(str(f.type), TRUTH) for f in fields(ADMConfig)}
@@ -206,7 +212,8 @@ REMOTE_KINDS: dict[str, Kind] = {
 
 
 def typed(kinds: Mapping[str, Callable[[str, Any], Any]], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, each of its kind (`Family.options`); None stays (an option that is not given), and those that are not in the table.
+    """The options, each of its kind (`Family.options`); None stays (an option that is not given), and those that are
+    not in the table.
 
     Raises:
         InputError: a value of another kind; what the option takes.

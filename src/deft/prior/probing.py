@@ -8,7 +8,10 @@ from deft.core.denoiser import Denoiser
 from deft.errors import CheckpointError, InputError
 from deft.io.torch_files import BY_FUNCTION
 
-WANTS_MORE = f"it wants more than x_t and t (a prompt, a low-resolution image, ...), or samples of another shape; for the first {BY_FUNCTION}, with the rest held fixed in it"
+WANTS_MORE = (
+    "it wants more than x_t and t (a prompt, a low-resolution image, ...), or samples of another shape; for the first"
+    f" {BY_FUNCTION}, with the rest held fixed in it"
+)
 
 
 def try_once(prior: Denoiser, name: str) -> None:

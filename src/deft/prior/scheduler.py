@@ -1,7 +1,7 @@
 """What a scheduler of diffusers says of the network it belongs to: schedule, output, and what the network is given.
 
-Every key of its config that bears on these is read, or refused; what only moves a sampler's grid, clips or thresholds is left out,
-as it is no part of the model. A key that is neither is named as a doubt.
+Every key of its config that bears on these is read, or refused; what only moves a sampler's grid, clips or thresholds
+is left out, as it is no part of the model. A key that is neither is named as a doubt.
 """
 
 from __future__ import annotations
@@ -45,24 +45,74 @@ READ = {
 
 HARMLESS = {
     # clipping and thresholding of x̂, which a posterior does without
-    "clip_sample", "clip_sample_range", "clip_denoised", "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
+    "clip_sample",
+    "clip_sample_range",
+    "clip_denoised",
+    "thresholding",
+    "dynamic_thresholding_ratio",
+    "sample_max_value",
     # the sampler's grid
-    "timestep_spacing", "steps_offset", "set_alpha_to_one", "set_alpha_to_zero", "interpolation_type", "final_sigmas_type", "use_karras_sigmas",
-    "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "lambda_min_clipped", "rho", "sigma_schedule", "shift", "flow_shift", "base_shift",
-    "max_shift", "base_image_seq_len", "max_image_seq_len", "shift_terminal", "use_dynamic_shifting", "time_shift_type", "sampling_eps", "sigma_min", "sigma_max",
+    "timestep_spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "set_alpha_to_zero",
+    "interpolation_type",
+    "final_sigmas_type",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+    "lambda_min_clipped",
+    "rho",
+    "sigma_schedule",
+    "shift",
+    "flow_shift",
+    "base_shift",
+    "max_shift",
+    "base_image_seq_len",
+    "max_image_seq_len",
+    "shift_terminal",
+    "use_dynamic_shifting",
+    "time_shift_type",
+    "sampling_eps",
+    "sigma_min",
+    "sigma_max",
     # the sampler's steps
-    "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "predict_x0", "disable_corrector", "solver_p", "skip_prk_steps",
-    "predictor_order", "corrector_order", "tau_func", "variance_type", "eta", "s_noise", "snr", "correct_steps", "stochastic_sampling",
+    "solver_order",
+    "algorithm_type",
+    "solver_type",
+    "lower_order_final",
+    "euler_at_final",
+    "predict_x0",
+    "disable_corrector",
+    "solver_p",
+    "skip_prk_steps",
+    "predictor_order",
+    "corrector_order",
+    "tau_func",
+    "variance_type",
+    "eta",
+    "s_noise",
+    "snr",
+    "correct_steps",
+    "stochastic_sampling",
     # of old versions
-    "tensor_format", "timestep_values",
-}  # fmt: skip
+    "tensor_format",
+    "timestep_values",
+}
 """Keys that are known to change neither: they are a sampler's own."""
 
 DISTILLED = {
-    "LCMScheduler": "latent consistency models", "TCDScheduler": "trajectory consistency distillation", "CMStochasticIterativeScheduler": "consistency models",
-    "FlowMatchLCMScheduler": "latent consistency models", "SCMScheduler": "consistency models (sCM)", "ConsistencyDecoderScheduler": "a consistency decoder",
-    "HeliosDMDScheduler": "distribution matching distillation", "PiflowScheduler": "policy distillation", "FlowMapEulerDiscreteScheduler": "flow maps",
-}  # fmt: skip
+    "LCMScheduler": "latent consistency models",
+    "TCDScheduler": "trajectory consistency distillation",
+    "CMStochasticIterativeScheduler": "consistency models",
+    "FlowMatchLCMScheduler": "latent consistency models",
+    "SCMScheduler": "consistency models (sCM)",
+    "ConsistencyDecoderScheduler": "a consistency decoder",
+    "HeliosDMDScheduler": "distribution matching distillation",
+    "PiflowScheduler": "policy distillation",
+    "FlowMapEulerDiscreteScheduler": "flow maps",
+}
 """Scheduler -> what its networks are: they learned where a trajectory ends, not E[x_0 | x_t]."""
 
 DISCRETE = (
@@ -74,14 +124,17 @@ DISCRETE = (
 )
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
-BY_HAND = "give output and schedule by hand (and time, where it is not the schedule's own t): --prior-option output=..., schedule=..., time=..."
+BY_HAND = (
+    "give output and schedule by hand (and time, where it is not the schedule's own t): --prior-option output=...,"
+    " schedule=..., time=..."
+)
 
 ZERO = 1e-12
 """alpha^2 that stands for 0 at the last index of a table with zero terminal SNR."""
 
 FURTHEST = 200.0
-"""sigma/alpha at which a table of zero terminal SNR is cut for a network that returns eps: x̂ = (x - sigma eps)/alpha blows an error of eps up by it. The
-usual table of 1,000 linear betas ends at 157."""
+"""sigma/alpha at which a table of zero terminal SNR is cut for a network that returns eps: x̂ = (x - sigma eps)/alpha
+blows an error of eps up by it. The usual table of 1,000 linear betas ends at 157."""
 
 
 class Said(NamedTuple):
@@ -102,20 +155,22 @@ def examine(config: dict[str, Any], output: str | None = None) -> Said:
     output: the kind of output where the config is overruled.
 
     Raises:
-        InputError: a scheduler of no diffusion model that is read here; a combination of keys whose meaning is not known. The message says what
-            to give by hand.
+        InputError: a scheduler of no diffusion model that is read here; a combination of keys whose meaning is not
+            known. The message says what to give by hand.
     """
     import diffusers
 
     kind = str(config.get("_class_name"))
     if kind in DISTILLED:
         raise InputError(
-            f"{kind} is the scheduler of distilled networks ({DISTILLED[kind]}), which learned where a trajectory ends and not E[x_0 | x_t]: take the model they were "
-            f"distilled from; or, if this network is a diffusion model all the same, {BY_HAND}"
+            f"{kind} is the scheduler of distilled networks ({DISTILLED[kind]}), which learned where a trajectory ends"
+            " and not E[x_0 | x_t]: take the model they were distilled from; or, if this network is a diffusion model"
+            f" all the same, {BY_HAND}"
         )
     if kind in DISCRETE:
         raise InputError(
-            f"{kind} is the scheduler of a model of discrete tokens: this library takes models of numbers under Gaussian noise"
+            f"{kind} is the scheduler of a model of discrete tokens: this library takes models of numbers under"
+            " Gaussian noise"
         )
     made = getattr(diffusers, kind, None)
     if made is None:
@@ -147,18 +202,21 @@ def examine(config: dict[str, Any], output: str | None = None) -> Said:
     if config.get("use_flow_sigmas") and "use_flow_sigmas" in takes:
         if prediction == "v_prediction" and output is None:
             raise InputError(
-                f"{kind} reads prediction_type 'v_prediction' with use_flow_sigmas by a formula for other paths than these: {BY_HAND}"
+                f"{kind} reads prediction_type 'v_prediction' with use_flow_sigmas by a formula for other paths than"
+                f" these: {BY_HAND}"
             )
         return _flow(config, output or PREDICTIONS[prediction], unsure)
     if prediction == "flow_prediction" and output is None:
         raise InputError(
-            f"{kind} with prediction_type 'flow_prediction' and without use_flow_sigmas has no meaning of its own: {BY_HAND}"
+            f"{kind} with prediction_type 'flow_prediction' and without use_flow_sigmas has no meaning of its own:"
+            f" {BY_HAND}"
         )
     abar = _alphas_cumprod(kind, made, takes, config)
     betas = config.get("trained_betas")
     if betas is not None and "trained_betas" in takes and config.get("num_train_timesteps", len(betas)) != len(betas):
         unsure.append(
-            f"num_train_timesteps: {config['num_train_timesteps']} is stated with {len(betas)} trained_betas; the network is given 0 to {len(betas) - 1}"
+            f"num_train_timesteps: {config['num_train_timesteps']} is stated with {len(betas)} trained_betas; the"
+            f" network is given 0 to {len(betas) - 1}"
         )
     schedule: Schedule = table(
         abar, zero=bool(config.get("rescale_betas_zero_snr")) and "rescale_betas_zero_snr" in takes
@@ -169,7 +227,8 @@ def examine(config: dict[str, Any], output: str | None = None) -> Said:
             said |= {"schedule": _continuous(config, schedule), "time": "log-sigma/4"}
         else:
             unsure.append(
-                f"timestep_type: 'continuous' changes nothing in diffusers with prediction_type {prediction!r}: the network is given the index of the table"
+                f"timestep_type: 'continuous' changes nothing in diffusers with prediction_type {prediction!r}: the"
+                " network is given the index of the table"
             )
     return Said(*_cut(said, unsure, bool(config.get("rescale_betas_zero_snr"))))
 
@@ -185,7 +244,8 @@ def _prediction(kind: str, config: dict[str, Any]) -> str:
 
 
 def _flow(config: dict[str, Any], output: str | None, unsure: list[str]) -> Said:
-    """Straight paths: alpha = 1 - t, sigma = t. Shifts of t move the sampler's grid, not what the network was trained on."""
+    """Straight paths: alpha = 1 - t, sigma = t. Shifts of t move the sampler's grid, not what the network was trained
+    on."""
     n = config.get("num_train_timesteps", 1000)
     if not isinstance(n, (int, float)) or n <= 0:
         raise InputError(f"num_train_timesteps is {n!r}: expected a number above 0")
@@ -220,7 +280,8 @@ def _alphas_cumprod(kind: str, made: Any, takes: set[str], config: dict[str, Any
 def table(alphas_cumprod: Tensor, zero: bool = False) -> VPTable:
     """A table of cumulative alphas as a schedule; a last entry of 0 (zero terminal SNR, Lin et al. 2024) becomes 1e-12.
 
-    zero: the last entry stands for 0, whatever diffusers put there (2^-24 in some of its schedulers, more than the entry before).
+    zero: the last entry stands for 0, whatever diffusers put there (2^-24 in some of its schedulers, more than the
+        entry before).
     """
     abar = alphas_cumprod.double().clone()
     if float(abar[-1]) < ZERO or (zero and float(abar[-1]) >= float(abar[-2]) > ZERO):
@@ -230,7 +291,8 @@ def table(alphas_cumprod: Tensor, zero: bool = False) -> VPTable:
 
 
 def _continuous(config: dict[str, Any], schedule: Schedule) -> VPTable:
-    """The variance-preserving process over the sigmas of a scheduler that tells log(sigma)/4: sigma/alpha even in its logarithm."""
+    """The variance-preserving process over the sigmas of a scheduler that tells log(sigma)/4: sigma/alpha even in its
+    logarithm."""
     ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
     low, high = (-schedule.log_snr(ends) / 2).exp().tolist()
     if any(
@@ -253,11 +315,13 @@ def _cut(said: dict[str, Any], unsure: list[str], zero: bool) -> tuple[dict[str,
     kept = int((ratios <= FURTHEST).sum())
     if kept < 2:
         raise InputError(
-            f"zero terminal SNR (rescale_betas_zero_snr) with a table that has no other end, for a network that returns {said['output']}: {BY_HAND}"
+            "zero terminal SNR (rescale_betas_zero_snr) with a table that has no other end, for a network that returns"
+            f" {said['output']}: {BY_HAND}"
         )
     note = (
-        f"zero terminal SNR (rescale_betas_zero_snr) with a network that returns {said['output']}: at alpha = 0 that says nothing of x_0. Indices {kept} to "
-        f"{len(ratios) - 1} of the table are left out (sigma/alpha above {FURTHEST:g}); if it was trained to return v, give output=v"
+        f"zero terminal SNR (rescale_betas_zero_snr) with a network that returns {said['output']}: at alpha = 0 that"
+        f" says nothing of x_0. Indices {kept} to {len(ratios) - 1} of the table are left out (sigma/alpha above"
+        f" {FURTHEST:g}); if it was trained to return v, give output=v"
     )
     return said | {"schedule": VPTable(schedule.betas[:kept].tolist())}, [*unsure, note]
 

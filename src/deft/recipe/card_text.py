@@ -23,7 +23,19 @@ def card_lines(card: Mapping[str, Any], indent: str = "") -> list[str]:
 
 def h_card_text(card: Mapping[str, Any]) -> str:
     """card.md of a fitted h."""
-    text = ["# A fitted h-transform", "", "```", *card_lines({k: v for k, v in card.items() if k != "levels"}), "```", ""]
+    text = [
+        "# A fitted h-transform",
+        "",
+        "```",
+        *card_lines({k: v for k, v in card.items() if k != "levels"}),
+        "```",
+        "",
+    ]
     if card.get("levels"):  # an h that was fitted without images has none
-        text += ["Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:", "", level_table(card["levels"]), ""]
+        text += [
+            "Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:",
+            "",
+            level_table(card["levels"]),
+            "",
+        ]
     return "\n".join(text)

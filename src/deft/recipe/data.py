@@ -18,12 +18,14 @@ from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
 
 Source = Tensor | Data | Pairs | str | Path | None
-"""Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled set, or nothing."""
+"""Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled
+set, or nothing."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """x: samples [N, *E] in the prior's own space, or None; x_out: held out. obs, obs_out: their measurements, of own pairs alone.
+    """x: samples [N, *E] in the prior's own space, or None; x_out: held out. obs, obs_out: their measurements, of own
+    pairs alone.
 
     source: where from, for cards. notes: what was left out, cropped or clipped in reading. warnings: what is doubtful.
     """
@@ -44,13 +46,17 @@ class TrainingData:
 def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """(rows to fit, rows held out): a tenth at random, at least 1 and at most 256."""
     if n < 2:
-        raise InputError(f"{n} sample is too few to fit to and to hold one out: give more, or held-out ones of their own")
+        raise InputError(
+            f"{n} sample is too few to fit to and to hold one out: give more, or held-out ones of their own"
+        )
     order = torch.randperm(n, generator=generator(seed, 7))
     few = max(1, min(256, n // 10))
     return order[few:].sort().values, order[:few].sort().values
 
 
-def training_data(prior: Denoiser, data: Source, held_out: Source = None, seed: int = 0, source: str = "", **reading: Any) -> TrainingData:
+def training_data(
+    prior: Denoiser, data: Source, held_out: Source = None, seed: int = 0, source: str = "", **reading: Any
+) -> TrainingData:
     """Data and held-out data for `fit_h`, in the prior's own space.
 
     Args:
@@ -60,8 +66,8 @@ def training_data(prior: Denoiser, data: Source, held_out: Source = None, seed: 
         reading: how files are read: options of the domain's `read`.
 
     Raises:
-        InputError: samples of another shape than the prior's, too few of them, pairs on one side alone, pairs whose measurements are far from
-            those of their samples.
+        InputError: samples of another shape than the prior's, too few of them, pairs on one side alone, pairs whose
+            measurements are far from those of their samples.
     """
     if isinstance(data, Pairs):
         return _pairs(prior, data, held_out, seed, source)
@@ -90,10 +96,19 @@ def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: st
     else:
         x_out, obs_out = held_out.x, held_out.observation
     named = f"{source or 'own pairs'} ({len(x)} {title_of(prior)})"
-    return TrainingData(_encoded(prior, x), _encoded(prior, x_out), prior.to_latent(obs), prior.to_latent(obs_out), named, warnings=[doubtful] if doubtful else [])
+    return TrainingData(
+        _encoded(prior, x),
+        _encoded(prior, x_out),
+        prior.to_latent(obs),
+        prior.to_latent(obs_out),
+        named,
+        warnings=[doubtful] if doubtful else [],
+    )
 
 
-def _samples(prior: Denoiser, data: Source, split: str, reading: dict[str, Any]) -> tuple[Tensor | None, list[str], str]:
+def _samples(
+    prior: Denoiser, data: Source, split: str, reading: dict[str, Any]
+) -> tuple[Tensor | None, list[str], str]:
     """(samples [N, *data_shape], notes, where from)"""
     if data is None:
         return None, [], ""
@@ -102,23 +117,37 @@ def _samples(prior: Denoiser, data: Source, split: str, reading: dict[str, Any])
     if isinstance(data, (str, Path)):
         domain = domain_of(prior)
         if domain is None:
-            raise InputError(f"no kind of data is known whose samples have the shape {prior.data_shape}: give a tensor in place of {data}")
+            raise InputError(
+                f"no kind of data is known whose samples have the shape {prior.data_shape}: give a tensor in place of"
+                f" {data}"
+            )
         name = str(data)
-        data = domain.read(f"{name}:{split}" if _bundled(prior, name) and ":" not in name else name, prior.data_shape, **reading)
+        data = domain.read(
+            f"{name}:{split}" if _bundled(prior, name) and ":" not in name else name, prior.data_shape, **reading
+        )
     if isinstance(data, Data):
         notes, data = data.notes, data.x
     if not isinstance(data, Tensor):
-        raise InputError(f"samples are a tensor [N, *shape], pairs, or the name of a file, folder or bundled set; got {type(data).__name__}")
+        raise InputError(
+            "samples are a tensor [N, *shape], pairs, or the name of a file, folder or bundled set; got"
+            f" {type(data).__name__}"
+        )
     if tuple(data.shape[1:]) not in (tuple(prior.data_shape), tuple(prior.event_shape)):
-        raise InputError(f"samples have shape {tuple(data.shape)}, expected (N, {', '.join(map(str, prior.data_shape))}): what this prior makes")
+        raise InputError(
+            f"samples have shape {tuple(data.shape)}, expected (N, {', '.join(map(str, prior.data_shape))}): what this"
+            " prior makes"
+        )
     return (None if len(data) == 0 else data), notes, name
 
 
 def held_out_samples(prior: Denoiser, data: Source, **reading: Any) -> Tensor:
-    """Samples [N, *data_shape] to evaluate on: a tensor, what a domain read, or the name of a file, folder or bundled set (its split `test`)."""
+    """Samples [N, *data_shape] to evaluate on: a tensor, what a domain read, or the name of a file, folder or bundled
+    set (its split `test`)."""
     x, _, _ = _samples(prior, data, "test", reading)
     if x is None:
-        raise InputError("nothing to evaluate on: give samples [N, *shape], or the name of a file, folder or bundled set")
+        raise InputError(
+            "nothing to evaluate on: give samples [N, *shape], or the name of a file, folder or bundled set"
+        )
     return x
 
 

@@ -17,8 +17,9 @@ from deft.kinds.draws import Draws
 class Evaluation:
     """Metrics of samples of held-out data.
 
-    values: metric -> its value for each measurement, [N]. metrics: what they are. draws: the samples, of the observation `obs` of the
-    truth `x` [N, *E]. As a mapping it gives (mean, standard error over the measurements): evaluation["psnr_mean"].
+    values: metric -> its value for each measurement, [N]. metrics: what they are. draws: the samples, of the
+    observation `obs` of the truth `x` [N, *E]. As a mapping it gives (mean, standard error over the measurements):
+    evaluation["psnr_mean"].
     """
 
     values: Mapping[str, Tensor]

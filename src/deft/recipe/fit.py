@@ -1,9 +1,11 @@
-"""deft.fit_h: an h-transform for a frozen prior and a task, by the recipe. `deft fit`, the demo and `deft compare` all call it.
+"""deft.fit_h: an h-transform for a frozen prior and a task, by the recipe. `deft fit`, the demo and `deft compare` all
+call it.
 
-    prior's samples -> calibrate -> prediction cache -> fit, best held-out weights kept -> weight and errors by noise level
+    prior's samples -> calibrate -> prediction cache -> fit, best held-out weights kept -> weight and errors by noise
+    level
 
-What an h should learn, E[x_0 | x_t, y], is a property of the prior and the measurement alone: samples of the prior are data without end
-(docs/fit.md).
+What an h should learn, E[x_0 | x_t, y], is a property of the prior and the measurement alone: samples of the prior are
+data without end (docs/fit.md).
 """
 
 from __future__ import annotations
@@ -50,24 +52,37 @@ LEVEL_IMAGES = 200
 
 
 def fit_h(
-    prior: Denoiser | str, task: Task | str, data: Source | TrainingData = None, held_out: Source = None, recipe: Recipe | None = None, *,
-    h: Learned | None = None, folder: str | Path | None = None, samples_folder: str | Path | None = None, resume: bool = False,
-    device: torch.device | str | None = None, progress: bool | None = None, callback: Callback | None = None, trust_code: bool = False, **changes: Any,
-) -> FittedH:  # fmt: skip
+    prior: Denoiser | str,
+    task: Task | str,
+    data: Source | TrainingData = None,
+    held_out: Source = None,
+    recipe: Recipe | None = None,
+    *,
+    h: Learned | None = None,
+    folder: str | Path | None = None,
+    samples_folder: str | Path | None = None,
+    resume: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+    trust_code: bool = False,
+    **changes: Any,
+) -> FittedH:
     """Fit an h-transform to a frozen prior and a task, on your data, on samples of the prior, or on both.
 
     Args:
         prior: a frozen denoiser, or whatever `load_prior` takes.
         task: what is measured, or its name.
-        data: samples [N, *data_shape] in model space, a file, a folder, the name of a bundled set, or your own `Pairs`; None fits to
-            samples of the prior alone.
-        held_out: in the same form, decides which weights are kept. Default: a tenth of the data (of a bundled set its split
-            `validation`); without data, further samples of the prior.
+        data: samples [N, *data_shape] in model space, a file, a folder, the name of a bundled set, or your own `Pairs`;
+            None fits to samples of the prior alone.
+        held_out: in the same form, decides which weights are kept. Default: a tenth of the data (of a bundled set its
+            split `validation`); without data, further samples of the prior.
         recipe: how; further keywords change single settings of it (`seconds=90`).
         h: the h to fit, already built, in place of one that the recipe builds.
-        folder: where `state.pt` and the sizes are kept, for `resume`. samples_folder: where samples of the prior are kept; fits of
-            other tasks may share it (default: prior-samples in `folder`).
-        progress: bars; None draws them at a terminal and in a notebook. What is done is logged (`deft.runtime.messages.show`).
+        folder: where `state.pt` and the sizes are kept, for `resume`. samples_folder: where samples of the prior are
+            kept; fits of other tasks may share it (default: prior-samples in `folder`).
+        progress: bars; None draws them at a terminal and in a notebook. What is done is logged
+            (`deft.runtime.messages.show`).
         callback: called at each evaluation with its row of numbers.
         trust_code: an h that `start_from` names may have a network of its own, whose code then runs.
 
@@ -75,8 +90,8 @@ def fit_h(
         h with the best weights, and what its fit has left to say; see `FittedH`.
 
     Raises:
-        InputError: there is nothing to fit to, data of another shape, an unknown setting. NonFiniteError: the loss or a sample was not
-            finite. CheckpointError: `resume` of another fit.
+        InputError: there is nothing to fit to, data of another shape, an unknown setting. NonFiniteError: the loss or a
+            sample was not finite. CheckpointError: `resume` of another fit.
 
     >>> import deft
     >>> from deft.testing import half_seen
@@ -85,7 +100,8 @@ def fit_h(
     ...     def observe(self, x, noise):
     ...         return deft.Observation(obs.likelihood.sample(x, noise), obs.likelihood)
     >>> h = deft.DEFT((16,), 2, width=8)
-    >>> fitted = fit_h(world.prior(deft.VPCosine()), Half(), h=h, steps=4, batch=8, prior_samples=16, cache=32, progress=False)
+    >>> small = dict(steps=4, batch=8, prior_samples=16, cache=32)
+    >>> fitted = fit_h(world.prior(deft.VPCosine()), Half(), h=h, progress=False, **small)
     >>> fitted.sizes
     Sizes(prior_samples=16, cache=32, fresh=0.0)
     """
@@ -93,17 +109,27 @@ def fit_h(
     recipe = recipe.changed(bf16=launched_config(recipe.fit_config(recipe.steps, recipe.seconds)).bf16)
     prior = prior if isinstance(prior, Denoiser) else load_prior(prior)
     task = find_task(prior, task)
-    place = next((p.device for p in prior.parameters()), torch.device("cpu")) if device is None else torch.device(device)
+    place = (
+        next((p.device for p in prior.parameters()), torch.device("cpu")) if device is None else torch.device(device)
+    )
     found = data if isinstance(data, TrainingData) else training_data(prior, data, held_out, recipe.seed)
     for note in found.notes:
         log.info(note)
     if found.n == 0 and recipe.prior_samples == 0:
-        raise InputError("nothing to fit to: no data and no samples of the prior; give data, or leave prior_samples open")
+        raise InputError(
+            "nothing to fit to: no data and no samples of the prior; give data, or leave prior_samples open"
+        )
     doubts = _doubts(prior, found)
     h = build_h(prior, task, recipe, trust_code) if h is None else h
     out_of = 0 if found.x_out is None else len(found.x_out)
-    log.info(f"fitting to {found.n} {title_of(prior)}, {out_of} held out" if found.n else "no data: fitting to samples of the prior alone")
-    run = _Fit(h, prior, task, found, recipe, place, shown(progress), callback, folder=folder, samples_folder=samples_folder)
+    log.info(
+        f"fitting to {found.n} {title_of(prior)}, {out_of} held out"
+        if found.n
+        else "no data: fitting to samples of the prior alone"
+    )
+    run = _Fit(
+        h, prior, task, found, recipe, place, shown(progress), callback, folder=folder, samples_folder=samples_folder
+    )
     try:
         out = run.on_pairs(resume) if found.obs is not None else run.on_samples(resume)
     except NonFiniteError as error:
@@ -119,7 +145,10 @@ def find_task(prior: Denoiser, task: Task | str) -> Task:
         return task
     domain = domain_of(prior)
     if domain is None:
-        raise InputError(f"no kind of data is known whose samples have the shape {tuple(prior.data_shape)}: give the task itself, not its name")
+        raise InputError(
+            f"no kind of data is known whose samples have the shape {tuple(prior.data_shape)}: give the task itself,"
+            " not its name"
+        )
     return domain.make_task({"name": task})
 
 
@@ -135,10 +164,22 @@ def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = Fals
             return report_size(DEFT(prior.event_shape, task.feature_channels, recipe.width, **recipe.options), prior)
         kind = KINDS[recipe.method]
         takes = inspect.signature(kind.sized).parameters
-        known = [*inspect.signature(kind).parameters, *takes] if any(p.kind is p.VAR_KEYWORD for p in takes.values()) else [*takes]
+        known = (
+            [*inspect.signature(kind).parameters, *takes]
+            if any(p.kind is p.VAR_KEYWORD for p in takes.values())
+            else [*takes]
+        )
         for name in recipe.options:
             if name not in known:
-                raise unknown(f"option of {recipe.method}", name, [k for k in known if k not in ("prior", "size", "feature_channels", "log", "options", "event_shape")])
+                raise unknown(
+                    f"option of {recipe.method}",
+                    name,
+                    [
+                        k
+                        for k in known
+                        if k not in ("prior", "size", "feature_channels", "log", "options", "event_shape")
+                    ],
+                )
         return kind.sized(prior, recipe.size, task.feature_channels, **recipe.options)
 
 
@@ -155,12 +196,26 @@ class _Fit:
     """One run of `fit_h`: what its parts share."""
 
     def __init__(
-        self, h: Learned, prior: Denoiser, task: Task, data: TrainingData, recipe: Recipe, place: torch.device, progress: bool, callback: Callback | None, *,
-        folder: str | Path | None, samples_folder: str | Path | None,
-    ):  # fmt: skip
+        self,
+        h: Learned,
+        prior: Denoiser,
+        task: Task,
+        data: TrainingData,
+        recipe: Recipe,
+        place: torch.device,
+        progress: bool,
+        callback: Callback | None,
+        *,
+        folder: str | Path | None,
+        samples_folder: str | Path | None,
+    ):
         self.h, self.prior, self.task, self.data, self.recipe, self.place = h, prior, task, data, recipe, place
         self.progress, self.callback, self.folder = progress, callback, None if folder is None else Path(folder)
-        self.samples_folder = samples_folder if samples_folder is not None else (None if folder is None else Path(folder) / "prior-samples")
+        self.samples_folder = (
+            samples_folder
+            if samples_folder is not None
+            else (None if folder is None else Path(folder) / "prior-samples")
+        )
         self.measured = Through(task, prior)
         self.objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
         self.spent: dict[str, float] = {}
@@ -177,8 +232,12 @@ class _Fit:
 
         everything = [] if x is None else [x.cpu()]
         if sizes.prior_samples:
-            log.info(f"drawing {sizes.prior_samples:,} samples of the prior, {STEPS} calls each, as further data to fit to")
-            begun = draw_prior_samples(prior, sizes.prior_samples, seed=recipe.seed, folder=self.samples_folder, progress=self.progress)
+            log.info(
+                f"drawing {sizes.prior_samples:,} samples of the prior, {STEPS} calls each, as further data to fit to"
+            )
+            begun = draw_prior_samples(
+                prior, sizes.prior_samples, seed=recipe.seed, folder=self.samples_folder, progress=self.progress
+            )
             self.spent["prior samples"] = begun.seconds
             self._warn(prior_gap(begun.x, x) if x is not None else None)
             everything.append(begun.x)
@@ -192,11 +251,22 @@ class _Fit:
         drawn: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even, "fixed": fixed}
         whole = torch.cat(everything)
         if sizes.cache:
-            batches = PredictionCache.build(prior, whole, self.measured, sizes.cache, fresh=sizes.fresh, progress=self.progress, seed=recipe.seed, **drawn)
+            batches = PredictionCache.build(
+                prior,
+                whole,
+                self.measured,
+                sizes.cache,
+                fresh=sizes.fresh,
+                progress=self.progress,
+                seed=recipe.seed,
+                **drawn,
+            )
         else:
             batches = Clean(whole, self.measured, fixed=fixed)
         config = recipe.fit_config(recipe.steps if recipe.seconds is None else MAX_STEPS, None)
-        held_out = PredictionCache.build(prior, x_out.cpu(), self.measured, config.held_out_batches * recipe.batch, seed=recipe.seed + 1, **drawn)
+        held_out = PredictionCache.build(
+            prior, x_out.cpu(), self.measured, config.held_out_batches * recipe.batch, seed=recipe.seed + 1, **drawn
+        )
         self.spent["prediction cache"] = time.monotonic() - started
 
         if recipe.seconds is not None:
@@ -211,17 +281,41 @@ class _Fit:
             self.h.calibrate(self.prior, data.x, seed=recipe.seed)
         config = launched_config(recipe.fit_config(recipe.steps, recipe.seconds))
         return self._train(
-            Pairs(data.x, data.obs), Pairs(data.x_out, data.obs_out), config, resume, None, Sizes(0, 0), data.x_out, data.obs_out
-        )  # fmt: skip
+            Pairs(data.x, data.obs),
+            Pairs(data.x_out, data.obs_out),
+            config,
+            resume,
+            None,
+            Sizes(0, 0),
+            data.x_out,
+            data.obs_out,
+        )
 
     def _train(
-        self, batches: Batches, held_out: Batches, config: FitConfig, resume: bool, identity: dict[str, Any] | None, sizes: Sizes, x_out: Tensor, obs_out: Observation | None
-    ) -> FittedH:  # fmt: skip
+        self,
+        batches: Batches,
+        held_out: Batches,
+        config: FitConfig,
+        resume: bool,
+        identity: dict[str, Any] | None,
+        sizes: Sizes,
+        x_out: Tensor,
+        obs_out: Observation | None,
+    ) -> FittedH:
         """Fit, then find h's weight and its errors by noise level on held-out samples."""
         result = fit(
-            self.h, self.objective, batches, held_out, config=config, folder=self.folder, resume=resume, device=self.place, progress=self.progress,
-            callback=self.callback, identity=identity,
-        )  # fmt: skip
+            self.h,
+            self.objective,
+            batches,
+            held_out,
+            config=config,
+            folder=self.folder,
+            resume=resume,
+            device=self.place,
+            progress=self.progress,
+            callback=self.callback,
+            identity=identity,
+        )
         self.spent["fit"] = result.seconds
         if result.ended:
             log.info(result.ended)
@@ -232,9 +326,18 @@ class _Fit:
             self._warn(line)
         self.h.eval().requires_grad_(False)
         return FittedH(
-            self.h, self.prior, self.task, recipe=self.recipe, sizes=sizes, result=result, levels=levels, warnings=self.warnings, source=self.data.source,
-            seconds=sum(self.spent.values()), spent=self.spent,
-        )  # fmt: skip
+            self.h,
+            self.prior,
+            self.task,
+            recipe=self.recipe,
+            sizes=sizes,
+            result=result,
+            levels=levels,
+            warnings=self.warnings,
+            source=self.data.source,
+            seconds=sum(self.spent.values()),
+            spent=self.spent,
+        )
 
     def _warn(self, line: str | None) -> None:
         if line:
@@ -259,8 +362,11 @@ class _Fit:
         return sizes
 
     def _identity(self) -> dict[str, Any]:
-        """What a resumed fit must have in common with the one before. Samples of the prior follow from the prior and the seed."""
-        data, held_out = ("samples of the prior" if v is None else f"{len(v)}, {digest(v)}" for v in (self.data.x, self.data.x_out))
+        """What a resumed fit must have in common with the one before. Samples of the prior follow from the prior and
+        the seed."""
+        data, held_out = (
+            "samples of the prior" if v is None else f"{len(v)}, {digest(v)}" for v in (self.data.x, self.data.x_out)
+        )
         return {"data": {"images": data}, "held-out data": {"images": held_out}, **task_identity(self.task)}
 
     def _can_resume(self, identity: dict[str, Any]) -> bool:
@@ -280,8 +386,8 @@ class _Fit:
 def weigh_levels(
     h: Learned, objective: DenoisingObjective, held_out: Batches, config: FitConfig, x: Tensor, obs: Observation
 ) -> tuple[list[dict[str, float]], list[str]]:
-    """What follows a fit: h's weight by noise level (for a `DEFT`), found on held-out batches, and its errors by level on images x with
-    measurements obs. Returns the rows of `level_errors`, and warnings."""
+    """What follows a fit: h's weight by noise level (for a `DEFT`), found on held-out batches, and its errors by level
+    on images x with measurements obs. Returns the rows of `level_errors`, and warnings."""
     if isinstance(h, DEFT):
         fit_level_weight(h, objective, held_out, batch=config.batch, batches=config.held_out_batches, seed=config.seed)
     levels = level_errors(objective.prior, h, x, obs, seed=config.seed)
@@ -290,7 +396,8 @@ def weigh_levels(
 
 
 def _kept_sizes(folder: Path | None, recipe: Recipe) -> Sizes | None:
-    """The sizes that an interrupted fit chose; None if it has not come so far. Other sizes that are asked for are refused."""
+    """The sizes that an interrupted fit chose; None if it has not come so far. Other sizes that are asked for are
+    refused."""
     path = folder / "sizes.json" if folder is not None else None
     if path is None or not path.exists():
         return None
@@ -302,5 +409,8 @@ def _kept_sizes(folder: Path | None, recipe: Recipe) -> Sizes | None:
     for name, value in asdict(sizes).items():
         asked = getattr(recipe, name)
         if asked is not None and asked != value:
-            raise InputError(f"this fit began with {name} = {value}, and is to be resumed with {asked}: leave it out, or start again without --resume")
+            raise InputError(
+                f"this fit began with {name} = {value}, and is to be resumed with {asked}: leave it out, or start again"
+                " without --resume"
+            )
     return sizes

@@ -39,7 +39,8 @@ from deft.train.fit import FitConfig, FitResult, launched_config
 from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
 
 Measured = Observation | Tensor | np.ndarray | str | Path
-"""A measurement: an observation, y in model space as the task makes it (one, or a batch), or a measurement file (`deft measure`)."""
+"""A measurement: an observation, y in model space as the task makes it (one, or a batch), or a measurement file
+(`deft measure`)."""
 
 CHAIN = 50
 """Steps of the paths that `refine` learns on."""
@@ -49,9 +50,11 @@ CHAIN = 50
 class FittedH:
     """An h-transform fitted to a prior and a task.
 
-    h: with the best weights, frozen. prior, task: what it was fitted to. recipe: how; None for an h from a file. result: of `fit`; sizes: what
-    was drawn; spent: seconds of each part, and `seconds` of all. levels: squared errors on held-out samples by noise level, of the prior
-    alone and with h (`deft.train.levels.level_errors`). warnings: what to know before using it. source: what it was fitted to, for people.
+    h: with the best weights, frozen. prior, task: what it was fitted to. recipe: how; None for an h from a file.
+        result: of `fit`; sizes: what
+    was drawn; spent: seconds of each part, and `seconds` of all. levels: squared errors on held-out samples by noise
+    level, of the prior alone and with h (`deft.train.levels.level_errors`). warnings: what to know before using it.
+    source: what it was fitted to, for people.
     card: what its file says, for an h from a file; `refine` and `save` add to it.
     """
 
@@ -70,16 +73,21 @@ class FittedH:
 
     def __repr__(self) -> str:
         share = count_parameters(self.h) / self.prior.parameter_count() if self.prior.parameter_count() else math.nan
-        about = f"{kind_of(self.h)} of {count_parameters(self.h):,} parameters ({100 * share:.1f} % of the prior's), task {getattr(self.task, 'name', '?')}"
+        about = (
+            f"{kind_of(self.h)} of {count_parameters(self.h):,} parameters ({100 * share:.1f} % of the prior's), task"
+            f" {getattr(self.task, 'name', '?')}"
+        )
         if self.result is not None:
             about += f", {self.result.steps} steps, held-out loss {self.result.held_out[self.result.weights]:.4g}"
         return f"FittedH({about}{'; ' + self.warnings[0] if self.warnings else ''})"
 
     def observe(self, y: Measured, **drawn: Any) -> Observation:
-        """A measurement as the task's observation. drawn: what differs from image to image, by name (mask=, kernel=), where the task has such.
+        """A measurement as the task's observation. drawn: what differs from image to image, by name (mask=, kernel=),
+        where the task has such.
 
         Raises:
-            InputError: y of another shape than the task makes, a mask that is missing, values that look like another range.
+            InputError: y of another shape than the task makes, a mask that is missing, values that look like another
+                range.
         """
         if isinstance(y, Observation):
             return fitted_to(self.prior, y)
@@ -88,18 +96,36 @@ class FittedH:
         arrays = {name: np.asarray(torch.as_tensor(value).cpu()) for name, value in {"y": y, **drawn}.items()}
         return observation("the measurement", arrays, self.task, self.prior.data_shape)
 
-    def plan(self, *, sampler: str | None = None, steps: int | None = None, spacing: str | None = None, settings: Mapping[str, Any] | None = None) -> Plan:
+    def plan(
+        self,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        spacing: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Plan:
         """How `sample` draws: the defaults of this kind of h, with some of them changed."""
         return plan(kind_of(self.h), settings=settings, sampler=sampler, steps=steps, spacing=spacing)
 
     def sample(
-        self, y: Measured, n: int = 4, *, sampler: str | None = None, steps: int | None = None, spacing: str | None = None, seed: int = 0, batch: int = 64,
-        settings: Mapping[str, Any] | None = None, progress: bool | None = None, **drawn: Any,
-    ) -> Draws:  # fmt: skip
+        self,
+        y: Measured,
+        n: int = 4,
+        *,
+        sampler: str | None = None,
+        steps: int | None = None,
+        spacing: str | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        settings: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+        **drawn: Any,
+    ) -> Draws:
         """n samples of what each measurement leaves open, as `deft sample` draws them.
 
         Args:
-            y, drawn: see `observe`. sampler, steps, spacing: of the reverse process (docs/samplers.md). settings: of the method.
+            y, drawn: see `observe`. sampler, steps, spacing: of the reverse process (docs/samplers.md). settings: of
+                the method.
             seed: sample j of measurement i is the same in every batch.
         """
         chosen = self.plan(sampler=sampler, steps=steps, spacing=spacing, settings=settings)
@@ -107,14 +133,26 @@ class FittedH:
         return chosen.draw(self.prior, obs, n, fitted=self.h, seed=seed, batch=batch, progress=shown(progress))
 
     def evaluate(
-        self, data: Source, n: int = 4, *, count: int | None = 64, seed: int = 0, batch: int = 64, sampler: str | None = None, steps: int | None = None,
-        spacing: str | None = None, progress: bool | None = None,
-    ) -> Evaluation:  # fmt: skip
-        """Measure the samples on held-out data: the first `count` of them are measured as the task does, and n samples of each are compared with the truth.
+        self,
+        data: Source,
+        n: int = 4,
+        *,
+        count: int | None = 64,
+        seed: int = 0,
+        batch: int = 64,
+        sampler: str | None = None,
+        steps: int | None = None,
+        spacing: str | None = None,
+        progress: bool | None = None,
+    ) -> Evaluation:
+        """Measure the samples on held-out data: the first `count` of them are measured as the task does, and n samples
+        of each are compared with the truth.
 
         Args:
-            data: samples [N, *data_shape] in model space, a file, a folder, or the name of a bundled set (its split `test`). count: None for all.
-            n: samples of each; proper scores, coverage and spread need two at least. seed: of the measurements and the samples.
+            data: samples [N, *data_shape] in model space, a file, a folder, or the name of a bundled set (its split
+                `test`). count: None for all.
+            n: samples of each; proper scores, coverage and spread need two at least. seed: of the measurements and the
+                samples.
 
         `deft evaluate` does this for several methods side by side, with intervals and pictures.
 
@@ -123,40 +161,81 @@ class FittedH:
         """
         domain = domain_of(self.prior)
         if domain is None or not domain.metrics():
-            raise InputError(f"no metrics are known for samples of shape {tuple(self.prior.data_shape)}: take draws = h.sample(...) and your own")
+            raise InputError(
+                f"no metrics are known for samples of shape {tuple(self.prior.data_shape)}: take draws = h.sample(...)"
+                " and your own"
+            )
         x = held_out_samples(self.prior, data)[:count]
         obs = self.task.observe(x, Noise(seed, len(x)))
-        draws = self.sample(obs, n, sampler=sampler, steps=steps, spacing=spacing, seed=seed, batch=batch, progress=progress).cpu()
+        draws = self.sample(
+            obs, n, sampler=sampler, steps=steps, spacing=spacing, seed=seed, batch=batch, progress=progress
+        ).cpu()
         return Evaluation(domain.measure(draws.x, x.cpu(), obs.to("cpu")), domain.metrics(), draws, x, obs)
 
-    def refine(self, y: Measured, steps: int = 10, *, seed: int = 0, progress: bool | None = None, source: str = "", **drawn: Any) -> FittedH:
+    def refine(
+        self,
+        y: Measured,
+        steps: int = 10,
+        *,
+        seed: int = 0,
+        progress: bool | None = None,
+        source: str = "",
+        **drawn: Any,
+    ) -> FittedH:
         """Fit h on, to one very measurement, on paths and without data (docs/control.md); this one stays as it is.
 
-        By the relative entropy, which needs a tenth of the batches that VarGrad does, where the prior can be differentiated.
+        By the relative entropy, which needs a tenth of the batches that VarGrad does, where the prior can be
+        differentiated.
         source: what the measurement is called in the card.
 
         Raises:
             InputError: h is no DEFT, or there are several measurements.
         """
         if steps < 1 or not isinstance(self.h, DEFT):
-            raise InputError(f"refine takes at least one step and an h that is a DEFT, got {steps} and a {kind_of(self.h)}")
+            raise InputError(
+                f"refine takes at least one step and an h that is a DEFT, got {steps} and a {kind_of(self.h)}"
+            )
         obs = self.observe(y, **drawn)
         if len(obs) != 1:
             raise InputError(f"an h is refined for one measurement, got {len(obs)}: give y[i:i + 1]")
         through = has_derivative(self.prior)
-        objective: PathObjective = RelativeEntropy(self.prior, CHAIN) if through else LogVariance(self.prior, CHAIN, subset=min(10, CHAIN))
+        objective: PathObjective = (
+            RelativeEntropy(self.prior, CHAIN) if through else LogVariance(self.prior, CHAIN, subset=min(10, CHAIN))
+        )
         if not through:
-            log.info("note: this prior cannot be differentiated: refining by VarGrad, which takes ten times the steps or more")
+            log.info(
+                "note: this prior cannot be differentiated: refining by VarGrad, which takes ten times the steps or"
+                " more"
+            )
         config = FitConfig(
-            steps=steps, batch=16, lr=1e-3 if through else 3e-4, warmup=min(20, max(1, steps // 4)), ema=0.9, evaluations=min(3, steps), held_out_batches=1, seed=seed
+            steps=steps,
+            batch=16,
+            lr=1e-3 if through else 3e-4,
+            warmup=min(20, max(1, steps // 4)),
+            ema=0.9,
+            evaluations=min(3, steps),
+            held_out_batches=1,
+            seed=seed,
         )
         h, device = copy.deepcopy(self.h).requires_grad_(True), self.prior.state_like().device
-        learned = learn(h, self.prior, self.prior.to_latent(obs).to(device), objective, config, device=device, progress=shown(progress), chain=CHAIN)
+        learned = learn(
+            h,
+            self.prior,
+            self.prior.to_latent(obs).to(device),
+            objective,
+            config,
+            device=device,
+            progress=shown(progress),
+            chain=CHAIN,
+        )
         h.eval().requires_grad_(False)
         card = {
-            "prior": self.prior.loaded_as, "prior_options": list(self.prior.loaded_with), "measurement": {"file": source, "sha256": obs.fingerprint()},
-            "refined": steps, "diagnosis": learned.end,
-        }  # fmt: skip
+            "prior": self.prior.loaded_as,
+            "prior_options": list(self.prior.loaded_with),
+            "measurement": {"file": source, "sha256": obs.fingerprint()},
+            "refined": steps,
+            "diagnosis": learned.end,
+        }
         return FittedH(h, self.prior, self.task, source=source or "one measurement", card=card)
 
     def card_now(self) -> dict[str, Any]:
@@ -166,26 +245,45 @@ class FittedH:
         trained, recipe = count_parameters(self.h), self.recipe
         config = launched_config(recipe.fit_config(recipe.steps, recipe.seconds))
         return {
-            "prior": self.prior.loaded_as, "prior_options": list(self.prior.loaded_with), "data": self.source, "recipe": {**asdict(recipe), **asdict(config)},
-            **self.summary(), "parameters": trained, **({"started_from": recipe.start_from} if recipe.start_from else {}),
-            "share": None if recipe.width is not None else round(trained / self.prior.parameter_count(), 5), "torch": torch.__version__, **self.card,
-        }  # fmt: skip
+            "prior": self.prior.loaded_as,
+            "prior_options": list(self.prior.loaded_with),
+            "data": self.source,
+            "recipe": {**asdict(recipe), **asdict(config)},
+            **self.summary(),
+            "parameters": trained,
+            **({"started_from": recipe.start_from} if recipe.start_from else {}),
+            "share": None if recipe.width is not None else round(trained / self.prior.parameter_count(), 5),
+            "torch": torch.__version__,
+            **self.card,
+        }
 
     def summary(self) -> dict[str, Any]:
-        """The numbers of the fit, for reports: steps, seconds and what they were spent on, losses, sizes, errors by noise level, warnings."""
+        """The numbers of the fit, for reports: steps, seconds and what they were spent on, losses, sizes, errors by
+        noise level, warnings."""
         r, sizes = self.result, self.sizes
         if r is None or sizes is None:
             return {}
         return {
-            "steps": r.steps, "seconds": round(self.seconds, 1), "seconds_of": {k: round(v, 1) for k, v in self.spent.items()},
-            "weights": r.weights, "best_step": r.best_step, "held_out_loss": r.held_out, "ended": r.ended, "prior_samples": sizes.prior_samples,
-            "cache": sizes.cache, "fresh": sizes.fresh, "levels": self.levels, "warnings": self.warnings,
-        }  # fmt: skip
+            "steps": r.steps,
+            "seconds": round(self.seconds, 1),
+            "seconds_of": {k: round(v, 1) for k, v in self.spent.items()},
+            "weights": r.weights,
+            "best_step": r.best_step,
+            "held_out_loss": r.held_out,
+            "ended": r.ended,
+            "prior_samples": sizes.prior_samples,
+            "cache": sizes.cache,
+            "fresh": sizes.fresh,
+            "levels": self.levels,
+            "warnings": self.warnings,
+        }
 
     def save(self, folder: str | Path, *, half: bool = False) -> dict[str, Any]:
-        """Write h.safetensors (h alone, with a card that names its task, and its prior by hash), card.md and log.json; returns the card.
+        """Write h.safetensors (h alone, with a card that names its task, and its prior by hash), card.md and log.json;
+        returns the card.
 
-        half: weights in float16, half the size. `deft.load(folder)` reads it, as do `deft sample`, `deft evaluate` and `deft hub`.
+        half: weights in float16, half the size. `deft.load(folder)` reads it, as do `deft sample`, `deft evaluate` and
+            `deft hub`.
         """
         folder = Path(folder)
         if not get_world().main:
@@ -193,32 +291,54 @@ class FittedH:
         folder.mkdir(parents=True, exist_ok=True)
         card = save_h(folder / "h.safetensors", self.h, self.prior, self.task, half=half, **self.card_now())
         if self.result is not None:
-            write_json(folder / "log.json", {"history": self.result.history, "held_out": self.result.held_out, "levels": self.levels, "card": card})
+            write_json(
+                folder / "log.json",
+                {"history": self.result.history, "held_out": self.result.held_out, "levels": self.levels, "card": card},
+            )
         write_text(folder / "card.md", h_card_text(card))
         return card
 
 
-def load(path: str | Path, prior: Denoiser | str | None = None, *, device: torch.device | str | None = None, prior_options: Iterable[str] = (), trust_code: bool = False) -> FittedH:
+def load(
+    path: str | Path,
+    prior: Denoiser | str | None = None,
+    *,
+    device: torch.device | str | None = None,
+    prior_options: Iterable[str] = (),
+    trust_code: bool = False,
+) -> FittedH:
     """A fitted h from a folder (or its h.safetensors), with its task, and its prior.
 
     Args:
-        prior: the prior it was fitted to, or its name. Default: what the card names, if that runs no code and calls nobody.
+        prior: the prior it was fitted to, or its name. Default: what the card names, if that runs no code and calls
+            nobody.
         device: where h and a prior that is loaded here go. Default: where the given prior is, else the CPU.
         prior_options: KEY=VALUE texts, as --prior-option takes them. Default: the card's.
         trust_code: the card may name a network, a task or a class of somebody's own, whose code then runs.
 
     Raises:
-        CheckpointError: there is none, it is damaged, it was fitted to another prior, or its prior is one that a card alone does not load.
+        CheckpointError: there is none, it is damaged, it was fitted to another prior, or its prior is one that a card
+            alone does not load.
     """
     if not isinstance(prior, Denoiser):
         name, recorded = (prior, []) if prior is not None else prior_of(path)
         prior = load_prior(name, device or "cpu", **read_options(list(prior_options) or recorded))
     h, task, card = load_h(_file(path), prior, trust_code=trust_code)
-    kept = {k: v for k, v in card.items() if k not in ("kind", "format", "class", "h", "task", "prior_sha256", "prior_convention", "weights_stored")}
+    kept = {
+        k: v
+        for k, v in card.items()
+        if k not in ("kind", "format", "class", "h", "task", "prior_sha256", "prior_convention", "weights_stored")
+    }
     return FittedH(
-        h.to(device or prior.state_like().device), prior, task, levels=card.get("levels", []), warnings=card.get("warnings", []), source=str(card.get("data", "")),
-        seconds=float(card.get("seconds", 0.0)), card=kept,
-    )  # fmt: skip
+        h.to(device or prior.state_like().device),
+        prior,
+        task,
+        levels=card.get("levels", []),
+        warnings=card.get("warnings", []),
+        source=str(card.get("data", "")),
+        seconds=float(card.get("seconds", 0.0)),
+        card=kept,
+    )
 
 
 def _file(path: str | Path) -> Path:
@@ -238,7 +358,9 @@ def prior_of(path: str | Path) -> tuple[str, list[str]]:
     file = _file(path)
     _, card = load_weights(file)
     if card.get("kind") != "h-transform":
-        raise CheckpointError(f"{file} holds a {card.get('kind', 'something else')}, not an h-transform made by `deft fit`")
+        raise CheckpointError(
+            f"{file} holds a {card.get('kind', 'something else')}, not an h-transform made by `deft fit`"
+        )
     name = str(card.get("prior") or "fashion")
     family = family_or_none(name)
     if family in ("python", "remote", "hub") or (family is None and "/" in name):
@@ -257,5 +379,6 @@ def family_or_none(name: str) -> str | None:
 
 def recorded_options(card: Mapping[str, Any]) -> list[str]:
     """The --prior-option texts of a card, but those that a stranger's card must not decide."""
-    # functions, URLs and hub ids are not loaded on a card's word at all (`_named_prior`): what is left to forbid is running a pickle
+    # functions, URLs and hub ids are not loaded on a card's word at all (`_named_prior`): what is left to forbid is
+    # running a pickle
     return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] not in ("trust_pickle", "token")]

@@ -1,8 +1,8 @@
 """The recipe of a fit: one dataclass with the best known settings, and how much is drawn for it.
 
-An h of a tenth of the prior learns a thousand images by heart within minutes, and its conditioned mean is then worse than
-the prior's own at low noise. So the recipe adds samples of the prior to the images (or goes without images), keeps the
-best weights of all evaluations and ends when nothing gets better. `deft.fit_h` follows it.
+An h of a tenth of the prior learns a thousand images by heart within minutes, and its conditioned mean is then worse
+than the prior's own at low noise. So the recipe adds samples of the prior to the images (or goes without images), keeps
+the best weights of all evaluations and ends when nothing gets better. `deft.fit_h` follows it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from deft.train.fit import FitConfig
 from deft.train.prior_samples import CHUNK, STEPS
 
 VISITS = 32
-"""How often one image may be seen in a fit: with a thousand images the held-out loss rises after some sixty times, and at low noise
-before that (docs/fit.md)."""
+"""How often one image may be seen in a fit: with a thousand images the held-out loss rises after some sixty times, and
+at low noise before that (docs/fit.md)."""
 TIMED_VISITS = 64
 """The same where the time is given: what drawing takes is then missing from the fit (docs/fit.md)."""
 REUSE = 8
@@ -49,16 +49,18 @@ MAX_STEPS = 1_000_000
 class Recipe:
     """How an h is fitted. The defaults are the best known ones, for every task.
 
-    method: kind of h, a key of `deft.io.h_files.KINDS`. size: most parameters, as a share of the prior's; width: channels instead of
-        a size, for a prior that does not say how large it is. options: of the class of h (`units`, `guide`, `gate`, `n2_start`, ...).
-    start_from: weights of another h of this prior to begin with: a run folder, a file, or a task whose h is bundled. Its size and form
-        are kept.
-    steps, batch: optimiser steps and rows of each. seconds: time for all of it (samples, cache and fit), in place of a number of
-        steps.
-    prior_samples: samples of the prior that are added to the images; None chooses: as many as keep every image from being
-        seen more than `VISITS` times (`TIMED_VISITS` with `seconds`). 0 for none.
+    method: kind of h, a key of `deft.io.h_files.KINDS`. size: most parameters, as a share of the prior's; width:
+        channels instead of a size, for a prior that does not say how large it is. options: of the class of h (`units`,
+        `guide`, `gate`, `n2_start`, ...).
+    start_from: weights of another h of this prior to begin with: a run folder, a file, or a task whose h is bundled.
+        Its size and form are kept.
+    steps, batch: optimiser steps and rows of each. seconds: time for all of it (samples, cache and fit), in place of a
+        number of steps.
+    prior_samples: samples of the prior that are added to the images; None chooses: as many as keep every image from
+        being seen more than `VISITS` times (`TIMED_VISITS` with `seconds`). 0 for none.
     cache: cached predictions; None chooses: each is used about `REUSE` times, in 4 GiB at most. 0 redraws all.
-    fresh: share of each batch that is redrawn beside the cache; None takes 1/8 where memory keeps the cache smaller than wanted.
+    fresh: share of each batch that is redrawn beside the cache; None takes 1/8 where memory keeps the cache smaller
+        than wanted.
     patience, evaluations, weights: see `FitConfig`; the fit ends early when nothing gets better.
     weighting, focus, even: of the loss over noise levels, see `DenoisingObjective`.
     """
@@ -95,9 +97,14 @@ class Recipe:
         if self.method not in KINDS:
             raise unknown("method", self.method, KINDS)
         if self.start_from and (self.method != "deft" or self.width is not None or self.options):
-            raise InputError(f"start_from takes the form of the h it begins with ({self.start_from}), a deft: leave method, width and options out")
+            raise InputError(
+                f"start_from takes the form of the h it begins with ({self.start_from}), a deft: leave method, width"
+                " and options out"
+            )
         if self.width is not None and (self.method != "deft" or self.width < 2):
-            raise InputError(f"width is a whole number of at least 2, for the method deft; got {self.width} for {self.method}")
+            raise InputError(
+                f"width is a whole number of at least 2, for the method deft; got {self.width} for {self.method}"
+            )
         if not self.size > 0:
             raise InputError(f"size is a share of the prior's parameters above 0, got {self.size}")
         for name in ("prior_samples", "cache"):
@@ -124,10 +131,22 @@ class Recipe:
     def fit_config(self, steps: int, seconds: float | None) -> FitConfig:
         """What `fit` is given: the recipe's settings for so many steps, or so much time."""
         return FitConfig(
-            steps=steps, batch=self.batch, lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay, ema=self.ema, bf16=self.bf16,
-            seed=self.seed, max_seconds=seconds, evaluations=self.evaluations, held_out_batches=max(1, min(HELD_OUT // self.batch, steps // 8)),
-            patience=self.patience, accumulate=self.accumulate, streams=self.streams, weights=self.weights,
-        )  # fmt: skip
+            steps=steps,
+            batch=self.batch,
+            lr=self.lr,
+            warmup=self.warmup,
+            weight_decay=self.weight_decay,
+            ema=self.ema,
+            bf16=self.bf16,
+            seed=self.seed,
+            max_seconds=seconds,
+            evaluations=self.evaluations,
+            held_out_batches=max(1, min(HELD_OUT // self.batch, steps // 8)),
+            patience=self.patience,
+            accumulate=self.accumulate,
+            streams=self.streams,
+            weights=self.weights,
+        )
 
 
 @dataclass(frozen=True)
@@ -139,12 +158,15 @@ class Sizes:
     fresh: float = 0.0
 
 
-def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float = 0.0, per_step: float = 0.0, share: float = 0.27) -> Sizes:
+def sizes_for(
+    recipe: Recipe, prior: Denoiser, images: int, *, per_call: float = 0.0, per_step: float = 0.0, share: float = 0.27
+) -> Sizes:
     """How many samples of the prior and cached predictions a recipe asks for, beside so many images.
 
-    With `recipe.seconds`, the time is split so that no image is seen more than `TIMED_VISITS` times and no cached prediction more
-    than `REUSE` times: for k steps of B rows, k B / TIMED_VISITS images and k B / REUSE cached predictions. Otherwise the number of steps is
-    known, and samples are drawn for at most one and a half times what the rest costs.
+    With `recipe.seconds`, the time is split so that no image is seen more than `TIMED_VISITS` times and no cached
+    prediction more than `REUSE` times: for k steps of B rows, k B / TIMED_VISITS images and k B / REUSE cached
+    predictions. Otherwise the number of steps is known, and samples are drawn for at most one and a half times what the
+    rest costs.
 
     Args:
         per_call, per_step: seconds of one call of the prior, and of one step of the fit from the cache.
@@ -179,8 +201,11 @@ def sizes_for(recipe: Recipe, prior: Denoiser, images: int, *, per_call: float =
     return Sizes(samples, cache, fresh)
 
 
-def time_parts(h: Learned, prior: Denoiser, task: Any, x: Tensor, recipe: Recipe, device: torch.device) -> tuple[float, float]:
-    """(seconds of one call of the prior, seconds of one step of h from cached predictions), measured on a batch; h is left as it was."""
+def time_parts(
+    h: Learned, prior: Denoiser, task: Any, x: Tensor, recipe: Recipe, device: torch.device
+) -> tuple[float, float]:
+    """(seconds of one call of the prior, seconds of one step of h from cached predictions), measured on a batch; h is
+    left as it was."""
     objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
     batch = Clean(x, task).draw(recipe.batch, recipe.seed, -1, device)
     noise = BatchNoise(recipe.batch, recipe.seed, 9)

@@ -80,7 +80,10 @@ def bad_rows(x: Tensor, first: int = 0) -> str:
     rows = (~torch.isfinite(x.reshape(len(x), math.prod(x.shape[1:]))).all(1)).nonzero().flatten() + first
     if not len(rows):
         return ""
-    return f"{'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:8].tolist()))}{', ...' if len(rows) > 8 else ''}"
+    return (
+        f"{'row' if len(rows) == 1 else 'rows'}"
+        f" {', '.join(map(str, rows[:8].tolist()))}{', ...' if len(rows) > 8 else ''}"
+    )
 
 
 def plain(text: object, most: int = 300) -> str:
@@ -92,11 +95,14 @@ def plain(text: object, most: int = 300) -> str:
 
 
 class Token:
-    """A bearer token that shows in no repr and is in no pickle: where one is read back, it comes from DEFT_TOKEN again."""
+    """A bearer token that shows in no repr and is in no pickle: where one is read back, it comes from DEFT_TOKEN
+    again."""
 
     def __init__(self, value: str | None = None):
         value = os.environ.get(TOKEN) or None if value is None else value
-        if value is not None and (not value or not value.isascii() or any(c.isspace() or not c.isprintable() for c in value)):
+        if value is not None and (
+            not value or not value.isascii() or any(c.isspace() or not c.isprintable() for c in value)
+        ):
             raise InputError("a token must be printable ASCII without spaces, and not empty: give another one")
         self.value = value
 
@@ -113,11 +119,12 @@ class Token:
 class RemoteDenoiser(Denoiser):
     """A denoiser whose mean is computed by a service: mean = POST url/v1/mean (x_t, t).
 
-    Schedule, event shape, fingerprint and size come from the service's card (GET url/v1/card). Everything beside the mean
-    is computed here, so a fit or a sample is the local one, bit for bit, if the service runs the same model on the same
-    batches, kind of device and number of threads (docs/remote.md, "What is exact"). The mean has no gradient: methods that
-    differentiate through the prior (DPS, PiGDM) say so and stop; DEFT does not need one. x_t goes over the wire in float32
-    and the mean comes back in it, whatever the dtype and device of x_t. `.to(device)` chooses where samples are kept.
+    Schedule, event shape, fingerprint and size come from the service's card (GET url/v1/card). Everything beside the
+    mean is computed here, so a fit or a sample is the local one, bit for bit, if the service runs the same model on the
+    same batches, kind of device and number of threads (docs/remote.md, "What is exact"). The mean has no gradient:
+    methods that differentiate through the prior (DPS, PiGDM) say so and stop; DEFT does not need one. x_t goes over the
+    wire in float32 and the mean comes back in it, whatever the dtype and device of x_t. `.to(device)` chooses where
+    samples are kept.
 
     Args:
         url: http:// or https://, with a path if the service has one; no user, password, query or fragment.
@@ -149,7 +156,8 @@ class RemoteDenoiser(Denoiser):
         super().__init__()
         if not timeout > 0 or retries < 0 or not wait >= 0 or (batch is not None and batch < 1):
             raise InputError(
-                f"a remote prior needs timeout > 0, retries >= 0, wait >= 0 and batch >= 1; got {timeout}, {retries}, {wait} and {batch}"
+                f"a remote prior needs timeout > 0, retries >= 0, wait >= 0 and batch >= 1; got {timeout}, {retries},"
+                f" {wait} and {batch}"
             )
         self.url, self.timeout, self.retries, self.wait, self.batch = _address(url), timeout, retries, wait, batch
         self._token, self._fingerprint = Token(token), ""
@@ -162,9 +170,14 @@ class RemoteDenoiser(Denoiser):
         try:
             card = json.loads(body)
             if card["format"] != FORMAT:
-                raise InputError(f"{self.url} speaks format {plain(card['format'])} of the wire, this client {FORMAT}: bring both to one version of deft")
+                raise InputError(
+                    f"{self.url} speaks format {plain(card['format'])} of the wire, this client {FORMAT}: bring both to"
+                    " one version of deft"
+                )
             if card["output"] != "mean" or card["dtype"] != "float32":
-                raise ValueError(f"output {card['output']!r} of dtype {card['dtype']!r}, expected a 'mean' of 'float32'")
+                raise ValueError(
+                    f"output {card['output']!r} of dtype {card['dtype']!r}, expected a 'mean' of 'float32'"
+                )
             self.event_shape = tuple(_whole(n) for n in card["event_shape"])
             self._fingerprint = self._fingerprint or str(card["fingerprint"])
             if self._fingerprint != card["fingerprint"]:
@@ -174,13 +187,17 @@ class RemoteDenoiser(Denoiser):
             limits = card["limits"]
             self._rows, most = _whole(limits["max_batch"]), limits.get("max_bytes")
             if most is not None:
-                self._rows = max(1, min(self._rows, (_whole(most) - SLACK // 2) // (4 * math.prod(self.event_shape) + 8)))
+                self._rows = max(
+                    1, min(self._rows, (_whole(most) - SLACK // 2) // (4 * math.prod(self.event_shape) + 8))
+                )
             self.schedule = self._read_schedule(card["schedule"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             what = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise ContractError(f"{self.url}/v1/card is not the card of a prior ({plain(what)}): is this the address of a `deft serve`?") from error
+            raise ContractError(
+                f"{self.url}/v1/card is not the card of a prior ({plain(what)}): is this the address of a `deft serve`?"
+            ) from error
         kept = ("name", "event_shape", "schedule", "fingerprint", "range", "parameters", "limits")
         self.card = {"kind": "prior", "family": "remote", "url": self.url} | {k: card[k] for k in kept if k in card}
 
@@ -189,8 +206,8 @@ class RemoteDenoiser(Denoiser):
             return make_schedule(config)
         except (InputError, TypeError, KeyError, ValueError) as error:
             raise InputError(
-                f"{self.url} states a schedule that this version of deft cannot build ({plain(error)}): bring both to one version, "
-                "or serve the prior with one of the library's schedules"
+                f"{self.url} states a schedule that this version of deft cannot build ({plain(error)}): bring both to"
+                " one version, or serve the prior with one of the library's schedules"
             ) from error
 
     def extra_repr(self) -> str:
@@ -207,7 +224,10 @@ class RemoteDenoiser(Denoiser):
     def parameter_count(self) -> int:
         """As many as the service says; `InputError` if it does not say."""
         if self._count is None:
-            raise InputError(f"{self.url} does not say how many parameters its prior has: give h's width (DEFT(..., width=32)), not a share of the prior's size")
+            raise InputError(
+                f"{self.url} does not say how many parameters its prior has: give h's width (DEFT(..., width=32)), not"
+                " a share of the prior's size"
+            )
         return self._count
 
     def __getstate__(self) -> dict[str, Any]:
@@ -223,13 +243,18 @@ class RemoteDenoiser(Denoiser):
         """E[x_0 | x_t] from the service, [B, *E], of the dtype and on the device of x_t."""
         if x_t.shape[1:] != self.event_shape or t.ndim > 1 or (t.ndim == 1 and len(t) not in (1, len(x_t))):
             raise ContractError(
-                f"x_t has shape {tuple(x_t.shape)} and t {tuple(t.shape)}, expected (B, {', '.join(map(str, self.event_shape))}) and () or (B,)"
+                f"x_t has shape {tuple(x_t.shape)} and t {tuple(t.shape)}, expected (B,"
+                f" {', '.join(map(str, self.event_shape))}) and () or (B,)"
             )
         x = x_t.detach().to("cpu", torch.float32).contiguous()
         if bad := bad_rows(x):
-            raise NonFiniteError(f"x_t is not finite in {bad} of {len(x)}, and was not sent to {self.url}: lower the guidance or add steps")
+            raise NonFiniteError(
+                f"x_t is not finite in {bad} of {len(x)}, and was not sent to {self.url}: lower the guidance or add"
+                " steps"
+            )
         level = t.detach().to("cpu", torch.float64)
-        level = level.reshape(()) if level.numel() == 1 else level  # one level for all rows stays one number, as it is locally
+        # one level for all rows stays one number, as it is locally
+        level = level.reshape(()) if level.numel() == 1 else level
         rows = self._rows if self.batch is None else min(self._rows, self.batch)
         out = [torch.empty_like(x)[:0]]
         for low in range(0, len(x), rows):
@@ -242,12 +267,19 @@ class RemoteDenoiser(Denoiser):
         try:
             found = unpack(body)
         except ValueError as error:
-            raise ContractError(f"{self.url}/v1/mean returned no safetensors file ({error}): ask whoever runs the service") from error
+            raise ContractError(
+                f"{self.url}/v1/mean returned no safetensors file ({error}): ask whoever runs the service"
+            ) from error
         got = {k: described(v) for k, v in found.items()}
         if got != {"mean": described(x)}:
-            raise ContractError(f"{self.url}/v1/mean returned {plain(got)}, expected {{'mean': {described(x)!r}}}: ask whoever runs the service")
+            raise ContractError(
+                f"{self.url}/v1/mean returned {plain(got)}, expected {{'mean': {described(x)!r}}}: ask whoever runs the"
+                " service"
+            )
         if bad := bad_rows(found["mean"], first):
-            raise NonFiniteError(f"{self.url} returned a mean that is not finite in {bad}: ask whoever runs the service")
+            raise NonFiniteError(
+                f"{self.url} returned a mean that is not finite in {bad}: ask whoever runs the service"
+            )
         return found["mean"]
 
     # One request, as often as it takes. It is a pure function of its body, so to repeat it is safe.
@@ -305,7 +337,10 @@ class RemoteDenoiser(Denoiser):
                 data += chunk
                 if len(data) > most:
                     if answer.status_code == 200:
-                        raise ContractError(f"{self.url}{path} returned more than the {most:,} bytes expected: ask whoever runs the service")
+                        raise ContractError(
+                            f"{self.url}{path} returned more than the {most:,} bytes expected: ask whoever runs the"
+                            " service"
+                        )
                     break
             return answer.status_code, answer.headers, bytes(data)
 
@@ -320,7 +355,10 @@ class RemoteDenoiser(Denoiser):
         now = headers.get(HEADER)
         if now is None:  # on the way there may be proxies, whose own 502 does not know
             if status == 200:
-                raise ContractError(f"{self.url}{path} does not say which prior answered (header {HEADER}): is this the address of a `deft serve`?")
+                raise ContractError(
+                    f"{self.url}{path} does not say which prior answered (header {HEADER}): is this the address of a"
+                    " `deft serve`?"
+                )
             return
         if self._fingerprint and now != self._fingerprint:
             raise ContractError(
@@ -334,19 +372,30 @@ class RemoteDenoiser(Denoiser):
             have = "no token was given" if self._token.value is None else "the token given is not the one it expects"
             return InputError(f"{self.url} wants a token ({status}): {have}; set {TOKEN}, or give token=")
         if status in (404, 405):
-            return InputError(f"{self.url} is not the address of a prior ({why}): give the one that `deft serve` prints")
+            return InputError(
+                f"{self.url} is not the address of a prior ({why}): give the one that `deft serve` prints"
+            )
         if 300 <= status < 400:
-            return InputError(f"{self.url} points to {plain(headers.get('location', 'another address'))} ({status}): give that address")
+            return InputError(
+                f"{self.url} points to {plain(headers.get('location', 'another address'))} ({status}): give that"
+                " address"
+            )
         if status >= 500:
             return ContractError(f"{self.url} failed ({why}): ask whoever runs the service")
         return ContractError(f"{self.url} refused the request ({why})")
 
     def _gone(self, why: str, wait: float, asked: float, first: bool) -> InputError:
         if asked > wait:
-            return InputError(f"{self.url} asks to come back in {asked:.0f} s ({why}): do so, or give a longer wait (now {wait:g} s)")
+            return InputError(
+                f"{self.url} asks to come back in {asked:.0f} s ({why}): do so, or give a longer wait (now {wait:g} s)"
+            )
         if first:
-            return InputError(f"no service at {self.url} ({why}): check the address, or start one with `deft serve PRIOR`")
-        return InputError(f"{self.url} stayed away for {wait:g} s ({why}): start the service again and resume, or give a longer wait")
+            return InputError(
+                f"no service at {self.url} ({why}): check the address, or start one with `deft serve PRIOR`"
+            )
+        return InputError(
+            f"{self.url} stayed away for {wait:g} s ({why}): start the service again and resume, or give a longer wait"
+        )
 
 
 _RANDOM = random.Random()  # our own: jitter must not move anybody's seeded numbers
@@ -368,11 +417,14 @@ def _address(url: str) -> str:
     except ValueError:
         ok = False
     if not ok:
-        raise InputError(f"not the address of a service: {plain(url.rpartition('@')[2])!r}; expected http://HOST:PORT or https://HOST/PATH")
+        raise InputError(
+            f"not the address of a service: {plain(url.rpartition('@')[2])!r}; expected http://HOST:PORT or"
+            " https://HOST/PATH"
+        )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
-            f"the address of a service must hold no user, password, query or fragment ({parts.scheme}://{parts.hostname}/...): "
-            f"give the token in {TOKEN} or as token="
+            "the address of a service must hold no user, password, query or fragment"
+            f" ({parts.scheme}://{parts.hostname}/...): give the token in {TOKEN} or as token="
         )
     return url.rstrip("/")
 

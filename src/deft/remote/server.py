@@ -4,8 +4,8 @@
     make_app(prior)                        the ASGI application, for a server of your own
     with running(make_app(prior)) as url:  in a thread of this process, for tests and notebooks
 
-Three addresses: GET /health, GET /v1/card, POST /v1/mean. docs/remote.md has the wire format. The prior runs in one thread,
-one forward pass at a time and one request to a pass, so that an answer does not depend on who else is asking.
+Three addresses: GET /health, GET /v1/card, POST /v1/mean. docs/remote.md has the wire format. The prior runs in one
+thread, one forward pass at a time and one request to a pass, so that an answer does not depend on who else is asking.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Job(NamedTuple):
 class Runner:
     """One thread that runs the prior, in the order of arrival.
 
-    merge_ms: above 0, requests that arrive within so many milliseconds share a forward pass of at most `max_batch` rows.
+    merge_ms: above 0, requests that arrive within so many milliseconds share a forward pass of at most `max_batch`
+        rows.
     """
 
     def __init__(self, prior: Denoiser, max_batch: int, merge_ms: float = 0.0):
@@ -151,8 +152,8 @@ def make_app(
         max_batch: most rows in a request, and in a forward pass.
         max_bytes: largest body of a request; default: what max_batch rows need.
         max_waiting: requests for a mean that may be received, waiting or running at once; more are sent away with 503.
-        merge_ms: above 0, requests that arrive within so many milliseconds of each other share a forward pass: more of them
-            in a second, but a row's last bits then depend on what it was computed with. 0 keeps answers exact.
+        merge_ms: above 0, requests that arrive within so many milliseconds of each other share a forward pass: more of
+            them in a second, but a row's last bits then depend on what it was computed with. 0 keeps answers exact.
         body_seconds: longest a client may take to send its request.
 
     Raises:
@@ -168,8 +169,16 @@ def make_app(
         from starlette.routing import Route
     except ImportError as error:
         raise InputError("serving a prior needs starlette and uvicorn: pip install 'deft-diffusion[serve]'") from error
-    if max_batch < 1 or max_waiting < 1 or not merge_ms >= 0 or not body_seconds > 0 or (max_bytes is not None and max_bytes < 1):
-        raise InputError("a service needs max_batch, max_bytes and max_waiting of at least 1, merge_ms >= 0 and body_seconds > 0")
+    if (
+        max_batch < 1
+        or max_waiting < 1
+        or not merge_ms >= 0
+        or not body_seconds > 0
+        or (max_bytes is not None and max_bytes < 1)
+    ):
+        raise InputError(
+            "a service needs max_batch, max_bytes and max_waiting of at least 1, merge_ms >= 0 and body_seconds > 0"
+        )
     secret = None if token is None else Token(token).value
     freeze(prior)
     fingerprint, shape, schedule = prior.fingerprint(), tuple(prior.event_shape), _stated_schedule(prior)
@@ -201,7 +210,9 @@ def make_app(
 
     async def health(request: Request) -> Response:
         ready = runner.alive()
-        return answer(200 if ready else 503, {"status": "ok" if ready else "stopping", "ready": ready, "waiting": waiting})
+        return answer(
+            200 if ready else 503, {"status": "ok" if ready else "stopping", "ready": ready, "waiting": waiting}
+        )
 
     async def get_card(request: Request) -> Response:
         return answer(200, card)
@@ -232,14 +243,18 @@ def make_app(
         try:
             return await asyncio.wait_for(read(request), body_seconds)
         except asyncio.TimeoutError as error:
-            raise Refusal(408, f"the request was not sent within {body_seconds:g} s: send fewer rows at once", connection="close") from error
+            raise Refusal(
+                408, f"the request was not sent within {body_seconds:g} s: send fewer rows at once", connection="close"
+            ) from error
         except ClientDisconnect as error:
             raise Refusal(499, "the client went away") from error
 
     async def read(request: Request) -> bytes:
         """The body, no further than `limit`."""
         declared = request.headers.get("content-length", "0")
-        too_large = Refusal(413, f"the body is larger than {limit:,} bytes: send at most {max_batch} rows at once", connection="close")
+        too_large = Refusal(
+            413, f"the body is larger than {limit:,} bytes: send at most {max_batch} rows at once", connection="close"
+        )
         if not declared.isdigit() or int(declared) > limit:
             raise too_large
         body = bytearray()
@@ -256,7 +271,10 @@ def make_app(
             given = request.headers.get("authorization", "")
             if secret is not None and not hmac.compare_digest(given.encode(), f"Bearer {secret}".encode()):
                 what = "a wrong token was" if given else "none was"
-                message = f"this service wants a token, {what} given: send `Authorization: Bearer TOKEN` (the client reads {TOKEN})"
+                message = (
+                    f"this service wants a token, {what} given: send `Authorization: Bearer TOKEN` (the client reads"
+                    f" {TOKEN})"
+                )
                 return answer(401, {"error": message}, {"www-authenticate": "Bearer"})
             try:
                 response = await endpoint(request)
@@ -264,7 +282,10 @@ def make_app(
                 response = answer(refusal.status, {"error": refusal.message}, refusal.headers)
             except Exception as error:  # what a model says about itself stays in the log: its owner may want it hidden
                 log.exception("a request failed")
-                response = answer(500, {"error": f"the prior failed on this batch ({type(error).__name__}); the service's log says more"})
+                response = answer(
+                    500,
+                    {"error": f"the prior failed on this batch ({type(error).__name__}); the service's log says more"},
+                )
             response.headers[HEADER] = fingerprint
             return response
 
@@ -274,7 +295,9 @@ def make_app(
         assert isinstance(error, HTTPException)
         where = "GET /health, GET /v1/card, POST /v1/mean"
         said = {404: f"no such path: {where}", 405: f"not a method of this path: {where}"}
-        return answer(error.status_code, {"error": said.get(error.status_code, plain(error.detail))}, dict(error.headers or {}))
+        return answer(
+            error.status_code, {"error": said.get(error.status_code, plain(error.detail))}, dict(error.headers or {})
+        )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -293,7 +316,10 @@ def _stated_schedule(prior: Denoiser) -> dict[str, Any]:
     """The schedule as its card, checked to be one that a client can build."""
     stated = {"name": prior.schedule.name, **prior.schedule.config()}
     try:
-        middle = torch.tensor([prior.schedule.t_min, (prior.schedule.t_min + prior.schedule.t_max) / 2, prior.schedule.t_max], dtype=torch.float64)
+        middle = torch.tensor(
+            [prior.schedule.t_min, (prior.schedule.t_min + prior.schedule.t_max) / 2, prior.schedule.t_max],
+            dtype=torch.float64,
+        )
         same = torch.equal(make_schedule(stated).log_snr(middle), prior.schedule.log_snr(middle))
     except (DeftError, TypeError, KeyError, ValueError, AttributeError):
         same = False
@@ -310,7 +336,9 @@ def _dry_run(runner: Runner, prior: Denoiser) -> None:
     except DeftError:
         raise
     except Exception as error:
-        raise ContractError(f"the prior cannot run on a sample of its own event shape {prior.event_shape}: {plain(error)}") from error
+        raise ContractError(
+            f"the prior cannot run on a sample of its own event shape {prior.event_shape}: {plain(error)}"
+        ) from error
     if bad_rows(mean):
         raise ContractError("the prior's mean of a random state is not finite: look at its weights and its convention")
 
@@ -326,7 +354,12 @@ def _read(body: bytes, shape: tuple[int, ...], prior: Denoiser, max_batch: int) 
     if set(found) != {"x_t", "t"}:
         raise Refusal(422, f"got the tensors {got}, expected {wanted}")
     x_t, t = found["x_t"], found["t"]
-    if x_t.dtype != torch.float32 or t.dtype != torch.float64 or x_t.ndim != 1 + len(shape) or tuple(x_t.shape[1:]) != shape:
+    if (
+        x_t.dtype != torch.float32
+        or t.dtype != torch.float64
+        or x_t.ndim != 1 + len(shape)
+        or tuple(x_t.shape[1:]) != shape
+    ):
         raise Refusal(422, f"got the tensors {got}, expected {wanted}")
     if len(x_t) < 1 or t.shape not in ((), (len(x_t),)):
         raise Refusal(422, f"got the tensors {got}, expected {wanted}, B at least 1")
@@ -337,7 +370,11 @@ def _read(body: bytes, shape: tuple[int, ...], prior: Denoiser, max_batch: int) 
     low, high = prior.schedule.t_min, prior.schedule.t_max
     slack = 1e-6 * (high - low)  # a time that was rounded to float32 on its way
     if not bool(((t >= low - slack) & (t <= high + slack)).all()):
-        raise Refusal(422, f"t is outside the schedule's range: got {float(t.min()):g} to {float(t.max()):g}, expected {low:g} to {high:g}")
+        raise Refusal(
+            422,
+            f"t is outside the schedule's range: got {float(t.min()):g} to {float(t.max()):g}, expected {low:g} to"
+            f" {high:g}",
+        )
     return x_t, t
 
 
@@ -362,17 +399,24 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any free one. `InputError` if the address cannot be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         sock = socket.socket(family, kind, protocol)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise InputError(f"cannot listen on {host!r}: {plain(error)}; give an address of this machine, such as 127.0.0.1") from error
+        raise InputError(
+            f"cannot listen on {host!r}: {plain(error)}; give an address of this machine, such as 127.0.0.1"
+        ) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(128)
     except (OSError, OverflowError) as error:
         sock.close()
-        raise InputError(f"cannot listen on {host}:{port} ({plain(getattr(error, 'strerror', None) or error)}): give another port (0 takes a free one)") from error
+        raise InputError(
+            f"cannot listen on {host}:{port} ({plain(getattr(error, 'strerror', None) or error)}): give another port (0"
+            " takes a free one)"
+        ) from error
     return sock
 
 
@@ -387,7 +431,9 @@ def _uvicorn() -> Any:
 def _server(app: Starlette) -> Any:
     uvicorn = _uvicorn()
     return uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=10, ws="none")
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=10, ws="none"
+        )
     )
 
 
@@ -416,7 +462,10 @@ def serve(
     """
     _uvicorn()
     if token is None and not no_token and not is_loopback(host):
-        raise InputError(f"{host} can be reached from other machines, and no token was given: set {TOKEN} or give --token-file, or --no-token to let anyone in")
+        raise InputError(
+            f"{host} can be reached from other machines, and no token was given: set {TOKEN} or give --token-file, or"
+            " --no-token to let anyone in"
+        )
     sock = listen(host, port)
     with sock:
         server = _server(make_app(prior, token=token, **options))

@@ -1,11 +1,12 @@
 """More than one process: what the rest of the library needs to know of the others.
 
-A launcher (`accelerate launch`, `torchrun`, `mpirun`) starts the same program several times. `get_world()` is a process's
-place among them; without a launcher it is a `World` of one, in which every question is answered at once and
+A launcher (`accelerate launch`, `torchrun`, `mpirun`) starts the same program several times. `get_world()` is a
+process's place among them; without a launcher it is a `World` of one, in which every question is answered at once and
 accelerate is not imported. Every process runs the same lines; the main one (rank 0) alone writes and speaks.
 
 Processes wait for each other in exchanges, and one that failed between two of them would be waited for in vain. So
-each exchange begins with an agreement: whoever has an error enters it with the error, and all raise it (`World.together`).
+each exchange begins with an agreement: whoever has an error enters it with the error, and all raise it
+(`World.together`).
 """
 
 from __future__ import annotations
@@ -135,10 +136,16 @@ class Processes(World):
         try:
             from accelerate import PartialState
         except ImportError as error:
-            raise InputError("this program was started as one of several processes, which needs accelerate: pip install 'deft-diffusion[distributed]'") from error
+            raise InputError(
+                "this program was started as one of several processes, which needs accelerate: pip install"
+                " 'deft-diffusion[distributed]'"
+            ) from error
         for name in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
             if _flag(name):
-                raise InputError(f"{name} is set: only h is trained, and it is small; launch with --multi_gpu, and use --shard-prior for a large prior")
+                raise InputError(
+                    f"{name} is set: only h is trained, and it is small; launch with --multi_gpu, and use --shard-prior"
+                    " for a large prior"
+                )
         import torch.distributed as dist
 
         self._dist, self._timeout, self._raised, self._lost = dist, _timeout(), None, False
@@ -148,7 +155,10 @@ class Processes(World):
             # nothing on the CPU can go through NCCL
             self._cpu = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=wait)
         except (RuntimeError, ValueError) as error:
-            raise LostError(f"the processes did not find each other within {self._timeout:g} s ({' '.join(str(error).split())[:200]})") from error
+            raise LostError(
+                f"the processes did not find each other within {self._timeout:g} s"
+                f" ({' '.join(str(error).split())[:200]})"
+            ) from error
         self.rank, self.size = state.process_index, state.num_processes
         self.device = torch.device("cpu") if state.device.type == "cpu" else state.device
         self.speaks = self.main
@@ -181,7 +191,11 @@ class Processes(World):
         failed, stopped, clock = out.tolist()
         if failed:
             kind = DeftError if error is None or not isinstance(error, DeftError) else type(error)
-            said = None if error is None else (kind, f"{'' if kind is not DeftError else type(error).__name__ + ': '}{error}")
+            said = (
+                None
+                if error is None
+                else (kind, f"{'' if kind is not DeftError else type(error).__name__ + ': '}{error}")
+            )
             rank, first = next((i, e) for i, e in enumerate(self._everyones(said)) if e is not None)
             if error is None or (isinstance(error, DeftError) and rank != self.rank):
                 kind, text = first
@@ -249,7 +263,8 @@ class Processes(World):
 
     def missing(self, min_wait: float = 1.0, max_wait: float = 5.0) -> list[int]:
         """The roll: who ends writes its number down, waits a little and reads who has not."""
-        if threading.current_thread() is threading.main_thread():  # the launcher ends the others, and a message is to be finished
+        # the launcher ends the others, and a message is to be finished
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
         started = time.monotonic()
@@ -258,7 +273,9 @@ class Processes(World):
             host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
             store = self._dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=max_wait))
             store.set(f"deft/ends/{self.rank}", "1")
-            while gone and (spent := time.monotonic() - started) < max_wait and not (len(gone) == 1 and spent > min_wait):
+            while (
+                gone and (spent := time.monotonic() - started) < max_wait and not (len(gone) == 1 and spent > min_wait)
+            ):
                 time.sleep(0.05)
                 gone = [i for i in gone if not store.check([f"deft/ends/{i}"])]
         except (RuntimeError, KeyError):  # the roll is kept by the launcher or by rank 0: gone with its host
@@ -316,8 +333,8 @@ def launch_note() -> str | None:
     """What to say to a person who asked accelerate for several processes on CPUs and got one."""
     if get_world().size == 1 and _flag("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ:
         return (
-            "note: this is one process: `accelerate launch --cpu` starts several through MPI alone (--mpirun_hostfile); "
-            "without MPI launch with --multi_gpu (and ACCELERATE_USE_CPU=1 where there is a GPU), or with torchrun"
+            "note: this is one process: `accelerate launch --cpu` starts several through MPI alone (--mpirun_hostfile);"
+            " without MPI launch with --multi_gpu (and ACCELERATE_USE_CPU=1 where there is a GPU), or with torchrun"
         )
     return None
 

@@ -1,4 +1,5 @@
-"""Code that a card names: "package.module:Class". Naming it is free; importing it runs it, so that loading asks for trust."""
+"""Code that a card names: "package.module:Class". Naming it is free; importing it runs it, so that loading asks for
+trust."""
 
 from __future__ import annotations
 
@@ -22,15 +23,29 @@ def name_of(thing: Any) -> str:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that cannot be imported by another program: a lambda, what is defined inside a function or in the script that runs.
+    """Refuse a name that cannot be imported by another program: a lambda, what is defined inside a function or in the
+    script that runs.
 
     Raises:
         InputError: what to do about it.
     """
     module, _, path = name.partition(":")
-    what = "a lambda" if "<lambda>" in path else "defined inside a function" if "<locals>" in path else "defined in the script or notebook that runs (__main__)" if module == "__main__" else ""
+    what = (
+        "a lambda"
+        if "<lambda>" in path
+        else (
+            "defined inside a function"
+            if "<locals>" in path
+            else "defined in the script or notebook that runs (__main__)"
+            if module == "__main__"
+            else ""
+        )
+    )
     if what:
-        raise InputError(f"{path.rpartition('.')[2]} is {what}, which no file can name: put it into a module of its own (a .py file) and import it from there")
+        raise InputError(
+            f"{path.rpartition('.')[2]} is {what}, which no file can name: put it into a module of its own (a .py file)"
+            " and import it from there"
+        )
     find_name(name)
 
 
@@ -44,7 +59,9 @@ def find_name(name: str) -> Any:
     try:
         found: Any = sys.modules.get(module) or importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"{name} cannot be imported ({error}): install its package, or put its folder on PYTHONPATH") from error
+        raise InputError(
+            f"{name} cannot be imported ({error}): install its package, or put its folder on PYTHONPATH"
+        ) from error
     for part in path.split("."):
         found = getattr(found, part, None)
     if not callable(found):
@@ -53,14 +70,16 @@ def find_name(name: str) -> Any:
 
 
 def find_trusted(name: str, what: str, where: object, trust: bool) -> Any:
-    """`find_name` for a name that a card gives, if the caller trusts it. what: "the task", for messages; where: the file.
+    """`find_name` for a name that a card gives, if the caller trusts it. what: "the task", for messages; where: the
+    file.
 
     Raises:
         CheckpointError: it is not trusted, or cannot be imported.
     """
     if not trust:
         raise CheckpointError(
-            f"{where} names code of its own, {what} {name}, which runs when it is loaded: if you trust it, say so with --trust-code (load_h(..., trust_code=True))"
+            f"{where} names code of its own, {what} {name}, which runs when it is loaded: if you trust it, say so with"
+            " --trust-code (load_h(..., trust_code=True))"
         )
     try:
         return find_name(name)
@@ -69,7 +88,8 @@ def find_trusted(name: str, what: str, where: object, trust: bool) -> Any:
 
 
 def find_function(name: str, gives: str) -> Callable[..., Any]:
-    """What 'package.module:function' or 'file.py:function' names; importing it runs the code. gives: what it should be, for messages."""
+    """What 'package.module:function' or 'file.py:function' names; importing it runs the code. gives: what it should be,
+    for messages."""
     module, _, function = name.rpartition(":")
     try:
         if module.endswith(".py"):

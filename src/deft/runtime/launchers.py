@@ -1,4 +1,5 @@
-"""Whether a launcher (`accelerate launch`, `torchrun`, `mpirun`) started this process, read from the environment; needs no PyTorch."""
+"""Whether a launcher (`accelerate launch`, `torchrun`, `mpirun`) started this process, read from the environment; needs
+no PyTorch."""
 
 from __future__ import annotations
 

@@ -11,10 +11,11 @@ import torch
 
 
 class PeakMemory:
-    """`with PeakMemory(device) as m: ...` then m.mib: how far memory rose above where it was, in MiB; None where it cannot be told.
+    """`with PeakMemory(device) as m: ...` then m.mib: how far memory rose above where it was, in MiB; None where it
+    cannot be told.
 
-    On Linux the kernel keeps a process's peak (VmHWM) and lets it be reset. What the C library had kept of memory that was freed
-    before is given back first (malloc_trim), or it would hide what is used again.
+    On Linux the kernel keeps a process's peak (VmHWM) and lets it be reset. What the C library had kept of memory that
+    was freed before is given back first (malloc_trim), or it would hide what is used again.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:

@@ -1,7 +1,7 @@
 """What the library says while it works: one logger, one progress bar, one kind of callback.
 
-Messages go to the logger `deft` (`logging.getLogger("deft")`): what is being done as INFO, what to know before a result is used as WARNING.
-Python shows warnings and no more; `show()` shows all of it. The command line decides for itself.
+Messages go to the logger `deft` (`logging.getLogger("deft")`): what is being done as INFO, what to know before a result
+is used as WARNING. Python shows warnings and no more; `show()` shows all of it. The command line decides for itself.
 
 >>> with show(print):
 ...     log.info("drawing 4 samples")
@@ -54,7 +54,8 @@ def show(say: Callable[[str], object] | None = None) -> Iterator[None]:
 
 
 def old_messages(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorates a function that had an argument for its messages (`say`, `log`): it is still taken, with a warning, and shown the log meanwhile."""
+    """Decorates a function that had an argument for its messages (`say`, `log`): it is still taken, with a warning, and
+    shown the log meanwhile."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -63,9 +64,11 @@ def old_messages(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 return function(*args, **options)
             say = options.pop(name)
             warnings.warn(
-                f"the argument {name} of {function.__qualname__} goes with the next release: messages go to logging.getLogger(\"deft\"), "
-                "and deft.runtime.messages.show(...) shows them", DeprecationWarning, stacklevel=2,
-            )  # fmt: skip
+                f"the argument {name} of {function.__qualname__} goes with the next release: messages go to"
+                ' logging.getLogger("deft"), and deft.runtime.messages.show(...) shows them',
+                DeprecationWarning,
+                stacklevel=2,
+            )
             if say is None:
                 return function(*args, **options)
             with show(say):
@@ -82,5 +85,6 @@ def bar(total: int, name: str, unit: str, progress: bool | None = None) -> Any:
 
 
 def shown(progress: bool | None) -> bool:
-    """Whether bars are drawn: as asked, or (None) where they make sense: at a terminal and in a notebook, not in a file of logs."""
+    """Whether bars are drawn: as asked, or (None) where they make sense: at a terminal and in a notebook, not in a file
+    of logs."""
     return progress if progress is not None else sys.stderr.isatty() or "ipykernel" in sys.modules

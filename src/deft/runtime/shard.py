@@ -41,8 +41,9 @@ def shard(prior: Denoiser, world: World | None = None, pieces: int = 16) -> Shar
     """Spread a frozen prior's weights over the W processes (fully sharded data parallelism, torch's `fully_shard`).
 
     Each process keeps 1/W of every weight, and fetches one unit of layers after the other from the rest for the time of
-    its forward pass: about P/W + 2 P/pieces bytes of memory instead of P, against P bytes received at each call. Worth it
-    where P does not fit; docs/distributed.md has the arithmetic. Load the prior on the CPU: this moves it unit by unit.
+    its forward pass: about P/W + 2 P/pieces bytes of memory instead of P, against P bytes received at each call. Worth
+    it where P does not fit; docs/distributed.md has the arithmetic. Load the prior on the CPU: this moves it unit by
+    unit.
 
     Args:
         prior: frozen (`freeze`); changed in place, use what is returned.
@@ -53,9 +54,14 @@ def shard(prior: Denoiser, world: World | None = None, pieces: int = 16) -> Shar
     """
     world = world or get_world()
     if world.size == 1:
-        raise InputError("a prior is sharded over several processes, this is one: launch more, or leave --shard-prior out")
+        raise InputError(
+            "a prior is sharded over several processes, this is one: launch more, or leave --shard-prior out"
+        )
     if prior.data_shape != prior.event_shape:
-        raise InputError("latent priors are not sharded: their autoencoder is called outside the forward pass; leave --shard-prior out")
+        raise InputError(
+            "latent priors are not sharded: their autoencoder is called outside the forward pass; leave"
+            " --shard-prior out"
+        )
     if any(p.requires_grad for p in prior.parameters()):
         raise InputError("only a frozen prior can be sharded: call freeze(prior) first")
     from torch.distributed.device_mesh import init_device_mesh
@@ -71,7 +77,8 @@ def shard(prior: Denoiser, world: World | None = None, pieces: int = 16) -> Shar
 
 
 def _units(module: nn.Module, most: int) -> list[nn.Module]:
-    """Modules to fetch as one, inner ones first: the largest with at most `most` parameters, then what is around them."""
+    """Modules to fetch as one, inner ones first: the largest with at most `most` parameters, then what is around
+    them."""
     out: list[nn.Module] = []
     for child in module.children():
         whole = sum(p.numel() for p in child.parameters()) <= most or next(child.children(), None) is None

@@ -10,9 +10,7 @@ from deft.schedule.flow import RectifiedFlow
 from deft.schedule.ve import EDM, VE
 from deft.schedule.vp import VPCosine, VPLinear, VPTable
 
-SCHEDULES: dict[str, type[Schedule]] = {
-    c.name: c for c in (VPLinear, VPCosine, VPTable, VE, EDM, RectifiedFlow)
-}
+SCHEDULES: dict[str, type[Schedule]] = {c.name: c for c in (VPLinear, VPCosine, VPTable, VE, EDM, RectifiedFlow)}
 """Name -> class, read by the checkpoints and by the conformance tests."""
 
 
@@ -31,4 +29,15 @@ def make_schedule(config: dict[str, Any]) -> Schedule:
     return SCHEDULES[name](**options)
 
 
-__all__ = ["EDM", "SCHEDULES", "VE", "RectifiedFlow", "Rescaled", "Schedule", "VPCosine", "VPLinear", "VPTable", "make_schedule"]
+__all__ = [
+    "EDM",
+    "SCHEDULES",
+    "VE",
+    "RectifiedFlow",
+    "Rescaled",
+    "Schedule",
+    "VPCosine",
+    "VPLinear",
+    "VPTable",
+    "make_schedule",
+]

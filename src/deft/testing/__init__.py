@@ -14,7 +14,19 @@ from deft.testing.worlds import (
 )
 
 __all__ = [
-    "InsideWorld", "MixtureWorld", "Posterior", "check_htransform", "check_likelihood", "check_operator",
-    "check_sampler", "flow", "gaussian_chain", "gaussian_field", "half_seen", "moments", "sample_mixture", "schedules",
+    "InsideWorld",
+    "MixtureWorld",
+    "Posterior",
+    "check_htransform",
+    "check_likelihood",
+    "check_operator",
+    "check_sampler",
+    "flow",
+    "gaussian_chain",
+    "gaussian_field",
+    "half_seen",
+    "moments",
+    "sample_mixture",
+    "schedules",
     "two_modes",
 ]

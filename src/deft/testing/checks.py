@@ -58,13 +58,15 @@ def check_operator(
     Any A: samples do not see each other; indexing and `repeat` move the per-sample settings along; `measured_part`
     is a projection that keeps A(x); `vjp` is A'(x)^T r; a small step along the likelihood's score, and along
     its `approx_mean_update`, lowers ||A x - y||^2. A linear A moreover: A(ax + z) = aAx + Az, <Ax, y> = <x, A^T y>,
-    solve = (noise I + gram A A^T)^{-1} against the dense matrix, A pinv(A x) = A x; A = A^T = A A where `projection` says so.
+    solve = (noise I + gram A A^T)^{-1} against the dense matrix, A pinv(A x) = A x; A = A^T = A A where `projection`
+    says so.
 
     Args:
         op: the operator; if its settings are per sample, for `batch` samples.
         event_shape: *E.
-        surrogate: True for an A that is constant almost everywhere (rounding), where automatic differentiation is given a
-            stand-in. `vjp` is still compared with that; of the moves, the whole `approx_mean_update` alone must lower the misfit.
+        surrogate: True for an A that is constant almost everywhere (rounding), where automatic differentiation is given
+            a stand-in. `vjp` is still compared with that; of the moves, the whole `approx_mean_update` alone must lower
+            the misfit.
     """
     noise, close = Noise(seed, batch), _Close(dtype)
     x, z = (noise.normal(event_shape).to(dtype) for _ in range(2))
@@ -73,14 +75,18 @@ def check_operator(
     r = op.measured_part(noise.normal(y.shape[1:]).to(dtype))
     close(op.measured_part(r), r, "measured_part(measured_part(y)) is not measured_part(y): it must be a projection")
     close(op.measured_part(y), y, "measured_part changes A(x): A must leave entries that are no measurement at zero")
-    assert op.number_of_measurements(y).shape == (batch,), f"number_of_measurements has shape {tuple(op.number_of_measurements(y).shape)}, expected ({batch},)"
+    assert op.number_of_measurements(y).shape == (batch,), (
+        f"number_of_measurements has shape {tuple(op.number_of_measurements(y).shape)}, expected ({batch},)"
+    )
     _check_features(op.features(y), event_shape, batch, op.feature_channels)
 
     for i in range(batch):
         close(op[i : i + 1](x[i : i + 1]), y[i : i + 1], f"A of sample {i} alone differs from A of the batch")
     order = torch.arange(batch).flip(0)
     close(op[order](x[order]), y[order], "op[index] does not move the settings along (see `per_sample`)")
-    close(op.repeat(2)(x.repeat_interleave(2, 0)), y.repeat_interleave(2, 0), "op.repeat(2) is not A for each row twice")
+    close(
+        op.repeat(2)(x.repeat_interleave(2, 0)), y.repeat_interleave(2, 0), "op.repeat(2) is not A for each row twice"
+    )
 
     pulled = _autograd(lambda v: (op(v) * r).sum(), x)
     close(op.vjp(x, r), pulled, "vjp(x, r) is not the gradient of <A(x), r>")
@@ -98,9 +104,17 @@ def _check_linear(op: LinearOperator, x: Tensor, z: Tensor, y: Tensor, r: Tensor
         close(op(y), y, "A says it is a projection, and A A x is not A x")
         close(op.adjoint(r), op(r), "A says it is an orthogonal projection, and A^T is not A")
         free = Noise(0, len(r)).normal(tuple(r.shape[1:])).to(r.dtype)
-        close(op.measured_part(free), op(free), "A says it is a projection: what of y is a measurement (`measured_part`) must be A y")
+        close(
+            op.measured_part(free),
+            op(free),
+            "A says it is a projection: what of y is a measurement (`measured_part`) must be A y",
+        )
         rank = dense(op, tuple(x.shape[1:]), x.dtype).diagonal(dim1=-2, dim2=-1).sum(-1)
-        close(op.number_of_measurements(y), rank.expand(len(y)), "number_of_measurements is not the rank of the projection A")
+        close(
+            op.number_of_measurements(y),
+            rank.expand(len(y)),
+            "number_of_measurements is not the rank of the projection A",
+        )
     slow = _Close(r.dtype, SOLVE_TOLERANCE)
     slow(op(op.pinv(y)), y, "A pinv(A x) is not A x")
     matrix = dense(op, tuple(x.shape[1:]), x.dtype)
@@ -126,7 +140,9 @@ def _check_descent(op: Operator, x: Tensor, z: Tensor, surrogate: bool, seed: in
     tail = (1,) * (x.ndim - 1)
     moves = {} if surrogate else {"score": like.score(y, x)}
     for rho2 in (0.01, 1.0):
-        moves[f"approx_mean_update at rho^2 = {rho2}"] = like.approx_mean_update(y, x, torch.full((len(x), *tail), rho2, dtype=x.dtype))
+        moves[f"approx_mean_update at rho^2 = {rho2}"] = like.approx_mean_update(
+            y, x, torch.full((len(x), *tail), rho2, dtype=x.dtype)
+        )
     for name, move in moves.items():
         assert bool(torch.isfinite(move).all()), f"the likelihood's {name} is not finite"
         after = misfit(x + (move if surrogate else _step(move, x, 1e-3)))
@@ -155,8 +171,8 @@ def check_likelihood(
     Args:
         y: [batch, *M], for a likelihood that draws none (a reward); then without statistics.
         statistics: False for a likelihood whose density is a stated surrogate (sigma_y = 0).
-        surrogate: True if automatic differentiation is given a stand-in (see `check_operator`): then `score` is compared
-            with that alone, and not with a finite difference.
+        surrogate: True if automatic differentiation is given a stand-in (see `check_operator`): then `score` is
+            compared with that alone, and not with a finite difference.
     """
     noise, close = Noise(seed, batch), _Close(dtype)
     x = noise.normal(event_shape).to(dtype)
@@ -182,14 +198,18 @@ def check_likelihood(
         along = (score * d).flatten(1).sum(1)
         _Close(dtype, 1e-4)(along, slope, "score differs from a finite difference of log_prob")
     for i in range(batch):
-        close(obs[i].score(z[i : i + 1]), score[i : i + 1], f"the score of row {i} alone differs from that in the batch")
+        close(
+            obs[i].score(z[i : i + 1]), score[i : i + 1], f"the score of row {i} alone differs from that in the batch"
+        )
     twice = obs.repeat(2)
     close(twice.score(z.repeat_interleave(2, 0)), score.repeat_interleave(2, 0), "repeat(2) changes the score")
     tail = (1,) * (x.ndim - 1)
     step = like.approx_mean_update(y, z, torch.full((batch, *tail), 0.5, dtype=dtype))
     assert step.shape == x.shape, f"approx_mean_update has shape {tuple(step.shape)}, expected {tuple(x.shape)}"
     uphill = (step * score).flatten(1).sum(1)
-    assert bool((uphill >= -1e-9 * score.flatten(1).norm(dim=1)).all()), "approx_mean_update points against the score: its sign?"
+    assert bool((uphill >= -1e-9 * score.flatten(1).norm(dim=1)).all()), (
+        "approx_mean_update points against the score: its sign?"
+    )
     if statistics:
         _check_draws(obs[0], x[:1], d[:1], draws, seed)
 
@@ -288,7 +308,8 @@ def check_sampler(
             message = f"does not end at the clean end {where}, {spacing} spacing"
             _Close(torch.float32, 1e-4)(x, c.expand_as(x), message)
             assert calls[0] == sampler.calls(steps), (
-                f"{calls[0]} calls of the denoiser in {steps} steps {where}, but calls({steps}) = {sampler.calls(steps)}"
+                f"{calls[0]} calls of the denoiser in {steps} steps {where}, but calls({steps}) ="
+                f" {sampler.calls(steps)}"
             )
         normal = MeanDenoiser(lambda x, a, s: a * x / (a**2 + s**2), schedule, event_shape)
         x = sample(normal, Noise(1, 4), sampler=sampler, steps=steps)
@@ -336,7 +357,9 @@ def _step(move: Tensor, x: Tensor, share: float) -> Tensor:
 
 def _check_features(features: Tensor, event_shape: tuple[int, ...], batch: int, channels: int) -> None:
     expected = (batch, channels * event_shape[0], *event_shape[1:])
-    assert features.shape == expected, f"features has shape {tuple(features.shape)}, expected {expected} (feature_channels = {channels})"
+    assert features.shape == expected, (
+        f"features has shape {tuple(features.shape)}, expected {expected} (feature_channels = {channels})"
+    )
 
 
 def _levels(schedule: Schedule, u: Tensor) -> Iterator[Tensor]:
@@ -344,9 +367,7 @@ def _levels(schedule: Schedule, u: Tensor) -> Iterator[Tensor]:
     yield from schedule.time_of(-2 * torch.tan(u * math.pi / 2).log())
 
 
-def _evaluate(
-    h: HTransform, prior: Denoiser, obs: Observation, x_t: Tensor, t: Tensor
-) -> tuple[Prediction, Tensor]:
+def _evaluate(h: HTransform, prior: Denoiser, obs: Observation, x_t: Tensor, t: Tensor) -> tuple[Prediction, Tensor]:
     with torch.enable_grad():
         pred = prior(x_t.detach().requires_grad_(), t)
         value = h(pred, obs)

@@ -28,19 +28,22 @@ def moments(
 ) -> tuple[Tensor, Tensor]:
     """(mean [d], covariance [d, d]) of x at the last level of `grid`, float64.
 
-    What a multistep sampler carries from step to step is part of the state: its tensors [B, d] are followed jointly with x.
+    What a multistep sampler carries from step to step is part of the state: its tensors [B, d] are followed jointly
+    with x.
 
     Args:
         denoiser: affine in x_t, on vectors of d entries; called on 2d + 1 rows, so condition it on
             `obs.repeat(2 * d + 1)` of a single measurement.
-        sampler: each step affine in x, in the tensors of its carry (a tensor, or a tuple of tensors and numbers) and in one draw of noise.
+        sampler: each step affine in x, in the tensors of its carry (a tensor, or a tuple of tensors and numbers) and in
+            one draw of noise.
         mean, covariance: of x at the first level; default those `sample` starts from, 0 and sigma^2 I.
     """
     (d,) = denoiser.event_shape
     eye, zero = torch.eye(d, dtype=torch.float64), torch.zeros(2 * d + 1, d, dtype=torch.float64)
     m = torch.zeros(d, dtype=torch.float64) if mean is None else mean.double()
     c = grid[0].sigma ** 2 * eye if covariance is None else covariance.double()
-    along, noise = zero.clone(), zero.clone()  # rows: 0, then the unit vectors of a part of the state, then those of the noise
+    # rows: 0, then the unit vectors of a part of the state, then those of the noise
+    along, noise = zero.clone(), zero.clone()
     along[1 : d + 1], noise[d + 1 :] = eye, eye
     carry: Carry = None
     for t, s in pairwise(grid):

@@ -1,9 +1,9 @@
 """Worlds with a closed form: prior, exact h, posterior and evidence, for testing everything else.
 
-    world = gaussian_field(8)                      # or any mixture
-    prior = world.prior(VPCosine())                # exact denoiser
-    h = ExactMixture(world.mixture)                # exact h
-    world.posterior(obs)                           # exact posterior, a mixture again
+world = gaussian_field(8)                      # or any mixture
+prior = world.prior(VPCosine())                # exact denoiser
+h = ExactMixture(world.mixture)                # exact h
+world.posterior(obs)                           # exact posterior, a mixture again
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def gaussian_field(side: int = 8, *, length: float = 2.0, std: float = 0.5, nugg
     """A smooth Gaussian field on side x side pixels: covariance std^2 exp(-distance^2 / (2 length^2)) + nugget."""
     axis = torch.arange(side, dtype=torch.float64)
     points = torch.cartesian_prod(axis, axis)
-    c = std**2 * torch.exp(-torch.cdist(points, points) ** 2 / (2 * length**2))
+    c = std**2 * torch.exp(-(torch.cdist(points, points) ** 2) / (2 * length**2))
     c = c + nugget * torch.eye(side**2, dtype=torch.float64)
     return MixtureWorld(
         Mixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, side**2, dtype=torch.float64), c[None]),
@@ -161,11 +161,14 @@ def two_modes(dim: int = 2, distance: float = 4.0, std: float = 0.5, weight: flo
     return MixtureWorld(Mixture(weights, torch.stack([-m, m]), torch.stack([eye, eye])))
 
 
-def gaussian_chain(length: int = 24, *, bond: float = 0.475, stiffness: float = 0.02, nugget: float = 1e-5) -> MixtureWorld:
+def gaussian_chain(
+    length: int = 24, *, bond: float = 0.475, stiffness: float = 0.02, nugget: float = 1e-5
+) -> MixtureWorld:
     """A chain of beads on springs, centred: samples [L, 3], each axis N(0, C).
 
-    C = (bond^2/3) (Laplacian of the path + stiffness I)^-1 without its mean (Rouse 1953, with a weak spring to the middle, so that the chain is
-    compact), and a nugget. bond: root mean square of neighbours' distance, nearly; 0.475 is that of C-alphas in units of 8 angstrom.
+    C = (bond^2/3) (Laplacian of the path + stiffness I)^-1 without its mean (Rouse 1953, with a weak spring to the
+    middle, so that the chain is compact), and a nugget. bond: root mean square of neighbours' distance, nearly; 0.475
+    is that of C-alphas in units of 8 angstrom.
     """
     eye = torch.eye(length, dtype=torch.float64)
     path = torch.diag(torch.ones(length - 1, dtype=torch.float64), 1)
@@ -174,4 +177,7 @@ def gaussian_chain(length: int = 24, *, bond: float = 0.475, stiffness: float = 
     centre = eye - 1 / length
     c = bond**2 / 3 * centre @ torch.linalg.inv(laplacian + stiffness * eye) @ centre + nugget * eye
     whole = torch.kron(c, torch.eye(3, dtype=torch.float64))
-    return MixtureWorld(Mixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, 3 * length, dtype=torch.float64), whole[None]), (length, 3))
+    return MixtureWorld(
+        Mixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, 3 * length, dtype=torch.float64), whole[None]),
+        (length, 3),
+    )

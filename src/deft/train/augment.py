@@ -57,7 +57,14 @@ class Flipped(Batches):
         return {**about, "samples": f"{about.get('samples', '')}, with flips"}
 
     def draw(
-        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Source = BatchNoise,
     ) -> Batch:
         batch = self.inner.draw(size, seed, step, device, rows=rows, source=source)
         if step < 0:

@@ -21,10 +21,12 @@ from deft.train.protocols import Batch, Batches, Source, Task, task_identity
 
 
 class PredictionCache(Batches):
-    """The prediction cache: draws (x_0, t, n) made once, with the frozen prior's prediction of each, measured afresh at every use.
+    """The prediction cache: draws (x_0, t, n) made once, with the frozen prior's prediction of each, measured afresh at
+    every use.
 
-    The prior's forward pass is then paid `size` times in all, not once a step; the price is a finite set of noise draws.
-    `docs/results/cache-and-units.md` has what both are worth. With `fresh`, that share of each batch is redrawn instead, and costs its calls.
+    The prior's forward pass is then paid `size` times in all, not once a step; the price is a finite set of noise
+    draws. `docs/results/cache-and-units.md` has what both are worth. With `fresh`, that share of each batch is redrawn
+    instead, and costs its calls.
 
     Args:
         x: images (or other samples) [N, *E]. rows: which of them each cached draw is of, [size].
@@ -42,7 +44,12 @@ class PredictionCache(Batches):
     def identity(self) -> dict[str, Any]:
         """Of what is cached, not of the predictions: they differ by rounding from machine to machine."""
         fresh = 0.0 if self._fresh is None else self._fresh[1]
-        return {"samples": f"{len(self.x)}, {digest(self.x)}", "cache": len(self.rows), "fresh": fresh, **task_identity(self.task)}
+        return {
+            "samples": f"{len(self.x)}, {digest(self.x)}",
+            "cache": len(self.rows),
+            "fresh": fresh,
+            **task_identity(self.task),
+        }
 
     @staticmethod
     def default_size(event_shape: tuple[int, ...], max_bytes: int = 2**32, size: int = 4_000) -> int:
@@ -55,7 +62,8 @@ class PredictionCache(Batches):
         cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
         chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool = False, fresh: float = 0.0,
     ) -> PredictionCache:  # fmt: skip
-        """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the processes.
+        """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the
+        processes.
 
         fixed: nothing in the task is random, so that images are measured once. fresh: share of each batch redrawn.
         """
@@ -75,13 +83,22 @@ class PredictionCache(Batches):
 
         world, starts = world or get_world(), range(0, size, chunk)
         done = world.share(starts, predict)
-        parts = list(tqdm(done, desc="prediction cache", unit="chunk", total=len(starts), disable=not (progress and world.main)))
+        parts = list(
+            tqdm(done, desc="prediction cache", unit="chunk", total=len(starts), disable=not (progress and world.main))
+        )
         joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
         anew = (DenoisingObjective(prior, focus=focus, even=even).predict, fresh) if fresh else None
         return cls(x, task, rows, joined, observe_fixed(task, x) if fixed else None, anew)
 
     def draw(
-        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Source = BatchNoise,
     ) -> Batch:
         rows = range(size) if rows is None else rows
         cached = size - (round(self._fresh[1] * size) if self._fresh is not None and step >= 0 else 0)

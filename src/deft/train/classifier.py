@@ -13,9 +13,11 @@ from deft.train.protocols import Batch, Loss
 
 
 class NoisyClassifierObjective:
-    """-E log p(c | x_t), x_t = alpha x_0 + sigma n (Dhariwal & Nichol 2021, section 4.1); the minimiser is the true p(c | x_t).
+    """-E log p(c | x_t), x_t = alpha x_0 + sigma n (Dhariwal & Nichol 2021, section 4.1); the minimiser is the true p(c
+    | x_t).
 
-    The module is a `ClassifierGuidance`; a batch's observation has the labels as its y (`Pairs(x, Observation(labels, likelihood))`).
+    The module is a `ClassifierGuidance`; a batch's observation has the labels as its y
+    (`Pairs(x, Observation(labels, likelihood))`).
 
     Args:
         schedule: the prior's. focus, even: where the noise levels are drawn, see `draw_times`.

@@ -29,7 +29,8 @@ def compiled(
     prior: P, objective: Objective, batches: Batches, *, config: FitConfig, device: torch.device | str,
     backend: str | Callable[..., Any] = "inductor",
 ) -> P:  # fmt: skip
-    """A copy of `prior` on `device` with compiled residual blocks; `prior` itself if compilation fails, with a warning in the log.
+    """A copy of `prior` on `device` with compiled residual blocks; `prior` itself if compilation fails, with a warning
+    in the log.
 
     One compiled block serves all of its width, so compilation takes time for each width, not for each layer. All of it
     happens here: one training step without an update, and one look in evaluation mode, with the batch and the

@@ -1,4 +1,5 @@
-"""An h for one observation, learned on paths and looked at on the way: what `deft fit --objective` and `deft sample --refine` run.
+"""An h for one observation, learned on paths and looked at on the way: what `deft fit --objective` and
+`deft sample --refine` run.
 
     result = learn(h, prior, obs, LogVariance(prior, 50, subset=10), FitConfig(steps=200, batch=16))
     result.end["log_z"], result.end["variance"]
@@ -29,7 +30,8 @@ LOOK = 32
 
 
 class Learning(NamedTuple):
-    """result: of `fit`. history: a diagnosis (`deft.train.diagnosis.diagnose`) at each look. end: the last one, of four times the paths."""
+    """result: of `fit`. history: a diagnosis (`deft.train.diagnosis.diagnose`) at each look. end: the last one, of four
+    times the paths."""
 
     result: FitResult
     history: list[dict[str, float]]
@@ -38,14 +40,25 @@ class Learning(NamedTuple):
 
 @old_messages("say")
 def learn(
-    h: Learned, prior: Denoiser, obs: Observation, objective: PathObjective, config: FitConfig, *, warm: int = 0, rate: float = 0.05,
-    folder: Path | None = None, resume: bool = False, device: torch.device | None = None, progress: bool = False,
+    h: Learned,
+    prior: Denoiser,
+    obs: Observation,
+    objective: PathObjective,
+    config: FitConfig,
+    *,
+    warm: int = 0,
+    rate: float = 0.05,
+    folder: Path | None = None,
+    resume: bool = False,
+    device: torch.device | None = None,
+    progress: bool = False,
     chain: int = 100,
-) -> Learning:  # fmt: skip
+) -> Learning:
     """Fit h to one observation; it ends as the better of raw and averaged weights.
 
     Args:
-        obs: one row. objective: of `deft.train.path`. warm, rate: of `Measured` and `Control`. folder, resume: as in `fit`.
+        obs: one row. objective: of `deft.train.path`. warm, rate: of `Measured` and `Control`. folder, resume: as in
+            `fit`.
         chain: steps of the paths that are drawn to see how it goes; the log tells.
 
     Raises:
@@ -58,7 +71,11 @@ def learn(
     start = diagnose(prior, h, obs, paths=LOOK, steps=chain, seed=config.seed)
     log.info("at the start: " + summary(start))
     if start["variance"] ** 0.5 > SHARP and not warm:
-        log.warning(f"note: the weights of the first paths differ by {start['variance'] ** 0.5:,.0f} nats: the likelihood is sharp for this h. If the fit does not settle, anneal it in (--warm {max(1, config.steps // 3)}), or begin with another h (--start-from, --drawn-by)")
+        log.warning(
+            f"note: the weights of the first paths differ by {start['variance'] ** 0.5:,.0f} nats: the likelihood is"
+            f" sharp for this h. If the fit does not settle, anneal it in (--warm {max(1, config.steps // 3)}), or"
+            " begin with another h (--start-from, --drawn-by)"
+        )
     history: list[dict[str, float]] = []
 
     def look(row: dict[str, float]) -> None:
@@ -69,17 +86,32 @@ def learn(
 
     try:
         result = fit(
-            module, objective, Measured(obs, warm=warm), Measured(obs), config=config, folder=folder, resume=resume, device=device,
-            progress=progress, callback=look,
-        )  # fmt: skip
+            module,
+            objective,
+            Measured(obs, warm=warm),
+            Measured(obs),
+            config=config,
+            folder=folder,
+            resume=resume,
+            device=device,
+            progress=progress,
+            callback=look,
+        )
     except NonFiniteError as error:
-        kept = f" (the last good state is kept: {folder / 'state.pt'})" if folder is not None and (folder / "state.pt").exists() else ""
-        raise NonFiniteError(f"{error}{kept}; a lower --lr, or --warm, keeps paths where the likelihood can be followed") from error
+        kept = (
+            f" (the last good state is kept: {folder / 'state.pt'})"
+            if folder is not None and (folder / "state.pt").exists()
+            else ""
+        )
+        raise NonFiniteError(
+            f"{error}{kept}; a lower --lr, or --warm, keeps paths where the likelihood can be followed"
+        ) from error
     h.eval()
     end = diagnose(prior, h, obs, paths=4 * LOOK, steps=chain, seed=config.seed + 1)
     if end["effective"] < COLLAPSED:
         log.warning(
-            f"note: {100 * end['effective']:.1f} % of the paths carry the weight, so that they do not give log p(y). Samples may be good all the same; "
-            "weights ask for more: more --steps, a larger --batch or --size, or particles (deft sample --method deft-smc)"
+            f"note: {100 * end['effective']:.1f} % of the paths carry the weight, so that they do not give log p(y)."
+            " Samples may be good all the same; weights ask for more: more --steps, a larger --batch or --size, or"
+            " particles (deft sample --method deft-smc)"
         )
     return Learning(result, history, end)

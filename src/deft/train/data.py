@@ -1,4 +1,5 @@
-"""Where training batches come from: clean samples with fresh measurements, or fixed pairs. `cache` has the prediction cache.
+"""Where training batches come from: clean samples with fresh measurements, or fixed pairs. `cache` has the prediction
+cache.
 
 Every draw is a function of (seed, step) alone.
 """
@@ -56,7 +57,8 @@ def observe_fixed(task: Task, x: Tensor, chunk: int = 128) -> Observation:
 
 
 class Clean(Batches):
-    """Samples x [N, *E]; with a task, each draw is measured afresh, unless nothing in the task is random (`fixed`): then once."""
+    """Samples x [N, *E]; with a task, each draw is measured afresh, unless nothing in the task is random (`fixed`):
+    then once."""
 
     def __init__(self, x: Tensor, task: Task | None = None, *, fixed: bool = False):
         self.x, self.task, self._order = x, task, Order(len(x))
@@ -66,7 +68,14 @@ class Clean(Batches):
         return {"samples": f"{len(self.x)}, {digest(self.x)}", **task_identity(self.task)}
 
     def draw(
-        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Source = BatchNoise,
     ) -> Batch:
         chosen = self._order.rows(size, seed, step, rows)
         x = self.x[chosen].to(device)
@@ -90,7 +99,14 @@ class Pairs(Batches):
         return {"samples": f"{len(self.x)}, {digest(self.x)}", "measurements": self.observation.fingerprint()[:16]}
 
     def draw(
-        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Source = BatchNoise,
     ) -> Batch:
         chosen = self._order.rows(size, seed, step, rows)
         return Batch(self.x[chosen].to(device), self.observation[chosen].to(device))

@@ -60,7 +60,12 @@ def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0, even: 
 
 
 def diffuse(
-    schedule: Schedule, x: Tensor, noise: BatchNoise, focus: float = 1.0, even: float = 0.0, prior: Denoiser | None = None
+    schedule: Schedule,
+    x: Tensor,
+    noise: BatchNoise,
+    focus: float = 1.0,
+    even: float = 0.0,
+    prior: Denoiser | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(x_t, t [B], alpha, sigma) with x_t = alpha x + sigma n at times drawn by `draw_times`.
 
@@ -102,7 +107,12 @@ class DenoisingObjective:
         self._weight = WEIGHTINGS[weighting]
 
     def identity(self) -> dict[str, Any]:
-        return {"prior": self.prior.fingerprint()[:16], "weighting": self.weighting, "focus": self.focus, "even": self.even}
+        return {
+            "prior": self.prior.fingerprint()[:16],
+            "weighting": self.weighting,
+            "focus": self.focus,
+            "even": self.even,
+        }
 
     def predict(self, x: Tensor, noise: BatchNoise) -> Prediction:
         x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus, self.even, self.prior)

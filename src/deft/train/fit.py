@@ -11,8 +11,8 @@ A fit to a thousand images over-fits when it is long. Two things keep a longer f
 the weights of the best evaluation are kept, and a fit whose held-out loss has stopped falling (`FitConfig.patience`)
 goes back to them, brings the learning rate down over a short last phase, and ends.
 
-Of several processes (`deft.runtime.distributed`) each does some rows of the same batch, and gradients are summed: the same
-fit up to the order of summation, however many there are.
+Of several processes (`deft.runtime.distributed`) each does some rows of the same batch, and gradients are summed: the
+same fit up to the order of summation, however many there are.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class FitConfig:
     clip: largest gradient norm. bf16: autocast the forward pass to bfloat16.
     evaluations: how often the held-out loss is computed, evenly over the steps (or over `max_seconds`).
     held_out_batches: batches of held-out data at each evaluation, the same draws every time.
-    patience: after so many evaluations without a lower held-out loss the fit goes back to its best weights and ends with a
-        last phase of `LAST_PHASE` of the steps it took to get there; 0 never ends early.
-    weights: what the module ends with: the "raw" or "ema" (averaged) weights of the last step, or the "best" of both over
-        all evaluations.
+    patience: after so many evaluations without a lower held-out loss the fit goes back to its best weights and ends
+        with a last phase of `LAST_PHASE` of the steps it took to get there; 0 never ends early.
+    weights: what the module ends with: the "raw" or "ema" (averaged) weights of the last step, or the "best" of both
+        over all evaluations.
     """
 
     steps: int = 2000
@@ -109,8 +109,8 @@ LAST_EVALUATIONS = 4
 class FitResult:
     """What a fit leaves: the module (its weights chosen), how it came to them, the held-out loss over time.
 
-    weights, best_step: which weights the module has ("raw" or "ema"), and of which step. held_out: the held-out loss of raw
-    and averaged weights at that step (NaN without held-out data). ended: why the fit ended early, or "".
+    weights, best_step: which weights the module has ("raw" or "ema"), and of which step. held_out: the held-out loss of
+    raw and averaged weights at that step (NaN without held-out data). ended: why the fit ended early, or "".
     """
 
     module: nn.Module
@@ -127,8 +127,8 @@ class FitResult:
 class _Progress:
     """How far a fit is: what `state.pt` keeps of it beside the weights.
 
-    evaluated: evaluations that were due so far. best: of the best evaluation, its step, the losses, which weights won, and these
-    weights. last: first step, length and learning rate of the last phase, once it has begun.
+    evaluated: evaluations that were due so far. best: of the best evaluation, its step, the losses, which weights won,
+    and these weights. last: first step, length and learning rate of the last phase, once it has begun.
     """
 
     step: int = 0
@@ -212,12 +212,12 @@ def fit(
         held_out: the same for data not trained on; decides between raw and averaged weights.
         folder: where `state.pt` is kept for `resume`; None keeps nothing.
         resume: go on from that state. More steps than it was made with train it for longer.
-        device: where the module and the batches go; by default where the objective's frozen prior is (`load_prior(name, "cuda")`), and for a prior in
-            training the best there is.
+        device: where the module and the batches go; by default where the objective's frozen prior is
+            (`load_prior(name, "cuda")`), and for a prior in training the best there is.
         callback: called with each row of the history, on the main process.
         world: the processes that share the work, by default all that were launched; each must call this.
-        identity: what the data are, as plain values by part; kept in the state, and compared by `resume`. By default what
-            batches say of themselves (`identity()`); module and objective always say it.
+        identity: what the data are, as plain values by part; kept in the state, and compared by `resume`. By default
+            what batches say of themselves (`identity()`); module and objective always say it.
 
     Raises:
         NonFiniteError: a loss that is not a number, on any process; the last good state is still in `folder`.
@@ -242,7 +242,9 @@ def fit(
     if path is None:
         about = {}
     elif identity is None:
-        about = whole_identity(module, objective, {"data": identity_of(batches), "held-out data": identity_of(held_out)})
+        about = whole_identity(
+            module, objective, {"data": identity_of(batches), "held-out data": identity_of(held_out)}
+        )
     else:
         about = whole_identity(module, objective, identity)
     state = world.from_main(lambda: read_resumable(path, given, about) if resume else None)
@@ -256,7 +258,9 @@ def fit(
             average.load_state_dict(average.state_dict() | state["ema"])
             optimiser.load_state_dict(state["optimiser"])
         except (RuntimeError, ValueError, KeyError) as error:  # of a version that kept no identity
-            raise CheckpointError(f"{path} is of another network: {' '.join(str(error).split())[:200]}; {WAY_OUT}") from error
+            raise CheckpointError(
+                f"{path} is of another network: {' '.join(str(error).split())[:200]}; {WAY_OUT}"
+            ) from error
         if config.steps > state["config"].get("steps", config.steps):  # for longer: the learning rate rises again
             at.last, at.evaluated = None, int(at.done(config, at.elapsed) * config.evaluations + 1e-9)
         del state
@@ -265,7 +269,11 @@ def fit(
         """Write the state as it is now."""
         if path is not None:
             at.elapsed = time.monotonic() - started
-            now = {"config": asdict(config), "identity": about, **{f.name: getattr(at, f.name) for f in fields(_Progress)}}
+            now = {
+                "config": asdict(config),
+                "identity": about,
+                **{f.name: getattr(at, f.name) for f in fields(_Progress)},
+            }
             now |= {"raw": module.state_dict(), "ema": average.state_dict(), "optimiser": optimiser.state_dict()}
             save_state(path, now)
 
@@ -305,7 +313,11 @@ def fit(
             if cut:  # by the time: a resumed fit goes on from here, without the evaluation that this one ends with
                 save()
             due = config.evaluations if done >= 1 else at.due(config, done)
-            if held_out is not None and (due > at.evaluated or done >= 1) and not (at.history and at.history[-1]["step"] == at.step):
+            if (
+                held_out is not None
+                and (due > at.evaluated or done >= 1)
+                and not (at.history and at.history[-1]["step"] == at.step)
+            ):
                 at.evaluated = due
                 evaluate(held_out, done, running)
                 if at.last is not None:
@@ -331,7 +343,9 @@ def fit(
             value = world.sum_gradients(parameters, value)
             length = nn.utils.clip_grad_norm_(parameters, config.clip)
             if (check or at.step + 1 in save_at) and not bool(torch.isfinite(length)):
-                raise NonFiniteError(f"the gradient became {float(length)} at step {at.step}: lower --lr, or check the data")
+                raise NonFiniteError(
+                    f"the gradient became {float(length)} at step {at.step}: lower --lr, or check the data"
+                )
             optimiser.step()
             _average(average, module, min(config.ema, (1 + at.step) / (10 + at.step)))
             at.step += 1
@@ -340,7 +354,8 @@ def fit(
             bar.update()
             if at.step % 20 == 0:
                 bar.set_postfix_str(f"loss {float(running):.4f}")
-                if config.max_seconds and at.last is None:  # as many steps as there is time for: the time left is then right
+                # as many steps as there is time for: the time left is then right
+                if config.max_seconds and at.last is None:
                     fraction = (time.monotonic() - started) / config.max_seconds
                     bar.total = max(at.step, min(config.steps, round(at.step / fraction)))
             if at.step in save_at or (path and time.monotonic() - last_save > 120):
@@ -380,7 +395,9 @@ def launched_config(config: FitConfig, world: World | None = None) -> FitConfig:
     """
     precision = (world or get_world()).precision
     if precision not in ("no", "bf16"):
-        raise InputError(f"--mixed_precision {precision} is not supported, only bf16 and no: give bf16, which needs no loss scaling")
+        raise InputError(
+            f"--mixed_precision {precision} is not supported, only bf16 and no: give bf16, which needs no loss scaling"
+        )
     return replace(config, bf16=config.bf16 or precision == "bf16")
 
 
@@ -394,7 +411,9 @@ def _check_finite(loss: Loss, step: int) -> None:
         return
     bad = [name for name, value in loss.metrics.items() if not bool(torch.isfinite(value).all())]
     term = f"; first non-finite term: {bad[0]}" if bad else ""
-    raise NonFiniteError(f"the loss became {float(loss.value.detach())} at step {step}{term}: lower --lr, or check the data")
+    raise NonFiniteError(
+        f"the loss became {float(loss.value.detach())} at step {step}{term}: lower --lr, or check the data"
+    )
 
 
 @torch.no_grad()
@@ -434,7 +453,12 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _held_out(
-    objective: Objective, modules: dict[str, nn.Module], data: Batches, config: FitConfig, where: torch.device, world: World
+    objective: Objective,
+    modules: dict[str, nn.Module],
+    data: Batches,
+    config: FitConfig,
+    where: torch.device,
+    world: World,
 ) -> dict[str, float]:
     """Mean held-out loss of each module, on the same draws every time (keys no training step uses)."""
     out, source = {}, config.source

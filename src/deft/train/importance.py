@@ -1,11 +1,13 @@
 """DEFT for all y of a kind without a single clean image: importance fine-tuning (Denker et al. 2025, arXiv 2502.04468).
 
-A round draws paths of many measurements under the h that there is, weighs each by its exact log w (`deft.train.path.simulate`), redraws
-by weight, and fits h to what is left by DEFT's own denoising objective, as if it were pairs. With all the weight used, the pairs are
-samples of the posterior, and the exact h is a fixed point. On images a few paths cannot carry the whole weight: each measurement's weights are
-flattened, w^gamma, by the largest gamma <= 1 that leaves `min_ess` of them effective, and rounds follow one another instead.
+A round draws paths of many measurements under the h that there is, weighs each by its exact log w
+(`deft.train.path.simulate`), redraws by weight, and fits h to what is left by DEFT's own denoising objective, as if it
+were pairs. With all the weight used, the pairs are samples of the posterior, and the exact h is a fixed point. On
+images a few paths cannot carry the whole weight: each measurement's weights are flattened, w^gamma, by the largest
+gamma <= 1 that leaves `min_ess` of them effective, and rounds follow one another instead.
 
-With a folder a stopped run resumes: `round.pt` holds the round's paths and the h they were drawn with, `round-K/state.pt` its fit.
+With a folder a stopped run resumes: `round.pt` holds the round's paths and the h they were drawn with,
+`round-K/state.pt` its fit.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from deft.train.path import simulate
 
 
 class Round(NamedTuple):
-    """x: [N, paths, *E], by weight. ess_fraction: share of each measurement's paths under their full weights, [N]. gamma: the power that was used, [N]."""
+    """x: [N, paths, *E], by weight. ess_fraction: share of each measurement's paths under their full weights, [N].
+    gamma: the power that was used, [N]."""
 
     x: Tensor
     log_weight: Tensor
@@ -53,7 +56,10 @@ class Round(NamedTuple):
 
 def flattened(log_w: Tensor, min_ess: float) -> Tensor:
     """The largest power gamma <= 1 of the weights of each row that leaves this share effective, [N], by bisection."""
-    low, high = torch.zeros(len(log_w), dtype=log_w.dtype, device=log_w.device), torch.ones(len(log_w), dtype=log_w.dtype, device=log_w.device)
+    low, high = (
+        torch.zeros(len(log_w), dtype=log_w.dtype, device=log_w.device),
+        torch.ones(len(log_w), dtype=log_w.dtype, device=log_w.device),
+    )
     for _ in range(30):
         middle = (low + high) / 2
         enough = ess_fraction(middle[:, None] * log_w) >= min_ess
@@ -64,12 +70,26 @@ def flattened(log_w: Tensor, min_ess: float) -> Tensor:
 @torch.no_grad()
 @old_arguments(least="min_ess")
 def draw_round(
-    prior: Denoiser, h: Learned, obs: Observation, *, paths: int = 8, steps: int = 50, min_ess: float = 0.3, seed: int = 0, number: int = 0,
-    spacing: str = "log-snr", sampler: KernelSampler | None = None, batch: int = 64, progress: bool = False,
-) -> Round:  # fmt: skip
+    prior: Denoiser,
+    h: Learned,
+    obs: Observation,
+    *,
+    paths: int = 8,
+    steps: int = 50,
+    min_ess: float = 0.3,
+    seed: int = 0,
+    number: int = 0,
+    spacing: str = "log-snr",
+    sampler: KernelSampler | None = None,
+    batch: int = 64,
+    progress: bool = False,
+) -> Round:
     """Paths of each of N measurements, resampled by their weights to the power gamma."""
     if paths < 2 or not 0 < min_ess <= 1:
-        raise InputError(f"a round needs at least 2 paths of each measurement and a share above 0 and at most 1, got {paths} and {min_ess}")
+        raise InputError(
+            f"a round needs at least 2 paths of each measurement and a share above 0 and at most 1, got {paths} and"
+            f" {min_ess}"
+        )
     grid, sampler = times(prior.schedule, steps, spacing), sampler or Ito()
     at_once = max(1, batch // paths)
     found = []
@@ -87,23 +107,41 @@ def draw_round(
 
 @old_arguments(least="min_ess")
 def importance_fit(
-    h: Learned, prior: Denoiser, obs: Observation, *, rounds: int = 4, paths: int = 8, steps: int = 50, min_ess: float = 0.3,
-    config: FitConfig | None = None, folder: Path | None = None, resume: bool = False, device: torch.device | None = None, progress: bool = False,
-    callback: Callback | None = None, **objective: Any,
-) -> list[dict[str, float]]:  # fmt: skip
+    h: Learned,
+    prior: Denoiser,
+    obs: Observation,
+    *,
+    rounds: int = 4,
+    paths: int = 8,
+    steps: int = 50,
+    min_ess: float = 0.3,
+    config: FitConfig | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    device: torch.device | None = None,
+    progress: bool = False,
+    callback: Callback | None = None,
+    **objective: Any,
+) -> list[dict[str, float]]:
     """Fit h to N measurements without data, round by round; `config` is that of each round's fit.
 
     Args:
-        folder: where the state is kept for `resume`, which resumes where a run with the same settings was stopped; bit for bit on the CPU.
-        callback: called with the row of each round, once its paths are drawn and before its fit; with those of a resumed run first.
+        folder: where the state is kept for `resume`, which resumes where a run with the same settings was stopped; bit
+            for bit on the CPU.
+        callback: called with the row of each round, once its paths are drawn and before its fit; with those of a
+            resumed run first.
 
-    Returns one row a round: mean `effective` share, mean `gamma`, mean `variance` of log w and `bound` = mean log w, which rises to the mean log p(y).
+    Returns one row a round: mean `effective` share, mean `gamma`, mean `variance` of log w and `bound` = mean log w,
+    which rises to the mean log p(y).
 
     Raises:
         CheckpointError: `resume` without a usable state, or with other settings or measurements.
     """
     if rounds < 1 or len(obs) < 2:
-        raise InputError(f"importance fine-tuning needs at least 1 round and 2 measurements, got {rounds} and {len(obs)}: for one, take an objective on paths")
+        raise InputError(
+            f"importance fine-tuning needs at least 1 round and 2 measurements, got {rounds} and {len(obs)}: for one,"
+            " take an objective on paths"
+        )
     config = config or FitConfig(steps=300)
     device = place_of(DenoisingObjective(prior, **objective)) if device is None else device
     h, obs = h.to(device), fitted_to(prior, obs.to(device), prior.event_shape)
@@ -114,13 +152,16 @@ def importance_fit(
         **{f"{k} of the fit": v for k, v in lasting(config).items()},
     }  # fmt: skip
     rows, x = _resumed(folder, own, h, device) if resume else ([], None)
-    for row in rows if callback is not None else ():
-        callback(row)
+    if callback is not None:
+        for row in rows:
+            callback(row)
     for k in range(max(len(rows) - 1, 0), rounds):
         part = None if folder is None else folder / f"round-{k + 1}"
         if x is None:
             h.eval()
-            drawn = draw_round(prior, h, obs, paths=paths, steps=steps, min_ess=min_ess, seed=config.seed, number=k, progress=progress)
+            drawn = draw_round(
+                prior, h, obs, paths=paths, steps=steps, min_ess=min_ess, seed=config.seed, number=k, progress=progress
+            )
             x = drawn.x
             rows.append({
                 "round": k + 1, "effective": float(drawn.ess_fraction.mean()), "gamma": float(drawn.gamma.mean()),
@@ -132,12 +173,22 @@ def importance_fit(
             log.info(summary(rows[-1]))
             if callback is not None:
                 callback(rows[-1])
-        fitted, held_out = (Pairs(x[these].flatten(0, 1), obs[these].repeat(paths)) for these in (slice(few, None), slice(0, few)))
+        fitted, held_out = (
+            Pairs(x[these].flatten(0, 1), obs[these].repeat(paths)) for these in (slice(few, None), slice(0, few))
+        )
         begun = resume and part is not None and (part / "state.pt").exists()
         fit(
-            h, DenoisingObjective(prior, **objective), fitted, held_out, config=replace(config, seed=config.seed + k), folder=part, resume=begun,
-            device=device, progress=progress, identity={"round": {"number": k + 1, "measurements": obs.fingerprint()[:16]}},
-        )  # fmt: skip
+            h,
+            DenoisingObjective(prior, **objective),
+            fitted,
+            held_out,
+            config=replace(config, seed=config.seed + k),
+            folder=part,
+            resume=begun,
+            device=device,
+            progress=progress,
+            identity={"round": {"number": k + 1, "measurements": obs.fingerprint()[:16]}},
+        )
         x = None
     return rows
 
@@ -145,15 +196,20 @@ def importance_fit(
 STATE = "round.pt"
 
 
-def _resumed(folder: Path | None, own: dict[str, Any], h: Learned, device: torch.device) -> tuple[list[dict[str, float]], Tensor | None]:
+def _resumed(
+    folder: Path | None, own: dict[str, Any], h: Learned, device: torch.device
+) -> tuple[list[dict[str, float]], Tensor | None]:
     """(the rows so far, the last round's paths); h as it was when they were drawn."""
     if folder is None or not (folder / STATE).exists():
-        raise CheckpointError(f"nothing to resume: {'no folder was given' if folder is None else f'{folder / STATE} does not exist'}")
+        raise CheckpointError(
+            f"nothing to resume: {'no folder was given' if folder is None else f'{folder / STATE} does not exist'}"
+        )
     state = load_state(folder / STATE, device, frozenset({"own", "rows", "x", "h"}))
     another = other_identity(state["own"].get("identity", {}), own["identity"])
     if another:
         raise CheckpointError(f"{folder / STATE} is the state of another fit ({another}): {WAY_OUT}")
-    theirs = {f"{k} of the fit": v for k, v in lasting(FitConfig()).items()} | state["own"]  # an older file lacks the newer settings
+    # an older file lacks the newer settings
+    theirs = {f"{k} of the fit": v for k, v in lasting(FitConfig()).items()} | state["own"]
     other = [k for k in own if k != "identity" and theirs.get(k) != own[k]]
     if other:
         raise CheckpointError(f"{folder / STATE} was made with other {', '.join(other)}: {WAY_OUT}")
@@ -162,7 +218,10 @@ def _resumed(folder: Path | None, own: dict[str, Any], h: Learned, device: torch
 
 
 def summary(row: dict[str, float]) -> str:
-    return f"round {row['round']:.0f}: Var(log w) {row['variance']:.3g}, effective {100 * row['effective']:.0f} % of the paths, mean log w (ELBO) {row['bound']:.1f}, weights to the power {row['gamma']:.2f}"
+    return (
+        f"round {row['round']:.0f}: Var(log w) {row['variance']:.3g}, effective {100 * row['effective']:.0f} % of the"
+        f" paths, mean log w (ELBO) {row['bound']:.1f}, weights to the power {row['gamma']:.2f}"
+    )
 
 
 __all__: Sequence[str] = ["Round", "draw_round", "flattened", "importance_fit", "summary"]

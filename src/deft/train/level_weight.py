@@ -1,12 +1,13 @@
 """How far a fitted h is to be trusted at each noise level, found on held-out data.
 
-A fitted h has errors that it does not know of, and at low noise, where there is little left to correct, they can be larger than
-what it corrects. With e = x_0 - x̂ what the prior's mean misses and m = (sigma^2/alpha) h the correction, the weight
+A fitted h has errors that it does not know of, and at low noise, where there is little left to correct, they can be
+larger than what it corrects. With e = x_0 - x̂ what the prior's mean misses and m = (sigma^2/alpha) h the correction,
+the weight
 
     c(level) = argmin_c E |e - c m|^2 = E<e, m> / E<m, m>,    between 0 and 1,
 
-is the least-squares shrinkage of h. On the data it is found on, c h is at no level worse than the prior alone (c = 0) nor than h
-as fitted (c = 1). c is linear between the knots of log(sigma/alpha) at which `DEFT` keeps it.
+is the least-squares shrinkage of h. On the data it is found on, c h is at no level worse than the prior alone (c = 0)
+nor than h as fitted (c = 1). c is linear between the knots of log(sigma/alpha) at which `DEFT` keeps it.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from deft.train.denoising import DenoisingObjective
 from deft.train.protocols import Batches
 
 RIDGE = 10.0
-"""The pull of each knot towards 1: sum of <m, m>/rho^2 over its draws is the information on c (its inverse variance, were entries
-independent), and 10 is that of a belief c = 1 with deviation .3. It decides where hardly any draw is near."""
+"""The pull of each knot towards 1: sum of <m, m>/rho^2 over its draws is the information on c (its inverse variance,
+were entries independent), and 10 is that of a belief c = 1 with deviation .3. It decides where hardly any draw is
+near."""
 
 
 @torch.no_grad()
-def fit_level_weight(h: DEFT, objective: DenoisingObjective, held_out: Batches, *, batch: int, batches: int, seed: int = 0) -> Tensor:
+def fit_level_weight(
+    h: DEFT, objective: DenoisingObjective, held_out: Batches, *, batch: int, batches: int, seed: int = 0
+) -> Tensor:
     """Set h's `level_weight` by least squares on held-out draws, and return it, [knots].
 
-    held_out: as `fit` sees them (steps below 0). Each draw counts by 1/rho^2 of its level, the inverse variance of an entry of e.
+    held_out: as `fit` sees them (steps below 0). Each draw counts by 1/rho^2 of its level, the inverse variance of an
+        entry of e.
     """
     where = h.level_weight.device
     h.level_weight.fill_(1.0)

@@ -49,9 +49,9 @@ def level_errors(
 
     Returns:
         One row a level: `log_ratio` and `angle` (the level), `n` (samples), `prior` and `h` (errors over the whole
-        sample), `gain_se` (standard error of prior - h over the samples, if there are several); for an h with a measured rho^2 `guide`, the error of
-        its closed-form guide x̂ + g̃ alone; for masks `prior_hidden` and `h_hidden` (over what was not measured), `prior_seen`
-        and `h_seen`.
+        sample), `gain_se` (standard error of prior - h over the samples, if there are several); for an h with a
+        measured rho^2 `guide`, the error of its closed-form guide x̂ + g̃ alone; for masks `prior_hidden` and
+        `h_hidden` (over what was not measured), `prior_seen` and `h_seen`.
     """
     was = h.training
     h.eval()
@@ -67,7 +67,11 @@ def level_errors(
     for low in range(0, len(x), batch):
         part = slice(low, min(low + batch, len(x)))
         clean = x[part].to(where)
-        n = Noise(seed_for("probing", seed), range(part.start, part.stop)).normal(x.shape[1:], device=where).to(clean.dtype)
+        n = (
+            Noise(seed_for("probing", seed), range(part.start, part.stop))
+            .normal(x.shape[1:], device=where)
+            .to(clean.dtype)
+        )
         n = prior.project(n, clean)
         conditioned = condition(prior, h, obs[part].to(where))
         for i, t in enumerate(times):
@@ -108,7 +112,8 @@ WORSE_BY = 3.0
 
 
 def level_warning(rows: Sequence[dict[str, float]]) -> str | None:
-    """One line if h is worse than the prior alone at some noise level, by more than `WORSE_BY` standard errors; else None."""
+    """One line if h is worse than the prior alone at some noise level, by more than `WORSE_BY` standard errors; else
+    None."""
     bad = [r for r in rows if r["h"] - r["prior"] > WORSE_BY * r.get("gain_se", math.inf if r.get("n") == 1 else 0.0)]
     if not bad:
         return None
@@ -116,8 +121,8 @@ def level_warning(rows: Sequence[dict[str, float]]) -> str | None:
     worst = max(bad, key=lambda r: r["h"] / r["prior"])
     where = f"sigma/alpha {ratios[0]:.2g}" if len(bad) == 1 else f"sigma/alpha {min(ratios):.2g} to {max(ratios):.2g}"
     return (
-        f"warning: at {where} this h is worse than the prior alone (squared error {worst['h']:.4f} against {worst['prior']:.4f}): "
-        "fit with more prior samples or images (--prior-samples, --data), or for longer"
+        f"warning: at {where} this h is worse than the prior alone (squared error {worst['h']:.4f} against"
+        f" {worst['prior']:.4f}): fit with more prior samples or images (--prior-samples, --data), or for longer"
     )
 
 

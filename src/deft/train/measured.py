@@ -21,13 +21,14 @@ def temper(obs: Observation, beta: float) -> Observation:
 
 
 class Measured(Batches):
-    """Batches in which every row is the same measurement: paths of one y, which `deft.train.path` compares with each other.
+    """Batches in which every row is the same measurement: paths of one y, which `deft.train.path` compares with each
+    other.
 
     Args:
         obs: one measurement, or several that take turns, a batch each.
-        warm: the likelihood is tempered, log p(y | x) times beta, for this many steps: beta rises from `cold` to 1 in equal ratios.
-            A sharp likelihood (sigma_y small for what the prior leaves open) gives the first paths weights that differ by thousands, and the
-            batch's variance is one path's.
+        warm: the likelihood is tempered, log p(y | x) times beta, for this many steps: beta rises from `cold` to 1 in
+            equal ratios. A sharp likelihood (sigma_y small for what the prior leaves open) gives the first paths
+            weights that differ by thousands, and the batch's variance is one path's.
     """
 
     def __init__(self, obs: Observation, *, warm: int = 0, cold: float = 1e-3):
@@ -45,7 +46,14 @@ class Measured(Batches):
         return 1.0 if step < 0 or step >= self.warm else self.cold ** (1 - step / self.warm)
 
     def draw(
-        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Source = BatchNoise,
     ) -> Batch:
         n = size if rows is None else len(rows)
         which = (-1 - step if step < 0 else step) % len(self.obs)

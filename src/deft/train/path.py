@@ -6,14 +6,16 @@ A path x_T, ..., x_0 under the control h has the weight (`deft.samplers.path`, o
 
 The exact h makes log w the constant log p(y) (paper, theorem 3.1 (1) and (3)). Each objective here is minimal there:
 
-    LogVariance         Var(log w) / 2 over a batch of paths, which are not differentiated (Richter et al. 2020; Nüsken & Richter 2021)
+    LogVariance         Var(log w) / 2 over a batch of paths, which are not differentiated (Richter et al. 2020; Nüsken
+                        & Richter 2021)
     TrajectoryBalance   E (log w - log Z)^2 / 2 with log Z learned (Malkin et al. 2022; Venkatraman et al. 2024)
-    RelativeEntropy     E[-log w] = control cost - E log p(y | x_0), through the chain (Dai Pra 1991; paper, section 3.4)
+    RelativeEntropy     E[-log w] = control cost - E log p(y | x_0), through the chain (Dai Pra 1991; paper, sec. 3.4)
     AdjointMatching     regression of h onto the gradient of log p(y | x_0), carried back along the prior's own steps
                         (Domingo-Enrich et al. 2025)
 
-The first two hold for paths of any control (`behaviour`), and need neither the prior's derivative nor a graph longer than a step.
-Sums are over all entries of a sample, a path has one number, and the noise that made a step is the noise that weighs it.
+The first two hold for paths of any control (`behaviour`), and need neither the prior's derivative nor a graph longer
+than a step. Sums are over all entries of a sample, a path has one number, and the noise that made a step is the noise
+that weighs it.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from deft.samplers.sde import Ito
 from deft.train.protocols import Batch, Loss
 
 NUMBER, SUBSET, REPLAYED, BACK, SEGMENT = 11, 12, 13, 14, 1000
-"""Which of a batch's own sources draws the number of steps, which are differentiated, what is replayed, its noise, and (the first) a segment's."""
+"""Which of a batch's own sources draws the number of steps, which are differentiated, what is replayed, its noise, and
+(the first) a segment's."""
 
 
 class Step(NamedTuple):
@@ -61,7 +64,8 @@ class Step(NamedTuple):
 
 
 class SimulatedPaths(NamedTuple):
-    """x: clean ends [B, *E]. log_weight: [B]. cost: sum of |shift|^2 / (2 std^2) under the control, [B]. steps: those that were kept."""
+    """x: clean ends [B, *E]. log_weight: [B]. cost: sum of |shift|^2 / (2 std^2) under the control, [B]. steps: those
+    that were kept."""
 
     x: Tensor
     log_weight: Tensor
@@ -77,12 +81,21 @@ def normal_of(prior: Denoiser, noise: BatchNoise, like: Tensor, rows: slice = sl
 
 @torch.no_grad()
 def simulate(
-    prior: Denoiser, control: HTransform, obs: Observation, noise: BatchNoise, grid: Sequence[Level], sampler: KernelSampler,
-    *, keep: Collection[int] = (), behaviour: HTransform | None = None, rows: slice = slice(None),
-) -> SimulatedPaths:  # fmt: skip
+    prior: Denoiser,
+    control: HTransform,
+    obs: Observation,
+    noise: BatchNoise,
+    grid: Sequence[Level],
+    sampler: KernelSampler,
+    *,
+    keep: Collection[int] = (),
+    behaviour: HTransform | None = None,
+    rows: slice = slice(None),
+) -> SimulatedPaths:
     """Draw paths and weigh them under `control`.
 
-    keep: the steps (by number) that are returned. behaviour: the control that draws the paths, if another. rows: of `noise` that are used.
+    keep: the steps (by number) that are returned. behaviour: the control that draws the paths, if another. rows: of
+        `noise` that are used.
     The last step, onto the clean end, is the prior's own mean: there a control has nothing left to do.
     """
     drawn = Conditioned(prior, behaviour or control, obs)
@@ -109,13 +122,22 @@ def simulate(
 
 @torch.no_grad()
 def simulate_backward(
-    prior: Denoiser, control: HTransform, obs: Observation, noise: BatchNoise, grid: Sequence[Level], sampler: KernelSampler, x: Tensor,
-    *, keep: Collection[int] = (), rows: slice = slice(None),
-) -> SimulatedPaths:  # fmt: skip
-    """Paths that end near given x_0, weighed under `control`: x_0 is noised level by level, and each step is read as one of the chain.
+    prior: Denoiser,
+    control: HTransform,
+    obs: Observation,
+    noise: BatchNoise,
+    grid: Sequence[Level],
+    sampler: KernelSampler,
+    x: Tensor,
+    *,
+    keep: Collection[int] = (),
+    rows: slice = slice(None),
+) -> SimulatedPaths:
+    """Paths that end near given x_0, weighed under `control`: x_0 is noised level by level, and each step is read as
+    one of the chain.
 
-    The forward process of x_0 from the posterior is the posterior's path measure, so that good ends make good paths. The clean end is the prior's mean at
-    the last noisy level, as in `simulate`.
+    The forward process of x_0 from the posterior is the posterior's path measure, so that good ends make good paths.
+    The clean end is the prior's mean at the last noisy level, as in `simulate`.
     """
     like = prior.state_like(obs.y)
     levels = [v for v in grid if v.sigma > 0]
@@ -135,7 +157,13 @@ def simulate_backward(
         if s.sigma == 0:
             x = kernel.step(states[i], pred.mean, None)
             break
-        step = Step(t, kernel, pred, torch.zeros_like(states[i]), (states[i + 1] - kernel.step(states[i], pred.mean, None)) / kernel.std)
+        step = Step(
+            t,
+            kernel,
+            pred,
+            torch.zeros_like(states[i]),
+            (states[i + 1] - kernel.step(states[i], pred.mean, None)) / kernel.std,
+        )
         mine = control(pred, obs)
         log_w += step.ratio(mine)
         cost += _effort(kernel, shift(kernel, t, mine))
@@ -146,8 +174,13 @@ def simulate_backward(
 
 def joined(a: SimulatedPaths, b: SimulatedPaths) -> SimulatedPaths:
     """The rows of one, then those of the other, over the same grid."""
-    steps = [Step(p.t, p.kernel, p.pred.joined(q.pred), torch.cat([p.taken, q.taken]), torch.cat([p.n, q.n])) for p, q in zip(a.steps, b.steps, strict=True)]
-    return SimulatedPaths(torch.cat([a.x, b.x]), torch.cat([a.log_weight, b.log_weight]), torch.cat([a.cost, b.cost]), steps)
+    steps = [
+        Step(p.t, p.kernel, p.pred.joined(q.pred), torch.cat([p.taken, q.taken]), torch.cat([p.n, q.n]))
+        for p, q in zip(a.steps, b.steps, strict=True)
+    ]
+    return SimulatedPaths(
+        torch.cat([a.x, b.x]), torch.cat([a.log_weight, b.log_weight]), torch.cat([a.cost, b.cost]), steps
+    )
 
 
 def _effort(kernel: Kernel, moved: Tensor) -> Tensor:
@@ -175,19 +208,25 @@ def gathered(module: nn.Module, terms: Iterable[Callable[[], Tensor]], value: Te
 
 
 class Replay(nn.Module):
-    """Clean ends of earlier paths with their weights, the better ones drawn more often: by rank, 1 / (rank + 1)^`sharpness` (Schaul et al. 2016).
+    """Clean ends of earlier paths with their weights, the better ones drawn more often: by rank, 1 / (rank +
+    1)^`sharpness` (Schaul et al. 2016).
 
-    A new end takes the place of the worst one where the replay is full. size: how many are kept. event_shape: *E of the prior.
+    A new end takes the place of the worst one where the replay is full. size: how many are kept. event_shape: *E of the
+    prior.
     """
 
     x: Tensor
     log_weight: Tensor
     count: Tensor
 
-    def __init__(self, size: int, event_shape: Sequence[int], *, sharpness: float = 0.7, dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, size: int, event_shape: Sequence[int], *, sharpness: float = 0.7, dtype: torch.dtype = torch.float32
+    ):
         super().__init__()
         if size < 1 or not sharpness >= 0:
-            raise InputError(f"a replay needs a size of at least 1 and a sharpness of at least 0, got {size} and {sharpness}")
+            raise InputError(
+                f"a replay needs a size of at least 1 and a sharpness of at least 0, got {size} and {sharpness}"
+            )
         self.size, self.sharpness = size, sharpness
         self.register_buffer("x", torch.zeros(size, *event_shape, dtype=dtype))
         self.register_buffer("log_weight", torch.full((size,), -math.inf, dtype=torch.float64))
@@ -218,18 +257,24 @@ class PathObjective(ABC):
     Args:
         prior: the frozen denoiser.
         steps: of the chain; a pair (least, most) draws another number for each batch.
-        spacing: of the grid, see `deft.core.grid`. sampler: one with noise; `Ito`'s weights stay finite as steps get small.
-        subset: differentiate this many steps of each batch, drawn at random and weighed by steps / subset, instead of all: an
-            unbiased estimate of the same gradient for less work and memory. None for all.
+        spacing: of the grid, see `deft.core.grid`. sampler: one with noise; `Ito`'s weights stay finite as steps get
+            small.
+        subset: differentiate this many steps of each batch, drawn at random and weighed by steps / subset, instead of
+            all: an unbiased estimate of the same gradient for less work and memory. None for all.
     """
 
     least = 1
     """Paths that a part of a batch must have."""
 
     def __init__(
-        self, prior: Denoiser, steps: int | tuple[int, int] = 100, *, spacing: str = "log-snr", sampler: KernelSampler | None = None,
+        self,
+        prior: Denoiser,
+        steps: int | tuple[int, int] = 100,
+        *,
+        spacing: str = "log-snr",
+        sampler: KernelSampler | None = None,
         subset: int | None = None,
-    ):  # fmt: skip
+    ):
         self.prior, self.spacing, self.sampler, self.subset = prior, spacing, sampler or Ito(), subset
         self.steps = (steps, steps) if isinstance(steps, int) else (int(steps[0]), int(steps[1]))
         if not 2 <= self.steps[0] <= self.steps[1]:
@@ -242,9 +287,14 @@ class PathObjective(ABC):
         """What `deft.io.identity` compares when a fit is resumed."""
         behaviour = getattr(self, "behaviour", None)
         return {
-            "class": type(self).__name__, "prior": self.prior.fingerprint()[:16], "steps": list(self.steps), "spacing": self.spacing,
-            "sampler": type(self.sampler).__name__, "subset": self.subset, "drawn by": behaviour and type(behaviour).__name__,
-        }  # fmt: skip
+            "class": type(self).__name__,
+            "prior": self.prior.fingerprint()[:16],
+            "steps": list(self.steps),
+            "spacing": self.spacing,
+            "sampler": type(self.sampler).__name__,
+            "subset": self.subset,
+            "drawn by": behaviour and type(behaviour).__name__,
+        }
 
     def grid(self, noise: BatchNoise) -> list[Level]:
         low, high = self.steps
@@ -264,7 +314,8 @@ class PathObjective(ABC):
             raise ContractError("a path objective needs the measurement: a batch of `Measured`")
         if len(obs) < self.least:
             raise InputError(
-                f"{type(self).__name__} needs at least {self.least} paths at once, got {len(obs)}: raise the batch, or lower accumulate"
+                f"{type(self).__name__} needs at least {self.least} paths at once, got {len(obs)}: raise the batch, or"
+                " lower accumulate"
             )
         return self.loss(module, obs, noise)
 
@@ -274,7 +325,11 @@ class PathObjective(ABC):
 
 def watched(walked: SimulatedPaths) -> dict[str, Tensor]:
     """What `fit` names if it is not finite, in the order in which things break."""
-    return {"the paths' clean ends": walked.x.sum(), "control cost": walked.cost.mean(), "log weight": walked.log_weight.mean()}
+    return {
+        "the paths' clean ends": walked.x.sum(),
+        "control cost": walked.cost.mean(),
+        "log weight": walked.log_weight.mean(),
+    }
 
 
 class OffPolicy(PathObjective):
@@ -283,12 +338,20 @@ class OffPolicy(PathObjective):
     behaviour: the control that draws the paths; None for h itself.
     """
 
-    def __init__(self, prior: Denoiser, steps: int | tuple[int, int] = 100, *, behaviour: HTransform | None = None, **options: object):
+    def __init__(
+        self,
+        prior: Denoiser,
+        steps: int | tuple[int, int] = 100,
+        *,
+        behaviour: HTransform | None = None,
+        **options: object,
+    ):
         super().__init__(prior, steps, **options)  # type: ignore[arg-type]
         self.behaviour = behaviour
 
     def weights(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> tuple[SimulatedPaths, float]:
-        """(the batch's paths, the weight of each step that was kept): half of them from the replay, where a `Control` in training has one."""
+        """(the batch's paths, the weight of each step that was kept): half of them from the replay, where a `Control`
+        in training has one."""
         if isinstance(module, Control):
             module.check()
         h, grid = control_of(module), self.grid(noise)
@@ -296,16 +359,41 @@ class OffPolicy(PathObjective):
         options: dict[str, Any] = {"keep": set(chosen)}
         replay = module.replay if isinstance(module, Control) and module.training else None
         old = len(obs) // 2 if replay is not None and replay.filled else 0
-        walked = simulate(self.prior, h, obs[old:], noise, grid, self.sampler, behaviour=self.behaviour, rows=slice(old, None), **options)
+        walked = simulate(
+            self.prior,
+            h,
+            obs[old:],
+            noise,
+            grid,
+            self.sampler,
+            behaviour=self.behaviour,
+            rows=slice(old, None),
+            **options,
+        )
         if replay is not None:
             if old:
                 x = replay.draw(old, noise.spawn(REPLAYED))
-                walked = joined(simulate_backward(self.prior, h, obs[:old], noise.spawn(BACK), grid, self.sampler, x, rows=slice(0, old), **options), walked)
+                walked = joined(
+                    simulate_backward(
+                        self.prior,
+                        h,
+                        obs[:old],
+                        noise.spawn(BACK),
+                        grid,
+                        self.sampler,
+                        x,
+                        rows=slice(0, old),
+                        **options,
+                    ),
+                    walked,
+                )
             replay.add(walked.x[old:], walked.log_weight[old:])
         return walked, weight
 
     @staticmethod
-    def differentiated(module: nn.Module, h: HTransform, obs: Observation, walked: SimulatedPaths, by: Tensor, value: Tensor) -> Tensor:
+    def differentiated(
+        module: nn.Module, h: HTransform, obs: Observation, walked: SimulatedPaths, by: Tensor, value: Tensor
+    ) -> Tensor:
         """`value`, with the gradient of sum_i by_i log w_i in h: the steps' ratios, one step at a time."""
 
         def term(step: Step) -> Tensor:
@@ -317,8 +405,8 @@ class OffPolicy(PathObjective):
 class LogVariance(OffPolicy):
     """Var(log w) / 2 over the rows of one measurement (VarGrad: Richter et al. 2020; the log-variance divergence).
 
-    Drawn by h itself its gradient is that of the control objective in expectation, and the batch mean is the control variate. Of a batch
-    in parts each part has its own mean, which is as unbiased and a little noisier.
+    Drawn by h itself its gradient is that of the control objective in expectation, and the batch mean is the control
+    variate. Of a batch in parts each part has its own mean, which is as unbiased and a little noisier.
     """
 
     least = 2
@@ -333,16 +421,20 @@ class LogVariance(OffPolicy):
 
 
 class Control(nn.Module):
-    """An h with what is learned or kept beside it: log Z for trajectory balance, a replay of clean ends, a `Value` for parts of paths.
+    """An h with what is learned or kept beside it: log Z for trajectory balance, a replay of clean ends, a `Value` for
+    parts of paths.
 
-    log_z takes gradient steps of its own on (log w - log_z)^2 / 2, of size `rate`: log_z += rate (mean log w - log_z). It starts at the
-    first batch's mean, for from 0 it would take as long to find its place as h. All of it is in the state that `fit` saves, so that a fit resumes.
+    log_z takes gradient steps of its own on (log w - log_z)^2 / 2, of size `rate`: log_z += rate (mean log w - log_z).
+    It starts at the first batch's mean, for from 0 it would take as long to find its place as h. All of it is in the
+    state that `fit` saves, so that a fit resumes.
     """
 
     log_z: Tensor
     started: Tensor
 
-    def __init__(self, h: HTransform, *, rate: float = 0.05, replay: Replay | None = None, value: nn.Module | None = None):
+    def __init__(
+        self, h: HTransform, *, rate: float = 0.05, replay: Replay | None = None, value: nn.Module | None = None
+    ):
         super().__init__()
         if not 0 < rate <= 1:
             raise InputError(f"rate is a share of the way to the batch's mean, above 0 and at most 1, got {rate}")
@@ -353,7 +445,10 @@ class Control(nn.Module):
     def check(self) -> None:
         """log Z, replay and value follow the paths of one process."""
         if get_world().size > 1:
-            raise InputError("a Control (log Z, a replay, a value) is for one process: use vargrad without a replay on several, or launch one")
+            raise InputError(
+                "a Control (log Z, a replay, a value) is for one process: use vargrad without a replay on several, or"
+                " launch one"
+            )
 
     @torch.no_grad()
     def move(self, log_weight: Tensor) -> None:
@@ -364,7 +459,8 @@ class Control(nn.Module):
 
 
 class TrajectoryBalance(OffPolicy):
-    """E (log w - log Z)^2 / 2 (Malkin et al. 2022, with the prior's chain as backward policy: Venkatraman et al. 2024). Fit a `Control`."""
+    """E (log w - log Z)^2 / 2 (Malkin et al. 2022, with the prior's chain as backward policy: Venkatraman et al. 2024).
+    Fit a `Control`."""
 
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         if not isinstance(module, Control):
@@ -379,16 +475,20 @@ class TrajectoryBalance(OffPolicy):
 
 
 class RelativeEntropy(PathObjective):
-    """E[-log w] = E[control cost - log p(y | x_0)], back-propagated through the chain in segments of about the root of its steps.
+    """E[-log w] = E[control cost - log p(y | x_0)], back-propagated through the chain in segments of about the root of
+    its steps.
 
-    Its minimum is -log p(y), the relative entropy to the posterior's paths being 0 there. It looks for modes: of two far apart it may keep one.
+    Its minimum is -log p(y), the relative entropy to the posterior's paths being 0 there. It looks for modes: of two
+    far apart it may keep one.
 
-    through_prior: keep the prior's derivative. Without it a step costs no backward pass of the prior, and the gradient lacks what a
-        change of x_t does to all further denoised means, but for the last, which is taken to follow x_t / alpha: it is that of no objective, and is biased
-        (tests/test_path.py shows how much).
+    through_prior: keep the prior's derivative. Without it a step costs no backward pass of the prior, and the gradient
+        lacks what a change of x_t does to all further denoised means, but for the last, which is taken to follow x_t /
+        alpha: it is that of no objective, and is biased (tests/test_path.py shows how much).
     """
 
-    def __init__(self, prior: Denoiser, steps: int | tuple[int, int] = 100, *, through_prior: bool = True, **options: object):
+    def __init__(
+        self, prior: Denoiser, steps: int | tuple[int, int] = 100, *, through_prior: bool = True, **options: object
+    ):
         super().__init__(prior, steps, **options)  # type: ignore[arg-type]
         if self.subset is not None:
             raise InputError("RelativeEntropy goes through every step: subset is for the other objectives")
@@ -404,24 +504,39 @@ class RelativeEntropy(PathObjective):
         for i in range(0, len(pairs), size):
             x, cost = checkpoint(self._segment, x, cost, h, obs, noise, pairs[i : i + size], i, use_reentrant=False)
         log_p = obs.log_prob(x).double()
-        metrics = {"the paths' clean ends": x.detach().sum(), "control cost": cost.detach().mean(), "log likelihood": log_p.detach().mean()}
+        metrics = {
+            "the paths' clean ends": x.detach().sum(),
+            "control cost": cost.detach().mean(),
+            "log likelihood": log_p.detach().mean(),
+        }
         return Loss((cost - log_p).mean(), metrics)
 
-    def _segment(self, x: Tensor, cost: Tensor, h: HTransform, obs: Observation, noise: BatchNoise, pairs: list[tuple[Level, Level]], number: int) -> tuple[Tensor, Tensor]:
-        """A few steps. Runs twice, forward and when it is differentiated: the noise is of its own number, the same both times."""
+    def _segment(
+        self,
+        x: Tensor,
+        cost: Tensor,
+        h: HTransform,
+        obs: Observation,
+        noise: BatchNoise,
+        pairs: list[tuple[Level, Level]],
+        number: int,
+    ) -> tuple[Tensor, Tensor]:
+        """A few steps. Runs twice, forward and when it is differentiated: the noise is of its own number, the same both
+        times."""
         source = noise.spawn(SEGMENT + number)
         for t, s in pairs:
             kernel = self.sampler.kernel(t, s)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.through_prior):
                 pred = self.prior(x, torch.tensor(t.t, dtype=torch.float64))
             if s.sigma == 0:
-                # without the prior's derivative the end would know nothing of x: here the mean is taken to follow x / alpha
+                # without the prior's derivative the end would know nothing of x: here the mean is taken to follow x /
+                # alpha
                 mean = pred.mean if self.through_prior else pred.mean.detach() + (x - x.detach()) / t.alpha
                 return kernel.step(x, mean, None), cost
             if self.through_prior and x.requires_grad and not pred.mean.requires_grad:
                 raise ContractError(
-                    f"RelativeEntropy differentiates the prior, but {type(self.prior).__name__} returns a mean that is cut off from x_t: the gradient would lack "
-                    "terms. Use vargrad or tb, or say through_prior=False"
+                    f"RelativeEntropy differentiates the prior, but {type(self.prior).__name__} returns a mean that is"
+                    " cut off from x_t: the gradient would lack terms. Use vargrad or tb, or say through_prior=False"
                 )
             moved = shift(kernel, t, h(pred, obs))
             n = normal_of(self.prior, source, x)
@@ -430,14 +545,16 @@ class RelativeEntropy(PathObjective):
 
 
 class AdjointMatching(PathObjective):
-    """Regression of each step's shift onto its best answer, given what the path ends in (Domingo-Enrich et al. 2025, lean adjoint).
+    """Regression of each step's shift onto its best answer, given what the path ends in (Domingo-Enrich et al. 2025,
+    lean adjoint).
 
     With a_0 = -grad log p(y | x_0) carried back along the prior's own steps, a_t = (d prior's step / d x_t)^T a_s,
 
         loss = sum over steps of E | shift / std + std a_s |^2 / 2,        shift: of h at x_t, the target detached,
 
-    so that h learns -a, the gradient of the final log-likelihood, averaged over the paths through x_t. Paths are drawn by h with the noise of
-    the reverse SDE (`Ito`), without which x_T would tell of x_0 (the value bias). One backward pass of the prior a step, none of them through h.
+    so that h learns -a, the gradient of the final log-likelihood, averaged over the paths through x_t. Paths are drawn
+    by h with the noise of the reverse SDE (`Ito`), without which x_T would tell of x_0 (the value bias). One backward
+    pass of the prior a step, none of them through h.
     """
 
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
@@ -472,7 +589,10 @@ class AdjointMatching(PathObjective):
             x = x_t.detach().requires_grad_()
             mean = self.prior(x, torch.tensor(t.t, dtype=torch.float64)).mean
             if not mean.requires_grad:
-                raise ContractError(f"AdjointMatching differentiates the prior, but {type(self.prior).__name__} returns a mean that is cut off from x_t")
+                raise ContractError(
+                    f"AdjointMatching differentiates the prior, but {type(self.prior).__name__} returns a mean that is"
+                    " cut off from x_t"
+                )
             return torch.autograd.grad((kernel.step(x, mean, None) * adjoint).sum(), x)[0]
 
 
@@ -496,11 +616,19 @@ def control_of(module: nn.Module) -> HTransform:
     if not isinstance(h, HTransform):
         raise ContractError(f"a path objective fits an h-transform, got {type(module).__name__}")
     if h.needs_graph:
-        raise ContractError(f"{type(h).__name__} differentiates through the prior, and cannot be learned on paths: use a learned h (DEFT)")
+        raise ContractError(
+            f"{type(h).__name__} differentiates through the prior, and cannot be learned on paths: use a learned h"
+            " (DEFT)"
+        )
     return h
 
 
-OBJECTIVES: dict[str, type[PathObjective]] = {"vargrad": LogVariance, "tb": TrajectoryBalance, "kl": RelativeEntropy, "adjoint": AdjointMatching}
+OBJECTIVES: dict[str, type[PathObjective]] = {
+    "vargrad": LogVariance,
+    "tb": TrajectoryBalance,
+    "kl": RelativeEntropy,
+    "adjoint": AdjointMatching,
+}
 """name -> objective, for `deft fit --objective`."""
 
 

@@ -37,7 +37,9 @@ def denoising_errors(
     return [{"log_ratio": a, "angle": b, "n": float(len(x)), "prior": c, "eps": d} for a, b, c, d in rows]
 
 
-def draw(prior: Denoiser, n: int, *, steps: int = 100, seed: int = 0, batch: int = 64, progress: bool = False) -> Tensor:
+def draw(
+    prior: Denoiser, n: int, *, steps: int = 100, seed: int = 0, batch: int = 64, progress: bool = False
+) -> Tensor:
     """n samples of the prior: ancestral, `steps` steps."""
     parts = []
     for low in range(0, n, batch):

@@ -1,11 +1,12 @@
 """Samples of the prior itself, as data to fit an h to.
 
 An h for a frozen prior corrects that prior's own score, and what it should learn is a property of the prior and the
-measurement alone: E[x_0 | x_t, y] under the prior. Pairs (x_0, y = A(x_0) + noise) with x_0 drawn from the prior are exactly
-the pairs that define it, and there is no end of them, so that a long fit need not learn a small data set by heart.
+measurement alone: E[x_0 | x_t, y] under the prior. Pairs (x_0, y = A(x_0) + noise) with x_0 drawn from the prior are
+exactly the pairs that define it, and there is no end of them, so that a long fit need not learn a small data set by
+heart.
 
-It is unsound where the prior is poor, or narrower than the images h will be used on: h then learns the prior's mistakes as
-truth. `prior_gap` compares the samples with images of the user's.
+It is unsound where the prior is poor, or narrower than the images h will be used on: h then learns the prior's mistakes
+as truth. `prior_gap` compares the samples with images of the user's.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ STEPS = 25
 
 @dataclass(frozen=True)
 class Drawn:
-    """x: samples [N, *E] in model space. seconds: what drawing them took (in an earlier run, for those read from files)."""
+    """x: samples [N, *E] in model space. seconds: what drawing them took (in an earlier run, for those read from
+    files)."""
 
     x: Tensor
     seconds: float
@@ -49,13 +51,13 @@ def draw_prior_samples(
 ) -> Drawn:  # fmt: skip
     """n samples of the prior, by DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095) in `steps` steps.
 
-    Sample i depends on (prior, seed, steps, first + i) alone: a longer draw begins with the shorter one's samples. Samples of
-    priors of images are cut off at [-1, 1], and all are rounded to half precision.
+    Sample i depends on (prior, seed, steps, first + i) alone: a longer draw begins with the shorter one's samples.
+    Samples of priors of images are cut off at [-1, 1], and all are rounded to half precision.
 
     Args:
         first: number of the first sample.
-        folder: keeps the samples as files of `CHUNK`; those that are there already, of the same prior, are read. Not used by
-            several processes.
+        folder: keeps the samples as files of `CHUNK`; those that are there already, of the same prior, are read. Not
+            used by several processes.
         seconds: stop after this long with the chunks that are done (at least one).
 
     Raises:
@@ -70,9 +72,14 @@ def draw_prior_samples(
     if n < 1:
         raise InputError(f"the number of prior samples must be at least 1, got {n}")
     world = world or get_world()
-    where = Path(folder) if folder is not None and world.size == 1 else None  # files would part processes that share a network
+    # files would part processes that share a network
+    where = Path(folder) if folder is not None and world.size == 1 else None
     started, known = time.monotonic(), 0.0
-    key = hashlib.sha256(f"{prior.fingerprint()} {seed_for('prior samples', seed)} {steps}".encode()).hexdigest()[:12] if where is not None else ""
+    key = (
+        hashlib.sha256(f"{prior.fingerprint()} {seed_for('prior samples', seed)} {steps}".encode()).hexdigest()[:12]
+        if where is not None
+        else ""
+    )
     domain = domain_of(prior) if tuple(prior.event_shape) == tuple(prior.data_shape) else None
     bounds = None if domain is None else domain.bounds
 
@@ -85,11 +92,27 @@ def draw_prior_samples(
             except (CheckpointError, KeyError):
                 pass  # damaged: drawn again
         begun = time.monotonic()
-        x = sample(prior, Noise(seed_for("prior samples", seed), range(low, low + CHUNK)), sampler=DPMpp2M(), steps=steps, spacing="log-snr")
+        x = sample(
+            prior,
+            Noise(seed_for("prior samples", seed), range(low, low + CHUNK)),
+            sampler=DPMpp2M(),
+            steps=steps,
+            spacing="log-snr",
+        )
         x = (x if bounds is None else x.clamp(*bounds)).half().cpu()
         done = {"x": x, "seconds": torch.tensor(time.monotonic() - begun)}
         if path is not None:
-            save_weights(path, done, {"kind": "prior samples", "prior_sha256": prior.fingerprint(), "seed": seed, "steps": steps, "first": low})
+            save_weights(
+                path,
+                done,
+                {
+                    "kind": "prior samples",
+                    "prior_sha256": prior.fingerprint(),
+                    "seed": seed,
+                    "steps": steps,
+                    "first": low,
+                },
+            )
         return done
 
     low = first // CHUNK * CHUNK
@@ -115,8 +138,8 @@ def _groups(starts: list[int], size: int) -> Iterator[list[int]]:
 def prior_gap(samples: Tensor, x: Tensor) -> str | None:
     """One line if images x differ from the prior's samples in mean, spread or range, else None.
 
-    Compared are the mean over all entries, the deviation of single entries over images (what a narrow prior has too little of) and
-    the 1 % and 99 % quantiles. It is a rough look: a prior may pass and still lack a kind of image.
+    Compared are the mean over all entries, the deviation of single entries over images (what a narrow prior has too
+    little of) and the 1 % and 99 % quantiles. It is a rough look: a prior may pass and still lack a kind of image.
     """
     if len(samples) < 8 or len(x) < 8:
         return None
@@ -131,8 +154,8 @@ def prior_gap(samples: Tensor, x: Tensor) -> str | None:
     if not said:
         return None
     return (
-        f"warning: samples of the prior differ from your images ({'; '.join(said)}): an h fitted to them learns another kind of image. "
-        "Give more images of yours and --prior-samples 0, or another prior"
+        f"warning: samples of the prior differ from your images ({'; '.join(said)}): an h fitted to them learns another"
+        " kind of image. Give more images of yours and --prior-samples 0, or another prior"
     )
 
 
@@ -140,4 +163,9 @@ def _summary(x: Tensor) -> dict[str, float]:
     flat = x.float().flatten(1)
     values = flat.flatten()[:: max(1, flat.numel() // 1_000_000)]
     low, high = torch.quantile(values, torch.tensor([0.01, 0.99])).tolist()
-    return {"mean": float(flat.mean()), "spread": float(flat.std(0).square().mean().sqrt()), "1 % quantile": low, "99 % quantile": high}
+    return {
+        "mean": float(flat.mean()),
+        "spread": float(flat.std(0).square().mean().sqrt()),
+        "1 % quantile": low,
+        "99 % quantile": high,
+    }

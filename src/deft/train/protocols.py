@@ -40,7 +40,14 @@ class Batches(ABC):
 
     @abstractmethod
     def draw(
-        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Source = BatchNoise,
     ) -> Batch: ...
 
     def identity(self) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 With F(x_t) = p(y | x_t), the very function whose gradient is the exact h, every part of a path is balanced by itself,
 
-    log F(x_t) = log F(x_s) + sum over the part's steps of log( prior's step / corrected step ),        F(x_0) = p(y | x_0).
+    log F(x_t) = log F(x_s) + sum over the part's steps of log( prior's step / corrected step ),    F(x_0) = p(y | x_0).
 
-So a network for log F beside h lets a batch take `length` steps in place of a whole chain (sub-trajectory balance: Madan et al. 2023; for diffusions
-Zhang et al. 2024, "Diffusion generative flow samplers"). A part starts anywhere: at clean ends from a replay, noised to its level.
+So a network for log F beside h lets a batch take `length` steps in place of a whole chain (sub-trajectory balance:
+Madan et al. 2023; for diffusions Zhang et al. 2024, "Diffusion generative flow samplers"). A part starts anywhere: at
+clean ends from a replay, noised to its level.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ PLACE, FRESH = 15, 16
 class Value(nn.Module):
     """log F(x_t; y) = c(level) log p~(y | x_t) + a small network of x_t, x̂ and the level.
 
-    p~ is `Predictive`, a closed form that costs no call of the prior; c starts at 1 and the network at 0. level: log(sigma/alpha).
+    p~ is `Predictive`, a closed form that costs no call of the prior; c starts at 1 and the network at 0. level:
+    log(sigma/alpha).
 
     Args:
-        event_shape: *E of the prior, (d,) or (C, H, W). width: of the network. rho2: what the prior leaves open (a calibrated DEFT's `rho2`).
+        event_shape: *E of the prior, (d,) or (C, H, W). width: of the network. rho2: what the prior leaves open (a
+            calibrated DEFT's `rho2`).
     """
 
-    def __init__(self, event_shape: tuple[int, ...], *, width: int = 32, rho2: Spread | None = None, data_std: float = 1.0):
+    def __init__(
+        self, event_shape: tuple[int, ...], *, width: int = 32, rho2: Spread | None = None, data_std: float = 1.0
+    ):
         super().__init__()
         if len(event_shape) not in (1, 3):
             raise InputError(f"Value is for samples of shape (d,) and (C, H, W), not {event_shape}")
@@ -50,7 +55,12 @@ class Value(nn.Module):
         self.looked: nn.Module = nn.Identity()
         if len(event_shape) == 3:
             self.looked = nn.Sequential(
-                nn.Conv2d(views, width, 3, 2, 1), nn.SiLU(), nn.Conv2d(width, width, 3, 2, 1), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(1)
+                nn.Conv2d(views, width, 3, 2, 1),
+                nn.SiLU(),
+                nn.Conv2d(width, width, 3, 2, 1),
+                nn.SiLU(),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(1),
             )
             views = width
         self.head = nn.Sequential(nn.Linear(views + 1, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -71,17 +81,26 @@ class Value(nn.Module):
 
 
 class SubTrajectoryBalance(PathObjective):
-    """E (log F(x_t) - log F(x_s) - sum of log ratios)^2 / 2 over parts of `length` steps. Fit a `Control` with a replay and a value.
+    """E (log F(x_t) - log F(x_s) - sum of log ratios)^2 / 2 over parts of `length` steps. Fit a `Control` with a replay
+    and a value.
 
-    Gradients of parts at low noise are hundreds of times those at high noise: give `FitConfig(clip=100)`. With a clip at 1 h hardly moves (two
-    dimensions, 300 batches: Var(log w) from 29 to 19, and to 0.2 with the clip at 100).
+    Gradients of parts at low noise are hundreds of times those at high noise: give `FitConfig(clip=100)`. With a clip
+    at 1 h hardly moves (two dimensions, 300 batches: Var(log w) from 29 to 19, and to 0.2 with the clip at 100).
 
     Args:
         length: steps of a part: calls of the prior for each of its paths, two more for F, whatever the chain's length.
         fresh: probability that a batch first draws whole paths, to keep the replay going.
     """
 
-    def __init__(self, prior: Denoiser, steps: int | tuple[int, int] = 100, *, length: int = 8, fresh: float = 0.1, **options: Any):
+    def __init__(
+        self,
+        prior: Denoiser,
+        steps: int | tuple[int, int] = 100,
+        *,
+        length: int = 8,
+        fresh: float = 0.1,
+        **options: Any,
+    ):
         super().__init__(prior, steps, **options)
         if length < 1 or not 0 <= fresh <= 1:
             raise InputError(f"a part has at least 1 step and fresh is a probability, got {length} and {fresh}")
@@ -89,7 +108,10 @@ class SubTrajectoryBalance(PathObjective):
 
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         if not isinstance(module, Control) or module.replay is None or module.value is None:
-            raise ContractError(f"SubTrajectoryBalance needs ends to start from and a value: fit Control(h, replay=Replay(...), value=Value(...)), got {type(module).__name__}")
+            raise ContractError(
+                "SubTrajectoryBalance needs ends to start from and a value: fit Control(h, replay=Replay(...),"
+                f" value=Value(...)), got {type(module).__name__}"
+            )
         module.check()
         h, value, replay, grid = module.h, module.value, module.replay, self.grid(noise)
         if not replay.filled or (module.training and float(torch.rand((), generator=noise.shared(FRESH))) < self.fresh):
@@ -137,4 +159,3 @@ class SubTrajectoryBalance(PathObjective):
 
 def _ratio_term(step: Step, h: HTransform, obs: Observation, by: Tensor) -> Callable[[], Tensor]:
     return lambda: (by * step.ratio(h(step.pred, obs))).sum()
-

@@ -28,7 +28,8 @@ from deft.recipe.settings import Recipe
 from deft.runtime.messages import log
 
 METHOD_NAMES = ("deft", "dps", "pigdm", "reconstruction", "prior")
-"""Those that the measurement does not allow are left out; reconstruction guidance stands in where DPS cannot be used."""
+"""Those that the measurement does not allow are left out; reconstruction guidance stands in where DPS cannot be
+used."""
 FIT_SECONDS = 95.0
 
 
@@ -54,7 +55,9 @@ class DemoConfig:
 
     def recipe(self) -> Recipe:
         if self.quick:
-            return Recipe(steps=8, batch=16, warmup=2, patience=0, prior_samples=0, cache=64, seed=self.seed, size=self.size)
+            return Recipe(
+                steps=8, batch=16, warmup=2, patience=0, prior_samples=0, cache=64, seed=self.seed, size=self.size
+            )
         return Recipe(seconds=self.seconds, seed=self.seed, size=self.size)
 
     def plans(self, likelihood: Likelihood) -> list[Plan]:
@@ -79,7 +82,10 @@ def bundled_data(domain: Domain, name: str, prior: Denoiser) -> tuple[str, Data]
     fitting = [k for k, data in found.items() if tuple(data.x.shape[1:]) == tuple(prior.data_shape)]
     if not fitting:
         shapes = " or ".join(shape_text(data.x.shape[1:]) for data in found.values())
-        raise InputError(f"the demo restores bundled {domain.title} of {shapes}, the prior {name} makes {shape_text(prior.data_shape)}")
+        raise InputError(
+            f"the demo restores bundled {domain.title} of {shapes}, the prior {name} makes"
+            f" {shape_text(prior.data_shape)}"
+        )
     chosen = name if name in fitting else fitting[0]
     return chosen, found[chosen]
 
@@ -114,7 +120,10 @@ def demo(
         fitted = fit_h(prior, task, data, recipe=config.recipe(), progress=progress)
         fitted.save(out)
         h, about = fitted.h, {"pretrained": False, **fitted.summary()}
-        log.info(f"fitted in {fitted.seconds:.0f} s, {about['steps']} steps, {about['prior_samples']} samples of the prior among the images")
+        log.info(
+            f"fitted in {fitted.seconds:.0f} s, {about['steps']} steps, {about['prior_samples']} samples of the prior"
+            " among the images"
+        )
 
     # 2. the same measurements, noise and seeds for every method
     images = 8 if config.quick else config.images
@@ -122,8 +131,13 @@ def demo(
     x, labels = test.x[:images], None if test.labels is None else test.labels[:images]
     network = domain.feature_network(domain.feature_network_for([data]), x)
     cases = TensorCases(
-        domain, x, task.observe(x, Noise(config.seed, images)), labels=labels, network=network, names=captions(domain, labels, [data]),
-    )  # fmt: skip
+        domain,
+        x,
+        task.observe(x, Noise(config.seed, images)),
+        labels=labels,
+        network=network,
+        names=captions(domain, labels, [data]),
+    )
     plans = config.plans(likelihood)
     results = compare(
         {p.method.name: p for p in plans}, prior, cases, samples, fitted=h, seed=config.seed, progress=progress,
@@ -131,13 +145,20 @@ def demo(
 
     # 3. figures and pictures
     title = f"{task.title}: {images} held-out images, {samples} samples each"
-    h_settings = {"size": config.size, "parameters": count_parameters(h), "prior_parameters": prior.parameter_count(), **about}
+    h_settings = {
+        "size": config.size,
+        "parameters": count_parameters(h),
+        "prior_parameters": prior.parameter_count(),
+        **about,
+    }
     settings = {
         "task": task.config(), "prior": name, "seed": config.seed, "images": images, "samples": samples,
         "quick": config.quick, "h": h_settings, "plans": [p.config() for p in plans], "machine": machine(),
     }  # fmt: skip
     if network is not None:
-        settings["features"] = {"name": network.name} | {k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card}
+        settings["features"] = {"name": network.name} | {
+            k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card
+        }
     report = write_methods(
         out, f"deft demo, {title}", results, cases, settings, task=config.task, caption=f"{task.title}, held-out images"
     )  # fmt: skip

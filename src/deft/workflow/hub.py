@@ -4,8 +4,8 @@
     push_to_hub(folder, "owner/name")
     h, task, card = from_pretrained("owner/name", prior)
 
-The prior stays where it is: the folder names it by convention and SHA-256, and loading refuses any other with the difference
-shown. Nothing a folder says is used as a path, nor run unless the caller trusts it (`trust_code`).
+The prior stays where it is: the folder names it by convention and SHA-256, and loading refuses any other with the
+difference shown. Nothing a folder says is used as a path, nor run unless the caller trusts it (`trust_code`).
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def save_pretrained(
         picture: an image to show; it is copied, without what else the file holds.
         overwrite: accept a folder with files in it.
         push, token, private: the repository OWNER/NAME to push to, as for `push_to_hub`.
-        card: what else is known: prior (its name), data, licence, recipe, steps, note, name, ... Paths of this machine are cut
-            down to their last part, and of `prior_options` only those that are no secret are kept.
+        card: what else is known: prior (its name), data, licence, recipe, steps, note, name, ... Paths of this machine
+            are cut down to their last part, and of `prior_options` only those that are no secret are kept.
 
     Raises:
         InputError: the folder is in use, the report is of another task, the picture is none, a field is no JSON.
@@ -75,7 +75,10 @@ def save_pretrained(
     about = {k: v for k, v in card.items() if k not in OWN}
     about["prior"] = public_name(str(about.get("prior") or prior.card.get("name") or "unnamed"), prior)
     about |= {key: about.get(key) or "not stated" for key in ("data", "licence")}
-    about |= {"parameters": count_parameters(h), "share": round(count_parameters(h) / max(prior.parameter_count(), 1), 5)}
+    about |= {
+        "parameters": count_parameters(h),
+        "share": round(count_parameters(h) / max(prior.parameter_count(), 1), 5),
+    }
     if HUB_ID.fullmatch(about["prior"]):
         about.setdefault("base_model", about["prior"])
     if "prior_options" in about:
@@ -125,7 +128,8 @@ def from_pretrained(
 
     Raises:
         CheckpointError: a file is missing, damaged, too large or a link that leads outside; card.json and the card in
-            h.safetensors disagree; another prior, convention or task, with each difference as `field: fitted X, given Y`.
+            h.safetensors disagree; another prior, convention or task, with each difference as
+            `field: fitted X, given Y`.
         InputError: no such folder, the hub cannot be reached, huggingface_hub is missing.
     """
     folder = _find(name, revision, token, cache_dir)
@@ -133,13 +137,23 @@ def from_pretrained(
     if prior is None:
         named = card.get("prior")
         if named not in BUNDLED:
-            raise InputError(f"h was fitted to the prior {named!r} (sha256 {card['prior_sha256'][:12]}…), which is not bundled: give it as prior=load_prior(...)")
+            raise InputError(
+                f"h was fitted to the prior {named!r} (sha256 {card['prior_sha256'][:12]}…), which is not bundled: give"
+                " it as prior=load_prior(...)"
+            )
         prior = load_prior(str(named), device)
     h, found, card = load_h(folder / WEIGHTS, prior, task, trust_code=trust_code)
     return h.to(device), found, card
 
 
-def push_to_hub(folder: str | Path, repo_id: str, *, token: str | None = None, private: bool = False, message: str = "Add h-transform") -> str:
+def push_to_hub(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool = False,
+    message: str = "Add h-transform",
+) -> str:
     """Upload a folder made by `save_pretrained` to the model repository OWNER/NAME, made if need be. Returns its URL.
 
     Args:
@@ -164,7 +178,9 @@ def push_to_hub(folder: str | Path, repo_id: str, *, token: str | None = None, p
     try:
         api = hub.HfApi(token=token)
         url = api.create_repo(repo_id, repo_type="model", private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, repo_type="model", folder_path=str(folder), allow_patterns=present, commit_message=message)
+        api.upload_folder(
+            repo_id=repo_id, repo_type="model", folder_path=str(folder), allow_patterns=present, commit_message=message
+        )
     except Exception as error:
         raise _hub_error(error, f"cannot push to {repo_id}", token) from error
     return str(url)
@@ -200,7 +216,9 @@ def public_text(text: str) -> str:
     >>> public_text("/home/ann/photos (24 images)")
     'photos (24 images)'
     """
-    return re.sub(r"(?:(?<=\s)|(?<=^)|(?<=['\"(=]))(?:~|[A-Za-z]:|\.{1,2})?(?:[/\\][^\s/\\'\"]+)*[/\\](?=[^\s/\\])", "", text)
+    return re.sub(
+        r"(?:(?<=\s)|(?<=^)|(?<=['\"(=]))(?:~|[A-Za-z]:|\.{1,2})?(?:[/\\][^\s/\\'\"]+)*[/\\](?=[^\s/\\])", "", text
+    )
 
 
 def _public(value: Any) -> Any:
@@ -215,12 +233,15 @@ def _public(value: Any) -> Any:
 
 
 def read_folder(folder: Path) -> dict[str, Any]:
-    """The card of a folder: card.json, which must be what h.safetensors says; a run of `deft fit` has the latter alone."""
+    """The card of a folder: card.json, which must be what h.safetensors says; a run of `deft fit` has the latter
+    alone."""
     weights = _inside(folder, WEIGHTS)
     with weights.open("rb") as f:
         header = int.from_bytes(f.read(8), "little")
     if header > LARGEST_CARD and header < weights.stat().st_size:
-        raise CheckpointError(f"the header of {weights} has {header:,} bytes, at most {LARGEST_CARD:,} are read: this is no h-transform")
+        raise CheckpointError(
+            f"the header of {weights} has {header:,} bytes, at most {LARGEST_CARD:,} are read: this is no h-transform"
+        )
     _, inner = read_h(weights)
     if not (folder / CARD).exists():
         return inner
@@ -230,8 +251,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
     other = differences(plain(inner), outer)
     if other:
         raise CheckpointError(
-            f"{folder}: the card in {WEIGHTS} and {CARD} disagree, so one was changed: {listed(other[:5], ('in ' + WEIGHTS, 'in ' + CARD))}; "
-            "take the folder from its source again"
+            f"{folder}: the card in {WEIGHTS} and {CARD} disagree, so one was changed:"
+            f" {listed(other[:5], ('in ' + WEIGHTS, 'in ' + CARD))}; take the folder from its source again"
         )
     return inner
 
@@ -304,7 +325,12 @@ def _find(name: str | Path, revision: str | None, token: str | None, cache_dir: 
     try:
         return Path(
             hub.snapshot_download(
-                str(name), revision=revision, token=token, cache_dir=cache_dir, allow_patterns=[WEIGHTS, CARD, README], library_name="deft-diffusion"
+                str(name),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                allow_patterns=[WEIGHTS, CARD, README],
+                library_name="deft-diffusion",
             )
         )
     except Exception as error:
@@ -322,7 +348,9 @@ def _hub() -> ModuleType:
 def _hub_error(error: Exception, what: str, token: str | None) -> Exception:
     """One line for what the hub or the network refused; a bug stays a bug. A token is not repeated."""
     source = type(error).__module__.partition(".")[0]
-    if source not in ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3") and not isinstance(error, OSError):
+    if source not in ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests", "urllib3") and not isinstance(
+        error, OSError
+    ):
         return error
     text = " ".join(str(error).split())[:200] or type(error).__name__
     text = text.replace(token, "***") if token else text

@@ -20,9 +20,21 @@ from deft.methods import METHODS
 from deft.prior import BUNDLED
 
 LICENCES = (
-    "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "gpl-3.0",
-    "lgpl-3.0", "mpl-2.0", "openrail", "unlicense",
-)  # fmt: skip
+    "apache-2.0",
+    "mit",
+    "bsd-2-clause",
+    "bsd-3-clause",
+    "cc0-1.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "gpl-3.0",
+    "lgpl-3.0",
+    "mpl-2.0",
+    "openrail",
+    "unlicense",
+)
 """Identifiers that hubs know; any other licence is written out as `other`."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 ROW = ("task", "method", "metric", "value", "low", "high", "n")
@@ -39,7 +51,9 @@ def read_rows(report: Any, name: str, task: dict[str, Any]) -> list[dict[str, An
     settings = report.get("settings")
     measured = settings.get("task") if isinstance(settings, dict) else None
     if any(r["task"] != task["name"] for r in rows) or (isinstance(measured, dict) and measured != task):
-        raise InputError(f"{name} is of the task {measured or rows[0]['task']}, h was fitted to {task}: give a report of this h")
+        raise InputError(
+            f"{name} is of the task {measured or rows[0]['task']}, h was fitted to {task}: give a report of this h"
+        )
     numbers = [r[k] for r in rows for k in ("value", "low", "high") if r[k] is not None]
     if not all(isinstance(v, (int, float)) for v in numbers):
         raise InputError(f"{name} holds figures that are no numbers")
@@ -47,12 +61,16 @@ def read_rows(report: Any, name: str, task: dict[str, Any]) -> list[dict[str, An
 
 
 def readme(card: dict[str, Any], picture: str | None = None, task: Any = None) -> str:
-    """README.md for a card; `picture` is the name of an image beside it. task: what h was fitted to, where the card names code of its own for it."""
+    """README.md for a card; `picture` is the name of an image beside it. task: what h was fitted to, where the card
+    names code of its own for it."""
     task, prior, domain = task or make_task(card["task"]), str(card.get("prior", "?")), domain_of_shape(shape_of(card))
     title = f"{task.title[0].upper()}{task.title[1:]}: an h-transform for the frozen prior {prior}"
     about = [
-        f"A small network that turns the frozen diffusion model `{prior}` into a sampler of {domain.title if domain else 'samples'} given a measurement ({task.title}), by Doob's "
-        "h-transform (DEFT, Denker et al. 2024). The prior is not in this folder, and h works with that prior alone.",
+        (
+            f"A small network that turns the frozen diffusion model `{prior}` into a sampler of"
+            f" {domain.title if domain else 'samples'} given a measurement ({task.title}), by Doob's h-transform (DEFT,"
+            " Denker et al. 2024). The prior is not in this folder, and h works with that prior alone."
+        ),
     ]
     lines = [*front_matter(card, domain.hub_tag if domain else ""), "", f"# {_line(title)}", "", *about, ""]
     if picture:
@@ -70,11 +88,15 @@ def shape_of(card: dict[str, Any]) -> tuple[int, ...]:
 
 
 def front_matter(card: dict[str, Any], tag: str = "") -> list[str]:
-    """YAML between two lines of dashes; texts are written as JSON, which YAML reads. tag: what hubs call it (`Domain.hub_tag`)."""
+    """YAML between two lines of dashes; texts are written as JSON, which YAML reads. tag: what hubs call it
+    (`Domain.hub_tag`)."""
     licence = str(card.get("licence") or "")
     known = next((k for k in LICENCES if re.match(rf"{re.escape(k)}(?![\w.-])", licence.lower())), None)
     lines = ["---", "library_name: deft-diffusion", *([f"pipeline_tag: {tag}"] if tag else [])]
-    lines += ["tags:", *(f"- {t}" for t in ("deft", "h-transform", "diffusion", "inverse-problems", card["task"]["name"]))]
+    lines += [
+        "tags:",
+        *(f"- {t}" for t in ("deft", "h-transform", "diffusion", "inverse-problems", card["task"]["name"])),
+    ]
     lines.append(f"license: {known or 'other'}")
     if known is None:
         lines.append(f"license_name: {_yaml(licence or 'not stated')}")
@@ -91,15 +113,28 @@ def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple
     convention = card.get("prior_convention") or {}
     facts: list[tuple[str, Any]] = [
         ("task", f"`{task.name}`: {task.title}"),
-        ("operator", f"{type(operator).__name__}{f' ({settings})' if settings else ''}: {(type(task).__doc__ or '').splitlines()[0]}"),
+        (
+            "operator",
+            (
+                f"{type(operator).__name__}{f' ({settings})' if settings else ''}:"
+                f" {(type(task).__doc__ or '').splitlines()[0]}"
+            ),
+        ),
         *([("noise", task.noise_text())] if hasattr(task, "noise_text") else []),
         ("samples", "x".join(map(str, shape)) + (f", values in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")),
         ("prior", f"`{card.get('prior', '?')}`, sha256 `{card['prior_sha256']}`"),
     ]
     if convention:
-        facts.append(("prior's schedule", schedule_text({"name": convention.get("schedule"), "settings": convention.get("settings")})))
+        facts.append(
+            (
+                "prior's schedule",
+                schedule_text({"name": convention.get("schedule"), "settings": convention.get("settings")}),
+            )
+        )
         rest = {k: v for k, v in convention.items() if k not in ("schedule", "settings", "event_shape")}
-        facts.append(("prior's convention", ", ".join(f"{k} {v if isinstance(v, str) else shown(v)}" for k, v in rest.items())))
+        facts.append(
+            ("prior's convention", ", ".join(f"{k} {v if isinstance(v, str) else shown(v)}" for k, v in rest.items()))
+        )
     if card.get("prior_options"):
         facts.append(("prior's options", " ".join(f"--prior-option {p}" for p in card["prior_options"])))
     facts += [("data", card.get("data") or "not stated"), ("licence", card.get("licence") or "not stated")]
@@ -137,26 +172,66 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
     prior = str(card.get("prior", "?"))
     given = "" if prior in BUNDLED else " --prior PRIOR"
     name = json.dumps(prior, ensure_ascii=False) if prior in BUNDLED or HUB_ID.fullmatch(prior) else '"PRIOR"'
-    measured = "--measurement " + ("measured.npz" if not getattr(task, "pictures", False) else "photo.png --mask mask.png" if getattr(task, "drawn", "") == "mask" else "measured.png")
+    measured = "--measurement " + (
+        "measured.npz"
+        if not getattr(task, "pictures", False)
+        else "photo.png --mask mask.png"
+        if getattr(task, "drawn", "") == "mask"
+        else "measured.png"
+    )
     shape, bounds = shape_of(card), domain.bounds if domain else None
-    named = "" if ":" not in f"{card.get('class', '')}{card.get('task_code', '')}{card['h'].get('net', '')}" else " --trust-code"
-    draw = f"torch.rand(1, {', '.join(map(str, shape))}) * {bounds[1] - bounds[0]:g} - {-bounds[0]:g}" if bounds else f"torch.randn(1, {', '.join(map(str, shape))})"
-    what = f"one of your {domain.title if domain else 'samples'}" + (f", in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")
+    named = (
+        ""
+        if ":" not in f"{card.get('class', '')}{card.get('task_code', '')}{card['h'].get('net', '')}"
+        else " --trust-code"
+    )
+    draw = (
+        f"torch.rand(1, {', '.join(map(str, shape))}) * {bounds[1] - bounds[0]:g} - {-bounds[0]:g}"
+        if bounds
+        else f"torch.randn(1, {', '.join(map(str, shape))})"
+    )
+    what = f"one of your {domain.title if domain else 'samples'}" + (
+        f", in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else ""
+    )
     return [
-        "In this folder (from a hub: `hf download OWNER/NAME --local-dir .`), after `pip install deft-diffusion`:", "",
-        "```bash", f"deft sample .{given}{named} {measured} -n 8 --out samples", "```", "",
-        *([] if prior in BUNDLED else ["`PRIOR` is where you have the prior: a file, a folder or a name that `deft fit --help` lists.", ""]),
-        "```python", "import torch", "from deft import Noise, sample_posterior", "from deft.workflow.hub import from_pretrained", "from deft.prior import load_prior", "",
+        "In this folder (from a hub: `hf download OWNER/NAME --local-dir .`), after `pip install deft-diffusion`:",
+        "",
+        "```bash",
+        f"deft sample .{given}{named} {measured} -n 8 --out samples",
+        "```",
+        "",
+        *(
+            []
+            if prior in BUNDLED
+            else ["`PRIOR` is where you have the prior: a file, a folder or a name that `deft fit --help` lists.", ""]
+        ),
+        "```python",
+        "import torch",
+        "from deft import Noise, sample_posterior",
+        "from deft.workflow.hub import from_pretrained",
+        "from deft.prior import load_prior",
+        "",
         f"prior = load_prior({name})",
         f'h, task, card = from_pretrained(".", prior{", trust_code=True" if named else ""})  # or "OWNER/NAME"',
         f"x = {draw}  # {what}",
-        "obs = task.observe(x, Noise(0, 1))  # its measurement; or your own: deft.Observation(y, deft.Gaussian(operator, sigma_y))",
-        f"draws = sample_posterior(prior, h, obs, 4)  # draws.x [1, 4, {', '.join(map(str, shape))}], draws.mean, draws.std", "```",
-    ]  # fmt: skip
+        (
+            "obs = task.observe(x, Noise(0, 1))  # its measurement; or your own: deft.Observation(y,"
+            " deft.Gaussian(operator, sigma_y))"
+        ),
+        (
+            f"draws = sample_posterior(prior, h, obs, 4)  # draws.x [1, 4, {', '.join(map(str, shape))}], draws.mean,"
+            " draws.std"
+        ),
+        "```",
+    ]
 
 
 def _table(rows: Sequence[tuple[str, Any]]) -> list[str]:
-    return ["| | |", "|---|---|", *(f"| {_line(k)} | {_line(v if isinstance(v, str) else shown(v))} |" for k, v in rows)]
+    return [
+        "| | |",
+        "|---|---|",
+        *(f"| {_line(k)} | {_line(v if isinstance(v, str) else shown(v))} |" for k, v in rows),
+    ]
 
 
 def _line(text: Any) -> str:

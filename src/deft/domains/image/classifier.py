@@ -65,7 +65,14 @@ def augment(x: Tensor, g: torch.Generator, noise: float = 0.1, shift: int = 2) -
 
 
 def train_classifier(
-    x: Tensor, labels: Tensor, *, epochs: float = 6, batch: int = 128, lr: float = 3e-3, seed: int = 0, progress: bool = True
+    x: Tensor,
+    labels: Tensor,
+    *,
+    epochs: float = 6,
+    batch: int = 128,
+    lr: float = 3e-3,
+    seed: int = 0,
+    progress: bool = True,
 ) -> Classifier:
     """Train on x uint8 [N, 32, 32]; AdamW, one cosine from `lr` to 0, label smoothing 0.05."""
     from tqdm import tqdm
@@ -118,7 +125,9 @@ def load_classifier(path: str | Path) -> Classifier:
 @cache
 def fashion_classifier() -> Classifier:
     """The bundled classifier of Fashion-MNIST at 32 x 32."""
-    return load_classifier(Path(str(resources.files("deft.domains.image") / "weights" / "fashion-classifier.safetensors")))
+    return load_classifier(
+        Path(str(resources.files("deft.domains.image") / "weights" / "fashion-classifier.safetensors"))
+    )
 
 
 def labels_from(array: np.ndarray) -> Tensor:

@@ -29,13 +29,17 @@ from deft.io.files import load_weights, save_weights
 class Encoder(FeatureNetwork):
     """Images [B, 1, S, S] in [-1, 1] -> features [B, d]; four strided convolutions and a linear layer."""
 
-    def __init__(self, side: int = 64, widths: tuple[int, ...] = (24, 48, 80, 96), features: int = 128, name: str = "encoder"):
+    def __init__(
+        self, side: int = 64, widths: tuple[int, ...] = (24, 48, 80, 96), features: int = 128, name: str = "encoder"
+    ):
         super().__init__()
         self.config: dict[str, Any] = {"side": side, "widths": list(widths), "features": features}
         self.name = self.title = name
         self.event_shape = (1, side, side)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.SiLU())
+            nn.Sequential(
+                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.SiLU()
+            )
             for before, after in zip((1, *widths), widths, strict=False)
         )
         self.last = nn.Sequential(nn.Flatten(), nn.Linear(widths[-1] * (side >> len(widths)) ** 2, features), nn.SiLU())
@@ -117,7 +121,9 @@ def train_encoder(
 
 
 def save_encoder(path: str | Path, net: Encoder, **card: Any) -> None:
-    save_weights(path, net.state_dict(), {"kind": "encoder", "format": 1, "name": net.name, "network": net.config, **card})
+    save_weights(
+        path, net.state_dict(), {"kind": "encoder", "format": 1, "name": net.name, "network": net.config, **card}
+    )
 
 
 def load_encoder(path: str | Path) -> Encoder:

@@ -38,7 +38,9 @@ class ImageDomain(Domain):
 
         net = UNet(inputs, outputs, (width, 3 * width // 2, 9 * width // 4), patch=2, time_dim=64)
         if any(n % net.multiple_of for n in event_shape[1:]):
-            raise InputError(f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net=")
+            raise InputError(
+                f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net="
+            )
         return net
 
     def new_prior(self, event_shape: tuple[int, ...], schedule: Any, output: str, **options: Any) -> Denoiser:
@@ -57,7 +59,9 @@ class ImageDomain(Domain):
 
     def bundled_h(self, prior: str = "") -> Mapping[str, Path]:
         found = {p.stem.removeprefix("h-"): p for p in sorted(WEIGHTS.glob("h-*.safetensors"))}
-        return found | {task.removesuffix(f"-{prior}"): p for task, p in found.items() if prior and task.endswith(f"-{prior}")}
+        return found | {
+            task.removesuffix(f"-{prior}"): p for task, p in found.items() if prior and task.endswith(f"-{prior}")
+        }
 
     def rewards(self) -> Mapping[str, tuple[Callable[[], Callable[[Tensor], Tensor]], Sequence[str]]]:
         from deft.domains.image.classifier import fashion_classifier
@@ -82,7 +86,9 @@ class ImageDomain(Domain):
 
         return read_measured(path, task, event_shape, **options)
 
-    def pairs(self, arrays: dict[str, Any], where: str, task: Any, event_shape: tuple[int, ...], **options: Any) -> tuple[Tensor, dict[str, Any]]:
+    def pairs(
+        self, arrays: dict[str, Any], where: str, task: Any, event_shape: tuple[int, ...], **options: Any
+    ) -> tuple[Tensor, dict[str, Any]]:
         from deft.domains.image.loading import pairs
 
         return pairs(arrays, where, task, event_shape, **options)
@@ -91,8 +97,13 @@ class ImageDomain(Domain):
         from deft.domains.image import conventions as c
 
         return {
-            "fastmri": c.from_kspace, "sigpy": c.from_kspace, "skimage": c.from_skimage, "odl": c.from_odl, "lodopab": c.from_lodopab, "rays": c.from_nan,
-        }  # fmt: skip
+            "fastmri": c.from_kspace,
+            "sigpy": c.from_kspace,
+            "skimage": c.from_skimage,
+            "odl": c.from_odl,
+            "lodopab": c.from_lodopab,
+            "rays": c.from_nan,
+        }
 
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
         from deft.domains.image.writing import save_picture
@@ -131,7 +142,11 @@ class ImageDomain(Domain):
         from deft.domains.image.classifier import fashion_classifier
         from deft.domains.image.prior_quality import feature_report
 
-        return feature_report(fashion_classifier(), samples, real) if features == "fashion" else super().set_distance(features, samples, real)
+        return (
+            feature_report(fashion_classifier(), samples, real)
+            if features == "fashion"
+            else super().set_distance(features, samples, real)
+        )
 
     # comparisons
 
@@ -143,7 +158,9 @@ class ImageDomain(Domain):
 
         return {name: source.about for name, source in FEATURES.items()}
 
-    def feature_network_for(self, names: Sequence[str], event_shape: tuple[int, ...] | None = None, labelled: bool = True) -> str:
+    def feature_network_for(
+        self, names: Sequence[str], event_shape: tuple[int, ...] | None = None, labelled: bool = True
+    ) -> str:
         from deft.domains.image.networks import features_for
 
         return features_for(*names, event_shape=event_shape, labelled=labelled)

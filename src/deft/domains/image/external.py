@@ -39,7 +39,8 @@ def normalised(x: Tensor) -> Tensor:
 class EffNetLite0(FeatureNetwork):
     """EfficientNet-Lite0 of ImageNet (Tan & Le 2019), by the packages of the extra `features` (Apache-2.0).
 
-    Grey or colour images of any size are brought to 224 x 224 (bilinear). features: [B, 1280], the mean of the last map;
+    Grey or colour images of any size are brought to 224 x 224 (bilinear). features: [B, 1280], the mean of the last
+    map;
     layers: the last map of each resolution; logits: [B, 1000].
     """
 
@@ -73,7 +74,8 @@ class EffNetLite0(FeatureNetwork):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with a shortcut that has no weights: every second pixel, new channels of zeros on both sides."""
+    """Two 3x3 convolutions with a shortcut that has no weights: every second pixel, new channels of zeros on both
+    sides."""
 
     def __init__(self, before: int, after: int, stride: int):
         super().__init__()
@@ -87,7 +89,8 @@ class Block(nn.Module):
 
 
 class CifarResNet(FeatureNetwork):
-    """The residual network of CIFAR-10 with 6n + 2 layers (He et al. 2016, section 4.2), n blocks in each of three stages.
+    """The residual network of CIFAR-10 with 6n + 2 layers (He et al. 2016, section 4.2), n blocks in each of three
+    stages.
 
     features: [B, 64], the mean of the last map; layers: the map of each stage; logits: [B, 10].
     """
@@ -113,7 +116,8 @@ class CifarResNet(FeatureNetwork):
 
     @classmethod
     def load(cls, path: str | Path) -> CifarResNet:
-        """From a checkpoint with `state_dict` (names may start with `module.`), loaded strictly; n is found from its names."""
+        """From a checkpoint with `state_dict` (names may start with `module.`), loaded strictly; n is found from its
+        names."""
         try:
             found = torch.load(path, map_location="cpu", weights_only=True)
             state = {k.removeprefix("module."): v for k, v in found.get("state_dict", found).items()}
@@ -124,7 +128,9 @@ class CifarResNet(FeatureNetwork):
         try:
             net.load_state_dict(unit | state)
         except RuntimeError as error:
-            raise CheckpointError(f"{path} does not hold the {net.name} of CIFAR-10: {str(error).splitlines()[1].strip()}") from error
+            raise CheckpointError(
+                f"{path} does not hold the {net.name} of CIFAR-10: {str(error).splitlines()[1].strip()}"
+            ) from error
         return net.eval().requires_grad_(False)
 
 
@@ -137,10 +143,13 @@ def weights_of(what: str, install: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise InputError(f"{what} needs {error.name or 'a package'}, which is not installed: pip install {install}") from error
+        raise InputError(
+            f"{what} needs {error.name or 'a package'}, which is not installed: pip install {install}"
+        ) from error
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{what} could not load its weights ({str(error).splitlines()[0]}): let its package download them, or put them into torch's hub folder"
+            f"{what} could not load its weights ({str(error).splitlines()[0]}): let its package download them, or put"
+            " them into torch's hub folder"
         ) from error
 
 

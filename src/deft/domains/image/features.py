@@ -1,4 +1,5 @@
-"""Networks whose features say how much two images look like the same thing: what they are, and what is measured in them.
+"""Networks whose features say how much two images look like the same thing: what they are, and what is measured in
+them.
 
 Pixel errors reward blur; a distance between features of a network that was trained to tell images apart does not
 (Heusel et al. 2017; Zhang et al. 2018). Every number is that of the network named beside it: none of them is FID, KID
@@ -21,7 +22,8 @@ from deft.errors import InputError
 
 
 class Activations(NamedTuple):
-    """What a network made of images. features: [B, d]. layers: maps [B, C, h, w], first layer first. logits: [B, classes] or None."""
+    """What a network made of images. features: [B, d]. layers: maps [B, C, h, w], first layer first. logits: [B,
+    classes] or None."""
 
     features: Tensor
     layers: tuple[Tensor, ...]
@@ -90,8 +92,9 @@ def measure_features(
 ) -> dict[str, Tensor]:
     """What a network says of samples [N, S, *E] and the truth [N, *E]: metric -> [N], one pass of it for each image.
 
-    feature_distance and perceptual_distance to the truth, averaged over an image's samples; with S > 1 diversity (mean feature
-    distance between two of its samples) and energy_score; with labels [N], and a network that has classes, top1.
+    feature_distance and perceptual_distance to the truth, averaged over an image's samples; with S > 1 diversity (mean
+    feature distance between two of its samples) and energy_score; with labels [N], and a network that has classes,
+    top1.
     """
     n, s = samples.shape[:2]
     found: dict[str, list[Tensor]] = {}

@@ -66,10 +66,15 @@ def list_folder(folder: Path, recursive: bool) -> Listing:
     found.files.sort()
     found.left_out.sort()
     if found.left_out:
-        found.notes.append(f"left out: {by_suffix(p.suffix.lower() for p in found.left_out)} (not a kind of file that is read)")
+        found.notes.append(
+            f"left out: {by_suffix(p.suffix.lower() for p in found.left_out)} (not a kind of file that is read)"
+        )
     below = _pictures_below(folders, seen)
     if below:
-        found.notes.append(f"left out: {count(len(below), 'picture')} in {count(len({p.parent for p in below}), 'subfolder')}: --recursive takes them")
+        found.notes.append(
+            f"left out: {count(len(below), 'picture')} in {count(len({p.parent for p in below}), 'subfolder')}:"
+            " --recursive takes them"
+        )
     found.left_out += below
     return found
 

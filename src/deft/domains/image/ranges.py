@@ -1,12 +1,13 @@
 """Which values are black and white: `--range LOW,HIGH`, and what is concluded, or asked, without it.
 
-A wrong answer here makes a reconstruction that looks right and is not, so that what is not clear is asked. Without a range
+A wrong answer here makes a reconstruction that looks right and is not, so that what is not clear is asked. Without a
+range
 
 - 8-bit pictures and arrays are 0 to 255, unless no value is above 15;
 - 16-bit pictures are 0 to 65535, unless no value is above a quarter of it (10, 12 and 14 bits are often stored in 16);
 - 1-bit pictures and arrays of bool are 0 and 1;
-- floating-point values are -1 to 1 if at least one per cent of those that are not 0 lie below -0.5: noise and overshoot of
-  values in [0, 1] do not reach so far;
+- floating-point values are -1 to 1 if at least one per cent of those that are not 0 lie below -0.5: noise and overshoot
+  of values in [0, 1] do not reach so far;
 - of all else (integer arrays, DICOM, NIfTI) the range must be given.
 
 The rule is applied to all pictures of a source together.
@@ -52,7 +53,8 @@ def option(value: Sequence[float]) -> str:
 class Raw:
     """A picture with the values that are stored, and what they were before any resizing.
 
-    values: [C, H, W]. kind: "8-bit", "16-bit", "1-bit", "deep" (the high bytes of 16-bit colour), "float", "integer" or "scan".
+    values: [C, H, W]. kind: "8-bit", "16-bit", "1-bit", "deep" (the high bytes of 16-bit colour), "float", "integer" or
+        "scan".
     low, high: of what is finite; broken: how many are not. sample: some of the values. size: (H, W) as stored.
     window: that of the file itself; inverted: low is white.
     """
@@ -69,7 +71,14 @@ class Raw:
     inverted: bool = False
 
 
-def raw(name: str, values: np.ndarray, kind: str, share: int, window: tuple[float, float] | None = None, inverted: bool = False) -> Raw:
+def raw(
+    name: str,
+    values: np.ndarray,
+    kind: str,
+    share: int,
+    window: tuple[float, float] | None = None,
+    inverted: bool = False,
+) -> Raw:
     """A `Raw` of [C, H, W] with its statistics; share: about how many values to keep as a sample."""
     flat = values.reshape(-1)
     finite = flat
@@ -78,7 +87,18 @@ def raw(name: str, values: np.ndarray, kind: str, share: int, window: tuple[floa
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
     step = max(1, finite.size // max(share, 1)) | 1  # odd, so that it does not fall on the same columns
     size = (int(values.shape[1]), int(values.shape[2]))
-    return Raw(name, values, kind, low, high, finite[::step].astype(np.float64), flat.size - finite.size, size, window, inverted)
+    return Raw(
+        name,
+        values,
+        kind,
+        low,
+        high,
+        finite[::step].astype(np.float64),
+        flat.size - finite.size,
+        size,
+        window,
+        inverted,
+    )
 
 
 def likely(low: float, high: float) -> tuple[float, float]:
@@ -100,7 +120,10 @@ def choose(raws: Sequence[Raw], asked: Range, source: str) -> dict[str, tuple[fl
     if asked == WINDOW:
         without = next((r for r in raws if r.window is None), None)
         if without is not None:
-            raise InputError(f"{source}: {without.name} gives no window of its own (as some DICOM and NIfTI files do): give --range LOW,HIGH instead of {WINDOW}")
+            raise InputError(
+                f"{source}: {without.name} gives no window of its own (as some DICOM and NIfTI files do): give --range"
+                f" LOW,HIGH instead of {WINDOW}"
+            )
         return {}
     if isinstance(asked, tuple):
         return dict.fromkeys(kinds, _given(raws, kinds, asked, source))
@@ -117,7 +140,9 @@ def _extent(raws: Sequence[Raw]) -> tuple[float, float, np.ndarray]:
 def _given(raws: Sequence[Raw], kinds: list[str], asked: tuple[float, float], source: str) -> tuple[float, float]:
     text = option(asked)
     if len(kinds) > 1:
-        raise InputError(f"{source} holds {' and '.join(kinds)} values: {text} cannot be right for both; read them apart")
+        raise InputError(
+            f"{source} holds {' and '.join(kinds)} values: {text} cannot be right for both; read them apart"
+        )
     low, high, sample = _extent(raws)
     if not sample.size or kinds == ["scan"]:
         return asked
@@ -125,7 +150,10 @@ def _given(raws: Sequence[Raw], kinds: list[str], asked: tuple[float, float], so
     outside = (sample < asked[0] - slack) | (sample > asked[1] + slack)
     if kinds == ["deep"]:
         if asked != (0.0, 65535.0):
-            raise InputError(f"{source} holds 16-bit colour, of which Pillow reads the upper 8 bits: {text} cannot be carried out; convert it to 8 bits, or to an .npz with --range")
+            raise InputError(
+                f"{source} holds 16-bit colour, of which Pillow reads the upper 8 bits: {text} cannot be carried out;"
+                " convert it to 8 bits, or to an .npz with --range"
+            )
         return 0.0, 255.0
     if kinds == ["1-bit"] and asked != (0.0, 1.0):
         raise InputError(f"{source} holds 0 and 1 (bool, or 1 bit), for which {text} is wrong: leave it out")
@@ -134,7 +162,11 @@ def _given(raws: Sequence[Raw], kinds: list[str], asked: tuple[float, float], so
         guess = likely(*np.quantile(sample, (0.001, 0.999)))
         raise InputError(
             f"{source} holds {kinds[0]} values from {low:.4g} to {high:.4g}, far outside {text}: "
-            + (f"leave it out ({known}), or clip the values first" if known else f"give the range that they have ({option(guess)}?), or clip them first")
+            + (
+                f"leave it out ({known}), or clip the values first"
+                if known
+                else f"give the range that they have ({option(guess)}?), or clip them first"
+            )
         )
     return asked
 
@@ -148,27 +180,46 @@ def _usual(kind: str, raws: Sequence[Raw], source: str) -> tuple[float, float]:
         return 0.0, 1.0
     if kind == "8-bit":
         if 0 < high <= 15:
-            raise InputError(f"{source} holds 8-bit values {extent} of 255, which would all be black: give --range 0,{next(t for t in (1, 3, 7, 15) if high <= t)} (or --range 0,255 if they are right as they are)")
+            raise InputError(
+                f"{source} holds 8-bit values {extent} of 255, which would all be black: give --range"
+                f" 0,{next(t for t in (1, 3, 7, 15) if high <= t)} (or --range 0,255 if they are right as they are)"
+            )
         return 0.0, 255.0
     if kind == "deep":
         if high < 64:
-            raise InputError(f"{source} holds 16-bit colour below a quarter of 65535, of which Pillow reads the upper 8 bits: convert it to 8 bits, or to an .npz with --range")
+            raise InputError(
+                f"{source} holds 16-bit colour below a quarter of 65535, of which Pillow reads the upper 8 bits:"
+                " convert it to 8 bits, or to an .npz with --range"
+            )
         return 0.0, 255.0
     if kind == "16-bit":
         if 0 < high < 65535 / 4:
             top = next(t for t in (1, 15, 255, 1023, 4095, 16383) if high <= t)
             bits = "" if top == 1 else f" for {top.bit_length()} bits"
-            raise InputError(f"{source} holds 16-bit values {extent} of 65535, which would be nearly black: give --range 0,{top}{bits} (or --range 0,65535 if they are right as they are)")
+            raise InputError(
+                f"{source} holds 16-bit values {extent} of 65535, which would be nearly black: give --range"
+                f" 0,{top}{bits} (or --range 0,65535 if they are right as they are)"
+            )
         return 0.0, 65535.0
     core = likely(*(float(q) for q in np.quantile(sample, (0.001, 0.999))))
     if kind == "scan":
         own = {r.window for r in raws if r.window is not None}
         middle = np.quantile(sample, (0.005, 0.995))
         found = next(iter(own)) if own else (float(f"{middle[0]:.3g}"), float(f"{middle[1]:.3g}"))
-        ways = f", or --range {WINDOW} for the files' own ({', '.join(range_text(w) for w in sorted(own)[:3])}{', ...' if len(own) > 3 else ''})" if own else ""
-        raise InputError(f"{source} holds measured values {extent}: say what black and white are with {option(found) if not own else '--range LOW,HIGH'}{ways if own else ' or the like'}")
+        ways = (
+            f", or --range {WINDOW} for the files' own"
+            f" ({', '.join(range_text(w) for w in sorted(own)[:3])}{', ...' if len(own) > 3 else ''})"
+            if own
+            else ""
+        )
+        raise InputError(
+            f"{source} holds measured values {extent}: say what black and white are with"
+            f" {option(found) if not own else '--range LOW,HIGH'}{ways if own else ' or the like'}"
+        )
     if kind == "integer":
-        raise InputError(f"{source} holds integer values {extent}: say what black and white are: --range LOW,HIGH ({option(core)}?)")
+        raise InputError(
+            f"{source} holds integer values {extent}: say what black and white are: --range LOW,HIGH ({option(core)}?)"
+        )
     filled = sample[sample != 0]
     if filled.size and np.quantile(filled, 0.01) < SIGNED:
         return -1.0, 1.0
@@ -188,7 +239,10 @@ def faint(raws: Sequence[Raw], limits: dict[str, tuple[float, float]]) -> list[s
         own = [r for r in raws if r.kind == kind]
         least, most, sample = _extent(own)
         if sample.size and least < most and float(np.ptp(np.quantile(sample, (0.001, 0.999)))) < FAINT * (high - low):
-            lines.append(f"warning: {kind} values run from {least:.4g} to {most:.4g} and fill little of {option((low, high))}: all nearly one grey")
+            lines.append(
+                f"warning: {kind} values run from {least:.4g} to {most:.4g} and fill little of {option((low, high))}:"
+                " all nearly one grey"
+            )
     return lines
 
 

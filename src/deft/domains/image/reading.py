@@ -44,7 +44,8 @@ class ImageSet(Data):
 
     x: [N, C, H, W] in [-1, 1]; names: one each; labels: [N] or None.
     notes: lines that say what was left out, cropped, clipped, turned or inverted.
-    skipped: the names of what was left out: files that cannot be used (skip_bad), files of other kinds, pictures in subfolders, later frames.
+    skipped: the names of what was left out: files that cannot be used (skip_bad), files of other kinds, pictures in
+        subfolders, later frames.
     sizes: (height, width) of each as stored.
     """
 
@@ -59,12 +60,15 @@ class ReadOptions:
 
     event_shape: (C, H, W) of the prior, or None if any common shape will do.
     skip_bad: leave out what cannot be used, instead of stopping.
-    resize: bring pictures to the prior's size (the largest centred part that has its aspect). convert: bring them to its channels (grey or RGB).
-    range: the two numbers that are black and white, (0, 1) or "0,1"; "window" for that of DICOM and NIfTI files; None: see `deft.domains.image.ranges`.
-    slack: for measurements, how far values may lie outside the range, which carry noise and are not clipped. None for images: with a
-        range that was given, values up to a tenth of its span outside are clipped and counted.
+    resize: bring pictures to the prior's size (the largest centred part that has its aspect). convert: bring them to
+        its channels (grey or RGB).
+    range: the two numbers that are black and white, (0, 1) or "0,1"; "window" for that of DICOM and NIfTI files; None:
+        see `deft.domains.image.ranges`.
+    slack: for measurements, how far values may lie outside the range, which carry noise and are not clipped. None for
+        images: with a range that was given, values up to a tenth of its span outside are clipped and counted.
     constant: whether a picture of one single value is accepted. whose: the size that is expected, for messages.
-    recursive: take pictures in subfolders too. array: which array of an .npz, slices of a volume or frames of a picture, as in "FILE:PART".
+    recursive: take pictures in subfolders too. array: which array of an .npz, slices of a volume or frames of a
+        picture, as in "FILE:PART".
     """
 
     event_shape: tuple[int, int, int] | None = None
@@ -82,10 +86,12 @@ class ReadOptions:
 def read_images(source: str | Path, reading: ReadOptions | None = None) -> ImageSet:
     """Read a folder, an .npz or .npy file, a picture, a DICOM or a NIfTI file, or a part of one: "FILE:PART".
 
-    PART is the name of an array of an .npz, slices of a NIfTI file ("z:40:80") or frames of a picture file ("all", "3", "2:10").
+    PART is the name of an array of an .npz, slices of a NIfTI file ("z:40:80") or frames of a picture file ("all", "3",
+    "2:10").
 
     Raises:
-        InputError: nothing there, images that cannot be used (each named, with the reason), or a question that only the user can answer.
+        InputError: nothing there, images that cannot be used (each named, with the reason), or a question that only the
+            user can answer.
     """
     reading = reading or ReadOptions()
     as_range(reading.range)
@@ -94,9 +100,14 @@ def read_images(source: str | Path, reading: ReadOptions | None = None) -> Image
         raise InputError(f"{source} names {part}, and --array {reading.array}: give one of them")
     part = reading.array if part is None else part
     if not exists(path):
-        raise InputError(f"no such file or folder: {path}" + (" (a link to something that is not there)" if os.path.islink(path) else ""))
+        raise InputError(
+            f"no such file or folder: {path}"
+            + (" (a link to something that is not there)" if os.path.islink(path) else "")
+        )
     if reading.resize and reading.event_shape is None:
-        raise InputError("--resize brings images to the size of a prior, and there is none here: bring them to one size first")
+        raise InputError(
+            "--resize brings images to the size of a prior, and there is none here: bring them to one size first"
+        )
     if path.is_dir():
         return _read_folder(path, part, reading)
     if reading.recursive:
@@ -109,7 +120,10 @@ def read_images(source: str | Path, reading: ReadOptions | None = None) -> Image
         return replace(found, labels=chosen, notes=[*found.notes, *([note] if note else [])])
     if is_picture(path) or looks_like_scan(path):
         return _read_files([path], [path.name], path, part, reading, Listing())
-    raise InputError(f"{path} is none of the files that are read: a picture ({NAMES}), DICOM, NIfTI, .npz or .npy, or a folder of pictures")
+    raise InputError(
+        f"{path} is none of the files that are read: a picture ({NAMES}), DICOM, NIfTI, .npz or .npy, or a folder of"
+        " pictures"
+    )
 
 
 def _read_folder(folder: Path, part: str | None, reading: ReadOptions) -> ImageSet:
@@ -118,7 +132,11 @@ def _read_folder(folder: Path, part: str | None, reading: ReadOptions) -> ImageS
         arrays = [p for p in listing.left_out if p.suffix.lower() in ARRAYS]
         way = f"give one of its files, as in {arrays[0]}" if arrays else "give a folder of images, or an .npz file"
         what = "; ".join(listing.notes) or "it is empty"
-        raise InputError(f"no pictures in {folder}: {what}; {way}" if "--recursive" not in what else f"no pictures in {folder} itself; {what}")
+        raise InputError(
+            f"no pictures in {folder}: {what}; {way}"
+            if "--recursive" not in what
+            else f"no pictures in {folder} itself; {what}"
+        )
     if part is not None and not all(is_volume(p) for p in listing.files):
         raise InputError(f"{folder} is a folder, of which {part!r} names no part: give a file, as in FILE.npz:NAME")
     return _read_files(listing.files, relative(listing.files, folder), folder, part, reading, listing)
@@ -140,7 +158,16 @@ class _Gathered:
         self.tally[what] += 1
         self.example.setdefault(what, example)
 
-    def add(self, name: str, values: np.ndarray, kind: str, window: tuple[float, float] | None = None, inverted: bool = False, *, them: str = "it") -> None:
+    def add(
+        self,
+        name: str,
+        values: np.ndarray,
+        kind: str,
+        window: tuple[float, float] | None = None,
+        inverted: bool = False,
+        *,
+        them: str = "it",
+    ) -> None:
         """Take a picture [C, H, W] as it is stored: to the prior's channels and size.
 
         Raises:
@@ -154,7 +181,10 @@ class _Gathered:
         if wanted is not None and values.shape[1:] != wanted[1:]:
             size = f"{kept.size[0]}x{kept.size[1]}"
             if not self.reading.resize:
-                raise InputError(f"{size} pixels, expected {wanted[1]}x{wanted[2]} ({self.reading.whose} size): resize {them}, or give --resize")
+                raise InputError(
+                    f"{size} pixels, expected {wanted[1]}x{wanted[2]} ({self.reading.whose} size): resize {them}, or"
+                    " give --resize"
+                )
             if cropped(kept.size, wanted[1:]):
                 _, _, height, width = crop_box(kept.size, wanted[1:])
                 self.note("cropped", f"{size} to the {height:.4g}x{width:.4g} in its middle")
@@ -168,12 +198,15 @@ class _Gathered:
         if self.tally["cropped"]:
             reading = self.reading
             lines.append(
-                f"{self.tally['cropped']:,} of {count(total, 'picture')} cropped to {reading.whose} aspect before resizing ({self.example['cropped']})"
+                f"{self.tally['cropped']:,} of {count(total, 'picture')} cropped to {reading.whose} aspect before"
+                f" resizing ({self.example['cropped']})"
             )
         return lines
 
 
-def _read_files(files: Sequence[Path], names: Sequence[str], source: Path, part: str | None, reading: ReadOptions, listing: Listing) -> ImageSet:
+def _read_files(
+    files: Sequence[Path], names: Sequence[str], source: Path, part: str | None, reading: ReadOptions, listing: Listing
+) -> ImageSet:
     got = _Gathered(reading, len(files))
     for path, name in zip(files, names, strict=True):
         try:
@@ -188,7 +221,14 @@ def _read_files(files: Sequence[Path], names: Sequence[str], source: Path, part:
     if reading.event_shape is None and reading.convert:
         _to_one_colour(got)
     skipped = relative(listing.left_out, source) if listing.left_out else []
-    return _finish(got, str(source), total, single=str(files[0]) if len(files) == 1 else None, before=listing.notes, skipped=skipped)
+    return _finish(
+        got,
+        str(source),
+        total,
+        single=str(files[0]) if len(files) == 1 else None,
+        before=listing.notes,
+        skipped=skipped,
+    )
 
 
 def _add_frames(got: _Gathered, path: Path, name: str, part: str | None) -> None:
@@ -198,7 +238,9 @@ def _add_frames(got: _Gathered, path: Path, name: str, part: str | None) -> None
     if found.turned:
         got.note("turned", name)
     if part is None and found.total > 1:
-        got.notes.append(f"left out: frames 1 to {found.total - 1} of {name}: its first, 0, was taken ({path}:all takes all)")
+        got.notes.append(
+            f"left out: frames 1 to {found.total - 1} of {name}: its first, 0, was taken ({path}:all takes all)"
+        )
         got.skipped += [f"{name}[{i}]" for i in range(1, found.total)]
 
 
@@ -227,7 +269,8 @@ def _to_one_colour(got: _Gathered) -> None:
 
 
 def _match_channels(x: np.ndarray, reading: ReadOptions) -> np.ndarray:
-    """[C, H, W] with the prior's channels; a grey picture stored as RGB counts as grey (WebP has no other, and rounds)."""
+    """[C, H, W] with the prior's channels; a grey picture stored as RGB counts as grey (WebP has no other, and
+    rounds)."""
     expected = reading.event_shape
     if expected is None or x.shape[0] == expected[0]:
         return x
@@ -245,7 +288,15 @@ def _match_channels(x: np.ndarray, reading: ReadOptions) -> np.ndarray:
     raise InputError(f"{x.shape[0]} channels, expected {expected[0]} (the prior's)")
 
 
-def _finish(got: _Gathered, source: str, total: int, *, single: str | None, before: Iterable[str] = (), skipped: Iterable[str] = ()) -> ImageSet:
+def _finish(
+    got: _Gathered,
+    source: str,
+    total: int,
+    *,
+    single: str | None,
+    before: Iterable[str] = (),
+    skipped: Iterable[str] = (),
+) -> ImageSet:
     """To [-1, 1], all by one rule, and one tensor."""
     reading = got.reading
     if got.bad and (not reading.skip_bad or not got.raws):
@@ -267,15 +318,25 @@ def _finish(got: _Gathered, source: str, total: int, *, single: str | None, befo
         if {first[1:], other[1][1:]} == {first[1:]}:
             way = " with --convert"
         raise InputError(
-            f"images of mixed sizes in {source}: {kept[0].name} is {shape_text(first)}, {other[0]} is {shape_text(other[1])}; bring them to one size{way}"
+            f"images of mixed sizes in {source}: {kept[0].name} is {shape_text(first)}, {other[0]} is"
+            f" {shape_text(other[1])}; bring them to one size{way}"
         )
     bad = [name for name, _ in got.bad]
     notes = [f"left out {len(bad)} of {total}: {some(bad)} ({got.bad[0][0]}: {got.bad[0][1]})"] if bad else []
     windows = {r.window for r in kept if r.kind not in limits and r.window is not None}
     if windows:
         shown = some([f"{a:g} to {b:g}" for a, b in sorted(windows)], 3)
-        notes.append(f"black and white by the files' own window: {shown}" + (" (they differ)" if len(windows) > 1 else ""))
-    notes += [*before, *got.notes[:10], *([f"and {len(got.notes) - 10} more such lines"] if len(got.notes) > 10 else []), *got.summary(len(kept)), *clipped.lines(limits), *faint(kept, limits)]
+        notes.append(
+            f"black and white by the files' own window: {shown}" + (" (they differ)" if len(windows) > 1 else "")
+        )
+    notes += [
+        *before,
+        *got.notes[:10],
+        *([f"and {len(got.notes) - 10} more such lines"] if len(got.notes) > 10 else []),
+        *got.summary(len(kept)),
+        *clipped.lines(limits),
+        *faint(kept, limits),
+    ]
     order = [r.name for r in kept]
     return ImageSet(torch.stack(pictures), order, None, notes, [*bad, *skipped, *got.skipped], [r.size for r in kept])
 
@@ -287,7 +348,10 @@ def _complain(bad: list[tuple[str, str]], total: int, source: str, single: str |
         raise InputError(f"none of the {total} images in {source} can be used: {bad[0][0]}: {bad[0][1]}")
     shown = "; ".join(f"{name}: {reason}" for name, reason in bad[:3])
     more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
-    raise InputError(f"{len(bad)} of {total} images in {source} cannot be used ({shown}{more}): mend them, or leave them out with --skip-bad")
+    raise InputError(
+        f"{len(bad)} of {total} images in {source} cannot be used ({shown}{more}): mend them, or leave them out with"
+        " --skip-bad"
+    )
 
 
 class _Clipped:
@@ -304,9 +368,16 @@ class _Clipped:
     def lines(self, limits: dict[str, tuple[float, float]]) -> list[str]:
         if not self.values:
             return []
-        what = f"the range {'/'.join(option(v).removeprefix('--range').strip(' =') for v in set(limits.values()))}" if limits else "the window"
+        what = (
+            f"the range {'/'.join(option(v).removeprefix('--range').strip(' =') for v in set(limits.values()))}"
+            if limits
+            else "the window"
+        )
         part = 100 * self.values / self.of
-        return [f"clipped {self.values:,} values of {count(self.pictures, 'picture')} ({part:.2g} % of theirs) to {what}: they run from {self.low:.6g} to {self.high:.6g}"]
+        return [
+            f"clipped {self.values:,} values of {count(self.pictures, 'picture')} ({part:.2g} % of theirs) to {what}:"
+            f" they run from {self.low:.6g} to {self.high:.6g}"
+        ]
 
 
 def _in_range(item: Raw, limits: dict[str, tuple[float, float]], reading: ReadOptions, clipped: _Clipped) -> Tensor:
@@ -325,9 +396,17 @@ def _in_range(item: Raw, limits: dict[str, tuple[float, float]], reading: ReadOp
         x = x.clamp(-1, 1)
     elif over > (SLACK if reading.slack is None else reading.slack):
         if as_range(reading.range) is None:
-            raise InputError(f"values from {item.low:.4g} to {item.high:.4g}, expected -1 to 1: say what black and white are with --range (--range=-1,1 clips what is a little outside)")
-        beyond = "further outside than noise of the measurement's sigma_y" if reading.slack is not None else "far outside"
-        raise InputError(f"values from {item.low:.4g} to {item.high:.4g}, {beyond} {option(own)}: give the range that they have, or clip them first")
+            raise InputError(
+                f"values from {item.low:.4g} to {item.high:.4g}, expected -1 to 1: say what black and white are with"
+                " --range (--range=-1,1 clips what is a little outside)"
+            )
+        beyond = (
+            "further outside than noise of the measurement's sigma_y" if reading.slack is not None else "far outside"
+        )
+        raise InputError(
+            f"values from {item.low:.4g} to {item.high:.4g}, {beyond} {option(own)}: give the range that they have, or"
+            " clip them first"
+        )
     return -x if item.inverted else x
 
 
@@ -346,7 +425,8 @@ def _check_values(x: Tensor, reading: ReadOptions) -> Tensor:
 def read_stack(array: np.ndarray, name: str, reading: ReadOptions) -> tuple[Tensor, list[int], list[str]]:
     """Images from an array NHW, NHWC or NCHW: (x, the rows kept, the rows left out).
 
-    Nothing is clipped: there is nobody here to say so to, and what belongs together (x and y of pairs) would come apart.
+    Nothing is clipped: there is nobody here to say so to, and what belongs together (x and y of pairs) would come
+    apart.
     """
     try:
         found = stack_images(array, name, replace(reading, slack=SLACK if reading.slack is None else reading.slack))
@@ -375,7 +455,9 @@ def _kind(array: np.ndarray, name: str) -> str:
     if letter == "c":
         raise InputError(f"{name} holds complex values, expected real ones: take the magnitude first (numpy.abs)")
     if letter not in "fiub":
-        raise InputError(f"{name} holds {array.dtype} values, expected uint8 (0 to 255), floating point, or integers with --range")
+        raise InputError(
+            f"{name} holds {array.dtype} values, expected uint8 (0 to 255), floating point, or integers with --range"
+        )
     return "1-bit" if letter == "b" else "8-bit" if array.dtype == np.uint8 else "float" if letter == "f" else "integer"
 
 
@@ -407,7 +489,10 @@ def _three_axes(array: np.ndarray, name: str, reading: ReadOptions) -> np.ndarra
         return array[None]  # [H, W, 3]
     if a == 3 and reading.event_shape is not None and reading.event_shape[0] == 3:
         if reading.convert:
-            raise InputError(f"{name} has shape {array.shape}: one RGB picture, or three grey ones? reshape it to [1, 3, {b}, {c}] or [3, 1, {b}, {c}]")
+            raise InputError(
+                f"{name} has shape {array.shape}: one RGB picture, or three grey ones? reshape it to [1, 3, {b}, {c}]"
+                f" or [3, 1, {b}, {c}]"
+            )
         return array[None]
     return array[:, None]
 

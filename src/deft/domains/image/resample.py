@@ -1,8 +1,9 @@
 """Crop to an aspect and resize, of pictures and of masks alike.
 
-A pixel of a smaller picture is the mean over the area that it covers, parts of pixels included: so does a coarser detector. A pixel of a
-larger picture comes from cubic interpolation over 4 x 4 pixels. Because both are the same two matrices for a picture and for
-its mask, a pixel is called seen only if every pixel that it was made of was seen, and no hidden value comes in.
+A pixel of a smaller picture is the mean over the area that it covers, parts of pixels included: so does a coarser
+detector. A pixel of a larger picture comes from cubic interpolation over 4 x 4 pixels. Because both are the same two
+matrices for a picture and for its mask, a pixel is called seen only if every pixel that it was made of was seen, and no
+hidden value comes in.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def weights(n: int, start: float, length: float, wanted: int) -> Tensor:
         for tap in range(-1, 3):
             at = np.floor(centre) + tap
             d = np.abs(centre - at)
-            cubic = np.where(d <= 1, 1.5 * d**3 - 2.5 * d**2 + 1, np.where(d < 2, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2, 0))
+            cubic = np.where(
+                d <= 1, 1.5 * d**3 - 2.5 * d**2 + 1, np.where(d < 2, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2, 0)
+            )
             np.add.at(w, (i[:, 0], at.clip(start, start + int(length) - 1).astype(int)), cubic)
         w[np.abs(w) < 1e-9] = 0
     return torch.from_numpy((w / w.sum(1, keepdims=True)).astype(np.float32))
@@ -64,7 +67,8 @@ def _both(size: Sequence[int], wanted: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def resized(x: Tensor, wanted: Sequence[int]) -> Tensor:
-    """[C, H, W] cropped and resized. Cubic interpolation overshoots; to clip it by the greatest value would let in a hidden one."""
+    """[C, H, W] cropped and resized. Cubic interpolation overshoots; to clip it by the greatest value would let in a
+    hidden one."""
     rows, columns = _both(x.shape[-2:], wanted)
     return (rows @ x.float()) @ columns.T
 

@@ -30,19 +30,26 @@ def spread_column(samples: Tensor, note: str) -> tuple[Column, str]:
     """The spread of [N, S, *E] as a column, and the line that says what its colours mean."""
     deviation = spread(samples).mean(1)
     top = max(float(deviation.max()), 1e-3)
-    about = f"spread: standard deviation of each pixel over the samples; black 0, pale yellow {top:.2f} (the range of pixels is 2)"
+    about = (
+        f"spread: standard deviation of each pixel over the samples; black 0, pale yellow {top:.2f} (the range of"
+        " pixels is 2)"
+    )
     return Column("spread", heat(deviation, top), note), about
 
 
 def grid(x: Tensor, titles: Sequence[str] = (), title: str = "") -> bytes:
     """A PNG of images [n, C, H, W]: up to ten in one row, more in ten columns."""
     wide = min(len(x), 10)
-    columns = [Column(titles[i] if i < len(titles) else "", to_pixels(x[i::wide] if len(x) > 10 else x[i : i + 1])) for i in range(wide)]
+    columns = [
+        Column(titles[i] if i < len(titles) else "", to_pixels(x[i::wide] if len(x) > 10 else x[i : i + 1]))
+        for i in range(wide)
+    ]
     return png(picture_grid(columns, title=title, cell=64 if len(x) > 10 else _cell(x.shape[1:])))
 
 
 def of_draws(x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
-    """spread.png: the standard deviation [C, H, W] as colours. sheet.png: the measurement, samples [n, C, H, W], their mean and their spread."""
+    """spread.png: the standard deviation [C, H, W] as colours. sheet.png: the measurement, samples [n, C, H, W], their
+    mean and their spread."""
     deviation, shape, n = std.mean(0), tuple(x.shape[1:]), len(x)
     shown = min(n, SHOWN)
     columns = [] if obs is None else [Column("measurement", picture_of(obs, shape))]
@@ -52,13 +59,21 @@ def of_draws(x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Map
     if n > 1:
         column, footer = spread_column(x[None], f"of {n}")
         columns.append(column)
-    sheet = picture_grid(columns, title=title, footer=footer, cell=_cell(shape), gaps=(shown - 1,) if obs is None else (0, shown))
-    return {"spread.png": png(Image.fromarray(heat(deviation, max(float(deviation.max()), 1e-3)))), "sheet.png": png(sheet)}
+    sheet = picture_grid(
+        columns, title=title, footer=footer, cell=_cell(shape), gaps=(shown - 1,) if obs is None else (0, shown)
+    )
+    return {
+        "spread.png": png(Image.fromarray(heat(deviation, max(float(deviation.max()), 1e-3)))),
+        "sheet.png": png(sheet),
+    }
 
 
 def of_measurement(x: Tensor, obs: Observation, title: str) -> bytes:
     """Images [n, C, H, W] and what was measured of them, the first ten."""
-    columns = [Column("image", to_pixels(x[:10])), Column("measured", picture_of(obs[:10], x.shape[1:]), "as a picture")]
+    columns = [
+        Column("image", to_pixels(x[:10])),
+        Column("measured", picture_of(obs[:10], x.shape[1:]), "as a picture"),
+    ]
     return png(picture_grid(columns, title=title))
 
 

@@ -1,8 +1,10 @@
 """Slices of DICOM and NIfTI files as pictures, with the values in their own units (Hounsfield units of a CT, say).
 
-DICOM  modality LUT or rescale slope and intercept are applied; every frame of a file is a picture; MONOCHROME1 is inverted.
-NIfTI  scl_slope and scl_inter are applied; axes are brought to the closest of left-right, back-front, foot-head; slices of one of them
-       are pictures with the head (or the front of an axial slice) up and the patient's right on the right.
+DICOM  modality LUT or rescale slope and intercept are applied; every frame of a file is a picture; MONOCHROME1 is
+       inverted.
+NIfTI  scl_slope and scl_inter are applied; axes are brought to the closest of left-right, back-front, foot-head;
+       slices of one of them are pictures with the head (or the front of an axial slice) up and the patient's right on
+       the right.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def is_volume(path: Path) -> bool:
 
 
 def looks_like_scan(path: Path) -> bool:
-    """Whether a file without a suffix, or with a number for one (1.2.840.113), is DICOM; an index of a medium is not."""
+    """Whether a file without a suffix, or with a number for one (1.2.840.113), is DICOM; an index of a medium is
+    not."""
     if path.name.upper() == "DICOMDIR" or not (path.suffix == "" or path.suffix[1:].isdigit()):
         return False
     try:
@@ -84,17 +87,30 @@ def _read_frames(found: Any) -> Slices:
         return _frames(found)
     except InputError:
         raise
-    except Exception as error:  # pydicom's decoders: a compression that is not installed, too few bytes, fields that contradict each other
-        raise InputError(f"DICOM whose pixels cannot be read ({one_line(error)[:200]}): uncompress it first, or mend it") from error
+    # pydicom's decoders: a compression that is not installed, too few bytes, fields that contradict each other
+    except Exception as error:
+        raise InputError(
+            f"DICOM whose pixels cannot be read ({one_line(error)[:200]}): uncompress it first, or mend it"
+        ) from error
 
 
 def _frames(found: Any) -> Slices:
     colour = str(found.get("PhotometricInterpretation", ""))
     samples = int(found.get("SamplesPerPixel", 1))
-    if (samples == 1 and not colour.startswith("MONOCHROME")) or (samples == 3 and colour != "RGB") or samples not in (1, 3):
-        raise InputError(f"DICOM in {colour or 'unknown'} colour, expected MONOCHROME1, MONOCHROME2 or RGB: convert it first")
+    if (
+        (samples == 1 and not colour.startswith("MONOCHROME"))
+        or (samples == 3 and colour != "RGB")
+        or samples not in (1, 3)
+    ):
+        raise InputError(
+            f"DICOM in {colour or 'unknown'} colour, expected MONOCHROME1, MONOCHROME2 or RGB: convert it first"
+        )
     stored = found.pixel_array
-    frames = stored[None] if int(found.get("NumberOfFrames", 1) or 1) == 1 and stored.ndim == (2 if samples == 1 else 3) else stored
+    frames = (
+        stored[None]
+        if int(found.get("NumberOfFrames", 1) or 1) == 1 and stored.ndim == (2 if samples == 1 else 3)
+        else stored
+    )
     out = Slices()
     for i, frame in enumerate(frames):
         values = frame[None] if samples == 1 else frame.transpose(2, 0, 1)
@@ -162,14 +178,17 @@ def _first(value: Any) -> float | None:
 
 
 def read_volume(path: Path, part: str | None) -> Slices:
-    """Slices of a NIfTI file; part: AXIS, AXIS:NUMBER or AXIS:FIRST:LAST (z without: all axial ones); errors do not repeat the path."""
+    """Slices of a NIfTI file; part: AXIS, AXIS:NUMBER or AXIS:FIRST:LAST (z without: all axial ones); errors do not
+    repeat the path."""
     try:
         import nibabel
     except ImportError as error:
         raise InputError("NIfTI is read by nibabel: pip install 'deft-diffusion[nifti]'") from error
     axis, _, chosen = (part or "z").partition(":")
     if axis not in AXES:
-        raise InputError(f"{part!r} names no slices: give x (sagittal), y (coronal) or z (axial), with numbers as in z:40 or z:40:80")
+        raise InputError(
+            f"{part!r} names no slices: give x (sagittal), y (coronal) or z (axial), with numbers as in z:40 or z:40:80"
+        )
     try:
         image: Any = nibabel.load(path)
         kind = image.get_data_dtype().kind
@@ -181,7 +200,9 @@ def read_volume(path: Path, part: str | None) -> Slices:
     while len(shape) > 3 and shape[-1] == 1:
         image, shape = image.slicer[..., 0], shape[:-1]
     if len(shape) != 3 or 0 in shape:
-        raise InputError(f"NIfTI of shape {tuple(shape)}, expected one volume of three axes: split it first (nibabel.four_to_three)")
+        raise InputError(
+            f"NIfTI of shape {tuple(shape)}, expected one volume of three axes: split it first (nibabel.four_to_three)"
+        )
     try:
         canonical = nibabel.as_closest_canonical(image)
         volume = canonical.get_fdata(dtype=np.float32, caching="unchanged")
@@ -201,7 +222,8 @@ def _display(image: Any) -> tuple[float, float] | None:
 
 def _cut(volume: np.ndarray, steps: list[float], axis: str, chosen: str, window: tuple[float, float] | None) -> Slices:
     at = "xyz".index(axis)
-    planes = np.moveaxis(volume, at, 0).transpose(0, 2, 1)[:, ::-1]  # rows from head (or front) down, columns from left to right (or back to front)
+    # rows from head (or front) down, columns from left to right (or back to front)
+    planes = np.moveaxis(volume, at, 0).transpose(0, 2, 1)[:, ::-1]
     out = Slices()
     which = numbers(chosen or "all", len(planes), f"slice {axis}")
     for i in which:

@@ -32,7 +32,9 @@ def save_image(path: str | Path, image: Image.Image) -> None:
     write_atomic(path, lambda p: image.save(p, format="PNG", optimize=True))
 
 
-_HEAT = np.array([(10, 8, 30), (66, 20, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 190)], np.float32)
+_HEAT = np.array(
+    [(10, 8, 30), (66, 20, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 190)], np.float32
+)
 _HOLE = np.array((54, 110, 140), np.uint8)
 
 
@@ -45,7 +47,8 @@ def heat(values: Tensor, top: float) -> np.ndarray:
 
 
 def with_hole(pixels: np.ndarray, hidden: Tensor) -> np.ndarray:
-    """uint8 [..., H, W, 3] with the hidden pixels (1 in [..., 1, H, W]) painted blue, so that no one takes them for data."""
+    """uint8 [..., H, W, 3] with the hidden pixels (1 in [..., 1, H, W]) painted blue, so that no one takes them for
+    data."""
     hole = hidden.detach().cpu().numpy()[..., 0, :, :, None] > 0.5
     return np.where(hole, _HOLE, pixels)
 
@@ -95,7 +98,10 @@ def picture_grid(
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = max([0, *(measure.textlength(r, font=normal) for r in rows)])
     left = int(left) + 2 * pad if rows else pad
-    wide = max(width, *(int(max(measure.textlength(c.title, font=normal), measure.textlength(c.note, font=small))) for c in columns))
+    wide = max(
+        width,
+        *(int(max(measure.textlength(c.title, font=normal), measure.textlength(c.note, font=small))) for c in columns),
+    )
     places, x = [], left
     for i in range(len(columns)):
         places.append(x + (wide - width) // 2)
@@ -105,7 +111,9 @@ def picture_grid(
     head = top + (22 if any(c.title for c in columns) else 0) + (18 if notes else 0)
     n = max(len(c.pictures) for c in columns)
     bottom = head + n * (height + pad)
-    total = max(x, left + int(measure.textlength(title, font=big)) + pad, int(measure.textlength(footer, font=small)) + 2 * pad)
+    total = max(
+        x, left + int(measure.textlength(title, font=big)) + pad, int(measure.textlength(footer, font=small)) + 2 * pad
+    )
     image = Image.new("RGB", (total, bottom + (26 if footer else 0)), "white")
     draw = ImageDraw.Draw(image)
     if title:
@@ -125,4 +133,15 @@ def picture_grid(
     return image
 
 
-__all__ = ["Column", "font", "heat", "open_folder", "picture_grid", "save_arrays", "save_image", "save_picture", "to_pixels", "with_hole"]
+__all__ = [
+    "Column",
+    "font",
+    "heat",
+    "open_folder",
+    "picture_grid",
+    "save_arrays",
+    "save_image",
+    "save_picture",
+    "to_pixels",
+    "with_hole",
+]

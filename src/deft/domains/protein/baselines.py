@@ -2,7 +2,8 @@
 
     mean = m + n2(t) rho^2 / (rho^2 + sigma_y^2) (y - A m),    h = (alpha / sigma^2) (mean - x̂),
 
-m of a network of its own, which never looks at the prior (rho^2 is the prior's measured error, as DEFT's). What `deft.learned.baselines` is for images.
+m of a network of its own, which never looks at the prior (rho^2 is the prior's measured error, as DEFT's). What
+`deft.learned.baselines` is for images.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from deft.runtime.messages import old_messages
 
 
 class ChainAmortised(Calibrated):
-    """A conditional denoiser of backbones: a stage that looks at the noisy chain with the motif put in, and behind it a network like the prior's.
+    """A conditional denoiser of backbones: a stage that looks at the noisy chain with the motif put in, and behind it a
+    network like the prior's.
 
     m = c_skip x_t + c_out F, with F the sum of both (Karras et al. 2022, eq. 7).
 
     Args:
-        net: settings of the `ChainNet`. blocks: transformer blocks of the stage before it. length: of the prior's event.
+        net: settings of the `ChainNet`. blocks: transformer blocks of the stage before it. length: of the prior's
+            event.
         tuned: the network begins as a copy of the prior's (`begin`): full fine-tuning.
     """
 
@@ -54,7 +57,11 @@ class ChainAmortised(Calibrated):
             return report_size(cls(_chain_net(prior).config, length=prior.event_shape[0], **options), prior)
 
         def make(width: int) -> ChainAmortised:
-            return cls({"width": width, "stages": 2, "blocks": 1, "heads": HEADS, "pair": 16}, length=prior.event_shape[0], **options)
+            return cls(
+                {"width": width, "stages": 2, "blocks": 1, "heads": HEADS, "pair": 16},
+                length=prior.event_shape[0],
+                **options,
+            )
 
         return report_size(make(widest(prior, size, make, 2 * HEADS)), prior)
 
@@ -80,7 +87,9 @@ class ChainAmortised(Calibrated):
         rho2 = self.rho2(torch.log(s / a).float()).to(pred.x_t)
         start = Seen(pred, coordinates(c_skip(a, s) * pred.x_t), obs, rho2)
         vectors, _, tokens = self.motif(start)
-        f = vectors + self.net(pred.x_t * (a**2 + s**2).rsqrt(), torch.log(s / a).reshape(-1).expand(len(vectors)), self.join(tokens))
+        f = vectors + self.net(
+            pred.x_t * (a**2 + s**2).rsqrt(), torch.log(s / a).reshape(-1).expand(len(vectors)), self.join(tokens)
+        )
         m = c_skip(a, s) * coordinates(pred.x_t) + c_out(a, s) * f
         mean = m + self.n2(start.time)[:, None, None] * Seen(pred, m, obs, rho2).g
         return centred(towards(pred, mean), start.real)
@@ -88,5 +97,8 @@ class ChainAmortised(Calibrated):
 
 def _chain_net(prior: Denoiser) -> ChainNet:
     if not isinstance(prior, BackbonePrior) or not isinstance(prior.net, ChainNet):
-        raise InputError(f"only a prior of deft.domains.protein.network.ChainNet can be copied, and this one is a {type(prior).__name__}")
+        raise InputError(
+            "only a prior of deft.domains.protein.network.ChainNet can be copied, and this one is a"
+            f" {type(prior).__name__}"
+        )
     return prior.net

@@ -1,7 +1,8 @@
 """The bundled protein chains, and batches of chains of about the same length.
 
 C-alpha coordinates in units of 8 angstrom, about their standard deviation along an axis, centred. See
-data/PROVENANCE.txt for where they come from. Chains of one batch are padded with zeros (`deft.domains.protein.geometry`).
+data/PROVENANCE.txt for where they come from. Chains of one batch are padded with zeros
+(`deft.domains.protein.geometry`).
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ BOUNDS = (64, 80, 96, 112, 128)
 """Longest chain of each bucket, and the length it is padded to."""
 
 SPLITS: dict[str, int] = {"train": 0, "validation": 1, "test": 2, "left-out": 3}
-"""Name -> number in the file. left-out: relatives of the published problems' targets, on which nothing is ever trained."""
+"""Name -> number in the file. left-out: relatives of the published problems' targets, on which nothing is ever
+trained."""
 
 
 class Chain(NamedTuple):
-    """x: C-alphas [L, 3] in units of 8 angstrom, centred; sequence and dssp: a letter a residue; cluster: at 30 % identity."""
+    """x: C-alphas [L, 3] in units of 8 angstrom, centred; sequence and dssp: a letter a residue; cluster: at 30 %
+    identity."""
 
     x: Tensor
     name: str
@@ -88,15 +91,17 @@ class Bucketed(Batches):
         bounds: the longest chain of each bucket; the last must hold the longest of all.
 
     A step's bucket is drawn with the probability of its share of the chains, so that every chain is drawn equally
-    often on average; within a batch no chain comes twice before all of its bucket have come once. Held-out evaluations (steps below 0)
-    walk through the buckets evenly.
+    often on average; within a batch no chain comes twice before all of its bucket have come once. Held-out evaluations
+    (steps below 0) walk through the buckets evenly.
     """
 
     def __init__(self, x: Sequence[Tensor], task: Task | None = None, bounds: Sequence[int] = BOUNDS):
         if not x:
             raise InputError("no data to train on: 0 chains")
         if max(len(c) for c in x) > max(bounds):
-            raise InputError(f"a chain of {max(len(c) for c in x)} residues is longer than the last bucket, {max(bounds)}")
+            raise InputError(
+                f"a chain of {max(len(c) for c in x)} residues is longer than the last bucket, {max(bounds)}"
+            )
         self.task, self.buckets = task, []
         low = 0
         for high in sorted(bounds):
@@ -119,7 +124,14 @@ class Bucketed(Batches):
         return bucket, torch.cat(rows)[:size]
 
     def draw(
-        self, size: int, seed: int, step: int, device: torch.device, *, rows: range | None = None, source: Source = BatchNoise
+        self,
+        size: int,
+        seed: int,
+        step: int,
+        device: torch.device,
+        *,
+        rows: range | None = None,
+        source: Source = BatchNoise,
     ) -> Batch:
         bucket, chosen = self._choose(size, seed, step)
         chosen = chosen if rows is None else chosen[rows.start : rows.stop]

@@ -18,7 +18,9 @@ REASONS: dict[str, str] = {
     "clashes_valid": f"residues nearer to each other than {CLASH:g} Å",
     "gyration_valid": "more compact or more open than natives of its length",
     "left_valid": f"more than {100 * LEFT:g} % left-handed helix",
-    "junctions_valid": f"a bond or an angle (outside {ANGLE[0]:g} to {ANGLE[1]:g} degrees) where motif and scaffold meet",
+    "junctions_valid": (
+        f"a bond or an angle (outside {ANGLE[0]:g} to {ANGLE[1]:g} degrees) where motif and scaffold meet"
+    ),
     "nll_valid": "CA-MPNN finds no plausible sequence (NLL above 95 % of natives)",
 }
 """Column -> what is wrong where it is false. `motif_valid` is not a column: RMSD below 1 angstrom."""
@@ -26,7 +28,9 @@ REASONS: dict[str, str] = {
 
 def failures(columns: Mapping[str, np.ndarray]) -> list[list[str]]:
     """For each scaffold the keys of `REASONS` that hold against it; none for a proxy success."""
-    wrong = {k: ~np.asarray(columns[k], bool) if k != "motif_valid" else ~(columns["motif_rmsd"] < MOTIF) for k in REASONS}
+    wrong = {
+        k: ~np.asarray(columns[k], bool) if k != "motif_valid" else ~(columns["motif_rmsd"] < MOTIF) for k in REASONS
+    }
     return [[k for k in REASONS if wrong[k][i]] for i in range(len(columns["length"]))]
 
 
@@ -44,7 +48,9 @@ def summary_lines(names: Sequence[str], columns: Mapping[str, np.ndarray]) -> li
     return lines
 
 
-def rows_of(names: Sequence[str], columns: Mapping[str, np.ndarray], more: Mapping[str, Sequence[Any]] | None = None) -> list[dict[str, Any]]:
+def rows_of(
+    names: Sequence[str], columns: Mapping[str, np.ndarray], more: Mapping[str, Sequence[Any]] | None = None
+) -> list[dict[str, Any]]:
     """A dict for each scaffold, in the order of the table. more: other columns, behind its name."""
     order = [*FIRST, *(k for k in columns if k not in FIRST)]
     out = []
@@ -56,6 +62,14 @@ def rows_of(names: Sequence[str], columns: Mapping[str, np.ndarray], more: Mappi
 
 def short(row: Mapping[str, Any], reasons: Sequence[str]) -> str:
     """One line for a picture: length, RMSD, and whether it passes or what is against it."""
-    said = {"motif_valid": "motif", "bonds_valid": "bonds", "clashes_valid": "clashes", "gyration_valid": "size", "left_valid": "left-handed", "junctions_valid": "junctions", "nll_valid": "NLL"}
+    said = {
+        "motif_valid": "motif",
+        "bonds_valid": "bonds",
+        "clashes_valid": "clashes",
+        "gyration_valid": "size",
+        "left_valid": "left-handed",
+        "junctions_valid": "junctions",
+        "nll_valid": "NLL",
+    }
     verdict = "passes" if not reasons else "fails: " + ", ".join(said[k] for k in reasons)
     return f"{row['motif_rmsd']:.2f} Å, {verdict}"

@@ -1,7 +1,8 @@
 """No two residues on top of each other: the h of that event, beside any other.
 
-A prior that is not perfect lets residues far apart along the chain come too close, about one pair a chain for the bundled one. "No pair |i - j| >= 3 is nearer
-than d" is one more thing that is known of the chain, and has an h like any other. With the chain that is expected now, motif included,
+A prior that is not perfect lets residues far apart along the chain come too close, about one pair a chain for the
+bundled one. "No pair |i - j| >= 3 is nearer than d" is one more thing that is known of the chain, and has an h like any
+other. With the chain that is expected now, motif included,
 
     m = x̂ + (sigma^2 / alpha) h(x_t; y),
 
@@ -9,8 +10,9 @@ what is added moves each pair that is too near apart in m, by (gain 1/2) all tha
 
     m_i += gain sum_j max(d - |m_i - m_j|, 0) (m_i - m_j) / |m_i - m_j|        where sigma / alpha <= top.
 
-That is the event's h to first order where m is nearly certain, which is why it begins only below `top`: earlier, m is a blur in which everything is near. It
-asks nothing of the prior, and no backward pass. What is sampled is p(chain | motif, no clash), approximately; not p(chain | motif).
+That is the event's h to first order where m is nearly certain, which is why it begins only below `top`: earlier, m is a
+blur in which everything is near. It asks nothing of the prior, and no backward pass. What is sampled is p(chain |
+motif, no clash), approximately; not p(chain | motif).
 """
 
 from __future__ import annotations
@@ -37,13 +39,17 @@ class Clearance(Wrapped):
 
     Args:
         h: of the motif; `Zero()` for none.
-        distance: angstrom. 0.07 of 1,000 pairs of natives are nearer than 4.0, .003 nearer than the 3.6 at which `deft.domains.protein.metrics` counts a clash.
+        distance: angstrom. 0.07 of 1,000 pairs of natives are nearer than 4.0, .003 nearer than the 3.6 at which
+            `deft.domains.protein.metrics` counts a clash.
         gain: 1/2 moves a pair exactly apart. top: the highest sigma/alpha (units of 8 angstrom) at which it works.
     """
 
     def __init__(self, h: HTransform, distance: float = DISTANCE, gain: float = 0.5, top: float = 0.5):
         if not 0 < distance < 8 or not 0 < gain <= 1 or not top > 0:
-            raise InputError(f"a clearance needs a distance in angstrom between 0 and 8, a gain above 0 and at most 1, and a level above 0, got {distance}, {gain} and {top}")
+            raise InputError(
+                "a clearance needs a distance in angstrom between 0 and 8, a gain above 0 and at most 1, and a level"
+                f" above 0, got {distance}, {gain} and {top}"
+            )
         super().__init__(h)
         self.distance, self.gain, self.top = distance, gain, top
 
@@ -57,7 +63,8 @@ class Clearance(Wrapped):
 
 
 def apart(x: Tensor, real: Tensor, distance: float) -> Tensor:
-    """sum_j max(distance - |x_i - x_j|, 0) (x_i - x_j) / |x_i - x_j| over residues that are no neighbours, [B, L, 3]. x: [B, L, 3], real: [B, L]."""
+    """sum_j max(distance - |x_i - x_j|, 0) (x_i - x_j) / |x_i - x_j| over residues that are no neighbours, [B, L, 3].
+    x: [B, L, 3], real: [B, L]."""
     at = torch.arange(x.shape[1], device=x.device)
     pair = ((at[:, None] - at).abs() >= APART) & real[:, :, None] & real[:, None]
     d = x[:, :, None] - x[:, None]

@@ -1,25 +1,27 @@
 """Contigs: in one line, which residues of a structure are kept as a motif and how much new scaffold goes between them.
 
-`10-40/A163-181/10-40` is 10 to 40 new residues, residues 163 to 181 of chain A, 10 to 40 new residues. The parts, separated by
-`/` (or `,`, as some benchmark tables have it), are
+`10-40/A163-181/10-40` is 10 to 40 new residues, residues 163 to 181 of chain A, 10 to 40 new residues. The parts,
+separated by `/` (or `,`, as some benchmark tables have it), are
 
     10-40       scaffold of 10 to 40 residues          A163-181    motif: residues 163 to 181 of chain A (all of them)
     20          scaffold of 20 residues                A95         motif: one residue
                                                        A100B       motif: one residue with an insertion code
 
-Segments may come in any order and directly after one another. A chain is one or more letters; other names are set off by a
-colon (`1:163-181`). A number may be negative (`A-3-5`). A range has only residues without insertion code, so that its length
-can be read off: if the structure has A100B between A100 and A101, a range across it is an error that says how to write it
-(`A95-100/A100B/A101-105`), or how to put scaffold in its place (`A95-100/1-5/A101-105`).
+Segments may come in any order and directly after one another. A chain is one or more letters; other names are set off
+by a colon (`1:163-181`). A number may be negative (`A-3-5`). A range has only residues without insertion code, so that
+its length can be read off: if the structure has A100B between A100 and A101, a range across it is an error that says
+how to write it (`A95-100/A100B/A101-105`), or how to put scaffold in its place (`A95-100/1-5/A101-105`).
 
-The writing of RFdiffusion is read too: `[10-40/A163-181/10-40]`, `contigmap.contigs=[...]`, blanks around a dash. Its chain breaks
-(a `0` before another chain) are refused, because what is made here is one chain; a scaffold of no residues is written 0-0.
+The writing of RFdiffusion is read too: `[10-40/A163-181/10-40]`, `contigmap.contigs=[...]`, blanks around a dash. Its
+chain breaks (a `0` before another chain) are refused, because what is made here is one chain; a scaffold of no residues
+is written 0-0.
 
-Before anything is drawn a motif is looked at: coordinates that cannot be angstrom, neighbours by number that are no neighbours in
-space, and segments that their scaffold cannot join are errors, for no chain has such a motif.
+Before anything is drawn a motif is looked at: coordinates that cannot be angstrom, neighbours by number that are no
+neighbours in space, and segments that their scaffold cannot join are errors, for no chain has such a motif.
 
-Several motifs whose pose relative to one another is free are distinguished by a group, `A16-35@a/10-25/A52-71@a/10-30/A89-108@b`:
-segments of one group keep their relative pose; groups may shift against each other, but keep their orientation. Without groups all segments are one rigid motif.
+Several motifs whose pose relative to one another is free are distinguished by a group,
+`A16-35@a/10-25/A52-71@a/10-30/A89-108@b`: segments of one group keep their relative pose; groups may shift against each
+other, but keep their orientation. Without groups all segments are one rigid motif.
 """
 
 from __future__ import annotations
@@ -40,13 +42,16 @@ from deft.errors import InputError
 MAX_LENGTH = 128
 """Longest chain that the bundled prior makes."""
 
-_SEGMENT = re.compile(r"(?:([A-Za-z]+)|([^\s:/,@]+):)(-?\d{1,7})([A-Za-z]?)(?:-(?:\1)?(-?\d{1,7})([A-Za-z]?))?(?:@(\w+))?")
+_SEGMENT = re.compile(
+    r"(?:([A-Za-z]+)|([^\s:/,@]+):)(-?\d{1,7})([A-Za-z]?)(?:-(?:\1)?(-?\d{1,7})([A-Za-z]?))?(?:@(\w+))?"
+)
 _SCAFFOLD = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _KEY = re.compile(r"(?:contigmap\.)?(contigs|length|contig)\s*=\s*")
 _DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
 
 BROKEN, STRETCHED, SHORT = 5.0, (2.7, 4.3), 2.0
-"""C-alphas of neighbours, angstrom: farther apart than the first or nearer than the last they are none; outside the middle it is said."""
+"""C-alphas of neighbours, angstrom: farther apart than the first or nearer than the last they are none; outside the
+middle it is said."""
 LONGEST_STEP = 3.9
 """Angstrom that a chain covers a residue, at most, if all of it is stretched."""
 
@@ -59,7 +64,8 @@ class Scaffold:
     high: int
 
     def __str__(self) -> str:
-        return f"{self.low}-{self.high}" if self.low < self.high or not self.high else str(self.low)  # a bare 0 is a chain break elsewhere
+        # a bare 0 is a chain break elsewhere
+        return f"{self.low}-{self.high}" if self.low < self.high or not self.high else str(self.low)
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,8 @@ class Placement:
 
 @dataclass(frozen=True)
 class Motif:
-    """Motif residues of a structure: x float32 [m, 3] in angstrom, groups [m], sequence of m letters. notes: what a user should know."""
+    """Motif residues of a structure: x float32 [m, 3] in angstrom, groups [m], sequence of m letters. notes: what a
+    user should know."""
 
     x: np.ndarray
     groups: np.ndarray
@@ -178,7 +185,9 @@ class Contig:
     @property
     def reach(self) -> tuple[int, int]:
         """Least and greatest total length that the scaffolds allow, whatever `lengths` says."""
-        return self.motif_length + sum(s.low for s in self.scaffolds), self.motif_length + sum(s.high for s in self.scaffolds)
+        return self.motif_length + sum(s.low for s in self.scaffolds), self.motif_length + sum(
+            s.high for s in self.scaffolds
+        )
 
     def _check(self, text: str) -> None:
         segments, (least, most) = self.segments, self.reach
@@ -188,31 +197,44 @@ class Contig:
         for segment in segments:
             again = [r for r in segment.residues if r in seen]
             if again:
-                raise InputError(f"contig {text!r} has residue {again[0]} twice ({segment} overlaps an earlier segment): name each residue once")
+                raise InputError(
+                    f"contig {text!r} has residue {again[0]} twice ({segment} overlaps an earlier segment): name each"
+                    " residue once"
+                )
             seen.update(segment.residues)
         if len({bool(s.group) for s in segments}) > 1:
             bare = next(s for s in segments if not s.group)
-            raise InputError(f"contig {text!r} names groups, but {bare} has none: give every segment one ({bare}@a), or none")
+            raise InputError(
+                f"contig {text!r} names groups, but {bare} has none: give every segment one ({bare}@a), or none"
+            )
         if self.lengths is not None and (self.lengths[0] > most or self.lengths[1] < least):
             raise InputError(
-                f"contig {text!r} does not add up: with {self.motif_length} motif residues its scaffolds make chains of {least} to {most}, "
-                f"the total length is to be {self.lengths[0]} to {self.lengths[1]}"
+                f"contig {text!r} does not add up: with {self.motif_length} motif residues its scaffolds make chains of"
+                f" {least} to {most}, the total length is to be {self.lengths[0]} to {self.lengths[1]}"
             )
 
     def allowed(self, max_length: int = MAX_LENGTH) -> tuple[int, int]:
-        """The total lengths that can be drawn, or an `InputError` if some of those asked for are longer than the prior's longest chain."""
+        """The total lengths that can be drawn, or an `InputError` if some of those asked for are longer than the
+        prior's longest chain."""
         (least, most), (low, high) = self.reach, self.lengths or self.reach
         least, most = max(least, low), min(most, high)
         if most > max_length:
-            mend = f"give a total length of {least}-{max_length}" if least <= max_length else "shorten it, or use a prior for longer chains"
-            raise InputError(f"contig {str(self)!r} makes chains of {least} to {most} residues, the prior at most {max_length}: {mend}")
+            mend = (
+                f"give a total length of {least}-{max_length}"
+                if least <= max_length
+                else "shorten it, or use a prior for longer chains"
+            )
+            raise InputError(
+                f"contig {str(self)!r} makes chains of {least} to {most} residues, the prior at most {max_length}:"
+                f" {mend}"
+            )
         return least, most
 
     def draw(self, seed: int | torch.Generator, *, max_length: int = MAX_LENGTH) -> Placement:
         """Draw the scaffold lengths: every combination with an allowed total length is equally likely.
 
-        That is what drawing each scaffold uniformly and trying again until the total fits would give. The same seed gives
-        the same placement.
+        That is what drawing each scaffold uniformly and trying again until the total fits would give. The same seed
+        gives the same placement.
         """
         low, high = self.allowed(max_length)
         g = seed if isinstance(seed, torch.Generator) else generator(seed)
@@ -243,8 +265,9 @@ class Contig:
         """The motif's C-alphas in this structure.
 
         Raises:
-            InputError: a chain or residue is not there, a residue has no C-alpha, a range skips residues with insertion codes,
-                the coordinates are no angstrom, or the motif cannot be part of a chain: neighbours in it are too far apart.
+            InputError: a chain or residue is not there, a residue has no C-alpha, a range skips residues with insertion
+                codes, the coordinates are no angstrom, or the motif cannot be part of a chain: neighbours in it are too
+                far apart.
         """
         for segment in self.segments:
             _check_segment(segment, structure)
@@ -256,7 +279,8 @@ class Contig:
 
 
 def _ways(scaffolds: list[Scaffold], room: tuple[int, int]) -> Iterator[dict[int, int]]:
-    """For each scaffold in turn: total so far (with it) -> number of choices of the later ones that end within `room`."""
+    """For each scaffold in turn: total so far (with it) -> number of choices of the later ones that end within
+    `room`."""
     rest = [dict.fromkeys(range(room[0], room[1] + 1), 1)]
     for scaffold in reversed(scaffolds[1:]):
         after, before = rest[-1], {}
@@ -275,7 +299,7 @@ def _split(text: str) -> list[str]:
     if found:
         if found[1] == "length":
             raise InputError(
-                f"{text!r} is a total length: give it as --length {bare[found.end():]}, and the contig by itself"
+                f"{text!r} is a total length: give it as --length {bare[found.end() :]}, and the contig by itself"
             )
         bare = bare[found.end() :]
     bare = bare.strip("'\" ")
@@ -311,11 +335,25 @@ def _part(text: str, whole: str) -> Scaffold | Segment:
         return Scaffold(low, high)
     found = _SEGMENT.fullmatch(text)
     if not found:
-        hint = "parts have / between them, and chain breaks are not supported" if re.search(r"\s", text) else "a scaffold is 10-40 or 20, a motif A163-181 or A95"
+        hint = (
+            "parts have / between them, and chain breaks are not supported"
+            if re.search(r"\s", text)
+            else "a scaffold is 10-40 or 20, a motif A163-181 or A95"
+        )
         raise InputError(f"cannot read {text!r} in contig {whole!r}: {hint}")
-    chain, first, code, last, last_code, group = found[1] or found[2], int(found[3]), found[4], found[5], found[6], found[7]
+    chain, first, code, last, last_code, group = (
+        found[1] or found[2],
+        int(found[3]),
+        found[4],
+        found[5],
+        found[6],
+        found[7],
+    )
     if last is not None and (code or last_code):
-        raise InputError(f"{text!r} in contig {whole!r} is a range with an insertion code: name such residues one by one, {chain}{first}{code or 'A'}")
+        raise InputError(
+            f"{text!r} in contig {whole!r} is a range with an insertion code: name such residues one by one,"
+            f" {chain}{first}{code or 'A'}"
+        )
     end = first if last is None else int(last)
     if end < first:
         raise InputError(f"motif {text!r} of contig {whole!r} is empty: it ends ({end}) before it begins ({first})")
@@ -331,7 +369,9 @@ def _range(lengths: str | int | tuple[int, int]) -> tuple[int, int]:
         lengths = (int(found[1]), int(found[2] or found[1]))
     low, high = (lengths, lengths) if isinstance(lengths, int) else lengths
     if not 0 < low <= high:
-        raise InputError(f"a total length of {low} to {high} is not a range: give the smaller number first, such as 50-75")
+        raise InputError(
+            f"a total length of {low} to {high} is not a range: give the smaller number first, such as 50-75"
+        )
     return low, high
 
 
@@ -351,14 +391,26 @@ def _check_segment(segment: Segment, structure: Structure) -> None:
     absent = [r for r in segment.residues if r not in structure.place]
     if absent:
         here = [r.number for r in structure.residues if r.chain == segment.chain]
-        about = f"its chain {segment.chain} runs from {min(here)} to {max(here)}, perhaps with gaps" if here else f"its chain {segment.chain} has none"
+        about = (
+            f"its chain {segment.chain} runs from {min(here)} to {max(here)}, perhaps with gaps"
+            if here
+            else f"its chain {segment.chain} has none"
+        )
         way = _around(segment, structure)
-        raise InputError(f"motif {segment}: no residue {named(absent)} in {structure.source} ({about})" + (f": {way}" if way else ""))
-    inside = [r for r in structure.residues if r.chain == segment.chain and r.insertion and segment.first <= r.number < segment.last]
+        raise InputError(
+            f"motif {segment}: no residue {named(absent)} in {structure.source} ({about})" + (f": {way}" if way else "")
+        )
+    inside = [
+        r
+        for r in structure.residues
+        if r.chain == segment.chain and r.insertion and segment.first <= r.number < segment.last
+    ]
     if inside and segment.last > segment.first:
         at = inside[0].number
         front, back = replace(segment, last=at), replace(segment, first=at + 1)
-        codes = "/".join(str(replace(segment, first=at, last=at, insertion=r.insertion)) for r in inside if r.number == at)
+        codes = "/".join(
+            str(replace(segment, first=at, last=at, insertion=r.insertion)) for r in inside if r.number == at
+        )
         raise InputError(
             f"motif {segment} skips inserted residues of {structure.source} ({named(inside)}): name them, "
             f"{front}/{codes}/{back}, "
@@ -419,11 +471,19 @@ def _check_steps(contig: Contig, structure: Structure) -> list[str]:
                 )
             if not STRETCHED[0] <= d <= STRETCHED[1]:
                 odd.append(f"{a} to {b} {d:.1f}")
-    return [f"{structure.source}: C-alphas of neighbours in the motif are not at {STEP} angstrom ({named(odd)}), which the prior will not follow"] if odd else []
+    return (
+        [
+            f"{structure.source}: C-alphas of neighbours in the motif are not at {STEP} angstrom ({named(odd)}), which"
+            " the prior will not follow"
+        ]
+        if odd
+        else []
+    )
 
 
 def _check_joints(contig: Contig, structure: Structure) -> list[str]:
-    """Notes on scaffolds between segments of one pose that are too short for some of the lengths; an `InputError`, if for all."""
+    """Notes on scaffolds between segments of one pose that are too short for some of the lengths; an `InputError`, if
+    for all."""
     notes: list[str] = []
     earlier: dict[str, tuple[Segment, int, int]] = {}  # group -> its last segment, fewest and most residues since
     for part in contig.parts:
@@ -431,7 +491,11 @@ def _check_joints(contig: Contig, structure: Structure) -> list[str]:
         if isinstance(part, Segment) and part.group in earlier:
             before, low, high = earlier[part.group]
             a, b = before.residues[-1], part.residues[0]
-            d = float(np.linalg.norm(np.asarray(structure.x[structure.place[a]], np.float64) - structure.x[structure.place[b]]))
+            d = float(
+                np.linalg.norm(
+                    np.asarray(structure.x[structure.place[a]], np.float64) - structure.x[structure.place[b]]
+                )
+            )
             fewest = _fewest(d)
             if high < fewest or (high == 0 and d < SHORT):
                 between = f"at most {high} residues are" if high else "nothing is"
@@ -461,8 +525,18 @@ def _check_hand(contig: Contig, structure: Structure) -> list[str]:
             continue
         turn, reach = np.degrees(dihedrals(torch.from_numpy(x)).numpy()), np.linalg.norm(x[3:] - x[:-3], axis=1)
         compact = (reach > 4.5) & (reach < 6.5)
-        left, right = left + int((compact & (turn < -20) & (turn > -80)).sum()), right + int((compact & (turn > 20) & (turn < 80)).sum())
-    return [f"{structure.source}: the motif's helix is left-handed, as in a mirror image: one axis may have the wrong sign"] if left >= 4 and left > right else []
+        left, right = (
+            left + int((compact & (turn < -20) & (turn > -80)).sum()),
+            right + int((compact & (turn > 20) & (turn < 80)).sum()),
+        )
+    return (
+        [
+            f"{structure.source}: the motif's helix is left-handed, as in a mirror image: one axis may have the wrong"
+            " sign"
+        ]
+        if left >= 4 and left > right
+        else []
+    )
 
 
 def _fewest(distance: float) -> int:

@@ -31,7 +31,10 @@ class ProteinDomain(Domain):
         return {MotifTask.name: MotifTask}
 
     def network(self, event_shape: tuple[int, ...], inputs: int, outputs: int, width: int) -> nn.Module:
-        raise InputError("an h of chains must turn as they do, which DEFT's own networks do not: take chain-deft (deft.domains.protein.htransform.ChainDEFT)")
+        raise InputError(
+            "an h of chains must turn as they do, which DEFT's own networks do not: take chain-deft"
+            " (deft.domains.protein.htransform.ChainDEFT)"
+        )
 
     def own_priors(self) -> Mapping[str, type[Any]]:
         from deft.domains.protein.prior import BackbonePrior
@@ -45,7 +48,11 @@ class ProteinDomain(Domain):
         from deft.prior.options import Kind, text
 
         settings = Kind("a file", lambda v: text(v) if isinstance(v, (str, bool, int, float)) else v)
-        return {"genie": Family("a Lightning checkpoint of Genie v1 (protein backbones)", _is_genie, _load_genie, {"config": settings})}
+        return {
+            "genie": Family(
+                "a Lightning checkpoint of Genie v1 (protein backbones)", _is_genie, _load_genie, {"config": settings}
+            )
+        }
 
     def learned(self) -> Mapping[str, type[Any]]:
         from deft.domains.protein.baselines import ChainAmortised
@@ -73,7 +80,9 @@ class ProteinDomain(Domain):
 
     # how good
 
-    note: ClassVar[str] = "proxy success is a check of C-alpha geometry and CA-MPNN likelihood; no folding network was run"
+    note: ClassVar[str] = (
+        "proxy success is a check of C-alpha geometry and CA-MPNN likelihood; no folding network was run"
+    )
     success: ClassVar[str] = "proxy_success"
 
     def metrics(self) -> Mapping[str, Metric]:
@@ -89,7 +98,8 @@ class ProteinDomain(Domain):
         return SETS
 
     def cases(self, name: str, **options: Any) -> Cases:
-        """options: `count`, `placement` and `pdb` of `named_set`; `each`, `seed`, `max_length` and `sigma_y` of `MotifCases`."""
+        """options: `count`, `placement` and `pdb` of `named_set`; `each`, `seed`, `max_length` and `sigma_y` of
+        `MotifCases`."""
         from deft.domains.protein.measure import MotifCases, named_set
 
         chosen = {k: options.pop(k) for k in ("count", "placement", "pdb") if k in options}

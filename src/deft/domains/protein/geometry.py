@@ -51,7 +51,8 @@ def neighbours(x: Tensor, offsets: Sequence[int], real: Tensor, margin: int = 0)
     b, n, _ = x.shape
     last = real.sum(-1)[:, None, None] - 1
     at = torch.minimum(torch.arange(n, device=x.device).clamp_min(margin)[:, None], last - margin)
-    at = torch.cat([at + k for k in offsets], -1)  # not a tensor of offsets: a GPU would have to be waited for to copy it
+    # not a tensor of offsets: a GPU would have to be waited for to copy it
+    at = torch.cat([at + k for k in offsets], -1)
     at = torch.minimum(at.clamp_min(0), last.clamp_min(0))
     return x.gather(1, at.reshape(b, -1, 1).expand(-1, -1, 3)).reshape(b, n, len(offsets), 3)
 
@@ -59,10 +60,10 @@ def neighbours(x: Tensor, offsets: Sequence[int], real: Tensor, margin: int = 0)
 def frames(x: Tensor, real: Tensor) -> Tensor:
     """A right-handed frame at each residue, [B, L, 3, 3]; its columns are the axes.
 
-    With a = x_i - x_{i-1} and b = x_{i+1} - x_i: the tangent a + b, the part of b - a normal to it, and their cross product
-    (the discrete Frenet frame; Hu, Lundgren & Niemi 2011). An end residue has the frame of its neighbour, so no frame sees
-    anything but differences of residues. A mirror turns the third axis the other way: what is read in these frames knows
-    left from right.
+    With a = x_i - x_{i-1} and b = x_{i+1} - x_i: the tangent a + b, the part of b - a normal to it, and their cross
+    product (the discrete Frenet frame; Hu, Lundgren & Niemi 2011). An end residue has the frame of its neighbour, so no
+    frame sees anything but differences of residues. A mirror turns the third axis the other way: what is read in these
+    frames knows left from right.
     """
     before, here, after = neighbours(x, (-1, 0, 1), real, margin=1).unbind(2)
     tangent = unit(after - before)
@@ -97,7 +98,8 @@ def superposed(x: Tensor, onto: Tensor, mask: Tensor | None = None) -> Tensor:
     here, there = ((z * weight).sum(-2, keepdim=True) / total for z in (x, onto))
     u, _, vt = torch.linalg.svd(((x - here) * weight).transpose(-1, -2) @ (onto - there))
     flip = torch.ones_like(u[..., 0, :])
-    flip[..., 2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))  # without it a mirror image lies on its original
+    # without it a mirror image lies on its original
+    flip[..., 2] = torch.sign(torch.linalg.det(u) * torch.linalg.det(vt))
     return (x - here) @ (u * flip[..., None, :]) @ vt + there
 
 

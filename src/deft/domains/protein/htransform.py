@@ -4,9 +4,10 @@ In the units of the denoised mean, with c = sigma / sqrt(alpha^2 + sigma^2),
 
     x̂ += c N1 + (n2(t) + gate) g̃,    g̃ = rho^2 / (rho^2 + sigma_y^2) (y - A x̂),
 
-rho^2 what the prior leaves open (`DEFT.calibrate`). N1 answers with a vector at each residue, the gate with a number. Both see
-x̂ with the motif put in (each motif moved onto the centroid of its own residues in x̂), how far it was moved, and the noise in x_t. What a network sees are distances and components in local frames,
-so that h turns as (x_t, y) do. Frames are right-handed: a mirrored motif is another motif.
+rho^2 what the prior leaves open (`DEFT.calibrate`). N1 answers with a vector at each residue, the gate with a number.
+Both see x̂ with the motif put in (each motif moved onto the centroid of its own residues in x̂), how far it was moved,
+and the noise in x_t. What a network sees are distances and components in local frames, so that h turns as (x_t, y) do.
+Frames are right-handed: a mirrored motif is another motif.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Seen:
             return View(self.put_in, self.real, 1.0, self.sigma, self.noise, self.off)
 
     def given(self) -> Tensor:
-        """Numbers at each residue [B, L, 4]: whether it is the motif's, how far that is off, the motif's share of the chain, and how far y is to be trusted."""
+        """Numbers at each residue [B, L, 4]: whether it is the motif's, how far that is off, the motif's share of the
+        chain, and how far y is to be trusted."""
         count = self.motif.sum(1, keepdim=True) / self.real.sum(1, keepdim=True).clamp_min(1)
         numbers = [self.motif, self.motif * self.off.norm(dim=-1), count, self.trust[..., 0]]
         return torch.stack([n.expand_as(self.motif) for n in numbers], -1)
@@ -96,13 +98,22 @@ class ChainDEFT(Calibrated):
     Args:
         width: of the tokens; `ChainDEFT.sized(prior, 0.09)` finds it from a share of the prior's parameters.
         blocks: transformer blocks of its stage.
-        n2_start: n2 at the start; 1 is the correction for a prior of independent residues, 0 makes the untrained h exactly 0.
+        n2_start: n2 at the start; 1 is the correction for a prior of independent residues, 0 makes the untrained h
+            exactly 0.
         residual: whether there is a branch (n2 + gate) g̃ at all; network: whether there is N1. Both for ablations.
     """
 
     feature_channels = 1
 
-    def __init__(self, width: int = 64, blocks: int = 1, n2_start: float = 1.0, residual: bool = True, network: bool = True, length: int = 128):
+    def __init__(
+        self,
+        width: int = 64,
+        blocks: int = 1,
+        n2_start: float = 1.0,
+        residual: bool = True,
+        network: bool = True,
+        length: int = 128,
+    ):
         super().__init__()
         self.width, self.blocks, self.n2_start, self.residual, self.network = width, blocks, n2_start, residual, network
         self.event_shape = (length, 3)
@@ -123,7 +134,14 @@ class ChainDEFT(Calibrated):
         return self.event_shape[0]
 
     def config(self) -> dict[str, Any]:
-        return {"width": self.width, "blocks": self.blocks, "n2_start": self.n2_start, "residual": self.residual, "network": self.network, "length": self.event_shape[0]}
+        return {
+            "width": self.width,
+            "blocks": self.blocks,
+            "n2_start": self.n2_start,
+            "residual": self.residual,
+            "network": self.network,
+            "length": self.event_shape[0],
+        }
 
     @classmethod
     def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> ChainDEFT:

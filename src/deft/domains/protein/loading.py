@@ -22,8 +22,9 @@ SHORTEST = 3
 
 
 def read(source: str, event_shape: Sequence[int] | None = None, *, split: str = "fit") -> Data:
-    """Centred C-alpha traces [N, L, 3] in units of 8 angstrom, zero behind each one's end: of the bundled set ("chains", "chains:test"), or every chain of a
-    PDB or mmCIF file or of a folder of them. event_shape: (L, 3); chains that are longer are left out, and L is the longest's for want of one.
+    """Centred C-alpha traces [N, L, 3] in units of 8 angstrom, zero behind each one's end: of the bundled set
+    ("chains", "chains:test"), or every chain of a PDB or mmCIF file or of a folder of them. event_shape: (L, 3); chains
+    that are longer are left out, and L is the longest's for want of one.
 
     Raises:
         InputError: nothing there, or no chain that fits.
@@ -37,16 +38,31 @@ def read(source: str, event_shape: Sequence[int] | None = None, *, split: str = 
         found = [one for path in _files(Path(source)) for one in _chains_of(path)]
     kept = [(n, x) for n, x in found if len(x) >= SHORTEST and (longest is None or len(x) <= longest)]
     if not kept:
-        raise InputError(f"{source} holds no chain of {SHORTEST} residues or more" + ("" if longest is None else f" and at most {longest}, the prior's"))
+        raise InputError(
+            f"{source} holds no chain of {SHORTEST} residues or more"
+            + ("" if longest is None else f" and at most {longest}, the prior's")
+        )
     left = [n for n, x in found if not any(n == m for m, _ in kept)]
-    notes = [f"left out {len(left)} of {len(found)} chains, too short or longer than the prior's: {some(left)}"] if left else []
+    notes = (
+        [f"left out {len(left)} of {len(found)} chains, too short or longer than the prior's: {some(left)}"]
+        if left
+        else []
+    )
     return Data(pad([x for _, x in kept], longest), [n for n, _ in kept], None, notes)
 
 
 def _files(path: Path) -> list[Path]:
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path] if path.is_file() else []
+    files = (
+        sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if path.is_dir()
+        else [path]
+        if path.is_file()
+        else []
+    )
     if not files:
-        raise InputError(f"{path} is no PDB or mmCIF file and no folder of them: give one, or {BUNDLED} for the bundled chains")
+        raise InputError(
+            f"{path} is no PDB or mmCIF file and no folder of them: give one, or {BUNDLED} for the bundled chains"
+        )
     return files
 
 

@@ -1,4 +1,5 @@
-"""Motif problems as the cases of a comparison: the same placements and the same noise for every method, everything measured.
+"""Motif problems as the cases of a comparison: the same placements and the same noise for every method, everything
+measured.
 
     cases = MotifCases(named_set("a", 20), each=10, seed=0)
     results = deft.bench.compare.compare({"pigdm": ChainPlan("pigdm"), "deft": ChainPlan("deft", h=h)}, prior, cases)
@@ -72,26 +73,47 @@ def named_set(name: str, count: int = 200, placement: str = "native", pdb: Seque
 class MotifCases(Cases):
     """`each` placements of every problem; case i is of problem `of[i]`: every problem once, then every one again.
 
-    seed: of the placements. sigma_y: deviation of the motif's coordinates, in model space. Samples are traces [L, 3], angstrom.
+    seed: of the placements. sigma_y: deviation of the motif's coordinates, in model space. Samples are traces [L, 3],
+        angstrom.
     """
 
     title = "chains"
 
-    def __init__(self, found: Sequence[Problem], each: int, seed: int = 0, *, max_length: int = MAX_LENGTH, sigma_y: float = SIGMA_Y):
+    def __init__(
+        self,
+        found: Sequence[Problem],
+        each: int,
+        seed: int = 0,
+        *,
+        max_length: int = MAX_LENGTH,
+        sigma_y: float = SIGMA_Y,
+    ):
         if each < 1 or not found:
             raise InputError(f"a comparison needs problems and at least one chain of each, got {len(found)} and {each}")
-        self.found, self.repeats, self.seed, self.sigma_y, self.max_length = list(found), each, seed, sigma_y, max_length
+        self.found, self.repeats, self.seed, self.sigma_y, self.max_length = (
+            list(found),
+            each,
+            seed,
+            sigma_y,
+            max_length,
+        )
         self.problems = [p.name for p in self.found]
-        per = [draw_placements(p.contig, each, seed + 1000 * i, max_length=max_length) for i, p in enumerate(self.found)]
+        per = [
+            draw_placements(p.contig, each, seed + 1000 * i, max_length=max_length) for i, p in enumerate(self.found)
+        ]
         self.of = [i for _ in range(each) for i in range(len(self.found))]
         self.placements: list[Placement] = [per[i][k] for k in range(each) for i in range(len(self.found))]
         self.goals = [self.found[i].goal(p) for i, p in zip(self.of, self.placements, strict=True)]
 
     def config(self) -> dict[str, Any]:
         return {
-            "sigma_y": self.sigma_y, "max_length": self.max_length,
-            "problems": [(p.name, str(p.contig), p.contig.lengths, hashlib.sha256(p.motif.x.tobytes()).hexdigest()) for p in self.found],
-        }  # fmt: skip
+            "sigma_y": self.sigma_y,
+            "max_length": self.max_length,
+            "problems": [
+                (p.name, str(p.contig), p.contig.lengths, hashlib.sha256(p.motif.x.tobytes()).hexdigest())
+                for p in self.found
+            ],
+        }
 
     def about(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         cells = []
@@ -107,27 +129,56 @@ class MotifCases(Cases):
         return 1 if plan.particles else batch
 
     def draw(
-        self, plan: ChainPlan, prior: Denoiser, rows: range, samples: int = 1, *, fitted: HTransform | None = None, seed: int = 0, batch: int = 64,
-        device: torch.device | str = "cpu", progress: bool = False,
-    ) -> list[np.ndarray]:  # fmt: skip
-        """A chain of each placement: one sample of each case, of the plan's own h. Those with particles have particles of their own."""
+        self,
+        plan: ChainPlan,
+        prior: Denoiser,
+        rows: range,
+        samples: int = 1,
+        *,
+        fitted: HTransform | None = None,
+        seed: int = 0,
+        batch: int = 64,
+        device: torch.device | str = "cpu",
+        progress: bool = False,
+    ) -> list[np.ndarray]:
+        """A chain of each placement: one sample of each case, of the plan's own h. Those with particles have particles
+        of their own."""
         if samples != 1:
-            raise InputError(f"one chain is drawn for each placement, got samples={samples}: give more placements of each problem")
+            raise InputError(
+                f"one chain is drawn for each placement, got samples={samples}: give more placements of each problem"
+            )
         prior_: Any = prior
         lengths = [self.placements[i].length for i in rows]
         x: list[Tensor]
         if plan.particles:
             x = [
-                UNIT * plan.plan().draw(prior_.of_length(length), self.observe([i]).to(device), 1, fitted=plan.h, seed=seed, first=i).x[0, 0].cpu()
+                UNIT
+                * plan.plan()
+                .draw(prior_.of_length(length), self.observe([i]).to(device), 1, fitted=plan.h, seed=seed, first=i)
+                .x[0, 0]
+                .cpu()
                 for i, length in zip(rows, lengths, strict=True)
             ]
         else:
             h, sampler, grid = plan.make(prior)
-            x = draw_scaffolds(prior_, h, self.observe(rows).to(device), lengths, seed=seed, first=rows.start, batch=batch, sampler=sampler, grid=grid, progress=progress)
+            x = draw_scaffolds(
+                prior_,
+                h,
+                self.observe(rows).to(device),
+                lengths,
+                seed=seed,
+                first=rows.start,
+                batch=batch,
+                sampler=sampler,
+                grid=grid,
+                progress=progress,
+            )
         return [v.numpy().astype(np.float32) for v in x]
 
     def observe(self, rows: Sequence[int]) -> Observation:
-        return observe_placements([self.found[self.of[i]].motif for i in rows], [self.placements[i] for i in rows], self.sigma_y)
+        return observe_placements(
+            [self.found[self.of[i]].motif for i in rows], [self.placements[i] for i in rows], self.sigma_y
+        )
 
     def measure(self, samples: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """`deft.domains.protein.metrics.measure` of the chains."""
@@ -142,7 +193,8 @@ def natives(most: int = 100, **options: Any) -> dict[str, np.ndarray]:
 
 
 def variety(samples: Sequence[np.ndarray], known: bool = False) -> Mapping[str, float]:
-    """Of the first `MOST` successes: how many were `compared`, into how many TM-`clusters` they fall, and, with `known`, the mean of their largest TM-score with a chain trained on."""
+    """Of the first `MOST` successes: how many were `compared`, into how many TM-`clusters` they fall, and, with
+    `known`, the mean of their largest TM-score with a chain trained on."""
     good = list(samples[:MOST])
     if not good:
         return {}

@@ -3,11 +3,11 @@
 Every cut is calibrated on natives (the bundled chains): at least 95 % of them pass each. No folding network is run,
 so nothing here says whether a sequence would fold into the trace (`ProteinDomain.note` goes under every table).
 
-    motif RMSD     C-alphas after the best proper rotation (Kabsch 1976), of the sample as it was drawn, before any pasting
+    motif RMSD     C-alphas after the best proper rotation (Kabsch 1976), of the sample as it was drawn
     geometry       bonds, clashes, radius of gyration, left-handed helix: the four cuts below
     junctions      bond length and angles where motif and scaffold meet; guidance breaks there first
-    P-SEA          helix and strand from C-alphas (Labesse et al. 1997); compare with P-SEA on natives, not with DSSP. It cannot tell
-                   a helix from its mirror image: `left_handed` does
+    P-SEA          helix and strand from C-alphas (Labesse et al. 1997); compare with P-SEA on natives, not with DSSP.
+                   It cannot tell a helix from its mirror image: `left_handed` does
     CA-MPNN NLL    of a sequence written for the trace (`deft.domains.protein.mpnn`); blind to mirror images
     proxy success  motif RMSD below 1 angstrom, geometry, junctions and an NLL below the natives' 95th percentile
 """
@@ -30,7 +30,8 @@ EXTRA = "'deft-diffusion[protein]'"
 BOND = (3.6, 4.0)
 """Neighbouring C-alphas, angstrom. 99.7 % of natives' are in it; cis bonds (2.9, 0.3 %) are not."""
 BOND_SHARE = 0.98
-"""At least this share of a chain's bonds is in range; one out of range is always allowed, or short chains could have none."""
+"""At least this share of a chain's bonds is in range; one out of range is always allowed, or short chains could have
+none."""
 CLASH = 3.6
 """No two residues three or more apart along the chain are nearer than this."""
 ANGLE = (80.0, 152.0)
@@ -38,9 +39,11 @@ ANGLE = (80.0, 152.0)
 LEFT = 0.05
 """Largest share of left-handed helix turns."""
 GYRATION = ((0.8373, 0.3538), (1.1197, 0.3712))
-"""Radius of gyration: the natives' 1 % and 99 % quantiles are exp(a + b log L), (a, b) each, of the 3,810 chains of the train split."""
+"""Radius of gyration: the natives' 1 % and 99 % quantiles are exp(a + b log L), (a, b) each, of the 3,810 chains of the
+train split."""
 NLL = (1.736, -0.1147)
-"""CA-MPNN NLL: the natives' 95 % quantile is a + b log L nats a residue, of 400 chains of the train split (short chains have more)."""
+"""CA-MPNN NLL: the natives' 95 % quantile is a + b log L nats a residue, of 400 chains of the train split (short chains
+have more)."""
 MOTIF = 1.0
 """Motif RMSD of a success is below this, angstrom."""
 
@@ -49,32 +52,87 @@ METRICS: dict[str, Metric] = {
     m.key: m
     for m in (
         Metric("length", "residues", digits=0, about="of the chain"),
-        Metric("motif_rmsd", "motif RMSD, Å", "low", 2, "of the motif's C-alphas after the best proper rotation; in a table of many chains the median", form="median"),
-        Metric("bonds_in_range", "bonds in range", digits=0, about="neighbouring C-alphas 3.6 to 4 Å apart", form="share"),
+        Metric(
+            "motif_rmsd",
+            "motif RMSD, Å",
+            "low",
+            2,
+            "of the motif's C-alphas after the best proper rotation; in a table of many chains the median",
+            form="median",
+        ),
+        Metric(
+            "bonds_in_range", "bonds in range", digits=0, about="neighbouring C-alphas 3.6 to 4 Å apart", form="share"
+        ),
         Metric("bond_mean", "mean bond, Å", digits=2, about="distance of neighbouring C-alphas", target=3.8),
-        Metric("clashes_per_1000", "clashes per 1,000 pairs", "low", 2, "pairs three or more apart along the chain that are nearer than 3.6 Å"),
-        Metric("gyration_ratio", "radius of gyration", digits=2, about="over that of a native of this length, 2.2 L^0.38 Å"),
+        Metric(
+            "clashes_per_1000",
+            "clashes per 1,000 pairs",
+            "low",
+            2,
+            "pairs three or more apart along the chain that are nearer than 3.6 Å",
+        ),
+        Metric(
+            "gyration_ratio", "radius of gyration", digits=2, about="over that of a native of this length, 2.2 L^0.38 Å"
+        ),
         Metric("helix", "helix", digits=0, about="share of residues, by P-SEA", form="share"),
         Metric("strand", "strand", digits=0, about="share of residues, by P-SEA", form="share"),
         Metric("left_handed", "left-handed helix", "low", 0, "share of turns", form="share"),
         Metric("bonds_valid", "bonds", "high", 0, "at most 2 % of bonds (one at least) out of range", form="share"),
         Metric("clashes_valid", "clashes", "high", 0, "none", form="share"),
-        Metric("gyration_valid", "size", "high", 0, "radius of gyration between the natives' 1 and 99 % quantiles", form="share"),
+        Metric(
+            "gyration_valid",
+            "size",
+            "high",
+            0,
+            "radius of gyration between the natives' 1 and 99 % quantiles",
+            form="share",
+        ),
         Metric("left_valid", "handedness", "high", 0, "less than 5 % left-handed turns", form="share"),
-        Metric("geometry_valid", "geometry", "high", 0, "bonds, clashes, size and handedness all pass", brief=True, form="share"),
-        Metric("junctions_valid", "junctions", "high", 0, "bonds and angles where motif and scaffold meet are as natives'", brief=True, form="share"),
+        Metric(
+            "geometry_valid",
+            "geometry",
+            "high",
+            0,
+            "bonds, clashes, size and handedness all pass",
+            brief=True,
+            form="share",
+        ),
+        Metric(
+            "junctions_valid",
+            "junctions",
+            "high",
+            0,
+            "bonds and angles where motif and scaffold meet are as natives'",
+            brief=True,
+            form="share",
+        ),
         Metric("nll", "CA-MPNN NLL", "low", 2, "of a sequence written for the chain, nats a residue"),
         Metric("nll_valid", "NLL", "high", 0, "NLL below the natives' 95 % quantile", brief=True, form="share"),
-        Metric("proxy_success", "proxy success", "high", 1, "motif RMSD below 1 Å, geometry, junctions and NLL all pass", form="share", leads=True),
+        Metric(
+            "proxy_success",
+            "proxy success",
+            "high",
+            1,
+            "motif RMSD below 1 Å, geometry, junctions and NLL all pass",
+            form="share",
+            leads=True,
+        ),
         Metric("clusters", "clusters of successes", digits=0, about="TM-clusters of the first successes"),
-        Metric("nearest_tm", "nearest known, TM", "low", 2, "mean over successes of the largest TM-score with a chain trained on"),
+        Metric(
+            "nearest_tm",
+            "nearest known, TM",
+            "low",
+            2,
+            "mean over successes of the largest TM-score with a chain trained on",
+        ),
     )
 }
 """Columns of `measure`, and the last two of a set of chains."""
 
 
 class Goal(NamedTuple):
-    """The motif in a sample: positions [m] from 0, x [m, 3] in any pose, groups [m] of segments with a common pose, None for one."""
+    """The motif in a sample: positions [m] from 0, x [m, 3] in any pose, groups [m] of segments with a common pose,
+    None for one."""
 
     positions: np.ndarray
     x: np.ndarray
@@ -85,17 +143,25 @@ class Goal(NamedTuple):
 
 
 def motif_rmsd(x: np.ndarray, goal: Goal) -> float:
-    """RMSD of the motif after superposition without reflection; of several groups, each superposed by itself, the largest.
+    """RMSD of the motif after superposition without reflection; of several groups, each superposed by itself, the
+    largest.
 
     A mirrored motif is not the motif: a helix of 20 residues is 1 angstrom and more from its mirror image.
     """
     if len(goal.positions) and not 0 <= min(goal.positions) <= max(goal.positions) < len(x):
-        raise InputError(f"motif positions {min(goal.positions)} to {max(goal.positions)} do not fit a sample of {len(x)} residues (they count from 0)")
+        raise InputError(
+            f"motif positions {min(goal.positions)} to {max(goal.positions)} do not fit a sample of {len(x)} residues"
+            " (they count from 0)"
+        )
     here, there = (torch.as_tensor(np.asarray(v, np.float64)) for v in (x[goal.positions], goal.x))
     groups = np.zeros(len(here), int) if goal.groups is None else goal.groups
     if here.shape != there.shape or len(groups) != len(here):
-        raise InputError(f"a motif of {len(there)} residues and {len(groups)} groups does not fit {len(here)} positions")
-    return max(float(rmsd(here[rows], there[rows])) for rows in (np.flatnonzero(groups == g) for g in np.unique(groups)))
+        raise InputError(
+            f"a motif of {len(there)} residues and {len(groups)} groups does not fit {len(here)} positions"
+        )
+    return max(
+        float(rmsd(here[rows], there[rows])) for rows in (np.flatnonzero(groups == g) for g in np.unique(groups))
+    )
 
 
 def bond_lengths(x: np.ndarray) -> np.ndarray:
@@ -134,7 +200,8 @@ def highest_nll(length: int | np.ndarray) -> np.ndarray:
 def helix_turns(x: np.ndarray) -> tuple[float, float]:
     """Shares of the L - 3 quadruples that are a turn of a right-handed and of a left-handed helix.
 
-    A turn: 4.5 to 6.5 angstrom from first to last, dihedral of 20 to 80 degrees (right), or of -80 to -20 (left). Natives: 38 and 0.8 %.
+    A turn: 4.5 to 6.5 angstrom from first to last, dihedral of 20 to 80 degrees (right), or of -80 to -20 (left).
+    Natives: 38 and 0.8 %.
     """
     turn = np.degrees(dihedrals(torch.as_tensor(x, dtype=torch.float64)).numpy())
     reach = np.linalg.norm(x[3:] - x[:-3], axis=1)
@@ -157,11 +224,18 @@ def secondary_structure(x: np.ndarray) -> str:
     package = required("biotite.structure", EXTRA, "P-SEA secondary structure")
     atoms = package.AtomArray(len(x))
     atoms.coord = np.asarray(x, np.float32)
-    atoms.atom_name[:], atoms.res_name[:], atoms.chain_id[:], atoms.res_id[:] = "CA", "GLY", "A", np.arange(1, len(x) + 1)
+    atoms.atom_name[:], atoms.res_name[:], atoms.chain_id[:], atoms.res_id[:] = (
+        "CA",
+        "GLY",
+        "A",
+        np.arange(1, len(x) + 1),
+    )
     return "".join(package.annotate_sse(atoms))
 
 
-def fit_quantile(lengths: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray, q: float) -> tuple[float, float]:
+def fit_quantile(
+    lengths: Sequence[int] | np.ndarray, values: Sequence[float] | np.ndarray, q: float
+) -> tuple[float, float]:
     """(a, b) of the q-quantile a + b log L of values of chains of these lengths (Koenker & Bassett 1978). Needs scipy.
 
     It is how the natives' bands above were found: of log Rg at 1 and 99 %, of the NLL at 95 %.
@@ -172,7 +246,9 @@ def fit_quantile(lengths: Sequence[int] | np.ndarray, values: Sequence[float] | 
     # minimise q sum u + (1 - q) sum v over value = a + b log L + u - v with u, v >= 0
     cost = np.concatenate([np.zeros(2), np.full(n, q), np.full(n, 1 - q)])
     equal = sparse.hstack([design, sparse.eye(n), -sparse.eye(n)])
-    a, b = optimize.linprog(cost, A_eq=equal, b_eq=np.asarray(values), bounds=[(None, None)] * 2 + [(0, None)] * (2 * n)).x[:2]
+    a, b = optimize.linprog(
+        cost, A_eq=equal, b_eq=np.asarray(values), bounds=[(None, None)] * 2 + [(0, None)] * (2 * n)
+    ).x[:2]
     return float(a), float(b)
 
 
@@ -180,13 +256,19 @@ def fit_quantile(lengths: Sequence[int] | np.ndarray, values: Sequence[float] | 
 
 
 def measure(
-    samples: Sequence[np.ndarray], goals: Sequence[Goal] | None = None, *, model: CAMPNN | None = None, likelihood: bool = True, seed: int = 0
+    samples: Sequence[np.ndarray],
+    goals: Sequence[Goal] | None = None,
+    *,
+    model: CAMPNN | None = None,
+    likelihood: bool = True,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """A column [N] for each number of each trace [L_i, 3].
 
     Args:
         goals: the motif of each, or None if there is none: RMSD is then NaN, and junctions and motif count as passed.
-        model: another CA-MPNN than the bundled one. likelihood: leave it out (NLL is then NaN, no proxy success) to save 0.3 s a trace.
+        model: another CA-MPNN than the bundled one. likelihood: leave it out (NLL is then NaN, no proxy success) to
+            save 0.3 s a trace.
 
     Raises:
         InputError: a trace is not finite, not [L, 3] or too short; as many goals as traces are needed.
@@ -198,7 +280,9 @@ def measure(
         if x.ndim != 2 or x.shape[1] != 3 or len(x) < 6:
             raise InputError(f"sample {i} has shape {x.shape}: traces [L, 3] of at least 6 residues are measured")
         if not np.isfinite(x).all():
-            raise InputError(f"sample {i} is not finite: its sampler diverged (smaller steps or a weaker guidance may help)")
+            raise InputError(
+                f"sample {i} is not finite: its sampler diverged (smaller steps or a weaker guidance may help)"
+            )
     rows = [_measure(x, None if goals is None else goals[i]) for i, x in enumerate(traces)]
     columns = {k: np.array([r[k] for r in rows]) for k in (rows[0] if rows else ())}
     if rows:
@@ -237,7 +321,8 @@ def _measure(x: np.ndarray, goal: Goal | None) -> dict[str, Any]:
 
 
 def summary(columns: dict[str, np.ndarray]) -> dict[str, float]:
-    """Means of `measure`'s columns (shares, where a column says what passed), the RMSD's median and share below 1 angstrom."""
+    """Means of `measure`'s columns (shares, where a column says what passed), the RMSD's median and share below 1
+    angstrom."""
     if not columns or not len(columns["length"]):
         raise InputError("no samples to report on: give at least one")
     row: dict[str, float] = {"samples": len(columns["length"])}

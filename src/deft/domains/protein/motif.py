@@ -2,11 +2,12 @@
 
     y = A x_0 + sigma_y n,    A = (remove each group's centroid) (keep the motif's rows)
 
-A motif is a set of residues whose positions relative to each other are given; several that may shift against each other are several groups (shift, not turn: the
-y of all groups is in one pose, and only a turn of all together is a choice of gauge). The centroid is
-removed because a designer does not know where a motif lies from the middle of the protein, which centred coordinates would tell. The rotation need
-not be: the law of backbones is the same for every pose, so the pose in which y is given is a choice of gauge. A is an orthogonal projection
-(A = A^T = A A^T), of rank 3 (residues - groups), and everything that guidance wants is closed form.
+A motif is a set of residues whose positions relative to each other are given; several that may shift against each other
+are several groups (shift, not turn: the y of all groups is in one pose, and only a turn of all together is a choice of
+gauge). The centroid is removed because a designer does not know where a motif lies from the middle of the protein,
+which centred coordinates would tell. The rotation need not be: the law of backbones is the same for every pose, so the
+pose in which y is given is a choice of gauge. A is an orthogonal projection (A = A^T = A A^T), of rank 3 (residues -
+groups), and everything that guidance wants is closed form.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class Motif(LinearOperator):
 
     def __init__(self, group: Tensor):
         if group.ndim != 2 or group.is_floating_point() or bool((group < 0).any()):
-            raise ContractError(f"groups are whole numbers [B, L] from 0, got {group.dtype} of shape {tuple(group.shape)}")
+            raise ContractError(
+                f"groups are whole numbers [B, L] from 0, got {group.dtype} of shape {tuple(group.shape)}"
+            )
         self.group = group.long()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -89,14 +92,19 @@ class Motif(LinearOperator):
         return dense_spectrum(self, event_shape, like)
 
 
-def observe_motif(x: Tensor, group: Tensor, noise: Noise | BatchNoise, sigma_y: float | Tensor = SIGMA_Y) -> Observation:
+def observe_motif(
+    x: Tensor, group: Tensor, noise: Noise | BatchNoise, sigma_y: float | Tensor = SIGMA_Y
+) -> Observation:
     """Motifs of traces x [B, L, 3] in model space, with fresh noise. group: [B, L], see `Motif`."""
     like = Gaussian(Motif(group.to(x.device)), sigma_y)
     return Observation(like.sample(x, noise), like)
 
 
-def given_motif(motif: Sequence[Tensor], positions: Sequence[Sequence[int]], length: int, sigma_y: float = SIGMA_Y) -> Observation:
-    """The observation of one chain of `length` residues: each motif's C-alphas [m, 3] in angstrom, and at which of its places (from 0) they lie."""
+def given_motif(
+    motif: Sequence[Tensor], positions: Sequence[Sequence[int]], length: int, sigma_y: float = SIGMA_Y
+) -> Observation:
+    """The observation of one chain of `length` residues: each motif's C-alphas [m, 3] in angstrom, and at which of its
+    places (from 0) they lie."""
     y, group = torch.zeros(1, length, 3), torch.zeros(1, length, dtype=torch.long)
     for number, (x, places) in enumerate(zip(motif, positions, strict=True), 1):
         if len(x) != len(places) or not len(x):
@@ -116,8 +124,9 @@ MOST_STRETCHES = 4
 class MotifTask(Drawn):
     """Chains -> motifs of them, redrawn each time: what a scaffolding h is fitted to.
 
-    single: share with one stretch of 9 to 24 residues, as most published problems have. The others have one to four stretches that make up 5 to
-    50 % of the chain (Lin et al. 2024, Genie 2), each with its own group in a `free` share of them (free to shift; they keep their orientation).
+    single: share with one stretch of 9 to 24 residues, as most published problems have. The others have one to four
+    stretches that make up 5 to 50 % of the chain (Lin et al. 2024, Genie 2), each with its own group in a `free` share
+    of them (free to shift; they keep their orientation).
     loosest: above sigma_y, each chain's deviation lies between the two, evenly in its logarithm; 0 for sigma_y alone.
     """
 
@@ -136,7 +145,10 @@ class MotifTask(Drawn):
 
     def __post_init__(self) -> None:
         if not self.sigma_y > 0 or not (self.loosest == 0 or self.loosest >= self.sigma_y):
-            raise InputError(f"a motif's deviation is above 0, and the loosest no smaller (or 0 for none), got {self.sigma_y:g} and {self.loosest:g}")
+            raise InputError(
+                f"a motif's deviation is above 0, and the loosest no smaller (or 0 for none), got {self.sigma_y:g} and"
+                f" {self.loosest:g}"
+            )
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         """Groups [B, L] for chains that fill all of a shape (L, 3)."""
@@ -168,9 +180,20 @@ class MotifTask(Drawn):
         v, n, first = noise.uniform((12,)).double(), lengths.cpu()[:, None], torch.arange(MOST_STRETCHES) == 0
         single, apart = v[:, :1] < self.single, v[:, 7:8] < self.free
         total = (n * (0.05 + 0.45 * v[:, 1:2])).round().clamp_min(4)
-        used = torch.where(single, first, torch.arange(MOST_STRETCHES) < torch.minimum(1 + (MOST_STRETCHES * v[:, 2:3]).floor(), total // 3))
+        used = torch.where(
+            single,
+            first,
+            torch.arange(MOST_STRETCHES) < torch.minimum(1 + (MOST_STRETCHES * v[:, 2:3]).floor(), total // 3),
+        )
         shares = (0.5 + v[:, 8 : 8 + MOST_STRETCHES]) * used
-        long = torch.where(single, torch.minimum(9 + (16 * v[:, 1:2]).floor(), n), (total * shares / shares.sum(1, keepdim=True)).floor().clamp_min(3)) * used
+        long = (
+            torch.where(
+                single,
+                torch.minimum(9 + (16 * v[:, 1:2]).floor(), n),
+                (total * shares / shares.sum(1, keepdim=True)).floor().clamp_min(3),
+            )
+            * used
+        )
         spare = (n - long.sum(1, keepdim=True)).clamp_min(0)
         cuts = torch.where(used, (v[:, 3 : 3 + MOST_STRETCHES] * (spare + 1)).floor(), torch.inf).sort(1).values
         start = (cuts + long.cumsum(1) - long)[..., None]

@@ -1,13 +1,15 @@
 """How plausible a C-alpha trace is to a network that writes sequences for traces: CA-only ProteinMPNN, inference alone.
 
-A message-passing network on the 48 nearest neighbours (Dauparas et al. 2022, the CA model; its graph after Ingraham et al.
-2019): three encoder layers on the geometry, three decoder layers that predict the residues one by one in a random order,
+A message-passing network on the 48 nearest neighbours (Dauparas et al. 2022, the CA model; its graph after Ingraham et
+al. 2019): three encoder layers on the geometry, three decoder layers that predict the residues one by one in a random
+order,
 
     log p(sequence | x) = sum_t log p(s_o(t) | x, s_o(1), ..., s_o(t-1)).
 
-`plausibility` writes one sequence for each trace at a low temperature and gives its mean negative log-likelihood (NLL, nats
-a residue). That separates rubbish from protein, but it is blind to handedness (a mirror image scores as its original does), and
-says nothing of whether the sequence folds. Weights: bundled, `ca v_48_020` (MIT; data/MPNN-LICENSE.txt).
+`plausibility` writes one sequence for each trace at a low temperature and gives its mean negative log-likelihood (NLL,
+nats a residue). That separates rubbish from protein, but it is blind to handedness (a mirror image scores as its
+original does), and says nothing of whether the sequence folds. Weights: bundled, `ca v_48_020` (MIT;
+data/MPNN-LICENSE.txt).
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Graph(NamedTuple):
 
 
 class Design(NamedTuple):
-    """A sequence for each trace, [B, L] as letters' places in `ALPHABET`, and log p of each letter chosen (at T = 1), [B, L]."""
+    """A sequence for each trace, [B, L] as letters' places in `ALPHABET`, and log p of each letter chosen (at T = 1),
+    [B, L]."""
 
     sequence: Tensor
     log_prob: Tensor
@@ -71,8 +74,9 @@ class Feed(nn.Module):
 class Decoder(nn.Module):
     """A residue adds up messages from its neighbours, message = MLP([own node, edge, ..., neighbour's node]).
 
-    The first layer of the MLP is applied block by block, to nodes before they are copied to their neighbours, and the last
-    one, which is linear, after the sum: a third of the work of doing both edge by edge, and the same numbers to rounding.
+    The first layer of the MLP is applied block by block, to nodes before they are copied to their neighbours, and the
+    last one, which is linear, after the sum: a third of the work of doing both edge by edge, and the same numbers to
+    rounding.
     """
 
     def __init__(self, width: int, shown: int):
@@ -82,7 +86,8 @@ class Decoder(nn.Module):
         self.dense = Feed(width)
 
     def block(self, k: int, x: Tensor) -> Tensor:
-        """What the k-th of the concatenated inputs adds to the first layer; 0 is the own node, 1 the edge, -1 the neighbour."""
+        """What the k-th of the concatenated inputs adds to the first layer; 0 is the own node, 1 the edge, -1 the
+        neighbour."""
         return F.linear(x, self.W1.weight.split(WIDTH, 1)[k])
 
     def forward(self, node: Tensor, shown: Tensor, near: Tensor) -> Tensor:
@@ -103,15 +108,20 @@ class Encoder(Decoder):
 
     def renew(self, node: Tensor, edge: Tensor, index: Tensor) -> Tensor:
         own, between, other = self.W11.weight.split(WIDTH, 1)
-        ends = F.linear(node, own, self.W11.bias)[:, :, None] + F.linear(edge, between) + gather(F.linear(node, other), index)
+        ends = (
+            F.linear(node, own, self.W11.bias)[:, :, None]
+            + F.linear(edge, between)
+            + gather(F.linear(node, other), index)
+        )
         return self.norm3(edge + self.W13(F.gelu(self.W12(F.gelu(ends)))))
 
 
 def backbone_frames(x: Tensor, length: Tensor) -> Tensor:
     """Axes of each residue from it and its two neighbours in the chain, as rows: [B, L, 3] -> [B, L, 3, 3].
 
-    With unit bond vectors u before and v after a residue: u - v, u x v (both scaled to length 1) and their cross product. Zero at the
-    first and the last two residues, as in training; a bond out of 3.6-4.0 angstrom counts as none (zero).
+    With unit bond vectors u before and v after a residue: u - v, u x v (both scaled to length 1) and their cross
+    product. Zero at the first and the last two residues, as in training; a bond out of 3.6-4.0 angstrom counts as none
+    (zero).
     """
     step = x.diff(dim=1)
     size = step.norm(dim=-1, keepdim=True)
@@ -135,10 +145,11 @@ def quaternion(r: Tensor) -> Tensor:
 class Edges(nn.Module):
     """Features of residue pairs: separation along the chain, nine distances, direction and relative orientation.
 
-    The relative orientation of residues with axes O_i, O_j (rows) is the rotation O_i^T O_j, as published: its angle does not depend on
-    the pose of the chain, but its axis is in the coordinates of the file and turns with them. The distances are those between {previous, own, next} CA of one residue and of the other, in 16 Gaussians from 2 to 22 angstrom. At
-    a terminus the missing neighbour is put at the origin, as in training: traces are centred first, so that their place does
-    not matter. node_embedding and norm_nodes are in the published file and unused there, too.
+    The relative orientation of residues with axes O_i, O_j (rows) is the rotation O_i^T O_j, as published: its angle
+    does not depend on the pose of the chain, but its axis is in the coordinates of the file and turns with them. The
+    distances are those between {previous, own, next} CA of one residue and of the other, in 16 Gaussians from 2 to 22
+    angstrom. At a terminus the missing neighbour is put at the origin, as in training: traces are centred first, so
+    that their place does not matter. node_embedding and norm_nodes are in the published file and unused there, too.
     """
 
     PAIRS = ((1, 1), (0, 0), (2, 2), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1))
@@ -146,7 +157,8 @@ class Edges(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.embeddings = nn.ModuleDict({"linear": nn.Linear(2 * self.REACH + 2, 16)})  # the last one is "another chain"
+        # the last one is "another chain"
+        self.embeddings = nn.ModuleDict({"linear": nn.Linear(2 * self.REACH + 2, 16)})
         self.edge_embedding, self.norm_edges = nn.Linear(16 + 16 * 9 + 7, width, bias=False), nn.LayerNorm(width)
         self.node_embedding, self.norm_nodes = nn.Linear(3, width, bias=False), nn.LayerNorm(width)
 
@@ -173,10 +185,12 @@ class Edges(nn.Module):
 
 
 class CAMPNN(nn.Module):
-    """CA-only ProteinMPNN. Traces are [B, L, 3] in angstrom, real [B, L] marks residues (the rest is padding at the end).
+    """CA-only ProteinMPNN. Traces are [B, L, 3] in angstrom, real [B, L] marks residues (the rest is padding at the
+    end).
 
-    A trace's numbers do not depend on its batch, its padding or its place; they do on its orientation (see `Edges`), by up
-    to 0.1 in a residue's log p and 0.001 in a chain's mean, which is why `plausibility` turns traces `upright` first.
+    A trace's numbers do not depend on its batch, its padding or its place; they do on its orientation (see `Edges`), by
+    up to 0.1 in a residue's log p and 0.001 in a chain's mean, which is why `plausibility` turns traces `upright`
+    first.
     """
 
     def __init__(self) -> None:
@@ -190,7 +204,10 @@ class CAMPNN(nn.Module):
 
     def encode(self, x: Tensor, real: Tensor) -> Graph:
         if x.ndim != 3 or x.shape[-1] != 3 or real.shape != x.shape[:2]:
-            raise InputError(f"traces [B, L, 3] and their mask [B, L] are needed, got shapes {tuple(x.shape)} and {tuple(real.shape)}")
+            raise InputError(
+                f"traces [B, L, 3] and their mask [B, L] are needed, got shapes {tuple(x.shape)} and"
+                f" {tuple(real.shape)}"
+            )
         weight = real[..., None].to(x.dtype)
         x = (x - (x * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True)) * weight
         edge, index = self.features(x, real)
@@ -201,7 +218,8 @@ class CAMPNN(nn.Module):
         return Graph(node, edge, index, near, weight)
 
     def log_probs(self, x: Tensor, sequence: Tensor, order: Tensor, real: Tensor) -> Tensor:
-        """log p of all letters at each residue, [B, L, 21], given the residues of `sequence` [B, L] that come before it.
+        """log p of all letters at each residue, [B, L, 21], given the residues of `sequence` [B, L] that come before
+        it.
 
         order: [B, L], order[b, t] is the place decoded at time t.
         """
@@ -218,7 +236,8 @@ class CAMPNN(nn.Module):
         return self.W_out(node).log_softmax(-1)
 
     def sample(self, x: Tensor, order: Tensor, real: Tensor, uniform: Tensor, temperature: float = 0.1) -> Design:
-        """Write a sequence: letters are drawn from p^(1/temperature), X left out, by the numbers `uniform` [B, L] in (0, 1)."""
+        """Write a sequence: letters are drawn from p^(1/temperature), X left out, by the numbers `uniform` [B, L] in
+        (0, 1)."""
         if temperature <= 0:
             raise InputError(f"the temperature must be above 0, got {temperature:g}")
         graph = self.encode(x, real)
@@ -245,12 +264,15 @@ class CAMPNN(nn.Module):
 
 
 def load_mpnn(path: str | Path = WEIGHTS) -> CAMPNN:
-    """The network with the bundled weights (stored in half precision), or those of another safetensors file of the same names."""
+    """The network with the bundled weights (stored in half precision), or those of another safetensors file of the same
+    names."""
     net = CAMPNN()
     try:
         net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     except Exception as error:  # safetensors, OS and torch each have their own
-        raise CheckpointError(f"{path} does not hold the CA-only ProteinMPNN: {str(error).splitlines()[-1].strip()}") from error
+        raise CheckpointError(
+            f"{path} does not hold the CA-only ProteinMPNN: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return net.eval().requires_grad_(False)
 
 
@@ -266,7 +288,8 @@ def pad(chains: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def upright(x: np.ndarray) -> np.ndarray:
-    """A trace [L, 3] centred and turned, never mirrored, to its principal axes, each pointing to the longer tail (third moment > 0)."""
+    """A trace [L, 3] centred and turned, never mirrored, to its principal axes, each pointing to the longer tail (third
+    moment > 0)."""
     x = np.asarray(x, np.float64) - np.mean(x, 0)
     axes = np.linalg.svd(x, full_matrices=False)[2]
     axes[:2] *= np.where(((x @ axes[:2].T) ** 3).sum(0) < 0, -1.0, 1.0)[:, None]
@@ -280,7 +303,8 @@ def encode_sequence(letters: str) -> Tensor:
 
 
 def draw_orders(lengths: Sequence[int], keys: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-    """For each chain a random order of decoding and the uniform numbers of its letters, [B, L] each, from its own key alone."""
+    """For each chain a random order of decoding and the uniform numbers of its letters, [B, L] each, from its own key
+    alone."""
     longest = max(lengths)
     order, uniform = torch.arange(longest).repeat(len(lengths), 1), torch.full((len(lengths), longest), 0.5)
     for b, (n, key) in enumerate(zip(lengths, keys, strict=True)):
@@ -292,9 +316,15 @@ def draw_orders(lengths: Sequence[int], keys: Sequence[tuple[int, ...]]) -> tupl
 
 @torch.no_grad()
 def plausibility(
-    chains: Sequence[np.ndarray], *, model: CAMPNN | None = None, temperature: float = 0.1, seed: int = 0, batch: int = 8
+    chains: Sequence[np.ndarray],
+    *,
+    model: CAMPNN | None = None,
+    temperature: float = 0.1,
+    seed: int = 0,
+    batch: int = 8,
 ) -> tuple[np.ndarray, list[str]]:
-    """One sequence for each trace [L_i, 3] (angstrom), and its mean NLL in nats a residue at T = 1: (NLL [N], sequences).
+    """One sequence for each trace [L_i, 3] (angstrom), and its mean NLL in nats a residue at T = 1: (NLL [N],
+    sequences).
 
     The order of decoding and the letters of chain i come from (seed, i). Chains of similar length share a batch.
     """

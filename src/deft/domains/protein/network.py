@@ -1,11 +1,12 @@
 """An SE(3)-equivariant network for C-alpha traces.
 
 Residues are tokens. Each stage looks at a trace (first the noisy one, then the estimate so far) through local frames
-and distances, which do not change when the trace is turned, lets transformer blocks work on the tokens with what it saw as
-attention bias, and answers with vectors: sums of relative vectors, and one in each residue's own frame. So outputs turn as
-inputs do, and the frames, which are right-handed, tell a fold from its mirror image. The ideas are those of AlphaFold 2
-(Jumper et al. 2021, invariant point attention and its frames) and of Genie (Lin & AlQuraishi 2023, frames from noisy
-C-alphas); pairs have no representation of their own that is carried along, which is what makes this one cheap.
+and distances, which do not change when the trace is turned, lets transformer blocks work on the tokens with what it saw
+as attention bias, and answers with vectors: sums of relative vectors, and one in each residue's own frame. So outputs
+turn as inputs do, and the frames, which are right-handed, tell a fold from its mirror image. The ideas are those of
+AlphaFold 2 (Jumper et al. 2021, invariant point attention and its frames) and of Genie (Lin & AlQuraishi 2023, frames
+from noisy C-alphas); pairs have no representation of their own that is carried along, which is what makes this one
+cheap.
 """
 
 from __future__ import annotations
@@ -111,7 +112,8 @@ class View:
 
 
 class Block(nn.Module):
-    """Pre-norm attention with a bias and a two-layer network, each scaled, shifted and gated by the noise level (Peebles & Xie 2023).
+    """Pre-norm attention with a bias and a two-layer network, each scaled, shifted and gated by the noise level
+    (Peebles & Xie 2023).
 
     Queries and keys are normalised (Henry et al. 2020), which keeps a fit in bfloat16 from running away.
     """
@@ -148,8 +150,13 @@ class Stage(nn.Module):
         self.heads = heads
         self.see, self.seen = nn.Linear(LOCAL + 3 * (offsets - 1), width), nn.Linear(width, width)
         self.geometry, self.along = nn.Linear(PAIR, pair, bias=False), nn.Embedding(2 * REACH + 1, pair)
-        self.left, self.right, self.mix = nn.Linear(width, pair), nn.Linear(width, pair, bias=False), nn.Linear(pair, pair, bias=False)
-        self.bias = nn.Linear(pair, (blocks + 2) * heads, bias=False)  # the blocks', then the surroundings', then the answer's
+        self.left, self.right, self.mix = (
+            nn.Linear(width, pair),
+            nn.Linear(width, pair, bias=False),
+            nn.Linear(pair, pair, bias=False),
+        )
+        # the blocks', then the surroundings', then the answer's
+        self.bias = nn.Linear(pair, (blocks + 2) * heads, bias=False)
         self.surroundings = nn.Linear(heads * pair, width)
         self.blocks = nn.ModuleList(Block(width, emb, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
@@ -189,12 +196,14 @@ class Stage(nn.Module):
             return z, self.answer(logits, self.outlet(u.to(self.outlet.weight.dtype)), view)
 
     def answer(self, logits: Tensor, numbers: Tensor, view: View) -> Tensor:
-        """Attention-weighted sums of relative vectors, each head's times a number, one more by unit distance, and a local vector."""
+        """Attention-weighted sums of relative vectors, each head's times a number, one more by unit distance, and a
+        local vector."""
         x = view.x
         weights = coordinates(logits).softmax(-1).to(x.dtype)
         gates, own = coordinates(numbers).to(x.dtype).split([2 * self.heads, 3], dim=-1)
         towards = (weights @ x[:, None]).transpose(1, 2) - x[:, :, None]  # [B, L, heads, 3]
-        vectors = torch.cat([towards, unit(towards)], 2)  # near the data, what is left to do does not grow with distance
+        # near the data, what is left to do does not grow with distance
+        vectors = torch.cat([towards, unit(towards)], 2)
         return (gates[..., None] * vectors).sum(2) + (view.frame @ own[..., None])[..., 0]
 
 
@@ -207,15 +216,16 @@ def places(place: Sinusoid, real: Tensor) -> Tensor:
 
 
 class ChainNet(nn.Module):
-    """net(x [B, L, 3], time [B]) -> [B, L, 3], for `NetworkDenoiser` with output "edm", time "log-sigma" and scaled input.
+    """net(x [B, L, 3], time [B]) -> [B, L, 3], for `NetworkDenoiser` with output "edm", time "log-sigma" and scaled
+    input.
 
     Args:
         width: of a token. stages: looks at the trace. blocks: transformer blocks a stage. heads: of each block.
         pair: width of what is between two residues.
 
     x is the noisy trace divided by sqrt(1 + sigma^2), time log sigma. Any length will do. Outputs are centred, and zero
-    where x is. The first stage sees x; later ones the mean that the answer so far stands for, (x + sigma F)/sqrt(1 + sigma^2),
-    where at low noise bonds have their length: what distances mean is then the same at every noise level.
+    where x is. The first stage sees x; later ones the mean that the answer so far stands for, (x + sigma F)/sqrt(1 +
+    sigma^2), where at low noise bonds have their length: what distances mean is then the same at every noise level.
     """
 
     def __init__(self, width: int = 128, stages: int = 2, blocks: int = 2, heads: int = 4, pair: int = 16):
@@ -243,7 +253,8 @@ class ChainNet(nn.Module):
             with full_precision(x):
                 now = x if i == 0 else shrink * (x + sigma * total)
                 if self.training and not x.requires_grad:
-                    now = now.detach()  # as AlphaFold 2 does for rotations: half the work, and no gradient through degenerate frames
+                    # as AlphaFold 2 does for rotations: half the work, and no gradient through degenerate frames
+                    now = now.detach()
                 view = View(now, real, 1 / shrink if i == 0 else 1.0, sigma, x - now)
             z, vectors = stage(z, e, view)
             total = total + vectors

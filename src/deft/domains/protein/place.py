@@ -1,4 +1,5 @@
-"""Placements of a motif as observations of several chains at once, the bundled h for them, and drawn chains back in the pose of the motif given."""
+"""Placements of a motif as observations of several chains at once, the bundled h for them, and drawn chains back in the
+pose of the motif given."""
 
 from __future__ import annotations
 
@@ -36,8 +37,11 @@ def draw_placements(contig: Contig, n: int, seed: int = 0, *, max_length: int = 
     return [contig.draw(generator(seed, first + i, 1), max_length=max_length) for i in range(n)]
 
 
-def observe_placements(motif: Given | Sequence[Given], placements: Sequence[Placement], sigma_y: float = SIGMA_Y) -> Observation:
-    """One row for each placement, padded to the longest: y [N, L, 3] in model space, groups of the motif each without its centroid.
+def observe_placements(
+    motif: Given | Sequence[Given], placements: Sequence[Placement], sigma_y: float = SIGMA_Y
+) -> Observation:
+    """One row for each placement, padded to the longest: y [N, L, 3] in model space, groups of the motif each without
+    its centroid.
 
     Args:
         motif: C-alphas in angstrom, with the group of each; one for all placements, or one for each.
@@ -47,7 +51,11 @@ def observe_placements(motif: Given | Sequence[Given], placements: Sequence[Plac
     rows = []
     for p, given in zip(placements, [motif] * len(placements) if isinstance(motif, Given) else motif, strict=True):
         parts = [np.flatnonzero(p.groups == g) for g in np.unique(p.groups)]
-        rows.append(given_motif([torch.from_numpy(given.x[i]) for i in parts], [p.positions[i].tolist() for i in parts], long, sigma_y))
+        rows.append(
+            given_motif(
+                [torch.from_numpy(given.x[i]) for i in parts], [p.positions[i].tolist() for i in parts], long, sigma_y
+            )
+        )
     operator = Motif(torch.cat([cast(Motif, r.likelihood.operator).group for r in rows]))
     return Observation(torch.cat([r.y for r in rows]), Gaussian(operator, sigma_y))
 
@@ -59,13 +67,14 @@ def check_groups(contig: Contig) -> None:
         inside = [r for r, g in zip(contig.residues, groups, strict=True) if g == number]
         if len(inside) < 2:
             raise InputError(
-                f"the motif {inside[0]} of contig {str(contig)!r} is one residue by itself, which says nothing of the chain (where a motif lies is free): "
-                "give two residues or more, or put it into a group with others"
+                f"the motif {inside[0]} of contig {str(contig)!r} is one residue by itself, which says nothing of the"
+                " chain (where a motif lies is free): give two residues or more, or put it into a group with others"
             )
 
 
 def posed(x: Tensor, goal: Goal) -> np.ndarray:
-    """x [L, 3] turned and moved, never mirrored, so that its motif (of several groups the first) lies where the given one does; float64."""
+    """x [L, 3] turned and moved, never mirrored, so that its motif (of several groups the first) lies where the given
+    one does; float64."""
     groups = np.zeros(len(goal.positions), int) if goal.groups is None else goal.groups
     rows = np.flatnonzero(groups == groups[0])
     onto, mask = torch.zeros(len(x), 3, dtype=torch.float64), torch.zeros(len(x), dtype=torch.bool)

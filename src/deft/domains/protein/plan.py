@@ -1,4 +1,5 @@
-"""A method for motifs with everything that decides its chains: what `deft protein scaffold` draws with, and a benchmark compares."""
+"""A method for motifs with everything that decides its chains: what `deft protein scaffold` draws with, and a benchmark
+compares."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from deft.methods import SCORE_FORM, Method, Plan, plan
 from deft.samplers import Cooled, KernelSampler
 
 MOTIF_METHODS = ("deft", "pigdm", "dps", "replacement", "mcgdiff", "tds", "deft-smc", "prior")
-"""Methods that take motifs. pigdm is its estimate of the score (`pigdm-score`), with which all results on chains were found."""
+"""Methods that take motifs. pigdm is its estimate of the score (`pigdm-score`), with which all results on chains were
+found."""
 SETTINGS: dict[str, dict[str, float | str]] = {"dps": {"zeta": 0.3}}
 """Settings of a method that are not its own defaults: coordinates are no images."""
 
@@ -28,7 +30,8 @@ SETTINGS: dict[str, dict[str, float | str]] = {"dps": {"zeta": 0.3}}
 class ChainPlan:
     """A method with its settings, as `deft.methods.Plan`, and what is for chains alone.
 
-    name: of the method, one of `MOTIF_METHODS`. h: a fitted one, for methods that need it; h_name: what to call it. temperature: times the sampler's noise.
+    name: of the method, one of `MOTIF_METHODS`. h: a fitted one, for methods that need it; h_name: what to call it.
+        temperature: times the sampler's noise.
     clearance: angstrom, 0 for none.
 
     >>> ChainPlan("pigdm", steps=20).calls(1)
@@ -55,7 +58,10 @@ class ChainPlan:
         if self.particles and (self.temperature < 1 or self.clearance):
             raise InputError(f"{self.name} weighs particles for the posterior: temperature 1 and no clearance")
         if self.temperature < 1 and not self.stochastic:
-            raise InputError(f"a temperature of {self.temperature:g} is for samplers with noise: leave it out, or take an eta above 0")
+            raise InputError(
+                f"a temperature of {self.temperature:g} is for samplers with noise: leave it out, or take an eta"
+                " above 0"
+            )
 
     def plan(self) -> Plan:
         name = SCORE_FORM.get(self.name, self.name)
@@ -97,6 +103,9 @@ class ChainPlan:
         for name, value in [] if self.h is None else sorted(self.h.state_dict().items()):
             weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         return {
-            "plan": self.plan().config(), "h": self.h_name, "h_sha256": None if self.h is None else weights.hexdigest(), "temperature": self.temperature,
+            "plan": self.plan().config(),
+            "h": self.h_name,
+            "h_sha256": None if self.h is None else weights.hexdigest(),
+            "temperature": self.temperature,
             "clearance": self.clearance,
-        }  # fmt: skip
+        }

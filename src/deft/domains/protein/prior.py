@@ -61,8 +61,8 @@ class BackbonePrior(ChainPrior, OwnPrior):
 def backbone_prior(size: str = "small") -> BackbonePrior:
     """An untrained prior of a named size (`deft.domains.protein.network.SIZES`).
 
-    Noise from 0.003 units, half of what bonds vary by, to 20; trained mostly between 0.02 and 6, where folds and then bonds take
-    shape.
+    Noise from 0.003 units, half of what bonds vary by, to 20; trained mostly between 0.02 and 6, where folds and then
+    bonds take shape.
     """
     return BackbonePrior(chain_net(size), EDM(0.003, 20.0, mean=-1.0, deviation=1.5))
 

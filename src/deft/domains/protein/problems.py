@@ -1,17 +1,18 @@
 """Motif-scaffolding problems: motifs cut from held-out chains, the published benchmark, and files of Genie 2's format.
 
 Motifs of held-out chains (set a) need nothing but the library. Of the published problems only the definitions are here
-(data/published.txt): entry of the PDB, chain, residues, lengths. Their coordinates are read from the entry's file, which the user
-gives.
+(data/published.txt): entry of the PDB, chain, residues, lengths. Their coordinates are read from the entry's file,
+which the user gives.
 
 A problem file (Genie 2, data/design25 and data/multimotifs) is a PDB file of the motif residues with lines
 
-    REMARK 999 NAME   1PRW_two                                  columns (from 1)
-    REMARK 999 INPUT      5  20                                 20-23, 24-27: least and greatest length of a scaffold
-    REMARK 999 INPUT  A  16  35 A                               19 chain, 20-23 and 24-27 first and last residue, 29 group
-    REMARK 999 MINIMUM TOTAL LENGTH      120                    the rest of the line
+    REMARK 999 NAME   1PRW_two                columns (from 1)
+    REMARK 999 INPUT      5  20               20-23, 24-27: least and greatest length of a scaffold
+    REMARK 999 INPUT  A  16  35 A             19 chain, 20-23 and 24-27 first and last residue, 29 group
+    REMARK 999 MINIMUM TOTAL LENGTH      120  the rest of the line
 
-In the one format (design25) no segment has a group and all are one rigid motif; in the other (multimotifs) every one has.
+In the one format (design25) no segment has a group and all are one rigid motif; in the other (multimotifs) every one
+has.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ from deft.errors import InputError, unknown
 PUBLISHED = Path(__file__).with_name("data") / "published.txt"
 FETCH = "https://files.rcsb.org/download/{}.pdb"
 LISTED = 12
-"""Held-out motifs that `deft protein problems` shows; every other chain of the splits is a problem under its name, too."""
+"""Held-out motifs that `deft protein problems` shows; every other chain of the splits is a problem under its name,
+too."""
 HELD_OUT = ("test", "left-out")
 """Splits whose chains are problems by name. Nothing is trained on either."""
 USUAL, SHARE = (9, 24), 0.8
-"""Set A: residues of most motifs (the range of the benchmark's, too), and the share of motifs that are drawn from it."""
+"""Set A: residues of most motifs (the range of the benchmark's, too), and the share of motifs that are drawn from
+it."""
 SHORTEST = 2 * USUAL[0]
 """Residues of the shortest chain that a motif is cut from."""
 UNUSUAL = (*range(5, 9), *range(25, 41))
@@ -50,9 +53,11 @@ UNUSUAL = (*range(5, 9), *range(25, 41))
 
 @dataclass(frozen=True)
 class Problem:
-    """A motif to be scaffolded. contig: with its total lengths; motif: its C-alphas, angstrom; native: the chain it is from, or None.
+    """A motif to be scaffolded. contig: with its total lengths; motif: its C-alphas, angstrom; native: the chain it is
+    from, or None.
 
-    family: problems of one family have the same motif, and are not independent. notes: what the file left open, and how it was decided.
+    family: problems of one family have the same motif, and are not independent. notes: what the file left open, and how
+        it was decided.
     """
 
     name: str
@@ -73,7 +78,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class Published:
-    """The definition of a published problem. contig: with its total lengths; letters: of the motif, by which the right residues are known."""
+    """The definition of a published problem. contig: with its total lengths; letters: of the motif, by which the right
+    residues are known."""
 
     name: str
     entry: str
@@ -83,13 +89,19 @@ class Published:
 
 @lru_cache(maxsize=1)
 def published() -> dict[str, Published]:
-    """The 17 problems of the RFdiffusion benchmark with one segment and at most 128 residues: 9 motifs, 4 of them in three lengths.
+    """The 17 problems of the RFdiffusion benchmark with one segment and at most 128 residues: 9 motifs, 4 of them in
+    three lengths.
 
     >>> str(published()["5TPN"].contig), published()["5TPN"].entry
     ('10-40/A163-181/10-40', '5TPN')
     """
-    rows = [line.split() for line in PUBLISHED.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    return {name: Published(name, entry, Contig.parse(contig, lengths), letters) for name, entry, contig, lengths, letters in rows}
+    rows = [
+        line.split() for line in PUBLISHED.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    ]
+    return {
+        name: Published(name, entry, Contig.parse(contig, lengths), letters)
+        for name, entry, contig, lengths, letters in rows
+    }
 
 
 def problems(names: Sequence[str] | None = None, pdb: Sequence[str | Path] = ()) -> list[Problem]:
@@ -136,11 +148,17 @@ def problems(names: Sequence[str] | None = None, pdb: Sequence[str | Path] = ())
 
 @lru_cache(maxsize=1)
 def held_out() -> dict[str, Problem]:
-    """Chain's name -> the motif that is cut from it (as set a's), to be placed freely in a chain of 0.8 to 1.2 times its length."""
+    """Chain's name -> the motif that is cut from it (as set a's), to be placed freely in a chain of 0.8 to 1.2 times
+    its length."""
     found: dict[str, Problem] = {}
     for split in HELD_OUT:
         here = [c for c in bundled(split) if len(c.x) >= SHORTEST]
-        cut = set_a([UNIT * c.x.numpy() for c in here], names=[c.name for c in here], sequences=[c.sequence for c in here], placement="free")
+        cut = set_a(
+            [UNIT * c.x.numpy() for c in here],
+            names=[c.name for c in here],
+            sequences=[c.sequence for c in here],
+            placement="free",
+        )
         found.update({p.name: p for p in cut})
     return found
 
@@ -155,7 +173,8 @@ def read_published(found: Published, path: str | Path) -> Problem:
     """A published problem, with its motif out of the entry's file (PDB or mmCIF).
 
     Raises:
-        InputError: what `read_structure` and `Contig.motif` object to, or other residues at the motif's place: another entry, or other numbers.
+        InputError: what `read_structure` and `Contig.motif` object to, or other residues at the motif's place: another
+            entry, or other numbers.
     """
     structure = read_structure(path)
     (segment,) = found.contig.segments
@@ -180,7 +199,8 @@ def read_published(found: Published, path: str | Path) -> Problem:
 
 
 def _entry_file(entry: str, given: Sequence[str | Path], alone: bool) -> Path | None:
-    """Which of the files and folders given is the entry's. alone: one problem is asked for, so that one file may have any name."""
+    """Which of the files and folders given is the entry's. alone: one problem is asked for, so that one file may have
+    any name."""
     files: list[Path] = []
     for path in map(Path, given):
         if not path.exists():
@@ -250,8 +270,9 @@ def read_problem(path: str | Path) -> Problem:
             raise InputError(f"cannot read line {number} of {path}, {line!r}: {why}") from error
     if not parts or not 0 < least <= most:
         raise InputError(
-            f"{path} is no motif-scaffolding problem: it needs REMARK 999 lines with INPUT and the MINIMUM and MAXIMUM TOTAL LENGTH "
-            "(the file of a PDB entry is given with --pdb beside a problem's name, or with --motif and --contig)"
+            f"{path} is no motif-scaffolding problem: it needs REMARK 999 lines with INPUT and the MINIMUM and MAXIMUM"
+            " TOTAL LENGTH (the file of a PDB entry is given with --pdb beside a problem's name, or with --motif and"
+            " --contig)"
         )
     contig = Contig.parse("/".join(parts), (least, most))
     motif = contig.motif(structure)
@@ -259,7 +280,10 @@ def read_problem(path: str | Path) -> Problem:
 
 
 _WORDS = ("INPUT", "NAME", "MINIMUMTOTAL", "MAXIMUMTOTAL")
-_INPUT = "the chain is expected in column 19, lengths or residues in columns 20-23 and 24-27, a group in column 29, blanks in the others"
+_INPUT = (
+    "the chain is expected in column 19, lengths or residues in columns 20-23 and 24-27, a group in column 29, blanks"
+    " in the others"
+)
 
 
 def _input(line: str) -> str:
@@ -271,7 +295,8 @@ def _input(line: str) -> str:
         if line[column - 1] != " ":
             raise ValueError(f"{line[column - 1]!r} stands in column {column}; {_INPUT}")
     chain, first, last, group = line[18].strip(), line[19:23], line[23:27], line[28].strip()
-    # numbers of four digits may touch what is before them; shorter ones that do are one number that a column's edge cuts in two
+    # numbers of four digits may touch what is before them; shorter ones that do are one number that a column's edge
+    # cuts in two
     cut = [f for f, before in ((first, line[18]), (last, line[22])) if before != " " and f[0] != " " and " " in f]
     if cut or not all(re.fullmatch(r" *-?[0-9]+ *", f) for f in (first, last)) or (not chain and "-" in first + last):
         raise ValueError(f"{first!r} and {last!r} stand in columns 20-23 and 24-27; {_INPUT}")
@@ -290,15 +315,17 @@ def set_a(
     placement: str = "native",
     max_length: int = MAX_LENGTH,
 ) -> list[Problem]:
-    """One motif from each chain: a contiguous segment, of 9 to 24 residues in 80 % of the cases and of 5 to 8 or 25 to 40 in the others.
+    """One motif from each chain: a contiguous segment, of 9 to 24 residues in 80 % of the cases and of 5 to 8 or 25 to
+    40 in the others.
 
     A motif has at most half of its chain's residues. It is centred, so that it does not tell where in the chain it was.
 
     Args:
-        chains: traces [L, 3] in angstrom; of held-out clusters, if results are to mean anything. names: one for each. sequences: letters of each.
+        chains: traces [L, 3] in angstrom; of held-out clusters, if results are to mean anything. names: one for each.
+            sequences: letters of each.
         count: take so many of them, at random. A chain's motif depends on the seed and the chain's number alone.
-        placement: "native", the motif's own place and the chain's own length, which is more than a designer knows; or "free", any
-            place in a chain of 0.8 to 1.2 times the length.
+        placement: "native", the motif's own place and the chain's own length, which is more than a designer knows; or
+            "free", any place in a chain of 0.8 to 1.2 times the length.
     """
     if placement not in ("native", "free"):
         raise unknown("placement", placement, ("native", "free"))
@@ -310,7 +337,16 @@ def set_a(
     found = []
     for i in chosen:
         x = np.asarray(chains[i], np.float32)
-        found.append(_cut(x, names[i] if names else f"chain{i}", sequences[i] if sequences else "X" * len(x), (seed, 1, i), placement, max_length))
+        found.append(
+            _cut(
+                x,
+                names[i] if names else f"chain{i}",
+                sequences[i] if sequences else "X" * len(x),
+                (seed, 1, i),
+                placement,
+                max_length,
+            )
+        )
     return found
 
 

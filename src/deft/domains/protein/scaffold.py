@@ -1,7 +1,7 @@
 """Draw scaffolds for motifs: many chains of several lengths at once, conditioned by any h-transform.
 
-Chains of several lengths are this module's business alone: particles, weights of paths and `sample_posterior` take an observation's length for that of
-its chains, so give them one length at a time (`prior.of_length(L)`).
+Chains of several lengths are this module's business alone: particles, weights of paths and `sample_posterior` take an
+observation's length for that of its chains, so give them one length at a time (`prior.of_length(L)`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,27 @@ from deft.samplers.draw import Callback, sample
 
 
 def draw_scaffolds(
-    prior: ChainPrior, h: HTransform, obs: Observation, lengths: list[int], *, sampler: Sampler | None = None, steps: int = 50, spacing: str = "angle",
-    seed: int = 0, batch: int = 64, grid: Sequence[Level] | None = None, first: int = 0, progress: bool = False, callback: Callback | None = None,
-) -> list[Tensor]:  # fmt: skip
+    prior: ChainPrior,
+    h: HTransform,
+    obs: Observation,
+    lengths: list[int],
+    *,
+    sampler: Sampler | None = None,
+    steps: int = 50,
+    spacing: str = "angle",
+    seed: int = 0,
+    batch: int = 64,
+    grid: Sequence[Level] | None = None,
+    first: int = 0,
+    progress: bool = False,
+    callback: Callback | None = None,
+) -> list[Tensor]:
     """One chain for each row of the observation: C-alphas [L_i, 3] in angstrom, on the CPU.
 
     Args:
         obs: N rows, padded to the longest (`deft.domains.protein.motif`). lengths: N.
-        seed, first: row i uses the stream first + i, whatever the batch. batch: rows at once; rows of like lengths share one.
+        seed, first: row i uses the stream first + i, whatever the batch. batch: rows at once; rows of like lengths
+            share one.
         sampler, steps, spacing, grid, callback: of `sample`.
     """
     if len(lengths) != len(obs):
@@ -51,9 +64,15 @@ def draw_scaffolds(
             long = max(lengths[i] for i in rows)
             part = shortened(obs[torch.tensor(rows)], long)
             x = sample(
-                condition(prior.of_length(long), h, part), FixedWidth(prior.event_shape[0], seed, [first + i for i in rows]), like=template([lengths[i] for i in rows], long),
-                sampler=sampler, steps=steps, spacing=spacing, grid=grid, callback=callback,
-            )  # fmt: skip
+                condition(prior.of_length(long), h, part),
+                FixedWidth(prior.event_shape[0], seed, [first + i for i in rows]),
+                like=template([lengths[i] for i in rows], long),
+                sampler=sampler,
+                steps=steps,
+                spacing=spacing,
+                grid=grid,
+                callback=callback,
+            )
             for i, one in zip(rows, UNIT * x.cpu(), strict=True):
                 out[i] = one[: lengths[i]]
             bar.update(len(rows))
@@ -61,7 +80,8 @@ def draw_scaffolds(
 
 
 class FixedWidth(Noise):
-    """`Noise` for traces [L, 3] that draws the same numbers for a row whatever L its batch has: those of `width` residues, cut to L."""
+    """`Noise` for traces [L, 3] that draws the same numbers for a row whatever L its batch has: those of `width`
+    residues, cut to L."""
 
     def __init__(self, width: int, seed: int, indices: Iterable[int]):
         super().__init__(seed, indices)
@@ -85,5 +105,8 @@ def load_scaffolder(path: str | Path, prior: Denoiser) -> tuple[Learned, MotifTa
     """
     h, task, card = load_h(path, prior)
     if not isinstance(task, MotifTask):
-        raise CheckpointError(f"{path} was fitted to the task {task.name}, not to motifs: give an h of `deft fit` for motifs, or the bundled one")
+        raise CheckpointError(
+            f"{path} was fitted to the task {task.name}, not to motifs: give an h of `deft fit` for motifs, or the"
+            " bundled one"
+        )
     return h, task, card

@@ -1,7 +1,8 @@
-"""How alike traces are by TM-align (Zhang & Skolnick 2005): diversity within a set, novelty against known chains. Needs tmtools.
+"""How alike traces are by TM-align (Zhang & Skolnick 2005): diversity within a set, novelty against known chains. Needs
+tmtools.
 
-A TM-score is 1 for the same fold, above about 0.5 for the same topology, near 0.3 for two unrelated chains and for a fold and its mirror image.
-An alignment of two chains of 100 residues takes 20 ms, so both functions bound their number.
+A TM-score is 1 for the same fold, above about 0.5 for the same topology, near 0.3 for two unrelated chains and for a
+fold and its mirror image. An alignment of two chains of 100 residues takes 20 ms, so both functions bound their number.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ def tm_scores(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 def clusters(samples: Sequence[np.ndarray], cut: float = SAME, *, most: int = 200) -> np.ndarray:
     """The cluster of each trace, [N], numbered from 0; their number over N is the diversity of a set.
 
-    Greedy, in the order given: a trace joins the first cluster whose first trace it is similar to (TM-score by the longer chain
-    at least `cut`), or starts one. At most `most` traces, for N^2 / 2 alignments in the worst case.
+    Greedy, in the order given: a trace joins the first cluster whose first trace it is similar to (TM-score by the
+    longer chain at least `cut`), or starts one. At most `most` traces, for N^2 / 2 alignments in the worst case.
     """
     if len(samples) > most:
-        raise InputError(f"{len(samples)} traces to cluster, {most} at most: give a part of them, or a larger `most` ({len(samples) ** 2 // 100} s or less)")
+        raise InputError(
+            f"{len(samples)} traces to cluster, {most} at most: give a part of them, or a larger `most`"
+            f" ({len(samples) ** 2 // 100} s or less)"
+        )
     first: list[np.ndarray] = []
     out = np.empty(len(samples), np.int64)
     for i, x in enumerate(samples):
@@ -41,11 +45,14 @@ def clusters(samples: Sequence[np.ndarray], cut: float = SAME, *, most: int = 20
     return out
 
 
-def novelty(samples: Sequence[np.ndarray], known: Sequence[np.ndarray], *, candidates: int = 100, window: float = 0.2) -> np.ndarray:
-    """Largest TM-score (by the sample's length) of each trace with the known chains most likely to resemble it, [N]. Low is novel.
+def novelty(
+    samples: Sequence[np.ndarray], known: Sequence[np.ndarray], *, candidates: int = 100, window: float = 0.2
+) -> np.ndarray:
+    """Largest TM-score (by the sample's length) of each trace with the known chains most likely to resemble it, [N].
+    Low is novel.
 
-    Those within `window` of its length, of them the `candidates` nearest in helix and strand content: a lower bound of the largest
-    over all. NaN if none is of its length.
+    Those within `window` of its length, of them the `candidates` nearest in helix and strand content: a lower bound of
+    the largest over all. NaN if none is of its length.
     """
     sizes = np.array([len(k) for k in known])
     content: dict[int, np.ndarray] = {}

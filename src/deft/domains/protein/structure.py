@@ -4,16 +4,16 @@ What a file leaves open is decided by these rules, and each decision is said in 
 
 - of several models (NMR) the first is read, and of several blocks of an mmCIF file the first that has atoms;
 - of alternative places of a C-alpha the one with the highest occupancy, the first of equals;
-- modified residues (MSE, SEP, ...) and the names that force fields give to states of protonation (HIE, HSD, CYX, ASH, ...) are
-  residues if they have a C-alpha, and have their parent's letter (M, S, H, C, D, ...); without a parent among the twenty the
-  letter is X;
-- free amino acids, ligands, waters, ions and nucleic acids are left out, and nothing is asked of their lines: a water with a number
-  that is not a number does no harm. An ion of calcium is no C-alpha.
+- modified residues (MSE, SEP, ...) and the names that force fields give to states of protonation (HIE, HSD, CYX, ASH,
+  ...) are residues if they have a C-alpha, and have their parent's letter (M, S, H, C, D, ...); without a parent among
+  the twenty the letter is X;
+- free amino acids, ligands, waters, ions and nucleic acids are left out, and nothing is asked of their lines: a water
+  with a number that is not a number does no harm. An ion of calcium is no C-alpha.
 
 A residue without a C-alpha is listed in `missing`: it is an error for whoever asks for that residue.
-Chains and numbers are the authors' (`auth_asym_id`, `auth_seq_id` in mmCIF), as contigs and papers use them; where an mmCIF file
-has none, the file's own (`label_asym_id`, `label_seq_id`), which is said. Numbers above 9999 are read in hybrid-36 (A000 is
-10000), as the PDB's successors write them.
+Chains and numbers are the authors' (`auth_asym_id`, `auth_seq_id` in mmCIF), as contigs and papers use them; where an
+mmCIF file has none, the file's own (`label_asym_id`, `label_seq_id`), which is said. Numbers above 9999 are read in
+hybrid-36 (A000 is 10000), as the PDB's successors write them.
 """
 
 from __future__ import annotations
@@ -35,19 +35,46 @@ EXTRA = "'deft-diffusion[protein]'"
 info = required("biotite.structure.info", EXTRA, "reading protein structures")
 
 THREE = {
-    "A": "ALA", "C": "CYS", "D": "ASP", "E": "GLU", "F": "PHE", "G": "GLY", "H": "HIS", "I": "ILE", "K": "LYS", "L": "LEU",
-    "M": "MET", "N": "ASN", "P": "PRO", "Q": "GLN", "R": "ARG", "S": "SER", "T": "THR", "V": "VAL", "W": "TRP", "Y": "TYR",
+    "A": "ALA",
+    "C": "CYS",
+    "D": "ASP",
+    "E": "GLU",
+    "F": "PHE",
+    "G": "GLY",
+    "H": "HIS",
+    "I": "ILE",
+    "K": "LYS",
+    "L": "LEU",
+    "M": "MET",
+    "N": "ASN",
+    "P": "PRO",
+    "Q": "GLN",
+    "R": "ARG",
+    "S": "SER",
+    "T": "THR",
+    "V": "VAL",
+    "W": "TRP",
+    "Y": "TYR",
     "X": "UNK",
-}  # fmt: skip
+}
 STANDARD = frozenset(THREE.values()) - {"UNK"}
 _FORCE_FIELD = {
-    "H": "HID HIE HIP HSD HSE HSP HISA HISB HISH HISD HISE HISP HIS1 HIS2", "C": "CYX CYM CYN CYH CYS1 CYS2 CYSH CYSM CYSP", "D": "ASH ASPH ASPP",
-    "E": "GLH GLUH GLUP", "K": "LYN LYP LSN LYSH LYSN", "R": "ARN AR0 ARGN", "Y": "TYM TYRU Y1P Y2P TP1 TP2", "S": "S1P SP1 SP2", "T": "T1P T2P THP1 THP2",
-    "W": "TRPU", "Q": "QLN PGLU",
-}  # fmt: skip
+    "H": "HID HIE HIP HSD HSE HSP HISA HISB HISH HISD HISE HISP HIS1 HIS2",
+    "C": "CYX CYM CYN CYH CYS1 CYS2 CYSH CYSM CYSP",
+    "D": "ASH ASPH ASPP",
+    "E": "GLH GLUH GLUP",
+    "K": "LYN LYP LSN LYSH LYSN",
+    "R": "ARN AR0 ARGN",
+    "Y": "TYM TYRU Y1P Y2P TP1 TP2",
+    "S": "S1P SP1 SP2",
+    "T": "T1P T2P THP1 THP2",
+    "W": "TRPU",
+    "Q": "QLN PGLU",
+}
 FORCE_FIELD = {name: letter for letter, names in _FORCE_FIELD.items() for name in names.split()}
-"""Names of Amber, CHARMM, GROMACS and OPLS -> letter. Where the PDB's dictionary has another residue of that name (HSE is a
-homoserine there, GLH a derivative of glutamine), the force field's is meant, unless the record or the side chain says otherwise."""
+"""Names of Amber, CHARMM, GROMACS and OPLS -> letter. Where the PDB's dictionary has another residue of that name (HSE
+is a homoserine there, GLH a derivative of glutamine), the force field's is meant, unless the record or the side chain
+says otherwise."""
 HISTIDINE, HOMOSERINE = frozenset(("ND1", "NE2", "CD2", "CE1")), frozenset(("OD", "OG"))
 """Side-chain atoms that tell the two residues called HSE apart."""
 PARENT = {"U": "C", "O": "K"}
@@ -67,9 +94,11 @@ STEP = 3.8
 USUAL_STEP = (3.0, 4.6)
 """A structure whose median lies outside is in other units."""
 UNITS = {
-    0.38: "nanometres: multiply them by 10", 3.8 / 8: "deft's own model space: multiply them by 8", 7.18: "bohr: multiply them by 0.529",
+    0.38: "nanometres: multiply them by 10",
+    3.8 / 8: "deft's own model space: multiply them by 8",
+    7.18: "bohr: multiply them by 0.529",
     380.0: "picometres: divide them by 100",
-}  # fmt: skip
+}
 """What the distance of neighbours is in other units -> what to say."""
 
 
@@ -93,7 +122,8 @@ class Residue:
 class Structure:
     """The residues of a file that have a C-alpha, in the order of the file.
 
-    x: float32 [N, 3] in angstrom. residues: N of them. sequence: N letters, X for unknown. missing: residues without a C-alpha.
+    x: float32 [N, 3] in angstrom. residues: N of them. sequence: N letters, X for unknown. missing: residues without a
+        C-alpha.
     notes: what was decided for the reader (see above), a line each. source: the file.
     """
 
@@ -117,7 +147,8 @@ class Structure:
 
     @property
     def steps(self) -> np.ndarray:
-        """Distances between the C-alphas of neighbours: residues of one chain that follow each other in the file and in number."""
+        """Distances between the C-alphas of neighbours: residues of one chain that follow each other in the file and in
+        number."""
         at = [
             i for i, (a, b) in enumerate(zip(self.residues, self.residues[1:], strict=False))
             if a.chain == b.chain and (b.number - a.number == 1 or (b.number == a.number and a != b))
@@ -139,7 +170,11 @@ class Structure:
                 "look at what wrote the file"
             )
         unit, known = min(UNITS.items(), key=lambda item: abs(np.log(middle / item[0])))
-        guess = f"they look like {known}" if abs(np.log(middle / unit)) < 0.12 else f"multiply them by {STEP / middle:.3g}, if all are on one scale"
+        guess = (
+            f"they look like {known}"
+            if abs(np.log(middle / unit)) < 0.12
+            else f"multiply them by {STEP / middle:.3g}, if all are on one scale"
+        )
         raise InputError(
             f"the coordinates of {self.source} are no angstrom: C-alphas of neighbours are {middle:.3g} apart "
             f"(median), where {STEP} is right; {guess}"
@@ -177,7 +212,9 @@ def read_structure(path: str | Path) -> Structure:
     elif any(line.startswith(("ATOM  ", "HETATM")) for line in lines):
         atoms = _read_pdb(lines, path)
     else:
-        why = OTHER_FORMATS.get(Path(path.name.removesuffix(".gz")).suffix.lower(), "no atoms of a PDB or mmCIF file in it")
+        why = OTHER_FORMATS.get(
+            Path(path.name.removesuffix(".gz")).suffix.lower(), "no atoms of a PDB or mmCIF file in it"
+        )
         raise InputError(f"{path} is not a structure: {why.format(path)}")
     return _trace(atoms, str(path))
 
@@ -220,7 +257,8 @@ class _Atom(NamedTuple):
 
 
 class _Atoms(NamedTuple):
-    """The atoms that matter, of the first model; how many there are in all, and of how many models; what was decided."""
+    """The atoms that matter, of the first model; how many there are in all, and of how many models; what was
+    decided."""
 
     kept: list[_Atom]
     number: int
@@ -274,7 +312,17 @@ def _read_pdb(lines: list[str], path: Path) -> _Atoms:
             ) from error
         residue = Residue(line[21].strip() or NAMELESS, place, code)
         occupancy = float(line[54:60]) if _is_number(line[54:60]) else 1.0  # some programs write none
-        kept.append(_Atom(residue, name, atom, line[16].strip(), hetero, occupancy, None if xyz is None else (xyz[0], xyz[1], xyz[2])))
+        kept.append(
+            _Atom(
+                residue,
+                name,
+                atom,
+                line[16].strip(),
+                hetero,
+                occupancy,
+                None if xyz is None else (xyz[0], xyz[1], xyz[2]),
+            )
+        )
     return _Atoms(kept, count, models)
 
 
@@ -291,7 +339,8 @@ def _residue_name(field: str) -> str:
 
 
 def _number(field: str) -> tuple[int, str]:
-    """(number, insertion code) of columns 23 to 27; numbers of five digits, and hybrid-36, as programs write them that count beyond 9999."""
+    """(number, insertion code) of columns 23 to 27; numbers of five digits, and hybrid-36, as programs write them that
+    count beyond 9999."""
     number, code = field[:4].strip(), field[4:].strip()
     if code.isdigit():
         return int(field), ""
@@ -328,7 +377,8 @@ def _cif_words(line: str) -> list[tuple[str, bool]]:
 
 
 class _CifSites:
-    """The `_atom_site` columns of each block, gathered word by word. sites: (block, name in small letters -> values)."""
+    """The `_atom_site` columns of each block, gathered word by word. sites: (block, name in small letters ->
+    values)."""
 
     def __init__(self) -> None:
         self.sites: list[tuple[str, dict[str, list[str]]]] = []
@@ -351,7 +401,8 @@ class _CifSites:
         self.tags.append(small)
 
     def value(self, value: str) -> None:
-        if self.atoms or (self.tags and not self.values):  # of other categories it is enough to know that there are some
+        # of other categories it is enough to know that there are some
+        if self.atoms or (self.tags and not self.values):
             self.values.append(value)
 
     @property
@@ -424,8 +475,14 @@ def _read_cif(lines: list[str], path: Path) -> _Atoms:
             raise damaged(f"no column _atom_site.{names[-1]} in it")
         return [default] * rows
 
-    atom_names, names = column("atoms", "auth_atom_id", "label_atom_id"), column("residues", "auth_comp_id", "label_comp_id")
-    chains, numbers = column("chains", "auth_asym_id", "label_asym_id", default=""), column("numbers", "auth_seq_id", "label_seq_id")
+    atom_names, names = (
+        column("atoms", "auth_atom_id", "label_atom_id"),
+        column("residues", "auth_comp_id", "label_comp_id"),
+    )
+    chains, numbers = (
+        column("chains", "auth_asym_id", "label_asym_id", default=""),
+        column("numbers", "auth_seq_id", "label_seq_id"),
+    )
     codes, alts = column("codes", "pdbx_pdb_ins_code", default=""), column("alternatives", "label_alt_id", default="")
     groups, occupancies = column("groups", "group_pdb", default=""), column("occupancies", "occupancy", default="1")
     models, serials = column("models", "pdbx_pdb_model_num", default="1"), column("serials", "id", default="")
@@ -447,7 +504,17 @@ def _read_cif(lines: list[str], path: Path) -> _Atoms:
                     raise damaged(f"{axis} of {where} is {'unknown' if values[i] is None else repr(values[i])}")
             xyz = (float(axes["x"][i] or 0), float(axes["y"][i] or 0), float(axes["z"][i] or 0))
         residue = Residue((chains[i] or "").strip() or NAMELESS, int(numbers[i] or 0), (codes[i] or "").strip())
-        kept.append(_Atom(residue, name, atom, alts[i] or "", hetero, float(occupancies[i] or 1) if _is_number(occupancies[i] or "") else 1.0, xyz))
+        kept.append(
+            _Atom(
+                residue,
+                name,
+                atom,
+                alts[i] or "",
+                hetero,
+                float(occupancies[i] or 1) if _is_number(occupancies[i] or "") else 1.0,
+                xyz,
+            )
+        )
     return _Atoms(kept, rows, len(set(models)), tuple(notes))
 
 
@@ -486,25 +553,31 @@ def _trace(atoms: _Atoms, source: str) -> Structure:
         several = named([r for r in seen if r in alternative])
         notes.append(f"{source}: of the alternative places of {several} the one with the highest occupancy is used")
     if modified:
-        notes.append(f"{source}: modified residues are read as {named([f'{n} = {letter}' for n, letter in modified.items()])}")
+        notes.append(
+            f"{source}: modified residues are read as {named([f'{n} = {letter}' for n, letter in modified.items()])}"
+        )
     if free:
         notes.append(f"{source}: free amino acids left out: {named(sorted(map(str, free)))}")
     if missing:
         notes.append(f"{source}: no C-alpha in {named(missing)}")
-    return Structure(np.array([a.x for a in kept], np.float32), residues, "".join(letters), missing, tuple(notes), source)
+    return Structure(
+        np.array([a.x for a in kept], np.float32), residues, "".join(letters), missing, tuple(notes), source
+    )
 
 
 def _check_found(seen: int, best: int, twice: list[Residue], atoms: int, source: str) -> None:
     if not seen:
-        raise InputError(f"{source} holds {atoms} atoms but no protein: a chain of amino acids (in ATOM records) is needed")
+        raise InputError(
+            f"{source} holds {atoms} atoms but no protein: a chain of amino acids (in ATOM records) is needed"
+        )
     if not best:
         raise InputError(
             f"{source} holds {seen} residues but no C-alpha (atom name CA): C-alpha coordinates are needed"
         )
     if twice:
         raise InputError(
-            f"residue {twice[0]} of {source} has two C-alphas without letters of alternative places: give each copy its own chain"
-            " (or put MODEL records between them)"
+            f"residue {twice[0]} of {source} has two C-alphas without letters of alternative places: give each copy its"
+            " own chain (or put MODEL records between them)"
         )
 
 
@@ -532,11 +605,13 @@ def write_pdb(
     """Write one trace [L, 3] (angstrom) as a PDB file of C-alphas, in one step (never half a file).
 
     Args:
-        sequence: L letters; without one, residues are UNK. first: the number of the first residue. marks: L numbers for the B-factor column (1 on a motif, say).
+        sequence: L letters; without one, residues are UNK. first: the number of the first residue. marks: L numbers for
+            the B-factor column (1 on a motif, say).
         remarks: lines of text at the top.
 
     Raises:
-        InputError: not [L, 3], not finite, or too large for the format (numbers -999 to 9,999, coordinates of 4 digits before the point).
+        InputError: not [L, 3], not finite, or too large for the format (numbers -999 to 9,999, coordinates of 4 digits
+            before the point).
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or x.shape[1] != 3 or not 0 < len(x) <= 9999:
@@ -547,15 +622,27 @@ def write_pdb(
             "9999"
         )
     if not np.isfinite(x).all() or x.min() < -999.9994 or x.max() > 9999.9994:
-        raise InputError(f"coordinates for {path} are not finite or outside -999.999 to 9999.999 angstrom: centre the trace, or look at its sampler")
+        raise InputError(
+            f"coordinates for {path} are not finite or outside -999.999 to 9999.999 angstrom: centre the trace, or look"
+            " at its sampler"
+        )
     letters = sequence or "X" * len(x)
     if len(letters) != len(x) or not set(letters) <= set(THREE):
-        raise InputError(f"a sequence of {len(x)} letters of {''.join(THREE)} is needed for {path}, got {len(letters)}: {letters[:20]!r}")
+        raise InputError(
+            f"a sequence of {len(x)} letters of {''.join(THREE)} is needed for {path}, got {len(letters)}:"
+            f" {letters[:20]!r}"
+        )
     b = np.zeros(len(x)) if marks is None else np.asarray(marks, np.float64)
     if b.shape != (len(x),) or len(chain) != 1 or any("\n" in r for r in remarks):
-        raise InputError(f"{path} needs {len(x)} marks, a chain of one letter and remarks of one line, got {b.shape}, {chain!r}, {len(remarks)} remarks")
+        raise InputError(
+            f"{path} needs {len(x)} marks, a chain of one letter and remarks of one line, got {b.shape}, {chain!r},"
+            f" {len(remarks)} remarks"
+        )
     lines = [f"REMARK   1 {r}" for r in remarks]
     for i, ((p, q, r), letter) in enumerate(zip(x, letters, strict=True), 1):
-        lines.append(f"ATOM  {i:5d}  CA  {THREE[letter]} {chain}{first + i - 1:4d}    {p:8.3f}{q:8.3f}{r:8.3f}{1:6.2f}{b[i - 1]:6.2f}           C  ")
+        lines.append(
+            f"ATOM  {i:5d}  CA  {THREE[letter]} {chain}{first + i - 1:4d}   "
+            f" {p:8.3f}{q:8.3f}{r:8.3f}{1:6.2f}{b[i - 1]:6.2f}           C  "
+        )
     lines += [f"TER   {len(x) + 1:5d}      {THREE[letters[-1]]} {chain}{first + len(x) - 1:4d}", "END"]
     write_text(path, "\n".join(lines) + "\n")

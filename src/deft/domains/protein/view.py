@@ -1,4 +1,5 @@
-"""Pictures of C-alpha traces: a sheet (matplotlib), and a page that needs nothing but itself, to turn them with the mouse."""
+"""Pictures of C-alpha traces: a sheet (matplotlib), and a page that needs nothing but itself, to turn them with the
+mouse."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Panel(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A panel in the pose in which it is shown: trace [L, 3], the motif given laid on it [m, 3], the runs of residues to join, of both."""
+    """A panel in the pose in which it is shown: trace [L, 3], the motif given laid on it [m, 3], the runs of residues
+    to join, of both."""
 
     x: np.ndarray
     given: np.ndarray
@@ -44,7 +46,8 @@ class Drawing(NamedTuple):
 
 
 def arrange(panel: Panel) -> Drawing:
-    """Centre the trace, lay each group of the given motif on its residues (no reflection), and turn the trace's longest axes into the page."""
+    """Centre the trace, lay each group of the given motif on its residues (no reflection), and turn the trace's longest
+    axes into the page."""
     x, goal = np.asarray(panel.x, np.float64), panel.goal
     groups = np.zeros(len(goal.positions), int) if goal.groups is None else np.asarray(goal.groups)
     given = np.zeros((len(goal.positions), 3))
@@ -69,7 +72,8 @@ def in_the_middle(drawing: Drawing) -> Drawing:
 
 
 def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str = "") -> bool:
-    """A panel for each trace, all on one scale, the motif in colour and the given one on it. False, and no file, without matplotlib (the extra `compare`)."""
+    """A panel for each trace, all on one scale, the motif in colour and the given one on it. False, and no file,
+    without matplotlib (the extra `compare`)."""
     try:
         import matplotlib
     except ImportError:
@@ -91,10 +95,21 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
         _draw(axes, drawing)
         axes.set(xlim=(-wide, wide), ylim=(-high, high), aspect="equal")
         axes.set_axis_off()
-        axes.set_title(panel.title, fontsize=8.5, pad=3, color="#1a7f37" if panel.good else "#57606a", fontweight="bold" if panel.good else "normal")
+        axes.set_title(
+            panel.title,
+            fontsize=8.5,
+            pad=3,
+            color="#1a7f37" if panel.good else "#57606a",
+            fontweight="bold" if panel.good else "normal",
+        )
     figure.suptitle(title, fontsize=11, y=1 - 0.10 / height, va="top")
-    marks = [Line2D([], [], color=c, linewidth=w, label=t) for c, w, t in ((SCAFFOLD, 2.4, "new residues"), (MOTIF, 4.5, "motif as drawn"), (GIVEN, 1.4, "motif as given"))]
-    figure.legend(handles=marks, loc="lower center", ncols=3, fontsize=8, frameon=False, bbox_to_anchor=(0.5, 0.20 / height))
+    marks = [
+        Line2D([], [], color=c, linewidth=w, label=t)
+        for c, w, t in ((SCAFFOLD, 2.4, "new residues"), (MOTIF, 4.5, "motif as drawn"), (GIVEN, 1.4, "motif as given"))
+    ]
+    figure.legend(
+        handles=marks, loc="lower center", ncols=3, fontsize=8, frameon=False, bbox_to_anchor=(0.5, 0.20 / height)
+    )
     if footer:
         figure.text(0.5, 0.08 / height, footer, ha="center", va="bottom", fontsize=7.5, color="#57606a")
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.5 / height, top=1 - 0.62 / height, wspace=0.03, hspace=0.14)
@@ -104,7 +119,8 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
 
 
 def _draw(axes: Any, drawing: Drawing) -> None:
-    """Short pieces from back to front, each with a white rim, so that one sees which strand passes over which; the far ones paler."""
+    """Short pieces from back to front, each with a white rim, so that one sees which strand passes over which; the far
+    ones paler."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
 
@@ -115,13 +131,17 @@ def _draw(axes: Any, drawing: Drawing) -> None:
     low, high = float(x[:, 2].min()), float(x[:, 2].max())
     lines, colours, widths, depths = [], [], [], []
 
-    def add(points: np.ndarray, colour: np.ndarray, width: np.ndarray, pale: np.ndarray | float, rim: float, lift: float) -> None:
+    def add(
+        points: np.ndarray, colour: np.ndarray, width: np.ndarray, pale: np.ndarray | float, rim: float, lift: float
+    ) -> None:
         pieces = np.stack([points[:-1], points[1:]], 1)
         near = ((pieces[:, :, 2].mean(1) - low) / max(high - low, 1e-9)).clip(0, 1)
         fade = (pale * (1 - near))[:, None]
         size = width * (0.75 + 0.5 * near)
         # a rim lies behind its own piece and the neighbours of that, and before strands that pass farther back
-        layers = [(colour * (1 - fade) + fade, size, lift)] + ([(np.ones_like(colour), size + rim, lift - BEHIND)] if rim else [])
+        layers = [(colour * (1 - fade) + fade, size, lift)] + (
+            [(np.ones_like(colour), size + rim, lift - BEHIND)] if rim else []
+        )
         for shade, thick, above in layers:
             lines.append(pieces[:, :, :2])
             colours.append(shade)
@@ -129,12 +149,24 @@ def _draw(axes: Any, drawing: Drawing) -> None:
             depths.append(pieces[:, :, 2].mean(1) + above)
 
     inside = _pieces(motif)
-    add(x, np.where(inside[:, None], to_rgb(MOTIF), to_rgb(SCAFFOLD)), np.where(inside, 4.6, 2.6), np.where(inside, 0.25, 0.55), 1.8, 0.0)
+    add(
+        x,
+        np.where(inside[:, None], to_rgb(MOTIF), to_rgb(SCAFFOLD)),
+        np.where(inside, 4.6, 2.6),
+        np.where(inside, 0.25, 0.55),
+        1.8,
+        0.0,
+    )
     for run in drawing.given_runs:
         line = smooth(drawing.given[run])
         add(line, np.tile(to_rgb(GIVEN), (len(line) - 1, 1)), np.full(len(line) - 1, 1.4), 0.2, 0.0, 1.0)
     order = np.argsort(np.concatenate(depths), kind="stable")
-    collection = LineCollection(np.concatenate(lines)[order], colors=np.concatenate(colours)[order], linewidths=np.concatenate(widths)[order], capstyle="round")  # type: ignore[arg-type]
+    collection = LineCollection(
+        np.concatenate(lines)[order],  # type: ignore[arg-type]
+        colors=np.concatenate(colours)[order],
+        linewidths=np.concatenate(widths)[order],
+        capstyle="round",
+    )
     axes.add_collection(collection)
 
 
@@ -163,13 +195,25 @@ def page(path: str | Path, panels: Sequence[Panel], *, title: str, notes: Sequen
     data = []
     for panel in panels:
         drawing = arrange(panel)
-        data.append({
-            "title": panel.title, "good": bool(panel.good), "x": drawing.x.round(2).tolist(), "motif": [r.tolist() for r in drawing.motif_runs],
-            "given": [drawing.given[r].round(2).tolist() for r in drawing.given_runs],
-        })  # fmt: skip
+        data.append(
+            {
+                "title": panel.title,
+                "good": bool(panel.good),
+                "x": drawing.x.round(2).tolist(),
+                "motif": [r.tolist() for r in drawing.motif_runs],
+                "given": [drawing.given[r].round(2).tolist() for r in drawing.given_runs],
+            }
+        )
     text = TEMPLATE
     inside = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")  # a title cannot end the script
-    for key, value in (("TITLE", html.escape(title)), ("NOTES", "".join(f"<p>{html.escape(n)}</p>" for n in notes)), ("SCAFFOLD", SCAFFOLD), ("MOTIF", MOTIF), ("GIVEN", GIVEN), ("DATA", inside)):
+    for key, value in (
+        ("TITLE", html.escape(title)),
+        ("NOTES", "".join(f"<p>{html.escape(n)}</p>" for n in notes)),
+        ("SCAFFOLD", SCAFFOLD),
+        ("MOTIF", MOTIF),
+        ("GIVEN", GIVEN),
+        ("DATA", inside),
+    ):
         text = text.replace(f"@{key}@", value)
     write_text(path, text)
 

@@ -1,4 +1,4 @@
-"""Another package's kind of data: curves [C, L], two coordinates at L times. What a third party writes, and nothing else."""
+"""Another package's kind of data: curves [C, L], two coordinates at L times. What a third party writes."""
 
 from curves.domain import CurveDomain
 

@@ -29,4 +29,6 @@ class CurvePrior(OwnPrior):
 
     @classmethod
     def from_card(cls, card):
-        return cls(CurveNet(**network_of(card)), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"])
+        return cls(
+            CurveNet(**network_of(card)), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"]
+        )

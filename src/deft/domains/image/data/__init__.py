@@ -1,7 +1,8 @@
-"""Bundled images, so that the demo and the comparisons need no network: clothes (MIT), and pictures of CT drawn from the `ct` prior.
+"""Bundled images, so that the demo and the comparisons need no network: clothes (MIT), and pictures of CT drawn from
+the `ct` prior.
 
-Of the pictures of CT the truth is known: they are samples of the prior itself, not slices of patients. The real slices are made by
-`examples/ct/make_data.py` from the public originals; `--data ct-real.npz:test` then takes their place.
+Of the pictures of CT the truth is known: they are samples of the prior itself, not slices of patients. The real slices
+are made by `examples/ct/make_data.py` from the public originals; `--data ct-real.npz:test` then takes their place.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ CT_LABELS = ("abdomen", "head")
 
 @dataclass(frozen=True)
 class DataSet:
-    """A bundled data set. labels: the names of its classes. event_shape: of one image. version: of the images; pieces of a
-    comparison that were made with another are not used again."""
+    """A bundled data set. labels: the names of its classes. event_shape: of one image. version: of the images; pieces
+    of a comparison that were made with another are not used again."""
 
     file: str
     labels: tuple[str, ...]
@@ -44,7 +45,12 @@ DATASETS: dict[str, DataSet] = {
         "fashion.npz", FASHION_LABELS, (1, 32, 32), "clothes of Fashion-MNIST (Zalando SE), padded to 32 x 32", "MIT"
     ),
     "ct": DataSet(
-        "ct.npz", CT_LABELS, (1, 64, 64), "pictures of CT slices, drawn from the ct prior (no patient's)", "CC BY-SA 4.0", 2
+        "ct.npz",
+        CT_LABELS,
+        (1, 64, 64),
+        "pictures of CT slices, drawn from the ct prior (no patient's)",
+        "CC BY-SA 4.0",
+        2,
     ),
 }
 """Their licences in full, and what was changed, are in LICENCE.txt beside the files."""

@@ -28,10 +28,29 @@ from deft.likelihood.task import Drawn, Tilt
 TASKS: dict[str, type[ImageTask]] = {
     t.name: t
     for t in (
-        Inpaint, FreeForm, RandomPixels, Outpaint, SuperResolution, BicubicSuperResolution, HighDynamicRange, Phase, CameraDeblur,
-        GaussianDeblur, MotionDeblur, Colourise, Denoise, Decompress, CompressedSensing, MRI, CoilMRI, CT, LimitedAngle, RayCT, LowLight,
+        Inpaint,
+        FreeForm,
+        RandomPixels,
+        Outpaint,
+        SuperResolution,
+        BicubicSuperResolution,
+        HighDynamicRange,
+        Phase,
+        CameraDeblur,
+        GaussianDeblur,
+        MotionDeblur,
+        Colourise,
+        Denoise,
+        Decompress,
+        CompressedSensing,
+        MRI,
+        CoilMRI,
+        CT,
+        LimitedAngle,
+        RayCT,
+        LowLight,
     )
-}  # fmt: skip
+}
 """Name -> class: read by the command line, the comparison and the conformance tests."""
 
 PAPER = ("inpaint-freeform", "sr4", "hdr", "phase", "deblur-nonlinear", "ct")
@@ -55,7 +74,33 @@ def make_task(config: Mapping[str, Any]) -> ImageTask:
 
 
 __all__ = [
-    "CT", "MRI", "PAPER", "TASKS", "BicubicSuperResolution", "CameraDeblur", "CoilMRI", "Colourise", "CompressedSensing", "Decompress", "Denoise",
-    "Drawn", "FreeForm", "GaussianDeblur", "HighDynamicRange", "ImageTask", "Inpaint", "LimitedAngle", "LowLight", "Masked", "MotionDeblur", "Outpaint",
-    "Phase", "RandomPixels", "RayCT", "SuperResolution", "Tilt", "get_task", "make_task",
-]  # fmt: skip
+    "CT",
+    "MRI",
+    "PAPER",
+    "TASKS",
+    "BicubicSuperResolution",
+    "CameraDeblur",
+    "CoilMRI",
+    "Colourise",
+    "CompressedSensing",
+    "Decompress",
+    "Denoise",
+    "Drawn",
+    "FreeForm",
+    "GaussianDeblur",
+    "HighDynamicRange",
+    "ImageTask",
+    "Inpaint",
+    "LimitedAngle",
+    "LowLight",
+    "Masked",
+    "MotionDeblur",
+    "Outpaint",
+    "Phase",
+    "RandomPixels",
+    "RayCT",
+    "SuperResolution",
+    "Tilt",
+    "get_task",
+    "make_task",
+]

@@ -19,10 +19,11 @@ from deft.operator import Mask, Operator
 class ImageTask(OperatorTask):
     """y = A(x) + sigma_y n for images [B, C, H, W] in [-1, 1]; A may be redrawn for each image.
 
-    sigma_y: in the units of y; where y is an image in [-1, 1] too, 0.05 is 6.4 grey levels of 255. 0 is a noiseless measurement:
-    methods that want a density are told `Gaussian.surrogate` (0.02).
+    sigma_y: in the units of y; where y is an image in [-1, 1] too, 0.05 is 6.4 grey levels of 255. 0 is a noiseless
+    measurement: methods that want a density are told `Gaussian.surrogate` (0.02).
 
-    Class variables, beside those of every `OperatorTask`: pictures: y is a picture with values in [-1, 1], which may come as a PNG.
+    Class variables, beside those of every `OperatorTask`: pictures: y is a picture with values in [-1, 1], which may
+    come as a PNG.
     """
 
     kind: ClassVar[str] = "images"
@@ -40,12 +41,19 @@ class ImageTask(OperatorTask):
         object.__setattr__(self, key, value)
 
     def changes(self, arrays: Arrays) -> list[Change]:
-        """Of images in another range, turned or swapped, with their mask the other way round; then what `readings` says."""
+        """Of images in another range, turned or swapped, with their mask the other way round; then what `readings`
+        says."""
         found = self.ranges(arrays["y"])
         if self.pictures:
             found += units.turned(arrays["y"])
         if self.drawn == "mask" and "mask" in arrays:
-            found.append(Change("with its mask the other way round", "give 1 - mask: 1 is seen, 0 hidden", lambda a: {**a, "mask": 1 - a["mask"] / max(a["mask"].max(), 1)}))
+            found.append(
+                Change(
+                    "with its mask the other way round",
+                    "give 1 - mask: 1 is seen, 0 hidden",
+                    lambda a: {**a, "mask": 1 - a["mask"] / max(a["mask"].max(), 1)},
+                )
+            )
         return [*found, *super().changes(arrays)]
 
     def ranges(self, y: np.ndarray) -> list[Change]:

@@ -22,7 +22,8 @@ from deft.operator.separable import BOUNDARIES
 class CameraDeblur(ImageTask):
     """A camera that moves, is out of focus towards the edges, bends the intensities and saturates; noiseless.
 
-    weights: a file of the published blur-kernel-space network, whose blur takes the camera's place (`deft.operator.BlurSpace`; RGB images).
+    weights: a file of the published blur-kernel-space network, whose blur takes the camera's place
+        (`deft.operator.BlurSpace`; RGB images).
     """
 
     name = "deblur-nonlinear"
@@ -35,7 +36,11 @@ class CameraDeblur(ImageTask):
     weights: str = ""
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return BlurSpace.load(self.weights, self.seed).to(x.device) if self.weights else Camera(seed=self.seed).to(x.device)
+        return (
+            BlurSpace.load(self.weights, self.seed).to(x.device)
+            if self.weights
+            else Camera(seed=self.seed).to(x.device)
+        )
 
     def config(self) -> dict[str, Any]:
         c = super().config()
@@ -75,7 +80,11 @@ class MotionDeblur(Drawn, ImageTask):
     convention = "kernels of odd sides and sum 1, convolved (turned round); the image goes on at the opposite edge"
     conventions = ("kernel", "taps", "correlate", "boundary", "sum", "even")
     switches = ("correlate",)
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {"boundary": ("circular", *(b for b in BOUNDARIES if b != "circular")), "sum": SUMS, "even": EVENS}
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "boundary": ("circular", *(b for b in BOUNDARIES if b != "circular")),
+        "sum": SUMS,
+        "even": EVENS,
+    }
     size: int = 9
     kernel: str = ""
     taps: list[list[float]] = field(default_factory=list, hash=False)
@@ -85,8 +94,9 @@ class MotionDeblur(Drawn, ImageTask):
     even: str = "refuse"
 
     def __post_init__(self) -> None:
-        """kernel: a file, read once into `taps`, which a card keeps. correlate, boundary: see the operators. sum: what to do with a kernel
-        whose sum is not 1: refuse it ("one"), take it ("any"), divide it. even: which pixel is the middle of an even side, if any."""
+        """kernel: a file, read once into `taps`, which a card keeps. correlate, boundary: see the operators. sum: what
+        to do with a kernel whose sum is not 1: refuse it ("one"), take it ("any"), divide it. even: which pixel is the
+        middle of an even side, if any."""
         super().__post_init__()
         if self.kernel:
             self._set("taps", read_kernel(self.kernel))
@@ -100,16 +110,23 @@ class MotionDeblur(Drawn, ImageTask):
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         drawn = motion_kernels(noise, self.size)
-        return torch.tensor(self.taps, dtype=drawn.dtype).expand(len(drawn), 1, -1, -1).contiguous() if self.taps else drawn
+        return (
+            torch.tensor(self.taps, dtype=drawn.dtype).expand(len(drawn), 1, -1, -1).contiguous()
+            if self.taps
+            else drawn
+        )
 
     def build(self, drawn: Tensor) -> Operator:
         if drawn.ndim != 4 or drawn.shape[1] != 1:
-            raise InputError(f"kernels for {self.name} are [N, 1, k, k'], one for all channels, got shape {tuple(drawn.shape)}")
+            raise InputError(
+                f"kernels for {self.name} are [N, 1, k, k'], one for all channels, got shape {tuple(drawn.shape)}"
+            )
         sides = tuple(drawn.shape[2:])
         if self.even == "refuse" and any(n % 2 == 0 for n in sides):
             raise InputError(
-                f"a kernel of {sides[0]}x{sides[1]} has an even side, which has no middle: say even=before (pixel {sides[0] // 2 - 1}, as MATLAB) or "
-                f"even=after (pixel {sides[0] // 2}, as SciPy), or add a row or column of zeros"
+                f"a kernel of {sides[0]}x{sides[1]} has an even side, which has no middle: say even=before (pixel"
+                f" {sides[0] // 2 - 1}, as MATLAB) or even=after (pixel {sides[0] // 2}, as SciPy), or add a row or"
+                " column of zeros"
             )
         total = drawn.double().sum((1, 2, 3))
         far = int((total - 1).abs().argmax())
@@ -118,6 +135,13 @@ class MotionDeblur(Drawn, ImageTask):
                 raise InputError(f"a kernel of sum {float(total[far]):.3g} cannot be divided by it")
             drawn = drawn / total.to(drawn)[:, None, None, None]
         elif self.sum == "one" and abs(float(total[far]) - 1) > SUM_TOLERANCE:
-            raise InputError(f"kernel number {far} has the sum {float(total[far]):.4g}, so that a grey image gets brighter or darker: sum=divide makes it 1, sum=any takes it so")
+            raise InputError(
+                f"kernel number {far} has the sum {float(total[far]):.4g}, so that a grey image gets brighter or"
+                " darker: sum=divide makes it 1, sum=any takes it so"
+            )
         options = {"correlate": self.correlate == TRUE, "early": self.even == "before"}
-        return Convolution(drawn, **options) if self.boundary == "circular" else EdgedConvolution(drawn, self.boundary, **options)
+        return (
+            Convolution(drawn, **options)
+            if self.boundary == "circular"
+            else EdgedConvolution(drawn, self.boundary, **options)
+        )

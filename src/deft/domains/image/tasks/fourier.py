@@ -51,9 +51,10 @@ class Phase(ImageTask):
 
     def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
         return [
-            ("intensities, not magnitudes", {"intensity": TRUE}), ("with the zero frequency in the middle", {"shifted": TRUE}),
+            ("intensities, not magnitudes", {"intensity": TRUE}),
+            ("with the zero frequency in the middle", {"shifted": TRUE}),
             ("of a transform without factor", {"norm": "backward"}),
-        ]  # fmt: skip
+        ]
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         counts = self.intensity == TRUE
@@ -73,7 +74,10 @@ class MRI(Drawn, ImageTask):
     title = "accelerated MRI"
     about = "one coil, every fourth line of k-space at random and the centre"
     drawn = "mask"
-    convention = "y: real, then imaginary parts of the orthonormal fft2 of x, zero frequency at [H/2, W/2], pixel [0, 0] of phase 0"
+    convention = (
+        "y: real, then imaginary parts of the orthonormal fft2 of x, zero frequency at [H/2, W/2], pixel [0, 0] of"
+        " phase 0"
+    )
     conventions = ("centred", "norm", "origin", "sign")
     switches = ("centred",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"norm": NORMS, "origin": ORIGINS}
@@ -94,17 +98,21 @@ class MRI(Drawn, ImageTask):
 
     def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
         return [
-            ("with the zero frequency in the corner", {"centred": FALSE}), ("of a transform without factor", {"norm": "backward"}),
-            ("of a transform divided by the number of pixels", {"norm": "forward"}), ("of an image whose middle has phase 0", {"origin": "middle"}),
+            ("with the zero frequency in the corner", {"centred": FALSE}),
+            ("of a transform without factor", {"norm": "backward"}),
+            ("of a transform divided by the number of pixels", {"norm": "forward"}),
+            ("of an image whose middle has phase 0", {"origin": "middle"}),
             ("conjugate", {"sign": 1}),
-        ]  # fmt: skip
+        ]
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         mask = masks.columns(noise, shape[1], shape[2], self.acceleration, self.centre)
         return mask if self.k_space.centred else torch.fft.ifftshift(mask, (-2, -1))
 
     def build(self, drawn: Tensor) -> Operator:
-        return recast(MaskedFourier(drawn if self.k_space.centred else torch.fft.fftshift(drawn, (-2, -1))), self.k_space)
+        return recast(
+            MaskedFourier(drawn if self.k_space.centred else torch.fft.fftshift(drawn, (-2, -1))), self.k_space
+        )
 
 
 @dataclass(frozen=True)
@@ -118,13 +126,19 @@ class CoilMRI(MRI):
     title = "accelerated MRI, known coils"
     about = "four coils of known complex sensitivity, every fourth line of k-space and the centre"
     drawn = "coils"
-    convention = "as mri, for each coil; x is real and the sensitivities carry its phase: coils = mask, their real, their imaginary parts"
+    convention = (
+        "as mri, for each coil; x is real and the sensitivities carry its phase: coils = mask, their real, their"
+        " imaginary parts"
+    )
     coils: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.sign != -1 or self.coils < 1:
-            raise InputError(f"{self.name} needs sign=-1 and at least 1 coil, got {self.sign} and {self.coils}: conjugate k-space and sensitivities instead")
+            raise InputError(
+                f"{self.name} needs sign=-1 and at least 1 coil, got {self.sign} and {self.coils}: conjugate k-space"
+                " and sensitivities instead"
+            )
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         if shape[0] != 1:

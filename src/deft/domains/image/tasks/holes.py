@@ -46,7 +46,9 @@ class FreeForm(Masked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.low <= self.high < 1:
-            raise InputError(f"{self.name} needs 0 < low <= high < 1 (shares of the image), got {self.low} and {self.high}")
+            raise InputError(
+                f"{self.name} needs 0 < low <= high < 1 (shares of the image), got {self.low} and {self.high}"
+            )
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         return masks.free_form(noise, shape[1], shape[2], self.low, self.high)

@@ -28,10 +28,17 @@ class SuperResolution(ImageTask):
     pixel: str = "mean"
 
     def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
-        return [("one pixel of each block, the first", {"pixel": "first"}), ("one pixel of each block, the middle one", {"pixel": "middle"})]
+        return [
+            ("one pixel of each block, the first", {"pixel": "first"}),
+            ("one pixel of each block, the middle one", {"pixel": "middle"}),
+        ]
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
-        return BlockAverage(self.factor) if self.pixel == "mean" else every((x.shape[2], x.shape[3]), self.factor, self.pixel)
+        return (
+            BlockAverage(self.factor)
+            if self.pixel == "mean"
+            else every((x.shape[2], x.shape[3]), self.factor, self.pixel)
+        )
 
 
 @dataclass(frozen=True)

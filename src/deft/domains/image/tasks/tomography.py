@@ -23,8 +23,9 @@ from deft.operator.radon import SENSES
 class CT(ImageTask):
     """Line integrals along parallel beams from `angles` directions over `arc` degrees.
 
-    The settings for other scanners and programs are those of `Radon`; here detectors 0 is enough for the image's corners, and axis_x, axis_y
-    are its `axis`. angle_file: a file with one angle for each row of y, read once into `directions`, which a card keeps;
+    The settings for other scanners and programs are those of `Radon`; here detectors 0 is enough for the image's
+    corners, and axis_x, axis_y are its `axis`. angle_file: a file with one angle for each row of y, read once into
+    `directions`, which a card keeps;
     angle_unit: degrees or radians, where the file leaves it open.
     """
 
@@ -33,10 +34,23 @@ class CT(ImageTask):
     title = "sparse-view CT"
     about = "parallel-beam CT from 60 angles, noise of about 3.5 % (the paper's)"
     prior = "ct"
-    convention = "integrals of x along lines, its side 1 long; row 0 (0 degrees) runs along columns, then counter-clockwise; detectors a pixel apart"
+    convention = (
+        "integrals of x along lines, its side 1 long; row 0 (0 degrees) runs along columns, then counter-clockwise;"
+        " detectors a pixel apart"
+    )
     conventions = (
-        "rotation", "start", "centre", "detectors", "pitch", "length", "axis_x", "axis_y", "directions", "angle_file", "angle_unit",
-    )  # fmt: skip
+        "rotation",
+        "start",
+        "centre",
+        "detectors",
+        "pitch",
+        "length",
+        "axis_x",
+        "axis_y",
+        "directions",
+        "angle_file",
+        "angle_unit",
+    )
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"rotation": SENSES, "angle_unit": ("", "degrees", "radians")}
     sigma_y: float = 0.02
     angles: int = 60
@@ -61,7 +75,9 @@ class CT(ImageTask):
             given = numbers(f"directions of the task {self.name}", self.directions)
             self._set("directions", in_degrees(given, self.angle_unit, "directions") if self.angle_unit else given)
         elif self.angle_unit:
-            raise InputError(f"angle_unit of the task {self.name} says what angle_file or directions are in: give one of them")
+            raise InputError(
+                f"angle_unit of the task {self.name} says what angle_file or directions are in: give one of them"
+            )
         if self.directions:
             if self.rotation != SENSES[0] or self.start:
                 sign = 1 if self.rotation == SENSES[0] else -1
@@ -70,19 +86,33 @@ class CT(ImageTask):
                 self._set("start", 0.0)
             if self.angles != len(self.directions):
                 if self.angles != type(self).angles:
-                    raise InputError(f"angles of the task {self.name} is {self.angles}, but {len(self.directions)} directions are given: leave angles out")
+                    raise InputError(
+                        f"angles of the task {self.name} is {self.angles}, but {len(self.directions)} directions are"
+                        " given: leave angles out"
+                    )
                 self._set("angles", len(self.directions))
         self._set("angle_file", "")
         self._set("angle_unit", "")
         if self.detectors < 0:
-            raise InputError(f"detectors of the task {self.name} is a number of them, or 0 for what the image's corners need, got {self.detectors}")
+            raise InputError(
+                f"detectors of the task {self.name} is a number of them, or 0 for what the image's corners need, got"
+                f" {self.detectors}"
+            )
 
     def geometry(self) -> dict[str, Any]:
         """What `Radon` is told besides the image's side."""
         return {
-            "angles": self.angles, "detectors": self.detectors or None, "arc": self.arc, "start": self.start, "rotation": self.rotation,
-            "centre": self.centre, "pitch": self.pitch, "length": self.length, "axis": (self.axis_x, self.axis_y), "directions": self.directions,
-        }  # fmt: skip
+            "angles": self.angles,
+            "detectors": self.detectors or None,
+            "arc": self.arc,
+            "start": self.start,
+            "rotation": self.rotation,
+            "centre": self.centre,
+            "pitch": self.pitch,
+            "length": self.length,
+            "axis": (self.axis_x, self.axis_y),
+            "directions": self.directions,
+        }
 
     def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
         side = max(1, round((y_shape[-1] - 1) / math.sqrt(2)))  # whose corners so many detectors see
@@ -110,7 +140,8 @@ class LimitedAngle(CT):
 
 @dataclass(frozen=True)
 class RayCT(CT, Drawn):
-    """CT where some rays were not measured: `missing` of the detectors are dead, others for each image (in a file of yours: any rays).
+    """CT where some rays were not measured: `missing` of the detectors are dead, others for each image (in a file of
+    yours: any rays).
 
     side: of the image in pixels, needed where `detectors` is given: `rays` alone must say how large the image is.
     """
@@ -126,19 +157,28 @@ class RayCT(CT, Drawn):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.missing < 1:
-            raise InputError(f"missing of the task {self.name} is a share of the detectors from 0 to below 1, got {self.missing}")
+            raise InputError(
+                f"missing of the task {self.name} is a share of the detectors from 0 to below 1, got {self.missing}"
+            )
 
     def _image_side(self, detectors: int) -> int:
         if self.side:
             return self.side
         sides = [n for n in range(2, detectors + 1) if Radon(n, 1, pitch=self.pitch).geometry.detectors == detectors]
         if self.detectors or len(sides) != 1:
-            raise InputError(f"{self.name} with {detectors} detectors does not say how large the image is: give side=PIXELS (--task-option)")
+            raise InputError(
+                f"{self.name} with {detectors} detectors does not say how large the image is: give side=PIXELS"
+                " (--task-option)"
+            )
         return sides[0]
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         if shape[1] != shape[2] or self.side not in (0, shape[1]):
-            raise ContractError(f"{self.name} needs square images" + (f" of side {self.side}" if self.side else "") + f", got {shape[1]}x{shape[2]}")
+            raise ContractError(
+                f"{self.name} needs square images"
+                + (f" of side {self.side}" if self.side else "")
+                + f", got {shape[1]}x{shape[2]}"
+            )
         g = Radon(shape[1], **self.geometry()).geometry
         if self._image_side(g.detectors) != shape[1]:
             raise InputError(f"{self.name} with {g.detectors} detectors needs side={shape[1]}")

@@ -92,7 +92,9 @@ class CompressedSensing(ImageTask):
     pictures = False
     title = "compressed sensing"
     about = "random mixtures of all pixels, one for every four"
-    convention = "y [N, m] = signs, cosine transform and choice drawn from `seed`: this library's own, no other program's"
+    convention = (
+        "y [N, m] = signs, cosine transform and choice drawn from `seed`: this library's own, no other program's"
+    )
     ratio: float = 0.25
     seed: int = 0
 
@@ -125,8 +127,9 @@ class LowLight(ImageTask):
         seen = y[measured].double()
         if not sure and float(seen.max()) > 2 and bool((seen == seen.round()).all()):
             raise InputError(
-                f"{where}[y] holds whole numbers up to {float(seen.max()):g}, expected counts as a share of white (counts / {self.photons:g}): give "
-                f"--range 0,{self.photons:g} (or --range 0,1 if they are right as they are)"
+                f"{where}[y] holds whole numbers up to {float(seen.max()):g}, expected counts as a share of white"
+                f" (counts / {self.photons:g}): give --range 0,{self.photons:g} (or --range 0,1 if they are right as"
+                " they are)"
             )
 
     def ranges(self, y: np.ndarray) -> list[Change]:
