@@ -16,12 +16,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deft._old_names import moved
 from deft.core.operator import DENSE, LinearOperator, Spectrum, conjugate_gradient
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError, unknown
@@ -541,3 +542,7 @@ def _eigen(g: Geometry) -> tuple[Tensor, Tensor]:
     )
     values, vectors = torch.linalg.eigh(matrix.mT @ matrix)
     return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)
