@@ -1,10 +1,10 @@
-"""The settings that `deft compare` found on validation images -> src/deft/tuned.json, which `deft demo` and `--tuned`
-read.
+"""The settings that `deft compare` found on validation images -> src/deft/methods/tuned.json, which `deft demo`,
+`deft sample` and `--tuned` read.
 
-    python benchmarks/tuned.py benchmarks/results/fashion/report.json benchmarks/results/ct/report.json
+    python benchmarks/tuned.py benchmarks/results/linear/report.json benchmarks/results/nonlinear/report.json --replace
 
-What the file has already stays, unless --replace. Only arms that were tuned and bear their method's name are taken: an
-arm with another fit or with fixed settings is not the method.
+What the file has already stays, unless --replace. Only entries that were tuned and bear their method's name are taken:
+an entry with another fit or with fixed settings is not the method. A learned h has the library's defaults.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from deft.io.files import write_text
 from deft.methods import METHODS
 
-OUT = Path(__file__).resolve().parents[1] / "src" / "deft" / "tuned.json"
+OUT = Path(__file__).resolve().parents[1] / "src" / "deft" / "methods" / "tuned.json"
 
 
 def found(report: Path) -> dict[str, dict[str, dict[str, object]]]:
@@ -24,7 +24,9 @@ def found(report: Path) -> dict[str, dict[str, dict[str, object]]]:
     out: dict[str, dict[str, dict[str, object]]] = {}
     for row in json.loads(report.read_text())["tuned"]:
         plan = row["chosen"]
-        if row["method"] != plan["method"] or not row["tried"]:
+        if row["method"] != plan["method"] or not row["tried"] or METHODS[row["method"]].trained:
+            continue
+        if METHODS[row["method"]].draw is not None:  # a study's particles are as many as its calls allow
             continue
         settings = {**plan["settings"], "steps": plan["steps"], "spacing": plan["spacing"]}
         if METHODS[row["method"]].sampler is None and plan["sampler"] != "ddim":
