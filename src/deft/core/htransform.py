@@ -19,7 +19,7 @@ from deft.printing import PrintedModule
 
 
 class HTransform(PrintedModule, ABC):
-    """h(prediction, observation) -> [B, *E], score units.
+    """h(prediction, observation) -> [B, *E], score units (paper, Proposition 2.2: Denker et al. 2024).
 
     needs_graph: whether the prior's mean must be differentiable in x_t, that is, whether sampling pays for a
     backward pass through the prior.

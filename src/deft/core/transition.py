@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
 
 
 def ddim(t: Level, s: Level, eta: float = 0.0) -> Kernel:
-    """DDIM (Song, Meng & Ermon 2021, eq. 12 and 16): x_s = alpha_s mean + sqrt(sigma_s^2 - std^2) eps + std n.
+    """DDIM (Song, Meng & Ermon 2021a, eq. 12 and 16): x_s = alpha_s mean + sqrt(sigma_s^2 - std^2) eps + std n.
 
     std = eta times the deviation of q(x_s | x_t, x_0); eta = 1 is the ancestral step, eta = 0 has no noise.
     """
@@ -54,7 +54,7 @@ def ito(t: Level, s: Level) -> Kernel:
     """The same mean as `ancestral`, with the noise of the reverse SDE over the step (Euler-Maruyama).
 
     mean = (x_t + v score) / r and std = sqrt(v) / r, with r = alpha_t / alpha_s and v = sigma_t^2 - r^2 sigma_s^2
-    the exact integrals of drift and squared diffusion over [s, t] (Anderson 1982; Song et al. 2021, eq. 6). Its
+    the exact integrals of drift and squared diffusion over [s, t] (Anderson 1982; Song et al. 2021b, eq. 6). Its
     noise does not vanish as sigma_s -> 0, so weights of paths stay finite; its samples need a last step without
     noise, which `deft.sample` takes.
     """

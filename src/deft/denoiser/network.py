@@ -29,7 +29,8 @@ class NetworkDenoiser(Denoiser):
         scale_input: multiply x_t by c_in = 1/sqrt(d^2 alpha^2 + sigma^2) first (VE and EDM networks; 1 for VP and d =
             1).
         value_range: the two numbers that stood for -1 and 1 in training; (0, 1) for images between 0 and 1.
-        sigma_data: d, the deviation of the data for which an "edm" network is preconditioned; 0.5 in Karras et al.
+        sigma_data: d, the deviation of the data for which an "edm" network is preconditioned; 0.5 in Karras et
+            al. 2022.
         learned_variance: the network returns twice the channels; the second half is dropped.
 
     With c = (high - low)/2 and b = (high + low)/2 the network's data are x_0' = c x_0 + b. It sees x_t' = c x_t + alpha

@@ -53,7 +53,7 @@ TIMES: dict[str, TimeMap] = {
 
 t is the schedule's own time: an index (perhaps between two) for a table of betas, [0, 1] for the continuous ones, sigma
 for EDM. alpha and sigma are the network's own, on the range it was trained on. index: for networks that look t up in a
-table. 999t: VP networks of Song et al. 2021. log-sigma/4: c_noise of Karras et al. 2022, table 1.
+table. 999t: VP networks of Song et al. 2021b. log-sigma/4: c_noise of Karras et al. 2022, table 1.
 """
 
 

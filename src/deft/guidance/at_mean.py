@@ -37,7 +37,8 @@ class Pulled(HTransform):
 
 
 class GradientAtMean(Pulled):
-    """ΠGDM without the prior's Jacobian: `Pulled` with rho^2 = d^2 sigma^2 / (d^2 alpha^2 + sigma^2).
+    """ΠGDM (Song et al. 2023) without the prior's Jacobian: `Pulled` with rho^2 = d^2 sigma^2 / (d^2 alpha^2 +
+    sigma^2).
 
     J is replaced by (alpha / sigma^2) rho^2 I, its value for data N(0, d^2 I): for such data this is the exact h.
 
@@ -96,7 +97,7 @@ class Replacement(HTransform):
 
     Under DDIM with any eta the seen entries keep exactly the law N(alpha_s y, sigma_s^2) of a forward-noised y, and
     with eta = 1 they walk along one path of the forward process; the start lacks alpha_T y, which the first steps
-    forget. (Song et al. 2021 overwrite x_t itself, by a y noised afresh at each level: `deft.samplers.Imputed`, with
+    forget. (Song et al. 2021b overwrite x_t itself, by a y noised afresh at each level: `deft.samplers.Imputed`, with
     the same law of the seen entries at each level.) Known biases: y counts as noiseless, and the hidden entries see y
     only through the prior's x̂, one level at a time, so that where they are correlated with what is seen their law is
     not p(x_0 | y); `deft.samplers.TimeTravel` (RePaint) makes up for most of that.

@@ -44,7 +44,10 @@ class Wrapped(HTransform):
 
 
 class Scaled(Wrapped):
-    """c h: a guidance scale. c = 1 is Bayes' rule; more pulls harder than the likelihood asks."""
+    """c h: a guidance scale (Dhariwal & Nichol 2021, section 4.3, for classifiers).
+
+    c = 1 is Bayes' rule; more pulls harder than the likelihood asks.
+    """
 
     def __init__(self, h: HTransform, scale: float):
         super().__init__(h)

@@ -68,7 +68,7 @@ class SeenNoisy(_ClosedForm):
     """log N(A x_t; alpha y, sigma^2 + alpha^2 sigma_y^2) for an A that is a projection (a mask, a motif): x_t next to a
     noised y.
 
-    For a mask and sigma_y = 0 the potential of MCGDiff (Cardoso et al. 2023, algorithm 1; SMCDiff of Trippe et al. 2023
+    For a mask and sigma_y = 0 the potential of MCGDiff (Cardoso et al. 2024, algorithm 1; SMCDiff of Trippe et al. 2023
     draws one noised motif where this one integrates over them). With noise theirs stops at the level where sigma/alpha
     = sigma_y; this one goes on, and ends at the likelihood itself. It is no estimate of p_t(y | x_t), of which it knows
     no

@@ -7,7 +7,7 @@ Each estimates mean_y = E[x_0 | x_t, y] with a network and is the h that moves t
 so that `DenoisingObjective` and every sampler treat it as they treat DEFT.
 
     Amortised     a network of its own, which never looks at the prior
-    LoRA          the prior's network with low-rank changes of its weights (Hu et al. 2021)
+    LoRA          the prior's network with low-rank changes of its weights (Hu et al. 2022)
     SideNetwork   the prior's network and a trainable copy of its encoder beside it (ControlNet; Zhang, Rao & Agrawala
                   2023)
     FullTuning    a copy of the prior's network, all of it trained: what the others save
@@ -164,7 +164,7 @@ class Adapted(Learned):
 
 
 class LoRA(Adapted):
-    """Low-rank changes of all the prior's linear and convolutional weights.
+    """Low-rank changes of all the prior's linear and convolutional weights (LoRA; Hu et al. 2022).
 
     Args:
         prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood. rank: of each change.
@@ -192,7 +192,8 @@ class LoRA(Adapted):
 
 
 class SideNetwork(Adapted):
-    """A ControlNet: a trainable encoder beside the frozen network, whose features are added to its own.
+    """A ControlNet (Zhang, Rao & Agrawala 2023): a trainable encoder beside the frozen network, whose features are
+    added to its own.
 
     It starts as a copy of the prior's encoder and middle; with `width` it is a narrower one from scratch, whose first
     level has so many channels and the others as many in proportion.

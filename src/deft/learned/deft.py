@@ -106,7 +106,7 @@ def _between_knots(values: Tensor, level: Tensor) -> Tensor:
 
 
 class DEFT(Calibrated):
-    """The learned h-transform; see the module's formulas. Call `calibrate(prior, x)` before a fit.
+    """The learned h-transform (Denker et al. 2024); see the module's formulas. Call `calibrate(prior, x)` before a fit.
 
     Args:
         event_shape: *E of the prior: (C, H, W) for images, (d,) for vectors.

@@ -103,7 +103,7 @@ class Extractor(nn.Module):
 
 
 class BlurSpaceNet(nn.Module):
-    """G(u, k) for u [B, channels, H, W] in [0, 1] and codes k [B, 8 width, H/128, W/128].
+    """G(u, k) for u [B, channels, H, W] in [0, 1] and codes k [B, 8 width, H/128, W/128] (Tran et al. 2021).
 
     Args (defaults: those of the published files for the GoPro and REDS data):
         channels, width: of the images, of the features. front, back, blocks: residual blocks of encoder, decoder and

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 
 class Sinusoid(nn.Module):
-    """[B] -> [B, dim]: sin and cos at dim/2 geometric frequencies from `low` to `high` radians per unit."""
+    """[B] -> [B, dim]: sin and cos at dim/2 geometric frequencies from `low` to `high` radians per unit (after
+    Vaswani et al. 2017)."""
 
     frequency: Tensor
 

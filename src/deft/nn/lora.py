@@ -1,4 +1,4 @@
-"""Low-rank changes of a frozen network's weights (Hu et al. 2021, "LoRA", section 4.1)."""
+"""Low-rank changes of a frozen network's weights (Hu et al. 2022, "LoRA", section 4.1)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d)
 
 
 class LowRank(nn.Module):
-    """W + B A for every linear and convolutional layer of a network, which is not held here.
+    """W + B A for every linear and convolutional layer of a network, which is not held here (Hu et al. 2022).
 
     A weight [d, ...] is read as a matrix [d, m]: A is [r, m], B [d, r] and zero at first, r at most d and m.
 

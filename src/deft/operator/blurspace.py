@@ -26,10 +26,10 @@ STRENGTH = 1.2
 
 class BlurSpace(Operator):
     """y = clip(2 G(u, k) - 1, -1, 1), u = (x + 1)/2: the blur of a network G with one frozen code k
-    (`deft.nn.blurspace`).
+    (`deft.nn.blurspace`; Tran et al. 2021).
 
     For RGB images [B, 3, H, W] in [-1, 1] whose sides are multiples of 128; y has the same shape. This is the
-    "non-linear deblurring" of DPS and RED-diff (Chung et al. 2023, Mardani et al. 2023): k is drawn once, from N(0,
+    "non-linear deblurring" of DPS and RED-diff (Chung et al. 2023, Mardani et al. 2024): k is drawn once, from N(0,
     1.2^2), and kept in the operator, so that the same seed is the same blur for every image and method.
 
     Args:

@@ -13,6 +13,8 @@ from deft.errors import ContractError, InputError
 class CoilFourier(LinearOperator):
     """y_c = M F (s_c x): frequencies of a real image x seen through known complex sensitivities s_c, one for each coil.
 
+    The encoding of SENSE (Pruessmann et al. 1999).
+
     A real image has no phase; what it is multiplied with may have one. One coil with s = exp(i phase) is an image of
     known phase. y [B, 2 coils, H, W] holds the real parts of all coils, then the imaginary ones, of the orthonormal
     transform, zero frequency in the middle, 0 where not sampled. With one coil and s = 1 that is `MaskedFourier`'s y

@@ -136,7 +136,8 @@ class PhaseRetrieval(Operator):
 def retrieve(
     y: Tensor, height: int, width: int, iterations: int, beta: float = 0.9, polish: int = 10, low: float = 0.0
 ) -> Tensor:
-    """Images [N, height, width] in [low, 1] whose padded transform has magnitudes near y [N, *M]."""
+    """Images [N, height, width] in [low, 1] whose padded transform has magnitudes near y [N, *M]
+    (Fienup 1982)."""
     plane = y.shape[-2:]
     half = (y + y.flip((-2, -1)).roll((1, 1), (-2, -1)))[..., : plane[1] // 2 + 1].clamp_min(0) / 2  # F u is Hermitian
     inside = support(half, plane, height, width).to(y.dtype)

@@ -102,7 +102,7 @@ class Geometry(NamedTuple):
 
 
 class Radon(Wrapped):
-    """The sinogram y [B, C, angles, detectors] of square images, each channel by itself.
+    """The sinogram y [B, C, angles, detectors] of square images, each channel by itself (projector: Joseph 1982).
 
     Lengths are in units of the image's side, so y is the mean of x along the ray times its length through the image (1
     across, up to 1.41 along a diagonal): of order 1 for x in [-1, 1], whatever the resolution, and ||A||^2 is about

@@ -188,7 +188,7 @@ FILTERS = ("pillow", "matlab", "opencv")
 def bicubic(size: int | tuple[int, int], factor: int = 4, filter: str = FILTERS[0]) -> Separable:
     """Down-sampling by a whole factor with the antialiased bicubic filter, as Pillow and torch (antialias=True) do it.
 
-    Keys' kernel (1981, a = -1/2) stretched by the factor, cut off at the image's edge and normalised to sum 1.
+    The kernel of Keys (1981, a = -1/2) stretched by the factor, cut off at the image's edge and normalised to sum 1.
 
     Args:
         size: of the image: a side, or (height, width).

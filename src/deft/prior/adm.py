@@ -358,7 +358,8 @@ class Eps(nn.Module):
 
 
 class ADMPrior(NetworkDenoiser):
-    """An ADM UNet as a prior for images in [-1, 1]; t is the index into the table of betas, fractions allowed.
+    """An ADM UNet (Dhariwal & Nichol 2021) as a prior for images in [-1, 1]; t is the index into the table of betas,
+    fractions allowed.
 
     sides: (H, W) of the images; by default the flags' image_size, twice. changes: of the convention the flags imply;
         see `NetworkDenoiser`.
@@ -399,7 +400,8 @@ def load_adm(
     trust_pickle: bool = False,
     **changes: Any,
 ) -> ADMPrior:
-    """A guided-diffusion checkpoint (.pt, .pth, .safetensors) as a frozen prior; every weight is checked and used.
+    """A guided-diffusion checkpoint (Dhariwal & Nichol 2021; .pt, .pth, .safetensors) as a frozen prior; every weight
+    is checked and used.
 
     Args:
         config: the flags, or a key of `CONFIGS`; None: `infer_config`, whose doubts are then in `prior.card["unsure"]`.

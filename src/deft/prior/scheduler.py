@@ -278,7 +278,8 @@ def _alphas_cumprod(kind: str, made: Any, takes: set[str], config: dict[str, Any
 
 
 def table(alphas_cumprod: Tensor, zero: bool = False) -> VPTable:
-    """A table of cumulative alphas as a schedule; a last entry of 0 (zero terminal SNR, Lin et al. 2024) becomes 1e-12.
+    """A table of cumulative alphas as a schedule; a last entry of 0 (zero terminal SNR, Lin et al. 2024a) becomes
+    1e-12.
 
     zero: the last entry stands for 0, whatever diffusers put there (2^-24 in some of its schedulers, more than the
         entry before).

@@ -82,6 +82,8 @@ def sample_hmc(
 ) -> Draws:
     """n samples for each of B measurements, each by a Markov chain of its own that starts at a path of h.
 
+    Hamiltonian Monte Carlo on the noise of a path, in the form of Beskos et al. 2011; see the module.
+
     x is [B, n * keep, *data_shape], chain by chain: `x.unflatten(1, (n, keep))` has the states of one chain on an axis
     of their own, and they resemble each other. `diagnostics` are `ChainDiagnostics`.
 

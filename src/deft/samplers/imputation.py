@@ -18,7 +18,7 @@ class Imputed(ManyDraws):
 
     for a linear A; for a mask that overwrites the seen entries by a noised y. At the clean end it is y itself.
 
-    Around the prior's own sampler (h = `Zero`) this is imputation as in Y. Song et al. 2021, "Score-based generative
+    Around the prior's own sampler (h = `Zero`) this is imputation as in Y. Song et al. 2021b, "Score-based generative
     modeling through stochastic differential equations" (https://arxiv.org/abs/2011.13456, appendix I.2), without their
     corrector steps. Inside `TimeTravel` it is RePaint, with the gradient of DPS for h it is MCG (see the table of
     `deft.methods`). `deft.guidance.Replacement` replaces the measured part of x̂ instead (DDNM), by a y whose noise is

@@ -39,7 +39,7 @@ def with_weights(sampler: Sampler, what: str = "paths") -> KernelSampler:
 
 
 class DDIM(KernelSampler):
-    """DDIM (Song, Meng & Ermon 2021, eq. 12): eta = 0 solves the ODE, eta = 1 is the ancestral sampler."""
+    """DDIM (Song, Meng & Ermon 2021a, eq. 12): eta = 0 solves the ODE, eta = 1 is the ancestral sampler."""
 
     def __init__(self, eta: float = 0.0):
         if not 0 <= eta <= 1:

@@ -24,9 +24,10 @@ class Ancestral(DDIM):
 
 
 class Ito(KernelSampler):
-    """Euler-Maruyama on the reverse SDE, with drift and diffusion integrated exactly over the step.
+    """Euler-Maruyama on the reverse SDE (Anderson 1982; Song et al. 2021b), drift and diffusion exact over the step.
 
-    DDPM's "fixed large" variance. The step onto the clean end is the denoised mean, without noise.
+    DDPM's "fixed large" variance (Ho et al. 2020, section 3.2). The step onto the clean end is the denoised mean, without
+    noise.
 
     On a wide step (sigma/alpha falls by more than `deft.samplers.ode.WIDE`) the SDE's noise exceeds what x_s holds,
     without bound where alpha_t -> 0 (zero terminal SNR): there it is at most that of p(x_s | x_t) for data of unit

@@ -64,7 +64,7 @@ def adapted(
 
     With v the twist's variance and gain = std^2 / (std^2 + v), in A's range: mean + gain (alpha_s y - A mean), std
     sqrt(1 - gain). The weight is then the predictive N(alpha_s y; A mean, std^2 + v) over the twist at t (Cardoso et
-    al. 2023, algorithm 1).
+    al. 2024, algorithm 1).
     """
     centre = kernel.c_x * x_t + kernel.c_mean * mean
     target, variance, operator = SeenNoisy.law(s.alpha, s.sigma, obs, x_t)
@@ -98,7 +98,7 @@ def sample_smc(
     independent: bool = False,
     move: Move = shifted,
 ) -> Draws:
-    """n samples from the weighted particles of each of B measurements.
+    """n samples from the weighted particles of each of B measurements (after Wu et al. 2023, algorithm 1).
 
     x is [B, n, *data_shape]; its samples weigh the same, for they are drawn by weight. `log_evidence` estimates log
     p(y), and `diagnostics` are `ParticleDiagnostics`. With one particle this is plain sampling, but for h in the last
@@ -259,7 +259,7 @@ def _run(
 def systematic(log_w: Tensor, u: Tensor, count: int) -> Tensor:
     """`count` particles for each row of log-weights [B, K], from one uniform number [B] a row: [B, count].
 
-    Particle k is taken floor or ceil of count times its weight times.
+    Systematic resampling (Kitagawa 1996): particle k is taken floor or ceil of count times its weight times.
     """
     edges = torch.softmax(log_w, 1).cumsum(1)
     points = (u.to(edges)[:, None] + torch.arange(count, device=edges.device)) / count

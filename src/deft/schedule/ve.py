@@ -13,7 +13,7 @@ from deft.errors import InputError
 
 
 class VE(Schedule):
-    """Variance exploding: alpha = 1, sigma geometric from sigma_min to sigma_max on [0, 1] (Song et al. 2021)."""
+    """Variance exploding: alpha = 1, sigma geometric from sigma_min to sigma_max on [0, 1] (Song et al. 2021b)."""
 
     name = "ve"
 

@@ -14,7 +14,7 @@ from deft.errors import InputError
 
 
 class VPLinear(Schedule):
-    """Variance preserving, beta(t) = beta_0 + t (beta_1 - beta_0) on [0, 1] (Song et al. 2021, eq. 32).
+    """Variance preserving, beta(t) = beta_0 + t (beta_1 - beta_0) on [0, 1] (Song et al. 2021b, eq. 32).
 
     alpha_t = exp(-B/2), sigma_t^2 = 1 - exp(-B), B = beta_0 t + (beta_1 - beta_0) t^2 / 2: the convention
     dx = -(beta/2) x dt + sqrt(beta) dW of the DEFT paper's appendix A.

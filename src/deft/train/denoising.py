@@ -39,7 +39,7 @@ EVEN = (LOWEST, 3.0)
 
 
 def draw_times(schedule: Schedule, noise: BatchNoise, focus: float = 1.0, even: float = 0.0) -> Tensor:
-    """B times, one in each of B equal slices of the distribution (less variance than iid).
+    """B times, one in each of B equal slices of the distribution: less variance than iid (after Kingma et al. 2021).
 
     focus: 1 is the schedule's training distribution; above 1 the density of its quantile u is focus u^(focus - 1):
         more high noise.
@@ -79,7 +79,8 @@ def diffuse(
 
 
 class PriorObjective:
-    """Squared error of the network's own output (uniform over t), to train a prior from scratch."""
+    """Squared error of the network's own output (uniform over t), to train a prior from scratch (for eps: Ho et al.
+    2020, eq. 14)."""
 
     def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss:
         assert isinstance(module, NetworkDenoiser)
@@ -91,7 +92,7 @@ class PriorObjective:
 
 
 class DenoisingObjective:
-    """DEFT's objective for a frozen prior; see the module's formula.
+    """DEFT's objective for a frozen prior (Denker et al. 2024, eq. 10); see the module's formula.
 
     Args:
         prior: the frozen denoiser.

@@ -84,7 +84,7 @@ def draw_round(
     batch: int = 64,
     progress: bool = False,
 ) -> Round:
-    """Paths of each of N measurements, resampled by their weights to the power gamma."""
+    """Paths of each of N measurements, resampled by their weights to the power gamma (after Denker et al. 2025)."""
     if paths < 2 or not 0 < min_ess <= 1:
         raise InputError(
             f"a round needs at least 2 paths of each measurement and a share above 0 and at most 1, got {paths} and"
@@ -123,7 +123,8 @@ def importance_fit(
     callback: Callback | None = None,
     **objective: Any,
 ) -> list[dict[str, float]]:
-    """Fit h to N measurements without data, round by round; `config` is that of each round's fit.
+    """Fit h to N measurements without data, round by round (after Denker et al. 2025); `config` is that of each round's
+    fit.
 
     Args:
         folder: where the state is kept for `resume`, which resumes where a run with the same settings was stopped; bit

@@ -403,7 +403,8 @@ class OffPolicy(PathObjective):
 
 
 class LogVariance(OffPolicy):
-    """Var(log w) / 2 over the rows of one measurement (VarGrad: Richter et al. 2020; the log-variance divergence).
+    """Var(log w) / 2 over the rows of one measurement (VarGrad: Richter et al. 2020; the log-variance
+    divergence: Nüsken & Richter 2021).
 
     Drawn by h itself its gradient is that of the control objective in expectation, and the batch mean is the control
     variate. Of a batch in parts each part has its own mean, which is as unbiased and a little noisier.
@@ -475,8 +476,8 @@ class TrajectoryBalance(OffPolicy):
 
 
 class RelativeEntropy(PathObjective):
-    """E[-log w] = E[control cost - log p(y | x_0)], back-propagated through the chain in segments of about the root of
-    its steps.
+    """E[-log w] = E[control cost - log p(y | x_0)] (Dai Pra 1991), back-propagated through the chain in segments of
+    about the root of its steps.
 
     Its minimum is -log p(y), the relative entropy to the posterior's paths being 0 there. It looks for modes: of two
     far apart it may keep one.

@@ -33,7 +33,7 @@ PLACE, FRESH = 15, 16
 
 
 class Value(nn.Module):
-    """log F(x_t; y) = c(level) log p~(y | x_t) + a small network of x_t, x̂ and the level.
+    """log F(x_t; y) = c(level) log p~(y | x_t) + a small network of x_t, x̂ and the level (after Zhang et al. 2024).
 
     p~ is `Predictive`, a closed form that costs no call of the prior; c starts at 1 and the network at 0. level:
     log(sigma/alpha).
@@ -81,8 +81,8 @@ class Value(nn.Module):
 
 
 class SubTrajectoryBalance(PathObjective):
-    """E (log F(x_t) - log F(x_s) - sum of log ratios)^2 / 2 over parts of `length` steps. Fit a `Control` with a replay
-    and a value.
+    """E (log F(x_t) - log F(x_s) - sum of log ratios)^2 / 2 over parts of `length` steps (Madan et al. 2023).
+    Fit a `Control` with a replay and a value.
 
     Gradients of parts at low noise are hundreds of times those at high noise: give `FitConfig(clip=100)`. With a clip
     at 1 h hardly moves (two dimensions, 300 batches: Var(log w) from 29 to 19, and to 0.2 with the clip at 100).

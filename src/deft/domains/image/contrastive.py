@@ -73,7 +73,7 @@ def change(x: Tensor, g: torch.Generator, *, shift: float = 4.0, size: float = 0
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
-    """The loss of the module for z [2N, d], the two copies of image i in rows i and N + i."""
+    """The loss of the module (Chen et al. 2020) for z [2N, d], the two copies of image i in rows i and N + i."""
     z = F.normalize(z, dim=1)
     n = len(z) // 2
     similar = z @ z.mT / temperature

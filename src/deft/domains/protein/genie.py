@@ -301,7 +301,7 @@ class Triangle(nn.Module):
 
 
 class Widened(nn.Module):
-    """The transition of pairs (algorithm 15)."""
+    """The transition of pairs (Jumper et al. 2021, algorithm 15)."""
 
     def __init__(self, c: GenieConfig):
         super().__init__()
@@ -328,8 +328,8 @@ class PairLayer(nn.Module):
 
 
 class PointAttention(nn.Module):
-    """Invariant point attention (algorithm 22): attention with the distances of points that each residue places in its
-    frame.
+    """Invariant point attention (Jumper et al. 2021, algorithm 22): attention with the distances of points that each
+    residue places in its frame.
 
     Of the points, which are coordinates, all first ones come first in a linear map's output, then all second and all
     third ones.
@@ -394,7 +394,8 @@ class Transition(nn.Module):
 
 
 class Update(nn.Module):
-    """The update of frames (algorithm 23): three numbers of a quaternion, three of a move in the frame."""
+    """The update of frames (Jumper et al. 2021, algorithm 23): three numbers of a quaternion, three of a move in the
+    frame."""
 
     def __init__(self, c: GenieConfig):
         super().__init__()
@@ -426,6 +427,8 @@ class Layers(nn.Module):
 
 class GenieNet(nn.Module):
     """net(x [B, L, 3] in angstrom, step [B]) -> the trace moved, [B, L, 3], also in angstrom: x minus the noise in it.
+
+    The network of Lin & AlQuraishi 2023.
 
     real: which rows are residues, [B, L]; by default those that are not exactly zero. What is in the other rows of the
     answer means nothing. No L changes what comes out for a residue: positions are coded by `longest`, as in training,
@@ -477,7 +480,7 @@ class Eps(nn.Module):
 
 class GeniePrior(ChainPrior, NetworkDenoiser):
     """Traces [B, L, 3] of any length L up to the longest of training, in units of 8 angstrom, as those of
-    `BackbonePrior`.
+    `BackbonePrior`: a prior of Lin & AlQuraishi 2023.
 
     t is the index into Genie's table of betas. Between two the network hears the nearest, since the first numbers that
     code a step change sign from one step to the next. The table is that of coordinates in angstrom: seen in units of 8,
@@ -558,7 +561,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def load_genie(
     checkpoint: str | Path, config: GenieConfig | str | Path | None = None, device: torch.device | str | None = None
 ) -> GeniePrior:
-    """A Genie v1 checkpoint (.ckpt) as a frozen prior, in float32; every weight is checked and used.
+    """A Genie v1 checkpoint (Lin & AlQuraishi 2023; .ckpt) as a frozen prior, in float32; every weight is checked and
+    used.
 
     Args:
         config: the settings, or the file that has them. None: the file `configuration` beside the checkpoint; without

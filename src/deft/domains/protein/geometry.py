@@ -104,7 +104,7 @@ def superposed(x: Tensor, onto: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def rmsd(x: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Root mean square distance of the residues after `superposed`, [...], in the units of x."""
+    """Root mean square distance of the residues after `superposed` (Kabsch 1976), [...], in the units of x."""
     square = (superposed(x, y, mask) - y).square().sum(-1)
     if mask is None:
         return square.mean(-1).sqrt()

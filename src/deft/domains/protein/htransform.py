@@ -93,7 +93,8 @@ class Seen:
 
 
 class ChainDEFT(Calibrated):
-    """The learned h-transform of a backbone prior for motifs (`deft.domains.protein.motif`); see the module's formula.
+    """The learned h-transform (after Denker et al. 2024) of a backbone prior for motifs (`deft.domains.protein.motif`);
+    see the module's formula.
 
     Args:
         width: of the tokens; `ChainDEFT.sized(prior, 0.09)` finds it from a share of the prior's parameters.

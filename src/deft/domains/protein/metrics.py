@@ -143,8 +143,8 @@ class Goal(NamedTuple):
 
 
 def motif_rmsd(x: np.ndarray, goal: Goal) -> float:
-    """RMSD of the motif after superposition without reflection; of several groups, each superposed by itself, the
-    largest.
+    """RMSD of the motif after superposition (Kabsch 1976) without reflection; of several groups, each superposed by
+    itself, the largest.
 
     A mirrored motif is not the motif: a helix of 20 residues is 1 angstrom and more from its mirror image.
     """
@@ -220,7 +220,7 @@ def junctions_valid(x: np.ndarray, positions: np.ndarray) -> bool:
 
 
 def secondary_structure(x: np.ndarray) -> str:
-    """A letter a residue by P-SEA: a helix, b strand, c the rest. Needs biotite."""
+    """A letter a residue by P-SEA (Labesse et al. 1997): a helix, b strand, c the rest. Needs biotite."""
     package = required("biotite.structure", EXTRA, "P-SEA secondary structure")
     atoms = package.AtomArray(len(x))
     atoms.coord = np.asarray(x, np.float32)

@@ -125,7 +125,7 @@ class MotifTask(Drawn):
     """Chains -> motifs of them, redrawn each time: what a scaffolding h is fitted to.
 
     single: share with one stretch of 9 to 24 residues, as most published problems have. The others have one to four
-    stretches that make up 5 to 50 % of the chain (Lin et al. 2024, Genie 2), each with its own group in a `free` share
+    stretches that make up 5 to 50 % of the chain (Lin et al. 2024b, Genie 2), each with its own group in a `free` share
     of them (free to shift; they keep their orientation).
     loosest: above sigma_y, each chain's deviation lies between the two, evenly in its logarithm; 0 for sigma_y alone.
     """

@@ -185,8 +185,8 @@ class Edges(nn.Module):
 
 
 class CAMPNN(nn.Module):
-    """CA-only ProteinMPNN. Traces are [B, L, 3] in angstrom, real [B, L] marks residues (the rest is padding at the
-    end).
+    """CA-only ProteinMPNN (Dauparas et al. 2022). Traces are [B, L, 3] in angstrom, real [B, L] marks residues (the
+    rest is padding at the end).
 
     A trace's numbers do not depend on its batch, its padding or its place; they do on its orientation (see `Edges`), by
     up to 0.1 in a residue's log p and 0.001 in a chain's mean, which is why `plausibility` turns traces `upright`

@@ -89,8 +89,8 @@ class Published:
 
 @lru_cache(maxsize=1)
 def published() -> dict[str, Published]:
-    """The 17 problems of the RFdiffusion benchmark with one segment and at most 128 residues: 9 motifs, 4 of them in
-    three lengths.
+    """The 17 problems of the RFdiffusion benchmark (Watson et al. 2023) with one segment and at most 128 residues: 9
+    motifs, 4 of them in three lengths.
 
     >>> str(published()["5TPN"].contig), published()["5TPN"].entry
     ('10-40/A163-181/10-40', '5TPN')

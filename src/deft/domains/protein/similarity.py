@@ -19,7 +19,7 @@ SAME = 0.6
 
 
 def tm_scores(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """TM-score of the best alignment, normalised by the length of x and by that of y."""
+    """TM-score of the best alignment (Zhang & Skolnick 2005), normalised by the length of x and by that of y."""
     align = required("tmtools", EXTRA, "a TM-score").tm_align
     out = align(np.asarray(x, np.float64), np.asarray(y, np.float64), "A" * len(x), "A" * len(y))
     return float(out.tm_norm_chain1), float(out.tm_norm_chain2)

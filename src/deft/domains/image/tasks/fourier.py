@@ -119,6 +119,8 @@ class MRI(Drawn, ImageTask):
 class CoilMRI(MRI):
     """K-space of several coils with known sensitivities, or of one image of known phase (one coil of magnitude 1).
 
+    The encoding of SENSE (Pruessmann et al. 1999).
+
     What is drawn is [N, 1 + 2 coils, H, W]: the mask, then the real and the imaginary parts of the sensitivities.
     """
 
