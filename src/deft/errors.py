@@ -9,7 +9,15 @@ from typing import Any
 
 
 class DeftError(Exception):
-    """Base class of the errors that the command line prints as one line (exit code 2)."""
+    """Base class of the errors that the command line prints as one line (exit code 2).
+
+    >>> import deft
+    >>> try:
+    ...     deft.DDIM(eta=2.0)
+    ... except deft.DeftError as error:
+    ...     print(error)
+    eta must be between 0 (no noise) and 1 (ancestral), got 2.0
+    """
 
 
 class InputError(DeftError, ValueError):

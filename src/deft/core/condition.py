@@ -137,6 +137,12 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
         obs: B measurements, one for each sample that will be drawn (`obs.repeat(n)` for n samples of each).
 
     The chain is run once on B random states, and whoever breaks its promise about shapes is named.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> posterior = deft.condition(world.prior(deft.VPCosine()), deft.MMPS(8), obs.repeat(3))
+    >>> deft.sample(posterior, 3, steps=5).shape
+    torch.Size([3, 16])
     """
     obs = fitted_to(prior, obs, prior.event_shape)
     b = len(obs)

@@ -24,6 +24,14 @@ class Prediction:
     """One call of the prior, in every view of it.
 
     x_t, mean: [B, *E]; t: [B]; alpha, sigma: [B, 1, ...] or [1, 1, ...]. mean = E[x_0 | x_t].
+
+    >>> import deft
+    >>> prior = deft.MeanDenoiser(lambda x, alpha, sigma: alpha * x, deft.VPCosine(), (2,))  # data N(0, I)
+    >>> pred = prior(torch.ones(1, 2), torch.tensor(0.5))
+    >>> pred.mean, pred.score
+    (tensor([[0.7071, 0.7071]]), tensor([[-1., -1.]]))
+    >>> pred.corrected(torch.tensor([[0.0, 1.0]])).mean  # moved by (sigma^2 / alpha) h
+    tensor([[0.7071, 1.4142]])
     """
 
     x_t: Tensor
@@ -74,7 +82,19 @@ D = TypeVar("D", bound="Denoiser")
 
 
 class Denoiser(Renamed, PrintedModule, ABC):
-    """Anything that returns a `Prediction`: `denoiser(x_t, t)`, x_t [B, *E], t [B] or a scalar tensor."""
+    """Anything that returns a `Prediction`: `denoiser(x_t, t)`, x_t [B, *E], t [B] or a scalar tensor.
+
+    >>> import deft
+    >>> class StandardNormal(deft.Denoiser):
+    ...     def __init__(self, schedule, event_shape):
+    ...         super().__init__()
+    ...         self.schedule, self.event_shape = schedule, event_shape
+    ...     def forward(self, x_t, t):
+    ...         t, alpha, sigma = self.coefficients(t, x_t)
+    ...         return deft.Prediction(x_t, t, alpha, sigma, alpha * x_t / (alpha**2 + sigma**2))
+    >>> deft.sample(StandardNormal(deft.VPCosine(), (2,)), 1000).std().round(decimals=1)
+    tensor(1.)
+    """
 
     schedule: Schedule
     event_shape: tuple[int, ...]

@@ -23,6 +23,15 @@ class HTransform(PrintedModule, ABC):
 
     needs_graph: whether the prior's mean must be differentiable in x_t, that is, whether sampling pays for a
     backward pass through the prior.
+
+    >>> import deft
+    >>> class ScoreOfData(deft.HTransform):
+    ...     def forward(self, pred, obs):
+    ...         return 0.1 * obs.score(pred.mean)
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> draws = deft.sample_posterior(world.prior(deft.VPCosine()), ScoreOfData(), obs, 32, steps=20)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     needs_graph: bool = False
@@ -35,6 +44,15 @@ class Potential(HTransform):
     """An h that is the gradient of something: h = grad_{x_t} log_h. Particle methods need this promise.
 
     log_h may leave out terms that do not depend on x_t.
+
+    >>> import deft
+    >>> class Likely(deft.Potential):
+    ...     def log_h(self, pred, obs):
+    ...         return 0.1 * obs.log_prob(pred.mean)
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> draws = deft.sample_posterior(world.prior(deft.VPCosine()), Likely(), obs, 32, steps=20)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     needs_graph = True

@@ -368,6 +368,11 @@ class Observation(Renamed):
 
     y: a tensor, or a NumPy array, which becomes one. Whether it fits a prior is checked where the two meet
         (`fitted_to`).
+
+    >>> import deft
+    >>> obs = deft.Observation(torch.zeros(3, 2), deft.Gaussian(deft.Identity(), torch.tensor([0.1, 0.2, 0.5])))
+    >>> obs[1].y.shape, obs[1].likelihood.sigma_y, len(obs.repeat(4))
+    (torch.Size([1, 2]), tensor([0.2000]), 12)
     """
 
     __slots__ = ("_lifted", "likelihood", "y")

@@ -59,7 +59,18 @@ def _checked(method: Callable[..., Any], kinds: tuple[str, ...]) -> Callable[...
 
 
 class Operator(Renamed, Printed, ABC):
-    """A map from samples [B, *E] to measurements [B, *M]."""
+    """A map from samples [B, *E] to measurements [B, *M].
+
+    >>> import deft
+    >>> class Square(deft.Operator):
+    ...     def __call__(self, x):
+    ...         return x**2
+    ...     def features(self, y):
+    ...         return y.clamp_min(0).sqrt()
+    >>> obs = deft.Observation(torch.full((1, 2), 4.0), deft.Gaussian(Square(), 0.5))
+    >>> obs.score(torch.ones(1, 2))
+    tensor([[24., 24.]])
+    """
 
     per_sample: ClassVar[tuple[str, ...]] = ()
     sample_shaped: ClassVar[tuple[str, ...]] = ()
@@ -227,6 +238,16 @@ class LinearOperator(Operator):
     """A linear A, with its adjoint and the two solves that guidance needs.
 
     Every subclass is tested for <Ax, y> = <x, A^T y> (`deft.testing.check_operator`).
+
+    >>> import deft
+    >>> class Difference(deft.LinearOperator):
+    ...     def __call__(self, x):
+    ...         return x[:, 1:] - x[:, :-1]
+    ...     def adjoint(self, y):
+    ...         return torch.nn.functional.pad(y, (1, 0)) - torch.nn.functional.pad(y, (0, 1))
+    >>> deft.testing.check_operator(Difference(), (5,))
+    >>> Difference().pinv(torch.tensor([[1.0, 1.0]]))
+    tensor([[-1.0000,  0.0000,  1.0000]])
     """
 
     @abstractmethod

@@ -27,6 +27,15 @@ class Sampler(Printed, ABC):
         few methods are a rule for steps, not an h-transform).
     order: error of the final sample in the step size (weak order, for a stochastic sampler).
     calls(N): calls of the denoiser in N steps.
+
+    >>> import deft
+    >>> class Deterministic(deft.Sampler):
+    ...     def step(self, denoiser, x_t, t, s, noise, carry):
+    ...         pred = denoiser(x_t, torch.tensor(t.t, dtype=torch.float64))
+    ...         return s.alpha * pred.mean + s.sigma * pred.eps, None
+    >>> prior = deft.testing.gaussian_field(2).prior(deft.VPCosine())
+    >>> torch.allclose(deft.sample(prior, 3, sampler=Deterministic()), deft.sample(prior, 3, sampler=deft.DDIM(0.0)), atol=1e-5)
+    True
     """
 
     stochastic: bool = False

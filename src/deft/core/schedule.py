@@ -22,6 +22,17 @@ class Schedule(Printed, ABC):
     """alpha(t) >= 0 and sigma(t) >= 0, computed in float64 and cast back to the dtype of t.
 
     `config()` returns the constructor's arguments, so that a checkpoint can name its schedule.
+
+    >>> import deft
+    >>> class Sine(deft.Schedule):
+    ...     name = "sine"
+    ...     t_min, t_max = 0.01, 1.5
+    ...     def log_alpha(self, t):
+    ...         return t.cos().log()
+    ...     def log_sigma(self, t):
+    ...         return t.sin().log()
+    >>> [round(level.sigma, 2) for level in deft.times(Sine(), 3)]
+    [1.0, 0.84, 0.49, 0.0]
     """
 
     name: str

@@ -35,6 +35,12 @@ class NetworkDenoiser(Denoiser):
 
     With c = (high - low)/2 and b = (high + low)/2 the network's data are x_0' = c x_0 + b. It sees x_t' = c x_t + alpha
     b, whose noise has deviation c sigma: for the outside world the schedule's sigma is divided by c (`Rescaled`).
+
+    >>> import deft
+    >>> net = lambda x, time: torch.zeros_like(x)  # E[v | x_t] of data N(0, I)
+    >>> prior = deft.NetworkDenoiser(net, deft.VPCosine(), (2,), output="v")
+    >>> prior(torch.ones(1, 2), torch.tensor(0.5)).mean
+    tensor([[0.7071, 0.7071]])
     """
 
     def __init__(
@@ -155,7 +161,14 @@ class Function(nn.Module):
 
 
 class MeanDenoiser(Denoiser):
-    """A denoiser from a function mean(x_t, alpha, sigma): closed-form priors, tests, other libraries."""
+    """A denoiser from a function mean(x_t, alpha, sigma): closed-form priors, tests, other libraries.
+
+    >>> import deft
+    >>> prior = deft.MeanDenoiser(lambda x, alpha, sigma: alpha * x, deft.VPCosine(), (2,))  # data N(0, I)
+    >>> x = deft.sample(prior, 1000)
+    >>> x.mean().abs() < 0.1, (x.std() - 1).abs() < 0.1
+    (tensor(True), tensor(True))
+    """
 
     def __init__(
         self,

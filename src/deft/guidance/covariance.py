@@ -41,6 +41,14 @@ class TMPD(HTransform):
     covariance is diagonal. Row sums below `SMALLEST` of the measurement's mean row sum count as that (not in the
     paper): no covariance's diagonal is negative, and one near 0 beside a small sigma_y would send the sample out of
     range. Two backward passes a step.
+
+    >>> import deft
+    >>> from deft.guidance import TMPD
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> draws = deft.sample_posterior(prior, TMPD(), obs, 32, steps=20)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     SMALLEST: ClassVar[float] = 0.01
@@ -68,6 +76,13 @@ class MMPS(HTransform):
 
     Args:
         iterations: of conjugate gradients (1 to 3 in the paper).
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> draws = deft.sample_posterior(prior, deft.MMPS(iterations=8), obs, 32, steps=20)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.02
+    tensor(True)
     """
 
     needs_graph = True

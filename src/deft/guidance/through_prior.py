@@ -56,6 +56,14 @@ class ReconstructionGuidance(HTransform):
 
     Args:
         weight: w(alpha, sigma); default 1, which takes x_0 given x_t for a point.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> h = deft.ReconstructionGuidance(lambda alpha, sigma: 0.01 * alpha**2 / sigma**2)  # published, w_r = 1, sigma_y = 0.1
+    >>> draws = deft.sample_posterior(prior, h, obs, 32, steps=20)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     needs_graph = True
@@ -83,6 +91,15 @@ class DPS(HTransform):
         zeta: the step size, as in the authors' code (0.3 to 1 there, for 1,000 steps): twice the printed zeta', which
             multiplies grad ||r||^2 / ||r||. Fewer steps want a larger one.
         weight: w(alpha, sigma); default 1.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior, sampler = world.prior(deft.VPCosine()), deft.DDIM(1.0)
+    >>> grid = deft.times(prior.schedule, 20)
+    >>> h = deft.DPS.published(0.3, sampler.kernel, grid)
+    >>> draws = deft.sample_posterior(prior, h, obs, 32, sampler=sampler, grid=grid)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     needs_graph = True
@@ -145,6 +162,13 @@ class PiGDM(Potential):
     Args:
         data_std: d. weight: a factor w(alpha, sigma) on h. noiseless: whether the pseudo-inverse takes the place of the
             solve where sigma_y = 0, whose stand-in is `Gaussian.surrogate` otherwise.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> draws = deft.sample_posterior(prior, deft.PiGDM(data_std=0.5), obs, 32, steps=20)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     def __init__(self, data_std: float = 1.0, weight: Weight = _one, *, noiseless: bool = False):

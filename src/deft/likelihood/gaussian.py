@@ -27,6 +27,12 @@ class Gaussian(Likelihood):
             levels of 255): a number, or a tensor [B] or [1].
         surrogate: the deviation that stands in for sigma_y = 0 in `log_prob`, `score` and `approx_mean_update`; a
             noiseless measurement has no density, so a method that wants one is told this one, and says so.
+
+    >>> import deft
+    >>> like = deft.Gaussian(deft.Mask(torch.tensor([[1.0, 0.0]])), sigma_y=0.5)
+    >>> y, x = torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)
+    >>> like.score(y, x), like.log_prob(y, x)
+    (tensor([[4., 0.]]), tensor([-2.2258]))
     """
 
     operator: Operator

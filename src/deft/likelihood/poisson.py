@@ -36,6 +36,12 @@ class Poisson(Likelihood):
         dark: the least intensity, of the sensor itself. It keeps log lambda finite where x̂ leaves [-1, 1].
 
     Raises (when sampling): InputError if A makes an intensity below 0 of an image in [-1, 1].
+
+    >>> import deft
+    >>> like = deft.Poisson(deft.Identity(), peak=10.0)
+    >>> y = like.sample(torch.zeros(1, 2000), deft.Noise(0, 1))
+    >>> y.mean().round(decimals=1), y.var().round(decimals=2)
+    (tensor(0.5000), tensor(0.0500))
     """
 
     operator: Operator

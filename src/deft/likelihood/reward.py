@@ -38,6 +38,11 @@ class Classifier(Likelihood):
 
     `features` is one code for each class, constant over the picture: planes of 0 and one 1 for up to 32 classes, else
     the binary digits as -1 and 1, filled up with zeros to a multiple of the sample's channels.
+
+    >>> from deft.likelihood import Classifier
+    >>> like = Classifier(lambda x: torch.cat([x, -x], 1), classes=2, event_shape=(1,))
+    >>> like.observe([0]).score(torch.zeros(1, 1))
+    tensor([[1.]])
     """
 
     def __init__(self, net: Callable[[Tensor], Tensor], classes: int, event_shape: Sequence[int]):
@@ -103,6 +108,12 @@ class Reward(Likelihood):
         reward: x [B, *E] -> [B], differentiable. A module is put into eval mode and its parameters are frozen.
         beta: temperature, in units of the reward; small is greedy.
         event_shape: *E.
+
+    >>> import deft
+    >>> from deft.likelihood import Reward
+    >>> obs = Reward(lambda x: -x.square().sum(1), beta=0.5, event_shape=(2,)).observe(1)
+    >>> obs.score(torch.ones(1, 2))
+    tensor([[-4., -4.]])
     """
 
     feature_channels = 0

@@ -37,7 +37,13 @@ class Around(Operator):
 
 
 class Identity(LinearOperator):
-    """y = x: denoising."""
+    """y = x: denoising.
+
+    >>> import deft
+    >>> obs = deft.Observation(torch.ones(1, 2), deft.Gaussian(deft.Identity(), 0.5))
+    >>> obs.score(torch.zeros(1, 2))
+    tensor([[4., 4.]])
+    """
 
     def __call__(self, x: Tensor) -> Tensor:
         return x
@@ -56,7 +62,13 @@ class Identity(LinearOperator):
 
 
 class Matrix(LinearOperator):
-    """y = A x for vectors: A [m, d] shared by all samples, or [B, m, d]."""
+    """y = A x for vectors: A [m, d] shared by all samples, or [B, m, d].
+
+    >>> import deft
+    >>> mean = deft.Matrix(torch.full((1, 4), 0.25))
+    >>> mean(torch.tensor([[1.0, 2.0, 3.0, 4.0]])), mean.pinv(torch.tensor([[2.5]]))
+    (tensor([[2.5000]]), tensor([[2.5000, 2.5000, 2.5000, 2.5000]]))
+    """
 
     per_sample = ("matrix", "_values", "_vectors")
     sample_axes, measured_axes = "B, d", "B, m"
@@ -94,6 +106,11 @@ class Linear(LinearOperator):
         forward: x [B, *E] -> [B, *M].
         event_shape: *E.
         adjoint: y [B, *M] -> [B, *E]; taken by automatic differentiation if not given.
+
+    >>> import deft
+    >>> cumulative = deft.Linear(lambda x: x.cumsum(1), (3,))
+    >>> cumulative(torch.ones(1, 3)), cumulative.adjoint(torch.ones(1, 3))
+    (tensor([[1., 2., 3.]]), tensor([[3., 2., 1.]]))
     """
 
     kept_as: ClassVar = {"adjoint": "_adjoint"}

@@ -18,6 +18,12 @@ class Mask(LinearOperator):
 
     Args:
         mask: [B, *E] or [1, *E], or with sizes 1 that broadcast (one channel for all, say).
+
+    >>> import deft
+    >>> mask = deft.Mask(torch.tensor([[1.0, 0.0, 1.0]]))
+    >>> y = deft.Gaussian(mask, 0.1).sample(torch.ones(1, 3), deft.Noise(0, 1))
+    >>> y[0, 1] == 0, mask.features(y).shape
+    (tensor(True), torch.Size([1, 6]))
     """
 
     per_sample = ("mask",)
@@ -74,6 +80,13 @@ class BlockAverage(LinearOperator):
     """Each factor x factor block of pixels replaced by its mean: super-resolution as the paper's code has it.
 
     A A^T = I / factor^2, so both solves are closed forms.
+
+    >>> import deft
+    >>> small = deft.BlockAverage(2)
+    >>> y = small(torch.arange(16.0).reshape(1, 1, 4, 4))
+    >>> y, small.pinv(y).shape
+    (tensor([[[[ 2.5000,  4.5000],
+              [10.5000, 12.5000]]]]), torch.Size([1, 1, 4, 4]))
     """
 
     sample_axes = measured_axes = "B, C, H, W"

@@ -63,6 +63,14 @@ class Recipe:
         than wanted.
     patience, evaluations, weights: see `FitConfig`; the fit ends early when nothing gets better.
     weighting, focus, even: of the loss over noise levels, see `DenoisingObjective`.
+
+    >>> import deft
+    >>> from deft.recipe.settings import sizes_for
+    >>> prior = deft.testing.gaussian_field(4).prior(deft.VPCosine())
+    >>> sizes_for(deft.Recipe(steps=100), prior, images=200)
+    Sizes(prior_samples=0, cache=1000, fresh=0.0)
+    >>> sizes_for(deft.Recipe(steps=2000), prior, images=200)
+    Sizes(prior_samples=3033, cache=16000, fresh=0.0)
     """
 
     method: str = "deft"

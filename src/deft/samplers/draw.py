@@ -100,6 +100,12 @@ def sample(
 
     Raises:
         NonFiniteError: a NaN or infinity, with the step and the term it came from.
+
+    >>> import deft
+    >>> world = deft.testing.two_modes(distance=4.0, std=0.5, weight=0.3)
+    >>> x = deft.sample(world.prior(deft.VPCosine()), 1000, steps=20)
+    >>> 0.25 < (x.sum(1) < 0).float().mean() < 0.35
+    tensor(True)
     """
     sampler = sampler or DDIM(eta=1.0)
     noise = Noise(0, noise) if isinstance(noise, int) else noise

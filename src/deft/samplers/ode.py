@@ -39,7 +39,14 @@ def with_weights(sampler: Sampler, what: str = "paths") -> KernelSampler:
 
 
 class DDIM(KernelSampler):
-    """DDIM (Song, Meng & Ermon 2021a, eq. 12): eta = 0 solves the ODE, eta = 1 is the ancestral sampler."""
+    """DDIM (Song, Meng & Ermon 2021a, eq. 12): eta = 0 solves the ODE, eta = 1 is the ancestral sampler.
+
+    >>> import deft
+    >>> prior = deft.testing.gaussian_field(4, std=0.5).prior(deft.VPCosine())
+    >>> x = deft.sample(prior, 500, sampler=deft.DDIM(eta=0.5), steps=20)
+    >>> 0.42 < x.std() < 0.5
+    tensor(True)
+    """
 
     def __init__(self, eta: float = 0.0):
         if not 0 <= eta <= 1:
@@ -56,6 +63,12 @@ class Cooled(KernelSampler):
 
     It is no sampler of the posterior any more: quality is bought with variety (Ingraham et al. 2023 and Lin &
     AlQuraishi 2023 draw proteins so).
+
+    >>> import deft
+    >>> prior = deft.testing.gaussian_field(4, std=0.5).prior(deft.VPCosine())
+    >>> x = deft.sample(prior, 500, sampler=deft.samplers.Cooled(deft.Ancestral(), 0.5), steps=20)
+    >>> x.std() < 0.3
+    tensor(True)
     """
 
     def __init__(self, inner: KernelSampler, temperature: float):
@@ -90,6 +103,12 @@ class Heun(Sampler):
     the velocity of Salimans & Ho 2022.
 
     Two calls a step, one in the last.
+
+    >>> import deft
+    >>> prior = deft.testing.gaussian_field(4, std=0.5).prior(deft.VPCosine())
+    >>> x = deft.sample(prior, 500, sampler=deft.Heun(), steps=10)
+    >>> 0.47 < x.std() < 0.5, deft.Heun().calls(10)
+    (tensor(True), 19)
     """
 
     order = 2
@@ -125,7 +144,14 @@ class Heun(Sampler):
 
 
 class DPMpp2M(Sampler):
-    """DPM-Solver++(2M), data prediction (Lu et al. 2022, algorithm 2); the last step is of first order."""
+    """DPM-Solver++(2M), data prediction (Lu et al. 2022, algorithm 2); the last step is of first order.
+
+    >>> import deft
+    >>> prior = deft.testing.gaussian_field(4, std=0.5).prior(deft.VPCosine())
+    >>> x = deft.sample(prior, 500, sampler=deft.DPMpp2M(), steps=10)
+    >>> 0.45 < x.std() < 0.5
+    tensor(True)
+    """
 
     order = 2
 

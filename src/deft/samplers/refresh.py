@@ -18,6 +18,13 @@ class Refresh(KernelSampler):
     not fall with the step, this is no discretisation of an SDE: with ever more steps the variance of Gaussian data
     drawn by it tends to (1 + sqrt(1 - zeta)) / 2 of what it should be (92 % for zeta = 0.3, half for zeta = 1). DDRM's
     steps for what is not measured are the same, with zeta = eta^2.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> draws = deft.sample_posterior(prior, deft.DiffPIR(), obs, 32, steps=20, sampler=deft.samplers.Refresh(0.3))
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     def __init__(self, zeta: float = 0.3):

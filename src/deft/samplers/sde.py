@@ -14,7 +14,14 @@ from deft.samplers.ode import DDIM, KernelSampler, extrapolated, wide
 
 
 class Ancestral(DDIM):
-    """The ancestral sampler of DDPM (Ho, Jain & Abbeel 2020, algorithm 2, "fixed small" variance)."""
+    """The ancestral sampler of DDPM (Ho, Jain & Abbeel 2020, algorithm 2, "fixed small" variance).
+
+    >>> import deft
+    >>> prior = deft.testing.gaussian_field(4, std=0.5).prior(deft.VPCosine())
+    >>> x = deft.sample(prior, 500, sampler=deft.Ancestral(), steps=20)
+    >>> 0.42 < x.std() < 0.5  # with few steps its samples vary too little
+    tensor(True)
+    """
 
     def __init__(self) -> None:
         super().__init__(eta=1.0)
@@ -26,12 +33,18 @@ class Ancestral(DDIM):
 class Ito(KernelSampler):
     """Euler-Maruyama on the reverse SDE (Anderson 1982; Song et al. 2021b), drift and diffusion exact over the step.
 
-    DDPM's "fixed large" variance (Ho et al. 2020, section 3.2). The step onto the clean end is the denoised mean, without
-    noise.
+    DDPM's "fixed large" variance (Ho et al. 2020, section 3.2). The step onto the clean end is the denoised mean,
+    without noise.
 
     On a wide step (sigma/alpha falls by more than `deft.samplers.ode.WIDE`) the SDE's noise exceeds what x_s holds,
     without bound where alpha_t -> 0 (zero terminal SNR): there it is at most that of p(x_s | x_t) for data of unit
     deviation.
+
+    >>> import deft
+    >>> prior = deft.testing.gaussian_field(4, std=0.5).prior(deft.VPCosine())
+    >>> x = deft.sample(prior, 500, sampler=deft.Ito(), steps=20)
+    >>> 0.5 < x.std() < 0.6  # and these too much
+    tensor(True)
     """
 
     stochastic = True

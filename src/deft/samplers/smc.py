@@ -123,6 +123,15 @@ def sample_smc(
     Raises:
         InputError: a sampler without noise; no particle agrees with y.
         NonFiniteError: a state or a weight that is not a number.
+
+    >>> import deft
+    >>> from deft.guidance import Predictive
+    >>> from deft.guidance.combine import Zero
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> draws = deft.sample_smc(prior, Zero(), obs, twist=Predictive(0.5), particles=64, steps=20)
+    >>> (draws.log_evidence - world.posterior(obs).log_evidence).abs() < 0.5
+    tensor([True])
     """
     if n < 1 or particles < 1 or batch < 1:
         raise InputError(f"n (samples), particles and batch must be at least 1, got {n}, {particles} and {batch}")

@@ -44,6 +44,14 @@ class DDRM(Sampler):
     Args:
         eta, eta_b: 0.85 and 1 in the paper. limit: in the units of x; the deviation of the data is a good one. inf for
             the paper's rule.
+
+    >>> import deft
+    >>> from deft.guidance.combine import Zero
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> draws = deft.sample_posterior(prior, Zero(), obs, 32, steps=20, sampler=deft.samplers.DDRM())
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     stochastic = True

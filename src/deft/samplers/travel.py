@@ -31,6 +31,15 @@ class TimeTravel(ManyDraws):
 
     Args:
         sampler: what takes the parts, for example `DDIM(1.0)` as in the paper.
+
+    >>> import deft
+    >>> from deft.guidance import Replacement
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> sampler = deft.samplers.TimeTravel(deft.DDIM(1.0), repeats=5)
+    >>> draws = deft.sample_posterior(prior, Replacement(), obs, 32, sampler=sampler, steps=20)
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1, sampler.calls(20)
+    (tensor(True), 96)
     """
 
     def __init__(self, sampler: Sampler, repeats: int = 10, jump: int = 1):

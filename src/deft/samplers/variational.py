@@ -47,6 +47,14 @@ class REDDiff(ManyDraws):
 
     Args:
         rate: Adam's, 0.1 to 0.5 in the paper. strength: lambda, 0.25 there.
+
+    >>> import deft
+    >>> from deft.guidance.combine import Zero
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior = world.prior(deft.VPCosine())
+    >>> draws = deft.sample_posterior(prior, Zero(), obs, 32, steps=100, sampler=deft.samplers.REDDiff())
+    >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
+    tensor(True)
     """
 
     needs_observation = True

@@ -13,7 +13,12 @@ from deft.errors import InputError
 
 
 class VE(Schedule):
-    """Variance exploding: alpha = 1, sigma geometric from sigma_min to sigma_max on [0, 1] (Song et al. 2021b)."""
+    """Variance exploding: alpha = 1, sigma geometric from sigma_min to sigma_max on [0, 1] (Song et al. 2021b).
+
+    >>> import deft
+    >>> deft.VE(0.01, 100.0).sigma(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([1.0000e-02, 1.0000e+00, 1.0000e+02])
+    """
 
     name = "ve"
 
@@ -36,6 +41,13 @@ class EDM(Schedule):
     """alpha = 1 and t = sigma itself, from sigma_min to sigma_max (Karras et al. 2022, table 1).
 
     mean, deviation: of log sigma in training.
+
+    >>> import deft
+    >>> s = deft.EDM()
+    >>> s.sigma(torch.tensor([0.5, 20.0]))
+    tensor([ 0.5000, 20.0000])
+    >>> s.training_time(torch.tensor(0.5)).log()
+    tensor(-1.2000)
     """
 
     name = "edm"

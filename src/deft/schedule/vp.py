@@ -49,6 +49,11 @@ class VPCosine(Schedule):
     """Variance preserving, alpha = cos(pi u/2), sigma = sin(pi u/2) (Nichol & Dhariwal 2021; Salimans & Ho 2022).
 
     u is t mapped to the range in which |log SNR| <= `bound`, so that both ends are finite.
+
+    >>> import deft
+    >>> s = deft.VPCosine(bound=10.0)
+    >>> s.log_snr(torch.tensor([0.0, 1.0])).round(decimals=3).tolist()
+    [10.0, -10.0]
     """
 
     name = "vp-cosine"
@@ -77,6 +82,11 @@ class VPTable(Schedule):
     """Variance preserving from a table of N betas, as DDPM checkpoints come (Ho, Jain & Abbeel 2020).
 
     t is the table's index, 0..N-1; between indices log(1 - abar) - log abar is interpolated linearly.
+
+    >>> import deft
+    >>> s = deft.VPTable.linear(1000)
+    >>> s.alpha(torch.tensor([0.0, 500.0, 999.0])).round(decimals=3), s.max_steps
+    (tensor([1.0000, 0.2790, 0.0060]), 1000)
     """
 
     name = "vp-table"

@@ -58,7 +58,18 @@ def observe_fixed(task: Task, x: Tensor, chunk: int = 128) -> Observation:
 
 class Clean(Batches):
     """Samples x [N, *E]; with a task, each draw is measured afresh, unless nothing in the task is random (`fixed`):
-    then once."""
+    then once.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> class Half:
+    ...     def observe(self, x, noise):
+    ...         return deft.Observation(obs.likelihood.sample(x, noise), obs.likelihood)
+    >>> data = deft.Clean(world.sample(10).float(), Half())
+    >>> first, second = (data.draw(10, 0, step, torch.device("cpu")) for step in (0, 1))
+    >>> torch.equal(first.x.sort(0)[0], second.x.sort(0)[0]), torch.equal(first.observation.y, second.observation.y)
+    (True, False)
+    """
 
     def __init__(self, x: Tensor, task: Task | None = None, *, fixed: bool = False):
         self.x, self.task, self._order = x, task, Order(len(x))
@@ -87,7 +98,15 @@ class Clean(Batches):
 
 
 class Pairs(Batches):
-    """The user's own pairs: x [N, *E] and an observation of N rows, used as they are."""
+    """The user's own pairs: x [N, *E] and an observation of N rows, used as they are.
+
+    >>> import deft
+    >>> x = torch.arange(4.0)[:, None]
+    >>> data = deft.Pairs(x, deft.Observation(2 * x, deft.Gaussian(deft.Identity(), 0.1)))
+    >>> batch = data.draw(3, 0, 0, torch.device("cpu"))
+    >>> torch.equal(batch.observation.y, 2 * batch.x)
+    True
+    """
 
     def __init__(self, x: Tensor, observation: Observation):
         if len(observation) != len(x):

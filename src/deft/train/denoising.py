@@ -99,6 +99,16 @@ class DenoisingObjective:
         weighting: a key of `WEIGHTINGS`.
         focus, even: see `draw_times`; what y says about x_0 is decided at high noise, what a sample keeps of the
             measurement's noise at low noise (docs/units.md).
+
+    >>> import deft
+    >>> from deft.core.random import BatchNoise
+    >>> world, obs = deft.testing.half_seen(4)
+    >>> prior, x = world.prior(deft.VPCosine()), world.sample(256).float()
+    >>> pairs = deft.Pairs(x, deft.Observation(obs.likelihood.sample(x, deft.Noise(0, 256)), obs.likelihood))
+    >>> objective, batch = deft.DenoisingObjective(prior), pairs.draw(256, 0, 0, torch.device("cpu"))
+    >>> exact, none = (objective(h, batch, BatchNoise(256, 0)).value for h in (world.h, deft.Scaled(world.h, 0.0)))
+    >>> exact < none
+    tensor(True)
     """
 
     def __init__(self, prior: Denoiser, weighting: str = "between", focus: float = 3.0, even: float = 0.5):

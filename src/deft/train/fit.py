@@ -57,6 +57,14 @@ class FitConfig:
         with a last phase of `LAST_PHASE` of the steps it took to get there; 0 never ends early.
     weights: what the module ends with: the "raw" or "ema" (averaged) weights of the last step, or the "best" of both
         over all evaluations.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> pairs = deft.Pairs(obs.y.expand(64, 4), obs.repeat(64))
+    >>> objective, h = deft.DenoisingObjective(world.prior(deft.VPCosine())), deft.DEFT((4,), 2, width=8)
+    >>> config = deft.FitConfig(steps=8, batch=16, evaluations=2, held_out_batches=1)
+    >>> [row["step"] for row in deft.fit(h, objective, pairs, pairs, config=config, progress=False).history]
+    [4, 8]
     """
 
     steps: int = 2000
@@ -224,6 +232,16 @@ def fit(
         Interrupted: Ctrl-C; the state is saved first.
         LostError: another process died; the state is saved first.
         CheckpointError: `resume` without a usable state, with other settings, or with the state of another fit.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> prior, x = world.prior(deft.VPCosine()), world.sample(256).float()
+    >>> pairs = deft.Pairs(x, deft.Observation(obs.likelihood.sample(x, deft.Noise(0, 256)), obs.likelihood))
+    >>> _ = torch.manual_seed(0)
+    >>> h, config = deft.DEFT((4,), 2, width=8, n2_start=0.0), deft.FitConfig(steps=40, warmup=5, lr=0.01, evaluations=2)
+    >>> result = deft.fit(h, deft.DenoisingObjective(prior), pairs, pairs, config=config, progress=False)
+    >>> result.history[-1]["raw"] < result.history[0]["raw"]
+    True
     """
     world = world or get_world()
     config = launched_config(config or FitConfig(), world)

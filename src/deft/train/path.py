@@ -408,6 +408,16 @@ class LogVariance(OffPolicy):
 
     Drawn by h itself its gradient is that of the control objective in expectation, and the batch mean is the control
     variate. Of a batch in parts each part has its own mean, which is as unbiased and a little noisier.
+
+    >>> import deft
+    >>> from deft.core.random import BatchNoise
+    >>> from deft.train.measured import Measured
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> objective = LogVariance(world.prior(deft.VPCosine()), steps=20)
+    >>> batch = Measured(obs).draw(64, 0, 0, torch.device("cpu"))
+    >>> h, none = (deft.DEFT((4,), 2, width=8, n2_start=n2) for n2 in (1.0, 0.0))  # untrained; the second is 0
+    >>> objective(h, batch, BatchNoise(64, 0)).value < objective(none, batch, BatchNoise(64, 0)).value
+    tensor(True)
     """
 
     least = 2
@@ -461,7 +471,18 @@ class Control(nn.Module):
 
 class TrajectoryBalance(OffPolicy):
     """E (log w - log Z)^2 / 2 (Malkin et al. 2022, with the prior's chain as backward policy: Venkatraman et al. 2024).
-    Fit a `Control`."""
+    Fit a `Control`.
+
+    >>> import deft
+    >>> from deft.core.random import BatchNoise
+    >>> from deft.train.measured import Measured
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> objective = TrajectoryBalance(world.prior(deft.VPCosine()), steps=20)
+    >>> batch = Measured(obs).draw(64, 0, 0, torch.device("cpu"))
+    >>> h, none = (Control(deft.DEFT((4,), 2, width=8, n2_start=n2)) for n2 in (1.0, 0.0))  # untrained; the second is 0
+    >>> objective(h, batch, BatchNoise(64, 0)).value < objective(none, batch, BatchNoise(64, 0)).value
+    tensor(True)
+    """
 
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         if not isinstance(module, Control):
@@ -485,6 +506,16 @@ class RelativeEntropy(PathObjective):
     through_prior: keep the prior's derivative. Without it a step costs no backward pass of the prior, and the gradient
         lacks what a change of x_t does to all further denoised means, but for the last, which is taken to follow x_t /
         alpha: it is that of no objective, and is biased (tests/test_path.py shows how much).
+
+    >>> import deft
+    >>> from deft.core.random import BatchNoise
+    >>> from deft.train.measured import Measured
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> objective = RelativeEntropy(world.prior(deft.VPCosine()), steps=20)
+    >>> batch = Measured(obs).draw(64, 0, 0, torch.device("cpu"))
+    >>> h, none = (deft.DEFT((4,), 2, width=8, n2_start=n2) for n2 in (1.0, 0.0))  # untrained; the second is 0
+    >>> objective(h, batch, BatchNoise(64, 0)).value < objective(none, batch, BatchNoise(64, 0)).value
+    tensor(True)
     """
 
     def __init__(
@@ -556,6 +587,16 @@ class AdjointMatching(PathObjective):
     so that h learns -a, the gradient of the final log-likelihood, averaged over the paths through x_t. Paths are drawn
     by h with the noise of the reverse SDE (`Ito`), without which x_T would tell of x_0 (the value bias). One backward
     pass of the prior a step, none of them through h.
+
+    >>> import deft
+    >>> from deft.core.random import BatchNoise
+    >>> from deft.train.measured import Measured
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> objective = AdjointMatching(world.prior(deft.VPCosine()), steps=20)
+    >>> batch = Measured(obs).draw(64, 0, 0, torch.device("cpu"))
+    >>> h, none = (deft.DEFT((4,), 2, width=8, n2_start=n2) for n2 in (1.0, 0.0))  # untrained; the second is 0
+    >>> objective(h, batch, BatchNoise(64, 0)).value < objective(none, batch, BatchNoise(64, 0)).value
+    tensor(True)
     """
 
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
