@@ -60,7 +60,7 @@ class ReconstructionGuidance(HTransform):
     >>> import deft
     >>> world, obs = deft.testing.half_seen(4)
     >>> prior = world.prior(deft.VPCosine())
-    >>> h = deft.ReconstructionGuidance(lambda alpha, sigma: 0.01 * alpha**2 / sigma**2)  # published, w_r = 1, sigma_y = 0.1
+    >>> h = deft.ReconstructionGuidance(lambda alpha, sigma: 0.01 * alpha**2 / sigma**2)  # w_r = 1, sigma_y = 0.1
     >>> draws = deft.sample_posterior(prior, h, obs, 32, steps=20)
     >>> (draws.mean - world.posterior(obs).mean).abs().mean() < 0.1
     tensor(True)

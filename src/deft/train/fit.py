@@ -238,7 +238,8 @@ def fit(
     >>> prior, x = world.prior(deft.VPCosine()), world.sample(256).float()
     >>> pairs = deft.Pairs(x, deft.Observation(obs.likelihood.sample(x, deft.Noise(0, 256)), obs.likelihood))
     >>> _ = torch.manual_seed(0)
-    >>> h, config = deft.DEFT((4,), 2, width=8, n2_start=0.0), deft.FitConfig(steps=40, warmup=5, lr=0.01, evaluations=2)
+    >>> h = deft.DEFT((4,), 2, width=8, n2_start=0.0)
+    >>> config = deft.FitConfig(steps=40, warmup=5, lr=0.01, evaluations=2)
     >>> result = deft.fit(h, deft.DenoisingObjective(prior), pairs, pairs, config=config, progress=False)
     >>> result.history[-1]["raw"] < result.history[0]["raw"]
     True

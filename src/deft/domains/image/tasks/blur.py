@@ -24,6 +24,12 @@ class CameraDeblur(ImageTask):
 
     weights: a file of the published blur-kernel-space network, whose blur takes the camera's place
         (`deft.operator.BlurSpace`; RGB images).
+
+    >>> import deft, torch
+    >>> x = torch.full((1, 1, 32, 32), 0.6)
+    >>> obs = deft.tasks.CameraDeblur().observe(x, deft.Noise(0, 1))
+    >>> obs.y.mean().round(decimals=4)  # saturated
+    tensor(1.)
     """
 
     name = "deblur-nonlinear"
@@ -49,7 +55,14 @@ class CameraDeblur(ImageTask):
 
 @dataclass(frozen=True)
 class GaussianDeblur(ImageTask):
-    """A Gaussian blur of `deviation` pixels."""
+    """A Gaussian blur of `deviation` pixels.
+
+    >>> import deft, torch
+    >>> x = torch.eye(32)[None, None]
+    >>> obs = deft.tasks.GaussianDeblur(deviation=2.0, sigma_y=0.0).observe(x, deft.Noise(0, 1))
+    >>> obs.y[0, 0, 16, 12:21]
+    tensor([0.0519, 0.0804, 0.1099, 0.1325, 0.1411, 0.1325, 0.1099, 0.0804, 0.0519])
+    """
 
     name = "deblur-gaussian"
     title = "Gaussian deblurring"
@@ -71,7 +84,15 @@ SUM_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class MotionDeblur(Drawn, ImageTask):
-    """A random motion blur, another for each image."""
+    """A random motion blur, another for each image.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(2, 1, 32, 32)
+    >>> obs = deft.tasks.MotionDeblur().observe(x, deft.Noise(0, 2))
+    >>> one, other = obs.likelihood.operator.kernel
+    >>> one.sum().round(decimals=4), torch.equal(one, other)
+    (tensor(1.), False)
+    """
 
     name = "deblur-motion"
     title = "motion deblurring"

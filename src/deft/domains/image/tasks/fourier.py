@@ -30,7 +30,14 @@ from deft.operator.recast import NORMS, ORIGINS
 
 @dataclass(frozen=True)
 class Phase(ImageTask):
-    """Magnitudes of the Fourier transform of the zero-padded image, noiseless (paper, section 4.1)."""
+    """Magnitudes of the Fourier transform of the zero-padded image, noiseless (paper, section 4.1).
+
+    >>> import deft, torch
+    >>> x = 2 * deft.Noise(1, 1).uniform((1, 32, 32)) - 1
+    >>> obs = deft.tasks.Phase().observe(x, deft.Noise(0, 1))
+    >>> torch.allclose(obs.y, obs.likelihood.operator(x.flip((-2, -1))), atol=1e-4)  # turned by 180 degrees: the same y
+    True
+    """
 
     name = "phase"
     feature_channels = 2
@@ -67,6 +74,12 @@ class MRI(Drawn, ImageTask):
     """Single-coil k-space with an acceleration, another choice of lines for each image.
 
     centred, norm, origin, sign: the k-space's convention (`deft.operator.recast.KSpace`); a mask is in the same order.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.MRI(acceleration=4.0).observe(x, deft.Noise(0, 1))
+    >>> (obs.y != 0).any(2)[0, 0].sum()  # columns of 32
+    tensor(8)
     """
 
     name = "mri"
@@ -122,6 +135,12 @@ class CoilMRI(MRI):
     The encoding of SENSE (Pruessmann et al. 1999).
 
     What is drawn is [N, 1 + 2 coils, H, W]: the mask, then the real and the imaginary parts of the sensitivities.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.CoilMRI(coils=4).observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape  # real and imaginary parts of each
+    torch.Size([1, 8, 32, 32])
     """
 
     name = "mri-coils"

@@ -16,7 +16,14 @@ from deft.operator.separable import FILTERS, PIXELS
 
 @dataclass(frozen=True)
 class SuperResolution(ImageTask):
-    """Each factor x factor block of pixels seen as its mean: what the paper's code does."""
+    """Each factor x factor block of pixels seen as its mean: what the paper's code does.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.SuperResolution(factor=4).observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape, obs.y.std().round(decimals=2)
+    (torch.Size([1, 1, 8, 8]), tensor(0.0500))
+    """
 
     name = "sr4"
     title = "4x super-resolution"
@@ -43,7 +50,14 @@ class SuperResolution(ImageTask):
 
 @dataclass(frozen=True)
 class BicubicSuperResolution(ImageTask):
-    """Antialiased bicubic down-sampling, noiseless: what the paper's text says."""
+    """Antialiased bicubic down-sampling, noiseless: what the paper's text says.
+
+    >>> import deft, torch
+    >>> x = torch.full((1, 1, 32, 32), 0.5)
+    >>> obs = deft.tasks.BicubicSuperResolution(factor=2).observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape, obs.y.min().round(decimals=4)
+    (torch.Size([1, 1, 16, 16]), tensor(0.5000))
+    """
 
     name = "sr4-bicubic"
     title = "4x super-resolution (bicubic)"

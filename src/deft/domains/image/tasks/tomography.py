@@ -27,6 +27,12 @@ class CT(ImageTask):
     corners, and axis_x, axis_y are its `axis`. angle_file: a file with one angle for each row of y, read once into
     `directions`, which a card keeps;
     angle_unit: degrees or radians, where the file leaves it open.
+
+    >>> import deft, torch
+    >>> x = torch.ones(1, 1, 32, 32)
+    >>> obs = deft.tasks.CT(angles=60, sigma_y=0.0).observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape, obs.y.max().round(decimals=1)  # the diagonal is 1.4 sides long
+    (torch.Size([1, 1, 60, 46]), tensor(1.4000))
     """
 
     name = "ct"
@@ -130,7 +136,14 @@ class CT(ImageTask):
 
 @dataclass(frozen=True)
 class LimitedAngle(CT):
-    """CT from directions that leave a wedge unseen."""
+    """CT from directions that leave a wedge unseen.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.LimitedAngle().observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape, obs.likelihood.operator.geometry.arc
+    (torch.Size([1, 1, 60, 46]), 90.0)
+    """
 
     name = "ct-limited"
     title = "limited-angle CT"
@@ -144,6 +157,12 @@ class RayCT(CT, Drawn):
     yours: any rays).
 
     side: of the image in pixels, needed where `detectors` is given: `rays` alone must say how large the image is.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.RayCT(missing=0.1).observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape[-1], int((obs.y == 0).all(-2).sum())  # detectors, and the dead ones
+    (46, 5)
     """
 
     name = "ct-rays"

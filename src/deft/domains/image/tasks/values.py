@@ -20,7 +20,14 @@ from deft.operator.separable import LUMAS
 
 @dataclass(frozen=True)
 class HighDynamicRange(ImageTask):
-    """y = clip(gain x, -1, 1), noiseless: dark and bright parts are lost (paper, section 4.1)."""
+    """y = clip(gain x, -1, 1), noiseless: dark and bright parts are lost (paper, section 4.1).
+
+    >>> import deft, torch
+    >>> x = torch.linspace(-1, 1, 1024).reshape(1, 1, 32, 32)
+    >>> obs = deft.tasks.HighDynamicRange(gain=2.0).observe(x, deft.Noise(0, 1))
+    >>> obs.y[0, 0, 0, 0], (obs.y.abs() == 1).float().mean()
+    (tensor(-1.), tensor(0.5000))
+    """
 
     name = "hdr"
     title = "high dynamic range"
@@ -36,7 +43,14 @@ class HighDynamicRange(ImageTask):
 
 @dataclass(frozen=True)
 class Colourise(ImageTask):
-    """The brightness of each pixel alone."""
+    """The brightness of each pixel alone.
+
+    >>> import deft, torch
+    >>> x = torch.tensor([1.0, 0.0, 0.0]).reshape(1, 3, 1, 1).expand(1, 3, 8, 8)
+    >>> obs = deft.tasks.Colourise(sigma_y=0.0).observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape, obs.y.mean()
+    (torch.Size([1, 1, 8, 8]), tensor(0.2990))
+    """
 
     name = "colourise"
     title = "colourisation"
@@ -54,7 +68,14 @@ class Colourise(ImageTask):
 
 @dataclass(frozen=True)
 class Denoise(ImageTask):
-    """The image itself, under noise of deviation 0.5."""
+    """The image itself, under noise of deviation 0.5.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.Denoise(sigma_y=0.5).observe(x, deft.Noise(0, 1))
+    >>> obs.y.std().round(decimals=1)
+    tensor(0.5000)
+    """
 
     name = "denoise"
     title = "remove noise"
@@ -68,7 +89,14 @@ class Denoise(ImageTask):
 
 @dataclass(frozen=True)
 class Decompress(ImageTask):
-    """A JPEG of low quality."""
+    """A JPEG of low quality.
+
+    >>> import deft, torch
+    >>> x = torch.linspace(-1, 1, 1024).reshape(1, 1, 32, 32)
+    >>> obs = deft.tasks.Decompress().observe(x, deft.Noise(0, 1))
+    >>> 0.002 < (obs.y - x).abs().mean() < 0.1
+    tensor(True)
+    """
 
     name = "jpeg"
     title = "JPEG restoration"
@@ -86,7 +114,14 @@ class Decompress(ImageTask):
 
 @dataclass(frozen=True)
 class CompressedSensing(ImageTask):
-    """A share `ratio` of random mixtures of all pixels."""
+    """A share `ratio` of random mixtures of all pixels.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.CompressedSensing(ratio=0.25).observe(x, deft.Noise(0, 1))
+    >>> obs.y.shape
+    torch.Size([1, 256])
+    """
 
     name = "compressed"
     pictures = False
@@ -104,7 +139,14 @@ class CompressedSensing(ImageTask):
 
 @dataclass(frozen=True)
 class LowLight(ImageTask):
-    """Photon counts: y ~ Poisson(photons (x + 1)/2) / photons, on the scale of intensities."""
+    """Photon counts: y ~ Poisson(photons (x + 1)/2) / photons, on the scale of intensities.
+
+    >>> import deft, torch
+    >>> x = torch.zeros(1, 1, 32, 32)
+    >>> obs = deft.tasks.LowLight(photons=10.0).observe(x, deft.Noise(0, 1))
+    >>> obs.y.mean().round(decimals=1), (10 * obs.y - (10 * obs.y).round()).abs().max() < 1e-5
+    (tensor(0.5000), tensor(True))
+    """
 
     name = "poisson"
     pictures = False
