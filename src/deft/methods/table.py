@@ -271,7 +271,7 @@ METHODS: dict[str, Method[Any]] = {
             solver=BEST_SOLVER,
             runs=2,
             learned="lora",
-            about="low-rank changes of the prior's weights (Hu et al. 2021)",
+            about="low-rank changes of the prior's weights (Hu et al. 2022)",
         ),
         Method(
             "controlnet",
@@ -402,7 +402,7 @@ METHODS: dict[str, Method[Any]] = {
             backward=True,
             requires="linear",
             grid={"eta": (1.0, 0.5)},
-            about="ΠGDM with the diagonal of the prior's own covariance of x_0 given x_t (Boys et al. 2023)",
+            about="ΠGDM with the diagonal of the prior's own covariance of x_0 given x_t (Boys et al. 2024)",
         ),
         Method(
             "mmps",
@@ -465,7 +465,7 @@ METHODS: dict[str, Method[Any]] = {
             lambda m: Zero(),
             requires="linear",
             sampler=lambda s: Imputed(DDIM(1.0)),
-            about="the measured part of each x_t overwritten by a noised y (Song et al. 2021)",
+            about="the measured part of each x_t overwritten by a noised y (Song et al. 2021b)",
         ),
         Method(
             "repaint",
@@ -487,7 +487,7 @@ METHODS: dict[str, Method[Any]] = {
             spacing="uniform",
             sampler=lambda s: REDDiff(s.lr, s.strength),
             grid={"lr": (0.02, 0.1, 0.5), "lambda": (0.1, 0.25, 1.0)},
-            about="one point, found by gradient descent with the prior as regulariser (Mardani et al. 2023)",
+            about="one point, found by gradient descent with the prior as regulariser (Mardani et al. 2024)",
         ),
         Method(
             "daps",
@@ -534,7 +534,7 @@ METHODS: dict[str, Method[Any]] = {
             draw=draw_mcgdiff,
             grid={"particles": (8, 16, 32)},
             about=(
-                "weighted particles whose seen part follows a noised y (after Cardoso et al. 2023; akin to "
+                "weighted particles whose seen part follows a noised y (after Cardoso et al. 2024; akin to "
                 "SMCDiff, Trippe et al. 2023)"
             ),
         ),

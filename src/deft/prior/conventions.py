@@ -68,11 +68,11 @@ CONVENTIONS: dict[str, Convention] = {
         lambda: {"schedule": VPCosine(), "output": "v", "time": "log-sigma", "scale_input": True},
     ),
     "score-sde-vp": Convention(
-        "eps, continuous VP, given 999 t; images in [-1, 1] (Song et al. 2021, DDPM++)",
+        "eps, continuous VP, given 999 t; images in [-1, 1] (Song et al. 2021b, DDPM++)",
         lambda: {"schedule": VPLinear(), "output": "eps", "time": "999t"},
     ),
     "score-sde-ve": Convention(
-        "score, VE with sigma from 0.01 to 50, given sigma; images in [0, 1] (Song et al. 2021, NCSN++)",
+        "score, VE with sigma from 0.01 to 50, given sigma; images in [0, 1] (Song et al. 2021b, NCSN++)",
         lambda: {"schedule": VE(0.01, 50.0), "output": "score", "time": "sigma", "value_range": (0.0, 1.0)},
     ),
     "edm": Convention(
