@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from deft.denoiser import MeanDenoiser, NetworkDenoiser
     from deft.errors import DeftError
     from deft.guidance import DPS, MMPS, DiffPIR, PiGDM, ReconstructionGuidance
-    from deft.guidance.combine import Clipped, Interval, Scaled, Sum
+    from deft.guidance.combine import Clipped, Interval, Piecewise, Scaled, Sum
     from deft.kinds.draws import Draws
     from deft.learned import DEFT
     from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
@@ -94,6 +94,7 @@ __all__ = [
     "Operator",
     "Pairs",
     "PiGDM",
+    "Piecewise",
     "Poisson",
     "Potential",
     "Prediction",
@@ -138,7 +139,7 @@ _WHERE = {
     "denoiser": "MeanDenoiser NetworkDenoiser",
     "errors": "DeftError",
     "guidance": "DPS MMPS DiffPIR PiGDM ReconstructionGuidance",
-    "guidance.combine": "Clipped Interval Scaled Sum",
+    "guidance.combine": "Clipped Interval Piecewise Scaled Sum",
     "learned": "DEFT",
     "likelihood": "Gaussian Likelihood Observation Poisson",
     "operator": "BlockAverage Identity Linear LinearOperator Mask Matrix Operator",

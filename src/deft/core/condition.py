@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ class Conditioned(Denoiser):
 
     def both(self, x_t: Tensor, t: Tensor) -> tuple[Prediction, Tensor]:
         """The prior's own prediction and h, both detached."""
-        if not self.h.needs_graph:
+        if not self.h.needs_graph or self._without_graph(t):
             with torch.no_grad():
                 pred = self.prior(x_t, t)
                 return pred, self.h(pred, self.obs)
@@ -37,6 +39,14 @@ class Conditioned(Denoiser):
                 )
             h = self.h(pred, self.obs)
         return pred.detach(), h.detach()
+
+    def _without_graph(self, t: Tensor) -> bool:
+        """Whether h, which needs the graph at other noise levels, does not at these."""
+        if self.h.graph_below == math.inf:
+            return False
+        level = t.reshape(-1).double()
+        lowest = (self.schedule.log_sigma(level) - self.schedule.log_alpha(level)).min()
+        return float(lowest) > math.log(self.h.graph_below) + 1e-5  # h compares in its own precision
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         pred, h = self.both(x_t, t)

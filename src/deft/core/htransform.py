@@ -8,6 +8,7 @@ there is to save.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -35,6 +36,8 @@ class HTransform(PrintedModule, ABC):
     """
 
     needs_graph: bool = False
+    graph_below: float = math.inf
+    """sigma/alpha above which the graph is not needed after all, and not built."""
 
     @abstractmethod
     def forward(self, pred: Prediction, obs: Observation) -> Tensor: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,7 @@ class Sum(HTransform):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.needs_graph = any(p.needs_graph for p in parts)
+        self.graph_below = max((p.graph_below for p in parts if p.needs_graph), default=math.inf)
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         first, *rest = [part(pred, obs) for part in self.parts]
@@ -49,7 +52,7 @@ class Wrapped(HTransform):
     def __init__(self, h: HTransform):
         super().__init__()
         self.h = h
-        self.needs_graph = h.needs_graph
+        self.needs_graph, self.graph_below = h.needs_graph, h.graph_below
 
 
 class Scaled(Wrapped):
@@ -95,6 +98,35 @@ class Interval(Wrapped):
         ratio = pred.sigma / pred.alpha
         inside = (ratio >= self.low) & (ratio <= self.high)
         return torch.where(inside, self.h(pred, obs), 0.0)
+
+
+class Piecewise(HTransform):
+    """One h where sigma/alpha > at, another one below: a learned h where the prior sees little, say, and one that
+    differentiates through the prior where it sees much. Backward passes are paid for where the part that needs them is
+    used.
+
+    >>> import deft
+    >>> world, obs = deft.testing.half_seen(2)
+    >>> prior, h = world.prior(deft.VPCosine()), deft.Piecewise(Zero(), deft.DiffPIR(), at=1.0)
+    >>> [bool(h(prior(torch.ones(1, 4), torch.tensor(t)), obs).any()) for t in (0.2, 0.8)]
+    [True, False]
+    """
+
+    def __init__(self, above: HTransform, below: HTransform, at: float):
+        if not at > 0:
+            raise InputError(f"Piecewise needs at > 0 (a sigma/alpha), got {at}")
+        super().__init__()
+        self.above, self.below, self.at = above, below, at
+        self.needs_graph = above.needs_graph or below.needs_graph
+        self.graph_below = above.graph_below if above.needs_graph else min(at, below.graph_below)
+
+    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
+        high = pred.sigma / pred.alpha > self.at
+        if bool(high.all()):
+            return self.above(pred, obs)
+        if not bool(high.any()):
+            return self.below(pred, obs)
+        return torch.where(high, self.above(pred, obs), self.below(pred, obs))
 
 
 class Clipped(Renamed, Wrapped):

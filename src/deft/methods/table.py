@@ -25,7 +25,7 @@ from deft.guidance import (
     Replacement,
     SeenNoisy,
 )
-from deft.guidance.combine import Scaled, Sum, Zero
+from deft.guidance.combine import Piecewise, Scaled, Sum, Zero
 from deft.methods.drawing import (
     ChainSettings,
     ParticleSettings,
@@ -63,6 +63,13 @@ class MixedSettings(Settings):
     weight: float = setting(0.5, "of DEFT, between 0 (ΠGDM alone) and 1 (DEFT alone)")
     data_std: float = setting(0.7, "assumed standard deviation of the data")
     scale: float = setting(1.0, "times h")
+
+
+@dataclass(frozen=True)
+class PiecewiseSettings(Settings):
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's")
+    iterations: int = setting(3, "of MMPS's conjugate gradients below it")
+    scale: float = setting(1.0, "times DEFT's h")
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,14 @@ def _mixed(m: Context[MixedSettings]) -> HTransform:
             "deft-pigdm needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method"
         )
     return Sum(Scaled(m.fitted, scale * w), Scaled(PiGDM(m.settings.data_std), scale * (1 - w)))
+
+
+def _piecewise(m: Context[PiecewiseSettings]) -> HTransform:
+    if m.fitted is None:
+        raise InputError(
+            "deft-mmps needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method"
+        )
+    return Piecewise(Scaled(m.fitted, m.settings.scale), MMPS(m.settings.iterations), m.settings.at)
 
 
 def _dps(m: Context[DPSSettings]) -> HTransform:
@@ -342,6 +357,19 @@ METHODS: dict[str, Method[Any]] = {
             learned="deft",
             grid={"weight": (0.3, 0.5, 0.8), "data_std": (0.5, 1.0)},
             about="a weighted mean of the two: scale (weight DEFT + (1 - weight) ΠGDM)",
+        ),
+        Method(
+            "deft-mmps",
+            "DEFT, then MMPS",
+            _piecewise,
+            trained=True,
+            backward=True,
+            requires="linear",
+            settings=PiecewiseSettings(),
+            spacing="log-snr",
+            learned="deft",
+            grid={"at": (0.3, 1.0, 3.0)},
+            about="DEFT at high noise, where the prior sees little, and MMPS below sigma/alpha = at",
         ),
         Method(
             "dps",
