@@ -388,7 +388,7 @@ class Asked:
             )
         if alone and self.data is not None and paired:
             raise InputError(
-                "give --data (images, with new measurements at every step) or --pairs (your own x and y), one of the two"
+                "give --data (images, with new measurements at every step) or --pairs (your own x and y), not both"
             )
         if alone and self.data is None and not paired and self.prior_samples == 0:
             raise InputError("nothing to fit to: give --data, --pairs, or a --prior-samples above 0")
