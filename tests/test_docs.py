@@ -8,6 +8,7 @@ Budgets are cut: `max_seconds=60` in a page is run as 1 second, `seconds=90` of 
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import types
@@ -106,6 +107,29 @@ def targets(page: Path) -> list[tuple[Path, str]]:
     links = LINK.findall("\n".join(line for _, line in outside_code(page)))
     parts = [link.partition("#") for link in links]
     return [((page.parent / path).resolve() if path else page, anchor) for path, _, anchor in parts]
+
+
+def exists(dotted: str) -> bool:
+    """Whether a dotted name is a module, or a member (of a member ...) of one."""
+    found: object = importlib.import_module("deft")
+    for i, part in enumerate(parts := dotted.split(".")):
+        if i and not hasattr(found, part):
+            try:
+                found = importlib.import_module(".".join(parts[: i + 1]))
+            except ModuleNotFoundError:
+                return part in getattr(found, "__annotations__", {})  # a field of a dataclass, without a default
+        elif i:
+            found = getattr(found, part)
+    return True
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.stem not in TABLES], ids=name)
+def test_the_names_of_a_page_exist(page: Path) -> None:
+    """Every dotted name of the package in a code span of the text; fences are run."""
+    for i, line in outside_code(page):
+        for span in re.findall(r"`([^`]*)`", line):
+            for found in re.findall(r"(?<![\w./:-])deft(?:\.[A-Za-z_]\w*)+", span):
+                assert exists(found), f"{name(page)}:{i}: there is no {found}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -147,4 +147,4 @@ def test_list_shows_what_it_reports(capsys):
             ]
     for task in found["tasks"]:
         line = next(line for line in said.splitlines() if line.split()[:1] == [task["name"]])
-        assert all(f"{k} {v}" in line for k, v in task["settings"].items())
+        assert all(f"{k}={v}" in line for k, v in task["settings"].items())

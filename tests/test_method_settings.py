@@ -147,6 +147,15 @@ def test_settings_of_a_sampler(monkeypatch):
         plan("ddrm", sampler="half", settings={"share": 0.5})
 
 
+def test_the_sampler_of_a_plan_is_a_name_and_that_of_sample_an_object():
+    """The other one is an error that says so."""
+    prior = deft.MeanDenoiser(lambda x, a, s: a / (a**2 + s**2) * x, deft.VPCosine(), (2,))
+    with pytest.raises(InputError, match=r"a name here .*heun.* got DDIM.*deft\.sample_posterior"):
+        plan("deft", sampler=DDIM())
+    with pytest.raises(InputError, match=r"an object, such as deft\.Heun.*'heun'"):
+        deft.sample(prior, 2, sampler="heun", steps=2)
+
+
 def test_old_names_of_the_table_warn():
     with pytest.warns(DeprecationWarning, match="why_unsupported"):
         assert METHODS["prior"].misfit(None) is None

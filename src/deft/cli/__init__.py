@@ -14,15 +14,15 @@ from deft.runtime.launchers import launched
 COMMANDS = {
     "compare": LazyCommand(
         "deft.cli.compare:compare",
-        "Compare priors x tasks x methods x seeds as FILE (TOML) says: fit, tune, draw, measure, report.",
+        "Compare methods over the priors, tasks and seeds of a file.",
     ),
     "demo": LazyCommand(
         "deft.cli.demo:demo",
-        "Fit an h-transform on 1,000 bundled images, restore held-out ones, compare with other methods.",
+        "Fit an h on bundled images, restore others, compare methods.",
     ),
     "evaluate": LazyCommand(
         "deft.cli.evaluate:evaluate",
-        "Compare methods on held-out images: the same masks, measurement noise and seeds for each.",
+        "Compare methods on the same held-out measurements.",
     ),
     "fit": LazyCommand("deft.cli.fit:fit", "Fit an h-transform to a frozen prior."),
     "hub": LazyCommand("deft.cli.hub:hub", "Share a fitted h: a folder with card and README, and a model hub."),

@@ -16,7 +16,7 @@ from deft.runtime.distributed import get_world
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @out_option("comparison")
-@click.option("--jobs", default=1, show_default=True, help="Processes of this machine that share the work.")
+@click.option("--jobs", default=1, show_default=True, help="Processes on this machine that divide the work.")
 @click.option(
     "--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several."
 )
@@ -26,18 +26,21 @@ from deft.runtime.distributed import get_world
     show_default=True,
     help="cpu, cuda, cuda:1, ...: where jobs compute. Processes of --jobs share it.",
 )
-@click.option("--report", "only_report", is_flag=True, help="Do nothing new: write the report from what is in --out.")
+@click.option(
+    "--report", "only_report", is_flag=True, help="Compute nothing: write the report from the results in --out."
+)
 @json_option
 def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, only_report: bool, as_json: bool) -> None:
-    """Compare priors x tasks x methods x seeds as FILE (TOML) says: fit, tune, draw, measure, report.
+    """Compare methods over the priors, tasks and seeds of a file.
 
     \b
     deft compare quick.toml --out comparison
     deft compare benchmarks/fashion.toml --out comparison --jobs 2
 
-    Every job is written to --out as soon as it is done: the same command resumes where it was stopped, and after a
-    change of the file does only what changed. A job that fails does not stop the others. Writes report.md, report.json,
-    wall-*.png and curve-*.png. `quick` is a file that comes with the library and takes two minutes.
+    FILE is TOML. The jobs are to fit, tune, draw and measure. Each result is written to --out as soon as it is there:
+    the same command resumes where it was stopped, and after a change of the file computes only what changed. A job that
+    fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png. The file `quick` comes
+    with the library and takes three minutes.
     """
     from deft.bench.run import run_study
     from deft.bench.studies import find_study, read_study
@@ -63,7 +66,7 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
         )
     if done.failed:
         raise LostError(
-            f"{len(done.failed)} jobs failed, and the rest is done (see *.error.txt in {out}); run the same command to"
+            f"{len(done.failed)} jobs failed, and the rest is done (see *.error.txt in {out}): run the same command to"
             " try them again"
         )
 

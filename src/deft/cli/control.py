@@ -115,8 +115,8 @@ def fit_on_paths(
     if end.get("residual", 0.0) > max(MAX_RESIDUAL * sigma, MIN_RESIDUAL):
         output.say(
             f"warning: paths of this h do not explain {source}: y - A(x) is {end['residual']:.3g} where the noise"
-            f" sigma_y is {sigma:.3g}. More --steps, or other units or another convention of y (`deft measure inspect`"
-            " tells)?"
+            f" sigma_y is {sigma:.3g}. It needs more --steps, or y has other units or another convention (`deft measure"
+            " inspect` finds out)"
         )
     how = f"--reward {getattr(task, 'source', '')}" if source is None else f"--measurement {source}"
     output.say(

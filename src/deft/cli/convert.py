@@ -58,8 +58,10 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
     "--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write."
 )
 @click.option("--rows", metavar="FIRST:LAST", help="Slices FIRST to LAST - 1 of the file.  [default: all]")
-@click.option("--sigma-y", type=float, help="Deviation of the noise in the converted y.  [default: the task's]")
-@click.option("--scale", "value_scale", type=float, help="Multiply the program's values with this first.")
+@click.option(
+    "--sigma-y", type=float, help="Standard deviation of the noise in the converted y.  [default: the task's]"
+)
+@click.option("--scale", "value_scale", type=float, help="Multiply the program's values by this first.")
 @click.option(
     "--mask",
     type=click.Path(path_type=Path),
@@ -79,7 +81,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.option(
     "--origin", type=Name("origin", ORIGINS), help="k-space: the pixel of phase 0, middle or corner.  [default: middle]"
 )
-@click.option("--sign", type=int, help="k-space: of the exponent.  [default: -1]")
+@click.option("--sign", type=int, help="k-space: sign of the exponent.  [default: -1]")
 @click.option(
     "--layout",
     type=Name("layout", ("auto", "complex", "last", "channels")),
@@ -89,15 +91,15 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
     "--orientation",
     multiple=True,
     type=Name("orientation", ("flip-rows", "flip-columns", "transpose")),
-    help="Turn the image so. May be repeated.",
+    help="Flip or transpose the image. May be repeated.",
 )
 @click.option(
     "--magnitude",
     is_flag=True,
     default=None,
-    help="k-space, all of it sampled: measure the magnitude of the image again (a simulation).",
+    help="k-space, fully sampled: simulate a measurement of the magnitude of the image.",
 )
-@click.option("--crop", type=int, help="With --magnitude: the middle of the image, so many pixels wide.")
+@click.option("--crop", type=int, help="With --magnitude: use the middle of the image, this many pixels wide.")
 @click.option(
     "--theta",
     help="skimage: the angles given to radon, in degrees: a file, or numbers with commas.  [default: 0 to 179]",
@@ -105,7 +107,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.option("--circle", callback=_yes_no, metavar="true|false", help="skimage: as given to radon.  [default: true]")
 @click.option("--extent", type=float, help="odl: side of the domain, in its units.")
 @click.option("--detector-extent", type=float, help="odl: of the row of detectors.  [default: the domain's diagonal]")
-@click.option("--every", type=int, help="odl, lodopab: keep one angle of so many.  [default: 1]")
+@click.option("--every", type=int, help="odl, lodopab: keep every N-th angle, N being this number.  [default: 1]")
 @click.option("--own-side", type=int, help="skimage, odl: pixels along a side of the image that was measured.")
 @click.option(
     "--side",
@@ -122,7 +124,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 @json_option
 def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool, **given: Any) -> None:
-    """Turn what another program measured into a measurement file.
+    """Convert a measurement of another program to a measurement file.
 
     \b
     fastmri  HDF5 with kspace; one coil, or --maps       odl      sinograms [angles, detectors]
@@ -133,7 +135,7 @@ def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool,
     deft measure convert skimage sinogram.npy --theta 0,3,6,9 --out y.npz
     deft sample --prior ct --method diffpir --measurement y.npz --out slice
 
-    What was assumed is printed and kept in the file. docs/conventions.md has the conventions themselves.
+    Assumptions are printed and kept in the file. docs/conventions.md has the conventions.
     """
     output = Output(as_json)
     if out.suffix != ".npz":

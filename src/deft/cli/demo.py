@@ -13,19 +13,25 @@ from deft.workflow import demo as library
 
 
 @click.command()
-@click.option("--task", type=Name("task", library.TASKS), default="inpaint", show_default=True)
+@click.option(
+    "--task", type=Name("task", library.TASKS), default="inpaint", show_default=True, help="What is measured."
+)
 @out_option("demo")
-@click.option("--quick", is_flag=True, help="Seconds instead of minutes: shows that it works, nothing about quality.")
+@click.option(
+    "--quick", is_flag=True, help="Seconds instead of minutes: a test that it works; the figures mean nothing."
+)
 @click.option("--pretrained", is_flag=True, help="Use the bundled h, fitted for longer, instead of fitting one now.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
 @click.option("--images", default=64, show_default=True, help="Held-out images to restore (at most 500).")
 @click.option(
     "--prior",
     default="",
     help="A prior for 1x32x32 images (clothes) or 1x64x64 ones (CT slices).  [default: the task's]",
 )
-@click.option("--seconds", default=library.FIT_SECONDS, show_default=True, help="How long h is fitted for.")
-@click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
+@click.option("--seconds", default=library.FIT_SECONDS, show_default=True, help="Time limit of the fit.")
+@click.option(
+    "--size", default=0.09, show_default=True, help="Upper limit of h's parameters, as a share of the prior's."
+)
 @overwrite_option
 @json_option
 def demo(
@@ -41,10 +47,10 @@ def demo(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Fit an h-transform on 1,000 bundled images, restore held-out ones, compare with other methods.
+    """Fit an h on bundled images, restore others, compare methods.
 
-    Under three minutes on two CPU cores. Writes samples.png, samples.npz, report.md, report.json and
-    h.safetensors. A folder left by an earlier demo is used again.
+    It fits to 1,000 images and restores held-out ones, in under three minutes on two CPU cores. Writes samples.png,
+    samples.npz, report.md, report.json and h.safetensors. The folder of an earlier demo may be reused.
     """
     output = Output(as_json)
     config = library.DemoConfig(

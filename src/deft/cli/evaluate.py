@@ -25,10 +25,10 @@ from deft.methods import plan
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--data", required=True, help=DATA_HELP + " With an array `labels`, for top-1.")
+@click.option("--data", required=True, help=DATA_HELP + " An array `labels` gives top-1.")
 @click.option("--pairs", is_flag=True, help="--data is an .npz of x and y (and mask): use these measurements.")
 @click.option(
-    "--methods", help="Names with commas between them.  [default: deft,dps,pigdm,prior; without a run: all but deft]"
+    "--methods", help="Names, separated by commas.  [default: deft,dps,pigdm,prior; without a run: all but deft]"
 )
 @click.option(
     "--prior",
@@ -40,13 +40,13 @@ from deft.methods import plan
 )
 @common.prior_option_option
 @common.trust_code_option
-@click.option("--task", type=Name("task", TASKS), help="Without a run.  [default: inpaint]")
+@click.option("--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: inpaint]")
 @common.task_option_option
-@click.option("--images", type=int, help="Use the first so many images.  [default: all]")
+@click.option("--images", type=int, help="Number of images, the first ones of the data.  [default: all]")
 @click.option("--samples", default=4, show_default=True, help="Samples for each image.")
 @click.option("--steps", type=int, help="Calls of the prior for every method.  [default: each method's]")
-@click.option("--eta", type=float, help="Noise of the sampler for every method.  [default: each method's]")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--eta", type=float, help="Noise of the sampler for every method, 0 to 1.  [default: each method's]")
+@click.option("--seed", default=0, show_default=True, help="Of masks, measurement noise and samples.")
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
 @out_option("report")
 @common.reading_options
@@ -79,15 +79,18 @@ def evaluate(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Compare methods on held-out images: the same masks, measurement noise and seeds for each.
+    """Compare methods on the same held-out measurements.
 
     \b
     deft evaluate run --data held-out/ --out report
     deft evaluate --task sr4 --data fashion --methods dps,pigdm --out report
 
-    Writes report.md, report.json, samples.png and samples.npz. The energy score, which is least for the true posterior,
-    comes first: in features of a network for clothes (the bundled images, or labelled 1x32x32 ones with the fashion
-    prior; with top-1) and for CT slices, and in pixels for all images. It needs two samples of each image at least.
+    Masks, measurement noise and seeds are the same for every method. Writes report.md, report.json, samples.png and
+    samples.npz.
+
+    The energy score comes first: it is lowest for the true posterior. It is computed in pixels for all images, and in
+    features of a network for CT slices and for clothes (the bundled images, or labelled 1x32x32 images with the fashion
+    prior, which also have top-1). It needs at least two samples of each image.
     """
     output = Output(as_json)
     where = common.get_device(device)
@@ -125,8 +128,8 @@ def evaluate(
     open_folder(out, overwrite=overwrite)
     if samples == 1:
         output.say(
-            "one sample of each image: no energy score, coverage or spread, and what is measured rewards samples that"
-            " vary too little; give --samples 2 or more"
+            "one sample of each image: no energy score, coverage or spread. The other metrics reward samples that vary"
+            " too little. Give --samples 2 or more"
         )
     results = compare(
         plans,
@@ -172,7 +175,7 @@ def _who(
         return None, common.make_task(task, None, None, task_options, domain=common.domain_for(prior)), prior, name
     found = common.load_run(run, prior_option, device, prior_options)
     if task_options:
-        raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
+        raise InputError(f"{run} has a task: leave --task-option out, or fit an h to that task")
     if task is not None and task != found.task.name:
         raise InputError(
             f"{run} was fitted to the task {found.task.name}, not {task}: leave --task out, or fit one to {task}"

@@ -57,35 +57,44 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 @click.option(
     "--data",
     help=DATA_HELP
-    + " Masks and noise are drawn afresh at every step. Without --data h is fitted to samples of the prior alone.",
+    + " Every step draws new masks and new noise. Without --data, h is fitted to samples of the prior alone.",
 )
 @click.option(
     "--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask)."
 )
-@click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
+@click.option("--held-out", help="Images for the held-out loss, read like --data.  [default: a tenth of the data]")
 @out_option("run")
-@click.option("--size", default=0.09, show_default=True, help="Most parameters h may have, as a share of the prior's.")
-@click.option("--steps", default=DEFAULTS.steps, show_default=f"{DEFAULTS.steps}; with --objective {PATHS['steps']}")
-@click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--resume", is_flag=True, help="Go on with a fit that was stopped, with the same settings.")
+@click.option(
+    "--size", default=0.09, show_default=True, help="Upper limit of h's parameters, as a share of the prior's."
+)
+@click.option(
+    "--steps",
+    default=DEFAULTS.steps,
+    show_default=f"{DEFAULTS.steps}; with --objective {PATHS['steps']}",
+    help="Training steps.",
+)
+@click.option("--seconds", type=float, help="Time limit of the fit. The learning rate falls to its end within it.")
+@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
+@click.option("--resume", is_flag=True, help="Resume a fit that was stopped, with the same settings.")
 @section(
     "Task and measurement",
     click.option(
         "--sigma-y",
         type=float,
-        help="Deviation of the measurement noise, for images in [-1, 1].  [default: the task's]",
+        help="Standard deviation of the measurement noise, for images in [-1, 1].  [default: the task's]",
     ),
     common.task_option_option,
     click.option(
-        "--hole", type=Numbers(), help="Smallest and largest side of a hole, as fractions of the image's (inpaint)."
+        "--hole",
+        type=Numbers(),
+        help="Smallest and largest side of a hole, as fractions of the image's side (inpaint).",
     ),
     click.option(
         "--measurement",
         type=click.Path(path_type=Path),
         help="With --objective, instead of --data: the measurement, as in `deft sample`.",
     ),
-    click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file."),
+    click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file, from 0."),
     click.option(
         "--mask",
         type=click.Path(path_type=Path),
@@ -112,17 +121,17 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         type=Name("method", KINDS),
         default="deft",
         show_default=True,
-        help="What is fitted: deft, or one of the alternatives it is compared with (docs/methods.md).",
+        help="What is fitted: deft, or one of its baselines (docs/methods.md).",
     ),
     click.option(
-        "--width", type=int, help="Channels of h, instead of --size: for a prior that does not say how large it is."
+        "--width", type=int, help="Channels of h, instead of --size: for a prior whose number of parameters is unknown."
     ),
     click.option(
         "--start-from",
         "start",
         help=(
-            "Begin with the weights of another h of this prior, of the same task or another: a run folder, or `inpaint`"
-            " for the bundled one. Its size and form are kept."
+            "Initialise from another h of this prior, of the same task or another one: a run folder, or a task such as"
+            " `inpaint` for the bundled h. Its size and form are kept."
         ),
     ),
     click.option(
@@ -130,31 +139,32 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         type=Name("units", UNITS),
         default="v",
         show_default=True,
-        help="What the network's output means (eps: the paper's).",
+        help="Units of the network's output (eps: as in the paper).",
     ),
     click.option(
         "--gate/--no-gate",
         default=True,
         show_default=True,
-        help="Let the network weigh the guide pixel by pixel (no: the paper's).",
+        help="A learned weight of the guide for each pixel (--no-gate: as in the paper).",
     ),
     click.option(
         "--guide",
         type=Name("guide", GUIDES),
         default="preconditioned",
         show_default=True,
-        help="The likelihood's gradient: preconditioned by its curvature, or score, the raw one of the paper.",
+        help="The likelihood's gradient: preconditioned by its curvature, or score, without it as in the paper.",
     ),
-    click.option(
-        "--n2-start", type=float, default=None, help="Weight of the guide at the start.  [default: the library's]"
-    ),
+    click.option("--n2-start", type=float, default=None, help="Initial weight of the guide.  [default: the library's]"),
 )
 @section(
     "How it is fitted",
     click.option(
-        "--batch", default=DEFAULTS.batch, show_default=f"{DEFAULTS.batch}; with --objective {PATHS['batch']} paths"
+        "--batch",
+        default=DEFAULTS.batch,
+        show_default=f"{DEFAULTS.batch}; with --objective {PATHS['batch']} paths",
+        help="Rows of a training step.",
     ),
-    click.option("--lr", default=DEFAULTS.lr, show_default=True),
+    click.option("--lr", default=DEFAULTS.lr, show_default=True, help="Learning rate."),
     click.option(
         "--warmup",
         default=DEFAULTS.warmup,
@@ -172,34 +182,32 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         type=Name("weighting", WEIGHTINGS),
         default="between",
         show_default=True,
-        help="Of the loss over noise levels (eps: the paper's).",
+        help="Weighting of the loss over noise levels (eps: as in the paper).",
     ),
     click.option(
         "--focus",
         default=3.0,
         show_default=True,
-        help="Draw noise levels with density u^(focus - 1): 1 is even, more looks more at high noise.",
+        help="Noise levels are drawn with density u^(focus - 1): 1 is uniform, larger values draw more high noise.",
     ),
     click.option(
         "--even",
         default=0.5,
         show_default=True,
-        help="Share of the draws spread evenly over the logarithm of the noise instead.",
+        help="Share of the noise levels that are drawn uniformly in log noise instead.",
     ),
     click.option(
         "--prior-samples",
         type=int,
         help=(
-            "Add so many samples of the prior to the images; 0 for none.  [default: as many as keep an image from being"
-            " seen too often (docs/fit.md)]"
+            "Number of samples of the prior that are added to the images; 0 for none.  [default: enough that no image"
+            " is seen too often (docs/fit.md)]"
         ),
     ),
     click.option(
         "--samples-folder",
         type=click.Path(path_type=Path),
-        help=(
-            "Where samples of the prior are kept; fits of other tasks may share it.  [default: prior-samples in --out]"
-        ),
+        help=("Folder for samples of the prior; fits of other tasks can share it.  [default: prior-samples in --out]"),
     ),
     click.option(
         "--cache",
@@ -207,23 +215,23 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         "cache",
         type=int,
         help=(
-            "Compute the prior's predictions once, on this many draws, and fit to those; 0 draws afresh at every step. "
-            " [default: follows steps and memory (docs/cache.md)]"
+            "Size of the prediction cache: the prior runs once on this many noisy draws, which the fit uses again and"
+            " again; 0 for none.  [default: by steps and memory (docs/cache.md)]"
         ),
     ),
     click.option(
         "--fresh",
         type=float,
         help=(
-            "Share of each batch that is drawn afresh beside the cache.  [default: 0, or 1/8 where memory cuts the"
-            " cache short]"
+            "Share of each batch that is new draws instead of cached ones.  [default: 0, or 1/8 where memory limits"
+            " the cache]"
         ),
     ),
     click.option(
         "--patience",
         default=DEFAULTS.patience,
         show_default=True,
-        help="End early after so many evaluations (of 20) without a lower held-out loss; 0 never does.",
+        help="End early after this many evaluations (of 20) without a lower held-out loss; 0 for never.",
     ),
 )
 @section(
@@ -233,15 +241,15 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         type=Name("objective", [*OBJECTIVES, "importance"]),
         help=(
             "Learn h without data (docs/control.md): vargrad, tb, kl or adjoint from one --measurement and its"
-            " likelihood; importance from all those of a file, for their like."
+            " likelihood; importance from all measurements of a file, for these and similar ones."
         ),
     ),
     common.reward_options,
-    click.option("--chain", default=50, show_default=True, help="With --objective: steps of a path."),
+    click.option("--chain", default=50, show_default=True, help="With --objective: sampler steps of a path."),
     click.option(
         "--subset",
         type=int,
-        help="With --objective: differentiate so many steps of a path, drawn at random and weighed, instead of all.",
+        help="With --objective: differentiate this many random steps of a path instead of all (unbiased).",
     ),
     click.option(
         "--drawn-by",
@@ -252,14 +260,14 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         "--rounds",
         default=4,
         show_default=True,
-        help="With importance: rounds of drawing paths and fitting to the weighed ones; --steps are each round's.",
+        help="With importance: rounds of drawing paths and fitting to the weighted ones; each has --steps steps.",
     ),
     click.option("--paths", default=8, show_default=True, help="With importance: paths of each measurement."),
     click.option(
         "--warm",
         default=0,
         show_default=True,
-        help="With --objective: the likelihood is annealed in over so many steps, from a thousandth.",
+        help="With --objective: anneal the log-likelihood over this many steps, from a thousandth of it.",
     ),
     click.option("--log-z-rate", default=0.05, show_default=True, help="With tb: step size of log Z."),
 )
@@ -280,12 +288,12 @@ def fit(**asked: Any) -> None:
     deft fit --data fashion --task inpaint --out run
     deft fit --prior my-prior --data photos/ --task sr4 --seconds 300 --out run
     deft fit --prior my-prior --task sr4 --out run
-    deft fit --objective vargrad --measurement small.png --task sr4 --out run
-    deft fit --objective vargrad --reward taste.py:brightness --beta 0.1 --out run
+    deft fit --objective kl --measurement small.png --task sr4 --out run
+    deft fit --objective kl --reward taste.py:brightness --beta 0.1 --out run
 
-    Samples of the prior are added to the images, so that a long fit does not learn a few images by heart; without
-    --data they are all there is. Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder
-    --out. Ctrl-C saves.
+    Samples of the prior are added to the images, so that a long fit does not overfit a few images. Without --data, h is
+    fitted to these samples alone. Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder
+    --out. Ctrl-C saves the fit.
     """
     given = Asked(**asked)
     given.check()
@@ -372,7 +380,7 @@ class Asked:
         if (self.fresh is not None or self.samples_folder is not None) and (paired or paths):
             raise InputError(
                 "--fresh and --samples-folder belong to the cache and the samples of the prior, which --pairs and"
-                " --objective have not: leave them out"
+                " --objective do not have: leave them out"
             )
         if alone and (self.mask is not None or self.subset is not None or self.drawn_by is not None or self.warm):
             raise InputError(
@@ -380,7 +388,7 @@ class Asked:
             )
         if alone and self.data is not None and paired:
             raise InputError(
-                "give --data (images, measured afresh at every step) or --pairs (your own x and y), one of the two"
+                "give --data (images, with new measurements at every step) or --pairs (your own x and y), not both"
             )
         if alone and self.data is None and not paired and self.prior_samples == 0:
             raise InputError("nothing to fit to: give --data, --pairs, or a --prior-samples above 0")
@@ -406,8 +414,8 @@ class Asked:
         named = not _by_default("task") or self.task_options or self.sigma_y is not None or self.hole is not None
         if self.reward is not None and (self.objective == "importance" or self.mask is not None or named):
             raise InputError(
-                "a --reward is no task and measures nothing: leave --task, --task-option, --sigma-y, --hole and --mask"
-                " out, and take vargrad, tb, kl or adjoint"
+                "a --reward is no task: leave --task, --task-option, --sigma-y, --hole and --mask"
+                " out, and give vargrad, tb, kl or adjoint"
             )
         if self.objective is not None and (
             self.data or self.pairs or self.held_out or self.method != "deft" or self.cache

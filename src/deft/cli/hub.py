@@ -23,7 +23,7 @@ def hub() -> None:
 @click.option(
     "--report",
     type=click.Path(path_type=Path),
-    help="report.json of `deft evaluate`: its figures go into card and README.",
+    help="report.json of `deft evaluate`, for the figures of card and README.",
 )
 @click.option(
     "--picture",
@@ -31,11 +31,16 @@ def hub() -> None:
     help="A picture for the README: samples.png of a report, sheet.png of `deft sample`.",
 )
 @click.option(
-    "--license", "--licence", "licence", help="Of the weights, as hubs write it: apache-2.0, mit, cc-by-4.0, ..."
+    "--license",
+    "--licence",
+    "licence",
+    help="Licence of the weights, as hubs write it: apache-2.0, mit, cc-by-4.0, ...",
 )
-@click.option("--about-data", help="What h was fitted on, for the card.  [default: what the run says, without folders]")
+@click.option(
+    "--about-data", help="The data that h was fitted to, for the card.  [default: the run's, without folders]"
+)
 @click.option("--note", help="One line for the README.")
-@click.option("--prior", "prior_option", help="Where the prior is now, if not where it was.")
+@click.option("--prior", "prior_option", help="Where the prior is now, if it was moved.")
 @common.prior_option_option
 @common.trust_code_option
 @overwrite_option
@@ -58,7 +63,7 @@ def export(
     \b
     deft hub export run --out shared --report report/report.json --picture report/samples.png --license apache-2.0
 
-    Writes h.safetensors, card.json, README.md and sample.png. Folders of this machine are left out of the card.
+    Writes h.safetensors, card.json, README.md and sample.png. Paths of this machine are not in the card.
     """
     output = Output(as_json)
     found = common.load_run(run, prior_option, common.get_device("cpu"), prior_options)

@@ -106,19 +106,17 @@ def list_all(as_json: bool) -> None:
     for i, t in enumerate(tasks):
         if i == 0 or t["of"] != tasks[i - 1]["of"]:
             output.say(
-                f"tasks of {t['of']}; below each what the numbers of y mean, and its settings for measurements of other"
-                " programs (docs/conventions.md)"
+                f"tasks of {t['of']}, with settings for --task-option; below each what the numbers of y mean, and"
+                " settings for measurements of other programs (docs/conventions.md)"
             )
         drawn = f"; drawn for each image: {t['drawn']}" if t["drawn"] else ""
-        output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k} {v}' for k, v in t['settings'].items())}){drawn}")
+        output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k}={v}' for k, v in t['settings'].items())}){drawn}")
         more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))
         output.say(f"  {'':<17} {t['convention']}{more}")
-    output.say("methods")
+    output.say("methods, with settings for --set")
     for m in methods:
-        needs = (
-            "needs a fit" if m["trained"] else "differentiates through the prior" if m["backward"] else "no training"
-        )
-        own = "".join(f"; {k} {v}" for k, v in m["settings"].items())
+        needs = "needs a fit" if m["trained"] else "backward pass through the prior" if m["backward"] else "no training"
+        own = "".join(f"; {k}={v}" for k, v in m["settings"].items())
         output.say(f"  {m['name']:<15} {m['about']}; {needs}{own}")
     output.say("samplers")
     for s in samplers:
@@ -126,7 +124,7 @@ def list_all(as_json: bool) -> None:
     output.say("priors")
     for name in BUNDLED:
         output.say(f"  {name:<15} bundled; `deft info {name}` shows its card")
-    output.say("what --prior takes")
+    output.say("kinds of prior for --prior")
     for name, family in FAMILIES.items():
         output.say(f"  {name:<15} {family.about}")
     output.say("conventions of networks (--prior-option convention=NAME)")

@@ -217,6 +217,11 @@ def plan(
     plan('dps', settings={'zeta': 1.8}, sampler='ddim', eta=1.0, steps=20, spacing='angle')
     """
     method = get_method(name)
+    if sampler is not None and not isinstance(sampler, str):
+        raise InputError(
+            f"sampler is a name here ({', '.join(SAMPLERS)}), got {sampler!r}: give one of your own to"
+            " deft.sample_posterior(prior, h, obs, n, sampler=...)"
+        )
     tuned = dict(TUNED.get(task or "", {}).get(name, {}))
     tuned_eta, tuned_steps = tuned.pop("eta", method.eta), int(tuned.pop("steps", method.steps))
     tuned_spacing, tuned_sampler = tuned.pop("spacing", method.spacing), tuned.pop("sampler", method.solver)

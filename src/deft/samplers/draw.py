@@ -108,6 +108,8 @@ def sample(
     tensor(True)
     """
     sampler = sampler or DDIM(eta=1.0)
+    if not isinstance(sampler, Sampler):
+        raise InputError(f"sampler is an object, such as deft.Heun(), got {sampler!r}")
     noise = Noise(0, noise) if isinstance(noise, int) else noise
     grid = list(grid) if grid is not None else times(denoiser.schedule, steps, spacing)
     if isinstance(denoiser, Conditioned) and len(denoiser.obs) != len(noise):
