@@ -43,7 +43,8 @@ from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.diagnosis import diagnose, summary
 from deft.train.measured import Measured
-from deft.train.path import OBJECTIVES, Control
+from deft.train.objectives import OBJECTIVES
+from deft.train.path import Control
 
 IMAGE, CHAIN, SUBSET, BATCH, LR, SIZE = 3, 50, 10, 16, 1e-2, 0.02
 TASKS: dict[str, ImageTask] = {

@@ -37,7 +37,8 @@ from deft.samplers import Ito
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.measured import Measured
-from deft.train.path import OBJECTIVES, Control, PathObjective, simulate
+from deft.train.objectives import OBJECTIVES
+from deft.train.path import Control, PathObjective, simulate
 from deft.train.protocols import Batches
 
 ROWS, CHAIN, SUBSET, PAIRS, SIGMA_Y, LENGTH, STD = 32, 50, 10, 320, 0.1, 2.0, 0.5

@@ -16,7 +16,7 @@ from deft.likelihood import Gaussian
 from deft.prior import load_prior
 from deft.recipe import fitted
 from deft.train import control
-from deft.train.path import OBJECTIVES
+from deft.train.objectives import OBJECTIVES
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 

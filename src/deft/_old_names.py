@@ -175,6 +175,7 @@ NAMES: dict[str, str] = {
     "train.data.Bank": "train.cache.PredictionCache",
     "train.diagnosis.in_words": "train.diagnosis.summary",
     "train.importance.in_words": "train.importance.summary",
+    "train.path.OBJECTIVES": "train.objectives.OBJECTIVES",
     "train.path.Walk": "train.path.SimulatedPaths",
     "train.path.walk": "train.path.simulate",
     "train.path.walk_back": "train.path.simulate_backward",

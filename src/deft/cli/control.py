@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,20 @@ from deft.train.control import learn
 from deft.train.diagnosis import summary
 from deft.train.fit import FitConfig
 from deft.train.importance import importance_fit
-from deft.train.path import OBJECTIVES, AdjointMatching, OffPolicy, PathObjective, RelativeEntropy, has_derivative
+from deft.train.objectives import OBJECTIVES
+from deft.train.path import OffPolicy, PathObjective, has_derivative
+
+OFF_POLICY = [name for name, kind in OBJECTIVES.items() if issubclass(kind, OffPolicy)]
+"""Objectives whose paths another control may draw."""
+
+
+def listed(names: Sequence[str], last: str = "or") -> str:
+    """Names in a sentence.
+
+    >>> listed(["vargrad", "tb", "kl"])
+    'vargrad, tb or kl'
+    """
+    return f" {last} ".join([", ".join(names[:-1])] * (len(names) > 1) + list(names[-1:]))
 
 
 def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, drawn_by: str | None) -> PathObjective:
@@ -32,8 +45,10 @@ def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, d
     kind = OBJECTIVES[name]
     options: dict[str, Any] = {}
     if drawn_by is not None:
-        if not issubclass(kind, OffPolicy):
-            raise InputError(f"--drawn-by is for vargrad and tb, whose paths may be another's: {name} draws its own")
+        if name not in OFF_POLICY:
+            raise InputError(
+                f"--drawn-by is for {listed(OFF_POLICY, 'and')}, whose paths may be another's: {name} draws its own"
+            )
         made = plan(SCORE_FORM.get(drawn_by, drawn_by))
         if made.method.trained or made.method.draw is not None or made.method.sampler is not None:
             raise InputError(
@@ -42,10 +57,11 @@ def make_objective(name: str, prior: Denoiser, chain: int, subset: int | None, d
         options["behaviour"] = made.make(prior)[0]
     if subset is not None:
         options["subset"] = subset
-    if kind in (RelativeEntropy, AdjointMatching) and not has_derivative(prior):
+    if kind.differentiates_prior and not has_derivative(prior):
+        others = [n for n, k in OBJECTIVES.items() if not k.differentiates_prior]
         raise InputError(
             f"{name} differentiates the prior, and this one's mean is cut off from x_t (a service, or a detached"
-            " function): take vargrad or tb"
+            f" function): take {listed(others)}"
         )
     return kind(prior, chain, **options)
 

@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
-from deft.cli.control import fit_by_importance, fit_on_paths, make_objective
+from deft.cli.control import OFF_POLICY, fit_by_importance, fit_on_paths, listed, make_objective
 from deft.cli.sections import Sections, section
 from deft.core.denoiser import Denoiser
 from deft.errors import InputError
@@ -28,7 +28,7 @@ from deft.train.data import Pairs
 from deft.train.denoising import WEIGHTINGS
 from deft.train.fit import FitConfig, launched_config
 from deft.train.levels import level_table
-from deft.train.path import OBJECTIVES
+from deft.train.objectives import OBJECTIVES
 from deft.train.prior_samples import draw_prior_samples
 
 DEFAULTS = Recipe()
@@ -240,7 +240,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         "--objective",
         type=Name("objective", [*OBJECTIVES, "importance"]),
         help=(
-            "Learn h without data (docs/control.md): vargrad, tb, kl or adjoint from one --measurement and its"
+            f"Learn h without data (docs/control.md): {listed([*OBJECTIVES])} from one --measurement and its"
             " likelihood; importance from all measurements of a file, for these and similar ones."
         ),
     ),
@@ -254,7 +254,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     click.option(
         "--drawn-by",
         type=Name("method", METHODS),
-        help="With vargrad or tb: the method that draws the paths, instead of h.",
+        help=f"With {listed(OFF_POLICY)}: the method that draws the paths, instead of h.",
     ),
     click.option(
         "--rounds",
@@ -415,7 +415,7 @@ class Asked:
         if self.reward is not None and (self.objective == "importance" or self.mask is not None or named):
             raise InputError(
                 "a --reward is no task: leave --task, --task-option, --sigma-y, --hole and --mask"
-                " out, and give vargrad, tb, kl or adjoint"
+                f" out, and give {listed([*OBJECTIVES])}"
             )
         if self.objective is not None and (
             self.data or self.pairs or self.held_out or self.method != "deft" or self.cache

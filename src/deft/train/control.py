@@ -21,7 +21,7 @@ from deft.runtime.messages import log, old_messages
 from deft.train.diagnosis import COLLAPSED, diagnose, summary
 from deft.train.fit import FitConfig, FitResult, fit, place_of
 from deft.train.measured import Measured
-from deft.train.path import Control, PathObjective, TrajectoryBalance
+from deft.train.path import Control, PathObjective
 
 SHARP = 2000.0
 """Nats by which the weights of the first paths may differ before a warm-up is advised."""
@@ -66,7 +66,7 @@ def learn(
     """
     device = place_of(objective) if device is None else device
     obs = fitted_to(prior, obs.to(device), prior.event_shape)
-    module = Control(h, rate=rate) if isinstance(objective, TrajectoryBalance) else h
+    module = Control(h, rate=rate) if objective.learns_log_z else h
     h.to(device).train()
     start = diagnose(prior, h, obs, paths=LOOK, steps=chain, seed=config.seed)
     log.info("at the start: " + summary(start))

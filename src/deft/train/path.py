@@ -265,6 +265,10 @@ class PathObjective(ABC):
 
     least = 1
     """Paths that a part of a batch must have."""
+    differentiates_prior = False
+    """Whether the loss needs the derivative of the prior's mean in x_t."""
+    learns_log_z = False
+    """Whether what is fitted is a `Control`, which has log Z beside h."""
 
     def __init__(
         self,
@@ -484,6 +488,8 @@ class TrajectoryBalance(OffPolicy):
     tensor(True)
     """
 
+    learns_log_z = True
+
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         if not isinstance(module, Control):
             raise ContractError(f"TrajectoryBalance learns log Z beside h: fit Control(h), got {type(module).__name__}")
@@ -517,6 +523,8 @@ class RelativeEntropy(PathObjective):
     >>> objective(h, batch, BatchNoise(64, 0)).value < objective(none, batch, BatchNoise(64, 0)).value
     tensor(True)
     """
+
+    differentiates_prior = True
 
     def __init__(
         self, prior: Denoiser, steps: int | tuple[int, int] = 100, *, through_prior: bool = True, **options: object
@@ -599,6 +607,8 @@ class AdjointMatching(PathObjective):
     tensor(True)
     """
 
+    differentiates_prior = True
+
     def loss(self, module: nn.Module, obs: Observation, noise: BatchNoise) -> Loss:
         h, grid = control_of(module), self.grid(noise)
         chosen, weight = self.chosen(noise, grid)
@@ -663,15 +673,6 @@ def control_of(module: nn.Module) -> HTransform:
             " (DEFT)"
         )
     return h
-
-
-OBJECTIVES: dict[str, type[PathObjective]] = {
-    "vargrad": LogVariance,
-    "tb": TrajectoryBalance,
-    "kl": RelativeEntropy,
-    "adjoint": AdjointMatching,
-}
-"""name -> objective, for `deft fit --objective`."""
 
 
 if not TYPE_CHECKING:
