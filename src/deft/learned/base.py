@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from deft._renamed import Renamed, new_settings
-from deft.core.denoiser import Denoiser
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.errors import InputError
 from deft.runtime.messages import log
@@ -23,8 +23,15 @@ class Learned(Renamed, HTransform):
 
     event_shape: *E of the prior. feature_channels: how many sample-sized views of y the likelihood's `features`
         returns.
+
+    Class variables, for the row of the table of methods that a class in `deft.learned.LEARNED` has: title and about:
+    for people. runs: of the prior's network at each step. retrains: it is a copy of the whole prior.
     """
 
+    title: ClassVar[str] = ""
+    about: ClassVar[str] = ""
+    runs: ClassVar[int] = 1
+    retrains: ClassVar[bool] = False
     event_shape: tuple[int, ...]
     feature_channels: int
 
@@ -55,6 +62,11 @@ class Learned(Renamed, HTransform):
     def calibrate(self: H, prior: Denoiser, x: Tensor, max_samples: int = 128, seed: int = 0) -> H:
         """Measure on clean samples x what h wants to know of the prior, if anything. Returns self."""
         return self
+
+
+def towards(pred: Prediction, mean: Tensor) -> Tensor:
+    """The h that moves the prior's mean to `mean`."""
+    return (pred.alpha / pred.sigma**2) * (mean - pred.mean)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -35,17 +35,12 @@ from deft.core.likelihood import Observation
 from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import parametrisation
 from deft.errors import InputError
-from deft.learned.base import H, Learned, report_size, widest
+from deft.learned.base import H, Learned, report_size, towards, widest
 from deft.learned.deft import DEFT, LOWEST, build_network, domain_name
 from deft.nn import UNet
 from deft.nn.embed import zero
 from deft.nn.lora import LowRank
 from deft.runtime.messages import old_messages
-
-
-def towards(pred: Prediction, mean: Tensor) -> Tensor:
-    """The h that moves the prior's mean to `mean`."""
-    return (pred.alpha / pred.sigma**2) * (mean - pred.mean)
 
 
 class Amortised(Learned):
@@ -58,6 +53,9 @@ class Amortised(Learned):
         event_shape: *E of the prior. feature_channels: of the likelihood. width: of the network.
         domain: name of the kind of data whose network it is; "" for that which owns the shape.
     """
+
+    title = "amortised"
+    about = "a conditional denoiser from scratch, which never looks at the prior"
 
     def __init__(self, event_shape: tuple[int, ...], feature_channels: int, width: int = 32, domain: str = ""):
         super().__init__()
@@ -122,6 +120,8 @@ class Adapted(Learned):
     width: channels there (default: the prior's own).
     """
 
+    runs = 2
+
     def __init__(self, prior: Denoiser, feature_channels: int, width: int | None = None):
         super().__init__()
         self._from = borrow(prior, type(self).__name__)
@@ -170,6 +170,9 @@ class LoRA(Adapted):
         prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood. rank: of each change.
     """
 
+    title = "LoRA"
+    about = "low-rank changes of the prior's weights (Hu et al. 2022)"
+
     def __init__(self, prior: Denoiser, feature_channels: int, rank: int = 4):
         super().__init__(prior, feature_channels)
         if rank < 1:
@@ -201,6 +204,9 @@ class SideNetwork(Adapted):
     Args:
         prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood. width: None for the copy.
     """
+
+    title = "ControlNet"
+    about = "a trained encoder beside the frozen prior (Zhang, Rao & Agrawala 2023)"
 
     def __init__(self, prior: Denoiser, feature_channels: int, width: int | None = None):
         own = borrow(prior, "SideNetwork").net
@@ -240,6 +246,10 @@ class FullTuning(Adapted):
         prior: a `NetworkDenoiser` of our UNet. feature_channels: of the likelihood.
     """
 
+    title = "fine-tuned"
+    about = "a copy of the prior, all of it trained for the task"
+    retrains = True
+
     def __init__(self, prior: Denoiser, feature_channels: int):
         super().__init__(prior, feature_channels)
         self.net = copy.deepcopy(self._from.net).requires_grad_(True)
@@ -261,7 +271,8 @@ LEARNED: dict[str, type[Learned]] = {
     "controlnet": SideNetwork,
     "finetuned": FullTuning,
 }
-"""Name -> class, read by files of fitted h, by the methods and by comparisons."""
+"""Name -> class, read by files of fitted h, by `deft fit --method`, and by the table of methods, which has a row for
+each."""
 
 
 def kind_of(h: Learned) -> str:

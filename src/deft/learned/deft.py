@@ -133,6 +133,9 @@ class DEFT(Calibrated):
     tensor(True)
     """
 
+    title = "DEFT"
+    about = "h learned by a small network next to the frozen prior (Denker et al. 2024)"
+
     def __init__(
         self,
         event_shape: tuple[int, ...],

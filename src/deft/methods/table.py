@@ -1,6 +1,7 @@
 """The table of methods: for each its settings, how its h is made, and its row.
 
-A method is an h-transform and the settings it works best with. A row added here is offered everywhere.
+A method is an h-transform and the settings it works best with. A row added here is offered everywhere; a class in
+`deft.learned.LEARNED` has a row without being named here.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from deft.guidance import (
     SeenNoisy,
 )
 from deft.guidance.combine import Piecewise, Scaled, Sum, Zero
+from deft.learned import LEARNED, Learned
 from deft.methods.drawing import (
     ChainSettings,
     ParticleSettings,
@@ -248,73 +250,29 @@ BEST_SOLVER = "sde-dpmpp-2m"
 """Of a learned h, with even steps of log-SNR: the best energy score at 50 calls over four tasks, with 88 to 90 %
 coverage (docs/samplers.md)."""
 
+
+def _learned(name: str, kind: type[Learned]) -> Method[Any]:
+    """The row of a class of learned h: its samples follow h as it was fitted."""
+    return Method(
+        name,
+        kind.title or name,
+        _fitted(name, LearnedSettings),
+        trained=True,
+        requires="likelihood",
+        settings=LearnedSettings(),
+        spacing="log-snr",
+        solver=BEST_SOLVER,
+        runs=kind.runs,
+        learned=name,
+        retrains=kind.retrains,
+        about=kind.about or "a learned h",
+    )
+
+
 METHODS: dict[str, Method[Any]] = {
     m.name: m
     for m in (
-        Method(
-            "deft",
-            "DEFT",
-            _fitted("deft", LearnedSettings),
-            trained=True,
-            requires="likelihood",
-            settings=LearnedSettings(),
-            spacing="log-snr",
-            solver=BEST_SOLVER,
-            learned="deft",
-            about="h learned by a small network next to the frozen prior (Denker et al. 2024)",
-        ),
-        Method(
-            "amortised",
-            "amortised",
-            _fitted("amortised", LearnedSettings),
-            trained=True,
-            requires="likelihood",
-            settings=LearnedSettings(),
-            spacing="log-snr",
-            solver=BEST_SOLVER,
-            learned="amortised",
-            about="a conditional denoiser from scratch, which never looks at the prior",
-        ),
-        Method(
-            "lora",
-            "LoRA",
-            _fitted("lora", LearnedSettings),
-            trained=True,
-            requires="likelihood",
-            settings=LearnedSettings(),
-            spacing="log-snr",
-            solver=BEST_SOLVER,
-            runs=2,
-            learned="lora",
-            about="low-rank changes of the prior's weights (Hu et al. 2022)",
-        ),
-        Method(
-            "controlnet",
-            "ControlNet",
-            _fitted("controlnet", LearnedSettings),
-            trained=True,
-            requires="likelihood",
-            settings=LearnedSettings(),
-            spacing="log-snr",
-            solver=BEST_SOLVER,
-            runs=2,
-            learned="controlnet",
-            about="a trained encoder beside the frozen prior (Zhang, Rao & Agrawala 2023)",
-        ),
-        Method(
-            "finetuned",
-            "fine-tuned",
-            _fitted("finetuned", LearnedSettings),
-            trained=True,
-            requires="likelihood",
-            settings=LearnedSettings(),
-            spacing="log-snr",
-            solver=BEST_SOLVER,
-            runs=2,
-            learned="finetuned",
-            retrains=True,
-            about="a copy of the prior, all of it trained for the task",
-        ),
+        *(_learned(name, kind) for name, kind in LEARNED.items()),
         Method(
             "deft-smc",
             "DEFT + particles",
