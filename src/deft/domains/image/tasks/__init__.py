@@ -1,10 +1,13 @@
 """Tasks of images: clean x -> an observation of it, with a fresh operator and fresh noise each time.
 
-`TASKS` is the table; `deft.io.tasks` asks every kind of data for its own.
+A module of this folder names its tasks in a tuple `TASKS`; the table `TASKS` here has them all. `deft.io.tasks` asks
+every kind of data for its own.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,33 +28,23 @@ from deft.domains.image.tasks.values import (
 from deft.kinds.records import task_from
 from deft.likelihood.task import Drawn, Tilt
 
+ORDER = ("holes", "resolution", "values", "fourier", "blur", "tomography")
+"""Modules whose tasks are listed first; the very first task is the one that commands take where none is named."""
+
+
+def _modules() -> list[str]:
+    """The modules of this folder, those of `ORDER` first."""
+    names = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 TASKS: dict[str, type[ImageTask]] = {
-    t.name: t
-    for t in (
-        Inpaint,
-        FreeForm,
-        RandomPixels,
-        Outpaint,
-        SuperResolution,
-        BicubicSuperResolution,
-        HighDynamicRange,
-        Phase,
-        CameraDeblur,
-        GaussianDeblur,
-        MotionDeblur,
-        Colourise,
-        Denoise,
-        Decompress,
-        CompressedSensing,
-        MRI,
-        CoilMRI,
-        CT,
-        LimitedAngle,
-        RayCT,
-        LowLight,
-    )
+    task.name: task
+    for module in _modules()
+    for task in getattr(importlib.import_module(f"{__name__}.{module}"), "TASKS", ())
 }
-"""Name -> class: read by the command line, the comparison and the conformance tests."""
+"""Name -> class, of the rows `TASKS` of the modules in this folder: read by the command line, the comparison and the
+conformance tests."""
 
 PAPER = ("inpaint-freeform", "sr4", "hdr", "phase", "deblur-nonlinear", "ct")
 """The paper's image tasks."""

@@ -166,3 +166,6 @@ class MotionDeblur(Drawn, ImageTask):
             if self.boundary == "circular"
             else EdgedConvolution(drawn, self.boundary, **options)
         )
+
+
+TASKS = (CameraDeblur, GaussianDeblur, MotionDeblur)

@@ -172,3 +172,6 @@ class CoilMRI(MRI):
         if not self.k_space.centred:
             drawn = torch.cat([torch.fft.fftshift(drawn[:, :1], (-2, -1)), drawn[:, 1:]], 1)
         return recast(CoilFourier(drawn), self.k_space)
+
+
+TASKS = (Phase, MRI, CoilMRI)

@@ -106,3 +106,6 @@ class Outpaint(Masked):
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         return masks.outside(noise, shape[1], shape[2], self.keep)
+
+
+TASKS = (Inpaint, FreeForm, RandomPixels, Outpaint)

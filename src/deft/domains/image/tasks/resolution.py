@@ -71,3 +71,6 @@ class BicubicSuperResolution(ImageTask):
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return bicubic((x.shape[2], x.shape[3]), self.factor, self.filter)
+
+
+TASKS = (SuperResolution, BicubicSuperResolution)

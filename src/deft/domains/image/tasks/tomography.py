@@ -210,3 +210,6 @@ class RayCT(CT, Drawn):
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return Drawn.operator(self, x, noise)
+
+
+TASKS = (CT, LimitedAngle, RayCT)

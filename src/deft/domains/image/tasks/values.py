@@ -179,3 +179,6 @@ class LowLight(ImageTask):
 
     def range_hint(self, values: np.ndarray) -> str:
         return f" 0,{self.photons:g}" if values.max() > 2 else " 0,1"
+
+
+TASKS = (HighDynamicRange, Colourise, Denoise, Decompress, CompressedSensing, LowLight)
