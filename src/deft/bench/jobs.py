@@ -248,7 +248,7 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
             **kept,
             "held_out": kept.get("held_out_loss", {}),
             "parameters": trained,
-            "share": trained / prior.parameter_count(),
+            "share": trained / max(prior.parameter_count(), 1),
         }
     state = store.path(job, "")
     fitted = fit_h(
@@ -271,7 +271,7 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
         **about,
         "held_out": about["held_out_loss"],
         "parameters": trained,
-        "share": trained / prior.parameter_count(),
+        "share": trained / max(prior.parameter_count(), 1),
     }
 
 

@@ -242,7 +242,7 @@ class FittedH:
         """What a card keeps of the fit and of what it was fitted to; `save` writes it."""
         if self.result is None or self.sizes is None or self.recipe is None:
             return dict(self.card)
-        trained, recipe = count_parameters(self.h), self.recipe
+        trained, whole, recipe = count_parameters(self.h), self.prior.parameter_count(), self.recipe
         config = launched_config(recipe.fit_config(recipe.steps, recipe.seconds))
         return {
             "prior": self.prior.loaded_as,
@@ -252,7 +252,7 @@ class FittedH:
             **self.summary(),
             "parameters": trained,
             **({"started_from": recipe.start_from} if recipe.start_from else {}),
-            "share": None if recipe.width is not None else round(trained / self.prior.parameter_count(), 5),
+            "share": None if recipe.width is not None or not whole else round(trained / whole, 5),
             "torch": torch.__version__,
             **self.card,
         }
