@@ -1,28 +1,19 @@
-"""Settings of methods and samplers: read by their types, written as they always were; and what it takes to add a row
-from the pages' skeletons."""
+"""Settings of methods and samplers: read by their types, written as they always were."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
-import sys
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal, get_type_hints
 
 import pytest
 
-import deft
 from deft.errors import InputError
 from deft.methods import METHODS, TUNED, Settings, make_sampler, plan, sampler_options, setting
 from deft.samplers import DDIM, SAMPLERS, Sampler
-
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -161,110 +152,3 @@ def test_old_names_of_the_table_warn():
         assert METHODS["prior"].misfit(None) is None
     with pytest.warns(DeprecationWarning, match="requires"):
         assert METHODS["ddrm"].needs == "linear"
-
-
-# rows from the skeletons of the pages
-
-
-def parts(page: str) -> dict[str, str]:
-    """What a page's blocks say they are ("# src/deft/FILE, WHERE") -> their code."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return dict(re.findall(r"^```python(?: notest)?\n# src/deft/([^\n]*)\n(.*?)^```", text, re.M | re.S))
-
-
-@pytest.fixture
-def package(tmp_path):
-    """The library in a folder where files can be added: the folders that are written to are copies, all others
-    links."""
-    source, copy = Path(deft.__file__).parent, tmp_path / "deft"
-    copy.mkdir()
-    for child in source.iterdir():
-        if child.name in ("guidance", "methods", "samplers"):
-            shutil.copytree(child, copy / child.name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif child.name != "__pycache__":
-            (copy / child.name).symlink_to(child)
-    return copy
-
-
-def add(package: Path, blocks: dict[str, str], after: dict[str, str]) -> set[str]:
-    """Write the blocks into their files, each after the line of `after` that is named for its place; returns the
-    files."""
-    files = set()
-    for where, code in blocks.items():
-        name, _, place = where.partition(", ")
-        files.add(name)
-        path = package / name
-        if not place:
-            assert not path.exists()
-            path.write_text(code, encoding="utf-8")
-            continue
-        text = path.read_text(encoding="utf-8")
-        line = after[place]
-        assert text.count(line) == 1, line
-        path.write_text(text.replace(line, f"{line}{code}"), encoding="utf-8")
-    return files
-
-
-def runs(package: Path, code: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    return found.stdout
-
-
-SETTING = """
-import deft
-from deft.methods import METHODS, plan
-from deft.testing import check_htransform, check_sampler, half_seen
-
-world, obs = half_seen(2)
-prior = world.prior(deft.VPCosine())
-"""
-
-
-def test_a_method_from_its_page_touches_two_files(package):
-    touched = add(
-        package,
-        parts("add-a-method.md"),
-        {
-            "with the imports": "from dataclasses import dataclass\n",
-            "with the settings": "# settings\n\n\n",
-            "in METHODS": "    for m in (\n",
-        },
-    )
-    assert touched == {"guidance/damped.py", "methods/table.py"}
-    said = runs(
-        package,
-        SETTING
-        + """
-made = plan("damped", steps=4, settings={"strength": "0.5"})
-print(made, made.draw(prior, obs, 2).x.shape)
-check_htransform(made.make(prior)[0], prior, obs.repeat(4))
-from deft.cli import main
-main(["list", "--json"])
-""",
-    )
-    assert "plan('damped', settings={'strength': 0.5}" in said and "torch.Size([1, 2, 4])" in said
-    assert '"damped"' in said  # the command line offers it
-
-
-def test_a_sampler_with_a_setting_from_its_page_touches_two_files(package):
-    touched = add(
-        package,
-        parts("add-a-sampler.md"),
-        {
-            "with the imports": "from deft.core.sampler import ManyDraws, Sampler\n",
-            "in SAMPLERS": "SAMPLERS: dict[str, type[Sampler]] = {\n",
-        },
-    )
-    assert touched == {"samplers/adams.py", "samplers/__init__.py"}
-    said = runs(
-        package,
-        SETTING
-        + """
-made = plan("gradient", sampler="ab2", steps=4, settings={"share": "0.5"})
-print(made.make_sampler(), made.draw(prior, obs, 2).x.shape)
-check_sampler(made.make_sampler(), [deft.VPCosine()])
-""",
-    )
-    assert "AdamsBashforth(share=0.5) torch.Size([1, 2, 4])" in said
