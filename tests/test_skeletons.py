@@ -27,7 +27,7 @@ def prior():
     """Pixels of variance 1/4, independent."""
     return deft.MeanDenoiser(lambda x, a, s: a * x / (a**2 + 4 * s**2), deft.VPCosine(), (1, 8, 8))
 '''
-BRIEF = "--steps 3 --batch 4 --warmup 1 --device cpu"
+BRIEF = "--steps 2 --batch 2 --warmup 1 --device cpu"
 
 
 @pytest.fixture
