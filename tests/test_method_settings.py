@@ -11,6 +11,7 @@ from typing import Literal, get_type_hints
 
 import pytest
 
+import deft
 from deft.errors import InputError
 from deft.methods import METHODS, TUNED, Settings, make_sampler, plan, sampler_options, setting
 from deft.samplers import DDIM, SAMPLERS, Sampler
