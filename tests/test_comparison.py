@@ -452,7 +452,7 @@ def test_the_verdict_is_computed():
         text.startswith("By energy score, a is best (")
         and "; b cannot be distinguished from it; the next, c, is behind it by 0.500 [0.500, 0.500] (p 0.0" in text
     )
-    assert "c" not in verdict(three()[1:], METRICS, "deft").split("told from it")[1]
+    assert "c" not in verdict(three()[1:], METRICS, "deft").split("distinguished from it")[1]
     alone = verdict([three()[0], three()[2]], METRICS, "deft")
     assert "a is best" in alone and "no other entry is level with it" in alone
     assert verdict(three(worse=-0.5), METRICS, "deft").startswith("By energy score, c is best")

@@ -81,7 +81,7 @@ class Prediction:
 D = TypeVar("D", bound="Denoiser")
 
 
-class Denoiser(Renamed, PrintedModule, ABC):
+class Denoiser(PrintedModule, Renamed, ABC):
     """Anything that returns a `Prediction`: `denoiser(x_t, t)`, x_t [B, *E], t [B] or a scalar tensor.
 
     >>> import deft

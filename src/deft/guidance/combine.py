@@ -129,7 +129,7 @@ class Piecewise(HTransform):
         return torch.where(high, self.above(pred, obs), self.below(pred, obs))
 
 
-class Clipped(Renamed, Wrapped):
+class Clipped(Wrapped, Renamed):
     """h, shortened where sigma |h| (its size in eps units) exceeds `limit` times |eps|.
 
     >>> import deft

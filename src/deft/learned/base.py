@@ -18,7 +18,7 @@ from deft.runtime.messages import log
 H = TypeVar("H", bound="Learned")
 
 
-class Learned(Renamed, HTransform):
+class Learned(HTransform, Renamed):
     """An h with parameters, which `fit` trains and `save_h` keeps.
 
     event_shape: *E of the prior. feature_channels: how many sample-sized views of y the likelihood's `features`
