@@ -16,7 +16,7 @@ from deft.io.h_files import bundled_h, load_h, start_from
 from deft.learned import DEFT
 from deft.prior import load_prior
 from deft.train.data import Clean
-from toys import refused, result
+from toys import pictures, refused, result, save_pictures
 
 SHAPE = (1, 32, 32)
 
@@ -71,18 +71,19 @@ def test_the_bundled_h_is_a_better_start_than_none():
     """Before a single step, and though it was fitted to another task: brush strokes instead of a box."""
     prior, task = load_prior("fashion"), get_task("inpaint-freeform")
     objective = deft.DenoisingObjective(prior)
-    batch = Clean(fashion("validation").x[:64], task).draw(64, 0, 0, torch.device("cpu"))
-    warm, cold = start_from("inpaint", prior, 2), DEFT.sized(prior, 0.09, 2).calibrate(prior, fashion("fit").x)
+    batch = Clean(fashion("validation").x[:48], task).draw(48, 0, 0, torch.device("cpu"))
+    warm, cold = start_from("inpaint", prior, 2), DEFT.sized(prior, 0.09, 2).calibrate(prior, fashion("fit").x[:32])
     with torch.no_grad():
-        losses = [float(objective(h, batch, BatchNoise(64, 1)).value) for h in (warm, cold)]
+        losses = [float(objective(h, batch, BatchNoise(48, 1)).value) for h in (warm, cold)]
     assert losses[0] < 0.7 * losses[1], losses
 
 
 def test_command_line(capsys, tmp_path):
+    photos = save_pictures(tmp_path / "photos", pictures(8, side=32))
     first = (
         "fit",
         "--data",
-        "fashion",
+        photos,
         "--task",
         "inpaint",
         "--width",
@@ -101,7 +102,7 @@ def test_command_line(capsys, tmp_path):
         capsys,
         "fit",
         "--data",
-        "fashion",
+        photos,
         "--task",
         "sr4",
         "--start-from",
@@ -121,7 +122,7 @@ def test_command_line(capsys, tmp_path):
         and found["card"]["h"]["feature_channels"] == 1
     )
     load_h(tmp_path / "b", load_prior("fashion"))
-    again = ("fit", "--data", "fashion", "--steps", "1", "--out", tmp_path / "c", "--start-from")
+    again = ("fit", "--data", photos, "--steps", "1", "--out", tmp_path / "c", "--start-from")
     assert "no h for nothing is bundled" in refused(capsys, *again, "nothing")
     assert "leave --method and --width out" in refused(capsys, *again, tmp_path / "a", "--width", "8")
 
