@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import deft.cli.fit
 from deft.bench import jobs as work
 from deft.bench.jobs import draw_job, fit_job
 from deft.bench.studies import make_study
@@ -16,7 +17,19 @@ from deft.cli import main
 from deft.io.files import load_weights
 from deft.io.identity import other_identity
 from deft.methods import plan
+from deft.train.prior_samples import draw_prior_samples
 from toys import pictures, refused, run, save_pictures, toy_prior
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rough_calibration():
+    """Fits to paths are calibrated on 8 prior samples of 2 steps, not 128 of 25: how well is not what is asked here,
+    and every refusal would wait for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            deft.cli.fit, "draw_prior_samples", lambda prior, n, **rest: draw_prior_samples(prior, 8, steps=2, **rest)
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
