@@ -38,20 +38,20 @@ def double():
 
 
 LONGEST = (
-    "recipe",
-    "comparison",
-    "distributed",
-    "docs",
-    "pages",
-    "resume",
     "priors",
+    "distributed",
     "remote",
-    "importance",
-    "killed",
-    "start_from",
+    "comparison",
+    "recipe",
+    "measurement_check",
+    "resume",
+    "pages",
+    "cli_control",
+    "docs",
     "alternatives",
-    "fit",
     "cli",
+    "killed",
+    "importance",
 )
 """Files that take longest, the longest first: begun last, one of them would keep one process busy while the others have
 nothing left to do."""
