@@ -304,7 +304,7 @@ def test_the_length_test_can_fail(tmp_path):
             f"class A:\n    def f(self):\n        @property\n        def {name}(\n            a,\n        ):\n{body}\n"
         )
         (tmp_path / f"{name}.py").write_text(text)
-    # f holds the other one, with the three lines of its arguments, and its decorator's
+    # f, which holds the other one with its decorator and arguments, is found in both
     found = {(file, name): lines for file, name, lines in too_long(tmp_path)}
     assert found["long.py", "long"] == LONGEST + 1 and ("short.py", "short") not in found
 
