@@ -109,11 +109,7 @@ def evaluate(
     known = (data.partition(":")[0], name)
     cases = _cases(data, pairs, images, chosen, seed, domain, shape, known, reading, output)
     open_folder(out, overwrite=overwrite)
-    if samples == 1:
-        output.say(
-            "one sample of each image: no energy score, coverage or spread. The other metrics reward samples that vary"
-            " too little. Give --samples 2 or more"
-        )
+    _note_few(output, samples)
     results = compare(
         plans,
         prior,
@@ -141,6 +137,15 @@ def evaluate(
     output.say("\n" + terminal(domain, title, report["rows"]))
     output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
     output.result(report | {"out": str(out)})
+
+
+def _note_few(output: Output, samples: int) -> None:
+    """What cannot be measured of one sample."""
+    if samples == 1:
+        output.say(
+            "one sample of each image: no energy score, coverage or spread. The other metrics reward samples that vary"
+            " too little. Give --samples 2 or more"
+        )
 
 
 def _who(
