@@ -12,9 +12,8 @@ import torch
 
 from deft import Noise
 from deft.domains.image.data import dataset
-from deft.domains.image.sheet import picture_of
 from deft.domains.image.tasks import TASKS, get_task
-from deft.domains.image.writing import Column, picture_grid, save_image, to_pixels
+from deft.domains.image.writing import Column, picture_grid, picture_of, save_image, to_pixels
 
 
 def main(out: Path) -> None:

@@ -9,9 +9,10 @@ from PIL import Image
 
 from deft.domains.image.masks import read_mask
 from deft.domains.image.reading import ReadOptions, read_images
-from deft.domains.image.writing import Column, heat, open_folder, picture_grid, save_picture, to_pixels, with_hole
+from deft.domains.image.writing import Column, heat, picture_grid, save_picture, to_pixels, with_hole
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
+from deft.io.files import open_folder
 from toys import pictures, save_pictures
 
 GREY, COLOUR = ReadOptions((1, 16, 16)), ReadOptions((3, 16, 16))

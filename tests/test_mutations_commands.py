@@ -18,13 +18,14 @@ import torch
 from PIL import Image
 
 from deft.bench.result import make_rows, standing
+from deft.core.likelihood import Observation
 from deft.core.random import Noise, generator
 from deft.domains.image import tasks
 from deft.domains.image.data import dataset
-from deft.domains.image.metrics import coverage, energy_score_pixels, residual_rms, spread
-from deft.domains.image.sheet import picture_of
-from deft.domains.image.writing import heat, picture_grid, save_picture
+from deft.domains.image.metrics import coverage, energy_score_pixels
+from deft.domains.image.writing import heat, picture_grid, picture_of, save_picture
 from deft.io.measurements import save_measurement
+from deft.kinds.draws import Draws
 from deft.learned import DEFT
 from deft.learned.deft import Calibrated
 from deft.recipe.fit import fit_h, weigh_levels
@@ -282,8 +283,8 @@ def noisier(self, x, noise, kept=tasks.ImageTask.observe):
     return kept(type(self)(**{**options, "sigma_y": 2 * self.sigma_y}), x, noise)
 
 
-def over_columns(samples):
-    return samples.clamp(-1, 1).std(dim=-1).mean(1)[..., None].expand_as(samples[:, 0])
+def over_columns(draws):
+    return draws.x.std(dim=-1).mean(1)[..., None].expand_as(draws.x[:, 0])
 
 
 def distance_alone(samples, truth):
@@ -298,12 +299,12 @@ _calibrate, _forward = Calibrated.calibrate, DEFT.forward
 
 CODE = {
     "mean.png is the first sample": (mean_is_first_sample, run_sample),
-    "spread.png is the mean": (instead(spread, lambda samples: samples.mean(1)), run_sample),
-    "the deviation over the wrong axis": (instead(spread, over_columns), run_sample),
+    "spread.png is the mean": (attribute(Draws, "std", property(lambda draws: draws.mean)), run_sample),
+    "the deviation over the wrong axis": (attribute(Draws, "std", property(over_columns)), run_sample),
     "a deviation by S, not S - 1": (attribute(torch.Tensor, "std", biased), run_sample),
     "colours of another scale": (instead(heat, lambda values, top: heat(values, 2 * top)), run_sample),
     "a residual of the whole picture": (
-        instead(residual_rms, lambda x, obs: (x - obs.y).square().flatten(1).mean(1).sqrt()),
+        attribute(Observation, "residual_rms", lambda obs, x: (x - obs.y).square().flatten(1).mean(1).sqrt()),
         run_sample,
     ),
     "labels off by one": (grid(titles_rolled), run_sample),

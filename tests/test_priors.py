@@ -17,7 +17,8 @@ from deft.domains.image.data import fashion
 from deft.domains.image.tasks import TASKS
 from deft.errors import DeftError, InputError
 from deft.prior import CONVENTIONS, FAMILIES, load_prior, wrap
-from deft.prior.check import LEVELS, WORSE, confirm, try_conventions, warning, warning_from, wiener_error
+from deft.prior.check import LEVELS, WORSE, confirm, try_conventions, warning, wiener_error
+from deft.prior.measurement_check import warning_from
 from deft.schedule import EDM, SCHEDULES, VPLinear, VPTable, make_schedule
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 

@@ -14,8 +14,8 @@ from deft.core.denoiser import freeze
 from deft.core.random import BatchNoise, Noise
 from deft.domains.image.data import dataset
 from deft.domains.image.prior import ImagePrior
-from deft.domains.image.sheet import picture_of
 from deft.domains.image.tasks import PAPER, TASKS, ImageTask, get_task, make_task
+from deft.domains.image.writing import picture_of
 from deft.errors import InputError
 from deft.io.measurements import is_measurement, read_measurement, save_measurement
 from deft.learned import DEFT

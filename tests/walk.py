@@ -9,6 +9,10 @@ of photo.png, and the arrays that such functions hand on. Counted are
 - of these, the ones that are no noun: not in core, likelihood or operator, which are what the data are made of
   (`stations`).
 
+An array is followed as the object that it is; a view of it, or the NumPy array of a tensor, is another object, and
+whoever is handed that alone is missed. So there is a second count (`followed`) of modules beside the nouns, in which
+all arrays on the memory of known ones are data, too.
+
 A function that is handed the prior together with data is the mathematics (drawing, checks): it counts, and what it
 calls does not, for there the data meet the network.
 """
@@ -30,9 +34,9 @@ NOUNS = ("core", "kinds", "likelihood", "operator")
 
 class Tracer:
     """Follows data through the functions of a package by identity. steps: (module, function) of each call that was
-    handed data, in turn."""
+    handed data, in turn. views: follow the memory of arrays, too."""
 
-    def __init__(self, seeds: set[str], package: str = "deft"):
+    def __init__(self, seeds: set[str], package: str = "deft", views: bool = False):
         import numpy
         import torch
         from PIL import Image
@@ -42,6 +46,7 @@ class Tracer:
         self.networks = torch.nn.Module
         self.known: dict[int, Any] = {}
         """id -> the object, kept so that no other gets its id."""
+        self.views, self.memory = views, set[int]()
         self.handed: dict[int, Any] = {}
         self.mathematics: Any = None
         self.contents: dict[str, None] = {}
@@ -65,6 +70,8 @@ class Tracer:
         """Whether a value is or holds data. names: the path of the measurement, too."""
         if isinstance(value, (str, Path)):
             return names and str(value) in self.seeds
+        if self.views and isinstance(value, self.arrays) and place(value) in self.memory:
+            return True
         return id(value) in self.known or (
             depth > 0 and any(self.is_data(v, names, depth - 1) for v in self.members(value))
         )
@@ -72,6 +79,8 @@ class Tracer:
     def mark(self, value: Any, depth: int = 3) -> None:
         if isinstance(value, self.arrays):
             self.known[id(value)] = value
+            if self.views and (at := place(value)) is not None:
+                self.memory.add(at)
         elif depth:
             for v in self.members(value):
                 self.mark(v, depth - 1)
@@ -117,24 +126,40 @@ class Tracer:
                 self.had(self.caller(frame))
 
 
+def place(array: Any) -> int | None:
+    """The address of the memory that an array is a view of; None for pictures."""
+    if hasattr(array, "untyped_storage"):
+        return array.untyped_storage().data_ptr() or None
+    while isinstance(getattr(array, "base", None), type(array)):
+        array = array.base
+    return array.__array_interface__["data"][0] if hasattr(array, "ctypes") else None
+
+
 def trace(arguments: list[str], seeds: set[str]) -> dict[str, Any]:
     """Run a command line and say where the data went."""
     from deft.cli import main
 
-    tracer = Tracer(seeds)
-    sys.setprofile(tracer)
+    tracer, further = Tracer(seeds), Tracer(seeds, views=True)
+
+    def both(*event: Any) -> None:
+        tracer(*event)
+        further(*event)
+
+    sys.setprofile(both)
     try:
         code = main(arguments)
     finally:
         sys.setprofile(None)
     steps = [s for i, s in enumerate(tracer.steps) if i == 0 or s[0] != tracer.steps[i - 1][0]]
     handled = list(tracer.contents)
+    stations = [[m for m in t.contents if m.split(".")[0] not in NOUNS] for t in (tracer, further)]
     return {
         "code": code,
         "calls": len(tracer.steps),
         "named": list(dict.fromkeys(m for m, _ in tracer.steps)),
         "handled": handled,
-        "stations": [m for m in handled if m.split(".")[0] not in NOUNS],
+        "stations": stations[0],
+        "followed": stations[1],
         "walk": steps,
     }
 
@@ -184,6 +209,7 @@ COUNTS = {
     "named": "modules that get the data, or its path",
     "handled": "modules that handle its contents",
     "stations": "of these, no nouns",
+    "followed": "no nouns, with views of arrays",
 }
 
 
@@ -196,7 +222,8 @@ def report(runs: dict[str, dict[str, Any]], walk: bool = False) -> str:
         "| " + " | ".join(["passages from one module to another", *(str(len(r["walk"])) for r in runs.values())]) + " |"
     )
     for title, found in runs.items():
-        lines += ["", f"{title}: {', '.join(found['stations'])}"]
+        more = [m for m in found["followed"] if m not in found["stations"]]
+        lines += ["", f"{title}: {', '.join(found['stations'])}; with views {', '.join(more)}"]
         if walk:
             lines += [f"{i:>3}  {module}.{function}" for i, (module, function) in enumerate(found["walk"], 1)]
     return "\n".join(lines)

@@ -44,7 +44,7 @@ MODULES: dict[str, str] = {
     "evaluate.levels": "train.levels",
     "evaluate.metrics": "domains.image.metrics",
     "evaluate.priors": "domains.image.prior_quality train.prior_quality",
-    "evaluate.report": "bench.methods_report bench.report bench.result domains.image.sheet",
+    "evaluate.report": "bench.methods_report bench.report bench.result domains.image.writing",
     "evaluate.statistics": "bench.statistics",
     "gradient": "core.autodiff",
     "htransform": "guidance guidance.combine learned learned.baselines core.htransform",
@@ -60,19 +60,19 @@ MODULES: dict[str, str] = {
     "htransform.twist": "guidance.twist",
     "hub": "workflow.hub",
     "images": (
-        "io.arrays io.text domains.image.files domains.image.masks domains.image.pictures domains.image.ranges"
-        " domains.image.reading domains.image.writing"
+        "io.arrays io.text domains.image.files domains.image.masks domains.image.pictures"
+        " domains.image.reading domains.image.writing io.files"
     ),
     "images.arrays": "io.arrays",
     "images.files": "domains.image.files",
     "images.masks": "domains.image.masks",
     "images.pictures": "domains.image.pictures",
-    "images.ranges": "domains.image.ranges io.settings",
+    "images.ranges": "domains.image.pictures io.settings",
     "images.reading": "domains.image.reading",
     "images.resample": "domains.image.resample",
     "images.text": "io.text",
     "images.volumes": "domains.image.volumes",
-    "images.writing": "domains.image.writing",
+    "images.writing": "domains.image.writing io.arrays io.files",
     "kernel": "core.transition",
     "likelihood.base": "core.likelihood",
     "likelihood.foreign": "likelihood.external",
@@ -166,6 +166,8 @@ NAMES: dict[str, str] = {
     "operator.radon.MOST": "operator.radon.MAX_ITERATIONS",
     "prior.inspect.Reading": "prior.check.Candidate",
     "prior.inspect.Verdict": "prior.check.ConventionCheck",
+    "prior.inspect.ROUGH": "prior.measurement_check.ROUGH",
+    "prior.inspect.warning_from": "prior.measurement_check.warning_from",
     "prior.inspect.try_readings": "prior.check.try_conventions",
     "images.reading.Reading": "domains.image.reading.ReadOptions",
     "images.Reading": "domains.image.reading.ReadOptions",

@@ -19,10 +19,11 @@ from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
 from deft.io.files import json_text
-from deft.io.measurements import is_measurement, observation, read_measurement, task_of
+from deft.io.measurements import limits, observation, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
-from deft.kinds.domain import Data, Domain, Measured, Table, domain_of, domains
+from deft.kinds.domain import Data, Domain, Table, domains, known_options
+from deft.kinds.domain import domain_for as domain_for  # asked for with the rest
 from deft.likelihood.task import OperatorTask, Tilt
 from deft.prior import load_prior
 from deft.prior.load import absolute_name, read_options
@@ -300,33 +301,11 @@ def spread_out(prior: Denoiser, yes: bool) -> Denoiser:
     return shard(prior) if yes else prior
 
 
-def domain_for(prior: Denoiser) -> Domain:
-    """The kind of data that a prior makes, which commands ask for tasks, readers and writers."""
-    domain = domain_of(prior)
-    if domain is None:
-        known = "; ".join(f"{d.title} ({name})" for name, d in domains().items())
-        raise InputError(
-            f"the prior makes samples of shape {tuple(prior.data_shape)}, which no kind of data here owns ({known}):"
-            " use it in Python, or name its kind in its card"
-        )
-    return domain
-
-
 def ask(method: Callable[..., Any], domain: Domain, *args: Any, **given: Any) -> Any:
     """A method of a domain with those options that were given; one that it does not know is refused by its name on the
     command line."""
-    try:
+    with known_options(domain, given):
         return method(*args, **given)
-    except TypeError as error:
-        odd = next((k for k in given if f"unexpected keyword argument '{k}'" in str(error)), None)
-        if odd is None:
-            raise
-        raise InputError(
-            f"{SPELT.get(odd, '--' + odd.replace('_', '-'))} is not for {domain.title}: leave it out"
-        ) from error
-
-
-SPELT = {"value_range": "--range"}
 
 
 def is_bundled(domain: Domain, source: str) -> bool:
@@ -482,52 +461,6 @@ def make_tilt(source: str, beta: float | None, label: int | None) -> Tilt:
     return Tilt(source=source, beta=beta, label=-1 if label is None else label, function=function)
 
 
-def read_measured(
-    path: Path,
-    task: Any,
-    domain: Domain,
-    event_shape: tuple[int, ...],
-    *,
-    row: int | None = 0,
-    mask: Path | None = None,
-    mask_hole: str = "black",
-    resize: bool = False,
-    convert: bool = False,
-    value_range: object = None,
-) -> Measured:
-    """One measurement of a measurement file or of what else the kind of data reads, such as a picture; row None: all of
-    the file's."""
-    if not path.exists():
-        raise InputError(f"no such measurement: {path} does not exist")
-    task.check(event_shape)
-    if is_measurement(path):
-        if _asked_parts():
-            raise InputError(f"{path} is a measurement file, whose array is y: leave --array and --recursive out")
-        if mask is not None:
-            raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
-        for name, given in (("--resize", resize), ("--convert", convert)):
-            if given:
-                raise InputError(
-                    f"{path} is a measurement file, and {name} is for pictures: what was measured is not resized; leave"
-                    f" {name} out"
-                )
-        every = read_measurement(path, task, event_shape, limits(value_range))
-        if row is None:
-            return Measured(every)
-        if not 0 <= row < len(every):
-            raise InputError(f"--row {row}: {path} holds {len(every)} measurements, give 0 to {len(every) - 1}")
-        return Measured(every[row])
-    if row is None:
-        raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
-    seen = {} if mask is None else {"mask": mask, "mask_hole": mask_hole}
-    found: Measured = ask(
-        domain.read_measured, domain, path, task, event_shape, **seen, **reading(False, resize, convert, value_range)
-    )
-    for note in found.notes:
-        log.info(note)
-    return found
-
-
 def read_pairs(
     path: Path, task: Any, domain: Domain, event_shape: tuple[int, ...], options: Mapping[str, Any]
 ) -> tuple[Tensor, Observation]:
@@ -547,16 +480,6 @@ def read_pairs(
     x, arrays = ask(domain.pairs, domain, arrays, str(path), task, event_shape, **options)
     given = None if getattr(task, "pictures", False) else limits(options.get("value_range"))
     return x, observation(str(path), arrays, task, event_shape, given)
-
-
-def limits(value_range: object) -> tuple[float, float] | None:
-    """--range as two numbers, for arrays of measurements."""
-    found = as_range(value_range)
-    if isinstance(found, str):
-        raise InputError(
-            f"--range {found} is for DICOM files: say black and white of the images that were measured, LOW,HIGH"
-        )
-    return found
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, float | str]:

@@ -20,7 +20,7 @@ from deft.io.files import open_folder
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
-from deft.methods import plan
+from deft.methods import Plan, plan
 
 
 @click.command()
@@ -98,39 +98,18 @@ def evaluate(
     first = torch.device("cpu") if shard_prior else where
     fitted, chosen, prior, name = _who(run, task, task_options, prior_option, prior_options, first)
     fitted = None if fitted is None else fitted.to(where)
-    names = (
-        methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
-    )
-    plans = {p.method.name: p for p in (plan(m.strip(), chosen.name, steps=steps, eta=eta) for m in names)}
-    for p in plans.values():
-        p.make(prior, fitted)  # what cannot be made is said before anything is read
+    plans = _plans(methods, chosen, prior, fitted, steps, eta)
     prior = common.spread_out(prior, shard_prior)
     domain, shape = common.domain_for(prior), prior.data_shape
-    likelihood = chosen.check(shape).likelihood
-    for p in plans.values():
-        if reason := p.method.why_unsupported(likelihood):
-            raise InputError(f"{reason} (the task {chosen.name}): leave {p.method.name} out of --methods")
+    _check_methods(plans, chosen, shape)
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)
-    cases = _cases(
-        data,
-        pairs,
-        images,
-        chosen,
-        seed,
-        domain,
-        shape,
-        (data.partition(":")[0], name),
-        common.reading(skip_bad, resize, convert, value_range),
-        output,
-    )
+    reading = common.reading(skip_bad, resize, convert, value_range)
+    known = (data.partition(":")[0], name)
+    cases = _cases(data, pairs, images, chosen, seed, domain, shape, known, reading, output)
     open_folder(out, overwrite=overwrite)
-    if samples == 1:
-        output.say(
-            "one sample of each image: no energy score, coverage or spread. The other metrics reward samples that vary"
-            " too little. Give --samples 2 or more"
-        )
+    _note_few(output, samples)
     results = compare(
         plans,
         prior,
@@ -160,6 +139,15 @@ def evaluate(
     output.result(report | {"out": str(out)})
 
 
+def _note_few(output: Output, samples: int) -> None:
+    """What cannot be measured of one sample."""
+    if samples == 1:
+        output.say(
+            "one sample of each image: no energy score, coverage or spread. The other metrics reward samples that vary"
+            " too little. Give --samples 2 or more"
+        )
+
+
 def _who(
     run: Path | None,
     task: str | None,
@@ -181,6 +169,27 @@ def _who(
             f"{run} was fitted to the task {found.task.name}, not {task}: leave --task out, or fit one to {task}"
         )
     return found.h, found.task, found.prior, found.prior.loaded_as
+
+
+def _plans(
+    methods: str | None, task: Any, prior: Denoiser, fitted: Learned | None, steps: int | None, eta: float | None
+) -> dict[str, Plan]:
+    """Name -> plan of --methods; what cannot be made is said before anything is read."""
+    names = (
+        methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
+    )
+    plans = {p.method.name: p for p in (plan(m.strip(), task.name, steps=steps, eta=eta) for m in names)}
+    for p in plans.values():
+        p.make(prior, fitted)
+    return plans
+
+
+def _check_methods(plans: dict[str, Plan], task: Any, shape: tuple[int, ...]) -> None:
+    """Refuse methods that cannot be used with the task."""
+    likelihood = task.check(shape).likelihood
+    for p in plans.values():
+        if reason := p.method.why_unsupported(likelihood):
+            raise InputError(f"{reason} (the task {task.name}): leave {p.method.name} out of --methods")
 
 
 def _cases(

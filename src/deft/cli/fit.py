@@ -14,6 +14,7 @@ from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_o
 from deft.cli.control import OFF_POLICY, fit_by_importance, fit_on_paths, listed, make_objective
 from deft.cli.sections import Sections, section
 from deft.core.denoiser import Denoiser
+from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.files import open_folder
 from deft.io.h_files import KINDS
@@ -30,6 +31,7 @@ from deft.train.fit import FitConfig, launched_config
 from deft.train.levels import level_table
 from deft.train.objectives import OBJECTIVES
 from deft.train.prior_samples import draw_prior_samples
+from deft.workflow.sampling import read_measured
 
 DEFAULTS = Recipe()
 PATHS: dict[str, Any] = {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98, "lr": 2e-3}
@@ -563,34 +565,17 @@ class Asked:
             prior, samples(self.data, "fit"), samples(held_out, "validation"), self.seed, str(self.data)
         )
 
-    def _on_paths(self, output: Output, prior: Denoiser, task: Any, recipe: Recipe, where: Any) -> None:
-        """--objective: an h for one measurement or reward, or for those of a file, without data."""
-        assert self.objective is not None
-        many = self.objective == "importance"
-        domain, shape = common.domain_for(prior), prior.data_shape
-        obs = task.check(shape)
-        if self.measurement is not None:
-            obs = common.read_measured(
-                self.measurement,
-                task,
-                domain,
-                shape,
-                row=None if many else self.row,
-                mask=self.mask,
-                mask_hole=self.mask_hole,
-                resize=self.resize,
-                convert=self.convert,
-                value_range=self.value_range,
-            ).obs
-        if not many:
-            # what cannot be made is said before anything is written
-            make_objective(self.objective, prior, self.chain, self.subset, self.drawn_by)
-        open_folder(self.out, overwrite=self.overwrite or self.resume)
-        h = build_h(prior, task, recipe, common.trusts_code())
-        h.calibrate(
-            prior, draw_prior_samples(prior, 128, seed=self.seed, progress=common.bars()).x.to(prior.state_like())
-        )
-        config = launched_config(
+    def _condition(self, prior: Denoiser, task: Any, row: int | None) -> Observation:
+        """--measurement (row None: all of the file's), or what stands for a reward."""
+        obs: Observation = task.check(prior.data_shape)
+        if self.measurement is None:
+            return obs
+        reading = common.reading(False, self.resize, self.convert, self.value_range)
+        reading |= {"row": row, "mask": self.mask, "mask_hole": self.mask_hole}
+        return read_measured(self.measurement, task, common.domain_for(prior), prior.data_shape, **reading).obs
+
+    def _path_config(self, recipe: Recipe) -> FitConfig:
+        return launched_config(
             FitConfig(
                 steps=recipe.steps,
                 batch=recipe.batch,
@@ -605,6 +590,21 @@ class Asked:
                 patience=recipe.patience,
             )
         )
+
+    def _on_paths(self, output: Output, prior: Denoiser, task: Any, recipe: Recipe, where: Any) -> None:
+        """--objective: an h for one measurement or reward, or for those of a file, without data."""
+        assert self.objective is not None
+        many = self.objective == "importance"
+        obs = self._condition(prior, task, None if many else self.row)
+        if not many:
+            # what cannot be made is said before anything is written
+            make_objective(self.objective, prior, self.chain, self.subset, self.drawn_by)
+        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        h = build_h(prior, task, recipe, common.trusts_code())
+        h.calibrate(
+            prior, draw_prior_samples(prior, 128, seed=self.seed, progress=common.bars()).x.to(prior.state_like())
+        )
+        config = self._path_config(recipe)
         if many:
             fit_by_importance(
                 output,

@@ -62,11 +62,8 @@ def info(name: str, as_json: bool) -> None:
     output.result({"file": str(path), "parameters": count, "card": card})
 
 
-@click.command(name="list")
-@json_option
-def list_all(as_json: bool) -> None:
-    """List tasks, methods, samplers and priors."""
-    output = Output(as_json)
+def everything() -> dict[str, Any]:
+    """All that can be named on a command line."""
     tasks: list[dict[str, Any]] = [
         {
             "name": k,
@@ -92,7 +89,7 @@ def list_all(as_json: bool) -> None:
         for k, s in SAMPLERS.items()
     ]
     methods = [m.row() for m in METHODS.values()]
-    everything = {
+    return {
         "version": __version__,
         "tasks": tasks,
         "methods": methods,
@@ -103,6 +100,10 @@ def list_all(as_json: bool) -> None:
         "spacings": list(SPACINGS),
         "schedules": list(SCHEDULES),
     }
+
+
+def say_everything(output: Output, found: dict[str, Any]) -> None:
+    tasks = found["tasks"]
     for i, t in enumerate(tasks):
         if i == 0 or t["of"] != tasks[i - 1]["of"]:
             output.say(
@@ -114,12 +115,12 @@ def list_all(as_json: bool) -> None:
         more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))
         output.say(f"  {'':<17} {t['convention']}{more}")
     output.say("methods, with settings for --set")
-    for m in methods:
+    for m in found["methods"]:
         needs = "needs a fit" if m["trained"] else "backward pass through the prior" if m["backward"] else "no training"
         own = "".join(f"; {k}={v}" for k, v in m["settings"].items())
         output.say(f"  {m['name']:<15} {m['about']}; {needs}{own}")
     output.say("samplers")
-    for s in samplers:
+    for s in found["samplers"]:
         output.say(f"  {s['name']:<15} {s['about']}")
     output.say("priors")
     for name in BUNDLED:
@@ -130,4 +131,13 @@ def list_all(as_json: bool) -> None:
     output.say("conventions of networks (--prior-option convention=NAME)")
     for name, convention in CONVENTIONS.items():
         output.say(f"  {name:<19} {convention.about}")
-    output.result(everything)
+
+
+@click.command(name="list")
+@json_option
+def list_all(as_json: bool) -> None:
+    """List tasks, methods, samplers and priors."""
+    output = Output(as_json)
+    found = everything()
+    say_everything(output, found)
+    output.result(found)

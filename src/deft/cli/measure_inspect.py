@@ -12,8 +12,9 @@ from deft.cli import common
 from deft.cli.common import Name, Output, json_option
 from deft.errors import InputError
 from deft.io.arrays import read_arrays
+from deft.io.measurements import limits
 from deft.io.tasks import TASKS
-from deft.prior.measurement_check import Tried, inspect_measurement
+from deft.prior.measurement_check import Inspected, Tried, inspect_measurement
 
 SHOWN = 8
 """Readings in the table."""
@@ -91,18 +92,11 @@ def inspect(
         samples=samples,
         steps=steps,
         seed=seed,
-        value_range=common.limits(value_range),
+        value_range=limits(value_range),
         progress=lambda name: click.echo(f"trying: {name}", err=True) if common.bars() else None,
     )
     output.say(f"{file}: {chosen.title}, y of shape {tuple(arrays['y'].shape)}\n")
-    output.say(f"{'reading':64}{'surprise':>10}{'residual':>10}{'lowest':>9}{'highest':>9}")
-    shown = found.tried[:SHOWN]
-    for one in shown if found.taken in shown else [*shown, found.taken]:
-        output.say(_row(one))
-    output.say(
-        "\nsurprise: how far samples are from what the prior expects of its own images, 1 is right; residual: y - A(x)"
-        " over the noise"
-    )
+    _table(output, found)
     output.say(f"\n{found.text}")
     output.result(
         {
@@ -114,6 +108,17 @@ def inspect(
             "best": _json(found.best),
             "tried": [_json(t) for t in found.tried],
         }
+    )
+
+
+def _table(output: Output, found: Inspected) -> None:
+    output.say(f"{'reading':64}{'surprise':>10}{'residual':>10}{'lowest':>9}{'highest':>9}")
+    shown = found.tried[:SHOWN]
+    for one in shown if found.taken in shown else [*shown, found.taken]:
+        output.say(_row(one))
+    output.say(
+        "\nsurprise: how far samples are from what the prior expects of its own images, 1 is right; residual: y - A(x)"
+        " over the noise"
     )
 
 

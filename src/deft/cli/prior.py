@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from deft.train.augment import Flipped
 from deft.train.compiled import compiled
 from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
-from deft.train.fit import FitConfig, fit, launched_config
+from deft.train.fit import FitConfig, FitResult, fit, launched_config
 from deft.train.levels import level_table
 from deft.train.prior_quality import denoising_errors, draw
 from deft.train.protocols import Batches
@@ -129,45 +129,7 @@ def make_schedule(name: str) -> Schedule:
 @common.device_option
 @overwrite_option
 @json_option
-def train(
-    data: str,
-    kind: str,
-    held_out: str | None,
-    out: Path,
-    widths: tuple[int, ...],
-    blocks: int,
-    patch: int,
-    schedule: str,
-    output_kind: str,
-    steps: int,
-    batch: int,
-    lr: float,
-    warmup: int,
-    ema: float,
-    weight_decay: float,
-    evaluations: int,
-    seconds: float | None,
-    seed: int,
-    bf16: bool,
-    flip: bool,
-    start: str | None,
-    compile_blocks: bool,
-    half: bool,
-    accumulate: int,
-    streams: bool,
-    name: str | None,
-    about_data: str | None,
-    licence: str | None,
-    features: str,
-    resume: bool,
-    skip_bad: bool,
-    resize: bool,
-    convert: bool,
-    value_range: str | None,
-    device: str | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def train(**asked: Any) -> None:
     """Train an unconditional prior from a folder or an npz of images, all of one size.
 
     \b
@@ -175,80 +137,161 @@ def train(
 
     Writes prior.safetensors, card.md, samples.png, log.json and state.pt (for --resume).
     """
-    output = Output(as_json)
-    if resize or convert:
-        raise InputError(
-            "a new prior takes its size and channels from the images: bring them to one size first, without --resize or"
-            " --convert"
+    given = Training(**asked)
+    given.check()
+    given.run(Output(given.as_json))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the options say; field by field as above."""
+
+    data: str
+    kind: str
+    held_out: str | None
+    out: Path
+    widths: tuple[int, ...]
+    blocks: int
+    patch: int
+    schedule: str
+    output_kind: str
+    steps: int
+    batch: int
+    lr: float
+    warmup: int
+    ema: float
+    weight_decay: float
+    evaluations: int
+    seconds: float | None
+    seed: int
+    bf16: bool
+    flip: bool
+    start: str | None
+    compile_blocks: bool
+    half: bool
+    accumulate: int
+    streams: bool
+    name: str | None
+    about_data: str | None
+    licence: str | None
+    features: str
+    resume: bool
+    skip_bad: bool
+    resize: bool
+    convert: bool
+    value_range: str | None
+    device: str | None
+    overwrite: bool
+    as_json: bool
+
+    def check(self) -> None:
+        """Options that are not for a new prior."""
+        if self.resize or self.convert:
+            raise InputError(
+                "a new prior takes its size and channels from the images: bring them to one size first, without"
+                " --resize or --convert"
+            )
+
+    def run(self, output: Output) -> None:
+        """Read, train, measure, write."""
+        where = common.get_device(self.device)
+        config = self.config()
+        domain = find_domain(self.kind)
+        x, x_out, n_all = self.read(domain, output)
+        shape = tuple(x.shape[1:])
+        made = self.build(domain, shape)
+        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        count = sum(p.numel() for p in made.parameters())
+        output.say(
+            f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,}"
+            " held out"
         )
-    where = common.get_device(device)
-    config = launched_config(FitConfig(
-        steps=steps, batch=batch, lr=lr, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed, bf16=bf16,
-        max_seconds=seconds, evaluations=evaluations, held_out_batches=8, accumulate=accumulate, streams=streams,
-    ))  # fmt: skip
-    domain, options = find_domain(kind), common.reading(skip_bad, False, False, value_range)
-    found = common.load_data(domain, data, "fit", None, options, output.say)
-    x, n_all = found.x, len(found)
-    shape = tuple(x.shape[1:])
-    common.check_batch(common.own_part(batch, accumulate), shape)
-    if held_out:
-        x_out = common.load_data(domain, held_out, "validation", shape, options, output.say, held_out=True).x
-    else:
-        rows, rest = hold_out(n_all, seed)
-        x, x_out = x[rows], x[rest]
-    torch.manual_seed(seed)
-    context = click.get_current_context()
-    network = {
-        k: context.params[k]
-        for k in ("widths", "blocks", "patch")
-        if context.get_parameter_source(k) is ParameterSource.COMMANDLINE
-    }
-    made = common.ask(domain.new_prior, domain, shape, make_schedule(schedule), output_kind, **network)
-    if start is not None:
-        start_weights(made, start)
-    open_folder(out, overwrite=overwrite or resume)
-    count = sum(p.numel() for p in made.parameters())
-    output.say(
-        f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,}"
-        " held out"
-    )
-    fast_kernels(where)
-    objective, seen = PriorObjective(), clean_batches(x, where, flip)
-    if compile_blocks:
-        made = compiled(made, objective, seen, config=config, device=where)
-    try:
-        result = fit(
-            made, objective, seen, Clean(x_out), config=config, folder=out, resume=resume, device=where,
-            progress=common.bars(), callback=common.show_evaluation,
-        )  # fmt: skip
-    except NonFiniteError as error:
-        kept = f" (the last good state is kept: {out / 'state.pt'})" if (out / "state.pt").exists() else ""
-        raise NonFiniteError(f"{error}{kept}") from error
-    if not get_world().main:  # what is left to do is one process's work
-        return
-    about: dict[str, Any] = {
-        "name": name or out.resolve().name,
-        "data": about_data or f"{data} ({n_all} {domain.title})",
-        "licence": licence or "not stated",
-        "recipe": (
-            {k: v for k, v in asdict(config).items() if k not in ("saves",)} | {"flip": flip, "start_from": start}
-        ),
-        "steps": result.steps,
-        "seconds": round(result.seconds),
-        "weights": result.weights,
-        "held_out_loss": result.held_out,
-    }
-    card = finish_prior(made, domain, x_out, out, about, features=features, seed=seed, half=half)
-    write_json(out / "log.json", {"history": result.history, "card": card})
-    output.say(
-        f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f}"
-        f" ({result.weights} weights)"
-    )
-    output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
-    output.say(
-        f"\nwrote {out}/prior.safetensors, {out}/card.md, {out}/samples.png; next: deft fit --prior {out} --help"
-    )
-    output.result({"out": str(out), "card": card, "history": result.history})
+        made, result = self.train(made, x, x_out, config, where)
+        if not get_world().main:  # what is left to do is one process's work
+            return
+        about = self.about(result, config, f"{self.data} ({n_all} {domain.title})")
+        card = finish_prior(
+            made, domain, x_out, self.out, about, features=self.features, seed=self.seed, half=self.half
+        )
+        write_json(self.out / "log.json", {"history": result.history, "card": card})
+        output.say(
+            f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f}"
+            f" ({result.weights} weights)"
+        )
+        output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
+        output.say(
+            f"\nwrote {self.out}/prior.safetensors, {self.out}/card.md, {self.out}/samples.png; next: deft fit --prior"
+            f" {self.out} --help"
+        )
+        output.result({"out": str(self.out), "card": card, "history": result.history})
+
+    def config(self) -> FitConfig:
+        return launched_config(FitConfig(
+            steps=self.steps, batch=self.batch, lr=self.lr, warmup=self.warmup, weight_decay=self.weight_decay,
+            ema=self.ema, seed=self.seed, bf16=self.bf16, max_seconds=self.seconds, evaluations=self.evaluations,
+            held_out_batches=8, accumulate=self.accumulate, streams=self.streams,
+        ))  # fmt: skip
+
+    def read(self, domain: Domain, output: Output) -> tuple[Tensor, Tensor, int]:
+        """(data to train on, held-out data, how many --data has)."""
+        options = common.reading(self.skip_bad, False, False, self.value_range)
+        found = common.load_data(domain, self.data, "fit", None, options, output.say)
+        x, shape = found.x, tuple(found.x.shape[1:])
+        common.check_batch(common.own_part(self.batch, self.accumulate), shape)
+        if self.held_out:
+            return (
+                x,
+                common.load_data(domain, self.held_out, "validation", shape, options, output.say, held_out=True).x,
+                len(found),
+            )
+        rows, rest = hold_out(len(found), self.seed)
+        return x[rows], x[rest], len(found)
+
+    def build(self, domain: Domain, shape: tuple[int, ...]) -> Any:
+        """The prior as it is before training."""
+        torch.manual_seed(self.seed)
+        context = click.get_current_context()
+        network = {
+            k: context.params[k]
+            for k in ("widths", "blocks", "patch")
+            if context.get_parameter_source(k) is ParameterSource.COMMANDLINE
+        }
+        made = common.ask(domain.new_prior, domain, shape, make_schedule(self.schedule), self.output_kind, **network)
+        if self.start is not None:
+            start_weights(made, self.start)
+        return made
+
+    def train(
+        self, made: Any, x: Tensor, x_out: Tensor, config: FitConfig, where: torch.device
+    ) -> tuple[Any, FitResult]:
+        """(the trained prior, how it went)."""
+        fast_kernels(where)
+        objective, seen = PriorObjective(), clean_batches(x, where, self.flip)
+        if self.compile_blocks:
+            made = compiled(made, objective, seen, config=config, device=where)
+        try:
+            return made, fit(
+                made, objective, seen, Clean(x_out), config=config, folder=self.out, resume=self.resume, device=where,
+                progress=common.bars(), callback=common.show_evaluation,
+            )  # fmt: skip
+        except NonFiniteError as error:
+            state = self.out / "state.pt"
+            kept = f" (the last good state is kept: {state})" if state.exists() else ""
+            raise NonFiniteError(f"{error}{kept}") from error
+
+    def about(self, result: FitResult, config: FitConfig, data: str) -> dict[str, Any]:
+        """What the card says of the training."""
+        return {
+            "name": self.name or self.out.resolve().name,
+            "data": self.about_data or data,
+            "licence": self.licence or "not stated",
+            "recipe": {k: v for k, v in asdict(config).items() if k not in ("saves",)}
+            | {"flip": self.flip, "start_from": self.start},
+            "steps": result.steps,
+            "seconds": round(result.seconds),
+            "weights": result.weights,
+            "held_out_loss": result.held_out,
+        }
 
 
 def clean_batches(x: Tensor, device: torch.device, flip: bool = False) -> Batches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,12 @@ from deft.io.files import open_folder, write_json, write_text
 from deft.methods import get_method
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
+    from deft.bench.success_report import SuccessReport
     from deft.domains.protein.plan import ChainPlan
     from deft.domains.protein.prior import ChainPrior
     from deft.domains.protein.problems import Problem
+    from deft.kinds.cases import Cases
+    from deft.kinds.domain import Domain
     from deft.learned import Learned
 
 METHODS = ("deft", "pigdm", "dps", "replacement", "prior")
@@ -188,31 +191,7 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 @common.device_option
 @overwrite_option
 @json_option
-def scaffold(
-    source: Path | None,
-    contig: str | None,
-    length: str | None,
-    problem: str | None,
-    pdb: tuple[Path, ...],
-    samples: int,
-    run: Path | None,
-    size: str | None,
-    prior_name: str,
-    method: str,
-    pairs: tuple[str, ...],
-    steps: int,
-    eta: float,
-    temperature: float,
-    clearance: float,
-    spacing: str,
-    sigma_y: float,
-    seed: int,
-    batch: int,
-    out: Path,
-    device: str | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def scaffold(**asked: Any) -> None:
     """Draw chains of C-alphas that hold a motif.
 
     \b
@@ -223,91 +202,136 @@ def scaffold(
     Writes scaffold-000.pdb, ... (B-factor 1 on the motif, which lies where it does in the file given), table.csv,
     scaffold.json, sheet.png and view.html, in which the chains can be turned with the mouse.
     """
-    output = Output(as_json)
-    where = common.get_device(device)
-    if samples < 1:
-        raise InputError(f"-n must be at least 1, got {samples}")
-    if not 0 < sigma_y < math.inf:
-        raise InputError(f"--sigma-y is a deviation in angstrom above 0, got {sigma_y}")
-    if method != "deft" and (run is not None or size is not None):
-        raise InputError(
-            f"--run and --size choose a learned h, which {method} has none of: leave them out, or take --method deft"
-        )
-    if run is not None and size is not None:
-        raise InputError("--run is your own h and --size a bundled one: give one of the two")
-    from deft.domains.protein.plan import ChainPlan
+    given = Scaffolds(**asked)
+    output = Output(given.as_json)
+    where = common.get_device(given.device)
+    given.check()
+    given.draw(output, where)
 
-    if eta == 0 and not given_by_user("temperature"):
-        temperature = 1.0  # there is no noise to cool
-    plan = ChainPlan(
-        method,
-        common.parse_settings(pairs),
-        steps=steps,
-        eta=eta,
-        spacing=spacing,
-        temperature=temperature,
-        clearance=clearance,
-    )
-    chosen = find_problem(source, contig, length, problem, pdb, output)
-    from deft.domains.protein.chains import UNIT
-    from deft.domains.protein.place import check_groups, draw_placements, observe_placements
 
-    check_groups(chosen.contig)
-    prior = load_backbone_prior(prior_name, where)
-    longest = prior.event_shape[0]
-    common.check_batch(min(batch, samples) if batch > 0 else batch, prior.event_shape)
-    placements = draw_placements(chosen.contig, samples, seed, max_length=longest)
-    shortest = min(p.length for p in placements)
-    if shortest < 6:
-        raise InputError(
-            f"contig {str(chosen.contig)!r} makes chains of {shortest} residues: 6 at least can be measured, {SHORTEST}"
-            " and more are what the prior knows"
-        )
-    if shortest < SHORTEST:
-        output.say(
-            f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on ({SHORTEST}"
-            f" to {longest})"
-        )
-    if method == "deft":
-        fitted, h_name = load_motif_h(run, size, prior, prior_name)
-        plan = replace(plan, h=fitted.to(where), h_name=h_name)
-    sigma = sigma_y / UNIT
-    made = plan.make(prior)  # what cannot be made is said before anything is drawn
-    obs = observe_placements(chosen.motif, placements, sigma).to(where)
-    open_folder(out, overwrite=overwrite)
+@dataclass(frozen=True)
+class Scaffolds:
+    """What the options of `deft protein scaffold` say; field by field as above."""
 
-    work = Work(
-        output,
-        out,
-        chosen,
-        placements,
-        {
+    source: Path | None
+    contig: str | None
+    length: str | None
+    problem: str | None
+    pdb: tuple[Path, ...]
+    samples: int
+    run: Path | None
+    size: str | None
+    prior_name: str
+    method: str
+    pairs: tuple[str, ...]
+    steps: int
+    eta: float
+    temperature: float
+    clearance: float
+    spacing: str
+    sigma_y: float
+    seed: int
+    batch: int
+    out: Path
+    device: str | None
+    overwrite: bool
+    as_json: bool
+
+    def check(self) -> None:
+        """Options that are out of range, or do not go together."""
+        if self.samples < 1:
+            raise InputError(f"-n must be at least 1, got {self.samples}")
+        if not 0 < self.sigma_y < math.inf:
+            raise InputError(f"--sigma-y is a deviation in angstrom above 0, got {self.sigma_y}")
+        if self.method != "deft" and (self.run is not None or self.size is not None):
+            raise InputError(
+                f"--run and --size choose a learned h, which {self.method} has none of: leave them out, or take"
+                " --method deft"
+            )
+        if self.run is not None and self.size is not None:
+            raise InputError("--run is your own h and --size a bundled one: give one of the two")
+
+    def plan(self) -> ChainPlan:
+        """The method with its settings, without an h."""
+        from deft.domains.protein.plan import ChainPlan
+
+        # there is no noise to cool
+        uncooled = self.eta == 0 and not given_by_user("temperature")
+        return ChainPlan(
+            self.method,
+            common.parse_settings(self.pairs),
+            steps=self.steps,
+            eta=self.eta,
+            spacing=self.spacing,
+            temperature=1.0 if uncooled else self.temperature,
+            clearance=self.clearance,
+        )
+
+    def draw(self, output: Output, where: torch.device) -> None:
+        """Read, draw, write."""
+        from deft.domains.protein.chains import UNIT
+        from deft.domains.protein.place import check_groups, observe_placements
+
+        plan = self.plan()
+        chosen = find_problem(self.source, self.contig, self.length, self.problem, self.pdb, output)
+        check_groups(chosen.contig)
+        prior = load_backbone_prior(self.prior_name, where)
+        common.check_batch(min(self.batch, self.samples) if self.batch > 0 else self.batch, prior.event_shape)
+        placements = self.place(chosen, prior.event_shape[0], output)
+        if self.method == "deft":
+            fitted, h_name = load_motif_h(self.run, self.size, prior, self.prior_name)
+            plan = replace(plan, h=fitted.to(where), h_name=h_name)
+        made = plan.make(prior)  # what cannot be made is said before anything is drawn
+        obs = observe_placements(chosen.motif, placements, self.sigma_y / UNIT).to(where)
+        open_folder(self.out, overwrite=self.overwrite)
+
+        work = Work(output, self.out, chosen, placements, self.about(chosen, plan), plan.calls(1))
+        try:
+            work.draw(prior, made, obs, self.seed, self.batch)
+        # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
+        except BaseException:
+            if work.drawn:
+                output.say(f"stopped after {len(work.drawn)} of {self.samples} scaffolds; these are kept")
+                work.finish(whole=False)
+            raise
+        output.result(work.finish())
+
+    def place(self, chosen: Problem, longest: int, output: Output) -> list[Any]:
+        """Where the motif lies in each chain, and how long it is."""
+        from deft.domains.protein.place import draw_placements
+
+        placements = draw_placements(chosen.contig, self.samples, self.seed, max_length=longest)
+        shortest = min(p.length for p in placements)
+        if shortest < 6:
+            raise InputError(
+                f"contig {str(chosen.contig)!r} makes chains of {shortest} residues: 6 at least can be measured,"
+                f" {SHORTEST} and more are what the prior knows"
+            )
+        if shortest < SHORTEST:
+            output.say(
+                f"note: chains of {shortest} residues are shorter than those the bundled prior was trained on"
+                f" ({SHORTEST} to {longest})"
+            )
+        return placements
+
+    def about(self, chosen: Problem, plan: ChainPlan) -> dict[str, Any]:
+        """What scaffold.json says of how they were drawn."""
+        return {
             "problem": chosen.name,
-            "motif": None if source is None else str(source),
-            "pdb": [str(p) for p in pdb],
+            "motif": None if self.source is None else str(self.source),
+            "pdb": [str(p) for p in self.pdb],
             "contig": str(chosen.contig),
             "lengths": list(chosen.contig.lengths or chosen.contig.reach),
-            "prior": prior_name,
+            "prior": self.prior_name,
             "h": plan.h_name,
             "plan": plan.plan().config(),
-            "samples": samples,
-            "seed": seed,
-            "sigma_y_angstrom": sigma_y,
-            "temperature": temperature,
-            "clearance_angstrom": clearance,
-            "batch": batch,
-        },
-        plan.calls(1),
-    )
-    try:
-        work.draw(prior, made, obs, seed, batch)
-    # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
-    except BaseException:
-        if work.drawn:
-            output.say(f"stopped after {len(work.drawn)} of {samples} scaffolds; these are kept")
-            work.finish(whole=False)
-        raise
-    output.result(work.finish())
+            "samples": self.samples,
+            "seed": self.seed,
+            "sigma_y_angstrom": self.sigma_y,
+            "temperature": plan.temperature,
+            "clearance_angstrom": self.clearance,
+            "batch": self.batch,
+        }
 
 
 @protein.command()
@@ -364,27 +388,7 @@ def scaffold(
 @out_option("protein-benchmark")
 @common.device_option
 @json_option
-def benchmark(
-    which: str,
-    pdb: tuple[Path, ...],
-    entries: tuple[str, ...],
-    runs: tuple[Path, ...],
-    samples: int,
-    count: int,
-    free: bool,
-    prior_name: str,
-    steps: int,
-    temperature: float,
-    clearance: float,
-    sigma_y: float,
-    novelty: bool,
-    native_count: int,
-    seed: int,
-    batch: int,
-    out: Path,
-    device: str | None,
-    as_json: bool,
-) -> None:
+def benchmark(**asked: Any) -> None:
     """Compare methods on motif problems: the same placements and noise for all.
 
     \b
@@ -394,131 +398,170 @@ def benchmark(
     Writes report.md, report.json and success.png. Chains are kept in the folder as they are drawn: the same command
     goes on where it was stopped, and draws nothing twice.
     """
-    from deft.bench.compare import compare
-    from deft.bench.store import Store
-    from deft.bench.success_report import SuccessReport
-    from deft.domains.protein.chains import UNIT
-    from deft.kinds.domain import find_domain
+    given = Benchmark(**asked)
+    output = Output(given.as_json)
+    where = common.get_device(given.device)
+    given.check()
+    given.run(output, where)
 
-    output = Output(as_json)
-    where = common.get_device(device)
-    check_benchmark(which, pdb, free, samples, count, native_count, temperature, clearance, sigma_y)
-    domain = find_domain("protein")
-    if which == "b":
-        domain.cases(which, pdb=pdb, each=1)  # entries that are missing are said before a prior is read
-    prior = load_backbone_prior(prior_name, where)
-    common.check_batch(batch, prior.event_shape)
-    plans: dict[str, ChainPlan] = {}
-    for method, run in [*((a, None) for a in entries or (() if runs else BENCHED)), *(("deft", r) for r in runs)]:
-        name = method if run is None else str(run)
-        if name in plans:
-            raise InputError(f"two entries are called {name}: give each once")
-        plans[name] = make_plan(method, prior, prior_name, where, steps, temperature, clearance, run)
-    cases = domain.cases(
-        which,
-        count=count,
-        placement="free" if free else "native",
-        pdb=pdb,
-        each=samples,
-        seed=seed,
-        max_length=prior.event_shape[0],
-        sigma_y=sigma_y / UNIT,
-    )
 
-    title = f"{len(cases.problems)} problems of set {which}, {samples} of each"
-    output.say(f"{title}: {len(cases)} chains for each of {len(plans)} entries; chains are kept in {out}/chains")
-    settings = (
-        f"{steps} steps, DDIM (eta 1), temperature {temperature:g}, clearance"
-        f" {f'{clearance:g} Å' if clearance else 'none'}, motif within {sigma_y:g} Å, prior {prior_name}, seed {seed}"
-    )
-    about = {
-        "set": which,
-        "each": samples,
-        "count": len(cases.problems),
-        "free": free,
-        "arms": {k: p.config() for k, p in plans.items()},
-    }
-    report = SuccessReport(
-        domain,
-        cases,
-        out,
-        title=title,
-        settings=settings,
-        about=about,
-        references=native_count,
-        batch=batch,
-        known=novelty,
-    )
-    for name in report.references:
-        output.say(report.say(name))
+@dataclass(frozen=True)
+class Benchmark:
+    """What the options of `deft protein benchmark` say; field by field as above."""
 
-    def add(results: dict[str, Any]) -> None:
-        report.add(results)
-        output.say(report.say(list(results)[-1]))
+    which: str
+    pdb: tuple[Path, ...]
+    entries: tuple[str, ...]
+    runs: tuple[Path, ...]
+    samples: int
+    count: int
+    free: bool
+    prior_name: str
+    steps: int
+    temperature: float
+    clearance: float
+    sigma_y: float
+    novelty: bool
+    native_count: int
+    seed: int
+    batch: int
+    out: Path
+    device: str | None
+    as_json: bool
 
-    compare(
-        plans,
-        prior,
-        cases,
-        seed=seed,
-        batch=batch,
-        device=where,
-        progress=common.bars(),
-        store=Store(out),
-        kind=cases.title,
-        on_result=add,
-    )
-    if report.line:
-        output.say(report.line)
-    pictured = report.picture()
-    output.say(f"note: {domain.note}")
-    output.say(
-        f"wrote {out}/report.md, {out}/report.json"
-        + (
-            f", {out}/success.png"
-            if pictured
-            else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"
+    def check(self) -> None:
+        """Refuse options that do not go together, before anything is read."""
+        within = (
+            min(self.samples, self.count, self.native_count) >= 1
+            and 0 < self.temperature <= 1
+            and self.clearance >= 0
+            and 0 < self.sigma_y < math.inf
         )
-    )
-    output.result({"out": str(out), "rows": report.rows})
+        if not within:
+            raise InputError(
+                "-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0"
+                f" and --sigma-y above 0; got {self.samples}, {self.count}, {self.native_count},"
+                f" {self.temperature:g}, {self.clearance:g} and {self.sigma_y:g}"
+            )
+        if self.which == "b":
+            for name, given in (("--count", given_by_user("count")), ("--free", self.free)):
+                if given:
+                    raise InputError(
+                        f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are:"
+                        " leave it out"
+                    )
+        elif self.pdb:
+            raise InputError(
+                f"--pdb brings the entries of the published problems (--set b), which set {self.which} does not need:"
+                " leave it out, or give --set b"
+            )
 
+    def run(self, output: Output, where: torch.device) -> None:
+        """Draw what is not there yet, measure, write."""
+        from deft.bench.compare import compare
+        from deft.bench.store import Store
+        from deft.kinds.domain import find_domain
 
-def check_benchmark(
-    which: str,
-    pdb: tuple[Path, ...],
-    free: bool,
-    samples: int,
-    count: int,
-    natives: int,
-    temperature: float,
-    clearance: float,
-    sigma_y: float,
-) -> None:
-    """Refuse options that do not go together, before anything is read."""
-    if (
-        samples < 1
-        or count < 1
-        or natives < 1
-        or not 0 < temperature <= 1
-        or not clearance >= 0
-        or not 0 < sigma_y < math.inf
-    ):
-        raise InputError(
-            "-n, --count and --natives are at least 1, --temperature above 0 and at most 1, --clearance at least 0 and"
-            f" --sigma-y above 0; got {samples}, {count}, {natives}, {temperature:g}, {clearance:g} and {sigma_y:g}"
+        domain = find_domain("protein")
+        if self.which == "b":
+            domain.cases(self.which, pdb=self.pdb, each=1)  # entries that are missing are said before a prior is read
+        prior = load_backbone_prior(self.prior_name, where)
+        common.check_batch(self.batch, prior.event_shape)
+        plans = self.plans(prior, where)
+        cases = self.cases(domain, prior.event_shape[0])
+        report = self.report(domain, cases, plans, output)
+
+        def add(results: dict[str, Any]) -> None:
+            report.add(results)
+            output.say(report.say(list(results)[-1]))
+
+        compare(
+            plans,
+            prior,
+            cases,
+            seed=self.seed,
+            batch=self.batch,
+            device=where,
+            progress=common.bars(),
+            store=Store(self.out),
+            kind=cases.title,
+            on_result=add,
         )
-    if which == "b":
-        for name, given in (("--count", given_by_user("count")), ("--free", free)):
-            if given:
-                raise InputError(
-                    f"{name} is for motifs of held-out chains, and set b is the 17 published problems as they are:"
-                    " leave it out"
-                )
-    elif pdb:
-        raise InputError(
-            f"--pdb brings the entries of the published problems (--set b), which set {which} does not need: leave it"
-            " out, or give --set b"
+        if report.line:
+            output.say(report.line)
+        pictured = report.picture()
+        output.say(f"note: {domain.note}")
+        output.say(
+            f"wrote {self.out}/report.md, {self.out}/report.json"
+            + (
+                f", {self.out}/success.png"
+                if pictured
+                else "; no success.png, which needs matplotlib: pip install 'deft-diffusion[compare]'"
+            )
         )
+        output.result({"out": str(self.out), "rows": report.rows})
+
+    def plans(self, prior: ChainPrior, where: torch.device) -> dict[str, ChainPlan]:
+        """Name of each entry -> how it draws."""
+        found: dict[str, ChainPlan] = {}
+        methods = self.entries or (() if self.runs else BENCHED)
+        for method, run in [*((a, None) for a in methods), *(("deft", r) for r in self.runs)]:
+            name = method if run is None else str(run)
+            if name in found:
+                raise InputError(f"two entries are called {name}: give each once")
+            found[name] = make_plan(
+                method, prior, self.prior_name, where, self.steps, self.temperature, self.clearance, run
+            )
+        return found
+
+    def cases(self, domain: Domain, longest: int) -> Cases:
+        from deft.domains.protein.chains import UNIT
+
+        return domain.cases(
+            self.which,
+            count=self.count,
+            placement="free" if self.free else "native",
+            pdb=self.pdb,
+            each=self.samples,
+            seed=self.seed,
+            max_length=longest,
+            sigma_y=self.sigma_y / UNIT,
+        )
+
+    def report(self, domain: Domain, cases: Cases, plans: dict[str, ChainPlan], output: Output) -> SuccessReport:
+        """The report with its first rows, those that are no entries."""
+        from deft.bench.success_report import SuccessReport
+
+        title = f"{len(cases.problems)} problems of set {self.which}, {self.samples} of each"
+        output.say(
+            f"{title}: {len(cases)} chains for each of {len(plans)} entries; chains are kept in {self.out}/chains"
+        )
+        clear = f"{self.clearance:g} Å" if self.clearance else "none"
+        settings = (
+            f"{self.steps} steps, DDIM (eta 1), temperature {self.temperature:g}, clearance {clear}, motif within"
+            f" {self.sigma_y:g} Å, prior {self.prior_name}, seed {self.seed}"
+        )
+        about = {
+            "set": self.which,
+            "each": self.samples,
+            "count": len(cases.problems),
+            "free": self.free,
+            "arms": {k: p.config() for k, p in plans.items()},
+        }
+        report = SuccessReport(
+            domain,
+            cases,
+            self.out,
+            title=title,
+            settings=settings,
+            about=about,
+            references=self.native_count,
+            batch=self.batch,
+            known=self.novelty,
+        )
+        for name in report.references:
+            output.say(report.say(name))
+        return report
 
 
 def make_plan(

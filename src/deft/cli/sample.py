@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,18 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
+from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.errors import InputError
-from deft.io.arrays import save_arrays
-from deft.io.files import open_folder, write_bytes, write_json
-from deft.io.h_files import save_h
-from deft.io.measurements import residual_rms, task_of
+from deft.io.measurements import task_of
 from deft.io.tasks import TASKS
-from deft.kinds.draws import Draws
 from deft.kinds.records import task_from
 from deft.learned import DEFT, kind_of
 from deft.likelihood.task import Tilt
-from deft.methods import METHODS, plan
-from deft.prior.check import warning_from
-from deft.prior.measurement_check import sample_warnings, typical_noise
-from deft.samplers import SAMPLERS, ChainDiagnostics, ParticleDiagnostics
+from deft.methods import METHODS, Plan, plan
+from deft.recipe.fitted import FittedH
+from deft.samplers import SAMPLERS
+from deft.workflow.sampling import Sampled, Sampling
 
 
 @click.command()
@@ -137,41 +133,7 @@ from deft.samplers import SAMPLERS, ChainDiagnostics, ParticleDiagnostics
 @common.device_option
 @overwrite_option
 @json_option
-def sample(
-    run: Path | None,
-    measurement: Path | None,
-    reward: str | None,
-    beta: float | None,
-    label: int | None,
-    row: int,
-    mask: Path | None,
-    mask_hole: str,
-    samples: int,
-    method: str | None,
-    pairs: tuple[str, ...],
-    prior_option: str | None,
-    prior_options: tuple[str, ...],
-    task: str | None,
-    task_options: tuple[str, ...],
-    sigma_y: float | None,
-    sampler: str | None,
-    eta: float | None,
-    steps: int | None,
-    spacing: str | None,
-    tuned: bool,
-    scale: float,
-    refine: int,
-    seed: int,
-    batch: int,
-    out: Path,
-    resize: bool,
-    convert: bool,
-    value_range: str | None,
-    shard_prior: bool,
-    device: str | None,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
+def sample(**asked: Any) -> None:
     """Draw samples of what a measurement leaves open.
 
     \b
@@ -182,221 +144,204 @@ def sample(
     RUN is a folder made by `deft fit`; without one, a training-free method is used. Writes sample-000.png, ...,
     mean.png, spread.png, sheet.png (all of them side by side), samples.npz and sample.json.
     """
-    output = Output(as_json)
-    where = common.get_device(device)
-    # the whole of a prior that is spread out may not fit elsewhere
-    first = torch.device("cpu") if shard_prior else where
-    fitted = None
-    card: dict[str, Any] = {}
-    if (measurement is None) == (reward is None):
-        raise InputError("give --measurement, what was seen, or --reward, what is preferred: one of the two")
-    if reward is None and (beta is not None or label is not None):
-        raise InputError("--beta and --label are for --reward")
-    if reward is not None and (refine or mask is not None or task is not None or sigma_y is not None):
-        raise InputError(
-            "a --reward is no measurement: leave --task, --sigma-y, --mask and --refine out (deft fit --start-from fits"
-            " an h on)"
-        )
-    if run is not None:
-        found = common.load_run(run, prior_option, first, prior_options)
-        fitted, chosen, card, prior = found.h.to(where), found.task, dict(found.card), found.prior
-        name = prior.loaded_as
-        if task is not None and task != chosen.name:
+    given = Asked(**asked)
+    given.check()
+    given.draw(Output(given.as_json))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options say; field by field as above."""
+
+    run: Path | None
+    measurement: Path | None
+    reward: str | None
+    beta: float | None
+    label: int | None
+    row: int
+    mask: Path | None
+    mask_hole: str
+    samples: int
+    method: str | None
+    pairs: tuple[str, ...]
+    prior_option: str | None
+    prior_options: tuple[str, ...]
+    task: str | None
+    task_options: tuple[str, ...]
+    sigma_y: float | None
+    sampler: str | None
+    eta: float | None
+    steps: int | None
+    spacing: str | None
+    tuned: bool
+    scale: float
+    refine: int
+    seed: int
+    batch: int
+    out: Path
+    resize: bool
+    convert: bool
+    value_range: str | None
+    shard_prior: bool
+    device: str | None
+    overwrite: bool
+    as_json: bool
+
+    def check(self) -> None:
+        """Options that do not go together."""
+        if (self.measurement is None) == (self.reward is None):
+            raise InputError("give --measurement, what was seen, or --reward, what is preferred: one of the two")
+        if self.reward is None and (self.beta is not None or self.label is not None):
+            raise InputError("--beta and --label are for --reward")
+        if self.reward is not None and (
+            self.refine or self.mask is not None or self.task is not None or self.sigma_y is not None
+        ):
             raise InputError(
-                f"{run} was fitted to the task {chosen.name}, not {task}: leave --task out, or fit one to {task}"
+                "a --reward is no measurement: leave --task, --sigma-y, --mask and --refine out (deft fit --start-from"
+                " fits an h on)"
             )
-        if isinstance(chosen, Tilt) != (reward is not None):
-            want = f"--reward {chosen.source}" if isinstance(chosen, Tilt) else "--measurement"
-            raise InputError(f"{run} was fitted to the task {chosen.name}: give {want}")
-        if isinstance(chosen, Tilt) and reward is not None:
-            made_of = common.make_tilt(
-                reward,
-                chosen.beta if beta is None else beta,
-                label if label is not None or chosen.label < 0 else chosen.label,
+
+    def draw(self, output: Output) -> None:
+        """Read, draw, write."""
+        where = common.get_device(self.device)
+        work = self.resolve(output, where)
+        done = work.run(
+            self.out,
+            self.measurement,
+            overwrite=self.overwrite,
+            progress=common.bars(),
+            row=self.row,
+            mask=self.mask,
+            mask_hole=self.mask_hole,
+            **common.reading(False, self.resize, self.convert, self.value_range),
+        )
+        self.report(output, done)
+
+    def resolve(self, output: Output, where: torch.device) -> Sampling:
+        """The prior, the task, h and the plan; what cannot be made is said before anything is read."""
+        # the whole of a prior that is spread out may not fit elsewhere
+        first = torch.device("cpu") if self.shard_prior else where
+        if self.run is None:
+            fitted = None
+            prior, task = self._training_free(first)
+        else:
+            fitted = common.load_run(self.run, self.prior_option, first, self.prior_options)
+            prior, task = fitted.prior, self._of_run(self.run, fitted, output)
+            fitted = replace(fitted, h=fitted.h.to(where))
+        made = self.plan(task, fitted)
+        made.make(prior, None if fitted is None else fitted.h)
+        if self.samples < 1:
+            raise InputError(f"-n must be at least 1, got {self.samples}")
+        prior = common.spread_out(prior, self.shard_prior)
+        common.check_batch(min(self.batch, self.samples) if self.batch > 0 else self.batch, prior.data_shape)
+        return Sampling(
+            prior,
+            task,
+            made,
+            fitted,
+            samples=self.samples,
+            seed=self.seed,
+            scale=self.scale,
+            batch=self.batch,
+            refine=self.refine,
+            device=where,
+            prior_name=(self.prior_option or "fashion") if fitted is None else prior.loaded_as,
+            run_name=None if self.run is None else str(self.run),
+        )
+
+    def _training_free(self, device: torch.device) -> tuple[Denoiser, Any]:
+        """(prior, task) without a run."""
+        prior = common.find_prior(self.prior_option or "fashion", device, self.prior_options)
+        domain = common.domain_for(prior)
+        if self.reward is not None:
+            return prior, common.make_tilt(self.reward, self.beta, self.label)
+        return prior, common.make_task(self.task, self.sigma_y, None, self.task_options, self.measurement, domain)
+
+    def _of_run(self, run: Path, fitted: FittedH, output: Output) -> Any:
+        """The task of a run: the reward, or the noise, that is asked for may be another."""
+        task = fitted.task
+        if self.task is not None and self.task != task.name:
+            raise InputError(
+                f"{run} was fitted to the task {task.name}, not {self.task}: leave --task out, or fit one to"
+                f" {self.task}"
             )
-            if made_of != chosen:
-                output.say(
-                    f"warning: {run} was fitted to another reward ({described(chosen)}; this is {described(made_of)}):"
-                    " its h knows nothing of this one"
-                )
-            chosen = made_of
-        if task_options:
+        if isinstance(task, Tilt) != (self.reward is not None):
+            want = f"--reward {task.source}" if isinstance(task, Tilt) else "--measurement"
+            raise InputError(f"{run} was fitted to the task {task.name}: give {want}")
+        if isinstance(task, Tilt) and self.reward is not None:
+            task = self._reward_of_run(run, task, self.reward, output)
+        if self.task_options:
             raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
-        own = None if measurement is None or sigma_y is not None else measured_with(measurement, chosen.name)
-        if own is not None and own != chosen.sigma_y:
+        told = self.measurement is None or self.sigma_y is not None
+        own = None if told or self.measurement is None else measured_with(self.measurement, task.name)
+        if own is not None and own != task.sigma_y:
             output.say(
-                f"note: {measurement} was measured with sigma_y {own:g}, and h is told the {chosen.sigma_y:g} it was"
+                f"note: {self.measurement} was measured with sigma_y {own:g}, and h is told the {task.sigma_y:g} it was"
                 f" fitted at: --sigma-y {own:g} tells it so"
             )
-        if sigma_y is not None:
-            output.say(f"note: h was fitted at sigma_y {chosen.sigma_y}; it is told the noise is {sigma_y}")
-            chosen = task_from(type(chosen), chosen.config() | {"sigma_y": sigma_y})
-        domain = common.domain_for(prior)
-    else:
-        name = prior_option or "fashion"
-        prior = common.find_prior(name, first, prior_options)
-        domain = common.domain_for(prior)
-        chosen = (
-            common.make_task(task, sigma_y, None, task_options, measurement, domain)
-            if reward is None
-            else common.make_tilt(reward, beta, label)
+        if self.sigma_y is not None:
+            output.say(f"note: h was fitted at sigma_y {task.sigma_y}; it is told the noise is {self.sigma_y}")
+            task = task_from(type(task), task.config() | {"sigma_y": self.sigma_y})
+        return task
+
+    def _reward_of_run(self, run: Path, task: Tilt, reward: str, output: Output) -> Tilt:
+        """The reward that is asked for; what is not said of it is the run's."""
+        label = self.label if self.label is not None or task.label < 0 else task.label
+        made_of = common.make_tilt(reward, task.beta if self.beta is None else self.beta, label)
+        if made_of != task:
+            output.say(
+                f"warning: {run} was fitted to another reward ({described(task)}; this is {described(made_of)}):"
+                " its h knows nothing of this one"
+            )
+        return made_of
+
+    def plan(self, task: Any, fitted: FittedH | None) -> Plan:
+        """The method with its settings."""
+        usual = ("pigdm" if self.reward is None else "tds") if fitted is None else kind_of(fitted.h)
+        which = self.method or usual
+        made = plan(
+            which,
+            task.name if self.tuned or not METHODS[which].trained else None,
+            settings=common.parse_settings(self.pairs),
+            sampler=self.sampler,
+            eta=self.eta,
+            steps=self.steps,
+            spacing=self.spacing,
         )
-    which = method or (("pigdm" if reward is None else "tds") if fitted is None else kind_of(fitted))
-    made = plan(
-        which,
-        chosen.name if tuned or not METHODS[which].trained else None,
-        settings=common.parse_settings(pairs),
-        sampler=sampler,
-        eta=eta,
-        steps=steps,
-        spacing=spacing,
-    )
-    if METHODS[which].sampler is not None and (eta is not None or sampler is not None):
-        raise InputError(f"{which} has steps of its own: leave --sampler and --eta out")
-    if refine < 0 or (refine and not isinstance(fitted, DEFT)):
-        raise InputError(
-            f"--refine takes a number of steps and a RUN whose h is a DEFT, got {refine}"
-            + ("" if fitted is None else f" and a {kind_of(fitted)}")
-        )
-    made.make(prior, fitted)  # what cannot be made is said before anything is read
-    if samples < 1:
-        raise InputError(f"-n must be at least 1, got {samples}")
-    prior = common.spread_out(prior, shard_prior)
-    shape = prior.data_shape
-    common.check_batch(min(batch, samples) if batch > 0 else batch, shape)
-    if not scale >= 0:
-        raise InputError(f"--scale must be 0 or more, got {scale}")
+        if METHODS[which].sampler is not None and (self.eta is not None or self.sampler is not None):
+            raise InputError(f"{which} has steps of its own: leave --sampler and --eta out")
+        if self.refine < 0 or (self.refine and not (fitted is not None and isinstance(fitted.h, DEFT))):
+            raise InputError(
+                f"--refine takes a number of steps and a RUN whose h is a DEFT, got {self.refine}"
+                + ("" if fitted is None else f" and a {kind_of(fitted.h)}")
+            )
+        return made
 
-    if measurement is None:
-        obs = chosen.check(shape)
-        extra: dict[str, Any] = {}
-        skipped: list[str] = []
-    else:
-        read = common.read_measured(
-            measurement,
-            chosen,
-            domain,
-            shape,
-            row=row,
-            mask=mask,
-            mask_hole=mask_hole,
-            resize=resize,
-            convert=convert,
-            value_range=value_range,
-        )
-        obs, extra, skipped = read.obs, dict(read.arrays), list(read.skipped)
-    theirs = card.get("measurement")
-    if isinstance(theirs, dict) and "sha256" in theirs and theirs["sha256"] != obs.fingerprint():
-        output.say(
-            f"warning: {run} was fitted to one measurement ({theirs.get('file')}), and this is another: its h knows"
-            " nothing of it. Fit one to this measurement, or to pairs"
-        )
-    open_folder(out, overwrite=overwrite)
-    doubt = None if measurement is None else warning_from(prior, obs.to(where))
-    if doubt:
-        output.say(doubt)
-
-    if refine and fitted is not None:
-        refined = replace(found, h=fitted, prior=prior, task=chosen).refine(
-            obs, refine, seed=seed, source=str(measurement)
-        )
-        save_h(out / "h.safetensors", refined.h, prior, chosen, **refined.card)
-        fitted = refined.h
-
-    # samples
-    started = time.perf_counter()
-    draws = made.draw(
-        prior, obs.to(where), samples, fitted=fitted, scale=scale, seed=seed, batch=batch, progress=common.bars()
-    ).cpu()
-    seconds = time.perf_counter() - started
-    warnings = sample_warnings(
-        prior, None if measurement is None else obs.to(where), draws.x[0].to(where), seed=seed, what=str(measurement)
-    )
-
-    # what is written
-    x, mean = draws.x[0], draws.mean[0]
-    bounded = x if domain.bounds is None else x.clamp(*domain.bounds)
-    std = bounded.std(0) if samples > 1 else torch.zeros_like(mean)
-    files = [path for i, one in enumerate(x) for path in domain.write(out, f"sample-{i:03d}", one)] + domain.write(
-        out, "mean", mean
-    )
-    title = f"{chosen.title}: {made.method.title}, {made.calls(samples):.0f} calls of the prior"
-    shown = domain.draw_pictures(x, std, None if measurement is None else obs, title)
-    for file, png in shown.items():
-        write_bytes(out / file, png)
-    save_arrays(out / "samples.npz", samples=x, mean=mean, spread=std, y=obs.y[0], **extra)
-    residual = (
-        float(residual_rms(x, obs.repeat(samples)).mean())
-        if obs.likelihood.residual(obs.y, x[:1]) is not None
-        else None
-    )
-    liked = float(obs.repeat(samples).log_prob(x).mean()) * chosen.beta if isinstance(chosen, Tilt) else None
-    about = {
-        "out": str(out),
-        "task": chosen.config(),
-        "prior": name,
-        "run": None if run is None else str(run),
-        "plan": made.config(),
-        "samples": samples,
-        "seed": seed,
-        "scale": scale,
-        "seconds": round(seconds, 3),
-        "calls": made.calls(samples),
-        "residual": residual,
-        "reward": liked,
-        "warnings": warnings,
-        "diagnosis": diagnosis(draws),
-        "spread": float(std.mean()),
-        "skipped": skipped,
-    }
-    write_json(out / "sample.json", about)
-    noise = typical_noise(obs.repeat(samples), x)
-    obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {noise:.4g})"
-    obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
-    output.say(f"{samples} samples in {seconds:.1f} s{obeyed}")
-    if draws.diagnostics is not None:
-        output.say(summary(draws))
-    for line in warnings:
-        output.say(line)
-    singles = [f.name for f in files if "-" not in f.stem]
-    output.say(
-        "wrote"
-        f" {', '.join(str(out / name) for name in [*sorted(shown), files[0].name + ' ...', *singles, 'samples.npz'])}"
-    )
-    output.result(about)
+    def report(self, output: Output, done: Sampled) -> None:
+        """How it went, in words."""
+        about, residual, liked = done.about, done.about["residual"], done.about["reward"]
+        obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {done.noise:.4g})"
+        obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
+        output.say(f"{self.samples} samples in {done.seconds:.1f} s{obeyed}")
+        for line in [*summary(about["diagnosis"]), *about["warnings"]]:
+            output.say(line)
+        output.say(f"wrote {', '.join(str(self.out / name) for name in done.written)}")
+        output.result(about)
 
 
-def diagnosis(draws: Draws) -> dict[str, float]:
-    """How drawing went for one measurement, as sample.json has it: of particles and of chains; nothing of samples drawn
-    one by one."""
-    how = draws.diagnostics
-    if isinstance(how, ParticleDiagnostics) and draws.log_evidence is not None:
-        return {
-            "log_evidence": float(draws.log_evidence[0]),
-            "effective": float(how.ess_fraction[0, -1]),
-            "resampled": float(how.resampled[0]),
-        }
-    if isinstance(how, ChainDiagnostics):
-        return {
-            "accepted": float(how.accepted[0].mean()),
-            "step": float(how.step_size[0]),
-            "rise": float(how.rise[0].mean()),
-        }
-    return {}
-
-
-def summary(draws: Draws) -> str:
-    """The same in words."""
-    found = diagnosis(draws)
+def summary(found: dict[str, float]) -> list[str]:
+    """How drawing went, in words: of particles and of chains; nothing of samples drawn one by one."""
     if "log_evidence" in found:
-        return (
+        return [
             f"particles: log p(y) about {found['log_evidence']:.1f}, {100 * found['effective']:.0f} % of them effective"
             f" at the end, resampled {found['resampled']:.0f} times"
-        )
-    return (
-        f"chains: {100 * found['accepted']:.0f} % of their moves accepted; log w rose by {found['rise']:.1f} in the"
-        " last quarter (while it rises by more than it wanders, give more --set iterations=)"
-    )
+        ]
+    if "accepted" in found:
+        return [
+            f"chains: {100 * found['accepted']:.0f} % of their moves accepted; log w rose by {found['rise']:.1f} in the"
+            " last quarter (while it rises by more than it wanders, give more --set iterations=)"
+        ]
+    return []
 
 
 def described(tilt: Tilt) -> str:

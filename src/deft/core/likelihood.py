@@ -445,6 +445,24 @@ class Observation(Renamed):
         """grad_x log p(y | x), [B, *E]."""
         return self.likelihood.score(self.y, x)
 
+    def hidden(self, shape: Sequence[int]) -> Tensor | None:
+        """1 where samples of this shape [B, *E] were not measured, 0 where they were; None for measurements that are no
+        mask's."""
+        if tuple(self.y.shape) != tuple(shape):
+            return None
+        hidden = 1 - self.likelihood.measured_part(torch.ones_like(self.y))
+        return hidden if bool((hidden > 0).any()) else None
+
+    def residual_rms(self, x: Tensor) -> Tensor | None:
+        """Root mean square of y - A(x) over what was measured, [B], in the units of y; None where there is no residual.
+
+        A sample of the posterior has about sigma_y here; much more means the measurement was not obeyed.
+        """
+        left = self.likelihood.residual(self.y, x)
+        if left is None:
+            return None
+        return (left.square().flatten(1).sum(1) / self.likelihood.number_of_measurements(self.y)).sqrt()
+
     def features(self) -> Tensor:
         """The network's view of y, [B, feature_channels * E_0, ...]; computed once, and it follows the rows."""
         if self._lifted is None:

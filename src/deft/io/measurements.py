@@ -29,6 +29,7 @@ from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
 from deft.io.arrays import read_arrays, save_arrays
+from deft.io.settings import as_range
 from deft.io.tasks import get_task
 from deft.io.text import shape_text
 from deft.kinds.domain import Domain
@@ -75,23 +76,20 @@ def operator_of(likelihood: Likelihood) -> Operator:
     return likelihood.operator
 
 
-def residual_rms(x: Tensor, obs: Observation) -> Tensor:
-    """Root mean square of y - A(x) over what was measured, [B], in the units of y.
-
-    A sample of the posterior has about sigma_y here; much more means the measurement was not obeyed.
-    """
-    r = obs.likelihood.residual(obs.y, x)
-    if r is None:
-        raise InputError(
-            f"{obs.likelihood.kind} has no residual y - A(x): nothing says how far a sample is from its measurement"
-        )
-    return (r.square().flatten(1).sum(1) / obs.likelihood.number_of_measurements(obs.y)).sqrt()
-
-
 def is_measurement(path: str | Path) -> bool:
     """Whether a file is an .npz with a `y` in it, rather than a picture."""
     path = Path(path)
     return path.suffix == ".npz" and path.exists() and "y" in read_arrays(path)
+
+
+def limits(value_range: object) -> Limits | None:
+    """--range as two numbers, for arrays of measurements."""
+    found = as_range(value_range)
+    if isinstance(found, str):
+        raise InputError(
+            f"--range {found} is for DICOM files: say black and white of the images that were measured, LOW,HIGH"
+        )
+    return found
 
 
 def read_measurement(

@@ -12,6 +12,7 @@ import importlib
 import pkgutil
 from abc import ABC
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -287,6 +288,41 @@ def domain_of_shape(event_shape: Sequence[int]) -> Domain | None:
     return next((d for d in domains().values() if d.owns(tuple(event_shape))), None)
 
 
+def domain_for(prior: Denoiser) -> Domain:
+    """The kind of data that a prior makes.
+
+    Raises:
+        InputError: none that is known.
+    """
+    domain = domain_of(prior)
+    if domain is None:
+        known = "; ".join(f"{d.title} ({name})" for name, d in domains().items())
+        raise InputError(
+            f"the prior makes samples of shape {tuple(prior.data_shape)}, which no kind of data here owns ({known}):"
+            " use it in Python, or name its kind in its card"
+        )
+    return domain
+
+
+SPELT = {"value_range": "--range"}
+"""Options of a domain's methods that commands call otherwise."""
+
+
+@contextmanager
+def known_options(domain: Domain, given: Mapping[str, Any]) -> Iterator[None]:
+    """Around a call of a domain's method with those options that were given: one that it does not know is refused by
+    its name on the command line."""
+    try:
+        yield
+    except TypeError as error:
+        odd = next((k for k in given if f"unexpected keyword argument '{k}'" in str(error)), None)
+        if odd is None:
+            raise
+        raise InputError(
+            f"{SPELT.get(odd, '--' + odd.replace('_', '-'))} is not for {domain.title}: leave it out"
+        ) from error
+
+
 class Table(Mapping[str, T]):
     """One table of all kinds of data: name -> entry, looked up when it is read. Of two entries of a name the first is
     found.
@@ -331,8 +367,10 @@ __all__ = [
     "Table",
     "Task",
     "View",
+    "domain_for",
     "domain_of",
     "domain_of_shape",
     "domains",
     "find_domain",
+    "known_options",
 ]

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
@@ -130,8 +129,8 @@ def confirm(
     x = _some(prior, x, images)
     errors = []
     for i, r in enumerate(levels):
-        t = _time(prior.schedule, r)
-        errors.append(math.nan if t is None else _error(prior, x, t, seed + i))
+        t = time_at(prior.schedule, r)
+        errors.append(math.nan if t is None else mean_error(prior, x, t, seed + i))
     reading = _reading({}, errors, x, levels)
     return replace(reading, coupled=coupled(prior, x, seed=seed))
 
@@ -150,7 +149,7 @@ def try_conventions(
         reread = prior.reread(**way, value_range=(low, high))
         found: dict[str, list[float]] = {kind: [] for kind in OUTPUTS}
         for i, r in enumerate(levels):
-            t = _time(reread.schedule, r)
+            t = time_at(reread.schedule, r)
             if t is None:
                 for kind in OUTPUTS:
                     found[kind].append(math.nan)
@@ -240,7 +239,7 @@ def coupled(prior: Denoiser, x: Tensor, *, seed: int = 0, steps: int = 12, draws
     """
     if not isinstance(prior, NetworkDenoiser) or prior.output not in VELOCITIES:
         return False
-    t = _time(prior.schedule, AWAY)
+    t = time_at(prior.schedule, AWAY)
     if t is None:
         t = torch.tensor(prior.schedule.t_max, dtype=torch.float64)
     with torch.no_grad():
@@ -283,38 +282,6 @@ def _octaves(x: Tensor) -> Tensor:
     return torch.stack([power[(radius >= low) & (radius < high)].sum() for low, high in itertools.pairwise(edges)])
 
 
-ROUGH = 8.0
-"""The same for one rough image: over the bundled prior and all tasks a right reading gave at most 4.8, eps read for v
-at least 21."""
-
-
-def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None:
-    """The same before sampling, when there is no image but what the first measurement shows of one (`features`).
-
-    No judgement where most of the image is hidden.
-    """
-    if isinstance(prior, LatentPrior):
-        return warning_from(prior.prior, prior.to_latent(obs[0]), seed)
-    c = prior.event_shape[0]
-    x = obs[0].features()[:, :c].to(prior.state_like())
-    if tuple(x.shape[1:]) != tuple(prior.event_shape):
-        return None
-    y = obs[0].y
-    if y.shape == x.shape and float(obs[0].likelihood.measured_part(torch.ones_like(y)).mean()) < 0.5:
-        return None
-    variance, worst = float(x.var()), 0.0
-    for i, r in enumerate(LEVELS[1:]):
-        t = _time(prior.schedule, r)
-        if t is not None:
-            worst = max(worst, _error(prior, x, t, seed + i) / max(variance * r**2 / (variance + r**2), 1e-12))
-    if worst <= ROUGH:
-        return None
-    return (
-        f"warning: this prior denoises the measured image {worst:.1f} times worse than a filter that knows its variance"
-        " alone: it may be read by the wrong convention; `deft prior inspect PRIOR --images DIR` tells"
-    )
-
-
 def _some(prior: Denoiser, x: Tensor, images: int) -> Tensor:
     if tuple(x.shape[1:]) != tuple(prior.event_shape):
         raise InputError(f"the images have shape {tuple(x.shape[1:])}, the prior makes {tuple(prior.event_shape)}")
@@ -324,7 +291,7 @@ def _some(prior: Denoiser, x: Tensor, images: int) -> Tensor:
     return x[::step][:images].to(prior.state_like())
 
 
-def _time(schedule: Schedule, ratio: float) -> Tensor | None:
+def time_at(schedule: Schedule, ratio: float) -> Tensor | None:
     """The t at which sigma/alpha is `ratio`, or None if the schedule does not go there."""
     ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
     low, high = (-schedule.log_snr(ends) / 2).exp().tolist()
@@ -343,7 +310,8 @@ def _noisy(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> tuple[Tensor, Te
     )
 
 
-def _error(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> float:
+def mean_error(prior: Denoiser, x: Tensor, t: Tensor, seed: int) -> float:
+    """Mean squared error of E[x_0 | x_t] for x [N, *E] noised to t."""
     x_t = _noisy(prior, x, t, seed)[0]
     with torch.no_grad():
         error = float((prior(x_t, t).mean - x).square().mean())

@@ -24,11 +24,8 @@ LEVELS: tuple[float, ...] = tuple(math.log(math.tan(math.pi / 2 * u / 100)) for 
 
 
 def hidden_pixels(obs: Observation, shape: Sequence[int]) -> Tensor | None:
-    """1 where x_0 was not measured, 0 where it was, [B, *E]; None for measurements that are no mask's."""
-    if tuple(obs.y.shape) != tuple(shape):
-        return None
-    hidden = 1 - obs.likelihood.measured_part(torch.ones_like(obs.y))
-    return hidden if bool((hidden > 0).any()) else None
+    """`Observation.hidden`."""
+    return obs.hidden(shape)
 
 
 def level_errors(
@@ -55,7 +52,7 @@ def level_errors(
     """
     was = h.training
     h.eval()
-    hidden = hidden_pixels(obs, x.shape)
+    hidden = obs.hidden(x.shape)
     schedule = prior.schedule
     level = torch.as_tensor(levels, dtype=torch.float64)
     times = schedule.time_of(-2 * level)

@@ -82,7 +82,7 @@ class ImageDomain(Domain):
         return read(source, event_shape, **options)
 
     def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
-        from deft.domains.image.loading import read_measured
+        from deft.domains.image.reading import read_measured
 
         return read_measured(path, task, event_shape, **options)
 
@@ -112,17 +112,17 @@ class ImageDomain(Domain):
         return [folder / f"{name}.png"]
 
     def picture(self, x: Tensor, titles: Sequence[str] = (), title: str = "") -> bytes | None:
-        from deft.domains.image.sheet import grid
+        from deft.domains.image.writing import grid
 
         return grid(x, titles, title)
 
     def draw_pictures(self, x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
-        from deft.domains.image.sheet import of_draws
+        from deft.domains.image.writing import of_draws
 
         return of_draws(x, std, obs, title)
 
     def measurement_picture(self, x: Tensor, obs: Observation, title: str) -> bytes | None:
-        from deft.domains.image.sheet import of_measurement
+        from deft.domains.image.writing import of_measurement
 
         return of_measurement(x, obs, title)
 
@@ -191,11 +191,11 @@ class ImageDomain(Domain):
         return split_of(source, split, event_shape)
 
     def measured_picture(self, obs: Observation, event_shape: tuple[int, ...]) -> np.ndarray | None:
-        from deft.domains.image.sheet import picture_of
+        from deft.domains.image.writing import picture_of
 
         return picture_of(obs, event_shape)
 
     def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
-        from deft.domains.image.sheet import wall
+        from deft.domains.image.writing import wall
 
         return wall(views, title=title, rows=rows, cell=cell)

@@ -1,4 +1,4 @@
-"""Images for the commands: from folders, files and bundled sets; one photographed measurement; a user's own pairs."""
+"""Images for the commands: from folders, files and bundled sets; a user's own pairs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deft.core.likelihood import Observation
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.files import split_source
-from deft.domains.image.masks import read_mask
-from deft.domains.image.reading import ImageSet, ReadOptions, read_images, read_stack
+from deft.domains.image.reading import ImageSet, ReadOptions, Shape, chw, read_images, read_stack
 from deft.domains.image.tasks import ImageTask, Masked
 from deft.errors import InputError
-from deft.io.measurements import observation
 from deft.io.settings import Range
 from deft.io.text import shape_text
-from deft.kinds.records import Measured
-
-Shape = tuple[int, ...]
 
 
 def read(
@@ -42,7 +36,7 @@ def read(
 
     strict: False passes over a range, an array and subfolders where this source has no such thing.
     """
-    shape = None if event_shape is None else _chw(event_shape)
+    shape = None if event_shape is None else chw(event_shape)
     name, _, part = source.partition(":")
     if name in DATASETS and not Path(source).exists():
         data = dataset(name, part or split)
@@ -63,69 +57,6 @@ def read(
     )
 
 
-def read_measured(
-    path: Path,
-    task: ImageTask,
-    event_shape: Shape,
-    *,
-    mask: Path | None = None,
-    mask_hole: str = "black",
-    resize: bool = False,
-    convert: bool = False,
-    value_range: Range = None,
-    recursive: bool = False,
-    array: str | None = None,
-) -> Measured:
-    """One measurement of a picture, with its mask as another."""
-    shape = _chw(event_shape)
-    wanted = tuple(task.check(shape).y.shape[1:])
-    if not task.pictures:
-        raise InputError(
-            f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz"
-            " with y; `deft measure` makes one)"
-        )
-    reading = ReadOptions(
-        _chw(wanted),
-        False,
-        resize,
-        convert,
-        value_range,
-        slack=6 * task.sigma_y + 1e-3,
-        recursive=recursive,
-        array=array,
-        whose="the prior's" if wanted == shape else f"the {task.name} measurement's",
-    )
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, expected one picture or a measurement file: give a file")
-    found = read_images(path, reading)
-    if len(found) != 1:
-        raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
-    seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize, picture=found.sizes[0])
-    return Measured(
-        _observed(task, found.x, seen, shape), {} if seen is None else {"mask": seen[0]}, found.skipped, found.notes
-    )
-
-
-def _observed(task: ImageTask, y: Tensor, mask: Tensor | None, shape: Shape) -> Observation:
-    """y [N, *M] as the task's measurement; a mask [N or 1, 1, H, W] says where an image with a hole was seen."""
-    arrays = {"y": y.numpy()}
-    if task.drawn == "mask":
-        if mask is None:
-            raise InputError(f"{task.title} needs a mask: give --mask FILE (white is seen, black is the hole)")
-        arrays["mask"] = mask.numpy()
-    elif mask is not None:
-        raise InputError(
-            f"a mask is for tasks that see some of the pixels, such as inpaint; this one is {task.name}: leave"
-            " --mask out"
-        )
-    elif task.drawn:
-        raise InputError(
-            f"the {task.drawn} of {task.name} differs from image to image and is needed with y: give a measurement file"
-            " (`deft measure`, docs/tasks.md)"
-        )
-    return observation("the measurement", arrays, task, shape)
-
-
 def pairs(
     arrays: dict[str, np.ndarray],
     where: str,
@@ -138,10 +69,10 @@ def pairs(
 ) -> tuple[Tensor, dict[str, np.ndarray]]:
     """(images [N, C, H, W], the arrays as `observation` takes them): y of tasks whose measurement is a picture may be
     in bytes, as x may."""
-    reading = ReadOptions(_chw(event_shape), False, resize, convert, value_range)
+    reading = ReadOptions(chw(event_shape), False, resize, convert, value_range)
     x, _, _ = read_stack(arrays["x"], f"{where}[x]", reading)
     if task.pictures:
-        shape = _chw(task.check(event_shape).y.shape[1:])
+        shape = chw(task.check(event_shape).y.shape[1:])
         about_y = replace(
             reading, event_shape=shape, constant=True, slack=6 * task.sigma_y + 1e-3, whose="the measurement's"
         )
@@ -181,8 +112,3 @@ def check_masks(mask: Tensor, name: str, n: int, event_shape: Shape) -> Tensor:
             row = int((seen == value).nonzero()[0])
             raise InputError(f"{name}: mask number {row} {what}: 1 is seen and 0 hidden, each mask needs both")
     return mask
-
-
-def _chw(shape: Shape) -> tuple[int, int, int]:
-    c, h, w = shape
-    return c, h, w

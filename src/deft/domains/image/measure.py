@@ -29,7 +29,6 @@ from deft.domains.image.reading import ReadOptions, read_images
 from deft.errors import InputError
 from deft.io.text import shape_text
 from deft.kinds.domain import Data, Metric
-from deft.train.levels import hidden_pixels
 
 METRICS: dict[str, Metric] = {
     m.key: m
@@ -174,7 +173,7 @@ def measure(
     n, s = samples.shape[:2]
     flat, truths = samples.flatten(0, 1), truth.repeat_interleave(s, 0)
     mean = samples.mean(1)
-    hidden = hidden_pixels(obs, truth.shape)
+    hidden = obs.hidden(truth.shape)
 
     def average(values: Tensor) -> Tensor:
         return values.reshape(n, s).mean(1)

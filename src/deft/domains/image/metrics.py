@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deft.core.likelihood import Observation
 from deft.errors import InputError
-from deft.io.measurements import residual_rms as residual_rms  # measured with the rest
 
 LEAST_ERROR = 1e-10
 """Mean squared errors are not taken below this (100 dB), so that a perfect image has a finite PSNR."""
@@ -65,6 +65,16 @@ def spread(samples: Tensor) -> Tensor:
     if samples.shape[1] < 2:
         return torch.zeros_like(samples[:, 0])
     return samples.clamp(-1, 1).std(dim=1)
+
+
+def residual_rms(x: Tensor, obs: Observation) -> Tensor:
+    """`Observation.residual_rms`, for measurements that have a residual."""
+    found = obs.residual_rms(x)
+    if found is None:
+        raise InputError(
+            f"{obs.likelihood.kind} has no residual y - A(x): nothing says how far a sample is from its measurement"
+        )
+    return found
 
 
 def root_mean_square(x: Tensor, where: Tensor | None = None) -> Tensor:

@@ -1,4 +1,5 @@
-"""`read_images`: pictures of any source as one tensor in [-1, 1], and what there is to say about them."""
+"""Pictures of any source as one tensor in [-1, 1] (`read_images`), or one as a measurement (`read_measured`), and what
+there is to say about them."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft.core.likelihood import Observation
 from deft.domains.image.files import (
     Listing,
     check_file,
@@ -22,18 +24,19 @@ from deft.domains.image.files import (
     relative,
     split_source,
 )
-from deft.domains.image.pictures import NAMES, decode
-from deft.domains.image.ranges import MARGIN, Raw, choose, faint, option, raw, scaled
+from deft.domains.image.masks import read_mask
+from deft.domains.image.pictures import NAMES, SLACK, Clipped, Raw, choose, decode, faint, in_range, raw
 from deft.domains.image.resample import crop_box, cropped, resized
+from deft.domains.image.tasks import ImageTask
 from deft.domains.image.volumes import is_scan, is_volume, read_scan, read_volume
 from deft.errors import InputError
 from deft.io.arrays import ARRAYS, native, read_images_array
+from deft.io.measurements import observation
 from deft.io.settings import Range, as_range
 from deft.io.text import count, shape_text, some
-from deft.kinds.records import Data
+from deft.kinds.records import Data, Measured
 
-SLACK = 1e-3
-"""How far images may lie outside [-1, 1]: rounding."""
+Shape = tuple[int, ...]
 SAMPLE = 1_000_000
 """About how many values of a source are looked at to see what its range is. Its least and greatest are those of all."""
 
@@ -63,7 +66,7 @@ class ReadOptions:
     resize: bring pictures to the prior's size (the largest centred part that has its aspect). convert: bring them to
         its channels (grey or RGB).
     range: the two numbers that are black and white, (0, 1) or "0,1"; "window" for that of DICOM and NIfTI files; None:
-        see `deft.domains.image.ranges`.
+        see `deft.domains.image.pictures`.
     slack: for measurements, how far values may lie outside the range, which carry noise and are not clipped. None for
         images: with a range that was given, values up to a tenth of its span outside are clipped and counted.
     constant: whether a picture of one single value is accepted. whose: the size that is expected, for messages.
@@ -302,10 +305,10 @@ def _finish(
     if got.bad and (not reading.skip_bad or not got.raws):
         _complain(got.bad, total, source, single, reading)
     limits = choose(got.raws, as_range(reading.range), source)
-    pictures, kept, clipped = [], [], _Clipped()
+    pictures, kept, clipped = [], [], Clipped()
     for item in got.raws:
         try:
-            pictures.append(_check_values(_in_range(item, limits, reading, clipped), reading))
+            pictures.append(_check_values(in_range(item, limits, reading.range, reading.slack, clipped), reading))
             kept.append(item)
         except InputError as error:
             got.bad.append((item.name, str(error)))
@@ -354,62 +357,6 @@ def _complain(bad: list[tuple[str, str]], total: int, source: str, single: str |
     )
 
 
-class _Clipped:
-    """How many values were beyond black and white."""
-
-    def __init__(self) -> None:
-        self.values = self.of = self.pictures = 0
-        self.low, self.high = float("inf"), float("-inf")
-
-    def add(self, n: int, item: Raw) -> None:
-        self.values, self.of, self.pictures = self.values + n, self.of + item.values.size, self.pictures + 1
-        self.low, self.high = min(self.low, item.low), max(self.high, item.high)
-
-    def lines(self, limits: dict[str, tuple[float, float]]) -> list[str]:
-        if not self.values:
-            return []
-        what = (
-            f"the range {'/'.join(option(v).removeprefix('--range').strip(' =') for v in set(limits.values()))}"
-            if limits
-            else "the window"
-        )
-        part = 100 * self.values / self.of
-        return [
-            f"clipped {self.values:,} values of {count(self.pictures, 'picture')} ({part:.2g} % of theirs) to {what}:"
-            f" they run from {self.low:.6g} to {self.high:.6g}"
-        ]
-
-
-def _in_range(item: Raw, limits: dict[str, tuple[float, float]], reading: ReadOptions, clipped: _Clipped) -> Tensor:
-    """[C, H, W] with black at -1 and white at 1; clipped, or an error, where it lies outside."""
-    own = limits.get(item.kind, item.window)
-    assert own is not None
-    x = torch.from_numpy(np.ascontiguousarray(scaled(item.values, own)))
-    stored = scaled(np.array([item.low, item.high]), own)
-    if stored[0] >= -1 - 1e-6 and stored[1] <= 1 + 1e-6:
-        x = x.clamp(-1, 1)  # the overshoot of enlarging, and rounding
-    over = max(-1 - float(x.min()), float(x.max()) - 1)
-    window = item.kind == "scan"
-    given = as_range(reading.range) is not None and reading.slack is None
-    if over > 1e-6 and (window or (given and over <= 2 * MARGIN)):
-        clipped.add(int(((x < -1 - 1e-6) | (x > 1 + 1e-6)).sum()), item)
-        x = x.clamp(-1, 1)
-    elif over > (SLACK if reading.slack is None else reading.slack):
-        if as_range(reading.range) is None:
-            raise InputError(
-                f"values from {item.low:.4g} to {item.high:.4g}, expected -1 to 1: say what black and white are with"
-                " --range (--range=-1,1 clips what is a little outside)"
-            )
-        beyond = (
-            "further outside than noise of the measurement's sigma_y" if reading.slack is not None else "far outside"
-        )
-        raise InputError(
-            f"values from {item.low:.4g} to {item.high:.4g}, {beyond} {option(own)}: give the range that they have, or"
-            " clip them first"
-        )
-    return -x if item.inverted else x
-
-
 def _check_values(x: Tensor, reading: ReadOptions) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise InputError("values too large for 32 bits")
@@ -417,6 +364,78 @@ def _check_values(x: Tensor, reading: ReadOptions) -> Tensor:
     if low == high and not reading.constant:
         raise InputError(f"constant: every pixel is {low:.4g}")
     return x
+
+
+# one measurement
+
+
+def chw(shape: Shape) -> tuple[int, int, int]:
+    """The shape of an image."""
+    c, h, w = shape
+    return c, h, w
+
+
+def read_measured(
+    path: Path,
+    task: ImageTask,
+    event_shape: Shape,
+    *,
+    mask: Path | None = None,
+    mask_hole: str = "black",
+    resize: bool = False,
+    convert: bool = False,
+    value_range: Range = None,
+    recursive: bool = False,
+    array: str | None = None,
+) -> Measured:
+    """One measurement of a picture, with its mask as another."""
+    shape = chw(event_shape)
+    wanted = tuple(task.check(shape).y.shape[1:])
+    if not task.pictures:
+        raise InputError(
+            f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz"
+            " with y; `deft measure` makes one)"
+        )
+    reading = ReadOptions(
+        chw(wanted),
+        False,
+        resize,
+        convert,
+        value_range,
+        slack=6 * task.sigma_y + 1e-3,
+        recursive=recursive,
+        array=array,
+        whose="the prior's" if wanted == shape else f"the {task.name} measurement's",
+    )
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected one picture or a measurement file: give a file")
+    found = read_images(path, reading)
+    if len(found) != 1:
+        raise InputError(f"{path} holds {len(found)} pictures, expected one: give a single picture")
+    seen = None if mask is None else read_mask(mask, shape, hole=mask_hole, resize=resize, picture=found.sizes[0])
+    return Measured(
+        _observed(task, found.x, seen, shape), {} if seen is None else {"mask": seen[0]}, found.skipped, found.notes
+    )
+
+
+def _observed(task: ImageTask, y: Tensor, mask: Tensor | None, shape: Shape) -> Observation:
+    """y [N, *M] as the task's measurement; a mask [N or 1, 1, H, W] says where an image with a hole was seen."""
+    arrays = {"y": y.numpy()}
+    if task.drawn == "mask":
+        if mask is None:
+            raise InputError(f"{task.title} needs a mask: give --mask FILE (white is seen, black is the hole)")
+        arrays["mask"] = mask.numpy()
+    elif mask is not None:
+        raise InputError(
+            f"a mask is for tasks that see some of the pixels, such as inpaint; this one is {task.name}: leave"
+            " --mask out"
+        )
+    elif task.drawn:
+        raise InputError(
+            f"the {task.drawn} of {task.name} differs from image to image and is needed with y: give a measurement file"
+            " (`deft measure`, docs/tasks.md)"
+        )
+    return observation("the measurement", arrays, task, shape)
 
 
 # arrays
