@@ -233,7 +233,7 @@ def sample_warnings(
         said.append(
             f"warning: the samples are unlike the prior's {title} (surprise {math.exp(found):.1f}, about 1 is right):"
             f" {what} may be read in other units or another convention, or be of another kind of"
-            " {title.removesuffix('s')} (`deft measure inspect` tells), or the method is not there yet (more"
+            f" {title.removesuffix('s')} (`deft measure inspect` tells), or the method is not there yet (more"
             " --steps, another --method)"
         )
     return said
