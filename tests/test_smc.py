@@ -277,7 +277,7 @@ def test_a_projection_is_one():
         check_operator(Slanted(), (3,))
     with pytest.raises(AssertionError, match="must be A y"):
         check_operator(Unrestricted(), (3,))
-    with pytest.raises(AssertionError, match="count is not the rank"):
+    with pytest.raises(AssertionError, match="number_of_measurements is not the rank"):
         check_operator(Miscounted(), (3,))
     with pytest.raises(
         InputError, match="mask, or another orthogonal projection, with Gaussian noise, got Gaussian of Matrix"
