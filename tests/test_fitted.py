@@ -87,6 +87,20 @@ def test_samples_are_those_of_the_command(place, tmp_path, capsys):
     assert made["prior"] == str(path)
 
 
+def test_a_sampler_is_a_name_or_an_object(place):
+    """One of the user's own, too; steps, spacing and seed as for a name."""
+    _, _, fitted, obs = place
+
+    class Mine(deft.DDIM):
+        """A sampler that the table does not know."""
+
+    named, objects = fitted.sample(obs, 2, sampler="ddim", steps=4), [deft.DDIM(1.0), Mine(1.0)]
+    for sampler in objects:
+        assert torch.equal(fitted.sample(obs, 2, sampler=sampler, steps=4).x, named.x)
+    assert not torch.equal(fitted.sample(obs, 2, sampler=deft.DDIM(0.0), steps=4).x, named.x)
+    assert not torch.equal(fitted.sample(obs, 2, sampler=deft.DDIM(1.0), steps=4, spacing="karras").x, named.x)
+
+
 def test_a_sample_does_not_depend_on_its_batch(place):
     _, _, fitted, obs = place
     whole = fitted.sample(obs, 3, steps=3, seed=1).x

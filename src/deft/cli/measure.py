@@ -17,6 +17,7 @@ from deft.errors import InputError
 from deft.io.files import write_bytes
 from deft.io.measurements import save_measurement
 from deft.io.tasks import TASKS
+from deft.io.text import count
 from deft.kinds.domain import domains
 
 
@@ -95,9 +96,8 @@ def measure(
     picture = None if png is None else out.with_suffix(".png")
     if png is not None and picture is not None:
         write_bytes(picture, png)
-    output.say(
-        f"{len(x)} measurements of shape {tuple(obs.y.shape[1:])}; wrote {out}" + (f", {picture}" if picture else "")
-    )
+    made = f"{count(len(x), 'measurement')} of shape {tuple(obs.y.shape[1:])}"
+    output.say(f"{made}; wrote {out}" + (f", {picture}" if picture else ""))
     output.result(
         {
             "out": str(out),

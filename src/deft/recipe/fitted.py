@@ -17,6 +17,7 @@ from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import Noise
+from deft.core.sampler import Sampler
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, write_json, write_text
 from deft.io.h_files import load_h, save_h
@@ -34,6 +35,7 @@ from deft.recipe.evaluation import Evaluation
 from deft.recipe.settings import Recipe, Sizes
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import log, shown
+from deft.samplers import sample_posterior
 from deft.train.control import learn
 from deft.train.fit import FitConfig, FitResult, launched_config
 from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
@@ -112,7 +114,7 @@ class FittedH:
         y: Measured,
         n: int = 4,
         *,
-        sampler: str | None = None,
+        sampler: str | Sampler | None = None,
         steps: int | None = None,
         spacing: str | None = None,
         seed: int = 0,
@@ -124,12 +126,27 @@ class FittedH:
         """n samples of what each measurement leaves open, as `deft sample` draws them.
 
         Args:
-            y, drawn: see `observe`. sampler, steps, spacing: of the reverse process (docs/samplers.md). settings: of
-                the method.
+            y, drawn: see `observe`. sampler, steps, spacing: of the reverse process (docs/samplers.md); a sampler of
+                your own is given as an object. settings: of the method.
             seed: sample j of measurement i is the same in every batch.
         """
-        chosen = self.plan(sampler=sampler, steps=steps, spacing=spacing, settings=settings)
+        name = None if isinstance(sampler, Sampler) else sampler
+        chosen = self.plan(sampler=name, steps=steps, spacing=spacing, settings=settings)
         obs = self.observe(y, **drawn).to(self.prior.state_like().device)
+        if isinstance(sampler, Sampler):
+            h, _, _ = chosen.make(self.prior, self.h)
+            return sample_posterior(
+                self.prior,
+                h,
+                obs,
+                n,
+                sampler=sampler,
+                steps=chosen.steps,
+                spacing=chosen.spacing,
+                seed=seed,
+                batch=batch,
+                progress=shown(progress),
+            )
         return chosen.draw(self.prior, obs, n, fitted=self.h, seed=seed, batch=batch, progress=shown(progress))
 
     def evaluate(
