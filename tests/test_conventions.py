@@ -397,7 +397,7 @@ def test_rays_that_were_not_measured():
     rays = made.task.build(made.drawn)
     close(rays(x), y * made.drawn)
     close(made.y.float(), y * made.drawn)
-    assert rays.count(y).tolist() == [12 * 16, 11 * 16]
+    assert rays.number_of_measurements(y).tolist() == [12 * 16, 11 * 16]
     one = rays[:1].filled(made.y[:1].float())
     close(one[..., 6], (y[:1, ..., 5] + y[:1, ..., 7]) / 2)
     close(one[..., :6], y[:1, ..., :6])

@@ -231,7 +231,7 @@ def test_masked_fourier_counts_what_can_be_measured():
     middle = torch.zeros(1, 1, 4, 6)
     middle[..., 2, 3] = 1
     mean = MaskedFourier(middle)
-    assert mean.count(mean(x)).tolist() == [3, 3]
+    assert mean.number_of_measurements(mean(x)).tolist() == [3, 3]
     torch.testing.assert_close(mean.pinv(mean(x)), x.mean((2, 3), keepdim=True).expand_as(x))
 
 

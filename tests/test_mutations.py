@@ -355,7 +355,7 @@ def swapped(schedule, x, noise, focus=1.0, even=0.0, prior=None):
 def clipped_by_h(self, pred, obs):
     """|h| in the place of sigma |h|."""
     h = self.h(pred, obs)
-    limit = self.most * pred.eps.flatten(1).norm(dim=1) / h.flatten(1).norm(dim=1).clamp_min(1e-30)
+    limit = self.limit * pred.eps.flatten(1).norm(dim=1) / h.flatten(1).norm(dim=1).clamp_min(1e-30)
     return h * limit.clamp_max(1.0).reshape((-1,) + (1,) * (h.ndim - 1))
 
 

@@ -45,7 +45,9 @@ def test_it_is_a_projection_of_the_rank_it_counts():
     a = dense(Motif(GROUP), (12, 3), torch.float64)[0]
     assert torch.allclose(a @ a, a, atol=1e-12) and torch.allclose(a, a.mT, atol=1e-12)
     assert (
-        int(torch.linalg.matrix_rank(a)) == int(Motif(GROUP).count(torch.zeros(1, 12, 3))) == 3 * (3 - 1) + 3 * (4 - 1)
+        int(torch.linalg.matrix_rank(a))
+        == int(Motif(GROUP).number_of_measurements(torch.zeros(1, 12, 3)))
+        == 3 * (3 - 1) + 3 * (4 - 1)
     )
 
 
