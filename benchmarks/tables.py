@@ -67,10 +67,10 @@ def value_of(rows: Sequence[dict[str, Any]], metric: str) -> dict[tuple[str, tup
     }
 
 
-def standing(rows: Sequence[dict[str, Any]], metric: str, sign: int) -> dict[tuple[str, tuple[str, str]], str]:
-    """(entry, (prior, task)) -> "−" if it is ahead of DEFT, "+" if DEFT is ahead of it, "" if they are level."""
+def standing(rows: Sequence[dict[str, Any]], metric: str) -> dict[tuple[str, tuple[str, str]], str]:
+    """Of a metric that is better low. (entry, (prior, task)) -> "−" if it is ahead of DEFT, "+" if DEFT is ahead of it, "" if they are level."""
     return {
-        (r["method"], (r["prior"], r["task"])): "" if r["p_holm"] >= 0.05 else "−" if sign * r["value"] < 0 else "+"
+        (r["method"], (r["prior"], r["task"])): "" if r["p_holm"] >= 0.05 else "−" if r["value"] < 0 else "+"
         for r in rows if r["metric"] == metric and r.get("versus") == "deft"
     }  # fmt: skip
 
@@ -81,7 +81,7 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def energy_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    found, against = value_of(rows, "energy_score"), standing(rows, "energy_score", 1)
+    found, against = value_of(rows, "energy_score"), standing(rows, "energy_score")
     tasks = [t for t in TASKS if any(key[1] == t for key in found)]
     backward = value_of(rows, "backward")
     entries = sorted({e for e, _ in found}, key=lambda e: _rank(e, found, tasks))

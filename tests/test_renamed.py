@@ -11,6 +11,8 @@ import torch
 import deft
 import old_names
 from deft._renamed import ARGUMENTS, MEMBERS, VALUES, new_settings
+from deft.cli.fit import fit
+from deft.errors import InputError
 from deft.learned.deft import DEFT
 from deft.runtime.messages import log
 from deft.testing import check_operator
@@ -123,6 +125,14 @@ def test_a_learned_h_by_its_old_arguments():
     assert old.config() == new.config() and old.guide == "preconditioned" and old.lift_channels == 2
     assert DEFT.like(old, 3).feature_channels == 3 and old.adopt(new) is old
     assert deft.Clipped(deft.PiGDM(), most=2.0).limit == deft.Clipped(deft.PiGDM(), limit=2.0).most == 2.0
+
+
+def test_the_command_takes_the_old_guide():
+    guide = next(p for p in fit.params if p.name == "guide")
+    assert guide.type.convert("pull", guide, None) == "preconditioned"
+    assert guide.type.convert("score", guide, None) == "score"
+    with pytest.raises(InputError, match="unknown guide"):
+        guide.type.convert("push", guide, None)
 
 
 def test_settings_of_an_old_card():

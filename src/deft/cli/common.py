@@ -46,8 +46,8 @@ class Name(click.ParamType):
     """A name out of a table, which is looked at when it is asked for; an unknown one is an error with the nearest
     offered."""
 
-    def __init__(self, kind: str, table: Iterable[str]):
-        self.name, self._table = kind, table
+    def __init__(self, kind: str, table: Iterable[str], old: Mapping[str, str] | None = None):
+        self.name, self._table, self._old = kind, table, old or {}
 
     @property
     def known(self) -> list[str]:
@@ -57,6 +57,7 @@ class Name(click.ParamType):
         return f"[{'|'.join(self.known)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        value = self._old.get(value, value)  # by its name of the version before
         if value not in self.known:
             raise unknown(self.name, str(value), self.known)
         return str(value)

@@ -20,7 +20,7 @@ from deft.io.files import open_folder
 from deft.io.h_files import KINDS
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Data
-from deft.learned.deft import GUIDES, UNITS
+from deft.learned.deft import GUIDES, OLD_GUIDES, UNITS
 from deft.methods import METHODS
 from deft.recipe import Recipe, fit_h
 from deft.recipe.data import TrainingData, training_data
@@ -151,7 +151,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--guide",
-        type=Name("guide", GUIDES),
+        type=Name("guide", GUIDES, old=OLD_GUIDES),
         default="preconditioned",
         show_default=True,
         help="The likelihood's gradient: preconditioned by its curvature, or score, without it as in the paper.",

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from deft._renamed import VALUES
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
@@ -41,8 +42,8 @@ KNOTS = torch.linspace(-5.0, 5.0, 21)
 LOWEST = -3.5
 """log(sigma/alpha) below which the networks are given this: fits hardly look there, and h fades with sigma anyway."""
 GUIDES = ("preconditioned", "score")
-OLD_GUIDES = {"pull": "preconditioned"}
-"""What 0.1 called a guide, in files, too."""
+OLD_GUIDES = {old: new for (setting, old), new in VALUES.items() if setting == "guide"}
+"""What 0.1 called a guide."""
 INPUTS = ("x_t", "x_hat", "g", "y")
 """What N1 may be shown: the noisy state, the prior's mean, the guide, the lifted measurement."""
 STARTS = ("zeros", "random", "prior")
