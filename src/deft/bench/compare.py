@@ -24,6 +24,7 @@ from deft.bench.store import Drawn, Store, make_job
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
+from deft.io.h_files import needed_h
 from deft.kinds.domain import Cases, Domain
 from deft.runtime.memory import PeakMemory
 from deft.runtime.messages import log, old_messages
@@ -70,8 +71,9 @@ class TensorCases(Cases):
     ) -> Tensor:
         """[rows, samples, *E]"""
         obs = self.obs if len(rows) == len(self) else self.obs[rows.start : rows.stop]
+        h = needed_h(plan.method, prior, fitted)
         return plan.draw(
-            prior, obs.to(device), samples, fitted=fitted, seed=seed, first=rows.start, batch=batch, progress=progress
+            prior, obs.to(device), samples, fitted=h, seed=seed, first=rows.start, batch=batch, progress=progress
         ).x.cpu()
 
     def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:

@@ -29,7 +29,7 @@ from deft.core.htransform import HTransform
 from deft.core.random import Noise
 from deft.errors import InputError, NonFiniteError
 from deft.io.arrays import save_arrays
-from deft.io.h_files import bundled_h, load_h, save_h
+from deft.io.h_files import KINDS, bundled_h, load_h, save_h
 from deft.io.prior_files import BUNDLED
 from deft.io.text import one_line
 from deft.kinds.domain import Data, Domain, Task
@@ -114,18 +114,18 @@ def fit_job(on: Setting, task: dict[str, Any], entry: Entry, seed: int) -> Job:
         if source:
             settings["options"] = {
                 **settings["options"],
-                "sha256": file_digest(_fitted_path(source, task["name"], on.prior)),
+                "sha256": file_digest(_fitted_path(source, task["name"], on.prior, learned_as(entry))),
             }
     spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(entry), "fit": settings, "seed": seed}
     # entries that want the same fit share it
     return make_job("fit", f"{short(on.prior)}-{task['name']}-{learned_as(entry)}-s{seed}", spec)
 
 
-def _fitted_path(source: str, task: str, prior: str) -> Path:
-    """The file of an h that is taken as it is."""
+def _fitted_path(source: str, task: str, prior: str, method: str = "") -> Path:
+    """The file of an h that is taken as it is. method: which kind, where that is of the prior alone."""
     path = Path(source)
     if source == "bundled":
-        path = bundled_h(task, prior)
+        path = bundled_h(method if method and KINDS[method].of_prior else task, prior)
     elif not path.exists() and path.suffix == "":  # a fit may start from the bundled h of a task
         path = bundled_h(source)
     return path / "h.safetensors" if path.is_dir() else path
@@ -168,6 +168,8 @@ def draw_job(
         "seed": seed,
         "batch": batch,
     }
+    if METHODS[entry.method].beside:  # it comes with the library, and another file of that name is another method
+        spec["beside"] = file_digest(bundled_h(METHODS[entry.method].beside, on.prior))
     return make_job("draw", f"{short(on.prior)}-{task['name']}-{short(entry.name)}-{split[:4]}-s{seed}", spec, pictures)
 
 
@@ -237,7 +239,7 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
     data = data_of(s, "fit", prior).x
     rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
     if settings.fitted:
-        h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"]), prior, task)
+        h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"], s["method"]), prior, task)
         kept: dict[str, Any] = {
             k: card[k] for k in ("seconds", "steps", "levels", "weights", "held_out_loss") if k in card
         }

@@ -14,10 +14,11 @@ from deft.cli.common import Name, Output, json_option, out_option, overwrite_opt
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.errors import InputError
+from deft.io.h_files import load_h, needed_h
 from deft.io.measurements import task_of
 from deft.io.tasks import TASKS
 from deft.kinds.records import task_from
-from deft.learned import DEFT, kind_of
+from deft.learned import DEFT, LearnedCovariance, kind_of
 from deft.likelihood.task import Tilt
 from deft.methods import METHODS, Plan, plan
 from deft.recipe.fitted import FittedH
@@ -51,7 +52,9 @@ from deft.workflow.sampling import Sampled, Sampling
 )
 @click.option("-n", "--samples", default=8, show_default=True, help="How many samples to draw.")
 @click.option(
-    "--method", type=Name("method", METHODS), help="[default: deft with a run, pigdm without, tds for a reward without]"
+    "--method",
+    type=Name("method", METHODS),
+    help="[default: that of the run's h; pigdm without a run, tds for a reward without]",
 )
 @click.option(
     "--set",
@@ -122,6 +125,11 @@ from deft.workflow.sampling import Sampled, Sampling
         " keep it as h.safetensors beside the samples."
     ),
 )
+@click.option(
+    "--covariance",
+    type=click.Path(exists=True, path_type=Path),
+    help="For --method deft-covariance: a run of `deft fit --method covariance`.  [default: the prior's own, bundled]",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
 @out_option("samples")
@@ -176,6 +184,7 @@ class Asked:
     tuned: bool
     scale: float
     refine: int
+    covariance: Path | None
     seed: int
     batch: int
     out: Path
@@ -229,7 +238,8 @@ class Asked:
             prior, task = fitted.prior, self._of_run(self.run, fitted, output)
             fitted = replace(fitted, h=fitted.h.to(where))
         made = self.plan(task, fitted)
-        made.make(prior, None if fitted is None else fitted.h)
+        covariance = self._covariance(prior, made, first)
+        made.make(prior, needed_h(made.method, prior, None if fitted is None else fitted.h, covariance))
         if self.samples < 1:
             raise InputError(f"-n must be at least 1, got {self.samples}")
         prior = common.spread_out(prior, self.shard_prior)
@@ -244,6 +254,7 @@ class Asked:
             scale=self.scale,
             batch=self.batch,
             refine=self.refine,
+            covariance=covariance,
             device=where,
             prior_name=(self.prior_option or "fashion") if fitted is None else prior.loaded_as,
             run_name=None if self.run is None else str(self.run),
@@ -252,14 +263,34 @@ class Asked:
     def _training_free(self, device: torch.device) -> tuple[Denoiser, Any]:
         """(prior, task) without a run."""
         prior = common.find_prior(self.prior_option or "fashion", device, self.prior_options)
+        return prior, self._any_task(prior)
+
+    def _any_task(self, prior: Denoiser) -> Any:
+        """The task that the options and the measurement name."""
         domain = common.domain_for(prior)
         if self.reward is not None:
-            return prior, common.make_tilt(self.reward, self.beta, self.label)
-        return prior, common.make_task(self.task, self.sigma_y, None, self.task_options, self.measurement, domain)
+            return common.make_tilt(self.reward, self.beta, self.label)
+        return common.make_task(self.task, self.sigma_y, None, self.task_options, self.measurement, domain)
+
+    def _covariance(self, prior: Denoiser, made: Plan, device: torch.device) -> LearnedCovariance | None:
+        """The learned covariance that --covariance names."""
+        if self.covariance is None:
+            return None
+        if not made.method.beside:
+            raise InputError(f"--covariance is for the method deft-covariance, got {made.method.name}")
+        found, _, _ = load_h(self.covariance, prior, trust_code=common.trusts_code())
+        if not isinstance(found, LearnedCovariance):
+            raise InputError(
+                f"{self.covariance} holds an h of the kind {kind_of(found)}, no learned covariance: fit one, deft fit"
+                " --method covariance"
+            )
+        return found.to(device)
 
     def _of_run(self, run: Path, fitted: FittedH, output: Output) -> Any:
         """The task of a run: the reward, or the noise, that is asked for may be another."""
         task = fitted.task
+        if fitted.h.of_prior:
+            return self._any_task(fitted.prior)
         if self.task is not None and self.task != task.name:
             raise InputError(
                 f"{run} was fitted to the task {task.name}, not {self.task}: leave --task out, or fit one to"

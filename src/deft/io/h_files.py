@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
+from deft.core.htransform import HTransform
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights
@@ -23,9 +24,10 @@ from deft.io.identity import differences, listed, plain
 from deft.io.tasks import TASKS, make_task
 from deft.kinds.domain import Domain, Table, Task, domain_of
 from deft.kinds.records import task_from
-from deft.learned import DEFT, LEARNED, Learned
+from deft.learned import DEFT, LEARNED, Learned, LearnedCovariance, WithCovariance
 from deft.learned.factory import Factory, is_named
 from deft.likelihood.task import Tilt
+from deft.methods.method import Method
 from deft.runtime.importable import check_name, find_trusted, name_of
 
 KINDS: Table[type[Learned]] = Table(
@@ -47,6 +49,44 @@ def bundled_h(task: str, prior: str = "") -> Path:
             " --pretrained)"
         )
     return found[task]
+
+
+def bundled_of_prior(kind: str, prior: Denoiser) -> Learned:
+    """The h of a kind that is of the prior alone ("covariance") which comes with the library for this prior.
+
+    Raises:
+        InputError: there is none for this prior.
+    """
+    domain = domain_of(prior)
+    name = f"{kind}-{prior.loaded_as}"
+    found = {} if domain is None else domain.bundled_h()
+    if name not in found:
+        raise InputError(
+            f"no learned {kind} is bundled for this prior ({prior.loaded_as or 'one of your own'}): fit one, deft fit"
+            f" --method {kind} --out RUN, and give RUN"
+        )
+    return load_h(found[name], prior)[0]
+
+
+def needed_h(
+    method: Method[Any], prior: Denoiser, fitted: HTransform | None, beside: LearnedCovariance | None = None
+) -> HTransform | None:
+    """The learned h that a method draws with: `fitted`, and what comes with the library for this prior where the method
+    takes that in its place, or beside it.
+
+    beside: one of your own, in the place of that which comes with the library.
+
+    Raises:
+        InputError: the method needs one that is not bundled for this prior.
+    """
+    kind = LEARNED.get(method.learned)
+    if kind is not None and kind.of_prior and not isinstance(fitted, kind):
+        return bundled_of_prior(method.learned, prior).to(prior.state_like().device)
+    if not method.beside or fitted is None or isinstance(fitted, WithCovariance):
+        return fitted
+    covariance = beside if beside is not None else bundled_of_prior(method.beside, prior)
+    assert isinstance(covariance, LearnedCovariance)
+    return WithCovariance(fitted, covariance.to(prior.state_like().device))
 
 
 def start_from(source: str | Path, prior: Denoiser, feature_channels: int, *, trust_code: bool = False) -> DEFT:
@@ -159,7 +199,8 @@ def load_h(
         path: h.safetensors, or the folder that holds it.
         prior: the prior it was fitted to; compared by convention (schedule, output kind, value range, ...), then by the
             SHA-256 of both convention and weights. Files without a convention in their card are compared by the latter.
-        task: if given, the task that h must have been fitted to.
+        task: if given, the task that h must have been fitted to; an h that is of the prior alone (`Learned.of_prior`)
+            serves any.
         trust_code: import what the card names of its author's own code (a network, a class of h or of task): that runs
             it.
 
@@ -172,14 +213,17 @@ def load_h(
     tensors, card = read_h(path)
     _check_prior(path, card, prior)
     found = _task(path, card, domain_of(prior), trust_code)
-    if task is not None:
+    serves_all = _kind(path, card.get("class", "deft"), domain_of(prior), trust_code).of_prior
+    if task is not None and serves_all:
+        found = task
+    elif task is not None:
         other = differences(found.config(), plain(task.config()))
         if other:
             raise CheckpointError(
                 f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own"
             )
     h = _build(path, card, tensors, prior, trust_code)
-    if h.event_shape != tuple(prior.event_shape) or h.feature_channels != found.feature_channels:
+    if h.event_shape != tuple(prior.event_shape) or (not serves_all and h.feature_channels != found.feature_channels):
         raise CheckpointError(
             f"{path} holds an h for samples {h.event_shape} shown {h.feature_channels} views of y; the prior makes"
             f" {tuple(prior.event_shape)}, the task {found.name} shows {found.feature_channels}: the card does not"

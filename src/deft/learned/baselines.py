@@ -36,6 +36,7 @@ from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import parametrisation
 from deft.errors import InputError
 from deft.learned.base import H, Learned, report_size, towards, widest
+from deft.learned.covariance import LearnedCovariance
 from deft.learned.deft import DEFT, LOWEST, build_network, domain_name
 from deft.nn import UNet
 from deft.nn.embed import zero
@@ -270,6 +271,7 @@ LEARNED: dict[str, type[Learned]] = {
     "lora": LoRA,
     "controlnet": SideNetwork,
     "finetuned": FullTuning,
+    "covariance": LearnedCovariance,
 }
 """Name -> class, read by files of fitted h, by `deft fit --method`, and by the table of methods, which has a row for
 each."""

@@ -320,7 +320,7 @@ class DEFT(Calibrated):
             g = obs.score(x_hat)
         views = {"x_t": pred.x_t, "x_hat": x_hat, "g": g}
         if self.normalise:
-            views = {"x_t": pred.x_t * (a**2 + s**2).rsqrt(), "x_hat": _bounded(x_hat), "g": _bounded(g)}
+            views = {"x_t": pred.x_t * (a**2 + s**2).rsqrt(), "x_hat": bounded(x_hat), "g": bounded(g)}
         features = [obs.features() if i == "y" else views[i] for i in self.inputs]
         time = level.reshape(-1).expand(x_hat.shape[0]).clamp_min(LOWEST)
         n1 = self.n1(torch.cat([f.to(x_hat.dtype) for f in features], dim=1), time)
@@ -336,7 +336,7 @@ class DEFT(Calibrated):
         return c * (s * n1 + n2 * g) * (a / s**2)
 
 
-def _bounded(f: Tensor) -> Tensor:
+def bounded(f: Tensor) -> Tensor:
     """f, shrunk to a root mean square of 3 where a sample exceeds it."""
     rms = f.flatten(1).square().mean(1).sqrt().reshape((-1,) + (1,) * (f.ndim - 1))
     return f / (rms / 3).clamp_min(1.0)

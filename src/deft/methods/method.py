@@ -67,7 +67,8 @@ class Method(Generic[S]):
     `deft.likelihood.gaussian.REQUIREMENTS`. sampler: makes the method's own rule for a step, for the few that
     are no h-transform alone; the user's choice of sampler and eta then do not matter. draw: see `Draw`.
     runs: of the prior's network at each step. passes: how often a sample's path is simulated, from the settings.
-    learned: which kind of h it must be given, a key of `LEARNED` ("" for none). retrains: whether that is a copy of the
+    learned: which kind of h it must be given, a key of `LEARNED` ("" for none). beside: a second one, of the prior
+    alone. retrains: whether that is a copy of the
     whole prior. grid: values worth trying of its settings, `eta`, `sampler` and `spacing`, for `deft compare`; see
     `choices`.
     """
@@ -89,6 +90,7 @@ class Method(Generic[S]):
     runs: int = 1
     passes: Callable[[S], float] = lambda settings: 1
     learned: str = ""
+    beside: str = ""
     retrains: bool = False
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 

@@ -27,7 +27,7 @@ from deft.guidance import (
     SeenNoisy,
 )
 from deft.guidance.combine import Piecewise, Scaled, Sum, Zero
-from deft.learned import LEARNED, Learned
+from deft.learned import LEARNED, Learned, WithCovariance
 from deft.methods.drawing import (
     ChainSettings,
     ParticleSettings,
@@ -71,6 +71,12 @@ class MixedSettings(Settings):
 class PiecewiseSettings(Settings):
     at: float = setting(1.0, "sigma/alpha above which h is DEFT's")
     iterations: int = setting(3, "of MMPS's conjugate gradients below it")
+    scale: float = setting(1.0, "times DEFT's h")
+
+
+@dataclass(frozen=True)
+class AboveSettings(Settings):
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's")
     scale: float = setting(1.0, "times DEFT's h")
 
 
@@ -202,6 +208,17 @@ def _piecewise(m: Context[PiecewiseSettings]) -> HTransform:
     return Piecewise(Scaled(m.fitted, m.settings.scale), MMPS(m.settings.iterations), m.settings.at)
 
 
+def _above(m: Context[AboveSettings]) -> HTransform:
+    if not isinstance(m.fitted, WithCovariance):
+        raise InputError(
+            "deft-covariance needs a fitted h and a learned covariance of the same prior:"
+            " deft.learned.WithCovariance(h, covariance); `deft sample RUN` takes the one that is bundled for the"
+            " prior, or that of --covariance"
+        )
+    h = m.fitted.h if m.settings.scale == 1 else Scaled(m.fitted.h, m.settings.scale)
+    return Piecewise(h, m.fitted.covariance, m.settings.at)
+
+
 def _dps(m: Context[DPSSettings]) -> HTransform:
     if not isinstance(m.sampler, KernelSampler):
         return DPS(m.settings.zeta)
@@ -258,7 +275,7 @@ def _learned(name: str, kind: type[Learned]) -> Method[Any]:
         kind.title or name,
         _fitted(name, LearnedSettings),
         trained=True,
-        requires="likelihood",
+        requires=kind.requires,
         settings=LearnedSettings(),
         spacing="log-snr",
         solver=BEST_SOLVER,
@@ -328,6 +345,20 @@ METHODS: dict[str, Method[Any]] = {
             learned="deft",
             grid={"at": (0.3, 1.0, 3.0)},
             about="DEFT at high noise, where the prior sees little, and MMPS below sigma/alpha = at",
+        ),
+        Method(
+            "deft-covariance",
+            "DEFT, then learned covariance",
+            _above,
+            trained=True,
+            requires="linear",
+            settings=AboveSettings(),
+            spacing="log-snr",
+            solver=BEST_SOLVER,
+            learned="deft",
+            beside="covariance",
+            grid={"at": (0.3, 1.0, 3.0)},
+            about="DEFT at high noise, a learned covariance of the prior below sigma/alpha = at: no backward pass",
         ),
         Method(
             "dps",

@@ -35,7 +35,7 @@ from deft.prior import load_prior
 from deft.prior.check import warning as convention_warning
 from deft.recipe.data import Source, TrainingData, title_of, training_data
 from deft.recipe.fitted import FittedH
-from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, Recipe, Sizes, sizes_for, time_parts
+from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, OBJECTIVES, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import Callback, log, shown
 from deft.train.cache import PredictionCache
@@ -217,7 +217,7 @@ class _Fit:
             else (None if folder is None else Path(folder) / "prior-samples")
         )
         self.measured = Through(task, prior)
-        self.objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
+        self.objective = OBJECTIVES[h.objective](prior, recipe.weighting, recipe.focus, recipe.even)
         self.spent: dict[str, float] = {}
         self.warnings: list[str] = []
 

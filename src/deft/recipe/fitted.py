@@ -20,7 +20,7 @@ from deft.core.random import Noise
 from deft.core.sampler import Sampler
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, write_json, write_text
-from deft.io.h_files import load_h, save_h
+from deft.io.h_files import load_h, needed_h, save_h
 from deft.io.measurements import observation, read_measurement
 from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
@@ -134,7 +134,7 @@ class FittedH:
         chosen = self.plan(sampler=name, steps=steps, spacing=spacing, settings=settings)
         obs = self.observe(y, **drawn).to(self.prior.state_like().device)
         if isinstance(sampler, Sampler):
-            h, _, _ = chosen.make(self.prior, self.h)
+            h, _, _ = chosen.make(self.prior, needed_h(chosen.method, self.prior, self.h))
             return sample_posterior(
                 self.prior,
                 h,
@@ -147,7 +147,8 @@ class FittedH:
                 batch=batch,
                 progress=shown(progress),
             )
-        return chosen.draw(self.prior, obs, n, fitted=self.h, seed=seed, batch=batch, progress=shown(progress))
+        whole = needed_h(chosen.method, self.prior, self.h)
+        return chosen.draw(self.prior, obs, n, fitted=whole, seed=seed, batch=batch, progress=shown(progress))
 
     def evaluate(
         self,

@@ -25,6 +25,7 @@ from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig
+from deft.train.jacobian import JacobianObjective
 from deft.train.prior_samples import CHUNK, STEPS
 
 VISITS = 32
@@ -43,6 +44,8 @@ MAX_CACHE = 100_000
 HELD_OUT = 512
 """Draws of the held-out loss: enough that its own noise is below 2 % of it, the same at every evaluation."""
 MAX_STEPS = 1_000_000
+OBJECTIVES: Mapping[str, type[DenoisingObjective]] = {"denoising": DenoisingObjective, "jacobian": JacobianObjective}
+"""What a fit of the recipe minimises, by the name that a class of h gives (`Learned.objective`)."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ def time_parts(
 ) -> tuple[float, float]:
     """(seconds of one call of the prior, seconds of one step of h from cached predictions), measured on a batch; h is
     left as it was."""
-    objective = DenoisingObjective(prior, recipe.weighting, recipe.focus, recipe.even)
+    objective = OBJECTIVES[h.objective](prior, recipe.weighting, recipe.focus, recipe.even)
     batch = Clean(x, task).draw(recipe.batch, recipe.seed, -1, device)
     noise = BatchNoise(recipe.batch, recipe.seed, 9)
 

@@ -22,11 +22,11 @@ from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
 from deft.io.files import open_folder, write_bytes, write_json
-from deft.io.h_files import save_h
+from deft.io.h_files import needed_h, save_h
 from deft.io.measurements import is_measurement, limits, read_measurement
 from deft.kinds.domain import Domain, Measured, domain_for, known_options
 from deft.kinds.draws import Draws
-from deft.learned import Learned
+from deft.learned import Learned, LearnedCovariance
 from deft.likelihood.task import Tilt
 from deft.methods import Plan
 from deft.prior.measurement_check import sample_warnings, typical_noise, warning_from
@@ -107,6 +107,7 @@ class Sampling:
     task: what the measurement is, or a `Tilt`, which is sampled without one. plan: the method.
     fitted: an h, for methods that need one, with this prior and task. refine: fit it on for so many steps, to the very
         measurement.
+    covariance: for the methods that take one beside h; None: that which comes with the library for the prior.
     scale: of h. samples, seed, batch: as in `Plan.draw`. device: where samples are drawn; None: where the
         prior is.
     prior_name, run_name: of the prior and of the folder of h, for sample.json.
@@ -124,6 +125,7 @@ class Sampling:
     scale: float = 1.0
     batch: int = 64
     refine: int = 0
+    covariance: LearnedCovariance | None = None
     device: torch.device | str | None = None
     prior_name: str = ""
     run_name: str | None = None
@@ -169,7 +171,7 @@ class Sampling:
             self.prior,
             on_device,
             self.samples,
-            fitted=h,
+            fitted=needed_h(self.plan.method, self.prior, h, self.covariance),
             scale=self.scale,
             seed=self.seed,
             batch=self.batch,
