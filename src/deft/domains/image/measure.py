@@ -153,6 +153,15 @@ METRICS: dict[str, Metric] = {
             table="further",
         ),
         Metric(
+            "stein",
+            "kernel Stein discrepancy",
+            "low",
+            4,
+            "of the samples against the score of prior and likelihood, at noise 0.1 (`--stein`): 0 is the posterior at"
+            " that level, 1 is samples that are all alike and wrong; needs no truth, and cannot see missing modes",
+            table="further",
+        ),
+        Metric(
             "diversity", "diversity", "", 3, "mean feature distance between two samples of an image", table="further"
         ),
     )
