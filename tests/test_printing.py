@@ -59,6 +59,7 @@ def operators():
         Decoded(Identity(), Codec()),
         operator.RayRadon(8, torch.ones(1, 1, 60, 12)),
     )
+    yield from (operator.HDR() @ operator.BlockAverage(2), operator.stack(operator.HDR(), event_shape=(1, 4, 4)))
     yield from (operator.EdgedConvolution(torch.ones(1, 1, 3, 3) / 9), operator.ColourJPEG(30))
     yield wrapped.ArrayLinear(np.asarray, np.asarray, (3,), (3,))
     yield wrapped.ArrayMap(np.asarray, np.multiply, (3,), (3,), None)

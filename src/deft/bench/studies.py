@@ -226,11 +226,10 @@ def domain_of_tasks(names: Sequence[str]) -> Domain:
         InputError: no kind of data has one of them, or they are of several kinds.
     """
     kinds = domains().values()
-    known = {name for kind in kinds for name in kind.tasks()}
     for name in names:
-        if name not in known:
-            raise unknown("task", name, known)
-    found = next((kind for kind in kinds if set(names) <= set(kind.tasks())), None)
+        if not any(name in kind.tasks() for kind in kinds):
+            raise unknown("task", name, {name for kind in kinds for name in kind.tasks()})
+    found = next((kind for kind in kinds if all(name in kind.tasks() for name in names)), None)
     if found is None:
         raise InputError(f"the tasks {', '.join(names)} are of several kinds of data: give each its own [[on]]")
     return found

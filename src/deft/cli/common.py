@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +46,7 @@ class Name(click.ParamType):
     """A name out of a table, which is looked at when it is asked for; an unknown one is an error with the nearest
     offered."""
 
-    def __init__(self, kind: str, table: Iterable[str], old: Mapping[str, str] | None = None):
+    def __init__(self, kind: str, table: Collection[str], old: Mapping[str, str] | None = None):
         self.name, self._table, self._old = kind, table, old or {}
 
     @property
@@ -58,7 +58,7 @@ class Name(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         value = self._old.get(value, value)  # by its name of the version before
-        if value not in self.known:
+        if value not in self._table:
             raise unknown(self.name, str(value), self.known)
         return str(value)
 

@@ -11,6 +11,7 @@ import torch
 from deft.bench.compare import TensorCases, compare
 from deft.bench.methods_report import captions, terminal, write_methods
 from deft.bench.report import machine
+from deft.bench.stein import add_stein, check_stein
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.core.denoiser import Denoiser
@@ -48,6 +49,14 @@ from deft.methods import Plan, plan
 @click.option("--eta", type=float, help="Noise of the sampler for every method, 0 to 1.  [default: each method's]")
 @click.option("--seed", default=0, show_default=True, help="Of masks, measurement noise and samples.")
 @click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
+@click.option(
+    "--stein",
+    is_flag=True,
+    help=(
+        "Add the kernel Stein discrepancy of the samples against prior and likelihood. Costs a call of the prior with"
+        " up to 11 backward passes for each sample of each method."
+    ),
+)
 @out_option("report")
 @common.reading_options
 @common.shard_option
@@ -69,6 +78,7 @@ def evaluate(
     eta: float | None,
     seed: int,
     batch: int,
+    stein: bool,
     out: Path,
     skip_bad: bool,
     resize: bool,
@@ -108,20 +118,16 @@ def evaluate(
     reading = common.reading(skip_bad, resize, convert, value_range)
     known = (data.partition(":")[0], name)
     cases = _cases(data, pairs, images, chosen, seed, domain, shape, known, reading, output)
+    if stein:
+        check_stein(prior, cases, samples)
     open_folder(out, overwrite=overwrite)
     _note_few(output, samples)
-    results = compare(
-        plans,
-        prior,
-        cases,
-        samples,
-        fitted=fitted,
-        seed=seed,
-        batch=batch,
-        device=prior.state_like().device,
-        progress=common.bars(),
-    )
+    options: dict[str, Any] = {"seed": seed, "batch": batch, "device": prior.state_like().device}
+    results = compare(plans, prior, cases, samples, fitted=fitted, progress=common.bars(), **options)
+    if stein:
+        add_stein(results, prior, cases, **options)
     settings = {
+        "stein": stein,
         "task": chosen.config(),
         "prior": name,
         "run": None if run is None else str(run),

@@ -54,7 +54,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 @click.option(
     "--task",
     type=Name("task", TASKS),
-    help="What is measured.  [default: what a --measurement file says, else inpaint]",
+    help="What is measured; A+B: A, and then B of it.  [default: what a --measurement file says, else inpaint]",
 )
 @click.option(
     "--data",

@@ -22,7 +22,7 @@ from deft.kinds.domain import domains
 
 
 @click.group(cls=NearestGroup, invoke_without_command=True)
-@click.option("--task", type=Name("task", TASKS), help="What is measured.  [required]")
+@click.option("--task", type=Name("task", TASKS), help="What is measured; A+B: A, and then B of it.  [required]")
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the noise.  [default: the task's]")
 @click.option("--data", help=f"{DATA_HELP}  [required]")

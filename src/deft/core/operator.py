@@ -83,6 +83,8 @@ class Operator(Renamed, Printed, ABC):
     measured_axes: ClassVar[str] = ""
     """The same of a batch of measurements."""
 
+    _compose: ClassVar[Callable[[Any, Any], Any]]  # `deft.operator.composed` sets it
+
     projection: ClassVar[bool] = False
     """Whether A is linear with A = A^T = A A: y has the shape of x. Where a prior's samples live in a subspace
     (`Denoiser.project`), A's range must lie in it. Tested too."""
@@ -198,8 +200,22 @@ class Operator(Renamed, Printed, ABC):
         settings: `settings` too."""
         names = [k for k in self.per_sample if not k.startswith("_") and (settings or k not in self.settings)]
         found = [(k, v) for k in names if isinstance(v := getattr(self, k, None), Tensor)]
+        return found + [pair for part in self.made_of() for pair in part.drawn(settings)]
+
+    def made_of(self) -> tuple[Operator, ...]:
+        """The operators that this one is made of, whose settings are its own."""
         inner = getattr(self, "operator", None)
-        return found + (inner.drawn(settings) if isinstance(inner, Operator) else [])
+        return (inner,) if isinstance(inner, Operator) else ()
+
+    def setting_rows(self) -> int:
+        """How many samples its settings are for; 1: they are shared, or there are none."""
+        own = [getattr(self, k).shape[0] for k in self.per_sample]
+        return max(own + [part.setting_rows() for part in self.made_of()], default=1)
+
+    def __matmul__(self, inner: Operator) -> Operator:
+        """`A @ B`: x -> A(B(x)), first B, then A (`deft.operator.composed`)."""
+        composed: Operator = self._compose(inner)
+        return composed
 
     def _map(self: Self, change: Callable[[Tensor], Tensor], names: tuple[str, ...]) -> Self:
         out = copy.copy(self)
@@ -249,6 +265,9 @@ class LinearOperator(Operator):
     >>> Difference().pinv(torch.tensor([[1.0, 1.0]]))
     tensor([[-1.0000,  0.0000,  1.0000]])
     """
+
+    orthogonal_rows: float | None = None
+    """c where A A^T = c I over all of y, else None: `B @ A` then has closed forms where B does. Tested."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
@@ -302,7 +321,7 @@ def dense_spectrum(op: LinearOperator, event_shape: tuple[int, ...], like: Tenso
     """`Spectrum` by writing A out as a matrix, [B or 1, m, d]."""
     d = math.prod(event_shape)
     units = torch.eye(d, dtype=torch.float64, device=like.device).reshape(d, *event_shape)
-    rows = max((getattr(op, k).shape[0] for k in op.per_sample), default=1)
+    rows = op.setting_rows()
     one = [op if rows == 1 else op[i : i + 1] for i in range(rows)]
     matrix = torch.stack([torch.cat([o(u) for u in units.split(256)]).flatten(1).mT for o in one])
     u, s, vh = torch.linalg.svd(matrix, full_matrices=True)

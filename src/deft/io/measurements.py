@@ -224,7 +224,8 @@ def observation(
                 f"{where} lacks the array {task.drawn!r}: the operator of {task.name} differs from image to image, and"
                 " is needed with y"
             )
-        operator = task.build(_drawn(arrays[task.drawn], f"{where}[{task.drawn}]", task, event_shape, len(y)))
+        drawn = _drawn(arrays[task.drawn], f"{where}[{task.drawn}]", task, event_shape, len(y))
+        operator = task.build_for(drawn, event_shape)
     else:
         operator = task.operator(torch.zeros(len(y), *event_shape), BatchNoise(len(y), 0))
     measured = operator.measured_part(torch.ones_like(y)) != 0
@@ -266,7 +267,8 @@ def _drawn(array: np.ndarray, where: str, task: Drawn, event_shape: Sequence[int
 
 def _mask_shape(like: Tensor, event_shape: Sequence[int]) -> tuple[int, ...]:
     """The largest mask of a sample, without the batch: of each entry, or as the task draws it."""
-    return tuple(event_shape) if like.ndim == len(event_shape) + 1 else tuple(like.shape[1:])
+    whole = like.ndim == len(event_shape) + 1 and tuple(like.shape[2:]) == tuple(event_shape[1:])
+    return tuple(event_shape) if whole else tuple(like.shape[1:])
 
 
 def _tensor(array: np.ndarray, where: str, elsewhere: str = "") -> Tensor:

@@ -346,7 +346,11 @@ class Table(Mapping[str, T]):
         return out
 
     def __getitem__(self, key: str) -> T:
-        return self._entries()[key]
+        """The entry of a name; a domain's own table may have more than it lists."""
+        for domain in [*([] if self._first is None else [self._first]), *domains().values()]:
+            if key in (part := self._part(domain)):
+                return part[key]
+        raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries())

@@ -213,6 +213,10 @@ class Drawn(OperatorTask):
     def build(self, drawn: Tensor) -> Operator:
         """The operator it makes."""
 
+    def build_for(self, drawn: Tensor, event_shape: Sequence[int]) -> Operator:
+        """The operator it makes for samples of a shape: `build`, for tasks that need no shape."""
+        return self.build(drawn)
+
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return self.build(self.draw(x.shape[1:], noise).to(x.device))
 

@@ -6,6 +6,7 @@ from deft.operator.blur import EdgedConvolution
 from deft.operator.blurspace import BlurSpace
 from deft.operator.camera import Camera
 from deft.operator.coils import CoilFourier, smooth_coils
+from deft.operator.composed import Composed, ComposedLinear, compose
 from deft.operator.compressed import Compressed
 from deft.operator.external import from_deepinv, from_odl, from_scipy
 from deft.operator.fourier import Convolution, MaskedFourier, motion_kernels
@@ -16,6 +17,7 @@ from deft.operator.pointwise import HDR
 from deft.operator.radon import Radon, RayRadon
 from deft.operator.recast import KSpace, Magnitudes, recast
 from deft.operator.separable import Separable, bicubic, every, gaussian_blur, grey
+from deft.operator.stacked import Stacked, StackedLinear, stack
 
 __all__ = [
     "HDR",
@@ -25,6 +27,8 @@ __all__ = [
     "Camera",
     "CoilFourier",
     "ColourJPEG",
+    "Composed",
+    "ComposedLinear",
     "Compressed",
     "Convolution",
     "EdgedConvolution",
@@ -42,7 +46,10 @@ __all__ = [
     "RayRadon",
     "Separable",
     "Spectrum",
+    "Stacked",
+    "StackedLinear",
     "bicubic",
+    "compose",
     "every",
     "from_deepinv",
     "from_odl",
@@ -52,4 +59,5 @@ __all__ = [
     "motion_kernels",
     "recast",
     "smooth_coils",
+    "stack",
 ]

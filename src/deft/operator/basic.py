@@ -45,6 +45,8 @@ class Identity(LinearOperator):
     tensor([[4., 4.]])
     """
 
+    orthogonal_rows = 1.0
+
     def __call__(self, x: Tensor) -> Tensor:
         return x
 

@@ -28,6 +28,7 @@ class Compressed(LinearOperator):
     """
 
     measured_axes = "B, m"
+    orthogonal_rows = 1.0
 
     def __init__(self, event_shape: Sequence[int], ratio: float = 0.25, seed: int = 0):
         self.event_shape, self.ratio, self.seed = tuple(event_shape), ratio, seed

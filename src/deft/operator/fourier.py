@@ -8,6 +8,7 @@ does the same.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Convolution(LinearOperator):
         early: the middle of an even side is k // 2 - 1, the pixel before the one that is taken otherwise (MATLAB).
     """
 
-    per_sample = ("kernel",)
+    per_sample: ClassVar[tuple[str, ...]] = ("kernel",)
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, kernel: Tensor, *, correlate: bool = False, early: bool = False):

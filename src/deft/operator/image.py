@@ -95,6 +95,7 @@ class BlockAverage(LinearOperator):
         if factor < 1:
             raise InputError(f"the down-sampling factor must be at least 1, got {factor}")
         self.factor = factor
+        self.orthogonal_rows = 1 / factor**2
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.shape[-1] % self.factor or x.shape[-2] % self.factor:

@@ -55,6 +55,8 @@ class Separable(LinearOperator):
             u, s, vh = (None,) * 3 if matrix is None else torch.linalg.svd(matrix.double(), full_matrices=True)
             for letter, part in zip("muvs", (None if matrix is None else matrix.double(), u, vh, s), strict=True):
                 setattr(self, _name(letter, axis), part)
+        squares = [_row_square(getattr(self, axis), getattr(self, f"_s_{axis}")) for axis in AXES]
+        self.orthogonal_rows = None if None in squares else math.prod(v for v in squares if v is not None)
 
     def _along(self, letter: str, v: Tensor, *, transpose: bool = False) -> Tensor:
         """v [B, c, h, w] with each axis multiplied by its matrix of that letter (or the transpose)."""
@@ -129,6 +131,14 @@ class Separable(LinearOperator):
 
 AXES = ("channels", "rows", "columns")
 DAMPING = 0.2
+
+
+def _row_square(matrix: Tensor | None, values: Tensor | None) -> float | None:
+    """c where M M^T = c I, else None; 1 for an axis that is left as it is."""
+    if matrix is None or values is None:
+        return 1.0
+    even = len(values) == len(matrix) and bool(values[0] - values[-1] <= 1e-9 * values[0])
+    return float(values[0].square()) if even and values[0] > 0 else None
 
 
 def _name(letter: str, axis: str) -> str:

@@ -193,6 +193,9 @@ class PhysicsOperator(Operator):
 
     model: Physics
 
+    def setting_rows(self) -> int:
+        return max([len(v) for v in self.model.settings.values()], default=1)
+
     def _with(self: OfPhysics, model: Physics) -> OfPhysics:
         out = copy.copy(self)
         out.model = model

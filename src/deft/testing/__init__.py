@@ -2,6 +2,7 @@
 
 from deft.testing.checks import check_htransform, check_likelihood, check_operator, check_sampler, schedules
 from deft.testing.moments import flow, moments
+from deft.testing.stein import KernelStein, kernel_stein, posterior_stein
 from deft.testing.worlds import (
     InsideWorld,
     MixtureWorld,
@@ -15,6 +16,7 @@ from deft.testing.worlds import (
 
 __all__ = [
     "InsideWorld",
+    "KernelStein",
     "MixtureWorld",
     "Posterior",
     "check_htransform",
@@ -25,7 +27,9 @@ __all__ = [
     "gaussian_chain",
     "gaussian_field",
     "half_seen",
+    "kernel_stein",
     "moments",
+    "posterior_stein",
     "sample_mixture",
     "schedules",
     "two_modes",

