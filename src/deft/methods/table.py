@@ -258,7 +258,7 @@ def _learned(name: str, kind: type[Learned]) -> Method[Any]:
         kind.title or name,
         _fitted(name, LearnedSettings),
         trained=True,
-        requires="likelihood",
+        requires="measurement",
         settings=LearnedSettings(),
         spacing="log-snr",
         solver=BEST_SOLVER,
@@ -529,7 +529,7 @@ METHODS: dict[str, Method[Any]] = {
             "prior alone",
             lambda m: Zero(),
             steps=20,
-            requires="likelihood",
+            requires="measurement",
             about="the unconditional prior, which ignores the measurement",
         ),
     )

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Observation, as_tensor
 from deft.core.random import generator
 from deft.errors import InputError
 from deft.kinds.domain import Data, domain_of
+from deft.likelihood.unknown import UnknownTask
 from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
 
-Source = Tensor | Data | Pairs | str | Path | None
+Source = Tensor | Data | Pairs | tuple[Any, Any] | str | Path | None
 """Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled
-set, or nothing."""
+set, or nothing. A tuple (x, y) is pairs of which nobody knows how y was made."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,43 @@ class TrainingData:
     @property
     def n(self) -> int:
         return 0 if self.x is None else len(self.x)
+
+
+def unknown_task(prior: Denoiser, data: tuple[Any, Any], *, pictures: bool | None = None) -> UnknownTask:
+    """The task of pairs (x, y) of which nobody knows how y was made. pictures: see `UnknownTask.from_pairs`.
+
+    Raises:
+        InputError: a kind of data whose h needs its operator, or y that says nothing.
+    """
+    domain = domain_of(prior)
+    if domain is not None and not domain.unknown_degradations:
+        raise InputError(
+            f"pairs of an unknown degradation are not for {domain.title}, whose h needs to know what was measured: name"
+            f" the task ({', '.join(domain.tasks())})"
+        )
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise InputError(f"pairs are a tuple (x, y) of two tensors or arrays, got {type(data).__name__}")
+    return UnknownTask.from_pairs(prior.event_shape, as_tensor(data[1], "y"), pictures=pictures)
+
+
+def unknown_pairs(prior: Denoiser, task: UnknownTask, data: tuple[Any, Any]) -> Pairs:
+    """Pairs (x [N, *data_shape] in model space, y [N, *M]) for a task made of such ones.
+
+    Raises:
+        InputError: x of another shape than the prior's samples, y of another than the task's, or not as many.
+    """
+    x, y = as_tensor(data[0], "x").float(), as_tensor(data[1], "y").float()
+    y = y[:, None] if y.ndim == 1 else y
+    if tuple(x.shape[1:]) not in (tuple(prior.data_shape), tuple(prior.event_shape)):
+        raise InputError(
+            f"x has shape {tuple(x.shape)}, expected (N, {', '.join(map(str, prior.data_shape))}): what this prior"
+            " makes"
+        )
+    if len(x) != len(y):
+        raise InputError(f"{len(x)} samples x but {len(y)} measurements y: pairs must match one to one")
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("x has values that are not finite (NaN or infinite)")
+    return Pairs(x, task.observation(y))
 
 
 def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -69,6 +107,11 @@ def training_data(
         InputError: samples of another shape than the prior's, too few of them, pairs on one side alone, pairs whose
             measurements are far from those of their samples.
     """
+    if isinstance(data, tuple) or isinstance(held_out, tuple):
+        raise InputError(
+            "a tuple (x, y) is pairs of an unknown degradation, fit_h(prior, data=(x, y)) without a task; for a task"
+            " give deft.Pairs(x, observation)"
+        )
     if isinstance(data, Pairs):
         return _pairs(prior, data, held_out, seed, source)
     if isinstance(held_out, Pairs):
@@ -89,7 +132,7 @@ def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: st
     if held_out is not None and not isinstance(held_out, Pairs):
         raise InputError("data are pairs of samples and measurements: held-out data must be pairs too")
     x, obs = data.x, data.observation
-    doubtful = check_pairs(obs, x, source or "the pairs")
+    doubtful = check_pairs(obs, x, source or "the pairs") if obs.likelihood.has_density else None
     if held_out is None:
         rows, rest = hold_out(len(x), seed)
         x, obs, x_out, obs_out = x[rows], obs[rows], x[rest], obs[rest]
