@@ -4,6 +4,9 @@ line."""
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +178,28 @@ def test_the_encoder_is_linear_at_first_and_small():
     zero = encoder(torch.zeros(3, 40))
     assert torch.allclose(encoder(a + b) - zero, encoder(a) + encoder(b) - 2 * zero, atol=1e-5)
     assert encoder(a).shape == (3, CHANNELS, 32, 32) and sum(p.numel() for p in encoder.parameters()) < 50_000
+
+
+def test_latents_see_y_on_their_own_grid():
+    """A latent prior: x are pictures, h lives among latents, and y is brought to their size without being encoded."""
+    from deft.denoiser import MeanDenoiser
+    from deft.prior.latent import LatentPrior
+
+    class Folded(torch.nn.Module):
+        def encode(self, x):
+            return torch.nn.functional.pixel_unshuffle(x, 2)
+
+        def decode(self, z):
+            return torch.nn.functional.pixel_shuffle(z, 2)
+
+    inner = MeanDenoiser(lambda x, a, s: a / (a**2 + s**2) * x, deft.VPCosine(), (4, 8, 8))
+    prior = LatentPrior(inner, Folded(), (1, 16, 16))
+    x = torch.randn(24, 1, 16, 16).clamp(-1, 1)
+    fitted = deft.fit_h(prior, data=(x, 0.5 * x), width=8, steps=2, cache=16, batch=4, progress=False)
+    assert fitted.task.feature_channels == 1 and fitted.task.event_shape == (4, 8, 8)
+    assert fitted.sample(0.5 * x[:2], n=2, steps=2, progress=False).x.shape == (2, 2, 1, 16, 16)
+    with pytest.raises(InputError, match="same height and width"):
+        deft.fit_h(prior, data=(x, x), width=8, steps=2, flips="mirror")
 
 
 # what cannot be done without an operator
@@ -429,6 +454,41 @@ def test_what_a_fit_to_pairs_is_called(shop, fitted, tmp_path, capsys):
     assert "task.observe(" not in text and "measured.png" in text
 
 
+def test_a_comparison_holds_pairs_out(shop, tmp_path, capsys):
+    """Of 24 pairs 16 are fitted to, 4 are validated on, and 4 are tested on; who needs the operator is left out."""
+    (tmp_path / "study.toml").write_text(
+        f"""
+images = 4
+samples = 2
+batch = 4
+[fit]
+steps = 2
+cache = 16
+batch = 4
+size = 0.4
+[tune]
+images = 2
+points = 1
+steps = [2]
+[[on]]
+prior = "{shop}/prior.safetensors"
+tasks = ["unknown"]
+data = "{shop}/pairs.npz"
+entries = ["deft", "pigdm", "prior"]
+"""
+    )
+    code, said, err = run(capsys, "compare", tmp_path / "study.toml", "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "left out: pigdm" in said and "fitting to 16 images, 4 held out" in said
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    found = {r["entry"] if "entry" in r else r["method"] for r in rows}
+    assert {"deft", "prior"} <= found and "pigdm" not in found
+    fit = json.loads(next((tmp_path / "out" / "fit").glob("*.json")).read_text())
+    assert "unknown" in json.dumps(fit)
+    (tmp_path / "no.toml").write_text('[[on]]\nprior = "fashion"\ntasks = ["unknown"]\nentries = ["prior"]\n')
+    assert "data of its own" in refused(capsys, "compare", tmp_path / "no.toml", "--out", tmp_path / "no")
+
+
 def test_a_fit_to_pairs_is_resumed(shop, tmp_path, capsys):
     source = ("--pairs", shop / "pairs.npz")
     whole = result(capsys, *fit_line(shop, tmp_path / "whole", *source))["card"]
@@ -491,7 +551,7 @@ def test_bad_pairs(shop, fitted, tmp_path, capsys):
         (("--pairs", tmp_path / "mask.npz"), "Name its task"),
         (("--pairs", tmp_path / "task.npz"), "Name its task"),
         (("--pairs", tmp_path / "nan.npz"), "not finite"),
-        (("--pairs", tmp_path / "same.npz"), "says nothing of x"),
+        (("--pairs", tmp_path / "same.npz"), "would all be black"),
         (("--pairs", tmp_path / "complex.npz"), "two channels"),
         (("--pairs", tmp_path / "shape.npz"), "16"),
         (("--pairs", shop / "pairs.npz", "--recursive"), "for folders"),
@@ -499,13 +559,14 @@ def test_bad_pairs(shop, fitted, tmp_path, capsys):
         assert said in refused(capsys, *fit_line(shop, tmp_path / "run", *more)), more
         assert not (tmp_path / "run" / "h.safetensors").exists()
     out = ("--out", tmp_path / "out")
+    Image.fromarray(np.eye(16, dtype=np.uint8) * 255).save(tmp_path / "mask.png")
     measured = ("--measurement", shop / "new" / "y" / "000.png")
     for line, said in (
         (("sample", fitted, *measured, "--method", "pigdm"), "known from pairs alone"),
         (("sample", fitted, *measured, "--method", "deft-smc"), "known from pairs alone"),
         (("sample", fitted, *measured, "--refine", 2), "--refine"),
         (("sample", fitted, *measured, "--sigma-y", 0.1), "no noise"),
-        (("sample", fitted, *measured, "--mask", shop / "new" / "y" / "000.png"), "--mask"),
+        (("sample", fitted, *measured, "--mask", tmp_path / "mask.png"), "--mask"),
         (("sample", fitted, "--measurement", tmp_path / "alone.npz"), "alone.npz"),
         (("evaluate", fitted, "--data", shop / "new" / "x"), "held out"),
         (("evaluate", fitted, "--data", shop / "new", "--pairs", "--methods", "deft,pigdm"), "pigdm"),
@@ -513,3 +574,30 @@ def test_bad_pairs(shop, fitted, tmp_path, capsys):
           "--degraded", shop / "new" / "y"), "without a task"),
     ):  # fmt: skip
         assert said in refused(capsys, *line, *out), line
+
+
+# the page
+
+
+def test_the_commands_of_the_page_run(shop, tmp_path, capsys, monkeypatch):
+    """Line by line, on small pictures of the names that the page uses."""
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("clean", "clean"), ("damaged", "damaged"), ("pairs/x", "clean"), ("pairs/y", "damaged")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(shop / source, target_is_directory=True)
+    for name in ("pairs.npz", "held-out"):
+        (tmp_path / name).symlink_to(shop / name.replace("held-out", "new"))
+    (tmp_path / "damaged.png").symlink_to(shop / "damaged" / "000.png")
+    small = {
+        "fit": f"--steps 2 --batch 2 --cache 8 --size 0.4 --overwrite --prior {shop}/prior.safetensors",
+        "sample": "-n 2 --steps 2",
+        "evaluate": "--images 2 --samples 2 --steps 2",
+    }
+    text = (Path(__file__).parents[1] / "docs/pairs.md").read_text(encoding="utf-8")
+    first = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[0]
+    lines = [line.split("  #")[0] for line in first.splitlines() if line.startswith("deft ")]
+    assert len(lines) == 7
+    for line in lines:
+        words = shlex.split(line)[1:]
+        code, _, err = run(capsys, *words, *small[words[0]].split())
+        assert code == 0, (line, err)

@@ -22,7 +22,7 @@ from deft.io.files import json_text
 from deft.io.measurements import limits, observation, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
-from deft.kinds.domain import Data, Domain, Table, UnknownPairs, domains, known_options
+from deft.kinds.domain import Data, Domain, Table, domains, known_options
 from deft.kinds.domain import domain_for as domain_for  # asked for with the rest
 from deft.likelihood.task import OperatorTask, Tilt
 from deft.prior import load_prior
@@ -481,52 +481,6 @@ def read_pairs(
     x, arrays = ask(domain.pairs, domain, arrays, str(path), task, event_shape, **options)
     given = None if getattr(task, "pictures", False) else limits(options.get("value_range"))
     return x, observation(str(path), arrays, task, event_shape, given)
-
-
-def read_unknown(
-    source: Path, degraded: Path | None, domain: Domain, event_shape: tuple[int, ...], options: Mapping[str, Any]
-) -> UnknownPairs:
-    """Pairs of an unknown degradation: an .npz with x and y, a folder with the folders x and y in it, or two folders.
-    options: of `reading`."""
-    if options.keys() & {"skip_bad", "array"}:
-        raise InputError("pairs must match one to one: leave --skip-bad and --array out, and mend what cannot be read")
-    if not source.exists():
-        raise InputError(f"no such file or folder: {source}")
-    if degraded is None and source.is_dir():
-        inside = (source / "x", source / "y")
-        if not all(part.is_dir() for part in inside):
-            raise InputError(
-                f"{source} is a folder: pairs are two folders of it, {source}/x and {source}/y, or name that of y with"
-                " --degraded"
-            )
-        source, degraded = inside
-    if degraded is not None:
-        if not degraded.exists():
-            raise InputError(f"no such folder: {degraded}")
-        found: UnknownPairs = ask(domain.paired_folders, domain, source, degraded, event_shape, **options)
-    else:
-        if "recursive" in options:
-            raise InputError(f"--recursive is for folders, {source} is a file: leave it out")
-        arrays = read_arrays(source)
-        _only_x_and_y(source, arrays)
-        found = ask(domain.unknown_pairs, domain, arrays, str(source), event_shape, **options)
-    for note in found.notes:
-        log.info(note)
-    return found
-
-
-def _only_x_and_y(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Refuse a file that lacks one of them, or says that an operator was known after all."""
-    lacking = {"x", "y"} - set(arrays)
-    if lacking:
-        raise InputError(f"{path} lacks {', '.join(sorted(lacking))}: pairs are the arrays x and y")
-    drawn = {t.drawn for d in domains().values() for t in d.tasks().values() if getattr(t, "drawn", "")}
-    more = sorted((drawn | {"task"}) & set(arrays))
-    if more:
-        raise InputError(
-            f"{path} holds {', '.join(more)} beside x and y: it was measured by an operator that is known. Name its"
-            f" task with --task, or leave {', '.join(more)} out of the file"
-        )
 
 
 def parse_settings(pairs: Iterable[str]) -> dict[str, float | str]:

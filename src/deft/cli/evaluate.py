@@ -22,6 +22,7 @@ from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import Plan, plan
+from deft.recipe.data import read_unknown
 
 
 @click.command()
@@ -231,7 +232,9 @@ def _cases(
     found."""
     labels, obs = None, None
     if isinstance(task, UnknownTask):
-        given = common.read_unknown(Path(data), pairs[1], domain, shape, reading)
+        given = read_unknown(Path(data), pairs[1], domain, shape, reading)
+        for note in given.notes:
+            output.say(note)
         x, obs = given.x, task.observation(task.arranged(given.y.numpy(), f"{data}[y]"))
     elif pairs[0]:
         x, obs = common.read_pairs(Path(data), task, domain, shape, reading)

@@ -23,8 +23,9 @@ from deft.kinds.domain import Data, Domain
 from deft.learned.deft import GUIDES, OLD_GUIDES, UNITS
 from deft.methods import METHODS
 from deft.recipe import Recipe, fit_h
-from deft.recipe.data import TrainingData, training_data, unknown_pairs, unknown_task
+from deft.recipe.data import TrainingData, read_unknown, training_data, unknown_pairs, unknown_task
 from deft.recipe.fit import build_h
+from deft.runtime.messages import log
 from deft.train.augment import FLIPS
 from deft.train.data import Pairs
 from deft.train.denoising import WEIGHTINGS
@@ -67,13 +68,8 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     type=click.Path(path_type=Path),
     help=(
         "Instead of --data: an .npz of your own pairs, x and y (and mask). Without --task nobody needs to know how y"
-        " was made (docs/pairs.md); then also a folder that holds the folders x and y."
+        " was made (docs/pairs.md); then also a folder that holds the folders x and y, or one of x with --degraded."
     ),
-)
-@click.option(
-    "--degraded",
-    type=click.Path(path_type=Path),
-    help="With --pairs CLEAN, a folder, and no --task: the folder of y, files of the same names.",
 )
 @click.option(
     "--held-out",
@@ -126,6 +122,11 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 )
 @section(
     "Reading the prior and the data",
+    click.option(
+        "--degraded",
+        type=click.Path(path_type=Path),
+        help="With --pairs CLEAN, a folder, and no --task: the folder of y, files of the same names.",
+    ),
     common.prior_option_option,
     common.trust_code_option,
     common.reading_options,
@@ -592,12 +593,14 @@ class Asked:
         assert self.pairs is not None
         domain, shape = common.domain_for(prior), prior.data_shape
         reading = common.reading(self.skip_bad, self.resize, self.convert, self.value_range)
-        found = common.read_unknown(self.pairs, self.degraded, domain, shape, reading)
+        found = read_unknown(self.pairs, self.degraded, domain, shape, reading)
+        for note in found.notes:
+            log.info(note)
         task = unknown_task(prior, (found.x, found.y), pictures=found.pictures)
         pairs = unknown_pairs(prior, task, (found.x, found.y))
         held = None
         if self.held_out is not None:
-            other = common.read_unknown(Path(self.held_out), None, domain, shape, reading)
+            other = read_unknown(Path(self.held_out), None, domain, shape, reading)
             held = unknown_pairs(prior, task, (other.x, other.y))
         return task, training_data(prior, pairs, held, self.seed, str(self.pairs))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +15,8 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation, as_tensor
 from deft.core.random import generator
 from deft.errors import InputError
-from deft.kinds.domain import Data, domain_of
+from deft.io.arrays import read_arrays
+from deft.kinds.domain import Data, Domain, UnknownPairs, domain_of, domains, known_options
 from deft.likelihood.unknown import UnknownTask
 from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
@@ -79,6 +82,64 @@ def unknown_pairs(prior: Denoiser, task: UnknownTask, data: tuple[Any, Any]) -> 
     if not bool(torch.isfinite(x).all()):
         raise InputError("x has values that are not finite (NaN or infinite)")
     return Pairs(x, task.observation(y))
+
+
+def read_unknown(
+    source: Path,
+    degraded: Path | None,
+    domain: Domain,
+    event_shape: tuple[int, ...],
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> UnknownPairs:
+    """Pairs of an unknown degradation: an .npz with x and y, a folder with the folders x and y in it, or two folders.
+    options: as commands say how files are read (resize, convert, value_range, recursive).
+
+    Raises:
+        InputError: nothing there, not one y for each x, or an array that only a known operator needs (a mask).
+    """
+    if options.keys() & {"skip_bad", "array"}:
+        raise InputError("pairs must match one to one: leave --skip-bad and --array out, and mend what cannot be read")
+    if not source.exists():
+        raise InputError(f"no such file or folder: {source}")
+    if degraded is None and source.is_dir():
+        inside = (source / "x", source / "y")
+        if not all(part.is_dir() for part in inside):
+            raise InputError(
+                f"{source} is a folder: pairs are two folders of it, {source}/x and {source}/y, or name that of y with"
+                " --degraded"
+            )
+        source, degraded = inside
+    if degraded is not None:
+        if not degraded.exists():
+            raise InputError(f"no such folder: {degraded}")
+        found = _ask(domain.paired_folders, domain, source, degraded, event_shape, **options)
+    else:
+        if "recursive" in options:
+            raise InputError(f"--recursive is for folders, {source} is a file: leave it out")
+        arrays = read_arrays(source)
+        _only_x_and_y(source, arrays)
+        found = _ask(domain.unknown_pairs, domain, arrays, str(source), event_shape, **options)
+    return found
+
+
+def _ask(method: Any, domain: Domain, *args: Any, **given: Any) -> UnknownPairs:
+    with known_options(domain, given):
+        found: UnknownPairs = method(*args, **given)
+    return found
+
+
+def _only_x_and_y(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Refuse a file that lacks one of them, or says that an operator was known after all."""
+    lacking = {"x", "y"} - set(arrays)
+    if lacking:
+        raise InputError(f"{path} lacks {', '.join(sorted(lacking))}: pairs are the arrays x and y")
+    drawn = {t.drawn for d in domains().values() for t in d.tasks().values() if getattr(t, "drawn", "")}
+    more = sorted((drawn | {"task"}) & set(arrays))
+    if more:
+        raise InputError(
+            f"{path} holds {', '.join(more)} beside x and y: it was measured by an operator that is known. Name its"
+            f" task with --task, or leave {', '.join(more)} out of the file"
+        )
 
 
 def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
