@@ -33,7 +33,7 @@ from deft.io.h_files import bundled_h, load_h, save_h
 from deft.io.prior_files import BUNDLED
 from deft.io.tasks import make_task
 from deft.io.text import one_line
-from deft.kinds.domain import Data, Domain, Task
+from deft.kinds.domain import Data, Domain
 from deft.kinds.records import PairedData
 from deft.learned.base import count_parameters
 from deft.methods import METHODS, Plan, plan
@@ -83,7 +83,7 @@ def data_of(spec: Mapping[str, Any], split: str, prior: Denoiser) -> Data:
     return samples_of(domain_of(spec), spec["data"], split, prior.data_shape)
 
 
-def cases_of(spec: Mapping[str, Any], split: str, count: int, seed: int, prior: Denoiser, task: Task) -> TensorCases:
+def cases_of(spec: Mapping[str, Any], split: str, count: int, seed: int, prior: Denoiser, task: Any) -> TensorCases:
     """The first `count` samples of a split, each with a measurement that the seed decides."""
     domain, data = domain_of(spec), data_of(spec, split, prior)
     x, labels = data.x[:count], None if data.labels is None else data.labels[:count]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -199,6 +199,9 @@ class UnknownTask(OperatorTask):
     name = "unknown"
     title = "an unknown degradation"
     about = "pairs (x, y) alone, no operator: `deft fit --pairs` without --task (docs/pairs.md)"
+    feature_channels: ClassVar[int] = cast(
+        int, property(lambda self: views_of(self.y_shape, self.event_shape))
+    )  # by the shape of y, where other tasks have a number
     sigma_y: float = 0.0
     y_shape: tuple[int, ...] = ()
     event_shape: tuple[int, ...] = ()
@@ -268,10 +271,6 @@ class UnknownTask(OperatorTask):
             std=tuple(_short(v) for v in std.tolist()),
             pictures=pictures,
         )
-
-    @property
-    def feature_channels(self) -> int:  # type: ignore[override]
-        return views_of(self.y_shape, self.event_shape)
 
     @property
     def fixed(self) -> bool:

@@ -114,10 +114,9 @@ def fit_h(
     recipe = (recipe or Recipe()).changed(**changes)
     recipe = recipe.changed(bf16=launched_config(recipe.fit_config(recipe.steps, recipe.seconds)).bf16)
     prior = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    if task is None:
-        task, data, held_out = _of_pairs(prior, data, held_out)
-    else:
-        task = find_task(prior, task)
+    task, data, held_out = (
+        _of_pairs(prior, data, held_out) if task is None else (find_task(prior, task), data, held_out)
+    )
     place = (
         next((p.device for p in prior.parameters()), torch.device("cpu")) if device is None else torch.device(device)
     )
@@ -155,7 +154,7 @@ def fit_h(
     return replace(out, warnings=doubts + out.warnings)
 
 
-def _of_pairs(prior: Denoiser, data: Any, held_out: Any) -> tuple[Any, Pairs, Pairs | None]:
+def _of_pairs(prior: Denoiser, data: Any, held_out: Any) -> tuple[Task, Source | TrainingData, Source]:
     """(task, data, held-out data) of pairs of an unknown degradation."""
     if not isinstance(data, tuple) or not (held_out is None or isinstance(held_out, tuple)):
         raise InputError(
