@@ -198,7 +198,8 @@ class Setting:
     @property
     def title(self) -> str:
         """For people: the prior, and the data it is tested on where they are not its own."""
-        data = self.source if isinstance(self.source, str) else self.source.get("test", "")
+        places = self.data if self.unknown else self.source
+        data = places if isinstance(places, str) else places.get("test", "")
         return short(self.prior) + ("" if data in ("", self.prior) else f" on {short(data)}")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deft.cli.sections import Sections, section
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
+from deft.io.arrays import array_headers
 from deft.io.files import open_folder
 from deft.io.h_files import KINDS
 from deft.io.tasks import TASKS
@@ -23,7 +25,7 @@ from deft.kinds.domain import Data, Domain
 from deft.learned.deft import GUIDES, OLD_GUIDES, UNITS
 from deft.methods import METHODS
 from deft.recipe import Recipe, fit_h
-from deft.recipe.data import TrainingData, read_unknown, training_data, unknown_pairs, unknown_task
+from deft.recipe.data import TrainingData, drawn_arrays, read_unknown, training_data, unknown_pairs, unknown_task
 from deft.recipe.fit import build_h
 from deft.runtime.messages import log
 from deft.train.augment import FLIPS
@@ -56,7 +58,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 @click.option(
     "--task",
     type=Name("task", TASKS),
-    help="What is measured.  [default: what a --measurement file says, else inpaint; unknown with --pairs]",
+    help="What is measured.  [default: what a --measurement file says, else inpaint; with --pairs unknown]",
 )
 @click.option(
     "--data",
@@ -436,10 +438,13 @@ class Asked:
             )
         self._check_objective()
 
-    @property
+    @cached_property
     def unknown(self) -> bool:
-        """Pairs alone: nobody says how y was made."""
-        return self.pairs is not None and _by_default("task")
+        """Pairs alone: nobody says how y was made. A file that holds what only an operator needs (a mask) is of the
+        usual task, as it was before there were such pairs."""
+        if self.pairs is None or not _by_default("task"):
+            return False
+        return not (self.pairs.is_file() and drawn_arrays() & set(array_headers(self.pairs)))
 
     def _check_unknown(self) -> None:
         """Options of a fit to pairs without a task."""

@@ -128,13 +128,17 @@ def _ask(method: Any, domain: Domain, *args: Any, **given: Any) -> UnknownPairs:
     return found
 
 
+def drawn_arrays() -> set[str]:
+    """Names of what tasks draw for each sample, of every kind of data: an array of such a name is an operator's."""
+    return {t.drawn for d in domains().values() for t in d.tasks().values() if getattr(t, "drawn", "")}
+
+
 def _only_x_and_y(path: Path, arrays: Mapping[str, Any]) -> None:
     """Refuse a file that lacks one of them, or says that an operator was known after all."""
     lacking = {"x", "y"} - set(arrays)
     if lacking:
         raise InputError(f"{path} lacks {', '.join(sorted(lacking))}: pairs are the arrays x and y")
-    drawn = {t.drawn for d in domains().values() for t in d.tasks().values() if getattr(t, "drawn", "")}
-    more = sorted((drawn | {"task"}) & set(arrays))
+    more = sorted((drawn_arrays() | {"task"}) & set(arrays))
     if more:
         raise InputError(
             f"{path} holds {', '.join(more)} beside x and y: it was measured by an operator that is known. Name its"
