@@ -471,6 +471,8 @@ def test_bad_pairs(shop, tmp_path, capsys, change, expected):
         "fit",
         "--prior",
         shop / "prior.safetensors",
+        "--task",
+        "inpaint",
         "--pairs",
         tmp_path / "pairs.npz",
         "--out",

@@ -177,11 +177,12 @@ def test_guidance():
 def test_requirements_are_those_of_the_table_of_methods():
     like = Residual(Mask(torch.ones(1, 4)), 0.1)
     assert {m.requires for m in METHODS.values()} <= set(REQUIREMENTS)
-    assert {n for n in REQUIREMENTS if why_unsupported(like, n, "it") is None} == {"likelihood"}
+    assert {n for n in REQUIREMENTS if why_unsupported(like, n, "it") is None} == {"measurement", "likelihood"}
     assert {n for n in REQUIREMENTS if why_unsupported(Gaussian(Mask(torch.ones(1, 4)), 0.1), n, "it") is None} == set(
         REQUIREMENTS
     )
     assert {n for n in REQUIREMENTS if why_unsupported(Gaussian(BlockAverage(2), 0.1), n, "it") is None} == {
+        "measurement",
         "likelihood",
         "gaussian",
         "linear",

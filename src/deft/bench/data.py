@@ -3,6 +3,7 @@
     data = "ct"                  # bundled: its own three splits
     data = "photos/"             # yours: three fifths to fit, a fifth each to validate and to test
     data = "scans.npz:slices"    # yours: one array of a file
+    data = "pairs.npz"           # with tasks = ["unknown"]: x and y of an unknown degradation, or a folder of x/ and y/
     data = { fit = "train/", validation = "held-out/", test = "scans.npz" }   # three places, or "ct:test"
 
 A job names its samples by plain JSON: the name of a bundled set, or for each split where it comes from and a hash of
@@ -24,10 +25,15 @@ import torch
 from deft.core.random import generator
 from deft.errors import InputError, unknown
 from deft.kinds.domain import Data, Domain, find_domain
+from deft.kinds.records import PairedData
+from deft.recipe.data import read_unknown
 
 SPLITS = ("fit", "validation", "test")
 SHARES = {"test": 0.2, "validation": 0.2, "fit": 0.6}
 """Of samples that come from one place; at least one each."""
+
+PAIRS = "pairs:"
+"""Before the place of pairs (x, y) of an unknown degradation, which are read as `deft fit --pairs` does."""
 
 Places = str | Mapping[str, str]
 """Where the samples are: one place for all splits, or split -> place."""
@@ -35,6 +41,13 @@ Places = str | Mapping[str, str]
 
 def is_bundled(domain: Domain, source: str) -> bool:
     return source.partition(":")[0] in domain.datasets() and not Path(source).exists()
+
+
+def paired(data: Places) -> Places:
+    """The same places, as those of pairs of an unknown degradation."""
+    if isinstance(data, str):
+        return data if data.startswith(PAIRS) else PAIRS + data
+    return {split: PAIRS + source for split, source in data.items()}
 
 
 def check_places(domain: Domain, data: Places, where: str) -> None:
@@ -116,6 +129,8 @@ def _read(domain: str, source: str, part: str, event_shape: tuple[int, ...]) -> 
         return found
     rows = _share(len(found), part, f"{source} has {len(found)} {kind.title}")
     x = found.x[rows] if isinstance(found.x, torch.Tensor) else [found.x[i] for i in rows.tolist()]
+    if isinstance(found, PairedData):
+        found = replace(found, y=found.y[rows])
     return replace(
         found,
         x=x,
@@ -129,6 +144,10 @@ def _whole(domain: str, source: str, event_shape: tuple[int, ...]) -> Data:
     """Samples as they are: a study has no options that change them."""
     kind = find_domain(domain)
     try:
+        if source.startswith(PAIRS):
+            found = read_unknown(Path(source.removeprefix(PAIRS)), None, kind, event_shape)
+            names = [f"{i:05d}" for i in range(len(found.x))]
+            return PairedData(found.x, names, None, list(found.notes), found.y, found.pictures)
         return kind.split(source, "", event_shape)
     except InputError as error:
         raise InputError(
@@ -160,7 +179,8 @@ def _share(n: int, part: str, have: str) -> torch.Tensor:
 @cache
 def _hash(domain: str, source: str, part: str, event_shape: tuple[int, ...]) -> str:
     whole = hashlib.sha256()
-    for x in _read(domain, source, part, event_shape).x:
+    found = _read(domain, source, part, event_shape)
+    for x in (*found.x, *(found.y if isinstance(found, PairedData) else ())):
         whole.update(x.contiguous().numpy().tobytes())
     return whole.hexdigest()[:12]
 

@@ -31,14 +31,17 @@ from deft.errors import InputError, NonFiniteError
 from deft.io.arrays import save_arrays
 from deft.io.h_files import KINDS, bundled_h, load_h, save_h
 from deft.io.prior_files import BUNDLED
+from deft.io.tasks import make_task
 from deft.io.text import one_line
-from deft.kinds.domain import Data, Domain, Task
+from deft.kinds.domain import Data, Domain
+from deft.kinds.records import PairedData
 from deft.learned.base import count_parameters
 from deft.methods import METHODS, Plan, plan
 from deft.prior import load_prior
 from deft.recipe import fit_h
 from deft.runtime.distributed import alone
 from deft.runtime.memory import PeakMemory
+from deft.train.data import Pairs
 
 WARM_UP, COUNTED = 2, 8
 """Steps of the two draws of a cost measurement: what the second takes longer is the cost of its further steps."""
@@ -72,7 +75,7 @@ def domain_of(spec: Mapping[str, Any]) -> Domain:
 
 def task_of(spec: Mapping[str, Any]) -> Any:
     """The task of a job."""
-    return domain_of(spec).make_task(spec["task"])
+    return make_task(spec["task"], domain_of(spec))
 
 
 def data_of(spec: Mapping[str, Any], split: str, prior: Denoiser) -> Data:
@@ -80,7 +83,7 @@ def data_of(spec: Mapping[str, Any], split: str, prior: Denoiser) -> Data:
     return samples_of(domain_of(spec), spec["data"], split, prior.data_shape)
 
 
-def cases_of(spec: Mapping[str, Any], split: str, count: int, seed: int, prior: Denoiser, task: Task) -> TensorCases:
+def cases_of(spec: Mapping[str, Any], split: str, count: int, seed: int, prior: Denoiser, task: Any) -> TensorCases:
     """The first `count` samples of a split, each with a measurement that the seed decides."""
     domain, data = domain_of(spec), data_of(spec, split, prior)
     x, labels = data.x[:count], None if data.labels is None else data.labels[:count]
@@ -88,7 +91,8 @@ def cases_of(spec: Mapping[str, Any], split: str, count: int, seed: int, prior: 
     network = domain.feature_network(name, x) if name and name != "none" else None
     if labels is not None and bool((labels < 0).any()):
         labels = None
-    return TensorCases(domain, x, task.observe(x, Noise(seed, len(x))), labels=labels, network=network)
+    obs = task.observation(data.y[:count]) if isinstance(data, PairedData) else task.observe(x, Noise(seed, len(x)))
+    return TensorCases(domain, x, obs, labels=labels, network=network)
 
 
 # ---------------------------------------------------------------- what there is to do
@@ -236,8 +240,8 @@ def _clock() -> float:
 def _fit(job: Job, store: Store) -> dict[str, Any]:
     s = job.settings
     prior, task, settings, seed = the_prior(s), task_of(s), FitSettings(**s["fit"]), s["seed"]
-    data = data_of(s, "fit", prior).x
-    rows = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: settings.count]
+    found, held_out = data_of(s, "fit", prior), data_of(s, "validation", prior)
+    rows = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[: settings.count].sort().values
     if settings.fitted:
         h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"], s["method"]), prior, task)
         kept: dict[str, Any] = {
@@ -256,8 +260,8 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
     fitted = fit_h(
         prior,
         task,
-        data[rows.sort().values] if len(rows) else None,
-        data_of(s, "validation", prior).x,
+        _to_fit(found, task, rows),
+        _to_fit(held_out, task, None),
         settings.recipe(seed, s["method"]),
         folder=state,
         samples_folder=store.folder / "prior-samples",
@@ -275,6 +279,16 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
         "parameters": trained,
         "share": trained / max(prior.parameter_count(), 1),
     }
+
+
+def _to_fit(data: Data, task: Any, rows: Tensor | None) -> Any:
+    """Samples, or pairs, for `fit_h`: some rows or all (None); None for no rows."""
+    if rows is not None and not len(rows):
+        return None
+    x = data.x if rows is None else data.x[rows]
+    if isinstance(data, PairedData):
+        return Pairs(x, task.observation(data.y if rows is None else data.y[rows]))
+    return x
 
 
 def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Any) -> HTransform | None:

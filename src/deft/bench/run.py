@@ -23,8 +23,11 @@ from deft.core.denoiser import Denoiser
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
 from deft.kinds.domain import Metric, Task, domain_of
+from deft.kinds.records import PairedData
 from deft.likelihood import Likelihood
+from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Plan
+from deft.recipe.data import unknown_task
 from deft.runtime.messages import log, old_messages
 
 
@@ -59,6 +62,8 @@ def likelihood_of(task: Task, event_shape: Sequence[int], title: str) -> Likelih
     Raises:
         InputError: samples of this shape cannot be measured so.
     """
+    if isinstance(task, UnknownTask):
+        return task.check(event_shape).likelihood
     try:
         return task.observe(torch.zeros(1, *event_shape), BatchNoise(1, 0)).likelihood
     except (ContractError, InputError, RuntimeError) as error:
@@ -164,7 +169,11 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
                     " lower images in the file or its [tune] or [curve]"
                 )
         for name in on.tasks:
-            task = kind.make_task({"name": name, **study.task_options.get(name, {})})
+            task = (
+                _unknown(on, shape)
+                if on.unknown
+                else kind.make_task({"name": name, **study.task_options.get(name, {})})
+            )
             likelihood = likelihood_of(task, shape, kind.title)
             for entry_name in on.entries:
                 entry = study.entries[entry_name]
@@ -185,6 +194,13 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
                     continue
                 cells.append(cell)
     return cells, left_out
+
+
+def _unknown(on: Setting, shape: tuple[int, ...]) -> UnknownTask:
+    """The task of the pairs that are fitted to."""
+    found = samples_of(on.domain, describe(on.domain, on.source, ("fit",), shape), "fit", shape)
+    assert isinstance(found, PairedData)
+    return unknown_task(the_prior(on), (found.x, found.y), pictures=found.pictures)
 
 
 def event_shape(prior: Denoiser, on: Setting) -> tuple[int, ...]:

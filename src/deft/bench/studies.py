@@ -24,9 +24,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deft.bench.data import Places, check_places
+from deft.bench.data import Places, check_places, paired
 from deft.errors import InputError, unknown
 from deft.kinds.domain import Domain, domains
+from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Method, get_method, plan
 from deft.recipe import Recipe
 
@@ -186,13 +187,19 @@ class Setting:
         return domain_of_tasks(self.tasks)
 
     @property
+    def unknown(self) -> bool:
+        """Whether the data are pairs of an unknown degradation."""
+        return UnknownTask.name in self.tasks
+
+    @property
     def source(self) -> Places:
-        return self.data or self.prior
+        return paired(self.data) if self.unknown else self.data or self.prior
 
     @property
     def title(self) -> str:
         """For people: the prior, and the data it is tested on where they are not its own."""
-        data = self.source if isinstance(self.source, str) else self.source.get("test", "")
+        places = self.data if self.unknown else self.source
+        data = places if isinstance(places, str) else places.get("test", "")
         return short(self.prior) + ("" if data in ("", self.prior) else f" on {short(data)}")
 
     @property
@@ -226,6 +233,8 @@ def domain_of_tasks(names: Sequence[str]) -> Domain:
         InputError: no kind of data has one of them, or they are of several kinds.
     """
     kinds = domains().values()
+    if list(names) == [UnknownTask.name]:
+        return next(kind for kind in kinds if kind.unknown_degradations)
     for name in names:
         if not any(name in kind.tasks() for kind in kinds):
             raise unknown("task", name, {name for kind in kinds for name in kind.tasks()})
@@ -354,8 +363,12 @@ def _setting(
     """One [[on]] table, every name in it looked up; its entries that are methods as they are join the others."""
     where = f"[[on]] number {number}"
     one = _make(Setting, values, where)
+    if one.unknown and (len(one.tasks) > 1 or not one.data):
+        raise InputError(
+            f'{where}: the task "unknown" stands alone and has data of its own, pairs (x, y): data = "pairs.npz"'
+        )
     domain = one.domain
-    for name in one.tasks:
+    for name in () if one.unknown else one.tasks:
         domain.make_task({"name": name})
     for name in one.curve:
         if name not in one.tasks:
@@ -370,7 +383,7 @@ def _setting(
             f'{where}: the prior {one.prior} has no {domain.title} of its own: add data = "FOLDER", or data = {{ fit ='
             " ..., validation = ..., test = ... }"
         )
-    check_places(domain, one.source, where)
+    check_places(domain, one.data if one.unknown else one.source, where)
     name = one.features.partition(":")[0]
     if name and name not in (*domain.feature_networks(), "none"):
         raise unknown(f"feature network in {where}", name, domain.feature_networks())

@@ -21,13 +21,24 @@ from deft.io.files import open_folder
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
+from deft.likelihood.unknown import UnknownTask
 from deft.methods import Plan, plan
+from deft.recipe.data import read_unknown
 
 
 @click.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--data", required=True, help=DATA_HELP + " An array `labels` gives top-1.")
-@click.option("--pairs", is_flag=True, help="--data is an .npz of x and y (and mask): use these measurements.")
+@click.option(
+    "--pairs",
+    is_flag=True,
+    help="--data is an .npz of x and y (and mask), or as `deft fit --pairs` takes it: use these measurements.",
+)
+@click.option(
+    "--degraded",
+    type=click.Path(path_type=Path),
+    help="For a run that was fitted to pairs without a task: --data is a folder, and this the folder of its y.",
+)
 @click.option(
     "--methods", help="Names, separated by commas.  [default: deft,dps,pigdm,prior; without a run: all but deft]"
 )
@@ -67,6 +78,7 @@ def evaluate(
     run: Path | None,
     data: str,
     pairs: bool,
+    degraded: Path | None,
     methods: str | None,
     prior_option: str | None,
     prior_options: tuple[str, ...],
@@ -117,7 +129,8 @@ def evaluate(
     common.check_batch(batch, shape)
     reading = common.reading(skip_bad, resize, convert, value_range)
     known = (data.partition(":")[0], name)
-    cases = _cases(data, pairs, images, chosen, seed, domain, shape, known, reading, output)
+    _check_pairs(chosen, pairs, degraded, run)
+    cases = _cases(data, (pairs, degraded), images, chosen, seed, domain, shape, known, reading, output)
     if stein:
         check_stein(prior, cases, samples)
     open_folder(out, overwrite=overwrite)
@@ -181,9 +194,8 @@ def _plans(
     methods: str | None, task: Any, prior: Denoiser, fitted: Learned | None, steps: int | None, eta: float | None
 ) -> dict[str, Plan]:
     """Name -> plan of --methods; what cannot be made is said before anything is read."""
-    names = (
-        methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), "dps", "pigdm", "prior"]
-    )
+    free = ["prior"] if isinstance(task, UnknownTask) else ["dps", "pigdm", "prior"]
+    names = methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), *free]
     plans = {p.method.name: p for p in (plan(m.strip(), task.name, steps=steps, eta=eta) for m in names)}
     for p in plans.values():
         p.make(prior, fitted)
@@ -198,9 +210,21 @@ def _check_methods(plans: dict[str, Plan], task: Any, shape: tuple[int, ...]) ->
             raise InputError(f"{reason} (the task {task.name}): leave {p.method.name} out of --methods")
 
 
+def _check_pairs(task: Any, pairs: bool, degraded: Path | None, run: Path | None) -> None:
+    """Whether --pairs and --degraded go with the task."""
+    if isinstance(task, UnknownTask):
+        if not pairs and degraded is None:
+            raise InputError(
+                f"{run} was fitted to pairs of an unknown degradation, which cannot be applied to other images: give"
+                " pairs that were held out (--data PAIRS --pairs, or --data CLEAN --degraded FOLDER)"
+            )
+    elif degraded is not None:
+        raise InputError(f"--degraded is for a run that was fitted to pairs without a task; this one knows {task.name}")
+
+
 def _cases(
     data: str,
-    pairs: bool,
+    pairs: tuple[bool, Path | None],
     count: int | None,
     task: Any,
     seed: int,
@@ -213,7 +237,12 @@ def _cases(
     """The samples with their measurements. known: the names of the data and of the prior, by which a feature network is
     found."""
     labels, obs = None, None
-    if pairs:
+    if isinstance(task, UnknownTask):
+        given = read_unknown(Path(data), pairs[1], domain, shape, reading)
+        for note in given.notes:
+            output.say(note)
+        x, obs = given.x, task.observation(task.arranged(given.y.numpy(), f"{data}[y]"))
+    elif pairs[0]:
         x, obs = common.read_pairs(Path(data), task, domain, shape, reading)
     else:
         found = common.load_data(domain, data, "test", shape, reading, output.say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from deft.cli.sections import Sections, section
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
+from deft.io.arrays import array_headers
 from deft.io.files import open_folder
 from deft.io.h_files import KINDS
 from deft.io.tasks import TASKS
-from deft.kinds.domain import Data
+from deft.kinds.domain import Data, Domain
 from deft.learned.deft import GUIDES, OLD_GUIDES, UNITS
 from deft.methods import METHODS
 from deft.recipe import Recipe, fit_h
-from deft.recipe.data import TrainingData, training_data
+from deft.recipe.data import TrainingData, drawn_arrays, read_unknown, training_data, unknown_pairs, unknown_task
 from deft.recipe.fit import build_h
+from deft.runtime.messages import log
+from deft.train.augment import FLIPS
 from deft.train.data import Pairs
 from deft.train.denoising import WEIGHTINGS
 from deft.train.fit import FitConfig, launched_config
@@ -54,7 +58,10 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 @click.option(
     "--task",
     type=Name("task", TASKS),
-    help="What is measured; A+B: A, and then B of it.  [default: what a --measurement file says, else inpaint]",
+    help=(
+        "What is measured; A+B: A, and then B of it.  [default: what a --measurement file says, else inpaint; with"
+        " --pairs unknown]"
+    ),
 )
 @click.option(
     "--data",
@@ -62,9 +69,17 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     + " Every step draws new masks and new noise. Without --data, h is fitted to samples of the prior alone.",
 )
 @click.option(
-    "--pairs", type=click.Path(path_type=Path), help="Instead of --data: an .npz of your own pairs, x and y (and mask)."
+    "--pairs",
+    type=click.Path(path_type=Path),
+    help=(
+        "Instead of --data: an .npz of your own pairs, x and y (and mask). Without --task nobody needs to know how y"
+        " was made (docs/pairs.md); then also a folder that holds the folders x and y, or one of x with --degraded."
+    ),
 )
-@click.option("--held-out", help="Images for the held-out loss, read like --data.  [default: a tenth of the data]")
+@click.option(
+    "--held-out",
+    help="Images for the held-out loss, read like --data, or pairs, read like --pairs.  [default: a tenth of the data]",
+)
 @out_option("run")
 @click.option(
     "--size", default=0.09, show_default=True, help="Upper limit of h's parameters, as a share of the prior's."
@@ -112,6 +127,11 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 )
 @section(
     "Reading the prior and the data",
+    click.option(
+        "--degraded",
+        type=click.Path(path_type=Path),
+        help="With --pairs CLEAN, a folder, and no --task: the folder of y, files of the same names.",
+    ),
     common.prior_option_option,
     common.trust_code_option,
     common.reading_options,
@@ -230,6 +250,14 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         ),
     ),
     click.option(
+        "--flips",
+        type=Name("flips", FLIPS),
+        help=(
+            "With --pairs without --task, y of x's size: x and y of a pair flipped alike, left and right (mirror) or in"
+            " all ways (all). Only where flipped pairs are pairs, too.  [default: none]"
+        ),
+    ),
+    click.option(
         "--patience",
         default=DEFAULTS.patience,
         show_default=True,
@@ -290,6 +318,7 @@ def fit(**asked: Any) -> None:
     deft fit --data fashion --task inpaint --out run
     deft fit --prior my-prior --data photos/ --task sr4 --seconds 300 --out run
     deft fit --prior my-prior --task sr4 --out run
+    deft fit --pairs clean/ --degraded damaged/ --out run
     deft fit --objective kl --measurement small.png --task sr4 --out run
     deft fit --objective kl --reward taste.py:brightness --beta 0.1 --out run
 
@@ -311,6 +340,7 @@ class Asked:
     task: str | None
     data: str | None
     pairs: Path | None
+    degraded: Path | None
     held_out: str | None
     out: Path
     size: float
@@ -347,6 +377,7 @@ class Asked:
     samples_folder: Path | None
     cache: int | None
     fresh: float | None
+    flips: str | None
     patience: int
     objective: str | None
     reward: str | None
@@ -369,17 +400,25 @@ class Asked:
 
     def check(self) -> None:
         """Options that do not go together."""
+        self._check_unknown()
         alone, paired, paths = self.objective is None, self.pairs is not None, self.objective is not None
-        if (self.cache or 0) < 0 or (self.cache and paired):
+        fixed = paired and not self.unknown
+        if (self.cache or 0) < 0 or (self.cache and fixed):
             raise InputError(
-                f"--cache takes a number of draws (at least 1, or 0 for none), and is not for --pairs; got {self.cache}"
+                "--cache takes a number of draws (at least 1, or 0 for none), and is not for --pairs with a --task; got"
+                f" {self.cache}"
+            )
+        if self.unknown and self.prior_samples:
+            raise InputError(
+                "samples of the prior cannot be further pairs: nobody knows how to make a y of them. Leave"
+                " --prior-samples out"
             )
         if (self.prior_samples or 0) < 0 or (self.prior_samples and (paired or paths)):
             raise InputError(
                 "--prior-samples takes a number (at least 1, or 0 for none), and is not for --pairs or --objective;"
                 f" got {self.prior_samples}"
             )
-        if (self.fresh is not None or self.samples_folder is not None) and (paired or paths):
+        if (self.fresh is not None and (fixed or paths)) or (self.samples_folder is not None and (paired or paths)):
             raise InputError(
                 "--fresh and --samples-folder belong to the cache and the samples of the prior, which --pairs and"
                 " --objective do not have: leave them out"
@@ -401,6 +440,27 @@ class Asked:
                 " given: leave them out"
             )
         self._check_objective()
+
+    @cached_property
+    def unknown(self) -> bool:
+        """Pairs alone: nobody says how y was made. A file that holds what only an operator needs (a mask) is of the
+        usual task, as it was before there were such pairs."""
+        if self.pairs is None or not _by_default("task"):
+            return False
+        return not (self.pairs.is_file() and drawn_arrays() & set(array_headers(self.pairs)))
+
+    def _check_unknown(self) -> None:
+        """Options of a fit to pairs without a task."""
+        if self.unknown and (self.task_options or self.sigma_y is not None or self.hole is not None):
+            raise InputError(
+                "--task-option, --sigma-y and --hole are settings of a task: name it with --task, or leave them out"
+                " (pairs alone know no operator and no noise)"
+            )
+        if not self.unknown and (self.degraded is not None or self.flips is not None):
+            raise InputError(
+                "--degraded and --flips are for --pairs without --task: with a task pairs are an .npz of x, y and what"
+                " is drawn for each"
+            )
 
     def _check_objective(self) -> None:
         """Options of a fit without data."""
@@ -472,6 +532,7 @@ class Asked:
             prior_samples=self.prior_samples,
             cache=self.cache,
             fresh=self.fresh,
+            flips=self.flips or "",
             patience=patience,
             weighting=self.weighting,
             focus=self.focus,
@@ -495,17 +556,12 @@ class Asked:
         )
         domain, shape = common.domain_for(prior), prior.data_shape
         common.check_batch(common.own_part(recipe.batch, self.accumulate), shape)
-        if self.reward is None:
-            task: Any = common.make_task(
-                self.task, self.sigma_y, self.hole, self.task_options, self.measurement, domain
-            )
-        else:
-            task = common.make_tilt(self.reward, self.beta, self.label)
+        task, data = self._of_pairs(prior) if self.unknown else (self._task(domain), None)
         task.check(shape)
         if self.objective is not None:
             self._on_paths(output, prior, task, recipe, where)
             return
-        data = self._read(prior, task)
+        data = self._read(prior, task) if data is None else data
         open_folder(self.out, overwrite=self.overwrite or self.resume)
         fitted = fit_h(
             prior,
@@ -534,6 +590,27 @@ class Asked:
             f"\nwrote {self.out}/h.safetensors; next: deft sample {self.out} --help, or deft evaluate {self.out} --help"
         )
         output.result({"out": str(self.out), "card": card, "history": result.history})
+
+    def _task(self, domain: Domain) -> Any:
+        if self.reward is not None:
+            return common.make_tilt(self.reward, self.beta, self.label)
+        return common.make_task(self.task, self.sigma_y, self.hole, self.task_options, self.measurement, domain)
+
+    def _of_pairs(self, prior: Denoiser) -> tuple[Any, TrainingData]:
+        """The task and the data of --pairs without --task, and of --held-out."""
+        assert self.pairs is not None
+        domain, shape = common.domain_for(prior), prior.data_shape
+        reading = common.reading(self.skip_bad, self.resize, self.convert, self.value_range)
+        found = read_unknown(self.pairs, self.degraded, domain, shape, reading)
+        for note in found.notes:
+            log.info(note)
+        task = unknown_task(prior, (found.x, found.y), pictures=found.pictures)
+        pairs = unknown_pairs(prior, task, (found.x, found.y))
+        held = None
+        if self.held_out is not None:
+            other = read_unknown(Path(self.held_out), None, domain, shape, reading)
+            held = unknown_pairs(prior, task, (other.x, other.y))
+        return task, training_data(prior, pairs, held, self.seed, str(self.pairs))
 
     def _read(self, prior: Denoiser, task: Any) -> TrainingData:
         """--data or --pairs, and --held-out."""

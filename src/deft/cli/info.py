@@ -14,6 +14,7 @@ from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights
 from deft.io.h_files import KEPT_WHOLE
+from deft.io.tasks import UNLISTED
 from deft.kinds.domain import domains
 from deft.methods import METHODS
 from deft.prior import BUNDLED, CONVENTIONS, FAMILIES, load_own
@@ -92,6 +93,7 @@ def everything() -> dict[str, Any]:
     return {
         "version": __version__,
         "tasks": tasks,
+        "unlisted": [{"name": k, "title": t.title, "about": t.about} for k, t in UNLISTED.items()],
         "methods": methods,
         "samplers": samplers,
         "priors": [{"name": k, "file": str(v)} for k, v in BUNDLED.items()],
@@ -114,6 +116,9 @@ def say_everything(output: Output, found: dict[str, Any]) -> None:
         output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k}={v}' for k, v in t['settings'].items())}){drawn}")
         more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))
         output.say(f"  {'':<17} {t['convention']}{more}")
+    output.say("what has no name for --task")
+    for t in found["unlisted"]:
+        output.say(f"  {t['name']:<17} {t['title']}: {t['about']}")
     output.say("methods, with settings for --set")
     for m in found["methods"]:
         needs = "needs a fit" if m["trained"] else "backward pass through the prior" if m["backward"] else "no training"

@@ -20,6 +20,7 @@ from deft.io.tasks import TASKS
 from deft.kinds.records import task_from
 from deft.learned import DEFT, LearnedCovariance, kind_of
 from deft.likelihood.task import Tilt
+from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Plan, plan
 from deft.recipe.fitted import FittedH
 from deft.samplers import SAMPLERS
@@ -238,6 +239,10 @@ class Asked:
             prior, task = fitted.prior, self._of_run(self.run, fitted, output)
             fitted = replace(fitted, h=fitted.h.to(where))
         made = self.plan(task, fitted)
+        if isinstance(task, UnknownTask) and (
+            reason := made.method.why_unsupported(task.check(prior.data_shape).likelihood)
+        ):
+            raise InputError(reason)
         covariance = self._covariance(prior, made, first)
         made.make(prior, needed_h(made.method, prior, None if fitted is None else fitted.h, covariance))
         if self.samples < 1:
@@ -303,6 +308,8 @@ class Asked:
             task = self._reward_of_run(run, task, self.reward, output)
         if self.task_options:
             raise InputError(f"{run} knows its task: leave --task-option out, or fit an h to that task")
+        if isinstance(task, UnknownTask) and self.sigma_y is not None:
+            raise InputError(f"{run} was fitted to pairs alone, which know no noise: leave --sigma-y out")
         told = self.measurement is None or self.sigma_y is not None
         own = None if told or self.measurement is None else measured_with(self.measurement, task.name)
         if own is not None and own != task.sigma_y:
@@ -345,6 +352,10 @@ class Asked:
             raise InputError(
                 f"--refine takes a number of steps and a RUN whose h is a DEFT, got {self.refine}"
                 + ("" if fitted is None else f" and a {kind_of(fitted.h)}")
+            )
+        if self.refine and isinstance(task, UnknownTask):
+            raise InputError(
+                "--refine follows log p(y | x), and this h was fitted to pairs alone, which know none: leave it out"
             )
         return made
 

@@ -78,6 +78,8 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
         raise InputError(f"no measurement: y has shape {tuple(y.shape)}, expected [B, ...] with B at least 1")
     operator = like.operator
     if operator is None:
+        if not like.has_density:
+            like.check(y)
         return (
             Observation(y.to(place.dtype), like)
             if y.is_floating_point() and place.is_floating_point() and y.dtype != place.dtype
@@ -172,7 +174,7 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     if predicted.mean.shape != x[one].shape:
         raise ContractError(f"the prior's mean has shape {tuple(predicted.mean.shape)}, expected {tuple(x[one].shape)}")
     try:
-        lengths = obs[one].log_prob(x[one])
+        lengths = obs[one].log_prob(x[one]) if obs.likelihood.has_density else x.new_zeros(1)
     except RuntimeError as error:
         raise InputError(
             f"the observation (y of shape {tuple(obs.y.shape)}) does not fit samples of shape {prior.event_shape}:"

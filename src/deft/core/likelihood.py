@@ -49,6 +49,8 @@ class Likelihood(Renamed, Printed, ABC):
     per_sample: names of tensors [B, ...] or [1, ...] that belong to single measurements (a noise level each). They
     follow the batch, as do operators and likelihoods among the attributes.
     feature_channels: sample-sized views of y that `features` returns; the operator's, or 1.
+    has_density: False where p(y | x) is known from pairs alone (`deft.likelihood.Unknown`): then there is `features`,
+        and no `sample`, no `log_prob`, and nothing that is made of them.
 
     >>> import math
     >>> class Laplace(Likelihood):
@@ -71,6 +73,7 @@ class Likelihood(Renamed, Printed, ABC):
     operator: Operator | None = None
     per_sample: ClassVar[tuple[str, ...]] = ()
     feature_channels: int = cast(int, _OfOperator())
+    has_density: ClassVar[bool] = True
 
     @abstractmethod
     def sample(self, x: Tensor, noise: Noise | BatchNoise) -> Tensor:

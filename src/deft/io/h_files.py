@@ -21,12 +21,11 @@ from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights
 from deft.io.identity import differences, listed, plain
-from deft.io.tasks import TASKS, make_task
+from deft.io.tasks import TASKS, UNLISTED, make_task
 from deft.kinds.domain import Domain, Table, Task, domain_of
 from deft.kinds.records import task_from
 from deft.learned import DEFT, LEARNED, Learned, LearnedCovariance, WithCovariance
 from deft.learned.factory import Factory, is_named
-from deft.likelihood.task import Tilt
 from deft.methods.method import Method
 from deft.runtime.importable import check_name, find_trusted, name_of
 
@@ -175,7 +174,8 @@ def class_name(h: Learned, domain: Domain | None = None) -> str:
 
 def _code_of(task: Task, domain: Domain | None) -> str:
     """What a task's class is imported as, if no table has it; else ""."""
-    return "" if type(task) in (TASKS.of(domain).get(task.name), Tilt) else name_of(type(task))
+    known = (TASKS.of(domain).get(task.name), *UNLISTED.values())
+    return "" if type(task) in known else name_of(type(task))
 
 
 def _same(a: Task, b: Task) -> bool:

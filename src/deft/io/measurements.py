@@ -35,6 +35,7 @@ from deft.io.text import shape_text
 from deft.kinds.domain import Domain
 from deft.likelihood import Likelihood, Observation
 from deft.likelihood.task import Drawn, Limits, OperatorTask
+from deft.likelihood.unknown import UnknownTask
 from deft.operator import Operator
 
 
@@ -197,6 +198,8 @@ def observation(
     value_range: see the module. sure: y is known to be in the units of images in [-1, 1]; otherwise values that look
     like another range's are refused with the question.
     """
+    if isinstance(task, UnknownTask):
+        return task.observation(task.arranged(arrays["y"], f"{where}[y]", value_range))
     probe = task.check(event_shape)
     if arrays["y"].dtype.kind in "iub" and value_range is None:
         raise InputError(

@@ -8,9 +8,13 @@ from typing import Any
 from deft.kinds.domain import Domain, Table
 from deft.kinds.records import task_from
 from deft.likelihood.task import Tilt
+from deft.likelihood.unknown import UnknownTask
 
 TASKS: Table[type[Any]] = Table(lambda domain: domain.tasks())
 """Name -> class, of every kind of data."""
+
+UNLISTED: dict[str, type[Any]] = {Tilt.name: Tilt, UnknownTask.name: UnknownTask}
+"""Those that a name alone does not make: a reward needs a function, an unknown degradation pairs. Cards name them."""
 
 
 def get_task(name: str, domain: Domain | None = None, /, **options: Any) -> Any:
@@ -27,13 +31,10 @@ def get_task(name: str, domain: Domain | None = None, /, **options: Any) -> Any:
 
 
 def make_task(config: Mapping[str, Any], domain: Domain | None = None) -> Any:
-    """A task from its `config()`, as found in a card; a reward, too.
+    """A task from its `config()`, as found in a card; those of `UNLISTED`, too.
 
     Raises:
         InputError: no such task or setting.
     """
-    return (
-        Tilt(**{k: v for k, v in config.items() if k != "name"})
-        if config.get("name") == Tilt.name
-        else task_from(TASKS.of(domain), config)
-    )
+    own = UNLISTED.get(str(config.get("name")))
+    return task_from(TASKS.of(domain) if own is None else own, config)

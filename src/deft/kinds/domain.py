@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Observation, as_tensor
 from deft.errors import InputError, unknown
 from deft.kinds.cases import Cases, Column, View
-from deft.kinds.records import Data, Family, Measured, Metric, Task, paired, task_from
+from deft.kinds.records import Data, Family, Measured, Metric, Task, UnknownPairs, paired, task_from
 
 T = TypeVar("T")
 GROUP = "deft.domains"
@@ -42,6 +42,7 @@ class Domain(ABC):
     title: ClassVar[str]
     """Of several samples, for people: "curves"."""
     bounds: ClassVar[tuple[float, float] | None] = None  # least and greatest value of a sample in model space
+    unknown_degradations: ClassVar[bool] = True  # whether h can be fitted to pairs (x, y) without an operator
     hub_tag: ClassVar[str] = ""  # what model hubs call drawing such samples from a measurement ("image-to-image")
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
@@ -116,6 +117,16 @@ class Domain(ABC):
         """(x [N, *E] in model space, the arrays as `deft.io.measurements.observation` takes them) of a file of a user's
         own pairs x and y."""
         return paired(arrays, where, self.title, event_shape), arrays
+
+    def unknown_pairs(self, arrays: dict[str, np.ndarray], where: str, event_shape: tuple[int, ...]) -> UnknownPairs:
+        """x and y of a file of pairs of an unknown degradation. Commands pass on those of their options that it names:
+        resize, convert, value_range."""
+        y = as_tensor(arrays["y"], f"{where}[y]")
+        return UnknownPairs(paired(arrays, where, self.title, event_shape), y if y.is_complex() else y.float())
+
+    def paired_folders(self, clean: Path, degraded: Path, event_shape: tuple[int, ...]) -> UnknownPairs:
+        """The same of two folders of files of the same names; also with recursive."""
+        raise InputError(f"pairs of {self.title} are not read from folders: give an .npz of x and y")
 
     def converters(self) -> Mapping[str, Callable[..., Any]]:
         """Program -> (array, sigma_y=, **options) -> a `deft.io.measurements.Converted` of what it measured, for

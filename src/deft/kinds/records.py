@@ -120,6 +120,24 @@ def paired(arrays: Mapping[str, np.ndarray], where: str, title: str, event_shape
     return x
 
 
+@dataclass(frozen=True)
+class PairedData(Data):
+    """Samples with a measurement y [N, *M] of each, of which nobody knows how it was made; see `UnknownPairs`."""
+
+    y: Any = None
+    pictures: bool | None = None
+
+
+class UnknownPairs(NamedTuple):
+    """Pairs of which nobody knows how y was made: x [N, *E] in model space, y [N, *M]. pictures: y is a picture in
+    [-1, 1], so that a file of one can be a measurement; None where its values tell. notes: as in `Data`."""
+
+    x: Tensor
+    y: Tensor
+    pictures: bool | None = None
+    notes: Sequence[str] = ()
+
+
 class Measured(NamedTuple):
     """One measurement that was read: arrays that belong to its samples (a mask), names of what was skipped, and notes
     as in `Data`."""

@@ -35,7 +35,7 @@ class Learned(HTransform, Renamed):
     about: ClassVar[str] = ""
     runs: ClassVar[int] = 1
     retrains: ClassVar[bool] = False
-    requires: ClassVar[str] = "likelihood"
+    requires: ClassVar[str] = "measurement"
     objective: ClassVar[str] = "denoising"
     of_prior: ClassVar[bool] = False
     event_shape: tuple[int, ...]

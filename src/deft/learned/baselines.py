@@ -53,12 +53,15 @@ class Amortised(Learned):
     Args:
         event_shape: *E of the prior. feature_channels: of the likelihood. width: of the network.
         domain: name of the kind of data whose network it is; "" for that which owns the shape.
+        encode: as in `DEFT`: so many numbers of y are seen through an encoder.
     """
 
     title = "amortised"
     about = "a conditional denoiser from scratch, which never looks at the prior"
 
-    def __init__(self, event_shape: tuple[int, ...], feature_channels: int, width: int = 32, domain: str = ""):
+    def __init__(
+        self, event_shape: tuple[int, ...], feature_channels: int, width: int = 32, domain: str = "", encode: int = 0
+    ):
         super().__init__()
         self.event_shape, self.feature_channels, self.width, self.domain = (
             tuple(event_shape),
@@ -66,21 +69,25 @@ class Amortised(Learned):
             width,
             domain,
         )
-        channels = self.event_shape[0]
-        self.net = build_network(self.event_shape, channels * (1 + feature_channels), channels, width, domain)
+        self.encode, channels = encode, self.event_shape[0]
+        views = channels * feature_channels
+        self.net = build_network(
+            self.event_shape, channels + views, channels, width, domain, encode=encode, views=views
+        )
 
     @classmethod
     @old_messages("log")
-    def sized(cls, prior: Denoiser, size: float, feature_channels: int) -> Amortised:
+    def sized(cls, prior: Denoiser, size: float, feature_channels: int, *, encode: int = 0) -> Amortised:
         def make(width: int) -> Amortised:
-            return cls(prior.event_shape, feature_channels, width, domain_name(prior))
+            return cls(prior.event_shape, feature_channels, width, domain_name(prior), encode)
 
         step = 4 if len(prior.event_shape) == 1 else 2
         return report_size(make(widest(prior, size, make, step)), prior)
 
     def config(self) -> dict[str, Any]:
         about = {"event_shape": list(self.event_shape), "feature_channels": self.feature_channels, "width": self.width}
-        return about | ({"domain": self.domain} if self.domain else {})
+        about |= {"domain": self.domain} if self.domain else {}
+        return about | ({"encode": self.encode} if self.encode else {})
 
     @classmethod
     def from_config(cls, prior: Denoiser, config: dict[str, Any]) -> Amortised:

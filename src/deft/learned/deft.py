@@ -33,6 +33,7 @@ from deft.learned.base import Learned, report_size, widest
 from deft.learned.factory import Factory, is_named
 from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
+from deft.nn.encoder import CHANNELS, Encoded
 from deft.runtime.messages import old_messages
 
 C = TypeVar("C", bound="Calibrated")
@@ -124,6 +125,8 @@ class DEFT(Calibrated):
             `gate`. Better the class or function that makes one, net(inputs, outputs, width), or a `Factory` of it with
             options: then the size can be chosen, and what is saved loads again.
         domain: name of the kind of data whose built-in network N1 is; "" for that which owns the shape.
+        encode: of a y that has no place in the sample's grid (`deft.likelihood.Unknown`), how many numbers it is: N1
+            then sees it through a small encoder of its own (`deft.nn.encoder`). 0: N1 sees the views as they are.
 
     >>> import deft
     >>> world, obs = deft.testing.half_seen(4)
@@ -152,6 +155,7 @@ class DEFT(Calibrated):
         residual: bool = True,
         net: nn.Module | Factory | Callable[[int, int, int], nn.Module] | None = None,
         domain: str = "",
+        encode: int = 0,
     ):
         super().__init__()
         if units not in UNITS:
@@ -166,6 +170,11 @@ class DEFT(Calibrated):
         self.event_shape, self.feature_channels, self.width = tuple(event_shape), feature_channels, width
         self.units, self.guide, self.n2_start, self.gate, self.normalise = units, guide, n2_start, gate, normalise
         views = sum(feature_channels if i == "y" else 1 for i in self.inputs)
+        self.encode = encode
+        if encode and (net is not None or "y" not in self.inputs):
+            raise InputError(
+                "encode is for the built-in network that is shown y: leave net out, or let your own net encode y"
+            )
         self.factory = (
             None if net is None or isinstance(net, nn.Module) else net if isinstance(net, Factory) else Factory(net)
         )
@@ -177,7 +186,9 @@ class DEFT(Calibrated):
             if isinstance(net, nn.Module)
             else built
             if built is not None
-            else build_network(self.event_shape, sees, says, width, domain)
+            else build_network(
+                self.event_shape, sees, says, width, domain, encode=encode, views=self.event_shape[0] * feature_channels
+            )
         )
         self.n2 = Multiplier(n2_start)
         self.register_buffer("level_weight", torch.ones(len(KNOTS)))
@@ -298,6 +309,7 @@ class DEFT(Calibrated):
             "inputs": list(self.inputs),
             "residual": self.residual,
             **({"domain": self.domain} if self.domain else {}),
+            **({"encode": self.encode} if self.encode else {}),
             **({} if self.factory is None else {"net": self.factory.config()}),
         }
 
@@ -314,7 +326,9 @@ class DEFT(Calibrated):
         a, s = pred.alpha, pred.sigma
         x_hat = pred.mean
         level = torch.log(s / a)
-        if self.guide == "preconditioned":
+        if not self.residual and "g" not in self.inputs:
+            g = torch.zeros_like(x_hat)  # nobody looks at it, and there may be no operator to make it of
+        elif self.guide == "preconditioned":
             g = obs.likelihood.approx_mean_update(obs.y, x_hat, self.rho2(level.float()).to(x_hat))
         else:
             g = obs.score(x_hat)
@@ -342,9 +356,24 @@ def bounded(f: Tensor) -> Tensor:
     return f / (rms / 3).clamp_min(1.0)
 
 
-def build_network(event_shape: tuple[int, ...], inputs: int, outputs: int, width: int, domain: str = "") -> nn.Module:
+def build_network(
+    event_shape: tuple[int, ...],
+    inputs: int,
+    outputs: int,
+    width: int,
+    domain: str = "",
+    *,
+    encode: int = 0,
+    views: int = 0,
+) -> nn.Module:
     """A network (features [B, inputs, ...], time [B]) -> [B, outputs, ...] for samples of a shape: that of the kind of
-    data `domain` or of the one that owns the shape, and an MLP for (d,)."""
+    data `domain` or of the one that owns the shape, and an MLP for (d,).
+
+    encode: the last `views` channels are so many numbers, which it sees through an encoder (`deft.nn.encoder`).
+    """
+    if encode:
+        net = build_network(event_shape, inputs - views + CHANNELS, outputs, width, domain)
+        return Encoded(net, encode, views, event_shape[1:])
     owner = find_domain(domain) if domain else domain_of_shape(event_shape)
     if owner is not None:
         return owner.network(event_shape, inputs, outputs, width)

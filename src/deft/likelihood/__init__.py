@@ -6,6 +6,7 @@ from deft.likelihood.external import observation_from_deepinv
 from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.poisson import Poisson
 from deft.likelihood.reward import Classifier, Reward
+from deft.likelihood.unknown import Unknown
 
 __all__ = [
     "Classifier",
@@ -15,5 +16,6 @@ __all__ = [
     "Observation",
     "Poisson",
     "Reward",
+    "Unknown",
     "observation_from_deepinv",
 ]

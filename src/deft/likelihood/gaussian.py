@@ -130,7 +130,12 @@ def _operator_is(kind: type, likelihood: Likelihood) -> bool:
 
 
 REQUIREMENTS = {
-    "likelihood": Requirement("any likelihood", "", lambda like: True),
+    "measurement": Requirement("any measurement", "", lambda like: True),
+    "likelihood": Requirement(
+        "a likelihood p(y | x)",
+        "it follows its value or its gradient",
+        lambda like: like.has_density,
+    ),
     "gaussian": Requirement(
         "Gaussian noise", "its formula has the variance sigma_y^2 in it", lambda like: isinstance(like, Gaussian)
     ),
@@ -157,7 +162,14 @@ by what it can do."""
 def why_unsupported(likelihood: Likelihood, needs: str, who: str) -> str | None:
     """One line why `who` cannot be used with a likelihood, or None. needs: a name of `REQUIREMENTS`."""
     words, why, met = REQUIREMENTS[needs]
-    return None if met(likelihood) else f"{who} needs {words}, got {likelihood.kind}: {why}"
+    if met(likelihood):
+        return None
+    if not likelihood.has_density:
+        return (
+            f"{who} needs to know how y was made (the operator and its noise), and this degradation is known from pairs"
+            " alone: take the fitted h, or the prior alone"
+        )
+    return f"{who} needs {words}, got {likelihood.kind}: {why}"
 
 
 def requires(obs: Observation | Likelihood, needs: str, who: str) -> Gaussian:

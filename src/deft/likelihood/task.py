@@ -259,7 +259,7 @@ class Tilt(OperatorTask):
 
     name = "reward"
     title = "a reward"
-    about = "samples that a function likes"
+    about = "samples that a function likes (--reward, docs/control.md)"
     feature_channels = 0
     sigma_y: float = 0.0
     source: str = ""

@@ -560,7 +560,7 @@ METHODS: dict[str, Method[Any]] = {
             "prior alone",
             lambda m: Zero(),
             steps=20,
-            requires="likelihood",
+            requires="measurement",
             about="the unconditional prior, which ignores the measurement",
         ),
     )

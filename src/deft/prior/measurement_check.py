@@ -109,7 +109,10 @@ over the bundled prior and all tasks a right reading gave at most 4.8, eps read 
 
 def warning_from(prior: Denoiser, obs: Observation, seed: int = 0) -> str | None:
     """One line if a prior denoises what the first measurement shows of an image (`features`) far worse than a filter
-    that knows no more than its variance, else None. No judgement where most of the image is hidden."""
+    that knows no more than its variance, else None. No judgement where most of the image is hidden, and where y is
+    known from pairs alone: what it shows need not look like an image."""
+    if not obs.likelihood.has_density:
+        return None
     if isinstance(prior, LatentPrior):
         return warning_from(prior.prior, prior.to_latent(obs[0]), seed)
     c = prior.event_shape[0]

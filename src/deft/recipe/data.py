@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Observation, as_tensor
 from deft.core.random import generator
 from deft.errors import InputError
-from deft.kinds.domain import Data, domain_of
+from deft.io.arrays import read_arrays
+from deft.kinds.domain import Data, Domain, UnknownPairs, domain_of, domains, known_options
+from deft.likelihood.unknown import UnknownTask
 from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
 
-Source = Tensor | Data | Pairs | str | Path | None
+Source = Tensor | Data | Pairs | tuple[Any, Any] | str | Path | None
 """Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled
-set, or nothing."""
+set, or nothing. A tuple (x, y) is pairs of which nobody knows how y was made."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,105 @@ class TrainingData:
     @property
     def n(self) -> int:
         return 0 if self.x is None else len(self.x)
+
+
+def unknown_task(prior: Denoiser, data: tuple[Any, Any], *, pictures: bool | None = None) -> UnknownTask:
+    """The task of pairs (x, y) of which nobody knows how y was made. pictures: see `UnknownTask.from_pairs`.
+
+    Raises:
+        InputError: a kind of data whose h needs its operator, or y that says nothing.
+    """
+    domain = domain_of(prior)
+    if domain is not None and not domain.unknown_degradations:
+        raise InputError(
+            f"pairs of an unknown degradation are not for {domain.title}, whose h needs to know what was measured: name"
+            f" the task ({', '.join(domain.tasks())})"
+        )
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise InputError(f"pairs are a tuple (x, y) of two tensors or arrays, got {type(data).__name__}")
+    return UnknownTask.from_pairs(prior.event_shape, as_tensor(data[1], "y"), pictures=pictures)
+
+
+def unknown_pairs(prior: Denoiser, task: UnknownTask, data: tuple[Any, Any]) -> Pairs:
+    """Pairs (x [N, *data_shape] in model space, y [N, *M]) for a task made of such ones.
+
+    Raises:
+        InputError: x of another shape than the prior's samples, y of another than the task's, or not as many.
+    """
+    x, y = as_tensor(data[0], "x").float(), as_tensor(data[1], "y").float()
+    y = y[:, None] if y.ndim == 1 else y
+    if tuple(x.shape[1:]) not in (tuple(prior.data_shape), tuple(prior.event_shape)):
+        raise InputError(
+            f"x has shape {tuple(x.shape)}, expected (N, {', '.join(map(str, prior.data_shape))}): what this prior"
+            " makes"
+        )
+    if len(x) != len(y):
+        raise InputError(f"{len(x)} samples x but {len(y)} measurements y: pairs must match one to one")
+    if not bool(torch.isfinite(x).all()):
+        raise InputError("x has values that are not finite (NaN or infinite)")
+    return Pairs(x, task.observation(y))
+
+
+def read_unknown(
+    source: Path,
+    degraded: Path | None,
+    domain: Domain,
+    event_shape: tuple[int, ...],
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> UnknownPairs:
+    """Pairs of an unknown degradation: an .npz with x and y, a folder with the folders x and y in it, or two folders.
+    options: as commands say how files are read (resize, convert, value_range, recursive).
+
+    Raises:
+        InputError: nothing there, not one y for each x, or an array that only a known operator needs (a mask).
+    """
+    if options.keys() & {"skip_bad", "array"}:
+        raise InputError("pairs must match one to one: leave --skip-bad and --array out, and mend what cannot be read")
+    if not source.exists():
+        raise InputError(f"no such file or folder: {source}")
+    if degraded is None and source.is_dir():
+        inside = (source / "x", source / "y")
+        if not all(part.is_dir() for part in inside):
+            raise InputError(
+                f"{source} is a folder: pairs are two folders of it, {source}/x and {source}/y, or name that of y with"
+                " --degraded"
+            )
+        source, degraded = inside
+    if degraded is not None:
+        if not degraded.exists():
+            raise InputError(f"no such folder: {degraded}")
+        found = _ask(domain.paired_folders, domain, source, degraded, event_shape, **options)
+    else:
+        if "recursive" in options:
+            raise InputError(f"--recursive is for folders, {source} is a file: leave it out")
+        arrays = read_arrays(source)
+        _only_x_and_y(source, arrays)
+        found = _ask(domain.unknown_pairs, domain, arrays, str(source), event_shape, **options)
+    return found
+
+
+def _ask(method: Any, domain: Domain, *args: Any, **given: Any) -> UnknownPairs:
+    with known_options(domain, given):
+        found: UnknownPairs = method(*args, **given)
+    return found
+
+
+def drawn_arrays() -> set[str]:
+    """Names of what tasks draw for each sample, of every kind of data: an array of such a name is an operator's."""
+    return {t.drawn for d in domains().values() for t in d.tasks().values() if getattr(t, "drawn", "")}
+
+
+def _only_x_and_y(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Refuse a file that lacks one of them, or says that an operator was known after all."""
+    lacking = {"x", "y"} - set(arrays)
+    if lacking:
+        raise InputError(f"{path} lacks {', '.join(sorted(lacking))}: pairs are the arrays x and y")
+    more = sorted((drawn_arrays() | {"task"}) & set(arrays))
+    if more:
+        raise InputError(
+            f"{path} holds {', '.join(more)} beside x and y: it was measured by an operator that is known. Name its"
+            f" task with --task, or leave {', '.join(more)} out of the file"
+        )
 
 
 def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -69,6 +172,11 @@ def training_data(
         InputError: samples of another shape than the prior's, too few of them, pairs on one side alone, pairs whose
             measurements are far from those of their samples.
     """
+    if isinstance(data, tuple) or isinstance(held_out, tuple):
+        raise InputError(
+            "a tuple (x, y) is pairs of an unknown degradation, fit_h(prior, data=(x, y)) without a task; for a task"
+            " give deft.Pairs(x, observation)"
+        )
     if isinstance(data, Pairs):
         return _pairs(prior, data, held_out, seed, source)
     if isinstance(held_out, Pairs):
@@ -89,7 +197,7 @@ def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: st
     if held_out is not None and not isinstance(held_out, Pairs):
         raise InputError("data are pairs of samples and measurements: held-out data must be pairs too")
     x, obs = data.x, data.observation
-    doubtful = check_pairs(obs, x, source or "the pairs")
+    doubtful = check_pairs(obs, x, source or "the pairs") if obs.likelihood.has_density else None
     if held_out is None:
         rows, rest = hold_out(len(x), seed)
         x, obs, x_out, obs_out = x[rows], obs[rows], x[rest], obs[rest]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,29 +32,33 @@ from deft.kinds.domain import domain_of
 from deft.learned import DEFT, Learned
 from deft.learned.base import report_size
 from deft.likelihood.task import Task, Through
+from deft.likelihood.unknown import UnknownTask
 from deft.prior import load_prior
 from deft.prior.check import warning as convention_warning
-from deft.recipe.data import Source, TrainingData, title_of, training_data
+from deft.recipe.data import Source, TrainingData, title_of, training_data, unknown_pairs, unknown_task
 from deft.recipe.fitted import FittedH
 from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, OBJECTIVES, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import Callback, log, shown
+from deft.train.augment import flipped_pairs
 from deft.train.cache import PredictionCache
-from deft.train.data import Clean, Pairs
+from deft.train.data import Clean, Pairs, Repeated
 from deft.train.denoising import DenoisingObjective
 from deft.train.fit import FitConfig, fit, launched_config, read_resumable, whole_identity
 from deft.train.level_weight import fit_level_weight
-from deft.train.levels import level_errors, level_warning
+from deft.train.levels import CURE, level_errors, level_warning
 from deft.train.prior_samples import CHUNK, STEPS, draw_prior_samples, prior_gap
 from deft.train.protocols import Batches, task_identity
 
 LEVEL_IMAGES = 200
 """Held-out samples for the errors by noise level."""
+FEW_PAIRS = "fit with more pairs, or a smaller --size"
+"""What to do about an h that is worse than the prior, where there can be no further pairs but the user's."""
 
 
 def fit_h(
     prior: Denoiser | str,
-    task: Task | str,
+    task: Task | str | None = None,
     data: Source | TrainingData = None,
     held_out: Source = None,
     recipe: Recipe | None = None,
@@ -72,9 +77,10 @@ def fit_h(
 
     Args:
         prior: a frozen denoiser, or whatever `load_prior` takes.
-        task: what is measured, or its name.
+        task: what is measured, or its name. None for pairs (x, y) of which nobody knows how y was made: then h is shown
+            y alone (docs/pairs.md).
         data: samples [N, *data_shape] in model space, a file, a folder, the name of a bundled set, or your own `Pairs`;
-            None fits to samples of the prior alone.
+            None fits to samples of the prior alone. Without a task, a tuple (x, y): y [N, *M] of any shape.
         held_out: in the same form, decides which weights are kept. Default: a tenth of the data (of a bundled set its
             split `validation`); without data, further samples of the prior.
         recipe: how; further keywords change single settings of it (`seconds=90`).
@@ -108,7 +114,9 @@ def fit_h(
     recipe = (recipe or Recipe()).changed(**changes)
     recipe = recipe.changed(bf16=launched_config(recipe.fit_config(recipe.steps, recipe.seconds)).bf16)
     prior = prior if isinstance(prior, Denoiser) else load_prior(prior)
-    task = find_task(prior, task)
+    task, data, held_out = (
+        _of_pairs(prior, data, held_out) if task is None else (find_task(prior, task), data, held_out)
+    )
     place = (
         next((p.device for p in prior.parameters()), torch.device("cpu")) if device is None else torch.device(device)
     )
@@ -119,6 +127,10 @@ def fit_h(
         raise InputError(
             "nothing to fit to: no data and no samples of the prior; give data, or leave prior_samples open"
         )
+    if isinstance(task, UnknownTask):
+        _check_unknown(task, found, recipe)
+    elif recipe.flips:
+        raise InputError("flips (--flips) are for pairs of an unknown degradation, x and y alike: leave them out")
     doubts = _doubts(prior, found)
     h = build_h(prior, task, recipe, trust_code) if h is None else h
     out_of = 0 if found.x_out is None else len(found.x_out)
@@ -131,12 +143,44 @@ def fit_h(
         h, prior, task, found, recipe, place, shown(progress), callback, folder=folder, samples_folder=samples_folder
     )
     try:
-        out = run.on_pairs(resume) if found.obs is not None else run.on_samples(resume)
+        if isinstance(task, UnknownTask):
+            out = run.on_unknown(resume)
+        else:
+            out = run.on_pairs(resume) if found.obs is not None else run.on_samples(resume)
     except NonFiniteError as error:
         state = Path(folder or ".") / "state.pt"
         kept = f" (the last good state is kept: {state})" if folder is not None and state.exists() else ""
         raise NonFiniteError(f"{error}{kept}") from error
     return replace(out, warnings=doubts + out.warnings)
+
+
+def _of_pairs(prior: Denoiser, data: Any, held_out: Any) -> tuple[Task, Source | TrainingData, Source]:
+    """(task, data, held-out data) of pairs of an unknown degradation."""
+    if not isinstance(data, tuple) or not (held_out is None or isinstance(held_out, tuple)):
+        raise InputError(
+            "fit_h needs a task, or pairs data=(x, y) of an unknown degradation (held_out in the same form), got"
+            f" {type(data).__name__}"
+        )
+    task = unknown_task(prior, data)
+    return task, unknown_pairs(prior, task, data), None if held_out is None else unknown_pairs(prior, task, held_out)
+
+
+def _check_unknown(task: UnknownTask, data: TrainingData, recipe: Recipe) -> None:
+    """What a fit to pairs of an unknown degradation cannot have."""
+    if data.obs is None:
+        raise InputError(
+            "an unknown degradation cannot be applied to images: give pairs (x, y) of it, and no other data"
+        )
+    if recipe.prior_samples:
+        raise InputError(
+            "samples of the prior cannot be further pairs: nobody knows how to make a y of them. Leave prior_samples"
+            " (--prior-samples) out"
+        )
+    if task.encode and recipe.method not in ("deft", "amortised"):
+        raise InputError(
+            f"{recipe.method} sees y as pictures, and this y is {task.encode} numbers: take deft or amortised, which"
+            " have an encoder"
+        )
 
 
 def find_task(prior: Denoiser, task: Task | str) -> Task:
@@ -156,12 +200,16 @@ def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = Fals
     """The h that a recipe asks for, untrained; its weights are a function of the recipe's seed alone."""
     if recipe.start_from:
         h: Learned = start_from(recipe.start_from, prior, task.feature_channels, trust_code=trust_code)
+        if isinstance(task, UnknownTask):
+            _check_start(h, task, recipe.start_from)
         log.info(f"starting from {recipe.start_from}")
         return report_size(h, prior)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
+        form = task.form if isinstance(task, UnknownTask) else {}
         if recipe.width is not None:
-            return report_size(DEFT(prior.event_shape, task.feature_channels, recipe.width, **recipe.options), prior)
+            options = {**form, **recipe.options}
+            return report_size(DEFT(prior.event_shape, task.feature_channels, recipe.width, **options), prior)
         kind = KINDS[recipe.method]
         takes = inspect.signature(kind.sized).parameters
         known = (
@@ -180,7 +228,23 @@ def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = Fals
                         if k not in ("prior", "size", "feature_channels", "log", "options", "event_shape")
                     ],
                 )
-        return kind.sized(prior, recipe.size, task.feature_channels, **recipe.options)
+        form = form if recipe.method == "deft" else {k: v for k, v in form.items() if k in takes}
+        return kind.sized(prior, recipe.size, task.feature_channels, **{**form, **recipe.options})
+
+
+def _check_start(h: Learned, task: UnknownTask, source: str) -> None:
+    """Refuse to start a fit to pairs alone from an h that needs an operator, or sees another y."""
+    form = h.config()
+    if form.get("residual", True) or "g" in form.get("inputs", ()):
+        raise InputError(
+            f"{source} looks at the operator (its guide g), of which pairs alone say nothing: start from an h that was"
+            " fitted to pairs, or from none"
+        )
+    if form.get("encode", 0) != task.encode:
+        raise InputError(
+            f"{source} sees a y of {form.get('encode', 0) or 'sample-sized'} numbers, this one has"
+            f" {task.encode or 'sample-sized'}: start from an h for such y, or from none"
+        )
 
 
 def _doubts(prior: Denoiser, data: TrainingData) -> list[str]:
@@ -217,6 +281,7 @@ class _Fit:
             else (None if folder is None else Path(folder) / "prior-samples")
         )
         self.measured = Through(task, prior)
+        self.known = Repeated(data.obs) if data.obs is not None else self.measured
         self.objective = OBJECTIVES[h.objective](prior, recipe.weighting, recipe.focus, recipe.even)
         self.spent: dict[str, float] = {}
         self.warnings: list[str] = []
@@ -291,6 +356,39 @@ class _Fit:
             data.obs_out,
         )
 
+    def on_unknown(self, resume: bool) -> FittedH:
+        """On pairs of an unknown degradation, as they are, by the prediction cache; there are no samples of the prior,
+        for nobody could measure them."""
+        recipe, prior, data = self.recipe, self.prior, self.data
+        assert data.x is not None and data.obs is not None and data.x_out is not None and data.obs_out is not None
+        x, obs = (data.x, data.obs) if not recipe.flips else flipped_pairs(data.x, data.obs, recipe.flips)
+        identity = self._identity() | {
+            "measurements": obs.fingerprint()[:16],
+            "held-out measurements": data.obs_out.fingerprint()[:16],
+        }
+        resuming = resume and self._can_resume(identity)
+        sizes = replace(self._sizes(x, kept=resume), prior_samples=0)
+        started = time.monotonic()
+        if recipe.calibrate:
+            self.h.calibrate(prior, x, seed=recipe.seed)
+        drawn: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even}
+        known = Repeated(obs)
+        batches: Batches = Pairs(x, obs)
+        if sizes.cache:
+            batches = PredictionCache.build(
+                prior, x.cpu(), known, sizes.cache, fresh=sizes.fresh, fixed=obs.to("cpu"), progress=self.progress,
+                seed=recipe.seed, **drawn,
+            )  # fmt: skip
+        config = recipe.fit_config(recipe.steps if recipe.seconds is None else MAX_STEPS, None)
+        held_out = PredictionCache.build(
+            prior, data.x_out.cpu(), known, config.held_out_batches * recipe.batch, fixed=data.obs_out.to("cpu"),
+            seed=recipe.seed + 1, **drawn,
+        )  # fmt: skip
+        self.spent["prediction cache"] = time.monotonic() - started
+        if recipe.seconds is not None:
+            config = replace(config, max_seconds=max(recipe.seconds - sum(self.spent.values()), 0.25 * recipe.seconds))
+        return self._train(batches, held_out, config, resuming, identity, sizes, data.x_out, data.obs_out)
+
     def _train(
         self,
         batches: Batches,
@@ -321,7 +419,10 @@ class _Fit:
             log.info(result.ended)
         few = x_out[: min(LEVEL_IMAGES, max(16, result.steps))]  # a fit of a few steps is a trial
         obs = self.measured.observe(few, Noise(self.recipe.seed, len(few))) if obs_out is None else obs_out[: len(few)]
-        levels, worse = weigh_levels(self.h, self.objective, held_out, config, few, obs)
+        unknown = isinstance(self.task, UnknownTask)
+        cure = FEW_PAIRS if unknown else CURE
+        levels, worse = weigh_levels(self.h, self.objective, held_out, config, few, obs, cure)
+        worse += _nothing_learned(levels) if unknown else []
         for line in worse:
             self._warn(line)
         self.h.eval().requires_grad_(False)
@@ -354,9 +455,10 @@ class _Fit:
             return sizes
         clock = (0.0, 0.0)
         if self.recipe.seconds is not None:  # the slowest process's clock, so that all choose the same
-            world, own = get_world(), time_parts(self.h, self.prior, self.measured, shown_to, self.recipe, self.place)
+            world, own = get_world(), time_parts(self.h, self.prior, self.known, shown_to, self.recipe, self.place)
             clock = (world.pulse(False, own[0])[1], world.pulse(False, own[1])[1])
-        sizes = sizes_for(self.recipe, self.prior, self.data.n, per_call=clock[0], per_step=clock[1])
+        recipe = self.recipe if self.data.obs is None else self.recipe.changed(prior_samples=0)
+        sizes = sizes_for(recipe, self.prior, self.data.n, per_call=clock[0], per_step=clock[1])
         if self.folder is not None:
             write_json(self.folder / "sizes.json", asdict(sizes))
         return sizes
@@ -384,15 +486,32 @@ class _Fit:
 
 
 def weigh_levels(
-    h: Learned, objective: DenoisingObjective, held_out: Batches, config: FitConfig, x: Tensor, obs: Observation
+    h: Learned,
+    objective: DenoisingObjective,
+    held_out: Batches,
+    config: FitConfig,
+    x: Tensor,
+    obs: Observation,
+    cure: str = CURE,
 ) -> tuple[list[dict[str, float]], list[str]]:
     """What follows a fit: h's weight by noise level (for a `DEFT`), found on held-out batches, and its errors by level
     on images x with measurements obs. Returns the rows of `level_errors`, and warnings."""
     if isinstance(h, DEFT):
         fit_level_weight(h, objective, held_out, batch=config.batch, batches=config.held_out_batches, seed=config.seed)
     levels = level_errors(objective.prior, h, x, obs, seed=config.seed)
-    worse = level_warning(levels)
+    worse = level_warning(levels, cure)
     return levels, [worse] if worse else []
+
+
+def _nothing_learned(levels: list[dict[str, float]]) -> list[str]:
+    """A warning if, at the noise levels where y alone can help, h is no better than the prior by 3 standard errors."""
+    high = [r for r in levels if r["angle"] > 0.5]
+    if any(r["prior"] - r["h"] > 3 * r.get("gain_se", math.inf) for r in high):
+        return []
+    return [
+        "warning: h learned nothing from y that helps on held-out pairs: are x and y in the same order, and enough? (or"
+        " give more --steps)"
+    ]
 
 
 def _kept_sizes(folder: Path | None, recipe: Recipe) -> Sizes | None:

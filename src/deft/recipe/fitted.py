@@ -26,11 +26,12 @@ from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import count_parameters
+from deft.likelihood.unknown import NO_OPERATOR, UnknownTask
 from deft.methods import Plan, plan
 from deft.prior import load_prior
 from deft.prior.load import family_of, read_options
 from deft.recipe.card_text import h_card_text
-from deft.recipe.data import Source, held_out_samples
+from deft.recipe.data import Source, held_out_samples, unknown_pairs
 from deft.recipe.evaluation import Evaluation
 from deft.recipe.settings import Recipe, Sizes
 from deft.runtime.distributed import get_world
@@ -168,7 +169,7 @@ class FittedH:
 
         Args:
             data: samples [N, *data_shape] in model space, a file, a folder, or the name of a bundled set (its split
-                `test`). count: None for all.
+                `test`); of an h fitted to an unknown degradation pairs (x, y). count: None for all.
             n: samples of each; proper scores, coverage and spread need two at least. seed: of the measurements and the
                 samples.
 
@@ -183,8 +184,12 @@ class FittedH:
                 f"no metrics are known for samples of shape {tuple(self.prior.data_shape)}: take draws = h.sample(...)"
                 " and your own"
             )
-        x = held_out_samples(self.prior, data)[:count]
-        obs = self.task.observe(x, Noise(seed, len(x)))
+        if isinstance(self.task, UnknownTask) and isinstance(data, tuple):
+            pairs = unknown_pairs(self.prior, self.task, data)
+            x, obs = pairs.x[:count], pairs.observation[:count]
+        else:
+            x = held_out_samples(self.prior, data)[:count]
+            obs = self.task.observe(x, Noise(seed, len(x)))
         draws = self.sample(
             obs, n, sampler=sampler, steps=steps, spacing=spacing, seed=seed, batch=batch, progress=progress
         ).cpu()
@@ -213,6 +218,8 @@ class FittedH:
             raise InputError(
                 f"refine takes at least one step and an h that is a DEFT, got {steps} and a {kind_of(self.h)}"
             )
+        if isinstance(self.task, UnknownTask):
+            raise InputError(f"refine follows log p(y | x): {NO_OPERATOR}")
         obs = self.observe(y, **drawn)
         if len(obs) != 1:
             raise InputError(f"an h is refined for one measurement, got {len(obs)}: give y[i:i + 1]")

@@ -21,6 +21,7 @@ from deft.core.random import BatchNoise
 from deft.errors import InputError, unknown
 from deft.io.h_files import KINDS
 from deft.learned import Learned
+from deft.train.augment import FLIPS
 from deft.train.cache import PredictionCache
 from deft.train.data import Clean
 from deft.train.denoising import DenoisingObjective
@@ -65,6 +66,8 @@ class Recipe:
     fresh: share of each batch that is redrawn beside the cache; None takes 1/8 where memory keeps the cache smaller
         than wanted.
     patience, evaluations, weights: see `FitConfig`; the fit ends early when nothing gets better.
+    flips: of pairs of an unknown degradation, whose y is a picture on x's grid: "mirror" adds each with left and right
+        swapped, x and y alike, "all" in all flips and quarter turns. Only where flipped pairs are pairs too.
     weighting, focus, even: of the loss over noise levels, see `DenoisingObjective`.
 
     >>> import deft
@@ -98,6 +101,7 @@ class Recipe:
     focus: float = 3.0
     even: float = 0.5
     calibrate: bool = True
+    flips: str = ""
     seed: int = 0
     bf16: bool = False
     accumulate: int = 1
@@ -107,6 +111,8 @@ class Recipe:
         self.fit_config(self.steps, None)
         if self.method not in KINDS:
             raise unknown("method", self.method, KINDS)
+        if self.flips and self.flips not in FLIPS:
+            raise unknown("flips", self.flips, FLIPS)
         if self.start_from and (self.method != "deft" or self.width is not None or self.options):
             raise InputError(
                 f"start_from takes the form of the h it begins with ({self.start_from}), a deft: leave method, width"

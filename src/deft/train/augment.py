@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise
-from deft.errors import InputError
+from deft.errors import InputError, unknown
 from deft.train.protocols import Batch, Batches, Source
 
 
@@ -36,6 +37,43 @@ def symmetry(x: Tensor, code: Tensor) -> Tensor:
     for bit, move in enumerate(moves):
         x = torch.where((code >> bit) % 2 == 1, move(x), x)
     return x
+
+
+FLIPS = {"mirror": 2, "all": 8}
+"""Name -> how many of the codes of `symmetry` are taken (of a picture that is no square at most 4)."""
+
+
+def flipped_pairs(x: Tensor, obs: Observation, flips: str) -> tuple[Tensor, Observation]:
+    """Pairs of pictures x [N, C, H, W] with their flips behind them, x and y of a pair flipped alike: 2 N, 4 N or 8 N.
+
+    Only where a flipped pair is a pair as well: not for scratches that always run one way, nor for clothes upside down.
+
+    Args:
+        obs: of an `Unknown` likelihood: an operator (its mask, its kernel) would not follow. flips: a key of `FLIPS`.
+
+    Raises:
+        InputError: y is not on x's grid, or was measured by a known operator.
+
+    >>> import deft
+    >>> x = torch.arange(4.0).reshape(1, 1, 2, 2)
+    >>> obs = deft.Observation(-x, deft.likelihood.Unknown((1, 2, 2), (1, 2, 2), [0.0], [1.0]))
+    >>> x, obs = flipped_pairs(x, obs, "mirror")
+    >>> x[1].flatten(), torch.equal(obs.y, -x)
+    (tensor([1., 0., 3., 2.]), True)
+    """
+    if flips not in FLIPS:
+        raise unknown("flips", flips, FLIPS)
+    if obs.likelihood.has_density:
+        raise InputError("flips are for pairs of an unknown degradation: an operator would not follow them")
+    if x.ndim != 4 or obs.y.ndim != 4 or obs.y.shape[2:] != x.shape[2:]:
+        raise InputError(
+            f"flips are for pictures y of the same height and width as x; got x {tuple(x.shape[1:])} and y"
+            f" {tuple(obs.y.shape[1:])}: leave them out"
+        )
+    codes = range(min(FLIPS[flips], 8 if x.shape[-1] == x.shape[-2] else 4))
+    each = [torch.full((len(x),), code) for code in codes]
+    x, y = (torch.cat([symmetry(v, code) for code in each]) for v in (x, obs.y))
+    return x, Observation(y, obs.likelihood)
 
 
 class Flipped(Batches):

@@ -60,12 +60,14 @@ class PredictionCache(Batches):
     @classmethod
     def build(
         cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
-        chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool = False, fresh: float = 0.0,
+        chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool | Observation = False,
+        fresh: float = 0.0,
     ) -> PredictionCache:  # fmt: skip
         """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the
         processes.
 
-        fixed: nothing in the task is random, so that images are measured once. fresh: share of each batch redrawn.
+        fixed: nothing in the task is random, so that images are measured once; or the observation of each, of own
+            pairs. fresh: share of each batch redrawn.
         """
         device = next((p.device for p in prior.parameters()), x.device)
         rows = torch.arange(size) % len(x)
@@ -88,7 +90,8 @@ class PredictionCache(Batches):
         )
         joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
         anew = (DenoisingObjective(prior, focus=focus, even=even).predict, fresh) if fresh else None
-        return cls(x, task, rows, joined, observe_fixed(task, x) if fixed else None, anew)
+        known = fixed if isinstance(fixed, Observation) else observe_fixed(task, x) if fixed else None
+        return cls(x, task, rows, joined, known, anew)
 
     def draw(
         self,

@@ -61,6 +61,7 @@ def level_errors(
     guided = torch.zeros(len(levels), dtype=torch.float64)
     gains: list[list[Tensor]] = [[] for _ in levels]
     rho2 = next((m.rho2 for m in h.modules() if isinstance(m, Calibrated)), None)
+    rho2 = rho2 if obs.likelihood.has_density else None  # known from pairs alone, y has no closed-form guide
     for low in range(0, len(x), batch):
         part = slice(low, min(low + batch, len(x)))
         clean = x[part].to(where)
@@ -108,9 +109,13 @@ WORSE_BY = 3.0
 """Standard errors by which h must be worse than the prior alone for a warning."""
 
 
-def level_warning(rows: Sequence[dict[str, float]]) -> str | None:
+CURE = "fit with more prior samples or images (--prior-samples, --data), or for longer"
+"""What to do about an h that is worse than the prior."""
+
+
+def level_warning(rows: Sequence[dict[str, float]], cure: str = CURE) -> str | None:
     """One line if h is worse than the prior alone at some noise level, by more than `WORSE_BY` standard errors; else
-    None."""
+    None. cure: what to do about it."""
     bad = [r for r in rows if r["h"] - r["prior"] > WORSE_BY * r.get("gain_se", math.inf if r.get("n") == 1 else 0.0)]
     if not bad:
         return None
@@ -119,7 +124,7 @@ def level_warning(rows: Sequence[dict[str, float]]) -> str | None:
     where = f"sigma/alpha {ratios[0]:.2g}" if len(bad) == 1 else f"sigma/alpha {min(ratios):.2g} to {max(ratios):.2g}"
     return (
         f"warning: at {where} this h is worse than the prior alone (squared error {worst['h']:.4f} against"
-        f" {worst['prior']:.4f}): fit with more prior samples or images (--prior-samples, --data), or for longer"
+        f" {worst['prior']:.4f}): {cure}"
     )
 
 

@@ -16,6 +16,7 @@ from deft.errors import InputError
 from deft.io.identity import schedule_text, shown
 from deft.io.tasks import make_task
 from deft.kinds.domain import Domain, domain_of_shape, domains
+from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS
 from deft.prior import BUNDLED
 
@@ -107,13 +108,17 @@ def front_matter(card: dict[str, Any], tag: str = "") -> list[str]:
 
 def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple[str, Any]]:
     shape, bounds = shape_of(card), domain.bounds if domain else None
-    like = task.observe(torch.full((1, *shape), 0.5), BatchNoise(1, 0)).likelihood
+    unknown = isinstance(task, UnknownTask)
+    like = (task.check(shape) if unknown else task.observe(torch.full((1, *shape), 0.5), BatchNoise(1, 0))).likelihood
     operator = getattr(like, "operator", like)
-    settings = ", ".join(f"{k} {v}" for k, v in card["task"].items() if k not in ("name", "sigma_y"))
+    hidden = ("name", "sigma_y", *(("mean", "std", "event_shape") if unknown else ()))
+    settings = ", ".join(f"{k} {v}" for k, v in card["task"].items() if k not in hidden)
     convention = card.get("prior_convention") or {}
     facts: list[tuple[str, Any]] = [
         ("task", f"`{task.name}`: {task.title}"),
-        (
+        ("operator", f"unknown: known from pairs alone ({settings})")
+        if unknown
+        else (
             "operator",
             (
                 f"{type(operator).__name__}{f' ({settings})' if settings else ''}:"
@@ -207,22 +212,35 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
         ),
         "```python",
         "import torch",
-        "from deft import Noise, sample_posterior",
+        f"from deft import {'' if isinstance(task, UnknownTask) else 'Noise, '}sample_posterior",
         "from deft.workflow.hub import from_pretrained",
         "from deft.prior import load_prior",
         "",
         f"prior = load_prior({name})",
         f'h, task, card = from_pretrained(".", prior{", trust_code=True" if named else ""})  # or "OWNER/NAME"',
-        f"x = {draw}  # {what}",
-        (
-            "obs = task.observe(x, Noise(0, 1))  # its measurement; or your own: deft.Observation(y,"
-            " deft.Gaussian(operator, sigma_y))"
-        ),
+        *_measured(task, f"x = {draw}  # {what}"),
         (
             f"draws = sample_posterior(prior, h, obs, 4)  # draws.x [1, 4, {', '.join(map(str, shape))}], draws.mean,"
             " draws.std"
         ),
         "```",
+    ]
+
+
+def _measured(task: Any, sample: str) -> list[str]:
+    """Lines of Python that make an observation. sample: the line that makes a sample x."""
+    if isinstance(task, UnknownTask):
+        about = "pictures in [-1, 1]" if task.pictures else "in the units of the pairs"
+        return [
+            f"y = torch.zeros(1, {', '.join(map(str, task.y_shape))})  # yours, {about}",
+            "obs = task.observation(y)  # how it was made nobody knows: h was fitted to pairs",
+        ]
+    return [
+        sample,
+        (
+            "obs = task.observe(x, Noise(0, 1))  # its measurement; or your own: deft.Observation(y,"
+            " deft.Gaussian(operator, sigma_y))"
+        ),
     ]
 
 

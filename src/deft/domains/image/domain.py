@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
-from deft.kinds.domain import Data, Domain, Measured, Metric, View
+from deft.kinds.domain import Data, Domain, Measured, Metric, UnknownPairs, View
 
 WEIGHTS = Path(__file__).with_name("weights")
 
@@ -92,6 +92,18 @@ class ImageDomain(Domain):
         from deft.domains.image.loading import pairs
 
         return pairs(arrays, where, task, event_shape, **options)
+
+    def unknown_pairs(
+        self, arrays: dict[str, Any], where: str, event_shape: tuple[int, ...], **options: Any
+    ) -> UnknownPairs:
+        from deft.domains.image.paired import from_arrays
+
+        return from_arrays(arrays, where, event_shape, **options)
+
+    def paired_folders(self, clean: Path, degraded: Path, event_shape: tuple[int, ...], **options: Any) -> UnknownPairs:
+        from deft.domains.image.paired import from_folders
+
+        return from_folders(clean, degraded, event_shape, **options)
 
     def converters(self) -> Mapping[str, Callable[..., Any]]:
         from deft.domains.image import conventions as c

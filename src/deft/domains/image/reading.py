@@ -33,6 +33,7 @@ from deft.errors import InputError
 from deft.io.arrays import ARRAYS, native, read_images_array
 from deft.io.measurements import observation
 from deft.io.settings import Range, as_range
+from deft.io.tasks import UNLISTED
 from deft.io.text import count, shape_text, some
 from deft.kinds.records import Data, Measured
 
@@ -394,7 +395,7 @@ def read_measured(
     if not task.pictures:
         raise InputError(
             f"a measurement of {task.name} is no picture but an array of shape {wanted}: give a measurement file (.npz"
-            " with y; `deft measure` makes one)"
+            f" with y{'' if task.name in UNLISTED else '; `deft measure` makes one'})"
         )
     reading = ReadOptions(
         chw(wanted),

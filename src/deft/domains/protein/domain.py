@@ -21,6 +21,7 @@ class ProteinDomain(Domain):
 
     name: ClassVar[str] = "protein"
     title: ClassVar[str] = "chains"
+    unknown_degradations: ClassVar[bool] = False
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         return len(event_shape) == 2 and event_shape[1] == 3
