@@ -12,6 +12,7 @@ of the prior, fitted once, and serves every linear measurement with Gaussian noi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,6 @@ from torch.nn import functional as F
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
-from deft.core.operator import LinearOperator, conjugate_gradient
 from deft.errors import InputError
 from deft.guidance.combine import Piecewise
 from deft.learned.base import Learned, report_size, towards, widest
@@ -30,9 +30,6 @@ from deft.likelihood.gaussian import linear, noise_variance
 
 CONVOLUTIONS = {1: (F.conv1d, F.conv_transpose1d), 2: (F.conv2d, F.conv_transpose2d), 3: (F.conv3d, F.conv_transpose3d)}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-PRECONDITION = 5.0
-"""Conjugate gradients take C for this many times its mean variance beforehand, as a multiple of the identity: the
-directions that matter vary by more than the mean."""
 RANK_GAIN = 8.0
 """A factor on U U^T, which lets a network start with small numbers."""
 
@@ -184,34 +181,55 @@ class LearnedCovariance(Learned):
         weights = torch.einsum("brk,bk->br", flat, v.flatten(1)) * (RANK_GAIN / flat.shape[2])
         return maps.unit * (out + torch.einsum("brk,br->bk", flat, weights).reshape(v.shape))
 
-    def mean_variance(self, maps: Maps) -> Tensor:
-        """trace C / n, [B]: the margins of an image aside."""
-        channels = self.event_shape[0]
-        total = maps.diagonal.flatten(1).mean(1)
-        for scale, variance, bank in zip(self.used, maps.filtered, self.bank, strict=True):
-            norms = bank.to(variance).flatten(1).square().sum(1)
-            total = total + (variance.flatten(2).mean(2) @ norms) / (channels * scale**self.axes)
-        n = maps.diagonal[0].numel()
-        return maps.unit.reshape(-1) * (total + RANK_GAIN / n**2 * maps.factors.flatten(1).square().sum(1))
-
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         like, operator = linear(obs, self.title)
         r = like.residual(obs.y, pred.mean)
-        noise, maps = noise_variance(like, r), self.maps(pred)
-        precondition = None
-        if type(operator).solve is not LinearOperator.solve:  # where (noise I + rho^2 A A^T)^{-1} has a closed form
-            rho2 = (PRECONDITION * self.mean_variance(maps)).reshape(-1, *[1] * (r.ndim - 1))
-
-            def precondition(v: Tensor) -> Tensor:
-                return operator.solve(v, noise, rho2)
-
-        def spread(v: Tensor) -> Tensor:
-            return noise * v + operator.measured_part(operator(self.product(maps, operator.adjoint(v))))
-
-        weights = conjugate_gradient(
-            spread, r, tolerance=1e-4, max_iterations=self.iterations, precondition=precondition
+        maps, noise = self.maps(pred), noise_variance(like, r).reshape(-1, *[1] * (pred.mean.ndim - 1))
+        move = posterior_step(
+            lambda v: self.product(maps, v),
+            lambda v: operator.adjoint(operator.measured_part(operator(v))),
+            noise,
+            operator.adjoint(r),
+            self.iterations,
         )
-        return towards(pred, pred.mean + self.product(maps, operator.adjoint(weights)))
+        return towards(pred, pred.mean + move)
+
+
+def posterior_step(
+    covariance: Callable[[Tensor], Tensor],
+    gram: Callable[[Tensor], Tensor],
+    noise: Tensor,
+    b: Tensor,
+    iterations: int,
+) -> Tensor:
+    """C (A^T A C + s^2 I)^{-1} b with b = A^T r, [B, *E]: the same as C A^T (A C A^T + s^2 I)^{-1} r, by conjugate
+    gradients in the inner product (u, C v), in which A^T A C + s^2 I is symmetric.
+
+    Iterating on r instead is led astray by the part of r that A^T does not see, and by small singular values: with few
+    iterations its step can be longer than the answer (docs/results/covariance.md). One product with C and one with
+    A^T A an iteration.
+
+    Args:
+        covariance: v -> C v, symmetric positive definite. gram: v -> A^T A v. noise: s^2, [B or 1, 1, ...].
+    """
+
+    def dot(u: Tensor, v: Tensor) -> Tensor:
+        return (u * v).flatten(1).sum(1).reshape(-1, *[1] * (b.ndim - 1))
+
+    tiny = torch.finfo(b.dtype).tiny
+    r = p = b
+    cr = cp = covariance(b)
+    rr, out = dot(r, cr), torch.zeros_like(b)
+    for _ in range(iterations):
+        q = gram(cp) + noise * p
+        curvature = dot(q, cp)
+        step = torch.where(curvature > 0, rr / curvature.clamp_min(tiny), 0.0)
+        out, r = out + step * cp, r - step * q
+        cr = covariance(r)
+        new = dot(r, cr)
+        ratio = torch.where(rr > 0, new / rr.clamp_min(tiny), 0.0)
+        p, cp, rr = r + ratio * p, cr + ratio * cp, new
+    return out
 
 
 class WithCovariance(HTransform):
