@@ -40,6 +40,7 @@ NAMES = {
     "tmpd": "TMPD",
     "mmps": "MMPS",
     "ddrm": "DDRM",
+    "ddnm": "DDNM",
     "diffpir": "DiffPIR",
     "mcg": "MCG",
     "repaint": "RePaint",

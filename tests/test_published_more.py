@@ -12,6 +12,7 @@ are known. States agree to 1e-6 at every level.
 | imputation | Song et al. 2021, appendix I.2 | here |
 | replacement | DDNM: Wang et al. 2023, algorithm 1 | here |
 | ddrm | also DDNM+: Wang et al. 2023, eq. 17, 18 and their appendix on general A | here |
+| ddnm | Wang et al. 2023: their code's step (appendix on general A), and algorithm 2 as printed | here |
 | repaint | Lugmayr et al. 2022, algorithm 1 with the jumps of its appendix B | here |
 | reconstruction | Ho et al. 2022, eq. 7 and its form for super-resolution | here |
 | tmpd | Boys et al. 2024, with the row sums | here |
@@ -239,6 +240,56 @@ def test_ddrm_is_ddnm_plus(sigma_y):
                 z[j] = a * (z0[j] + shrink * (y_bar[j] - z0[j])) + s * eta * vn[j]
         x = vt.mT @ z
         torch.testing.assert_close(after[0], x, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma_y", [0.0, 0.05, 0.4])
+def test_ddnm(sigma_y):
+    """The authors' code (svd_ddnm), with eta = 0.85: without noise x̂ <- x̂ - A^+ (A x̂ - y) and a step of DDIM's form with
+    the prior's own eps; with noise eq. 17 and 51, where lambda = s_j sigma sqrt(1 - eta^2) / (a sigma_y) below and the
+    noise is what is left of sigma^2 above."""
+    _, values, vt = torch.linalg.svd(A)
+    values, eta = torch.cat([values, torch.zeros(1)]), 0.85
+    x, noise, expected = start(), Stream(1), []
+    for i in range(N, 0, -1):
+        x0, e = denoise(x, i)[0], epsilon(x, i)
+        a, s, n = ABAR[i - 1].sqrt(), (1 - ABAR[i - 1]).sqrt(), noise() if i > 1 else torch.zeros(3)
+        shrink, new, old = torch.ones(3), torch.full((3,), float(s) * eta), torch.full((3,), float(s)) * 0.0
+        for j in range(3):
+            if values[j] == 0 or sigma_y == 0:
+                old[j] = s * math.sqrt(1 - eta**2)
+            elif s < a * sigma_y / values[j]:
+                shrink[j] = values[j] * s * math.sqrt(1 - eta**2) / (a * sigma_y)
+            else:
+                new[j] = (s**2 - (a * sigma_y / values[j]) ** 2).sqrt()
+        corrected = x0 - vt.mT @ (shrink * (vt @ torch.linalg.pinv(A) @ (A @ x0 - Y)))
+        x = a * corrected + vt.mT @ (new * (vt @ n) + old * (vt @ e))
+        expected.append(x)
+    same(ours("ddnm", combinations(sigma_y), start()), expected)
+
+
+@pytest.mark.parametrize("sigma_y", [0.0, 0.05, 0.4])
+def test_ddnm_printed(sigma_y):
+    """Algorithm 2 with eq. 17 to 19: x̂ <- x̂ - lambda A^+ (A x̂ - y) in DDPM's step, a_i its factor of x̂, lambda = 1 and
+    gamma = sigma_i^2 - (a_i sigma_y)^2 where that is positive, else lambda = sigma_i / (a_i sigma_y) and no noise; for
+    each singular value, with sigma_y / s_j for sigma_y."""
+    _, values, vt = torch.linalg.svd(A)
+    values = torch.cat([values, torch.zeros(1)])
+    x, noise, expected = start(), Stream(1), []
+    for i in range(N, 0, -1):
+        x0, _ = denoise(x, i)
+        n, std = (noise(), ancestral_std(i)) if i > 1 else (torch.zeros(3), torch.zeros(()))
+        a = ABAR[i - 1].sqrt() * BETAS[i - 1] / (1 - ABAR[i])
+        shrink, new = torch.ones(3), torch.ones(3) * std
+        for j in range(2):
+            brought = a * sigma_y / values[j]
+            if brought <= std:
+                new[j] = (std**2 - brought**2).sqrt()
+            else:
+                shrink[j], new[j] = std / brought, 0.0
+        corrected = x0 - vt.mT @ (shrink * (vt @ torch.linalg.pinv(A) @ (A @ x0 - Y)))
+        x = ancestral_mean(x, corrected, i) + vt.mT @ (new * (vt @ n))
+        expected.append(x)
+    same(ours("ddnm", combinations(sigma_y), start(), printed=1, noise=1.0), expected)
 
 
 @pytest.mark.parametrize("jump", [1, 3])

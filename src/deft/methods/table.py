@@ -40,7 +40,7 @@ from deft.methods.drawing import (
 )
 from deft.methods.method import WEIGHTED, Context, Method
 from deft.methods.settings import Settings, setting
-from deft.samplers import DAPS, DDIM, DDRM, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
+from deft.samplers import DAPS, DDIM, DDNM, DDRM, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
 
 # settings
 
@@ -162,6 +162,17 @@ class DAPSSettings(Settings):
 
 
 @dataclass(frozen=True)
+class DDNMSettings(Settings):
+    noise: float = setting(0.85, "share of new noise in a step")
+    repeats: int = setting(1, "how often a step is taken (time travel)")
+    jump: int = setting(1, "parts of a step")
+    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
+    printed: bool = setting(
+        False, "the paper's printed step, with DDIM's eta for noise; without it its authors' code's"
+    )
+
+
+@dataclass(frozen=True)
 class TDSSettings(PopulationSettings):
     data_std: float = setting(1.0, "assumed standard deviation of the data")
 
@@ -237,6 +248,11 @@ def _imputed(settings: F) -> Sampler:
     """The ancestral sampler, with y noised again at each level (fresh, as published) or left to an h that replaces the
     measured part of x̂."""
     return Imputed(DDIM(1.0)) if settings.fresh else DDIM(1.0)
+
+
+def _travelling(sampler: Sampler, repeats: int, jump: int) -> Sampler:
+    """The sampler itself, where a step is taken once and whole."""
+    return TimeTravel(sampler, repeats, jump) if (repeats, jump) != (1, 1) else sampler
 
 
 def _mcg(m: Context[MCGSettings]) -> HTransform:
@@ -472,8 +488,8 @@ METHODS: dict[str, Method[Any]] = {
             requires="linear",
             grid={"eta": (1.0, 0.5)},
             about=(
-                "the measured part of the denoised mean replaced by y (DDNM, Wang et al. 2023; for noise it has "
-                "ddrm's step)"
+                "the measured part of the denoised mean replaced by y (DDNM without noise, Wang et al. 2023; with it: "
+                "ddnm)"
             ),
         ),
         Method(
@@ -514,6 +530,17 @@ METHODS: dict[str, Method[Any]] = {
             sampler=lambda s: DAPS(s.ode_steps, s.langevin_steps, s.lr, s.data_std, tau=s.tau, decay=s.decay),
             grid={"lr": (0.5, 1.0), "tau": (0.2, 0.5, 1.0)},
             about="Langevin steps on a whole x_0 at each level (Zhang et al. 2025)",
+        ),
+        Method(
+            "ddnm",
+            "DDNM",
+            lambda m: Zero(),
+            requires="linear",
+            settings=DDNMSettings(),
+            spacing="uniform",
+            sampler=lambda s: _travelling(DDNM(s.noise, s.limit, printed=s.printed), s.repeats, s.jump),
+            grid={"noise": (0.5, 0.85, 1.0), "repeats": (1, 3), "printed": (False, True)},
+            about="y in place of the measured part of x̂, as far as its noise allows (DDNM+, Wang et al. 2023)",
         ),
         Method(
             "tds",

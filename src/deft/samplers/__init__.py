@@ -8,6 +8,7 @@ from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, Pat
 from deft.samplers.draw import StepInfo, sample, sample_posterior
 from deft.samplers.hamiltonian import sample_hmc
 from deft.samplers.imputation import Imputed
+from deft.samplers.nullspace import DDNM
 from deft.samplers.ode import DDIM, Cooled, DPMpp2M, Heun, KernelSampler
 from deft.samplers.path import sample_paths, weighted_paths
 from deft.samplers.refresh import Refresh
@@ -30,6 +31,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 __all__ = [
     "DAPS",
     "DDIM",
+    "DDNM",
     "DDRM",
     "SAMPLERS",
     "SPACINGS",
