@@ -46,6 +46,7 @@ NAMES = {
     "repaint": "RePaint",
     "reddiff": "RED-diff",
     "daps": "DAPS",
+    "mgps": "MGPS",
     "tds": "TDS",
     "mcgdiff": "MCGDiff",
     "prior": "the prior alone",

@@ -18,6 +18,7 @@ are known. States agree to 1e-6 at every level.
 | tmpd | Boys et al. 2024, with the row sums | here |
 | mmps | Rozet et al. 2024, algorithm of section 4.2 | here |
 | daps | Zhang et al. 2025, algorithm 1 | here |
+| mgps | Moufad et al. 2025: algorithm 1, warm steps as in their code | here |
 | reddiff | Mardani et al. 2024, algorithm 1 | `test_methods_exact.test_reddiff_is_adam` |
 | tds | Wu et al. 2023, algorithm 1 | here |
 | mcgdiff | Cardoso et al. 2024, algorithm 1 | here |
@@ -405,6 +406,86 @@ def test_daps(data_std):
         expected.append(ABAR[i - 1].sqrt() * z)
     settings = {"ode_steps": 2, "langevin_steps": 7, "lr": 0.8, "tau": 0.4, "decay": 0.05, "data_std": data_std}
     same(ours("daps", combinations(), start(), **settings), expected)
+
+
+def bridged(u_a, u_s, u_t, x_a, x_t):
+    """q(x_s | x_a, x_t) of a variance preserving process, by precisions: x_s given x_a, times x_t given x_s."""
+    a_a, a_s, a_t = ((1 + u**2) ** -0.5 for u in (u_a, u_s, u_t))
+    forward, back = 1 - (a_s / a_a) ** 2, 1 - (a_t / a_s) ** 2
+    precision = 1 / forward + (a_t / a_s) ** 2 / back
+    return (a_s / a_a * x_a / forward + a_t / a_s * x_t / back) / precision, 1 / precision
+
+
+def adam_by_hand(gradients, mu, rho, rate, steps):
+    """Kingma & Ba's algorithm with their defaults; gradients(mu, rho) -> those of mu and rho."""
+    first, second = [torch.zeros(3)] * 2, [torch.zeros(3)] * 2
+    for k in range(1, steps + 1):
+        for j, g in enumerate(gradients(mu, rho)):
+            first[j], second[j] = 0.9 * first[j] + 0.1 * g, 0.999 * second[j] + 0.001 * g**2
+        moves = [
+            rate * a / (1 - 0.9**k) / ((b / (1 - 0.999**k)).sqrt() + 1e-8) for a, b in zip(first, second, strict=True)
+        ]
+        mu, rho = mu - moves[0], rho - moves[1]
+    return mu, rho
+
+
+@pytest.mark.parametrize(("warm", "middle"), [(0, 0.5), (3, 0.5), (0, 0.2)])
+def test_mgps(warm, middle):
+    """Moufad et al. 2025, algorithm 1, all gradients by hand. Time is DDPM's, beta from .1 to 20: B = .1 t + 9.95 t^2,
+    u^2 = e^B - 1. Of the warm steps, the second fit is next to clean, here at the table's first entry."""
+    u = ((1 - ABAR) / ABAR).sqrt()
+    x, noise, expected, guess, told = start(), Stream(1), [], None, False
+
+    def at(x, v):
+        """x̂ and its derivative at sigma/alpha = v."""
+        a = (1 + v**2) ** -0.5
+        gain = a * C @ torch.linalg.inv(a**2 * C + (1 - a**2) * torch.eye(3))
+        return M + gain @ (x - a * M), gain
+
+    for i in range(N, 0, -1):
+        x0, _ = at(x, u[i])
+        if i == 1:
+            expected.append(x0)
+            break
+        now = (-0.1 + (0.01 + 4 * 9.95 * torch.log1p(u[i - 1] ** 2)).sqrt()) / (2 * 9.95)
+        v = torch.maximum(torch.expm1(0.1 * middle * now + 9.95 * (middle * now) ** 2).sqrt(), u[1])
+        m, var = bridged(torch.zeros(()), v, u[i], x0, x)
+        mu, _ = bridged(u[1] if told else torch.zeros(()), v, u[i], x0 if guess is None else guess, x)
+        steps = 3 if (N - i) % 4 == 0 else 2
+
+        def fitted(mu, rho, v=v, m=m, var=var):
+            n = noise()
+            x_l = mu + rho.exp() * n
+            x0, jacobian = at(x_l, v)
+            g = -jacobian.mT @ A.mT @ (Y - A @ x0) / SIGMA_Y**2
+            return (mu - m) / var + g, (2 * rho).exp() / var - 1 + g * rho.exp() * n
+
+        mu, rho = adam_by_hand(fitted, mu, (var.log() / 2).expand(3), 0.05, steps)
+        x_l = mu + rho.exp() * noise()
+        guess, _ = at(x_l, v)
+        told = N - i < warm and bool(v > u[1])
+        if not told:
+            at_s = bool(v == u[i - 1])  # where the schedule ends, the midpoint is the end of the step
+            mean, left = (x_l, torch.zeros(())) if at_s else bridged(v, u[i - 1], u[i], x_l, x)
+        else:
+            a, b = (1 + v**2) ** -0.5, (1 + u[1] ** 2) ** -0.5
+            ratio, back = a / b, 1 - (a / b) ** 2
+            mu, var = bridged(torch.zeros(()), u[1], v, guess, x_l)
+
+            def second(mu, rho, b=b, ratio=ratio, back=back, x_l=x_l):
+                n = noise()
+                x_1 = mu + rho.exp() * n
+                g = -A.mT @ (Y - A @ x_1) / SIGMA_Y**2 - (b * at(x_1, u[1])[0] - x_1) / (1 - b**2)
+                wide = ratio**2 * (2 * rho).exp() / back - 1
+                return ratio * (ratio * mu - x_l) / back + g, wide + g * rho.exp() * n
+
+            mu, rho = adam_by_hand(second, mu, (var.log() / 2).expand(3), 0.05, steps)
+            guess = mu + rho.exp() * noise()
+            mean, left = bridged(u[1], u[i - 1], u[i], guess, x)
+        x = mean + left.clamp_min(0).sqrt() * noise()
+        expected.append(x)
+    settings = {"middle": middle, "many": 3, "every": 4, "lr": 0.05, "warm": warm}
+    same(ours("mgps", combinations(), start(), **settings), expected)
 
 
 def log_normal(x, mean, variance):

@@ -40,7 +40,7 @@ from deft.methods.drawing import (
 )
 from deft.methods.method import WEIGHTED, Context, Method
 from deft.methods.settings import Settings, setting
-from deft.samplers import DAPS, DDIM, DDNM, DDRM, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
+from deft.samplers import DAPS, DDIM, DDNM, DDRM, MGPS, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
 
 # settings
 
@@ -170,6 +170,16 @@ class DDNMSettings(Settings):
     printed: bool = setting(
         False, "the paper's printed step, with DDIM's eta for noise; without it its authors' code's"
     )
+
+
+@dataclass(frozen=True)
+class MGPSSettings(Settings):
+    middle: float = setting(0.5, "time of the midpoint over that of the step's end")
+    gradient_steps: int = setting(2, "of Adam in a step")
+    many: int = setting(20, "of them in the first step and in every tenth")
+    every: int = setting(10, "how often that is")
+    lr: float = setting(0.03, "step size of Adam")
+    warm: int = setting(15, "first steps that end in a second fit, next to the data")
 
 
 @dataclass(frozen=True)
@@ -541,6 +551,18 @@ METHODS: dict[str, Method[Any]] = {
             sampler=lambda s: _travelling(DDNM(s.noise, s.limit, printed=s.printed), s.repeats, s.jump),
             grid={"noise": (0.5, 0.85, 1.0), "repeats": (1, 3), "printed": (False, True)},
             about="y in place of the measured part of x̂, as far as its noise allows (DDNM+, Wang et al. 2023)",
+        ),
+        Method(
+            "mgps",
+            "MGPS",
+            lambda m: Zero(),
+            backward=True,
+            requires="likelihood",
+            settings=MGPSSettings(),
+            spacing="uniform",
+            sampler=lambda s: MGPS(s.middle, s.gradient_steps, many=s.many, every=s.every, rate=s.lr, warm=s.warm),
+            grid={"gradient_steps": (2, 5), "many": (2, 20), "lr": (0.03, 0.1, 0.3), "warm": (0, 4)},
+            about="guidance at a level between, by a variational fit in each step (Moufad et al. 2025)",
         ),
         Method(
             "tds",

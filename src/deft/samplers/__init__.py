@@ -8,6 +8,7 @@ from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, Pat
 from deft.samplers.draw import StepInfo, sample, sample_posterior
 from deft.samplers.hamiltonian import sample_hmc
 from deft.samplers.imputation import Imputed
+from deft.samplers.midpoint import MGPS
 from deft.samplers.nullspace import DDNM
 from deft.samplers.ode import DDIM, Cooled, DPMpp2M, Heun, KernelSampler
 from deft.samplers.path import sample_paths, weighted_paths
@@ -33,6 +34,7 @@ __all__ = [
     "DDIM",
     "DDNM",
     "DDRM",
+    "MGPS",
     "SAMPLERS",
     "SPACINGS",
     "Ancestral",
