@@ -36,6 +36,7 @@ NAMES = {
     "dps": "DPS",
     "pigdm": "ΠGDM",
     "pigdm-score": "ΠGDM (score)",
+    "cpigdm": "C-ΠGDM",
     "gradient": "gradient at the mean",
     "tmpd": "TMPD",
     "mmps": "MMPS",

@@ -541,7 +541,7 @@ def test_backward_passes_are_counted(tmp_path):
     """As many as each method's formula says, and for an h one image's check at the door beside them. MGPS has 20 in its
     first step and none in its last."""
     door = 2 + 1 / 6
-    for name, passes in {"pigdm": door, "mmps": 4 * door, "replacement": 0, "mgps": 20}.items():
+    for name, passes in {"pigdm": door, "mmps": 4 * door, "replacement": 0, "mgps": 20, "cpigdm": 2}.items():
         u = draw_job(
             STUDY.on[0],
             get_task("sr4").config(),

@@ -17,6 +17,7 @@ from deft.core.condition import condition
 from deft.core.grid import times
 from deft.core.random import Noise
 from deft.core.transition import Level
+from deft.denoiser import MeanDenoiser
 from deft.errors import ContractError, InputError
 from deft.guidance import (
     DPS,
@@ -34,6 +35,7 @@ from deft.guidance.combine import Scaled, Sum, Zero
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
 from deft.methods import METHODS, plan
+from deft.methods.plans import begun_at
 from deft.operator import Mask, Matrix, Operator
 from deft.samplers import (
     DAPS,
@@ -42,6 +44,7 @@ from deft.samplers import (
     DDRM,
     MGPS,
     Ancestral,
+    CPiGDM,
     DPMpp2M,
     Heun,
     Imputed,
@@ -673,6 +676,88 @@ def test_mgps_is_biased():
         assert ratio == pytest.approx([1.22, 1.53, 0.98], abs=0.03)
 
 
+# C-ΠGDM.
+
+
+@pytest.mark.parametrize("w", [3.0, 15.0])
+def test_cpigdm_is_the_ode_it_says(w):
+    """Noisy y: a step of width 1e-4 in u divided by it is eps - sigma h with h = w alpha^2 J^T A^+ F r, F = sigma^2 /
+    (sigma^2 + sigma_y^2 / s_i^2), all dense, to 0.1 %; on another schedule of the same u it is the same z."""
+    a, c, m = COMBINATIONS.likelihood.operator.matrix[0], CORRELATED.mixture.covariances[0], CORRELATED.mixture.means[0]
+    left, values, right = torch.linalg.svd(a, full_matrices=False)
+    for u in (0.1, 0.8, 3.0):
+        alpha, sigma = 1 / math.hypot(1, u), u / math.hypot(1, u)
+        x = Noise(0, 1).normal((3,))
+        gain = alpha * c @ torch.linalg.inv(alpha**2 * c + sigma**2 * torch.eye(3))
+        mean = m + (x[0] - alpha * m) @ gain
+        share = sigma**2 / (sigma**2 + (0.2 / values) ** 2)
+        r = right.mT @ (share / values * (left.mT @ (COMBINATIONS.y[0] - a @ mean)))
+        h = w * alpha**2 * gain.mT @ r
+        slope = (x[0] - alpha * mean) / sigma - sigma * h
+        found = []
+        for scale in (1.0, 2.5):  # the same u where alpha and sigma are 2.5 times as large
+            t = Level(float(VP.time_of(torch.tensor(-2 * math.log(u)))), scale * alpha, scale * sigma)
+            s = Level(0.0, scale / math.hypot(1, u - 1e-4), scale * (u - 1e-4) / math.hypot(1, u - 1e-4))
+            prior = MeanDenoiser(
+                lambda x, a, s: m + (x - a * m) @ (a * c @ torch.linalg.inv(a**2 * c + s**2 * torch.eye(3))),
+                Grown(scale),
+                (3,),
+            )
+            z = CPiGDM(w).step(condition(prior, Zero(), COMBINATIONS), scale * x, t, s, None, "started")[0] / s.alpha
+            found.append(((z - x / alpha) / -1e-4)[0])
+        torch.testing.assert_close(found[0], slope, rtol=1e-3, atol=1e-3 * float(slope.abs().max()))
+        torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
+
+
+class Grown(VPCosine):
+    """VPCosine with alpha and sigma times a number."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def log_alpha(self, t):
+        return super().log_alpha(t) + math.log(self.scale)
+
+    def log_sigma(self, t):
+        return super().log_sigma(t) + math.log(self.scale)
+
+
+@pytest.mark.parametrize("d", [0.0, 0.05, 2.0])
+def test_cpigdm_coefficients_of_wide_steps(d):
+    """Rho and the integral of the Jacobian's term by 200,000 midpoints, from the first level of the schedule too."""
+    w, sampler, seen = 15.0, CPiGDM(15.0), torch.ones(1, dtype=torch.bool)
+    d2 = tensor(d**2)
+    for u, v in ((148.0, 5.0), (2.0, 0.5), (0.5, 0.0)):
+        edges = torch.linspace(math.asinh(v), math.asinh(u), 200001, dtype=F64)
+        x, width = torch.sinh((edges[1:] + edges[:-1]) / 2), edges.diff()
+        slope = w * x**2 / (x**2 + d**2 * (1 + x**2)) * x / (1 + x**2).sqrt()  # of -log q, in asinh x
+        q = (-((slope * width).cumsum(0) - slope * width / 2)).exp()  # over q_v
+        then = sampler._log_q(v, d2, seen)
+        rho = (sampler._log_q(u, d2, seen) - then).exp()
+        assert float(rho) == pytest.approx(math.exp(-float((slope * width).sum())), rel=1e-4, abs=1e-9)
+        found = sampler._of_jacobian(u, v, d2, seen, then)
+        assert float(found) == pytest.approx(-float((w * torch.tanh(torch.asinh(x)) ** 2 * q * width).sum()), rel=2e-3)
+
+
+@pytest.mark.parametrize("w", [1.0, 4.0])
+def test_cpigdm_is_biased(w):
+    """Data N(0, I) without noise in y, 200 steps from u = 2: a seen entry keeps sigma_0 e^(-w (1 - alpha_0^4)/4) of the
+    start's spread and ends at y times the closed form of the same linear ODE, x' = w alpha^2 y - w alpha^3 x in alpha;
+    the hidden one has deviation sigma_0. To 1 %."""
+    world, obs = gaussian_world(torch.eye(3, dtype=F64)), measured(mask(1.0, 1.0, 0.0), tensor(1.3, -0.7, 0.0), 0.0)
+    grid = begun_at(VP, times(VP, 200, "uniform"), 2.0)
+    mean, covariance = law(world, Zero(), obs, CPiGDM(w), grid)
+    first, sigma = grid[0].alpha, grid[0].sigma
+    a = torch.linspace(first, 1, 100001, dtype=F64)
+    a, width = (a[1:] + a[:-1]) / 2, a.diff()
+    kept = math.exp(-w / 4 * (1 - first**4))
+    ends = first * kept + float((w * a**2 * (-w / 4 * (1 - a**4)).exp() * width).sum())
+    torch.testing.assert_close(mean, ends * obs.y[0], rtol=0.01, atol=1e-6)
+    expected = sigma * tensor(kept, kept, 1.0)
+    torch.testing.assert_close(covariance.diagonal().sqrt(), expected, rtol=0.01, atol=1e-6)
+
+
 # Samplers with a rule of their own keep the contract, and so does every row of the table.
 
 OWN = {
@@ -682,13 +767,14 @@ OWN = {
     "reddiff": REDDiff(),
     "daps": DAPS(3, 4),
     "mgps": MGPS(many=3, every=3, warm=2),
+    "cpigdm": CPiGDM(),
     "imputed": Imputed(DDIM(1.0)),
     "travelling": TimeTravel(DDRM(), 2),
     "repaint": TimeTravel(Imputed(DDIM(1.0)), 2, 3),
 }
 
 
-THROUGH_THE_PRIOR = ("mgps",)
+THROUGH_THE_PRIOR = ("mgps", "cpigdm")
 
 
 @pytest.mark.parametrize("schedule", [VP, VPTable.linear(100)], ids=lambda s: s.name)
@@ -728,12 +814,14 @@ def test_every_row_draws(name):
         free = plan("prior").draw(world.prior(VP), obs, 8).x[0]
         rms = [float(obs.repeat(8).likelihood.residual(obs.repeat(8).y, v).square().mean().sqrt()) for v in (x, free)]
         assert rms[0] < 0.6 * rms[1], rms
-    if name in ("ddrm", "ddnm", "reddiff", "daps", "mgps"):
+    if name in ("ddrm", "ddnm", "reddiff", "daps", "mgps", "cpigdm"):
         with pytest.raises(InputError, match="has no h to scale"):
             p.draw(world.prior(VP), obs, 2, scale=2.0)
 
 
-@pytest.mark.parametrize("name", ["tmpd", "mmps", "ddrm", "ddnm", "mcg", "replacement", "imputation", "repaint"])
+@pytest.mark.parametrize(
+    "name", ["tmpd", "mmps", "ddrm", "ddnm", "cpigdm", "mcg", "replacement", "imputation", "repaint"]
+)
 def test_what_a_row_needs_is_said(name):
     with pytest.raises(InputError, match=r"needs a .*, got Gaussian of Clip"):
         plan(name).draw(CORRELATED.prior(VP), measured(Clip(), tensor(0.4, -0.6, 0.2), 0.05), 1)

@@ -19,6 +19,7 @@ are known. States agree to 1e-6 at every level.
 | mmps | Rozet et al. 2024, algorithm of section 4.2 | here |
 | daps | Zhang et al. 2025, algorithm 1 | here |
 | mgps | Moufad et al. 2025: algorithm 1, warm steps as in their code | here |
+| cpigdm | Pandey et al. 2024: their code's coefficients, without noise | here |
 | reddiff | Mardani et al. 2024, algorithm 1 | `test_methods_exact.test_reddiff_is_adam` |
 | tds | Wu et al. 2023, algorithm 1 | here |
 | mcgdiff | Cardoso et al. 2024, algorithm 1 | here |
@@ -406,6 +407,49 @@ def test_daps(data_std):
         expected.append(ABAR[i - 1].sqrt() * z)
     settings = {"ode_steps": 2, "langevin_steps": 7, "lr": 0.8, "tau": 0.4, "decay": 0.05, "data_std": data_std}
     same(ours("daps", combinations(), start(), **settings), expected)
+
+
+def coefficients(low, high, w):
+    """Increments of Phi_y, Phi_s (2) and Phi_j (2) of the authors' code from B = int beta to another: integrals, by the
+    midpoint rule in sqrt(B), where they are smooth."""
+    edges = torch.linspace(math.sqrt(low), math.sqrt(high), 20001, dtype=F64)
+    b = ((edges[1:] + edges[:-1]) / 2) ** 2
+    mu, std, width = (-b / 2).exp(), (-torch.expm1(-b)).sqrt(), edges.diff() * 2 * b.sqrt()
+    one, both = (b / 2).exp(), (b / 2 - w * b / 2).exp()  # e^c1, e^(c1 + c2)
+    parts = (
+        -w / 2 * both * mu,
+        one / std / 2,
+        (both - one) / std / 2 - w / 2 * std * both,
+        w / 2 * one * std * mu,
+        w / 2 * std * (both - one) * mu,
+    )
+    return torch.stack([(p * width).sum() for p in parts])
+
+
+@pytest.mark.parametrize("w", [2.0, 15.0])
+def test_cpigdm(w):
+    """Pandey et al. 2024, their code's sampler without noise (lambda = 0): Euler's steps in the coordinates A_t x, A_t =
+    e^c1 (I + (e^c2 - 1) P), c1 = B/2, c2 = -w B/2, with increments of the coefficients Phi."""
+    pinv = torch.linalg.pinv(A)
+    p, y = pinv @ A, pinv @ Y
+    big = -ABAR.log()
+    x, expected = start() + ABAR[N].sqrt() * y, []
+
+    def change(x, b):
+        return math.exp(b / 2) * (x + (math.exp(-w * b / 2) - 1) * p @ x)
+
+    def back(x, b):
+        return math.exp(-b / 2) * (x + (math.exp(w * b / 2) - 1) * p @ x)
+
+    for i in range(N, 0, -1):
+        x0, jacobian = denoise(x, i)
+        e, a, s = epsilon(x, i), ABAR[i].sqrt(), (1 - ABAR[i]).sqrt()
+        g = (torch.eye(3) - a * jacobian).mT @ (y - p @ x0) / s
+        d = -coefficients(float(big[i - 1]), float(big[i]), w)
+        x_bar = change(x, float(big[i])) + d[0] * y + d[1] * e + d[2] * p @ e + d[3] * g + d[4] * p @ g
+        x = back(x_bar, float(big[i - 1]))
+        expected.append(x)
+    same(ours("cpigdm", combinations(0.0), start(), weight=w), expected)
 
 
 def bridged(u_a, u_s, u_t, x_a, x_t):

@@ -6,6 +6,7 @@ A method is an h-transform and the settings it works best with. A row added here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,7 +41,7 @@ from deft.methods.drawing import (
 )
 from deft.methods.method import WEIGHTED, Context, Method
 from deft.methods.settings import Settings, setting
-from deft.samplers import DAPS, DDIM, DDNM, DDRM, MGPS, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
+from deft.samplers import DAPS, DDIM, DDNM, DDRM, MGPS, CPiGDM, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
 
 # settings
 
@@ -180,6 +181,13 @@ class MGPSSettings(Settings):
     every: int = setting(10, "how often that is")
     lr: float = setting(0.03, "step size of Adam")
     warm: int = setting(15, "first steps that end in a second fit, next to the data")
+
+
+@dataclass(frozen=True)
+class CPiGDMSettings(Settings):
+    weight: float = setting(15.0, "of the guidance")
+    start: float = setting(2.0, "sigma/alpha at which it begins, from y; inf for pure noise")
+    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
 
 
 @dataclass(frozen=True)
@@ -563,6 +571,20 @@ METHODS: dict[str, Method[Any]] = {
             sampler=lambda s: MGPS(s.middle, s.gradient_steps, many=s.many, every=s.every, rate=s.lr, warm=s.warm),
             grid={"gradient_steps": (2, 5), "many": (2, 20), "lr": (0.03, 0.1, 0.3), "warm": (0, 4)},
             about="guidance at a level between, by a variational fit in each step (Moufad et al. 2025)",
+        ),
+        Method(
+            "cpigdm",
+            "C-ΠGDM",
+            lambda m: Zero(),
+            backward=True,
+            requires="linear",
+            settings=CPiGDMSettings(),
+            steps=20,
+            spacing="uniform",
+            sampler=lambda s: CPiGDM(s.weight, s.limit),
+            start=lambda s: s.start,
+            grid={"weight": (6.0, 15.0, 30.0), "start": (2.0, 10.0, math.inf)},
+            about="ΠGDM's ODE with its linear part solved exactly, for few steps (Pandey et al. 2024)",
         ),
         Method(
             "tds",

@@ -3,6 +3,7 @@
 from deft.core.grid import SPACINGS, levels, times
 from deft.core.sampler import ManyDraws, Sampler
 from deft.kinds.draws import Diagnostics, Draws
+from deft.samplers.conjugate import CPiGDM
 from deft.samplers.daps import DAPS
 from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
 from deft.samplers.draw import StepInfo, sample, sample_posterior
@@ -38,6 +39,7 @@ __all__ = [
     "SAMPLERS",
     "SPACINGS",
     "Ancestral",
+    "CPiGDM",
     "ChainDiagnostics",
     "Cooled",
     "DPMpp2M",
