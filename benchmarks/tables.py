@@ -48,6 +48,7 @@ NAMES = {
     "reddiff": "RED-diff",
     "daps": "DAPS",
     "mgps": "MGPS",
+    "flower": "Flower",
     "tds": "TDS",
     "mcgdiff": "MCGDiff",
     "prior": "the prior alone",

@@ -46,6 +46,7 @@ from deft.samplers import (
     Ancestral,
     CPiGDM,
     DPMpp2M,
+    Flower,
     Heun,
     Imputed,
     Ito,
@@ -676,6 +677,47 @@ def test_mgps_is_biased():
         assert ratio == pytest.approx([1.22, 1.53, 0.98], abs=0.03)
 
 
+# Flower.
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 50])
+def test_flower_is_exact_for_round_data(steps):
+    """Data N(0, d^2 I), gamma = 1: the posterior in any number of steps, to 1e-3 (the start has no trace of y). With
+    gamma = 0 its mean, and less spread: in one step none."""
+    grid = times(VP, steps)
+    mean, ratio = against(ROUND, Zero(), TWO_SEEN, Flower(1.0, 0.7), grid)
+    assert float(mean.abs().max()) < 1e-3 and float((ratio - 1).abs().max()) < 1e-3, (mean, ratio)
+    mean, ratio = against(ROUND, Zero(), TWO_SEEN, Flower(0.0, 0.7), grid)
+    assert float(mean.abs().max()) < 1e-3 and float(ratio.max()) < (0.02 if steps == 1 else 0.72)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_flower_by_hand(gamma):
+    """Independent data, y = (2 x_1, 0.5 x_2), x_3 unseen: each direction's mean and variance, recomputed on its own."""
+    world = gaussian_world(torch.diag(tensor(0.1, 0.5, 2.0)))
+    obs = measured(Matrix(tensor([2.0, 0.0, 0.0], [0.0, 0.5, 0.0])), tensor(0.9, -0.6), 0.3)
+    for spacing in ("angle", "log-snr"):
+        grid = times(VP, 20, spacing)
+        mean, covariance = law(world, Zero(), obs, Flower(gamma), grid)
+        for i, (c, s, y) in enumerate(((0.1, 2.0, 0.9), (0.5, 0.5, -0.6), (2.0, 0.0, 0.0))):
+            m, v = 0.0, grid[0].sigma ** 2
+            for t, n in pairwise(grid):
+                gain = t.alpha * c / (t.alpha**2 * c + t.sigma**2)
+                nu2 = t.sigma**2 / (t.alpha**2 + t.sigma**2)
+                precision = 1 / nu2 + s**2 / 0.09
+                m = n.alpha * (gain * m / nu2 + s * y / 0.09) / precision
+                v = n.alpha**2 * ((gain / nu2 / precision) ** 2 * v + gamma**2 / precision) + n.sigma**2
+            assert (float(mean[i]), float(covariance[i, i])) == pytest.approx((m, v), abs=1e-9)
+
+
+def test_flower_varies_too_little_by_default():
+    """Correlated data, 100 even steps: deviations of .68 to .71 of the posterior's for gamma = 0, of 1.03 to 1.05 for
+    gamma = 1 with d = 1; means less than .1 off."""
+    for gamma, least, most in ((0.0, 0.68, 0.72), (1.0, 1.02, 1.06)):
+        mean, ratio = against(CORRELATED, Zero(), COMBINATIONS, Flower(gamma), times(VP, 100, "uniform"))
+        assert least < float(ratio.min()) and float(ratio.max()) < most and float(mean.abs().max()) < 0.1
+
+
 # C-ΠGDM.
 
 
@@ -768,6 +810,8 @@ OWN = {
     "daps": DAPS(3, 4),
     "mgps": MGPS(many=3, every=3, warm=2),
     "cpigdm": CPiGDM(),
+    "flower": Flower(),
+    "flower, spread": Flower(1.0, 0.7),
     "imputed": Imputed(DDIM(1.0)),
     "travelling": TimeTravel(DDRM(), 2),
     "repaint": TimeTravel(Imputed(DDIM(1.0)), 2, 3),
@@ -814,13 +858,13 @@ def test_every_row_draws(name):
         free = plan("prior").draw(world.prior(VP), obs, 8).x[0]
         rms = [float(obs.repeat(8).likelihood.residual(obs.repeat(8).y, v).square().mean().sqrt()) for v in (x, free)]
         assert rms[0] < 0.6 * rms[1], rms
-    if name in ("ddrm", "ddnm", "reddiff", "daps", "mgps", "cpigdm"):
+    if name in ("ddrm", "ddnm", "reddiff", "daps", "mgps", "cpigdm", "flower"):
         with pytest.raises(InputError, match="has no h to scale"):
             p.draw(world.prior(VP), obs, 2, scale=2.0)
 
 
 @pytest.mark.parametrize(
-    "name", ["tmpd", "mmps", "ddrm", "ddnm", "cpigdm", "mcg", "replacement", "imputation", "repaint"]
+    "name", ["tmpd", "mmps", "ddrm", "ddnm", "cpigdm", "flower", "mcg", "replacement", "imputation", "repaint"]
 )
 def test_what_a_row_needs_is_said(name):
     with pytest.raises(InputError, match=r"needs a .*, got Gaussian of Clip"):

@@ -20,6 +20,7 @@ are known. States agree to 1e-6 at every level.
 | daps | Zhang et al. 2025, algorithm 1 | here |
 | mgps | Moufad et al. 2025: algorithm 1, warm steps as in their code | here |
 | cpigdm | Pandey et al. 2024: their code's coefficients, without noise | here |
+| flower | Pourya et al. 2025: its three steps, in a flow's time | here |
 | reddiff | Mardani et al. 2024, algorithm 1 | `test_methods_exact.test_reddiff_is_adam` |
 | tds | Wu et al. 2023, algorithm 1 | here |
 | mcgdiff | Cardoso et al. 2024, algorithm 1 | here |
@@ -37,7 +38,7 @@ import pytest
 import torch
 
 from deft.core.condition import condition
-from deft.core.grid import levels
+from deft.core.grid import levels, times
 from deft.core.random import Noise, seed_for
 from deft.guidance import Predictive
 from deft.guidance.combine import Zero
@@ -49,7 +50,7 @@ from deft.operator import Mask, Matrix
 from deft.samplers import DDIM, DDRM, sample
 from deft.samplers.smc import RESAMPLING
 from deft.samplers.travel import between
-from deft.schedule import VPTable
+from deft.schedule import RectifiedFlow, VPTable
 from deft.testing import MixtureWorld
 
 F64 = torch.float64
@@ -407,6 +408,38 @@ def test_daps(data_std):
         expected.append(ABAR[i - 1].sqrt() * z)
     settings = {"ode_steps": 2, "langevin_steps": 7, "lr": 0.8, "tau": 0.4, "decay": 0.05, "data_std": data_std}
     same(ours("daps", combinations(), start(), **settings), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_flower(gamma):
+    """Pourya et al. 2025 in the time of a flow x_tau = (1 - tau) noise + tau x_1 from tau = 0 (here .001): destination
+    x + (1 - tau) v, refinement by a dense solve with nu = (1 - tau) / sqrt(tau^2 + (1 - tau)^2), progression with new
+    noise."""
+    steps, x, noise, expected, found = 8, start(), Stream(1), [], []
+    schedule = RectifiedFlow()
+    for k in range(steps):
+        tau, then = (1 - 0.999 * (1 - j / steps) for j in (k, k + 1))
+        gain = tau * C @ torch.linalg.inv(tau**2 * C + (1 - tau) ** 2 * torch.eye(3))
+        velocity = (M + gain @ (x - tau * M) - x) / (1 - tau)  # E[x_1 - noise | x]
+        destination = x + (1 - tau) * velocity
+        nu2 = (1 - tau) ** 2 / (tau**2 + (1 - tau) ** 2)
+        precision = A.mT @ A / SIGMA_Y**2 + torch.eye(3) / nu2
+        refined = torch.linalg.solve(precision, A.mT @ Y / SIGMA_Y**2 + destination / nu2)
+        if gamma:
+            values, vectors = torch.linalg.eigh(precision)
+            refined = refined + gamma * vectors @ torch.diag(values.rsqrt()) @ vectors.mT @ noise()
+        x = then * refined + (1 - then) * noise() if k < steps - 1 else refined
+        expected.append(x)
+    sampler = METHODS["flower"].sampler(METHODS["flower"].settings.read({"gamma": gamma}, "flower"))
+    sample(
+        condition(WORLD.prior(schedule), Zero(), combinations()),
+        Noise(1, 1),
+        sampler=sampler,
+        grid=times(schedule, steps, "uniform"),
+        x=start()[None],
+        callback=lambda step: found.append(step.x[0]),
+    )
+    same(found, expected)
 
 
 def coefficients(low, high, w):

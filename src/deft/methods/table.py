@@ -41,7 +41,20 @@ from deft.methods.drawing import (
 )
 from deft.methods.method import WEIGHTED, Context, Method
 from deft.methods.settings import Settings, setting
-from deft.samplers import DAPS, DDIM, DDNM, DDRM, MGPS, CPiGDM, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
+from deft.samplers import (
+    DAPS,
+    DDIM,
+    DDNM,
+    DDRM,
+    MGPS,
+    CPiGDM,
+    Flower,
+    Imputed,
+    KernelSampler,
+    REDDiff,
+    Refresh,
+    TimeTravel,
+)
 
 # settings
 
@@ -188,6 +201,12 @@ class CPiGDMSettings(Settings):
     weight: float = setting(15.0, "of the guidance")
     start: float = setting(2.0, "sigma/alpha at which it begins, from y; inf for pure noise")
     limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
+
+
+@dataclass(frozen=True)
+class FlowerSettings(Settings):
+    gamma: float = setting(0.0, "of the refinement's own spread; 1 draws from its posterior")
+    data_std: float = setting(1.0, "assumed standard deviation of the data")
 
 
 @dataclass(frozen=True)
@@ -585,6 +604,18 @@ METHODS: dict[str, Method[Any]] = {
             start=lambda s: s.start,
             grid={"weight": (6.0, 15.0, 30.0), "start": (2.0, 10.0, math.inf)},
             about="ΠGDM's ODE with its linear part solved exactly, for few steps (Pandey et al. 2024)",
+        ),
+        Method(
+            "flower",
+            "Flower",
+            lambda m: Zero(),
+            requires="linear",
+            settings=FlowerSettings(),
+            steps=100,
+            spacing="uniform",
+            sampler=lambda s: Flower(s.gamma, s.data_std),
+            grid={"gamma": (0.0, 0.5, 1.0), "data_std": (0.3, 0.5, 1.0)},
+            about="the flow's destination refined by y, then noised again (Pourya et al. 2025)",
         ),
         Method(
             "tds",

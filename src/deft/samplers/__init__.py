@@ -7,6 +7,7 @@ from deft.samplers.conjugate import CPiGDM
 from deft.samplers.daps import DAPS
 from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
 from deft.samplers.draw import StepInfo, sample, sample_posterior
+from deft.samplers.flower import Flower
 from deft.samplers.hamiltonian import sample_hmc
 from deft.samplers.imputation import Imputed
 from deft.samplers.midpoint import MGPS
@@ -45,6 +46,7 @@ __all__ = [
     "DPMpp2M",
     "Diagnostics",
     "Draws",
+    "Flower",
     "Heun",
     "Imputed",
     "Ito",
