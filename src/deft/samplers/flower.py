@@ -15,7 +15,7 @@ from deft.likelihood.gaussian import linear
 
 
 class Flower(ManyDraws):
-    """Flower (M. Pourya, B. El Rawas & M. Unser 2025, "Flower: a flow-matching solver for inverse problems",
+    """Flower (M. Pourya et al. 2025, "Flower: a flow-matching solver for inverse problems",
     https://arxiv.org/abs/2509.26287). One step from t to s:
 
         1. destination: x̂ = E[x_0 | x_t], for a flow x_t + t v(x_t, t) with our t = 1 at the noise;
