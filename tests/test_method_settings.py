@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Literal, get_type_hints
 
 import pytest
@@ -76,7 +77,7 @@ def test_as_a_mapping_they_are_the_numbers_of_cards():
 
 
 CARDS = "c7fecfdb0750"  # of all that follow, as 0.1.0's table wrote them
-NEW = ("deft-mmps", "covariance", "deft-covariance")
+NEW = ("deft-mmps", "covariance", "deft-covariance", "ddnm", "mgps", "cpigdm", "flower")
 """Methods that 0.1.0 did not have."""
 
 
@@ -159,6 +160,17 @@ def test_the_sampler_of_a_plan_is_a_name_and_that_of_sample_an_object():
         plan("deft", sampler=DDIM())
     with pytest.raises(InputError, match=r"an object, such as deft\.Heun.*'heun'"):
         deft.sample(prior, 2, sampler="heun", steps=2)
+
+
+def test_a_method_may_begin_later():
+    """At a sigma/alpha among its settings, with as many steps; even times stay even."""
+    prior = deft.MeanDenoiser(lambda x, a, s: a / (a**2 + s**2) * x, deft.RectifiedFlow(), (2,))
+    whole = plan("cpigdm", settings={"start": "inf"}, steps=8).grid(prior)
+    assert [level.t for level in whole] == [level.t for level in plan("ddrm", steps=8).grid(prior)]
+    grid = plan("cpigdm", settings={"start": 1.0}, steps=8).grid(prior)
+    assert len(grid) == 9 and grid[-1] == whole[-1] and grid[0].sigma / grid[0].alpha == pytest.approx(1.0)
+    assert [a.t - b.t for a, b in pairwise(grid[:-1])] == pytest.approx([1 / 16] * 7, rel=1e-2)
+    assert plan("cpigdm", settings={"start": 1e9}, steps=8).grid(prior) == whole
 
 
 def test_old_names_of_the_table_warn():

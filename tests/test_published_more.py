@@ -12,11 +12,15 @@ are known. States agree to 1e-6 at every level.
 | imputation | Song et al. 2021, appendix I.2 | here |
 | replacement | DDNM: Wang et al. 2023, algorithm 1 | here |
 | ddrm | also DDNM+: Wang et al. 2023, eq. 17, 18 and their appendix on general A | here |
+| ddnm | Wang et al. 2023: their code's step (appendix on general A), and algorithm 2 as printed | here |
 | repaint | Lugmayr et al. 2022, algorithm 1 with the jumps of its appendix B | here |
 | reconstruction | Ho et al. 2022, eq. 7 and its form for super-resolution | here |
 | tmpd | Boys et al. 2024, with the row sums | here |
 | mmps | Rozet et al. 2024, algorithm of section 4.2 | here |
 | daps | Zhang et al. 2025, algorithm 1 | here |
+| mgps | Moufad et al. 2025: algorithm 1, warm steps as in their code | here |
+| cpigdm | Pandey et al. 2024: their code's coefficients, without noise | here |
+| flower | Pourya et al. 2025: its three steps, in a flow's time | here |
 | reddiff | Mardani et al. 2024, algorithm 1 | `test_methods_exact.test_reddiff_is_adam` |
 | tds | Wu et al. 2023, algorithm 1 | here |
 | mcgdiff | Cardoso et al. 2024, algorithm 1 | here |
@@ -34,7 +38,7 @@ import pytest
 import torch
 
 from deft.core.condition import condition
-from deft.core.grid import levels
+from deft.core.grid import levels, times
 from deft.core.random import Noise, seed_for
 from deft.guidance import Predictive
 from deft.guidance.combine import Zero
@@ -46,7 +50,7 @@ from deft.operator import Mask, Matrix
 from deft.samplers import DDIM, DDRM, sample
 from deft.samplers.smc import RESAMPLING
 from deft.samplers.travel import between
-from deft.schedule import VPTable
+from deft.schedule import RectifiedFlow, VPTable
 from deft.testing import MixtureWorld
 
 F64 = torch.float64
@@ -241,6 +245,56 @@ def test_ddrm_is_ddnm_plus(sigma_y):
         torch.testing.assert_close(after[0], x, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("sigma_y", [0.0, 0.05, 0.4])
+def test_ddnm(sigma_y):
+    """The authors' code (svd_ddnm), with eta = 0.85: without noise x̂ <- x̂ - A^+ (A x̂ - y) and a step of DDIM's form with
+    the prior's own eps; with noise eq. 17 and 51, where lambda = s_j sigma sqrt(1 - eta^2) / (a sigma_y) below and the
+    noise is what is left of sigma^2 above."""
+    _, values, vt = torch.linalg.svd(A)
+    values, eta = torch.cat([values, torch.zeros(1)]), 0.85
+    x, noise, expected = start(), Stream(1), []
+    for i in range(N, 0, -1):
+        x0, e = denoise(x, i)[0], epsilon(x, i)
+        a, s, n = ABAR[i - 1].sqrt(), (1 - ABAR[i - 1]).sqrt(), noise() if i > 1 else torch.zeros(3)
+        shrink, new, old = torch.ones(3), torch.full((3,), float(s) * eta), torch.full((3,), float(s)) * 0.0
+        for j in range(3):
+            if values[j] == 0 or sigma_y == 0:
+                old[j] = s * math.sqrt(1 - eta**2)
+            elif s < a * sigma_y / values[j]:
+                shrink[j] = values[j] * s * math.sqrt(1 - eta**2) / (a * sigma_y)
+            else:
+                new[j] = (s**2 - (a * sigma_y / values[j]) ** 2).sqrt()
+        corrected = x0 - vt.mT @ (shrink * (vt @ torch.linalg.pinv(A) @ (A @ x0 - Y)))
+        x = a * corrected + vt.mT @ (new * (vt @ n) + old * (vt @ e))
+        expected.append(x)
+    same(ours("ddnm", combinations(sigma_y), start()), expected)
+
+
+@pytest.mark.parametrize("sigma_y", [0.0, 0.05, 0.4])
+def test_ddnm_printed(sigma_y):
+    """Algorithm 2 with eq. 17 to 19: x̂ <- x̂ - lambda A^+ (A x̂ - y) in DDPM's step, a_i its factor of x̂, lambda = 1 and
+    gamma = sigma_i^2 - (a_i sigma_y)^2 where that is positive, else lambda = sigma_i / (a_i sigma_y) and no noise; for
+    each singular value, with sigma_y / s_j for sigma_y."""
+    _, values, vt = torch.linalg.svd(A)
+    values = torch.cat([values, torch.zeros(1)])
+    x, noise, expected = start(), Stream(1), []
+    for i in range(N, 0, -1):
+        x0, _ = denoise(x, i)
+        n, std = (noise(), ancestral_std(i)) if i > 1 else (torch.zeros(3), torch.zeros(()))
+        a = ABAR[i - 1].sqrt() * BETAS[i - 1] / (1 - ABAR[i])
+        shrink, new = torch.ones(3), torch.ones(3) * std
+        for j in range(2):
+            brought = a * sigma_y / values[j]
+            if brought <= std:
+                new[j] = (std**2 - brought**2).sqrt()
+            else:
+                shrink[j], new[j] = std / brought, 0.0
+        corrected = x0 - vt.mT @ (shrink * (vt @ torch.linalg.pinv(A) @ (A @ x0 - Y)))
+        x = ancestral_mean(x, corrected, i) + vt.mT @ (new * (vt @ n))
+        expected.append(x)
+    same(ours("ddnm", combinations(sigma_y), start(), printed=1, noise=1.0), expected)
+
+
 @pytest.mark.parametrize("jump", [1, 3])
 def test_repaint(jump):
     """Lugmayr et al. 2022, algorithm 1 with the jumps of appendix B: seen entries from q(y_i | y), the others from the
@@ -354,6 +408,161 @@ def test_daps(data_std):
         expected.append(ABAR[i - 1].sqrt() * z)
     settings = {"ode_steps": 2, "langevin_steps": 7, "lr": 0.8, "tau": 0.4, "decay": 0.05, "data_std": data_std}
     same(ours("daps", combinations(), start(), **settings), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_flower(gamma):
+    """Pourya et al. 2025 in the time of a flow x_tau = (1 - tau) noise + tau x_1 from tau = 0 (here .001): destination
+    x + (1 - tau) v, refinement by a dense solve with nu = (1 - tau) / sqrt(tau^2 + (1 - tau)^2), progression with new
+    noise."""
+    steps, x, noise, expected, found = 8, start(), Stream(1), [], []
+    schedule = RectifiedFlow()
+    for k in range(steps):
+        tau, then = (1 - 0.999 * (1 - j / steps) for j in (k, k + 1))
+        gain = tau * C @ torch.linalg.inv(tau**2 * C + (1 - tau) ** 2 * torch.eye(3))
+        velocity = (M + gain @ (x - tau * M) - x) / (1 - tau)  # E[x_1 - noise | x]
+        destination = x + (1 - tau) * velocity
+        nu2 = (1 - tau) ** 2 / (tau**2 + (1 - tau) ** 2)
+        precision = A.mT @ A / SIGMA_Y**2 + torch.eye(3) / nu2
+        refined = torch.linalg.solve(precision, A.mT @ Y / SIGMA_Y**2 + destination / nu2)
+        if gamma:
+            values, vectors = torch.linalg.eigh(precision)
+            refined = refined + gamma * vectors @ torch.diag(values.rsqrt()) @ vectors.mT @ noise()
+        x = then * refined + (1 - then) * noise() if k < steps - 1 else refined
+        expected.append(x)
+    sampler = METHODS["flower"].sampler(METHODS["flower"].settings.read({"gamma": gamma}, "flower"))
+    sample(
+        condition(WORLD.prior(schedule), Zero(), combinations()),
+        Noise(1, 1),
+        sampler=sampler,
+        grid=times(schedule, steps, "uniform"),
+        x=start()[None],
+        callback=lambda step: found.append(step.x[0]),
+    )
+    same(found, expected)
+
+
+def coefficients(low, high, w):
+    """Increments of Phi_y, Phi_s (2) and Phi_j (2) of the authors' code from B = int beta to another: integrals, by the
+    midpoint rule in sqrt(B), where they are smooth."""
+    edges = torch.linspace(math.sqrt(low), math.sqrt(high), 20001, dtype=F64)
+    b = ((edges[1:] + edges[:-1]) / 2) ** 2
+    mu, std, width = (-b / 2).exp(), (-torch.expm1(-b)).sqrt(), edges.diff() * 2 * b.sqrt()
+    one, both = (b / 2).exp(), (b / 2 - w * b / 2).exp()  # e^c1, e^(c1 + c2)
+    parts = (
+        -w / 2 * both * mu,
+        one / std / 2,
+        (both - one) / std / 2 - w / 2 * std * both,
+        w / 2 * one * std * mu,
+        w / 2 * std * (both - one) * mu,
+    )
+    return torch.stack([(p * width).sum() for p in parts])
+
+
+@pytest.mark.parametrize("w", [2.0, 15.0])
+def test_cpigdm(w):
+    """Pandey et al. 2024, their code's sampler without noise (lambda = 0): Euler's steps in the coordinates A_t x, A_t =
+    e^c1 (I + (e^c2 - 1) P), c1 = B/2, c2 = -w B/2, with increments of the coefficients Phi."""
+    pinv = torch.linalg.pinv(A)
+    p, y = pinv @ A, pinv @ Y
+    big = -ABAR.log()
+    x, expected = start() + ABAR[N].sqrt() * y, []
+
+    def change(x, b):
+        return math.exp(b / 2) * (x + (math.exp(-w * b / 2) - 1) * p @ x)
+
+    def back(x, b):
+        return math.exp(-b / 2) * (x + (math.exp(w * b / 2) - 1) * p @ x)
+
+    for i in range(N, 0, -1):
+        x0, jacobian = denoise(x, i)
+        e, a, s = epsilon(x, i), ABAR[i].sqrt(), (1 - ABAR[i]).sqrt()
+        g = (torch.eye(3) - a * jacobian).mT @ (y - p @ x0) / s
+        d = -coefficients(float(big[i - 1]), float(big[i]), w)
+        x_bar = change(x, float(big[i])) + d[0] * y + d[1] * e + d[2] * p @ e + d[3] * g + d[4] * p @ g
+        x = back(x_bar, float(big[i - 1]))
+        expected.append(x)
+    same(ours("cpigdm", combinations(0.0), start(), weight=w), expected)
+
+
+def bridged(u_a, u_s, u_t, x_a, x_t):
+    """q(x_s | x_a, x_t) of a variance preserving process, by precisions: x_s given x_a, times x_t given x_s."""
+    a_a, a_s, a_t = ((1 + u**2) ** -0.5 for u in (u_a, u_s, u_t))
+    forward, back = 1 - (a_s / a_a) ** 2, 1 - (a_t / a_s) ** 2
+    precision = 1 / forward + (a_t / a_s) ** 2 / back
+    return (a_s / a_a * x_a / forward + a_t / a_s * x_t / back) / precision, 1 / precision
+
+
+def adam_by_hand(gradients, mu, rho, rate, steps):
+    """Kingma & Ba's algorithm with their defaults; gradients(mu, rho) -> those of mu and rho."""
+    first, second = [torch.zeros(3)] * 2, [torch.zeros(3)] * 2
+    for k in range(1, steps + 1):
+        for j, g in enumerate(gradients(mu, rho)):
+            first[j], second[j] = 0.9 * first[j] + 0.1 * g, 0.999 * second[j] + 0.001 * g**2
+        moves = [
+            rate * a / (1 - 0.9**k) / ((b / (1 - 0.999**k)).sqrt() + 1e-8) for a, b in zip(first, second, strict=True)
+        ]
+        mu, rho = mu - moves[0], rho - moves[1]
+    return mu, rho
+
+
+@pytest.mark.parametrize(("warm", "middle"), [(0, 0.5), (3, 0.5), (0, 0.2)])
+def test_mgps(warm, middle):
+    """Moufad et al. 2025, algorithm 1, all gradients by hand. Time is DDPM's, beta from .1 to 20: B = .1 t + 9.95 t^2,
+    u^2 = e^B - 1. Of the warm steps, the second fit is next to clean, here at the table's first entry."""
+    u = ((1 - ABAR) / ABAR).sqrt()
+    x, noise, expected, guess, told = start(), Stream(1), [], None, False
+
+    def at(x, v):
+        """x̂ and its derivative at sigma/alpha = v."""
+        a = (1 + v**2) ** -0.5
+        gain = a * C @ torch.linalg.inv(a**2 * C + (1 - a**2) * torch.eye(3))
+        return M + gain @ (x - a * M), gain
+
+    for i in range(N, 0, -1):
+        x0, _ = at(x, u[i])
+        if i == 1:
+            expected.append(x0)
+            break
+        now = (-0.1 + (0.01 + 4 * 9.95 * torch.log1p(u[i - 1] ** 2)).sqrt()) / (2 * 9.95)
+        v = torch.maximum(torch.expm1(0.1 * middle * now + 9.95 * (middle * now) ** 2).sqrt(), u[1])
+        m, var = bridged(torch.zeros(()), v, u[i], x0, x)
+        mu, _ = bridged(u[1] if told else torch.zeros(()), v, u[i], x0 if guess is None else guess, x)
+        steps = 3 if (N - i) % 4 == 0 else 2
+
+        def fitted(mu, rho, v=v, m=m, var=var):
+            n = noise()
+            x_l = mu + rho.exp() * n
+            x0, jacobian = at(x_l, v)
+            g = -jacobian.mT @ A.mT @ (Y - A @ x0) / SIGMA_Y**2
+            return (mu - m) / var + g, (2 * rho).exp() / var - 1 + g * rho.exp() * n
+
+        mu, rho = adam_by_hand(fitted, mu, (var.log() / 2).expand(3), 0.05, steps)
+        x_l = mu + rho.exp() * noise()
+        guess, _ = at(x_l, v)
+        told = N - i < warm and bool(v > u[1])
+        if not told:
+            at_s = bool(v == u[i - 1])  # where the schedule ends, the midpoint is the end of the step
+            mean, left = (x_l, torch.zeros(())) if at_s else bridged(v, u[i - 1], u[i], x_l, x)
+        else:
+            a, b = (1 + v**2) ** -0.5, (1 + u[1] ** 2) ** -0.5
+            ratio, back = a / b, 1 - (a / b) ** 2
+            mu, var = bridged(torch.zeros(()), u[1], v, guess, x_l)
+
+            def second(mu, rho, b=b, ratio=ratio, back=back, x_l=x_l):
+                n = noise()
+                x_1 = mu + rho.exp() * n
+                g = -A.mT @ (Y - A @ x_1) / SIGMA_Y**2 - (b * at(x_1, u[1])[0] - x_1) / (1 - b**2)
+                wide = ratio**2 * (2 * rho).exp() / back - 1
+                return ratio * (ratio * mu - x_l) / back + g, wide + g * rho.exp() * n
+
+            mu, rho = adam_by_hand(second, mu, (var.log() / 2).expand(3), 0.05, steps)
+            guess = mu + rho.exp() * noise()
+            mean, left = bridged(u[1], u[i - 1], u[i], guess, x)
+        x = mean + left.clamp_min(0).sqrt() * noise()
+        expected.append(x)
+    settings = {"middle": middle, "many": 3, "every": 4, "lr": 0.05, "warm": warm}
+    same(ours("mgps", combinations(), start(), **settings), expected)
 
 
 def log_normal(x, mean, variance):

@@ -24,6 +24,16 @@ ASKED = {
 """Study -> (how many jobs it asks for with the jobs of its archive, sha256 of their keys and kinds). Those that version
 0.1.0 asked for with a smaller archive (1,152 and 390) are among them, under the same keys."""
 
+LATER = ("ddnm", "mgps", "cpigdm", "flower")
+"""Methods that the studies got after the archive was made. Jobs of theirs are left out of `ASKED`, whose numbers are
+those from before: the new entries, at the end of each list, change no other job's key."""
+
+ASKED_LATER = {
+    "linear": (168, "3a13a25ad32f604949b3981af377a3bfbe7c238b56916b812c8d443686d03c48"),
+    "nonlinear": (21, "bdd093461e520438e91c42951cc6406f6b5825d759602493db996fb39f4cbabb"),
+}
+"""The same of their jobs. Until one of them is published, a change of what is tried for these methods may change it."""
+
 
 @pytest.mark.parametrize("name", ASKED)
 def test_jobs_keep_their_keys(name, tmp_path, monkeypatch):
@@ -34,14 +44,16 @@ def test_jobs_keep_their_keys(name, tmp_path, monkeypatch):
 
     def noted(*arguments, **options):
         job = make_job(*arguments, **options)
-        asked[job.key] = job.kind
+        asked[job.key] = job
         return job
 
     monkeypatch.setattr(jobs, "make_job", noted)
     driver.run_study(read_study(BENCHMARKS / f"{name}.toml"), tmp_path, only_read=True, progress=False)
     assert len(there) > 700 and there <= set(asked)
-    found = hashlib.sha256("\n".join(sorted(f"{key} {kind}" for key, kind in asked.items())).encode()).hexdigest()
-    assert (len(asked), found) == ASKED[name]
+    later = {key for key, job in asked.items() if job.settings.get("plan", {}).get("method") in LATER}
+    for keys, pinned in ((asked.keys() - later, ASKED), (later, ASKED_LATER)):
+        listed = "\n".join(sorted(f"{key} {asked[key].kind}" for key in keys))
+        assert (len(keys), hashlib.sha256(listed.encode()).hexdigest()) == pinned[name]
 
 
 def test_a_job_of_the_archive_is_read(tmp_path):

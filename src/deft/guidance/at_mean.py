@@ -107,8 +107,8 @@ class Replacement(HTransform):
 
     Under the ancestral sampler that is DDNM (Y. Wang, J. Yu & J. Zhang 2023, "Zero-shot image restoration using
     denoising diffusion null-space model", https://arxiv.org/abs/2212.00490, algorithm 1); for a mask it overwrites the
-    seen entries (the DEFT paper's algorithm 8). Their DDNM+, which allows for the noise of y, has the step of
-    `deft.samplers.DDRM(eta, eta_b=1)`.
+    seen entries (the DEFT paper's algorithm 8). Their DDNM+, which allows for the noise of y, is
+    `deft.samplers.DDNM`.
 
     Under DDIM with any eta the seen entries keep exactly the law N(alpha_s y, sigma_s^2) of a forward-noised y, and
     with eta = 1 they walk along one path of the forward process; the start lacks alpha_T y, which the first steps

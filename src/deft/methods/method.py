@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,7 +66,8 @@ class Method(Generic[S]):
     the sampler's name in `SAMPLERS` and its settings, by default.
     requires: of the measurement, a key of
     `deft.likelihood.gaussian.REQUIREMENTS`. sampler: makes the method's own rule for a step, for the few that
-    are no h-transform alone; the user's choice of sampler and eta then do not matter. draw: see `Draw`.
+    are no h-transform alone; the user's choice of sampler and eta then do not matter. start: sigma/alpha at which its
+    grid begins, from the settings; inf for all of the schedule. draw: see `Draw`.
     runs: of the prior's network at each step. passes: how often a sample's path is simulated, from the settings.
     learned: which kind of h it must be given, a key of `LEARNED` ("" for none). beside: a second one, of the prior
     alone. retrains: whether that is a copy of the
@@ -86,6 +88,7 @@ class Method(Generic[S]):
     requires: str = "gaussian"
     solver: str = "ddim"
     sampler: Callable[[S], Sampler] | None = None
+    start: Callable[[S], float] = lambda settings: math.inf
     draw: Draw[S] | None = None
     runs: int = 1
     passes: Callable[[S], float] = lambda settings: 1

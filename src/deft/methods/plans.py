@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any, Literal, get_origin, get_type_hints
 
+import torch
+
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.grid import times
+from deft.core.grid import levels, times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.sampler import Sampler
+from deft.core.schedule import Schedule
 from deft.core.transition import Level
 from deft.errors import InputError, unknown
 from deft.guidance.combine import Scaled, Zero
@@ -68,7 +72,9 @@ class Plan:
         return own(self.settings) if own is not None else make_sampler(self.sampler, self.eta, self.sampler_settings)
 
     def grid(self, prior: Denoiser) -> list[Level]:
-        return times(prior.schedule, self.steps, self.spacing)
+        grid = times(prior.schedule, self.steps, self.spacing)
+        start = self.method.start(self.settings)
+        return grid if start >= grid[0].sigma / grid[0].alpha else begun_at(prior.schedule, grid, start)
 
     def make(self, prior: Denoiser, fitted: HTransform | None = None) -> tuple[HTransform, Sampler, list[Level]]:
         """The h-transform, the sampler and the grid."""
@@ -154,6 +160,19 @@ class Plan:
             "steps": self.steps,
             "spacing": self.spacing,
         }
+
+
+def begun_at(schedule: Schedule, grid: Sequence[Level], ratio: float) -> list[Level]:
+    """The grid with its times drawn together, so that it begins at sigma/alpha = ratio; even steps stay even.
+
+    >>> from deft.schedule import RectifiedFlow
+    >>> flow = RectifiedFlow()
+    >>> [round(level.t, 2) for level in begun_at(flow, times(flow, 4, "uniform"), 1.0)]
+    [0.5, 0.38, 0.25, 0.12, 0.0]
+    """
+    top = float(schedule.time_of(torch.tensor(-2 * math.log(ratio), dtype=torch.float64)))
+    share = (top - schedule.t_min) / (grid[0].t - schedule.t_min)
+    return levels(schedule, [schedule.t_min + share * (level.t - schedule.t_min) for level in grid[:-1]])
 
 
 @cache

@@ -6,6 +6,7 @@ A method is an h-transform and the settings it works best with. A row added here
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -40,7 +41,20 @@ from deft.methods.drawing import (
 )
 from deft.methods.method import WEIGHTED, Context, Method
 from deft.methods.settings import Settings, setting
-from deft.samplers import DAPS, DDIM, DDRM, Imputed, KernelSampler, REDDiff, Refresh, TimeTravel
+from deft.samplers import (
+    DAPS,
+    DDIM,
+    DDNM,
+    DDRM,
+    MGPS,
+    CPiGDM,
+    Flower,
+    Imputed,
+    KernelSampler,
+    REDDiff,
+    Refresh,
+    TimeTravel,
+)
 
 # settings
 
@@ -162,6 +176,40 @@ class DAPSSettings(Settings):
 
 
 @dataclass(frozen=True)
+class DDNMSettings(Settings):
+    noise: float = setting(0.85, "share of new noise in a step")
+    repeats: int = setting(1, "how often a step is taken (time travel)")
+    jump: int = setting(1, "parts of a step")
+    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
+    printed: bool = setting(
+        False, "the paper's printed step, with DDIM's eta for noise; without it its authors' code's"
+    )
+
+
+@dataclass(frozen=True)
+class MGPSSettings(Settings):
+    middle: float = setting(0.5, "time of the midpoint over that of the step's end")
+    gradient_steps: int = setting(2, "of Adam in a step")
+    many: int = setting(20, "of them in the first step and in every tenth")
+    every: int = setting(10, "how often that is")
+    lr: float = setting(0.03, "step size of Adam")
+    warm: int = setting(15, "first steps that end in a second fit, next to the data")
+
+
+@dataclass(frozen=True)
+class CPiGDMSettings(Settings):
+    weight: float = setting(15.0, "of the guidance")
+    start: float = setting(2.0, "sigma/alpha at which it begins, from y; inf for pure noise")
+    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
+
+
+@dataclass(frozen=True)
+class FlowerSettings(Settings):
+    gamma: float = setting(0.0, "of the refinement's own spread; 1 draws from its posterior")
+    data_std: float = setting(1.0, "assumed standard deviation of the data")
+
+
+@dataclass(frozen=True)
 class TDSSettings(PopulationSettings):
     data_std: float = setting(1.0, "assumed standard deviation of the data")
 
@@ -237,6 +285,11 @@ def _imputed(settings: F) -> Sampler:
     """The ancestral sampler, with y noised again at each level (fresh, as published) or left to an h that replaces the
     measured part of x̂."""
     return Imputed(DDIM(1.0)) if settings.fresh else DDIM(1.0)
+
+
+def _travelling(sampler: Sampler, repeats: int, jump: int) -> Sampler:
+    """The sampler itself, where a step is taken once and whole."""
+    return TimeTravel(sampler, repeats, jump) if (repeats, jump) != (1, 1) else sampler
 
 
 def _mcg(m: Context[MCGSettings]) -> HTransform:
@@ -472,8 +525,8 @@ METHODS: dict[str, Method[Any]] = {
             requires="linear",
             grid={"eta": (1.0, 0.5)},
             about=(
-                "the measured part of the denoised mean replaced by y (DDNM, Wang et al. 2023; for noise it has "
-                "ddrm's step)"
+                "the measured part of the denoised mean replaced by y (DDNM without noise, Wang et al. 2023; with it: "
+                "ddnm)"
             ),
         ),
         Method(
@@ -514,6 +567,55 @@ METHODS: dict[str, Method[Any]] = {
             sampler=lambda s: DAPS(s.ode_steps, s.langevin_steps, s.lr, s.data_std, tau=s.tau, decay=s.decay),
             grid={"lr": (0.5, 1.0), "tau": (0.2, 0.5, 1.0)},
             about="Langevin steps on a whole x_0 at each level (Zhang et al. 2025)",
+        ),
+        Method(
+            "ddnm",
+            "DDNM",
+            lambda m: Zero(),
+            requires="linear",
+            settings=DDNMSettings(),
+            spacing="uniform",
+            sampler=lambda s: _travelling(DDNM(s.noise, s.limit, printed=s.printed), s.repeats, s.jump),
+            grid={"noise": (0.5, 0.85, 1.0), "repeats": (1, 3), "printed": (False, True)},
+            about="y in place of the measured part of x̂, as far as its noise allows (DDNM+, Wang et al. 2023)",
+        ),
+        Method(
+            "mgps",
+            "MGPS",
+            lambda m: Zero(),
+            backward=True,
+            requires="likelihood",
+            settings=MGPSSettings(),
+            spacing="uniform",
+            sampler=lambda s: MGPS(s.middle, s.gradient_steps, many=s.many, every=s.every, rate=s.lr, warm=s.warm),
+            grid={"gradient_steps": (2, 5), "many": (2, 20), "lr": (0.03, 0.1, 0.3), "warm": (0, 4)},
+            about="guidance at a level between, by a variational fit in each step (Moufad et al. 2025)",
+        ),
+        Method(
+            "cpigdm",
+            "C-ΠGDM",
+            lambda m: Zero(),
+            backward=True,
+            requires="linear",
+            settings=CPiGDMSettings(),
+            steps=20,
+            spacing="uniform",
+            sampler=lambda s: CPiGDM(s.weight, s.limit),
+            start=lambda s: s.start,
+            grid={"weight": (6.0, 15.0, 30.0), "start": (2.0, 10.0, math.inf)},
+            about="ΠGDM's ODE with its linear part solved exactly, for few steps (Pandey et al. 2024)",
+        ),
+        Method(
+            "flower",
+            "Flower",
+            lambda m: Zero(),
+            requires="linear",
+            settings=FlowerSettings(),
+            steps=100,
+            spacing="uniform",
+            sampler=lambda s: Flower(s.gamma, s.data_std),
+            grid={"gamma": (0.0, 0.5, 1.0), "data_std": (0.3, 0.5, 1.0)},
+            about="the flow's destination refined by y, then noised again (Pourya et al. 2025)",
         ),
         Method(
             "tds",

@@ -3,11 +3,15 @@
 from deft.core.grid import SPACINGS, levels, times
 from deft.core.sampler import ManyDraws, Sampler
 from deft.kinds.draws import Diagnostics, Draws
+from deft.samplers.conjugate import CPiGDM
 from deft.samplers.daps import DAPS
 from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
 from deft.samplers.draw import StepInfo, sample, sample_posterior
+from deft.samplers.flower import Flower
 from deft.samplers.hamiltonian import sample_hmc
 from deft.samplers.imputation import Imputed
+from deft.samplers.midpoint import MGPS
+from deft.samplers.nullspace import DDNM
 from deft.samplers.ode import DDIM, Cooled, DPMpp2M, Heun, KernelSampler
 from deft.samplers.path import sample_paths, weighted_paths
 from deft.samplers.refresh import Refresh
@@ -30,15 +34,19 @@ SAMPLERS: dict[str, type[Sampler]] = {
 __all__ = [
     "DAPS",
     "DDIM",
+    "DDNM",
     "DDRM",
+    "MGPS",
     "SAMPLERS",
     "SPACINGS",
     "Ancestral",
+    "CPiGDM",
     "ChainDiagnostics",
     "Cooled",
     "DPMpp2M",
     "Diagnostics",
     "Draws",
+    "Flower",
     "Heun",
     "Imputed",
     "Ito",
