@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from deft.errors import DeftError
     from deft.guidance import DPS, MMPS, DiffPIR, PiGDM, ReconstructionGuidance
     from deft.guidance.combine import Clipped, Interval, Piecewise, Scaled, Sum
+    from deft.io.h_files import load_covariance
     from deft.kinds.draws import Draws
     from deft.learned import DEFT
     from deft.likelihood import Gaussian, Likelihood, Observation, Poisson
@@ -116,6 +117,7 @@ __all__ = [
     "fit_h",
     "freeze",
     "load",
+    "load_covariance",
     "load_prior",
     "methods",
     "sample",
@@ -130,6 +132,7 @@ __all__ = [
 _WHERE = {
     "core.condition": "condition",
     "core.denoiser": "Denoiser Prediction fingerprint freeze",
+    "io.h_files": "load_covariance",
     "kinds.draws": "Draws",
     "core.grid": "times",
     "core.htransform": "HTransform Potential",

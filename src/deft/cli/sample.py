@@ -14,7 +14,7 @@ from deft.cli.common import Name, Output, json_option, out_option, overwrite_opt
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.errors import InputError
-from deft.io.h_files import load_h, needed_h
+from deft.io.h_files import load_covariance, needed_h
 from deft.io.measurements import task_of
 from deft.io.tasks import TASKS
 from deft.kinds.records import task_from
@@ -283,13 +283,7 @@ class Asked:
             return None
         if not made.method.beside:
             raise InputError(f"--covariance is for the method deft-covariance, got {made.method.name}")
-        found, _, _ = load_h(self.covariance, prior, trust_code=common.trusts_code())
-        if not isinstance(found, LearnedCovariance):
-            raise InputError(
-                f"{self.covariance} holds an h of the kind {kind_of(found)}, no learned covariance: fit one, deft fit"
-                " --method covariance"
-            )
-        return found.to(device)
+        return load_covariance(prior, self.covariance, trust_code=common.trusts_code()).to(device)
 
     def _of_run(self, run: Path, fitted: FittedH, output: Output) -> Any:
         """The task of a run: the reward, or the noise, that is asked for may be another."""

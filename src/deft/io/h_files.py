@@ -67,6 +67,29 @@ def bundled_of_prior(kind: str, prior: Denoiser) -> Learned:
     return load_h(found[name], prior)[0]
 
 
+def load_covariance(prior: Denoiser, path: str | Path | None = None, *, trust_code: bool = False) -> LearnedCovariance:
+    """The learned covariance of a prior: an h for every linear measurement (docs/any-linear.md).
+
+    Args:
+        path: a run of `deft fit --method covariance`, or its file; None takes the one that comes with the library.
+
+    Raises:
+        InputError: none is bundled for this prior, or the file holds another kind of h. CheckpointError: it is damaged,
+            or was fitted to another prior.
+
+    >>> import deft
+    >>> load_covariance(deft.load_prior("fashion")).event_shape
+    (1, 32, 32)
+    """
+    found = bundled_of_prior("covariance", prior) if path is None else load_h(path, prior, trust_code=trust_code)[0]
+    if not isinstance(found, LearnedCovariance):
+        raise InputError(
+            f"{path} holds an h of the kind {class_name(found, domain_of(prior))}, no learned covariance: fit one, deft"
+            " fit --method covariance"
+        )
+    return found.to(prior.state_like().device)
+
+
 def needed_h(
     method: Method[Any], prior: Denoiser, fitted: HTransform | None, beside: LearnedCovariance | None = None
 ) -> HTransform | None:
@@ -83,9 +106,7 @@ def needed_h(
         return bundled_of_prior(method.learned, prior).to(prior.state_like().device)
     if not method.beside or fitted is None or isinstance(fitted, WithCovariance):
         return fitted
-    covariance = beside if beside is not None else bundled_of_prior(method.beside, prior)
-    assert isinstance(covariance, LearnedCovariance)
-    return WithCovariance(fitted, covariance.to(prior.state_like().device))
+    return WithCovariance(fitted, load_covariance(prior) if beside is None else beside)
 
 
 def start_from(source: str | Path, prior: Denoiser, feature_channels: int, *, trust_code: bool = False) -> DEFT:
