@@ -33,6 +33,7 @@ ORDER = (
     ("train",),
     ("remote",),
     ("prior",),
+    ("diagnose",),
     ("domains", "domains.*"),
     ("recipe",),
     ("bench",),

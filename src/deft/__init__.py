@@ -20,7 +20,7 @@ from deft import _old_names
 from deft.version import __version__
 
 if TYPE_CHECKING:
-    from deft import methods, samplers, tasks, testing
+    from deft import diagnose, methods, samplers, tasks, testing
     from deft.core.condition import condition
     from deft.core.denoiser import Denoiser, Prediction, fingerprint, freeze
     from deft.core.grid import times
@@ -112,6 +112,7 @@ __all__ = [
     "VPTable",
     "__version__",
     "condition",
+    "diagnose",
     "fingerprint",
     "fit",
     "fit_h",

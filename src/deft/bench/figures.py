@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from deft.bench.store import Store
+from deft.diagnose.figures import pyplot
 from deft.io.files import write_atomic
 from deft.kinds.domain import Metric, View
 
@@ -48,22 +49,10 @@ def _tensor(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.asarray(x, np.float32))
 
 
-def _pyplot() -> Any:
-    """Matplotlib (the extra `compare`), drawing into files; None without it."""
-    try:
-        import matplotlib
-    except ImportError:
-        return None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    return plt
-
-
 def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: Metric) -> Path | None:
     """The metric against calls of the prior, one line an entry, with its 95 % interval; None without matplotlib."""
     rows = [r for r in rows if r["metric"] == metric.key]
-    plt = _pyplot() if rows else None
+    plt = pyplot() if rows else None
     if plt is None:
         return None
     figure, axes = plt.subplots(figsize=(7.5, 4.6), dpi=120)
@@ -122,7 +111,7 @@ def bars(
 ) -> Path | None:
     """Shares (value, low, high) as bars with their intervals, in per cent; None without matplotlib. grey: those that
     are no entries."""
-    plt = _pyplot()
+    plt = pyplot()
     if plt is None:
         return None
     figure, axis = plt.subplots(figsize=(7, 0.45 * len(shares) + 1.4), layout="constrained")

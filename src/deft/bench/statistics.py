@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deft.errors import InputError
+from deft.kinds.student import student_p, student_quantile
 
 RESAMPLES = 10_000
 
@@ -201,37 +202,8 @@ def crossed(values: Sequence[Sequence[float]] | np.ndarray, *, level: float = 0.
     """Interval of the mean of values [K, N], K fits of N images: value -+ t error, Student's t of `crossed_mean`'s
     degrees; n is N."""
     m = crossed_mean(values)
-    half = _t_quantile((1 + level) / 2, m.degrees) * m.error
+    half = student_quantile((1 + level) / 2, m.degrees) * m.error
     return Interval(m.value, m.value - half, m.value + half, np.shape(values)[1])
-
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
-
-
-def student_p(t: float, degrees: float) -> float:
-    """P(|T| >= |t|) for Student's t with (perhaps fractional) degrees of freedom of at least 1.
-
-    With t = sqrt(degrees) tan(a) the density is proportional to cos(a)^(degrees - 1), which is integrated numerically.
-
-    >>> round(student_p(4.303, 2), 4)
-    0.05
-    """
-    if math.isinf(t):
-        return 0.0
-    start = math.atan(abs(t) / math.sqrt(degrees))
-    half = (math.pi / 2 - start) / 2
-    tail = half * float(_WEIGHTS @ np.cos(start + half * (1 + _NODES)) ** (degrees - 1))
-    whole = math.sqrt(math.pi) / 2 * math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2))
-    return min(1.0, tail / whole)
-
-
-def _t_quantile(q: float, degrees: float) -> float:
-    """The q-quantile of Student's t for q > 1/2, by bisection."""
-    low, high = 0.0, 1e6
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, degrees) > 2 * (1 - q) else (low, middle)
-    return high
 
 
 def difference_p(

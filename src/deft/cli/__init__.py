@@ -12,6 +12,10 @@ from deft.cli.group import LazyCommand, LazyGroup
 from deft.runtime.launchers import launched
 
 COMMANDS = {
+    "calibrate": LazyCommand(
+        "deft.cli.calibrate:calibrate",
+        "Check the intervals of a fitted h, and make them hold.",
+    ),
     "compare": LazyCommand(
         "deft.cli.compare:compare",
         "Compare methods over the priors, tasks and seeds of a file.",

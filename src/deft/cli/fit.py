@@ -263,6 +263,12 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         show_default=True,
         help="End early after this many evaluations (of 20) without a lower held-out loss; 0 for never.",
     ),
+    click.option(
+        "--interval-images",
+        default=DEFAULTS.interval_images,
+        show_default=f"{DEFAULTS.interval_images}, fewer where the fit is short",
+        help="Held-out images that intervals are checked on after the fit (docs/trust.md); 0 for none.",
+    ),
 )
 @section(
     "Without data: an h for one measurement or reward",
@@ -379,6 +385,7 @@ class Asked:
     fresh: float | None
     flips: str | None
     patience: int
+    interval_images: int
     objective: str | None
     reward: str | None
     beta: float | None
@@ -534,6 +541,7 @@ class Asked:
             fresh=self.fresh,
             flips=self.flips or "",
             patience=patience,
+            interval_images=self.interval_images,
             weighting=self.weighting,
             focus=self.focus,
             even=self.even,

@@ -359,7 +359,7 @@ class Asked:
         obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {done.noise:.4g})"
         obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
         output.say(f"{self.samples} samples in {done.seconds:.1f} s{obeyed}")
-        for line in [*summary(about["diagnosis"]), *about["warnings"]]:
+        for line in [*summary(about["diagnosis"]), *about["warnings"], *trust_lines(about)]:
             output.say(line)
         output.say(f"wrote {', '.join(str(self.out / name) for name in done.written)}")
         output.result(about)
@@ -378,6 +378,16 @@ def summary(found: dict[str, float]) -> list[str]:
             " last quarter (while it rises by more than it wanders, give more --set iterations=)"
         ]
     return []
+
+
+def trust_lines(about: dict[str, Any]) -> list[str]:
+    """Whether the intervals hold for this measurement, in words; nothing without a fitted h, and of one sample."""
+    if about["trust"] is not None:
+        bad = about["trust"]["within"] is False
+        return [("warning: " if bad else "") + about["trust"]["line"]]
+    if about["run"] is None or about["samples"] < 2 or about["reward"] is not None:
+        return []
+    return [f"intervals of this h were never checked: deft calibrate {about['run']} --data IMAGES does (docs/trust.md)"]
 
 
 def described(tilt: Tilt) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights, save_weights
 from deft.kinds.draws import Diagnostics, Draws
+from deft.kinds.intervals import IntervalFactors
 from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
 
 NAME = "draws.safetensors"
@@ -38,6 +39,8 @@ def save_draws(path: str | Path, draws: Draws) -> Path:
     }
     if draws.domain:
         card["domain"] = draws.domain
+    if draws.factors is not None:
+        card["interval_factors"] = draws.factors.config()
     if draws.diagnostics is not None:
         card["diagnostics"] = type(draws.diagnostics).__name__
         tensors |= {f"diagnostics.{f.name}": getattr(draws.diagnostics, f.name) for f in fields(draws.diagnostics)}
@@ -66,8 +69,14 @@ def load_draws(path: str | Path) -> Draws:
             raise unknown(f"kind of diagnostics in {file}", name, DIAGNOSTICS)
         kind = DIAGNOSTICS[name]
         diagnostics = kind(**{f.name: tensors[f"diagnostics.{f.name}"] for f in fields(kind)})
+    factors = card.get("interval_factors")
     return Draws(
-        tensors["x"], tensors.get("log_weight"), tensors.get("log_evidence"), diagnostics, card.get("domain", "")
+        tensors["x"],
+        tensors.get("log_weight"),
+        tensors.get("log_evidence"),
+        diagnostics,
+        card.get("domain", ""),
+        None if factors is None else IntervalFactors.from_config(factors),
     )
 
 

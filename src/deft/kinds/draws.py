@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deft.errors import ContractError, InputError
 from deft.kinds.domain import domain_of_shape, find_domain
+from deft.kinds.intervals import IntervalFactors, same_factors
 
 FILES = "deft.io.draws_files"
 """Where draws are written and read. This room lies below that of files, and finds it by its name when somebody saves,
@@ -59,6 +60,7 @@ class Draws:
     log_evidence: estimates of log p(y), [B], or None.
     diagnostics: how drawing went, or None.
     domain: name of the kind of data, for pictures; "" finds it by the shape of a sample.
+    factors: what intervals are widened by, of an h whose intervals were checked on data, or None.
 
     `len(draws)` is B; `draws[i]`, `draws[i:j]` and `for one in draws` are the draws of some measurements, `Draws.cat`
     is the way back. A notebook shows mean and samples of the first measurement, if its kind of data has a picture.
@@ -75,6 +77,7 @@ class Draws:
     log_evidence: Tensor | None = None
     diagnostics: Diagnostics | None = None
     domain: str = ""
+    factors: IntervalFactors | None = None
 
     def __post_init__(self) -> None:
         if self.x.ndim < 2:
@@ -123,14 +126,31 @@ class Draws:
             rows.append(torch.einsum("n,n...->...", w, (x - mean).square()) / (1 - w.square().sum()).clamp_min(1e-12))
         return torch.stack(rows).sqrt()
 
-    def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """(low, high), each [B, *data]: the central interval that holds this share of the samples, entry by entry.
+    @property
+    def calibrated(self) -> bool:
+        """Whether `interval` knows factors for these samples: two or more of each measurement, without weights."""
+        return self.factors is not None and self.n > 1 and self.log_weight is None
+
+    def interval(self, level: float = 0.9, *, calibrated: bool = True) -> tuple[Tensor, Tensor]:
+        """(low, high), each [B, *data], entry by entry.
+
+        Samples of an h whose intervals were checked on data (`calibrated`; docs/trust.md) have the interval
+
+            mean -+ c t sqrt(s^2 + f^2) sqrt(1 + 1/n),
+
+        which holds the truth at this level on average over entries and measurements like those it was checked on
+        (`deft.kinds.intervals.IntervalFactors` explains c, t and f). All others, and calibrated=False, have the central
+        interval that holds this share of the samples: of few samples it holds less of the truth than it says, even of
+        the exact posterior.
 
         Without weights the quantiles are interpolated linearly between samples; with weights they are samples: the
         least below or at which there is the given share of the weight.
         """
         if not 0 < level < 1:
             raise InputError(f"the level of an interval is a share between 0 and 1, such as 0.9, got {level}")
+        if calibrated and self.calibrated and self.factors is not None:
+            half = self.factors.half_width(level, self.n, self.std)
+            return self.mean - half, self.mean + half
         rows = [self._quantiles(i, ((1 - level) / 2, (1 + level) / 2)) for i in range(len(self))]
         low, high = zip(*rows, strict=True)
         return torch.stack(low), torch.stack(high)
@@ -188,7 +208,14 @@ class Draws:
                 None if values[0] is None else (torch if isinstance(values[0], Tensor) else type(values[0])).cat(values)
             )
 
-        return Draws(joined("x"), joined("log_weight"), joined("log_evidence"), joined("diagnostics"), parts[0].domain)
+        return Draws(
+            joined("x"),
+            joined("log_weight"),
+            joined("log_evidence"),
+            joined("diagnostics"),
+            parts[0].domain,
+            same_factors([p.factors for p in parts]),
+        )
 
     # files and faces
 

@@ -248,10 +248,10 @@ def _samples(
     return (None if len(data) == 0 else data), notes, name
 
 
-def held_out_samples(prior: Denoiser, data: Source, **reading: Any) -> Tensor:
+def held_out_samples(prior: Denoiser, data: Source, split: str = "test", **reading: Any) -> Tensor:
     """Samples [N, *data_shape] to evaluate on: a tensor, what a domain read, or the name of a file, folder or bundled
-    set (its split `test`)."""
-    x, _, _ = _samples(prior, data, "test", reading)
+    set (its split `test`, or another one)."""
+    x, _, _ = _samples(prior, data, split, reading)
     if x is None:
         raise InputError(
             "nothing to evaluate on: give samples [N, *shape], or the name of a file, folder or bundled set"

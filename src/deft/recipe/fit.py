@@ -24,19 +24,31 @@ from torch import Tensor
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import Noise
-from deft.errors import InputError, NonFiniteError, unknown
+from deft.errors import DeftError, InputError, NonFiniteError, unknown
 from deft.io.files import write_json
 from deft.io.h_files import KINDS, start_from
 from deft.io.identity import digest
 from deft.kinds.domain import domain_of
-from deft.learned import DEFT, Learned
+from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import report_size
 from deft.likelihood.task import Task, Through
 from deft.likelihood.unknown import UnknownTask
+from deft.methods import plan
 from deft.prior import load_prior
 from deft.prior.check import warning as convention_warning
 from deft.recipe.data import Source, TrainingData, title_of, training_data, unknown_pairs, unknown_task
 from deft.recipe.fitted import FittedH
+from deft.recipe.intervals import (
+    MIN_IMAGES,
+    PRIOR_SAMPLES,
+    SAMPLES,
+    SHARE,
+    TRIAL,
+    check_intervals,
+    has_coverage,
+    has_plan,
+    how_many,
+)
 from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, OBJECTIVES, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import Callback, log, shown
@@ -335,7 +347,7 @@ class _Fit:
         self.spent["prediction cache"] = time.monotonic() - started
 
         if recipe.seconds is not None:
-            config = replace(config, max_seconds=max(recipe.seconds - sum(self.spent.values()), 0.25 * recipe.seconds))
+            config = replace(config, max_seconds=self._left(recipe.seconds))
         return self._train(batches, held_out, config, resuming, identity, sizes, x_out, None)
 
     def on_pairs(self, resume: bool) -> FittedH:
@@ -386,7 +398,7 @@ class _Fit:
         )  # fmt: skip
         self.spent["prediction cache"] = time.monotonic() - started
         if recipe.seconds is not None:
-            config = replace(config, max_seconds=max(recipe.seconds - sum(self.spent.values()), 0.25 * recipe.seconds))
+            config = replace(config, max_seconds=self._left(recipe.seconds))
         return self._train(batches, held_out, config, resuming, identity, sizes, data.x_out, data.obs_out)
 
     def _train(
@@ -426,6 +438,7 @@ class _Fit:
         for line in worse:
             self._warn(line)
         self.h.eval().requires_grad_(False)
+        kept = self._intervals(x_out, obs_out, result.steps)
         return FittedH(
             self.h,
             self.prior,
@@ -438,7 +451,43 @@ class _Fit:
             source=self.data.source,
             seconds=sum(self.spent.values()),
             spent=self.spent,
+            card=kept,
         )
+
+    def _left(self, seconds: float) -> float:
+        """Of so much time for everything, what is left for the steps: intervals are checked after them."""
+        kept = SHARE * seconds if self.recipe.interval_images else 0.0
+        return max(seconds - kept - sum(self.spent.values()), 0.25 * seconds)
+
+    def _intervals(self, x_out: Tensor, obs_out: Observation | None, steps: int) -> dict[str, Any]:
+        """For the card: how often intervals hold the truth on held-out samples, and what makes them hold it."""
+        recipe, prior = self.recipe, self.prior
+        if not recipe.interval_images or steps < TRIAL or not has_coverage(prior) or not has_plan(self.h):
+            return {}
+        if obs_out is not None and tuple(prior.data_shape) != tuple(prior.event_shape):
+            return {}  # pairs of a latent prior are measurements of latents by now
+        started = time.monotonic()
+        drawn = plan(kind_of(self.h))
+        count = how_many(recipe.interval_images, steps, recipe.seconds, prior, x_out, drawn)
+        source = "held-out samples" if self.data.x_out is not None else PRIOR_SAMPLES
+        if len(x_out) < MIN_IMAGES:
+            if isinstance(self.task, UnknownTask):
+                return {}  # nobody can measure a sample of the prior
+            log.info(f"{len(x_out)} held-out samples are too few to check intervals on: samples of the prior are taken")
+            x_out, obs_out, source = self._prior_samples(count, first=MAX_SAMPLES * 8), None, PRIOR_SAMPLES
+        x = prior.decode(x_out[:count].to(prior.state_like()))
+        obs = self.task.observe(x, Noise(recipe.seed + 78, len(x))) if obs_out is None else obs_out[: len(x)]
+        where = prior.state_like().device
+        try:
+            found = check_intervals(
+                self.h, prior, x, obs.to(where), drawn, n=SAMPLES, source=f"{len(x)} {source}", seed=recipe.seed
+            )
+        except DeftError as error:  # h is there, whatever its samples are
+            self._warn(f"warning: the intervals of this h could not be checked: {error}")
+            return {}
+        self.spent["intervals"] = time.monotonic() - started
+        log.info(f"intervals: checked on {found.source}")
+        return {"intervals": found.config()}
 
     def _warn(self, line: str | None) -> None:
         if line:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import count_parameters
+from deft.likelihood.task import Tilt
 from deft.likelihood.unknown import NO_OPERATOR, UnknownTask
 from deft.methods import Plan, plan
 from deft.prior import load_prior
@@ -33,6 +34,7 @@ from deft.prior.load import family_of, read_options
 from deft.recipe.card_text import h_card_text
 from deft.recipe.data import Source, held_out_samples, unknown_pairs
 from deft.recipe.evaluation import Evaluation
+from deft.recipe.intervals import PRIOR_SAMPLES, CheckedIntervals, check_intervals
 from deft.recipe.settings import Recipe, Sizes
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import log, shown
@@ -40,6 +42,7 @@ from deft.samplers import sample_posterior
 from deft.train.control import learn
 from deft.train.fit import FitConfig, FitResult, launched_config
 from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
+from deft.train.prior_samples import draw_prior_samples
 
 Measured = Observation | Tensor | np.ndarray | str | Path
 """A measurement: an observation, y in model space as the task makes it (one, or a batch), or a measurement file
@@ -133,6 +136,7 @@ class FittedH:
         """
         name = None if isinstance(sampler, Sampler) else sampler
         chosen = self.plan(sampler=name, steps=steps, spacing=spacing, settings=settings)
+        checked = self.checked_intervals
         obs = self.observe(y, **drawn).to(self.prior.state_like().device)
         if isinstance(sampler, Sampler):
             h, _, _ = chosen.make(self.prior, needed_h(chosen.method, self.prior, self.h))
@@ -149,7 +153,49 @@ class FittedH:
                 progress=shown(progress),
             )
         whole = needed_h(chosen.method, self.prior, self.h)
-        return chosen.draw(self.prior, obs, n, fitted=whole, seed=seed, batch=batch, progress=shown(progress))
+        draws = chosen.draw(self.prior, obs, n, fitted=whole, seed=seed, batch=batch, progress=shown(progress))
+        return draws if checked is None or not checked.applies(chosen) else replace(draws, factors=checked.factors)
+
+    @property
+    def checked_intervals(self) -> CheckedIntervals | None:
+        """What is known of the intervals of its samples; None if they were never checked."""
+        about = self.card.get("intervals")
+        return None if about is None else CheckedIntervals.from_config(about)
+
+    def calibrate_intervals(
+        self, data: Source = None, *, count: int = 128, n: int = 8, steps: int | None = None, seed: int = 0
+    ) -> FittedH:
+        """The same h, whose intervals are checked: on samples that it was not fitted to, what the factors are that make
+        `draws.interval(0.9)` hold nine in ten entries of the truth (docs/trust.md).
+
+        Args:
+            data: as in `evaluate`, but that a bundled set means its split `validation`; None takes samples of the
+                prior, under which the intervals are right as far as the prior is. count: so many of them. n: samples of
+                each. steps: of samples; default the method's. Samples of as many have the factors.
+
+        Raises:
+            InputError: fewer than eight samples, or of another shape; an h of one measurement or of a reward.
+        """
+        if isinstance(self.task, Tilt) or "measurement" in self.card:
+            raise InputError(
+                "this h was fitted to one measurement or to a reward: there are no others like it to check intervals on"
+            )
+        if isinstance(self.task, UnknownTask):
+            if not isinstance(data, tuple):
+                raise InputError(f"intervals are checked on pairs, data=(x, y): {NO_OPERATOR}")
+            pairs = unknown_pairs(self.prior, self.task, data)
+            x, obs, source = self.prior.decode(pairs.x[:count]), pairs.observation[:count], "held-out pairs"
+        elif data is None:
+            x, source = self.prior.decode(draw_prior_samples(self.prior, count, seed=seed + 77).x), PRIOR_SAMPLES
+            obs = self.task.observe(x, Noise(seed + 78, len(x)))
+        else:
+            x, source = held_out_samples(self.prior, data, split="validation")[:count], "held-out images"
+            obs = self.task.observe(x, Noise(seed + 78, len(x)))
+        obs = obs.to(self.prior.state_like().device)
+        checked = check_intervals(
+            self.h, self.prior, x, obs, self.plan(steps=steps), n=n, source=f"{len(x)} {source}", seed=seed
+        )
+        return replace(self, card={**self.card, "intervals": checked.config()})
 
     def evaluate(
         self,

@@ -21,6 +21,7 @@ from deft.core.random import BatchNoise
 from deft.errors import InputError, unknown
 from deft.io.h_files import KINDS
 from deft.learned import Learned
+from deft.recipe.intervals import IMAGES
 from deft.train.augment import FLIPS
 from deft.train.cache import PredictionCache
 from deft.train.data import Clean
@@ -69,6 +70,8 @@ class Recipe:
     flips: of pairs of an unknown degradation, whose y is a picture on x's grid: "mirror" adds each with left and right
         swapped, x and y alike, "all" in all flips and quarter turns. Only where flipped pairs are pairs too.
     weighting, focus, even: of the loss over noise levels, see `DenoisingObjective`.
+    interval_images: held-out images that intervals are checked on after the fit (docs/trust.md), fewer where it is
+        short; 0 leaves them unchecked.
 
     >>> import deft
     >>> from deft.recipe.settings import sizes_for
@@ -102,6 +105,7 @@ class Recipe:
     even: float = 0.5
     calibrate: bool = True
     flips: str = ""
+    interval_images: int = IMAGES
     seed: int = 0
     bf16: bool = False
     accumulate: int = 1
@@ -124,7 +128,7 @@ class Recipe:
             )
         if not self.size > 0:
             raise InputError(f"size is a share of the prior's parameters above 0, got {self.size}")
-        for name in ("prior_samples", "cache"):
+        for name in ("prior_samples", "cache", "interval_images"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise InputError(f"{name} must be at least 0 (None chooses), got {value}")

@@ -21,6 +21,7 @@ from deft.core.schedule import Schedule
 from deft.denoiser import MeanDenoiser
 from deft.errors import InputError
 from deft.guidance.exact import ExactInside, ExactMixture, Mixture, dense, log_normal
+from deft.kinds.draws import Draws
 from deft.likelihood.event import Inside
 from deft.likelihood.gaussian import Gaussian, linear
 from deft.operator.image import Mask
@@ -181,3 +182,18 @@ def gaussian_chain(
         Mixture(torch.ones(1, dtype=torch.float64), torch.zeros(1, 3 * length, dtype=torch.float64), whole[None]),
         (length, 3),
     )
+
+
+def gaussian_pairs(
+    count: int, n: int, *, scale: float = 1.0, shift: float = 0.0, sigma_y: float = 0.7, dim: int = 2, seed: int = 0
+) -> tuple[Draws, Tensor]:
+    """(draws, truth): `count` measurements y = x + sigma_y noise of x ~ N(0, I), and n samples of each one's posterior.
+
+    The posterior is N(y / (1 + sigma_y^2), sigma_y^2 / (1 + sigma_y^2) I). scale multiplies its deviation, and shift
+    moves its mean by so many deviations: 1 and 0 are exact, all else is wrong in a known way.
+    """
+    noise = Noise(seed, count)
+    truth = noise.normal((dim,))
+    y = truth + sigma_y * noise.normal((dim,))
+    mean, std = y / (1 + sigma_y**2), sigma_y / math.sqrt(1 + sigma_y**2)
+    return Draws(mean[:, None] + std * (shift + scale * noise.normal((n, dim)))), truth

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from deft.likelihood.task import Tilt
 from deft.methods import Plan
 from deft.prior.measurement_check import sample_warnings, typical_noise, warning_from
 from deft.recipe.fitted import FittedH
+from deft.recipe.intervals import LEVEL, CheckedIntervals, judged
 from deft.runtime.messages import log, shown
 from deft.samplers import ChainDiagnostics, ParticleDiagnostics
 
@@ -185,6 +187,9 @@ class Sampling:
             seed=self.seed,
             what=str(measurement),
         )
+        trust = self._trust(draws, on_device) if measurement is not None else None
+        if trust is not None and trust["within"] is not None:
+            draws = replace(draws, factors=self._checked.factors if self._checked else None)
         written = self.write(folder, draws, seen, pictured=measurement is not None)
         noise, found = self._numbers(draws, seen.obs)
         about = {
@@ -203,6 +208,7 @@ class Sampling:
             "warnings": warnings,
             "diagnosis": diagnosis(draws),
             "spread": found["spread"],
+            "trust": trust,
             "skipped": list(seen.skipped),
         }
         write_json(folder / "sample.json", about)
@@ -216,7 +222,7 @@ class Sampling:
     def write(self, folder: Path, draws: Draws, seen: Measured, *, pictured: bool = True) -> list[str]:
         """Write samples of one measurement, with all that belongs to them; returns what to look at.
 
-        pictured: show the measurement beside them.
+        pictured: show the measurement beside them. Draws with checked intervals have low and high in samples.npz.
         """
         x, mean, std = draws.x[0], draws.mean[0], self.spread(draws)
         files = [path for i, one in enumerate(x) for path in self.domain.write(folder, f"sample-{i:03d}", one)]
@@ -225,7 +231,10 @@ class Sampling:
         shows = self.domain.draw_pictures(x, std, seen.obs if pictured else None, title)
         for file, png in shows.items():
             write_bytes(folder / file, png)
-        save_arrays(folder / "samples.npz", samples=x, mean=mean, spread=std, y=seen.obs.y[0], **seen.arrays)
+        ends = (
+            {k: v[0] for k, v in zip(("low", "high"), draws.interval(LEVEL), strict=True)} if draws.calibrated else {}
+        )
+        save_arrays(folder / "samples.npz", samples=x, mean=mean, spread=std, y=seen.obs.y[0], **ends, **seen.arrays)
         singles = [f.name for f in files if "-" not in f.stem]
         return [*sorted(shows), files[0].name + " ...", *singles, "samples.npz"]
 
@@ -239,6 +248,21 @@ class Sampling:
             "reward": liked,
             "spread": float(self.spread(draws).mean()),
         }
+
+    @cached_property
+    def _checked(self) -> CheckedIntervals | None:
+        return None if self.fitted is None else self.fitted.checked_intervals
+
+    def _trust(self, draws: Draws, obs: Observation) -> dict[str, Any] | None:
+        """Whether the samples are as where h's intervals were checked; None where they never were."""
+        checked = self._checked
+        if checked is None or self.fitted is None:
+            return None
+        other = self.task.config() != self.fitted.task.config()
+        if other or self.scale != 1 or self.refine or not checked.applies(self.plan):
+            what = "another task or noise" if other else "another sampler, scale or number of steps"
+            return {"within": None, "line": f"intervals were checked for {what}: nothing is known of these"}
+        return judged(checked, self.prior, obs, draws.to(self.where), self.seed)
 
     def _doubt_h(self, obs: Observation) -> None:
         """Say so if h was fitted to one measurement, and this is another."""
