@@ -158,8 +158,8 @@ def has_coverage(prior: Denoiser) -> bool:
 
 
 def has_plan(h: Learned) -> bool:
-    """Whether it is known how samples are drawn with this kind of h: not with a class that is in no table, nor with what
-    belongs to a prior and to no task."""
+    """Whether it is known how samples are drawn with this kind of h: not with a class that is in no table, nor with
+    what belongs to a prior and to no task."""
     try:
         return not h.of_prior and kind_of(h) in METHODS
     except InputError:
