@@ -13,7 +13,7 @@ import deft
 from deft.diagnose import interval_coverage
 from deft.errors import CheckpointError, InputError
 from deft.io.files import load_weights
-from deft.recipe.intervals import MIN_IMAGES, CheckedIntervals, how_many
+from deft.recipe.intervals import MIN_IMAGES, CheckedIntervals, how_many, reserved
 from deft.testing import half_seen
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
@@ -109,9 +109,11 @@ def test_what_is_not_checked(fitted, place):
 
 
 def test_how_many_images(fitted):
-    plan, x = fitted.plan(), WORLD.sample(1).float()
-    assert [how_many(48, steps, None, PRIOR, x, plan) for steps in (100, 1000, 2000, 9000)] == [12, 24, 48, 48]
-    assert how_many(48, 100, 0.01, PRIOR, x, plan) == 12 and how_many(48, 100, 1e6, PRIOR, x, plan) == 48
+    """As many as the steps ask for, or as fit into a twentieth of the time, which is kept free; 12 at least."""
+    plan = fitted.plan()
+    assert [how_many(48, steps, None, PRIOR, plan) for steps in (100, 1000, 2000, 9000)] == [12, 24, 48, 48]
+    assert how_many(48, 100, 0.01, PRIOR, plan) == 12 and how_many(48, 100, 1e6, PRIOR, plan) == 48
+    assert reserved(1e4, PRIOR, fitted.h) == 500 and reserved(0.01, PRIOR, fitted.h) > 0.0005
 
 
 def test_calibrate_and_sample_commands(place, tmp_path, capsys):

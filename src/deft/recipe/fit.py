@@ -42,12 +42,12 @@ from deft.recipe.intervals import (
     MIN_IMAGES,
     PRIOR_SAMPLES,
     SAMPLES,
-    SHARE,
     TRIAL,
     check_intervals,
     has_coverage,
     has_plan,
     how_many,
+    reserved,
 )
 from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, OBJECTIVES, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
@@ -456,7 +456,7 @@ class _Fit:
 
     def _left(self, seconds: float) -> float:
         """Of so much time for everything, what is left for the steps: intervals are checked after them."""
-        kept = SHARE * seconds if self.recipe.interval_images else 0.0
+        kept = reserved(seconds, self.prior, self.h) if self.recipe.interval_images else 0.0
         return max(seconds - kept - sum(self.spent.values()), 0.25 * seconds)
 
     def _intervals(self, x_out: Tensor, obs_out: Observation | None, steps: int) -> dict[str, Any]:
@@ -468,7 +468,7 @@ class _Fit:
             return {}  # pairs of a latent prior are measurements of latents by now
         started = time.monotonic()
         drawn = plan(kind_of(self.h))
-        count = how_many(recipe.interval_images, steps, recipe.seconds, prior, x_out, drawn)
+        count = how_many(recipe.interval_images, steps, recipe.seconds, prior, drawn)
         source = "held-out samples" if self.data.x_out is not None else PRIOR_SAMPLES
         if len(x_out) < MIN_IMAGES:
             if isinstance(self.task, UnknownTask):

@@ -27,7 +27,7 @@ from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
 from deft.kinds.intervals import IntervalFactors
 from deft.learned import Learned, kind_of
-from deft.methods import METHODS, Plan
+from deft.methods import METHODS, Plan, plan
 from deft.runtime.distributed import get_world
 
 IMAGES = 48
@@ -166,24 +166,31 @@ def has_plan(h: Learned) -> bool:
         return False
 
 
-def how_many(images: int, steps: int, seconds: float | None, prior: Denoiser, like: Tensor, plan: Plan) -> int:
+def how_many(images: int, steps: int, seconds: float | None, prior: Denoiser, drawn: Plan) -> int:
     """Measurements to check on after a fit of so many steps, or within `SHARE` of so many seconds."""
     if seconds is None:
         found = math.ceil(images * steps / WHOLE)
-    else:  # h adds a tenth to a call of the prior
-        found = int(SHARE * seconds / (time_of_call(prior, like) * 1.1 * plan.calls() * SAMPLES))
+    else:
+        found = int(SHARE * seconds / seconds_each(prior, drawn))
     return max(MIN_IMAGES, min(images, found))
 
 
-def time_of_call(prior: Denoiser, like: Tensor, rows: int = 64) -> float:
-    """Seconds of one call of the prior, of the slowest process."""
-    x = like[:1].expand(rows, *like.shape[1:]).to(prior.state_like())
-    x = x + BatchNoise(rows, 0, 41).normal(tuple(x.shape[1:])).to(x)
+def reserved(seconds: float, prior: Denoiser, h: Learned) -> float:
+    """Of so many seconds for a whole fit, those that the check of intervals takes."""
+    if not (has_coverage(prior) and has_plan(h)):
+        return 0.0
+    return max(SHARE * seconds, MIN_IMAGES * seconds_each(prior, plan(kind_of(h))))
+
+
+def seconds_each(prior: Denoiser, drawn: Plan, rows: int = 64) -> float:
+    """What a measurement takes to be checked on, by two calls of the prior (of the slowest process)."""
+    x = BatchNoise(rows, 0, 41).normal(prior.event_shape).to(prior.state_like())
     t = prior.schedule.time_of(torch.tensor(0.0, dtype=torch.float64))
-    spent = []
+    spent = 0.0
     for _ in range(2):
         started = time.perf_counter()
         with torch.no_grad():
             float(prior(x, t).mean.sum())
-        spent.append(time.perf_counter() - started)
-    return get_world().pulse(False, spent[-1])[1] / rows
+        spent = time.perf_counter() - started
+    call = get_world().pulse(False, spent)[1] / rows
+    return call * 1.2 * drawn.calls() * SAMPLES  # h adds a tenth to a call, and looking at the samples another
