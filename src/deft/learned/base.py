@@ -25,8 +25,9 @@ class Learned(HTransform, Renamed):
         returns.
 
     Class variables, for the row of the table of methods that a class in `deft.learned.LEARNED` has: title and about:
-    for people. runs: of the prior's network at each step. retrains: it is a copy of the whole prior. requires: of the
-    measurement, a key of `deft.likelihood.gaussian.REQUIREMENTS`. objective: what a fit minimises, a key of
+    for people. runs: of the prior's network at each step. retrains: it is a copy of the whole prior. spacing: of the
+    levels that it is sampled on, by default. requires: of the measurement, a key of
+    `deft.likelihood.gaussian.REQUIREMENTS`. objective: what a fit minimises, a key of
     `deft.recipe.settings.OBJECTIVES`. of_prior: it is not shown y, knows the prior alone, and serves every task that
     meets `requires`.
     """
@@ -35,6 +36,7 @@ class Learned(HTransform, Renamed):
     about: ClassVar[str] = ""
     runs: ClassVar[int] = 1
     retrains: ClassVar[bool] = False
+    spacing: ClassVar[str] = "log-snr"
     requires: ClassVar[str] = "measurement"
     objective: ClassVar[str] = "denoising"
     of_prior: ClassVar[bool] = False

@@ -79,6 +79,7 @@ class LearnedCovariance(Learned):
 
     title = "learned covariance"
     about = "MMPS with a learned covariance: any linear measurement, fitted once a prior, no backward pass"
+    spacing = "karras"
     requires = "linear"
     objective = "jacobian"
     of_prior = True
