@@ -150,7 +150,8 @@ def sample(**asked: Any) -> None:
     deft sample --prior fashion --task sr4 --method pigdm --measurement small.png --out large
     deft sample --reward fashion-classifier --label 7 --out sneakers
 
-    RUN is a folder made by `deft fit`; without one, a training-free method is used. Writes sample-000.png, ...,
+    RUN is a folder made by `deft fit`; without one, a training-free method is used, or --method covariance, which
+    comes with the prior `fashion` and takes any linear task. Writes sample-000.png, ...,
     mean.png, spread.png, sheet.png (all of them side by side), samples.npz and sample.json.
     """
     given = Asked(**asked)
