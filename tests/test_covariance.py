@@ -42,7 +42,7 @@ class Fixed(LearnedCovariance):
 
     def __init__(self, shape, jacobian):
         super().__init__(shape, width=8, iterations=40)
-        self.jacobian = jacobian
+        self.jacobian, self.tolerance = jacobian, 0.0
 
     def maps(self, pred):
         found = super().maps(pred)

@@ -24,6 +24,7 @@ from deft.errors import InputError
 from deft.guidance import DPS
 from deft.guidance.combine import Zero
 from deft.kinds.domain import find_domain
+from deft.learned import LearnedCovariance, WithCovariance
 from deft.methods import METHODS, TUNED, Context, make_sampler, plan
 from deft.prior import load_prior
 from deft.samplers import SAMPLERS
@@ -133,11 +134,13 @@ def test_every_method_runs_with_every_sampler(tmp_path, name, sampler):
     x = torch.rand(2, 1, 16, 16) * 2 - 1
     obs = Inpaint().observe(x, Noise(0, 2))
     p = plan(name, "inpaint", steps=3, sampler=sampler, settings={"zeta": 0.01} if name == "dps" else None)
-    h, s, grid = p.make(prior, Exact())
+    fitted = WithCovariance(Exact(), LearnedCovariance((1, 16, 16), width=8)) if METHODS[name].beside else Exact()
+    h, s, grid = p.make(prior, fitted)
     out = sample(condition(prior, h, obs), Noise(0, 2), sampler=s, grid=grid)
     assert out.shape == x.shape and bool(torch.isfinite(out).all())
-    chains = METHODS[name].passes(METHODS[name].settings) > 1  # they differentiate the prior themselves
-    assert METHODS[name].backward == (h.needs_graph or chains)
+    # chains, and methods whose step is all of them, differentiate the prior themselves
+    themselves = METHODS[name].passes(METHODS[name].settings) > 1 or name in ("mgps", "cpigdm")
+    assert METHODS[name].backward == (h.needs_graph or themselves)
 
 
 def test_dps_of_the_table_is_the_published_one():

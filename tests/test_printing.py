@@ -70,6 +70,7 @@ def likelihoods():
     yield from (
         gaussian,
         likelihood.Poisson(Identity()),
+        likelihood.Unknown((3, 8, 8), (1, 16, 16), [0.0], [1.0]),
         likelihood.Inside(0.0, 1.0),
         Tempered(likelihood.Inside(), 0.5),
     )

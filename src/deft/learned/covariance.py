@@ -28,7 +28,7 @@ from deft.learned.base import Learned, report_size, towards, widest
 from deft.learned.deft import LOWEST, bounded, build_network, domain_name
 from deft.likelihood.gaussian import linear, noise_variance
 
-CONVOLUTIONS = {1: (F.conv1d, F.conv_transpose1d), 2: (F.conv2d, F.conv_transpose2d), 3: (F.conv3d, F.conv_transpose3d)}
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 RANK_GAIN = 8.0
 """A factor on U U^T, which lets a network start with small numbers."""
@@ -62,7 +62,7 @@ class LearnedCovariance(Learned):
         event_shape: *E of the prior: (C, H, W), (C, L), (C, D, H, W), or (d,), which has no filters.
         width: of the network. filters: number of F_s at each scale. kernel: pixels on their side (odd). scales: s.
         rank: columns of U.
-        iterations: of conjugate gradients, at most.
+        iterations: of conjugate gradients, at most; fewer where the residual is below `tolerance` of the first.
         data_std: d_0.
         domain: name of the kind of data whose network it is; "" for that which owns the shape.
 
@@ -95,6 +95,7 @@ class LearnedCovariance(Learned):
         scales: tuple[int, ...] = (1, 2, 4),
         rank: int = 6,
         iterations: int = 10,
+        tolerance: float = 0.02,
         data_std: float = 0.5,
         domain: str = "",
     ):
@@ -106,6 +107,7 @@ class LearnedCovariance(Learned):
             )
         self.event_shape, self.width, self.rank = tuple(event_shape), width, rank
         self.filters, self.kernel, self.iterations, self.data_std = filters, kernel, iterations, data_std
+        self.tolerance = tolerance
         self.scales, self.domain = tuple(scales), domain
         channels, *sides = self.event_shape
         self.axes = len(sides)
@@ -136,7 +138,7 @@ class LearnedCovariance(Learned):
         return report_size(make(widest(prior, size, make, 4 if len(prior.event_shape) == 1 else 2)), prior)
 
     def config(self) -> dict[str, Any]:
-        names = ("width", "filters", "kernel", "rank", "iterations", "data_std")
+        names = ("width", "filters", "kernel", "rank", "iterations", "tolerance", "data_std")
         return {
             "event_shape": list(self.event_shape),
             **{name: getattr(self, name) for name in names},
@@ -172,11 +174,12 @@ class LearnedCovariance(Learned):
         """C v, [B, *E]."""
         out = maps.diagonal * v
         for scale, variance, bank in zip(self.used, maps.filtered, self.bank, strict=True):
-            filtering, back = CONVOLUTIONS[self.axes]
+            convolve = CONVOLUTIONS[self.axes]
             norm = scale ** (self.axes / 2)  # makes block means orthonormal
             z = POOLS[self.axes](v, scale) * norm if scale > 1 else v
             weight, margin = bank.to(v), self.kernel // 2
-            z = back(variance * filtering(z, weight, padding=margin), weight, padding=margin)
+            back = weight.flip(*range(2, weight.ndim)).transpose(0, 1)  # the transposed convolution, at half its time
+            z = convolve(variance * convolve(z, weight, padding=margin), back, padding=margin)
             out = out + (F.interpolate(z, scale_factor=float(scale)) / norm if scale > 1 else z)
         flat = maps.factors.flatten(2)
         weights = torch.einsum("brk,bk->br", flat, v.flatten(1)) * (RANK_GAIN / flat.shape[2])
@@ -192,6 +195,7 @@ class LearnedCovariance(Learned):
             noise,
             operator.adjoint(r),
             self.iterations,
+            self.tolerance,
         )
         return towards(pred, pred.mean + move)
 
@@ -202,6 +206,7 @@ def posterior_step(
     noise: Tensor,
     b: Tensor,
     iterations: int,
+    tolerance: float = 0.0,
 ) -> Tensor:
     """C (A^T A C + s^2 I)^{-1} b with b = A^T r, [B, *E]: the same as C A^T (A C A^T + s^2 I)^{-1} r, by conjugate
     gradients in the inner product (u, C v), in which A^T A C + s^2 I is symmetric.
@@ -212,6 +217,7 @@ def posterior_step(
 
     Args:
         covariance: v -> C v, symmetric positive definite. gram: v -> A^T A v. noise: s^2, [B or 1, 1, ...].
+        iterations: at most; fewer once every row's residual, in the norm of C, is below `tolerance` of the first.
     """
 
     def dot(u: Tensor, v: Tensor) -> Tensor:
@@ -221,7 +227,10 @@ def posterior_step(
     r = p = b
     cr = cp = covariance(b)
     rr, out = dot(r, cr), torch.zeros_like(b)
+    enough = tolerance**2 * rr
     for _ in range(iterations):
+        if bool((rr <= enough).all()):
+            break
         q = gram(cp) + noise * p
         curvature = dot(q, cp)
         step = torch.where(curvature > 0, rr / curvature.clamp_min(tiny), 0.0)
