@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,25 @@ def test_galaxies(monkeypatch):
     with torch.no_grad():  # the kernel the other way round, as torch stores it, is no galaxy's
         prior.net.outlet.weight.copy_(prior.net.outlet.weight.flip(2, 3))
     assert confirm(prior, x).worst > 10
+
+
+def test_the_commands_of_the_page_of_the_covariance_run(tmp_path, monkeypatch, capsys):
+    """With the bundled prior, and a copy of it that goes by another name."""
+    from deft.kinds.domain import find_domain
+
+    monkeypatch.chdir(tmp_path)
+    Path("my-prior").mkdir()
+    shutil.copy(find_domain("image").bundled_priors()["fashion"], "my-prior/prior.safetensors")
+    save_pictures(Path("photos"), pictures(12, side=32))
+    Image.fromarray(pictures(1, side=32)[0]).save("photo.png")
+    mask = np.full((32, 32), 255, dtype=np.uint8)
+    mask[8:18, 8:18] = 0
+    Image.fromarray(mask).save("mask.png")
+    Image.fromarray(pictures(1, side=8)[0]).save("small.png")
+    fit = ("fit", "--prior", "fashion", "--data", "photos", *shlex.split(SMALL["fit"]))
+    assert run(capsys, *fit, "--task", "inpaint", "--out", "run")[0] == 0
+    assert run(capsys, *fit, "--task", "sr4", "--out", "run-sr4")[0] == 0
+    for line in commands("any-linear"):
+        words = shlex.split(line)[1:]
+        code, out, err = run(capsys, *words, *shlex.split(SMALL.get(words[0], "")))
+        assert code == 0, f"{line}\n{out}\n{err}"
