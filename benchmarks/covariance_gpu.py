@@ -13,9 +13,10 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deft
@@ -25,6 +26,7 @@ from deft.domains.image.tasks import get_task
 from deft.io.h_files import save_h
 from deft.learned import LearnedCovariance
 from deft.samplers import DPMpp2M, sample
+from deft.train.jacobian import relative_error
 
 CHUNK = 1024
 
@@ -41,20 +43,29 @@ def coefficients(level: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cos(angle), torch.sin(angle)
 
 
-def draw_states(prior: deft.Denoiser, samples: int, states: int, device: str) -> dict[str, Tensor]:
-    """States x_t of samples and images, the prior's mean, directions v and products J v."""
+def draw_clean(prior: deft.Denoiser, samples: int, device: str) -> Tensor:
+    """Samples of the prior, and the thousand bundled images once for each ten thousand."""
     images = dataset("fashion", "fit").x.to(device)
     parts = [
         sample(prior, deft.Noise(77, range(i, min(i + 4096, samples))), sampler=DPMpp2M(), steps=25, spacing="log-snr")
         for i in range(0, samples, 4096)
     ]
-    clean = torch.cat([*(p.clamp(-1, 1).float() for p in parts), images.repeat(max(1, samples // 10_000), 1, 1, 1)])
+    return torch.cat([*(p.clamp(-1, 1).float() for p in parts), images.repeat(max(1, samples // 10_000), 1, 1, 1)])
+
+
+def draw_noised(clean: Tensor, states: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(x, half of them mirrored, x_t, log(sigma/alpha)) of so many states."""
     x = clean[torch.randint(len(clean), (states,), device=device)]
     mirrored = torch.rand(states, device=device) < 0.5
     x[mirrored] = x[mirrored].flip(-1)
     level = levels(states, device)
     alpha, sigma = coefficients(level)
-    x_t = alpha * x + sigma * torch.randn_like(x)
+    return x, alpha * x + sigma * torch.randn_like(x), level
+
+
+def draw_products(prior: deft.Denoiser, samples: int, states: int, device: str) -> dict[str, Tensor]:
+    """States x_t of samples and images, the prior's mean, directions v and products J v."""
+    x, x_t, level = draw_noised(draw_clean(prior, samples, device), states, device)
     # a third each: white noise, the prior's own error, smooth noise
     kind = torch.arange(states, device=device) % 3
     v = torch.randn_like(x)
@@ -73,23 +84,17 @@ def draw_states(prior: deft.Denoiser, samples: int, states: int, device: str) ->
     return {"x_t": x_t.detach(), "x_hat": x_hat, "level": level, "v": v, "jv": jv}
 
 
-def fit(h: LearnedCovariance, pool: dict[str, Tensor], seconds: float, batch: int) -> int:
-    """Adam with half a cosine over the time that is given; h ends with the averaged weights. Returns the steps."""
-    device = pool["x_t"].device
-    parameters = list(h.parameters())
+def descend(module: nn.Module, loss_at: Callable[[int], Tensor], seconds: float) -> int:
+    """Adam with half a cosine over the time that is given; the module ends with the averaged weights. Returns the
+    steps."""
+    parameters = list(module.parameters())
     average = [p.detach().clone() for p in parameters]
     optimiser = torch.optim.Adam(parameters, lr=2.5e-3, betas=(0.9, 0.99))
     started, step, total = time.monotonic(), 0, 0.0
     while (done := (time.monotonic() - started) / seconds) < 1:
-        rows = torch.randint(len(pool["x_t"]), (batch,), device=device)
-        one = {k: w[rows] for k, w in pool.items()}
-        alpha, sigma = coefficients(one["level"])
-        maps = h.maps(Prediction(one["x_t"], one["level"], alpha, sigma, one["x_hat"]))
-        target = (sigma**2 / alpha / maps.unit) * one["jv"]
-        wrong = (h.product(maps, one["v"]) / maps.unit - target).square().flatten(1).mean(1)
-        loss = (wrong / target.square().flatten(1).mean(1).clamp_min(1e-3)).clamp_max(4.0).mean()
         for group in optimiser.param_groups:
             group["lr"] = 2.5e-3 * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
+        loss = loss_at(step)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -97,12 +102,26 @@ def fit(h: LearnedCovariance, pool: dict[str, Tensor], seconds: float, batch: in
         torch._foreach_lerp_(average, [p.detach() for p in parameters], max(0.002, 1 / (step + 10)))
         step, total = step + 1, total + float(loss.detach())
         if step % 500 == 0:
-            print(f"step {step}, relative error {total / 500:.4f}", flush=True)
+            print(f"step {step}, loss {total / 500:.4f}", flush=True)
             total = 0.0
     with torch.no_grad():
         for p, mean in zip(parameters, average, strict=True):
             p.copy_(mean)
     return step
+
+
+def fit(h: LearnedCovariance, pool: dict[str, Tensor], seconds: float, batch: int) -> int:
+    """The relative squared error of products; returns the steps."""
+
+    def loss_at(step: int) -> Tensor:
+        rows = torch.randint(len(pool["x_t"]), (batch,), device=pool["x_t"].device)
+        one = {k: w[rows] for k, w in pool.items()}
+        alpha, sigma = coefficients(one["level"])
+        maps = h.maps(Prediction(one["x_t"], one["level"], alpha, sigma, one["x_hat"]))
+        target = (sigma**2 / alpha / maps.unit) * one["jv"]
+        return relative_error(h.product(maps, one["v"]) / maps.unit, target).mean()
+
+    return descend(h, loss_at, seconds)
 
 
 def main() -> None:
@@ -119,7 +138,7 @@ def main() -> None:
         args.samples, args.states, args.batch, args.seconds = 0, 512, 16, 5.0
     torch.manual_seed(1)
     prior = deft.load_prior("fashion").to(args.device)
-    pool = draw_states(prior, args.samples, args.states, args.device)
+    pool = draw_products(prior, args.samples, args.states, args.device)
     h = LearnedCovariance(prior.event_shape, width=14).to(args.device)
     steps = fit(h, pool, args.seconds, args.batch)
     print(f"{steps} steps")

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from covariance_gpu import coefficients, descend, draw_clean, draw_noised
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +33,7 @@ from deft.kinds.domain import domain_of
 from deft.learned.base import towards
 from deft.learned.deft import Multiplier, _between_knots, bounded
 from deft.nn import UNet
-from deft.samplers import DPMpp2M, SDEDPMpp2M, sample
+from deft.samplers import SDEDPMpp2M
 
 ONE = {"tasks": ["inpaint-random"], "guides": ["calibrated"]}
 TWO = {"tasks": ["deblur-gaussian"], "guides": ["signal", "calibrated"]}
@@ -172,29 +172,11 @@ class NetH(HTransform):
         return towards(pred, self.net(pred.x_t, pred.mean, a, s, seen))
 
 
-def coefficients(level: Tensor) -> tuple[Tensor, Tensor]:
-    angle = torch.atan(level.exp()).reshape(-1, 1, 1, 1)
-    return torch.cos(angle), torch.sin(angle)
-
-
 @torch.no_grad()
 def make_pool(path: Path, device: str, samples: int, states: int) -> None:
     """States of samples of the prior and of images, with the prior's mean: what a fit draws its batches from."""
     prior = deft.load_prior("fashion").to(device)
-    images = dataset("fashion", "fit").x.to(device)
-    parts = [
-        sample(prior, deft.Noise(77, range(i, min(i + 4096, samples))), sampler=DPMpp2M(), steps=25, spacing="log-snr")
-        for i in range(0, samples, 4096)
-    ]
-    clean = torch.cat([*(p.clamp(-1, 1).float() for p in parts), images.repeat(max(1, samples // 10_000), 1, 1, 1)])
-    x = clean[torch.randint(len(clean), (states,), device=device)]
-    mirrored = torch.rand(states, device=device) < 0.5
-    x[mirrored] = x[mirrored].flip(-1)
-    even = torch.rand(states, device=device) * 6.5 - 3.5
-    high = torch.tan(math.pi / 2 * torch.rand(states, device=device) ** (1 / 3)).clamp(1e-2, 140).log()
-    level = torch.where(torch.rand(states, device=device) < 0.5, even, high)
-    a, s = coefficients(level)
-    x_t = a * x + s * torch.randn_like(x)
+    x, x_t, level = draw_noised(draw_clean(prior, samples, device), states, device)
     t = prior.schedule.time_of(-2 * level.double().cpu()).to(x_t)
     x_hat = torch.cat([prior(*both).mean for both in zip(x_t.split(2048), t.split(2048), strict=True)])
     torch.save({"x": x, "x_t": x_t, "x_hat": x_hat, "level": level}, path)
@@ -204,9 +186,6 @@ def fit(arm: dict[str, Any], pool: dict[str, Tensor], device: str, seconds: floa
     torch.manual_seed(1)
     prior = deft.load_prior("fashion")
     net = Net(load_h(bundled_h("sr4", "fashion"), prior, get_task("sr4"))[0].log_rho2, arm["guides"]).to(device)
-    parameters = list(net.parameters())
-    average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.Adam(parameters, lr=2.5e-3, betas=(0.9, 0.99))
     eye = torch.eye(N, device=device)
     bank = many_operators(device) if arm["tasks"] == ["many"] else []
     fixed = {n: dense(get_task(n), device) for n in arm["tasks"] if n in ("deblur-gaussian", "sr4", "ct")}
@@ -230,8 +209,7 @@ def fit(arm: dict[str, Any], pool: dict[str, Tensor], device: str, seconds: floa
             return one.v, torch.rand(batch, N, device=device) * kept, sigma
         return one.v, one.s.expand(batch, N), 0.4 * sigma if scan else sigma
 
-    started, step, total = time.monotonic(), 0, 0.0
-    while (done := (time.monotonic() - started) / seconds) < 1:
+    def loss_at(step: int) -> Tensor:
         rows = torch.randint(len(pool["x"]), (batch,), device=device)
         x, x_t, x_hat, level = (pool[k][rows] for k in ("x", "x_t", "x_hat", "level"))
         (a, s), (v, singular, sigma) = coefficients(level), operator(step)
@@ -239,22 +217,9 @@ def fit(arm: dict[str, Any], pool: dict[str, Tensor], device: str, seconds: floa
         mean = net(x_t, x_hat, a, s, Measured(singular * (x.flatten(1) @ v) + noise, singular, v, sigma))
         ratio = a / s
         weight = ratio.clamp_max(20) ** 2 if arm.get("weight") == "eps" else (1 + ratio**2).sqrt()
-        loss = (weight * (mean - x) ** 2).mean()
-        for group in optimiser.param_groups:
-            group["lr"] = 2.5e-3 * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], max(0.002, 1 / (step + 10)))
-        step, total = step + 1, total + float(loss.detach())
-        if step % 1000 == 0:
-            print(f"step {step}, loss {total / 1000:.5f}", flush=True)
-            total = 0.0
-    with torch.no_grad():
-        for p, mean_of in zip(parameters, average, strict=True):
-            p.copy_(mean_of)
-    print(f"{step} steps", flush=True)
+        return (weight * (mean - x) ** 2).mean()
+
+    print(f"{descend(net, loss_at, seconds)} steps", flush=True)
     return net.eval()
 
 

@@ -207,7 +207,7 @@ def test_with_covariance_its_ends_are_its_parts():
         return made.draw(prior, obs, 3, fitted=fitted).x
 
     torch.testing.assert_close(draw("deft-covariance", both, at=1e-9), draw("deft", world.h))
-    torch.testing.assert_close(draw("deft-covariance", both, at=1e9), draw("covariance", both.covariance))
+    torch.testing.assert_close(draw("deft-covariance", both, at=1e9), draw("covariance", both.below))
     with pytest.raises(InputError, match="a learned covariance of the same prior"):
         draw("deft-covariance", world.h)
     assert not METHODS["deft-covariance"].backward and not METHODS["covariance"].backward
@@ -232,7 +232,7 @@ def test_one_file_serves_every_linear_task(tmp_path):
         load_h(tmp_path / "deft.safetensors", prior, get_task("compressed"))
     with pytest.raises(InputError, match="no learned covariance is bundled"):
         needed_h(METHODS["covariance"], prior, None)
-    assert needed_h(METHODS["deft-covariance"], prior, h, beside=h).covariance is h
+    assert needed_h(METHODS["deft-covariance"], prior, h, beside=h).below is h
 
 
 def test_at_the_command_line(tmp_path, capsys):

@@ -242,7 +242,7 @@ def posterior_step(
     return out
 
 
-class WithCovariance(HTransform):
+class WithCovariance(Piecewise):
     """A learned h where sigma/alpha > at, a learned covariance below: no backward pass at any step.
 
     At high noise, where the prior sees nothing in x_t, h has learned what y says; at low noise the covariance pulls
@@ -257,10 +257,4 @@ class WithCovariance(HTransform):
     """
 
     def __init__(self, h: HTransform, covariance: LearnedCovariance, at: float = 1.0):
-        super().__init__()
-        self.h, self.covariance, self.at = h, covariance, at
-        self._both = Piecewise(h, covariance, at)
-        self.needs_graph, self.graph_below = self._both.needs_graph, self._both.graph_below
-
-    def forward(self, pred: Prediction, obs: Observation) -> Tensor:
-        return self._both(pred, obs)
+        super().__init__(h, covariance, at)

@@ -226,13 +226,18 @@ L = TypeVar("L", LearnedSettings, LearnedParticles, LearnedChains)
 F = TypeVar("F", MCGSettings, RePaintSettings)
 
 
+def _needs_fitted(m: Context[Any], name: str) -> HTransform:
+    if m.fitted is None:
+        raise InputError(
+            f"{name} needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method"
+        )
+    return m.fitted
+
+
 def _fitted(name: str, settings: type[L]) -> Callable[[Context[L]], HTransform]:
     def make(m: Context[L]) -> HTransform:
-        if m.fitted is None:
-            raise InputError(
-                f"{name} needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method"
-            )
-        return m.fitted if m.settings.scale == 1 else Scaled(m.fitted, m.settings.scale)
+        h = _needs_fitted(m, name)
+        return h if m.settings.scale == 1 else Scaled(h, m.settings.scale)
 
     return make
 
@@ -241,19 +246,13 @@ def _mixed(m: Context[MixedSettings]) -> HTransform:
     w, scale = m.settings.weight, m.settings.scale
     if not 0 <= w <= 1:
         raise InputError(f"deft-pigdm: weight must be between 0 (ΠGDM alone) and 1 (DEFT alone), got {w:g}")
-    if m.fitted is None:
-        raise InputError(
-            "deft-pigdm needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method"
-        )
-    return Sum(Scaled(m.fitted, scale * w), Scaled(PiGDM(m.settings.data_std), scale * (1 - w)))
+    return Sum(Scaled(_needs_fitted(m, "deft-pigdm"), scale * w), Scaled(PiGDM(m.settings.data_std), scale * (1 - w)))
 
 
 def _piecewise(m: Context[PiecewiseSettings]) -> HTransform:
-    if m.fitted is None:
-        raise InputError(
-            "deft-mmps needs a fitted h: give a run folder made by `deft fit`, or choose a training-free method"
-        )
-    return Piecewise(Scaled(m.fitted, m.settings.scale), MMPS(m.settings.iterations), m.settings.at)
+    return Piecewise(
+        Scaled(_needs_fitted(m, "deft-mmps"), m.settings.scale), MMPS(m.settings.iterations), m.settings.at
+    )
 
 
 def _above(m: Context[AboveSettings]) -> HTransform:
@@ -263,8 +262,7 @@ def _above(m: Context[AboveSettings]) -> HTransform:
             " deft.learned.WithCovariance(h, covariance); `deft sample RUN` takes the one that is bundled for the"
             " prior, or that of --covariance"
         )
-    h = m.fitted.h if m.settings.scale == 1 else Scaled(m.fitted.h, m.settings.scale)
-    return Piecewise(h, m.fitted.covariance, m.settings.at)
+    return Piecewise(Scaled(m.fitted.above, m.settings.scale), m.fitted.below, m.settings.at)
 
 
 def _dps(m: Context[DPSSettings]) -> HTransform:

@@ -13,7 +13,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Sampler, evaluate
 from deft.core.transition import Level
 from deft.errors import InputError
-from deft.likelihood.gaussian import linear
+from deft.samplers.spectral import measured_directions
 
 NODES = 48
 """Of the Gauss-Legendre rule for the one integral that has no closed form."""
@@ -74,12 +74,8 @@ class CPiGDM(Sampler):
         self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
     ) -> tuple[Tensor, Carry]:
         assert isinstance(denoiser, Conditioned)
-        like, operator = linear(denoiser.obs, "C-ΠGDM")
-        basis = operator.spectrum(denoiser.event_shape, x_t)
-        sigma_y = like.sigma_y.to(x_t).reshape((-1,) + (1,) * (basis.values.ndim - 1))
-        seen = (basis.values > 0) & (sigma_y <= self.limit * basis.values)
-        d2 = torch.where(seen, sigma_y / torch.where(seen, basis.values, 1.0), 0.0).square()
-        y = torch.where(seen, basis.measured(denoiser.obs.y.to(x_t)), 0.0)
+        basis, seen, y, deviation = measured_directions(denoiser, x_t, self.limit, "C-ΠGDM")
+        d2 = torch.where(seen, deviation, 0.0).square()
         if carry is None:
             x_t = x_t + t.alpha * basis.synthesise(y)
         u, v = t.sigma / t.alpha, s.sigma / s.alpha

@@ -13,7 +13,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.sampler import Carry, Sampler, evaluate
 from deft.core.transition import Level, ddim
 from deft.errors import InputError
-from deft.likelihood.gaussian import linear
+from deft.samplers.spectral import measured_directions
 
 
 class Directions(NamedTuple):
@@ -83,15 +83,11 @@ class DDNM(Sampler):
         self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
     ) -> tuple[Tensor, Carry]:
         assert isinstance(denoiser, Conditioned)
-        like, operator = linear(denoiser.obs, "DDNM")
-        basis = operator.spectrum(denoiser.event_shape, x_t)
-        sigma_y = like.sigma_y.to(x_t).reshape((-1,) + (1,) * (basis.values.ndim - 1))
-        seen = (basis.values > 0) & (sigma_y <= self.limit * basis.values)
-        d = torch.where(seen, sigma_y / torch.where(seen, basis.values, 1.0), torch.inf)
+        basis, seen, y, d = measured_directions(denoiser, x_t, self.limit, "DDNM")
         pull, keep, std = (self._printed if self.printed else self._evaluated)(d, t, s)
         pred = evaluate(denoiser.prior, x_t, t)
         c = basis.analyse(pred.mean)
-        y = torch.where(seen, basis.measured(denoiser.obs.y.to(x_t)), c)
+        y = torch.where(seen, y, c)
         z = s.alpha * c + pull * (y - c) + keep * basis.analyse(pred.eps)
         return basis.synthesise(z if noise is None else z + std * basis.analyse(noise)), None
 

@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from deft.core.condition import Conditioned
 from deft.core.denoiser import Denoiser
+from deft.core.operator import Spectrum
 from deft.core.sampler import Carry, Sampler, evaluate
 from deft.core.transition import Level
 from deft.errors import InputError
 from deft.likelihood.gaussian import linear
+
+
+class MeasuredDirections(NamedTuple):
+    """What y says of each direction of A's singular vectors, shaped like `basis.values`.
+
+    basis: A = U S V^T. seen: whether the direction counts as measured. y: S^+ U^T y, 0 where not seen. deviation: of
+    its noise, sigma_y / s, inf where not seen.
+    """
+
+    basis: Spectrum
+    seen: Tensor
+    y: Tensor
+    deviation: Tensor
+
+
+def measured_directions(denoiser: Denoiser, x_t: Tensor, limit: float, who: str) -> MeasuredDirections:
+    """The measurement of a conditioned denoiser in the basis of its operator. limit: sigma_y / s beyond which a
+    direction counts as not measured. who: the method, for the line that refuses another measurement."""
+    assert isinstance(denoiser, Conditioned)
+    like, operator = linear(denoiser.obs, who)
+    basis = operator.spectrum(denoiser.event_shape, x_t)
+    sigma_y = like.sigma_y.to(x_t).reshape((-1,) + (1,) * (basis.values.ndim - 1))
+    seen = (basis.values > 0) & (sigma_y <= limit * basis.values)
+    y = torch.where(seen, basis.measured(denoiser.obs.y.to(x_t)), 0.0)
+    return MeasuredDirections(
+        basis, seen, y, torch.where(seen, sigma_y / torch.where(seen, basis.values, 1.0), torch.inf)
+    )
 
 
 class DDRM(Sampler):
@@ -70,12 +99,7 @@ class DDRM(Sampler):
         self, denoiser: Denoiser, x_t: Tensor, t: Level, s: Level, noise: Tensor | None, carry: Carry
     ) -> tuple[Tensor, Carry]:
         assert isinstance(denoiser, Conditioned)
-        like, operator = linear(denoiser.obs, "DDRM")
-        basis = operator.spectrum(denoiser.event_shape, x_t)
-        sigma_y = like.sigma_y.to(x_t).reshape((-1,) + (1,) * (basis.values.ndim - 1))
-        seen = (basis.values > 0) & (sigma_y <= self.limit * basis.values)
-        y = torch.where(seen, basis.measured(denoiser.obs.y.to(x_t)), 0.0)
-        deviation = torch.where(seen, sigma_y / torch.where(seen, basis.values, 1.0), torch.inf)
+        basis, seen, y, deviation = measured_directions(denoiser, x_t, self.limit, "DDRM")
         u, w = t.sigma / t.alpha, s.sigma / s.alpha
         z = basis.analyse(x_t / t.alpha)
         if carry is None:  # the start is noise of level u: eq. 7 has less of it, around what was measured

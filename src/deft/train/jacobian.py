@@ -38,6 +38,12 @@ def directions(x: Tensor, x_hat: Tensor, noise: BatchNoise) -> Tensor:
     return v / size.reshape(kind.shape)
 
 
+def relative_error(found: Tensor, target: Tensor) -> Tensor:
+    """|found - target|^2 / |target|^2 of each row, [B], at most `LARGEST`."""
+    wrong = (found - target).square().flatten(1).mean(1)
+    return (wrong / target.square().flatten(1).mean(1).clamp_min(SMALLEST)).clamp_max(LARGEST)
+
+
 class JacobianObjective(DenoisingObjective):
     """The loss of a `LearnedCovariance`; see the module's formula. One forward and one backward pass of the prior a
     row, from cached states too.
@@ -62,6 +68,5 @@ class JacobianObjective(DenoisingObjective):
             (jv,) = torch.autograd.grad(pred.mean, x_t, v)
         maps = module.maps(pred)
         target = (pred.sigma**2 / pred.alpha / maps.unit) * jv
-        wrong = (module.product(maps, v) / maps.unit - target).square().flatten(1).mean(1)
-        relative = (wrong / target.square().flatten(1).mean(1).clamp_min(SMALLEST)).clamp_max(LARGEST)
+        relative = relative_error(module.product(maps, v) / maps.unit, target)
         return Loss(relative.mean(), {"relative error": relative.detach().sum()})

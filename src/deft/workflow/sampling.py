@@ -260,7 +260,7 @@ class Sampling:
             return None
         other = self.task.config() != self.fitted.task.config()
         if other or self.scale != 1 or self.refine or not checked.applies(self.plan):
-            what = "another task or noise" if other else "another sampler, scale or number of steps"
+            what = "another task or noise" if other else "another method, sampler, scale or number of steps"
             return {"within": None, "line": f"intervals were checked for {what}: nothing is known of these"}
         return judged(checked, self.prior, obs, draws.to(self.where), self.seed)
 
