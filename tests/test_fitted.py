@@ -248,14 +248,17 @@ def test_four_ways_make_the_same_weights(tmp_path, capsys):
 
 
 def four_ways(here, capsys, settings, quick):
-    prior = deft.load_prior("fashion")
+    # the quick one on a tiny prior of the same images: calibrating by the bundled one takes most of the time
+    name = str(toy_prior(here / "toy.safetensors", side=32)) if quick else "fashion"
+    settings = {**settings, "size": 0.9} if quick else settings
+    prior = deft.load_prior(name)
     by_hand = weights(deft.fit_h(prior, "sr4", "fashion", **settings, progress=False).h)
     options = [arg for name, value in settings.items() for arg in (f"--{name.replace('_', '-')}", value)]
     result(
         capsys,
         "fit",
         "--prior",
-        "fashion",
+        name,
         "--task",
         "sr4",
         "--data",
@@ -267,12 +270,13 @@ def four_ways(here, capsys, settings, quick):
     )
     found = {"deft fit": load_weights(here / "run" / "h.safetensors")[0]}
     if quick:
-        demo(here / "demo", DemoConfig(task="sr4", quick=True), progress=False)
+        demo(here / "demo", DemoConfig(task="sr4", quick=True, prior=name, size=0.9), progress=False)
         found["deft demo"] = load_weights(here / "demo" / "h.safetensors")[0]
     lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
     (here / "study.toml").write_text(
         f"images = 2\nsamples = 2\n[fit]\nimages = 1000\n{lines}\n[tune]\nimages = 2\nsamples = 2\npoints ="
-        ' 1\n[arms.deft]\nmethod = "deft"\n[arms.deft.settings]\n[[on]]\nprior = "fashion"\ntasks = ["sr4"]\narms ='
+        ' 1\n[arms.deft]\nmethod = "deft"\n[arms.deft.settings]\n[[on]]\n'
+        f'prior = "{name}"\ndata = "fashion"\ntasks = ["sr4"]\narms ='
         ' ["deft"]\n'
     )
     result(capsys, "compare", here / "study.toml", "--out", here / "compare", "--json")
