@@ -691,11 +691,13 @@ def test_flower_is_exact_for_round_data(steps):
     assert float(mean.abs().max()) < 1e-3 and float(ratio.max()) < (0.02 if steps == 1 else 0.72)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 1.0])
-def test_flower_by_hand(gamma):
-    """Independent data, y = (2 x_1, 0.5 x_2), x_3 unseen: each direction's mean and variance, recomputed on its own."""
+@pytest.mark.parametrize(("gamma", "noise"), [(0.0, 0.3), (0.5, 0.3), (1.0, 0.3), (1.0, 0.0)])
+def test_flower_by_hand(gamma, noise):
+    """Independent data, y = (2 x_1, 0.5 x_2), x_3 unseen: each direction's mean and variance, recomputed on its own.
+    Without noise its stand-in, .02."""
     world = gaussian_world(torch.diag(tensor(0.1, 0.5, 2.0)))
-    obs = measured(Matrix(tensor([2.0, 0.0, 0.0], [0.0, 0.5, 0.0])), tensor(0.9, -0.6), 0.3)
+    obs = measured(Matrix(tensor([2.0, 0.0, 0.0], [0.0, 0.5, 0.0])), tensor(0.9, -0.6), noise)
+    s2 = (noise or 0.02) ** 2
     for spacing in ("angle", "log-snr"):
         grid = times(VP, 20, spacing)
         mean, covariance = law(world, Zero(), obs, Flower(gamma), grid)
@@ -704,8 +706,8 @@ def test_flower_by_hand(gamma):
             for t, n in pairwise(grid):
                 gain = t.alpha * c / (t.alpha**2 * c + t.sigma**2)
                 nu2 = t.sigma**2 / (t.alpha**2 + t.sigma**2)
-                precision = 1 / nu2 + s**2 / 0.09
-                m = n.alpha * (gain * m / nu2 + s * y / 0.09) / precision
+                precision = 1 / nu2 + s**2 / s2
+                m = n.alpha * (gain * m / nu2 + s * y / s2) / precision
                 v = n.alpha**2 * ((gain / nu2 / precision) ** 2 * v + gamma**2 / precision) + n.sigma**2
             assert (float(mean[i]), float(covariance[i, i])) == pytest.approx((m, v), abs=1e-9)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import deft
+from deft.bench.stein import add_stein
 from deft.errors import InputError
 from deft.testing import kernel_stein, posterior_stein
 from deft.testing.stein import posterior_scores, stein_kernel
@@ -54,6 +56,31 @@ def test_exact_samples_pass():
     assert (p <= 0.05).mean() < 0.05 + 4 * math.sqrt(0.05 * 0.95 / 40)
     squared = np.array([r.squared for r in runs])
     assert abs(squared.mean()) < 4 * squared.std() / math.sqrt(40)
+
+
+def test_its_error_and_its_critical_value():
+    """200 sets of N(0, I): 5 % of them above the critical value, to 3.5 s.e. Of samples too narrow the estimate
+    scatters by the error it states, to a quarter."""
+    g = torch.Generator().manual_seed(1)
+    sets = [torch.randn(100, 2, generator=g, dtype=F64) for _ in range(200)]
+    null = [kernel_stein(x, -x, bootstrap=400) for x in sets]
+    above = np.mean([r.squared > r.critical for r in null])
+    assert abs(above - 0.05) < 3.5 * math.sqrt(0.05 * 0.95 / 200)
+    wrong = [kernel_stein(0.7 * x, -0.7 * x, bootstrap=400) for x in sets]
+    assert np.std([r.squared for r in wrong]) == pytest.approx(np.mean([r.error for r in wrong]), rel=0.25)
+
+
+def test_each_case_is_scored_with_its_own_measurement():
+    """Two cases of three samples: the figure of each is that of its samples alone."""
+    x = THREE.sample(2, 3).float()
+    obs = deft.Observation(THREE_SEEN.likelihood.sample(x, deft.Noise(2, 2)), THREE_SEEN.likelihood)
+    drawn = torch.stack([THREE.posterior(one).sample(3).float() for one in obs])
+    cases = SimpleNamespace(obs=obs, repeats=1)
+    results = {"a": SimpleNamespace(samples=list(drawn), title="a", values={})}
+    add_stein(results, THREE_PRIOR, cases)
+    x_t, scores = posterior_scores(THREE_PRIOR, obs.repeat(3), drawn.flatten(0, 1))
+    alone = [kernel_stein(x_t[i : i + 3], scores[i : i + 3]).relative for i in (0, 3)]
+    assert results["a"].values["stein"].ravel() == pytest.approx(alone)
 
 
 def test_it_grows_with_the_error():

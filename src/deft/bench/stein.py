@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from deft.bench.compare import TensorCases, stacked
 from deft.bench.result import Result
 from deft.core.denoiser import Denoiser
 from deft.errors import InputError
 from deft.runtime.messages import log
-from deft.testing.stein import LEVEL, posterior_scores, stein_kernel
+from deft.testing.stein import LEVEL, discrepancy, posterior_scores, stein_kernel
 
 KEY = "stein"
 
@@ -53,10 +52,4 @@ def add_stein(
         obs = cases.obs.repeat(s).to(device)
         x_t, scores = posterior_scores(prior, obs, x.flatten(0, 1), seed=seed, batch=batch)
         pairs = zip(x_t.unflatten(0, (n, s)), scores.unflatten(0, (n, s)), strict=True)
-        result.values[KEY] = np.array([_relative(a, b) for a, b in pairs]).reshape(cases.repeats, -1)
-
-
-def _relative(x: Tensor, score: Tensor) -> float:
-    kernel = stein_kernel(x, score)
-    n, own = len(kernel), float(kernel.diagonal().sum())
-    return (float(kernel.sum()) - own) / (n * (n - 1)) / (own / n)
+        result.values[KEY] = np.array([discrepancy(stein_kernel(a, b))[1] for a, b in pairs]).reshape(cases.repeats, -1)

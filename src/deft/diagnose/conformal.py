@@ -36,7 +36,8 @@ def conformal_factors(draws: Draws, truth: Tensor, levels: Sequence[float] = LEV
 
     Guaranteed, whatever the samples are worth: over new measurements that are exchangeable with these N, an interval
     misses in expectation at most (1 - level) N / (N + 1) + 1 / (N + 1) of all entries, for the numbers of samples and
-    the levels that were looked at. This is an average over measurements and entries. Not guaranteed: any single
+    the levels that were looked at, with f taken as given (it is a share of these measurements' spread). This is an
+    average over measurements and entries. Not guaranteed: any single
     measurement, any single entry, measurements of another kind, of another noise or operator.
 
     Vovk et al. (2005), "Algorithmic Learning in a Random World", https://doi.org/10.1007/b106715; Lei et al. (2018),

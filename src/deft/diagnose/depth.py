@@ -53,7 +53,8 @@ def chi_square_p(obs: Observation, x: Tensor) -> Tensor | None:
     """P(chi^2 >= |(y - A x) / sigma_y|^2) with as many degrees of freedom as measurements, for samples x [B,
     *data_shape], [B]; None where the likelihood has no residual.
 
-    Uniform on [0, 1] over samples of the exact posterior. By the normal approximation of Wilson & Hilferty (1931), "The
+    Uniform on [0, 1] where x and y are drawn together, from the prior and the likelihood; for one y it may be anything.
+    By the normal approximation of Wilson & Hilferty (1931), "The
     Distribution of Chi-Square", https://doi.org/10.1073/pnas.17.12.684.
     """
     ratio = residual_ratio(obs, x)

@@ -191,6 +191,8 @@ def tarp(
             measurement each, at random.
     """
     _check(draws, truth)
+    if references is None and len(truth) < 2:
+        raise InputError("the reference of a measurement is the truth of another: give two measurements, or references")
     if references is None:
         order = torch.randperm(len(truth), generator=generator(seed, 31))
         references = truth[torch.empty_like(order).index_copy_(0, order, order.roll(1))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ class IntervalFactors:
             or not levels
             or any(len(row) != len(levels) for row in table.values())
             or min(table) < 2
+            or any(low >= high for low, high in pairwise((0.0, *levels, 1.0)))
             or not all(math.isfinite(v) and v >= 0 for v in numbers)
         ):
             raise CheckpointError("the factors of intervals in this card are not of the form that this version reads")

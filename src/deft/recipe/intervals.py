@@ -136,18 +136,19 @@ def judged(checked: CheckedIntervals, prior: Denoiser, obs: Observation, draws: 
     p = chi_square_p(obs.repeat(draws.n), draws.x[0].to(obs.y.device))
     return {
         "within": found.within,
-        "line": found.summary() + (f": {promise(checked)}" if found.within and draws.n > 1 else ""),
+        "line": found.summary() + (f": {promise(checked, draws.n)}" if found.within and draws.n > 1 else ""),
         "numbers": {k: {"value": c.value, "ratio": c.ratio, "off": c.off, "p": c.p} for k, c in found.numbers.items()},
         "chi_square_p": None if p is None else [float(v) for v in p],
         "checked_on": checked.source,
     }
 
 
-def promise(checked: CheckedIntervals) -> str:
-    """What holds on data like those that were checked."""
+def promise(checked: CheckedIntervals, n: int) -> str:
+    """What holds for n samples on data like those that were checked."""
+    sure = f"to ± {200 * checked.error:.0f} %" if n <= checked.samples else f"with {checked.samples} samples, not {n}"
     return (
         f"on data like them the {100 * LEVEL:.0f} % interval holds, on average over entries and measurements"
-        f" (checked on {checked.source}, to ± {200 * checked.error:.0f} %)"
+        f" (checked on {checked.source}, {sure})"
     )
 
 

@@ -69,6 +69,13 @@ def stein_kernel(x: Tensor, score: Tensor, scale: float | None = None, power: fl
     return s @ s.mT * u**power + slope * pulls + trace
 
 
+def discrepancy(kernel: Tensor) -> tuple[float, float]:
+    """(KSD^2, its ratio to the mean of k_p(x, x)) from k_p of all pairs [n, n]: the mean over different samples."""
+    n, own = len(kernel), float(kernel.diagonal().sum())
+    squared = (float(kernel.sum()) - own) / (n * (n - 1))
+    return squared, squared / (own / n)
+
+
 def kernel_stein(
     x: Tensor,
     score: Tensor,
@@ -102,9 +109,8 @@ def kernel_stein(
     """
     kernel = stein_kernel(x, score, scale, power)
     n = len(kernel)
-    diagonal = kernel.diagonal().clone()
+    squared, relative = discrepancy(kernel)
     kernel.diagonal().zero_()
-    squared = float(kernel.sum()) / (n * (n - 1))
     g = torch.Generator().manual_seed(seed)
     drawn = torch.multinomial(torch.ones(bootstrap, n), n, replacement=True, generator=g)
     weights = torch.zeros(bootstrap, n, dtype=torch.float64).scatter_add_(
@@ -115,7 +121,7 @@ def kernel_stein(
     first = float((kernel.sum(1) / (n - 1)).var()) if n > 2 else 0.0
     return KernelStein(
         squared,
-        squared / float(diagonal.mean()),
+        relative,
         math.sqrt(4 * first / n + float(null.var())),
         float(1 + (null >= squared).sum()) / (bootstrap + 1),
         float(null.quantile(0.95)),
