@@ -262,6 +262,37 @@ def test_at_the_command_line(tmp_path, capsys):
     assert "no learned covariance" in line
     line = refused(capsys, "sample", tmp_path / "h", *draw, "--covariance", tmp_path / "c", *out)
     assert "is for the method deft-covariance" in line
+    assert "serves many tasks" in refused(capsys, "calibrate", tmp_path / "c", "--data", images)
+    picture = ("--measurement", images / "000.png")
+    assert "name it with --task" in refused(capsys, "sample", tmp_path / "c", *picture, *out)
+
+
+def test_what_it_does_not_suit_is_refused_before_it_is_fitted():
+    world, _ = half_seen(3)
+    prior = world.prior(deft.VPCosine())
+
+    class Counts:
+        def observe(self, x, noise):
+            return deft.Observation(x.exp(), deft.Poisson(deft.Identity()))
+
+    small = {"steps": 2, "batch": 4, "prior_samples": 0, "progress": False}
+    for wrong in ({"task": Counts(), "data": world.sample(32).float()}, {"data": (world.sample(32), world.sample(32))}):
+        with pytest.raises(InputError, match="learned covariance needs"):
+            deft.fit_h(prior, h=LearnedCovariance((9,), width=8), **{"task": None, **wrong}, **small)
+    assert "more steps" in JacobianObjective(prior).doubt(0.9) and JacobianObjective(prior).doubt(0.2) is None
+    assert DenoisingObjective(prior).doubt(9.0) is None
+
+
+def test_its_model_card_names_no_task(tmp_path):
+    from deft.workflow.model_card import readme
+
+    prior = deft.load_prior(toy_prior(tmp_path / "prior.safetensors"))
+    card = save_h(tmp_path / "h.safetensors", LearnedCovariance((1, 16, 16), width=8), prior, get_task("inpaint"))
+    text = readme({**card, "prior": "toy"})
+    assert "Every linear measurement" in text and "hole:" not in text and "- inpaint" not in text
+    assert "--task inpaint" in text  # the example needs one
+    other = save_h(tmp_path / "h.safetensors", deft.DEFT((1, 16, 16), 2, width=4), prior, get_task("inpaint"))
+    assert "- inpaint" in readme({**other, "prior": "toy"})
 
 
 def test_the_recipe_minimises_what_the_class_says():

@@ -283,13 +283,22 @@ class Asked:
         if self.covariance is None:
             return None
         if not made.method.beside:
-            raise InputError(f"--covariance is for the method deft-covariance, got {made.method.name}")
+            raise InputError(
+                f"--covariance is for the method deft-covariance, got {made.method.name}: give that run in the place of"
+                " RUN to draw with the covariance alone"
+            )
         return load_covariance(prior, self.covariance, trust_code=common.trusts_code()).to(device)
 
     def _of_run(self, run: Path, fitted: FittedH, output: Output) -> Any:
         """The task of a run: the reward, or the noise, that is asked for may be another."""
         task = fitted.task
         if fitted.h.of_prior:
+            named = self.task or self.reward or (self.measurement and task_of(self.measurement))
+            if not named:
+                raise InputError(
+                    f"{run} serves every linear task, and {self.measurement} does not say which it is of: name it with"
+                    " --task"
+                )
             return self._any_task(fitted.prior)
         if self.task is not None and self.task != task.name:
             raise InputError(
@@ -386,7 +395,8 @@ def trust_lines(about: dict[str, Any]) -> list[str]:
     if about["trust"] is not None:
         bad = about["trust"]["within"] is False
         return [("warning: " if bad else "") + about["trust"]["line"]]
-    if about["run"] is None or about["samples"] < 2 or about["reward"] is not None:
+    method = METHODS[about["plan"]["method"]]
+    if about["run"] is None or about["samples"] < 2 or about["reward"] is not None or method.learned == "covariance":
         return []
     return [f"intervals of this h were never checked: deft calibrate {about['run']} --data IMAGES does (docs/trust.md)"]
 

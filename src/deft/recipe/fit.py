@@ -31,6 +31,7 @@ from deft.io.identity import digest
 from deft.kinds.domain import domain_of
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import report_size
+from deft.likelihood.gaussian import why_unsupported
 from deft.likelihood.task import Task, Through
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import plan
@@ -145,6 +146,7 @@ def fit_h(
         raise InputError("flips (--flips) are for pairs of an unknown degradation, x and y alike: leave them out")
     doubts = _doubts(prior, found)
     h = build_h(prior, task, recipe, trust_code) if h is None else h
+    _check_kind(h, prior, task, found)
     out_of = 0 if found.x_out is None else len(found.x_out)
     log.info(
         f"fitting to {found.n} {title_of(prior)}, {out_of} held out"
@@ -257,6 +259,16 @@ def _check_start(h: Learned, task: UnknownTask, source: str) -> None:
             f"{source} sees a y of {form.get('encode', 0) or 'sample-sized'} numbers, this one has"
             f" {task.encode or 'sample-sized'}: start from an h for such y, or from none"
         )
+
+
+def _check_kind(h: Learned, prior: Denoiser, task: Task, data: TrainingData) -> None:
+    """Refuse a measurement that this kind of h is not made for, before anything is drawn or fitted."""
+    if h.requires == Learned.requires:
+        return
+    obs = data.obs if data.obs is not None else task.observe(torch.zeros(1, *prior.data_shape), Noise(0, 1))
+    reason = why_unsupported(obs.likelihood, h.requires, h.title)
+    if reason:
+        raise InputError(f"{reason}. It serves all that it can be used with: fit it with one of these")
 
 
 def _doubts(prior: Denoiser, data: TrainingData) -> list[str]:
@@ -429,6 +441,7 @@ class _Fit:
         self.spent["fit"] = result.seconds
         if result.ended:
             log.info(result.ended)
+        self._warn(self.objective.doubt(min(result.held_out.values(), default=math.nan)))
         few = x_out[: min(LEVEL_IMAGES, max(16, result.steps))]  # a fit of a few steps is a trial
         obs = self.measured.observe(few, Noise(self.recipe.seed, len(few))) if obs_out is None else obs_out[: len(few)]
         unknown = isinstance(self.task, UnknownTask)

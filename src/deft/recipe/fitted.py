@@ -176,6 +176,11 @@ class FittedH:
         Raises:
             InputError: fewer than eight samples, or of another shape; an h of one measurement or of a reward.
         """
+        if self.h.of_prior:
+            raise InputError(
+                f"a {self.h.title} serves many tasks, and intervals are checked on one: there is nothing to keep in its"
+                " card. Check those of an h that was fitted to the task"
+            )
         if isinstance(self.task, Tilt) or "measurement" in self.card:
             raise InputError(
                 "this h was fitted to one measurement or to a reward: there are no others like it to check intervals on"

@@ -125,6 +125,10 @@ class DenoisingObjective:
             "even": self.even,
         }
 
+    def doubt(self, held_out: float) -> str | None:
+        """A warning, if the held-out loss alone says that the fit is of no use."""
+        return None
+
     def predict(self, x: Tensor, noise: BatchNoise) -> Prediction:
         x_t, t, _, _ = diffuse(self.prior.schedule, x, noise, self.focus, self.even, self.prior)
         with torch.no_grad():

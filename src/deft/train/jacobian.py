@@ -21,6 +21,8 @@ from deft.train.protocols import Batch, Loss
 
 LARGEST = 4.0
 """Relative error at which a row counts no more: a target near 0 would rule the loss."""
+USEFUL = 0.5
+"""Held-out loss above which a fit is too short to be of use."""
 SMALLEST = 1e-3
 """Mean square of a target, in its unit, below which it counts as this."""
 
@@ -57,6 +59,14 @@ class JacobianObjective(DenoisingObjective):
     >>> 0 < loss.value < 4
     tensor(True)
     """
+
+    def doubt(self, held_out: float) -> str | None:
+        if held_out > USEFUL:
+            return (
+                f"warning: products with this covariance are off by {held_out:.2f} of their squared size (1 is no"
+                " covariance at all; the bundled one has .2): give more steps, some thousands"
+            )
+        return None
 
     def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss:
         assert isinstance(module, LearnedCovariance)

@@ -16,6 +16,7 @@ from deft.errors import InputError
 from deft.io.identity import schedule_text, shown
 from deft.io.tasks import make_task
 from deft.kinds.domain import Domain, domain_of_shape, domains
+from deft.learned import LEARNED
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS
 from deft.prior import BUNDLED
@@ -65,13 +66,18 @@ def readme(card: dict[str, Any], picture: str | None = None, task: Any = None) -
     """README.md for a card; `picture` is the name of an image beside it. task: what h was fitted to, where the card
     names code of its own for it."""
     task, prior, domain = task or make_task(card["task"]), str(card.get("prior", "?")), domain_of_shape(shape_of(card))
+    things = domain.title if domain else "samples"
     title = f"{task.title[0].upper()}{task.title[1:]}: an h-transform for the frozen prior {prior}"
+    what = f"a measurement ({task.title}), by Doob's h-transform (DEFT, Denker et al. 2024)"
+    if of_prior(card):
+        title = f"Every linear measurement: a learned covariance of the frozen prior {prior}"
+        what = (
+            "any linear measurement with Gaussian noise: the covariance of x_0 given x_t, with which the steps of MMPS"
+            " (Rozet et al. 2024) need no backward pass. It was fitted to the prior's own derivative, and to no task"
+        )
     about = [
-        (
-            f"A small network that turns the frozen diffusion model `{prior}` into a sampler of"
-            f" {domain.title if domain else 'samples'} given a measurement ({task.title}), by Doob's h-transform (DEFT,"
-            " Denker et al. 2024). The prior is not in this folder, and h works with that prior alone."
-        ),
+        f"A small network that turns the frozen diffusion model `{prior}` into a sampler of {things} given {what}."
+        " The prior is not in this folder, and h works with that prior alone."
     ]
     lines = [*front_matter(card, domain.hub_tag if domain else ""), "", f"# {_line(title)}", "", *about, ""]
     if picture:
@@ -81,6 +87,12 @@ def readme(card: dict[str, Any], picture: str | None = None, task: Any = None) -
         lines += ["## Recipe", "", *_table([(k, v) for k, v in card["recipe"].items() if v is not None]), ""]
     lines += ["## Measured", "", *_metrics(card.get("metrics") or []), "", "## Use", "", *_use(card, task, domain), ""]
     return "\n".join(lines)
+
+
+def of_prior(card: dict[str, Any]) -> bool:
+    """Whether the h of a card belongs to its prior and to no task."""
+    kind = LEARNED.get(str(card.get("class", "deft")))
+    return kind is not None and kind.of_prior
 
 
 def shape_of(card: dict[str, Any]) -> tuple[int, ...]:
@@ -96,7 +108,8 @@ def front_matter(card: dict[str, Any], tag: str = "") -> list[str]:
     lines = ["---", "library_name: deft-diffusion", *([f"pipeline_tag: {tag}"] if tag else [])]
     lines += [
         "tags:",
-        *(f"- {t}" for t in ("deft", "h-transform", "diffusion", "inverse-problems", card["task"]["name"])),
+        *(f"- {t}" for t in ("deft", "h-transform", "diffusion", "inverse-problems")),
+        *([] if of_prior(card) else [f"- {card['task']['name']}"]),
     ]
     lines.append(f"license: {known or 'other'}")
     if known is None:
@@ -114,18 +127,15 @@ def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple
     hidden = ("name", "sigma_y", *(("mean", "std", "event_shape") if unknown else ()))
     settings = ", ".join(f"{k} {v}" for k, v in card["task"].items() if k not in hidden)
     convention = card.get("prior_convention") or {}
-    facts: list[tuple[str, Any]] = [
+    about = (type(task).__doc__ or "").splitlines()[0]
+    made = f"{type(operator).__name__}{f' ({settings})' if settings else ''}: {about}"
+    measured = [
         ("task", f"`{task.name}`: {task.title}"),
-        ("operator", f"unknown: known from pairs alone ({settings})")
-        if unknown
-        else (
-            "operator",
-            (
-                f"{type(operator).__name__}{f' ({settings})' if settings else ''}:"
-                f" {(type(task).__doc__ or '').splitlines()[0]}"
-            ),
-        ),
+        ("operator", f"unknown: known from pairs alone ({settings})" if unknown else made),
         *([("noise", task.noise_text())] if hasattr(task, "noise_text") else []),
+    ]
+    facts: list[tuple[str, Any]] = [
+        *([("tasks", "every linear one with Gaussian noise")] if of_prior(card) else measured),
         ("samples", "x".join(map(str, shape)) + (f", values in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")),
         ("prior", f"`{card.get('prior', '?')}`, sha256 `{card['prior_sha256']}`"),
     ]
@@ -184,6 +194,7 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
         if getattr(task, "drawn", "") == "mask"
         else "measured.png"
     )
+    which = f" --task {task.name}" if of_prior(card) else ""
     shape, bounds = shape_of(card), domain.bounds if domain else None
     named = (
         ""
@@ -202,7 +213,7 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
         "In this folder (from a hub: `hf download OWNER/NAME --local-dir .`), after `pip install deft-diffusion`:",
         "",
         "```bash",
-        f"deft sample .{given}{named} {measured} -n 8 --out samples",
+        f"deft sample .{given}{named}{which} {measured} -n 8 --out samples",
         "```",
         "",
         *(
