@@ -159,7 +159,7 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     obs = fitted_to(prior, obs, prior.event_shape)
     b = len(obs)
     like = prior.state_like(obs.y)
-    x = torch.randn((1, *prior.event_shape), generator=torch.Generator().manual_seed(0))
+    x = torch.randn((1, *prior.event_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     x = x.expand(b, *prior.event_shape).to(like.device, like.dtype)
     middle = torch.tensor((prior.schedule.t_min + prior.schedule.t_max) / 2)
     out = Conditioned(prior, h, obs)

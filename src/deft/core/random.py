@@ -63,16 +63,16 @@ class Noise(Printed):
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
         """Standard normal numbers [B, *shape]."""
-        out = torch.empty((len(self), *shape))
+        out = torch.empty((len(self), *shape), dtype=torch.float32)
         for row, g in zip(out, self._generators, strict=True):
             row.normal_(generator=g)
         return out.to(device)
 
     def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
         """Numbers uniform on [0, 1), [B, *shape]."""
-        out = torch.empty((len(self), *shape))
+        out = torch.empty((len(self), *shape), dtype=torch.float32)
         for i, g in enumerate(self._generators):
-            out[i] = torch.rand(tuple(shape), generator=g)
+            out[i] = torch.rand(tuple(shape), generator=g, dtype=torch.float32)
         return out.to(device)
 
 
@@ -110,10 +110,10 @@ class BatchNoise(Printed):
         return generator(*self.key, i)
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
-        return self._part(torch.randn((self.total, *shape), generator=self._generator)).to(device)
+        return self._part(torch.randn((self.total, *shape), generator=self._generator, dtype=torch.float32)).to(device)
 
     def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
-        return self._part(torch.rand((self.total, *shape), generator=self._generator)).to(device)
+        return self._part(torch.rand((self.total, *shape), generator=self._generator, dtype=torch.float32)).to(device)
 
     def _part(self, whole: Tensor) -> Tensor:
         return whole[self.rows.start : self.rows.stop]
@@ -131,7 +131,11 @@ class RowNoise(BatchNoise):
         self._generators = [generator(*key, i) for i in self.rows]
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
-        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self._generators]).to(device)
+        return torch.stack([torch.randn(tuple(shape), generator=g, dtype=torch.float32) for g in self._generators]).to(
+            device
+        )
 
     def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
-        return torch.stack([torch.rand(tuple(shape), generator=g) for g in self._generators]).to(device)
+        return torch.stack([torch.rand(tuple(shape), generator=g, dtype=torch.float32) for g in self._generators]).to(
+            device
+        )

@@ -77,6 +77,14 @@ class NetworkDenoiser(Denoiser):
         self.schedule = schedule if self._c == 1 else Rescaled(schedule, 1 / self._c)
         self.register_buffer("_where", torch.empty(0), persistent=False)  # so that a bare function has a device, too
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: the names of time and output, not the functions they stand for."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_time", "_coefficients")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._time, self._coefficients = time_map(self.time), parametrisation(self.output)
+
     def convention(self) -> dict[str, Any]:
         """The keyword arguments that say how the network is read; see `reread`."""
         return {

@@ -237,7 +237,7 @@ def _plain(shape: tuple[int, ...], seed: int) -> dict[str, Statistic]:
     size = math.prod(shape)
     if size <= FEW:
         return {f"x[{i}]": lambda x, i=i: x.flatten(1)[:, i] for i in range(size)}  # type: ignore[misc]
-    ways = torch.randn(3, size, generator=generator(seed, 32)) / math.sqrt(size)
+    ways = torch.randn(3, size, generator=generator(seed, 32), dtype=torch.float32) / math.sqrt(size)
     return {
         "mean": lambda x: x.flatten(1).mean(1),
         "root mean square": lambda x: x.flatten(1).square().mean(1).sqrt(),

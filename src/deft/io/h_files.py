@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
+from deft.core.dtype import float32_default
 from deft.core.htransform import HTransform
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
@@ -211,6 +212,7 @@ def _factories(value: Any) -> list[dict[str, Any]]:
     return [found for part in parts for found in _factories(part)]
 
 
+@float32_default()
 def load_h(
     path: str | Path, prior: Denoiser, task: Task | None = None, *, trust_code: bool = False
 ) -> tuple[Learned, Any, dict[str, Any]]:

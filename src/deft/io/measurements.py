@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft.core.dtype import float32_default
 from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
@@ -184,6 +185,7 @@ def _check_task(path: Path, text: str, task: OperatorTask) -> None:
         raise InputError(f"{path} was measured by another operator: {'; '.join(other)}")
 
 
+@float32_default()
 def observation(
     where: str,
     arrays: Mapping[str, np.ndarray],

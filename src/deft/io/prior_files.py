@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from deft.core.denoiser import freeze
+from deft.core.dtype import float32_default
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
@@ -76,6 +77,7 @@ def network_of(card: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in card["network"].items() if k != "class"}
 
 
+@float32_default()
 def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
     """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train` (`OwnPrior.save`), frozen, in
     float32.

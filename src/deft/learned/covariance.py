@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft.core.denoiser import Denoiser, Prediction
+from deft.core.dtype import float32_default
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.errors import InputError
@@ -85,6 +86,7 @@ class LearnedCovariance(Learned):
     of_prior = True
     feature_channels = 0
 
+    @float32_default()
     def __init__(
         self,
         event_shape: tuple[int, ...],

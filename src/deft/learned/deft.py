@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from deft._renamed import VALUES
 from deft.core.denoiser import Denoiser, Prediction
+from deft.core.dtype import float32_default
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
 from deft.errors import InputError, unknown
@@ -38,7 +39,7 @@ from deft.runtime.messages import old_messages
 
 C = TypeVar("C", bound="Calibrated")
 UNITS = ("v", "eps")
-KNOTS = torch.linspace(-5.0, 5.0, 21)
+KNOTS = torch.linspace(-5.0, 5.0, 21, dtype=torch.float32)
 """log(sigma/alpha) at which rho^2 is kept; linear in its logarithm between them, constant outside."""
 LOWEST = -3.5
 """log(sigma/alpha) below which the networks are given this: fits hardly look there, and h fades with sigma anyway."""
@@ -140,6 +141,7 @@ class DEFT(Calibrated):
     title = "DEFT"
     about = "h learned by a small network next to the frozen prior (Denker et al. 2024)"
 
+    @float32_default()
     def __init__(
         self,
         event_shape: tuple[int, ...],

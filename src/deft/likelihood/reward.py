@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from deft.core.dtype import float32_default
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
@@ -59,6 +60,7 @@ class Classifier(Likelihood):
         self.feature_channels = -(-codes.shape[1] // self.event_shape[0])
         self.codes = nn.functional.pad(codes, (0, self.feature_channels * self.event_shape[0] - codes.shape[1]))
 
+    @float32_default()
     def observe(self, labels: Sequence[int] | Tensor) -> Observation:
         """One row for each label."""
         y = torch.as_tensor(labels).reshape(-1, 1)
@@ -125,6 +127,7 @@ class Reward(Likelihood):
             )
         self.reward, self.beta, self.event_shape = _frozen(reward), beta, tuple(event_shape)
 
+    @float32_default()
     def observe(self, n: int) -> Observation:
         return Observation(torch.zeros(n, 1), self)
 

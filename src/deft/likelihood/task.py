@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deft._renamed import Renamed
 from deft.core.denoiser import Denoiser
+from deft.core.dtype import float32_default
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
@@ -105,6 +106,7 @@ class OperatorTask(Renamed, ABC):
         """p(y | x) for the operator."""
         return Gaussian(operator, self.sigma_y)
 
+    @float32_default()
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
         operator = self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", RefusingNoise(self.name)))
         likelihood = self.likelihood(operator.to(x.device))
@@ -227,6 +229,7 @@ class Through:
     def __init__(self, task: Task, prior: Denoiser):
         self.task, self.prior = task, prior
 
+    @float32_default()
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
         return self.prior.to_latent(self.task.observe(self.prior.decode(x), noise))
 
@@ -273,6 +276,7 @@ class Tilt(OperatorTask):
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         raise InputError("a reward measures nothing: there is no operator")
 
+    @float32_default()
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
         if self.function is None:
             raise InputError(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deft.core.dtype import float32_default
 from deft.core.likelihood import Decoder, Likelihood, Observation, as_tensor
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
@@ -305,6 +306,7 @@ class UnknownTask(OperatorTask):
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         raise InputError(NO_OPERATOR)
 
+    @float32_default()
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
         raise InputError(
             "this degradation is known from pairs alone, and cannot be applied to other samples: give pairs x and y"

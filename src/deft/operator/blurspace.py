@@ -60,7 +60,11 @@ class BlurSpace(Operator):
                 f" got {tuple(x.shape)}"
             )
         shape = (1, self.net.code_width, x.shape[2] // n, x.shape[3] // n)
-        k = self.code if self.code is not None else STRENGTH * torch.randn(shape, generator=generator(self.seed))
+        k = (
+            self.code
+            if self.code is not None
+            else STRENGTH * torch.randn(shape, generator=generator(self.seed), dtype=torch.float32)
+        )
         if tuple(k.shape) != shape:
             raise ContractError(f"the code is {tuple(k.shape)}, images {tuple(x.shape)} need {shape}")
         return k.to(x).expand(len(x), -1, -1, -1)

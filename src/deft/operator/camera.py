@@ -43,7 +43,7 @@ class Camera(Operator):
             raise InputError(f"Camera needs a finite exposure and curve above 0, got {exposure} and {curve}")
         self.side, self.exposure, self.curve, self.seed = side, exposure, curve, seed
         self.kernels = torch.stack([shake(side, seed, k) for k in range(kernels)])
-        self.anchors = torch.rand((kernels, 2), generator=generator(seed, kernels)) * 2 - 1
+        self.anchors = torch.rand((kernels, 2), generator=generator(seed, kernels), dtype=torch.float32) * 2 - 1
         self._known: dict[tuple[object, ...], tuple[Tensor, Tensor]] = {}
 
     def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,10 +143,12 @@ def shake(side: int, *key: int) -> Tensor:
     """A kernel [side, side] of sum 1: a smooth random path, centred, through a disc of random radius."""
     g = generator(*key)
     p, n = side // 2, 64
-    turn = torch.cumsum(torch.randn(n, generator=g) * 0.25, 0) + 2 * math.pi * torch.rand(1, generator=g)
+    turn = torch.cumsum(torch.randn(n, generator=g, dtype=torch.float32) * 0.25, 0) + 2 * math.pi * torch.rand(
+        1, generator=g, dtype=torch.float32
+    )
     path = torch.cumsum(torch.stack([turn.cos(), turn.sin()], 1), 0)
     path = path - path.mean(0)
-    disc, length = torch.rand(2, generator=g).tolist()
+    disc, length = torch.rand(2, generator=g, dtype=torch.float32).tolist()
     radius = 0.5 + disc * p / 4
     reach = (0.6 + 0.4 * length) * (p - radius)
     path = path * (reach / path.norm(dim=1).max())

@@ -36,7 +36,7 @@ class Compressed(LinearOperator):
         if not self.event_shape or d < 1 or not 0 < ratio <= 1:
             raise InputError(f"Compressed needs an event shape and 0 < ratio <= 1, got {self.event_shape} and {ratio}")
         u = BatchNoise(2, seed).uniform((d,))
-        self.signs = torch.where(u[0] < 0.5, -1.0, 1.0).reshape(self.event_shape)
+        self.signs = torch.where(u[0] < 0.5, -1.0, 1.0).to(u).reshape(self.event_shape)
         self.kept = u[1].argsort()[: max(1, round(ratio * d))].sort().values
 
     def _transform(self, x: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def retrieve(
     half = (y + y.flip((-2, -1)).roll((1, 1), (-2, -1)))[..., : plane[1] // 2 + 1].clamp_min(0) / 2  # F u is Hermitian
     inside = support(half, plane, height, width).to(y.dtype)
     u = torch.zeros_like(y)
-    u[..., :height, :width] = torch.rand((height, width), generator=generator(0)).to(y)
+    u[..., :height, :width] = torch.rand((height, width), generator=generator(0), dtype=torch.float32).to(y)
     u = inside * u
     tiny = torch.finfo(y.dtype).tiny
     for i in range(iterations):

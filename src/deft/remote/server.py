@@ -329,7 +329,7 @@ def _stated_schedule(prior: Denoiser) -> dict[str, Any]:
 
 
 def _dry_run(runner: Runner, prior: Denoiser) -> None:
-    x = torch.randn((1, *prior.event_shape), generator=torch.Generator().manual_seed(0))
+    x = torch.randn((1, *prior.event_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     middle = torch.tensor((prior.schedule.t_min + prior.schedule.t_max) / 2, dtype=torch.float64)
     try:
         mean = runner.submit(x, middle).result()

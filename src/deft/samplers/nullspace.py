@@ -98,7 +98,7 @@ class DDNM(Sampler):
         left = (s.sigma**2 - torch.where(above, own, 0.0).square()).clamp_min(0).sqrt()
         return Directions(
             s.alpha * share,
-            torch.where(plain, s.sigma * old, 0.0),
+            torch.where(plain, s.sigma * old, 0.0).to(d),  # of two numbers it would have the default dtype
             torch.where(above & ~plain, left, s.sigma * self.eta),
         )
 

@@ -149,7 +149,7 @@ def gaussian_field(side: int = 8, *, length: float = 2.0, std: float = 0.5, nugg
 def half_seen(side: int = 8, sigma_y: float = 0.1, seed: int = 0) -> tuple[MixtureWorld, Observation]:
     """`gaussian_field(side)` and one measurement of it: a fixed random half of the pixels, with noise."""
     world = gaussian_field(side)
-    mask = (torch.rand(1, side**2, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+    mask = (torch.rand(1, side**2, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) < 0.5).float()
     like = Gaussian(Mask(mask), sigma_y)
     return world, Observation(like.sample(world.sample(1, seed + 1).float(), Noise(seed + 2, 1)), like)
 

@@ -114,7 +114,9 @@ class SubTrajectoryBalance(PathObjective):
             )
         module.check()
         h, value, replay, grid = module.h, module.value, module.replay, self.grid(noise)
-        if not replay.filled or (module.training and float(torch.rand((), generator=noise.shared(FRESH))) < self.fresh):
+        if not replay.filled or (
+            module.training and float(torch.rand((), generator=noise.shared(FRESH), dtype=torch.float32)) < self.fresh
+        ):
             whole = simulate(self.prior, h, obs, noise.spawn(FRESH), grid, self.sampler)
             replay.add(whole.x, whole.log_weight)
 

@@ -55,13 +55,15 @@ class Classifier(FeatureNetwork):
 def augment(x: Tensor, g: torch.Generator, noise: float = 0.1, shift: int = 2) -> Tensor:
     """Mirrored half the time, shifted by up to `shift` pixels, with noise of a random deviation up to `noise`."""
     n, _, height, width = x.shape
-    x = torch.where(torch.rand(n, 1, 1, 1, generator=g) < 0.5, x.flip(-1), x)
+    x = torch.where(torch.rand(n, 1, 1, 1, generator=g, dtype=torch.float32) < 0.5, x.flip(-1), x)
     padded = F.pad(x, (shift,) * 4, value=-1.0)
     dy, dx = torch.randint(0, 2 * shift + 1, (2, n), generator=g)
     rows = (dy[:, None] + torch.arange(height))[:, None, :, None]
     columns = (dx[:, None] + torch.arange(width))[:, None, None, :]
     x = padded[torch.arange(n)[:, None, None, None], torch.arange(x.shape[1])[None, :, None, None], rows, columns]
-    return x + noise * torch.rand(n, 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
+    return x + noise * torch.rand(n, 1, 1, 1, generator=g, dtype=torch.float32) * torch.randn(
+        x.shape, generator=g, dtype=torch.float32
+    )
 
 
 def train_classifier(

@@ -57,10 +57,10 @@ def change(x: Tensor, g: torch.Generator, *, shift: float = 4.0, size: float = 0
     n, _, height, width = x.shape
 
     def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(n, generator=g)
+        return low + (high - low) * torch.rand(n, generator=g, dtype=torch.float32)
 
     scale = uniform(1 - size, 1 + size)
-    mirror = torch.where(torch.rand(n, generator=g) < 0.5, -1.0, 1.0)
+    mirror = torch.where(torch.rand(n, generator=g, dtype=torch.float32) < 0.5, -1.0, 1.0).float()
     zero = torch.zeros(n)
     right = torch.stack([scale * mirror, zero, uniform(-2 * shift / width, 2 * shift / width)], 1)
     down = torch.stack([zero, scale, uniform(-2 * shift / height, 2 * shift / height)], 1)
@@ -69,7 +69,7 @@ def change(x: Tensor, g: torch.Generator, *, shift: float = 4.0, size: float = 0
     soft = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     x = torch.lerp(x, soft, uniform(-0.5, 0.5).clamp_min(0)[:, None, None, None])
     x = (x + 1) * uniform(0.8, 1.25)[:, None, None, None] - 1 + uniform(-0.1, 0.1)[:, None, None, None]
-    return x + noise * uniform(0, 1)[:, None, None, None] * torch.randn(x.shape, generator=g)
+    return x + noise * uniform(0, 1)[:, None, None, None] * torch.randn(x.shape, generator=g, dtype=torch.float32)
 
 
 def nt_xent(z: Tensor, temperature: float) -> Tensor:

@@ -117,7 +117,7 @@ class Bucketed(Batches):
         held_out = step < 0
         g = generator(seed, step % 2**32, 2)
         # the golden ratio's multiples, and so the held-out evaluations, fill [0, 1) evenly however many there are
-        u = 0.618034 * -step % 1 if held_out else float(torch.rand((), generator=g))
+        u = 0.618034 * -step % 1 if held_out else float(torch.rand((), generator=g, dtype=torch.float32))
         bucket = min(int(torch.searchsorted(self._upto, u, right=True)), len(self.buckets) - 1)
         n = len(self.buckets[bucket])
         rows = [torch.randperm(n, generator=g) for _ in range(-(-size // n))]

@@ -19,6 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from deft.core.dtype import float32_default
 from deft.core.operator import LinearOperator, Spectrum, dense_spectrum
 from deft.core.random import BatchNoise, Noise
 from deft.domains.protein.chains import UNIT
@@ -92,6 +93,7 @@ class Motif(LinearOperator):
         return dense_spectrum(self, event_shape, like)
 
 
+@float32_default()
 def observe_motif(
     x: Tensor, group: Tensor, noise: Noise | BatchNoise, sigma_y: float | Tensor = SIGMA_Y
 ) -> Observation:
@@ -168,6 +170,7 @@ class MotifTask(Drawn):
         line = torch.linspace(-1, 1, event_shape[0])[:, None].expand(1, -1, 3)
         return self.observe(line + 0.01, BatchNoise(1, 0))
 
+    @float32_default()
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
         group = self.operator(x, noise).group
         sigma_y: float | Tensor = self.sigma_y

@@ -358,7 +358,7 @@ def _cut(x: np.ndarray, name: str, sequence: str, key: tuple[int, ...], placemen
             f"{x.shape}"
         )
     g = generator(*key)
-    usual = float(torch.rand((), generator=g)) < SHARE
+    usual = float(torch.rand((), generator=g, dtype=torch.float32)) < SHARE
     sizes = [m for m in (range(USUAL[0], USUAL[1] + 1) if usual else UNUSUAL) if 2 * m <= length]
     m = sizes[int(torch.randint(len(sizes), (), generator=g))]
     start = int(torch.randint(length - m + 1, (), generator=g))
