@@ -13,17 +13,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from deft.arguments import check_constructor
+
 SHOWN = 4
 """Numbers of a tensor, and entries of a sequence, up to which all of them are printed."""
 
 
 class Printed:
-    """Mixin: `repr` is the class with its constructor's arguments, taken from the attributes of the same names.
+    """Mixin: `repr` is the class with its constructor's arguments, taken from the attributes of the same names; the
+    arguments are checked when an object is made (`deft.arguments`).
 
     kept_as: argument -> attribute, for the few whose own name is that of a method.
     """
 
     kept_as: ClassVar[Mapping[str, str]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_constructor(cls)
 
     def __repr__(self) -> str:
         return summary(self)
@@ -31,6 +38,10 @@ class Printed:
 
 class PrintedModule(nn.Module):
     """The same for a module: one line with its settings and its number of parameters, not the tree of its layers."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_constructor(cls)
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.parameters())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
@@ -53,6 +54,22 @@ class Conditioned(Denoiser):
         return pred.corrected(h)
 
 
+def check_eval(denoiser: Denoiser) -> None:
+    """Refuse a model in training mode whose answers depend on it: with dropout they differ from call to call, and batch
+    normalisation looks at the other samples."""
+    odd = [
+        type(m).__name__
+        for m in denoiser.modules()
+        if m.training and isinstance(m, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm))
+    ]
+    if odd:
+        raise InputError(
+            f"the prior is in training mode, and its {odd[0]} then gives other answers: deft.freeze(prior), or"
+            " prior.eval()"
+        )
+
+
+@checks_arguments
 def fitted_to(prior: Denoiser, obs: Observation, event_shape: tuple[int, ...] | None = None) -> Observation:
     """The observation, once it is known to be one of the prior's samples; y in the prior's precision.
 
@@ -140,6 +157,7 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
     return obs
 
 
+@checks_arguments
 def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     """The prior, conditioned on an observation by an h-transform.
 
@@ -156,6 +174,8 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     >>> deft.sample(posterior, 3, steps=5).shape
     torch.Size([3, 16])
     """
+    check_eval(prior)
+    h.check_prior(prior, obs)
     obs = fitted_to(prior, obs, prior.event_shape)
     b = len(obs)
     like = prior.state_like(obs.y)

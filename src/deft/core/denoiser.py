@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,8 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from deft._renamed import Renamed
+from deft.arguments import checks_arguments
 from deft.core.schedule import Schedule
-from deft.printing import PrintedModule
+from deft.errors import InputError
+from deft.printing import PrintedModule, short
+from deft.values import shown
 
 
 @dataclass(frozen=True)
@@ -171,13 +175,42 @@ class Denoiser(PrintedModule, Renamed, ABC):
 
     def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(t [B], alpha [B, 1, ...], sigma [B, 1, ...]) in the dtype and on the device of x."""
+        if not (isinstance(x, Tensor) and x.is_floating_point() and len(x)) or not isinstance(t, Tensor):
+            raise InputError(
+                "a denoiser takes x_t [B, *E] of floating-point numbers and t [B] or a scalar tensor, got"
+                f" {short(x)} and {short(t)}"
+            )
+        if tuple(x.shape[1:]) != tuple(self.event_shape) and x.ndim != len(self.event_shape) + 1:
+            raise InputError(f"x_t has shape {tuple(x.shape)}, expected [B, {', '.join(map(str, self.event_shape))}]")
         same = t.ndim == 0
+        if not same and tuple(t.shape) not in ((1,), (len(x),)):
+            raise InputError(
+                f"t has shape {tuple(t.shape)}, expected one number or [{len(x)}], one for each row of x_t"
+            )
+        first, last = self.schedule.t_min, self.schedule.t_max
+        if t.device.type == "cpu" and not bool(((t >= first - 1e-6) & (t <= last + 1e-6 * max(1.0, last))).all()):
+            raise InputError(f"t = {short(t)} is outside of the schedule's times, {first:g} to {last:g}")
         level = t.reshape(-1).double()  # where t is: a sampler's t is on the CPU, and a GPU need not wait for it
         shape = (-1,) + (1,) * (x.ndim - 1)
         alpha = torch.exp(self.schedule.log_alpha(level)).to(x).reshape(shape)
         sigma = torch.exp(self.schedule.log_sigma(level)).to(x).reshape(shape)
         t = t.to(x)
         return (t.expand(x.shape[0]) if same else t), alpha, sigma
+
+
+def as_shape(event_shape: Any) -> tuple[int, ...]:
+    """*E of a sample, once it is known to be one.
+
+    >>> as_shape([1, 32, 32])
+    (1, 32, 32)
+    """
+    try:
+        found = tuple(operator.index(n) for n in event_shape)
+    except TypeError:
+        found = ()
+    if not found or min(found) < 1:
+        raise InputError(f"event_shape = {shown(event_shape)}: expected a tuple of whole numbers, such as (1, 32, 32)")
+    return found
 
 
 def set_mode(module: nn.Module, mode: bool) -> None:
@@ -191,11 +224,13 @@ def set_mode(module: nn.Module, mode: bool) -> None:
             set_mode(child, mode)
 
 
+@checks_arguments
 def freeze(denoiser: Denoiser) -> Denoiser:
     """Evaluation mode, no gradients, never in an optimiser; returned for chaining."""
     return denoiser.eval().requires_grad_(False)
 
 
+@checks_arguments
 def fingerprint(denoiser: Denoiser) -> str:
     """Which prior this is: see `Denoiser.fingerprint`."""
     return denoiser.fingerprint()

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from deft.core.denoiser import Prediction
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
 from deft.printing import PrintedModule
 
@@ -41,6 +41,12 @@ class HTransform(PrintedModule, ABC):
 
     @abstractmethod
     def forward(self, pred: Prediction, obs: Observation) -> Tensor: ...
+
+    def check_prior(self, prior: Denoiser, obs: Observation) -> None:
+        """Refuse a prior or an observation that this h was not made for (an `InputError`); any will do by default."""
+        for part in self.children():
+            if isinstance(part, HTransform):
+                part.check_prior(prior, obs)
 
 
 class Potential(HTransform):

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from deft._renamed import Renamed
+from deft.arguments import checks_arguments
 from deft.core.autodiff import again, pullback
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
+from deft.core.tensors import as_device
 from deft.errors import InputError
 from deft.printing import Printed, short
+from deft.values import Samples
 
 Self = TypeVar("Self", bound="Likelihood")
 
@@ -384,7 +387,21 @@ class Observation(Renamed):
     _lifted: Tensor | None
 
     def __init__(self, y: Tensor, likelihood: Likelihood, lifted: Tensor | None = None):
-        object.__setattr__(self, "y", as_tensor(y, "y"))
+        if not isinstance(likelihood, Likelihood):
+            raise InputError(
+                f"the likelihood of an observation is {short(likelihood)}: expected a Likelihood, such as"
+                " deft.Gaussian(operator, sigma_y)"
+            )
+        y = as_tensor(y, "y")
+        if y.ndim == 0:
+            raise InputError(f"y is one number, {float(y):g}: expected a tensor [B, ...] of measurements")
+        for name, value in [*likelihood.drawn(), *((k, getattr(likelihood, k)) for k in likelihood.per_sample)]:
+            if value.shape[0] not in (1, len(y)):
+                raise InputError(
+                    f"{name} has {value.shape[0]} rows and y {len(y)}: give one for each measurement, or one for all"
+                    f" (shape {tuple(value.shape)})"
+                )
+        object.__setattr__(self, "y", y)
         object.__setattr__(self, "likelihood", likelihood)
         object.__setattr__(self, "_lifted", lifted)
 
@@ -410,7 +427,12 @@ class Observation(Renamed):
                 f"an Observation is indexed by rows alone, got {index!r}: take obs.y for parts of a measurement"
             )
         if not isinstance(index, (slice, list, Tensor)) and not (hasattr(index, "ndim") and index.ndim):
-            i = operator_index(index)
+            try:
+                i = operator_index(index)
+            except TypeError:
+                raise InputError(
+                    f"an Observation is indexed by rows, got {index!r}: a number, a slice, a list"
+                ) from None
             if not -len(self) <= i < len(self):
                 raise IndexError(f"row {i} of {len(self)} measurements")
             index = slice(i, i + 1 or None)
@@ -431,11 +453,13 @@ class Observation(Renamed):
             found.update(_bytes(value))
         return found.hexdigest()
 
-    def repeat(self, n: int) -> Observation:
+    @checks_arguments
+    def repeat(self, n: Samples) -> Observation:
         lifted = None if self._lifted is None else self._lifted.repeat_interleave(n, 0)
         return Observation(self.y.repeat_interleave(n, 0), self.likelihood.repeat(n), lifted)
 
     def to(self, device: torch.device | str) -> Observation:
+        device = as_device(device)
         return Observation(
             self.y.to(device), self.likelihood.to(device), None if self._lifted is None else self._lifted.to(device)
         )

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft.errors import InputError
 from deft.printing import Printed
+from deft.values import shown
 
 
 def generator(*key: int) -> torch.Generator:
@@ -56,6 +58,8 @@ class Noise(Printed):
     def __init__(self, seed: int, indices: int | Iterable[int]):
         self.seed = seed
         self.indices: Sequence[int] = range(indices) if isinstance(indices, int) else list(indices)
+        if (isinstance(indices, int) and indices < 0) or any(i < 0 for i in self.indices):
+            raise InputError(f"Noise: indices = {shown(indices)}: expected a count, or the numbers of samples from 0")
         self._generators = [generator(seed, i) for i in self.indices]
 
     def __len__(self) -> int:

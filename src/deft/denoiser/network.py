@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.core.denoiser import Denoiser, Prediction
+from deft.core.denoiser import Denoiser, Prediction, as_shape
 from deft.core.schedule import Rescaled, Schedule
 from deft.denoiser.parametrisation import TimeMap, parametrisation, time_map
 from deft.errors import ContractError, InputError
@@ -69,7 +69,7 @@ class NetworkDenoiser(Denoiser):
             raise InputError(f"sigma_data must be a number above 0, got {sigma_data!r}")
         self._time: TimeMap = time_map(time)
         self.net = net if isinstance(net, nn.Module) else Function(net)
-        self.inner_schedule, self.event_shape = schedule, tuple(event_shape)
+        self.inner_schedule, self.event_shape = schedule, as_shape(event_shape)
         self.output, self.time, self.scale_input = output, time, scale_input
         self.value_range, self.sigma_data, self.learned_variance = (low, high), float(sigma_data), learned_variance
         self._coefficients = parametrisation(output)

@@ -35,6 +35,8 @@ class Sum(HTransform):
 
     def __init__(self, *parts: HTransform):
         super().__init__()
+        if not parts:
+            raise InputError("Sum needs at least one h-transform, got none; `Zero()` is the prior alone")
         self.parts = nn.ModuleList(parts)
         self.needs_graph = any(p.needs_graph for p in parts)
         self.graph_below = max((p.graph_below for p in parts if p.needs_graph), default=math.inf)

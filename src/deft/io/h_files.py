@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from deft.core.denoiser import Denoiser
-from deft.core.dtype import float32_default
 from deft.core.htransform import HTransform
+from deft.core.tensors import float32_default
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights
@@ -252,6 +252,7 @@ def load_h(
             f" {tuple(prior.event_shape)}, the task {found.name} shows {found.feature_channels}: the card does not"
             " belong to these weights"
         )
+    h.belongs_to(prior, card["prior_sha256"])
     return h.eval().requires_grad_(False), found, card
 
 

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deft.core.dtype import float32_default
 from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
+from deft.core.tensors import float32_default
 from deft.errors import ContractError, InputError
 from deft.io.arrays import read_arrays, save_arrays
 from deft.io.settings import as_range

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from deft.core.denoiser import freeze
-from deft.core.dtype import float32_default
 from deft.core.schedule import Schedule
+from deft.core.tensors import float32_default
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights, save_weights

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from deft.arguments import checks_arguments
 from deft.errors import ContractError, InputError
 from deft.kinds.domain import domain_of_shape, find_domain
 from deft.kinds.intervals import IntervalFactors, same_factors
@@ -80,6 +81,8 @@ class Draws:
     factors: IntervalFactors | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.x, Tensor):
+            raise ContractError(f"draws are a tensor [B, n, *data], got {type(self.x).__name__}")
         if self.x.ndim < 2:
             raise ContractError(f"draws have shape {tuple(self.x.shape)}, expected [B, n, *data]")
         for name, want in (("log_weight", self.x.shape[:2]), ("log_evidence", self.x.shape[:1])):
@@ -131,6 +134,7 @@ class Draws:
         """Whether `interval` knows factors for these samples: two or more of each measurement, without weights."""
         return self.factors is not None and self.n > 1 and self.log_weight is None
 
+    @checks_arguments
     def interval(self, level: float = 0.9, *, calibrated: bool = True) -> tuple[Tensor, Tensor]:
         """(low, high), each [B, *data], entry by entry.
 
@@ -219,6 +223,7 @@ class Draws:
 
     # files and faces
 
+    @checks_arguments
     def save(self, path: str | Path) -> Path:
         """Write all of it as safetensors with a card, atomically, into a folder or to a file named .safetensors; the
         file."""

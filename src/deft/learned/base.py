@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -12,10 +14,15 @@ from torch import Tensor, nn
 from deft._renamed import Renamed, new_settings
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
+from deft.core.likelihood import Observation
 from deft.errors import InputError
+from deft.runtime.distributed import get_world
 from deft.runtime.messages import log
 
 H = TypeVar("H", bound="Learned")
+
+_PRIORS: weakref.WeakKeyDictionary[Learned, weakref.WeakSet[Denoiser]] = weakref.WeakKeyDictionary()
+"""h -> the priors that are known to be its own. Not among its attributes: copies and pickles find out anew."""
 
 
 class Learned(HTransform, Renamed):
@@ -67,6 +74,33 @@ class Learned(HTransform, Renamed):
         """The tensors of a file of an earlier version, with what it lacks at its neutral value."""
         return tensors
 
+    prior_sha256: str = ""
+    """Fingerprint of the prior that it was fitted to, where that is known."""
+
+    def belongs_to(self, prior: Denoiser, sha256: str = "") -> None:
+        """Keep which prior it was fitted to: `condition` refuses another."""
+        _PRIORS[self] = weakref.WeakSet([prior])
+        self.prior_sha256 = sha256
+
+    def check_prior(self, prior: Denoiser, obs: Observation) -> None:
+        """Refuse a prior that it was not fitted to, and an observation that it is shown otherwise than in its fit."""
+        known = _PRIORS.setdefault(self, weakref.WeakSet())
+        if prior not in known and get_world().size == 1:
+            own = self.prior_sha256 or next((p.fingerprint() for p in known), "")
+            if own and prior.fingerprint() != own:
+                raise InputError(
+                    f"this h was fitted to another prior (sha256 {own[:12]}…, this one is {prior.fingerprint()[:12]}…):"
+                    " give the prior it was fitted to, or fit one to this prior"
+                )
+            known.add(prior)
+        views = obs.likelihood.feature_channels
+        if not self.of_prior and views != self.feature_channels:
+            raise InputError(
+                f"this h was fitted to a task with {self.feature_channels} views of y, and a measurement"
+                f" ({obs.likelihood.kind}) has {views}: give one of the task it was fitted to"
+            )
+        super().check_prior(prior, obs)
+
     def calibrate(self: H, prior: Denoiser, x: Tensor, max_samples: int = 128, seed: int = 0) -> H:
         """Measure on clean samples x what h wants to know of the prior, if anything. Returns self."""
         return self
@@ -83,14 +117,14 @@ def count_parameters(module: nn.Module) -> int:
 
 def widest(prior: Denoiser, size: float, make: Callable[[int], nn.Module], step: int = 1) -> int:
     """The largest multiple n of `step` for which make(n) has at most `size` times the prior's parameters."""
-    budget = int(size * prior.parameter_count())
 
     def count(n: int) -> int:
         with torch.device("meta"):
             return count_parameters(make(n))
 
-    if not size > 0:
+    if not 0 < size < math.inf:
         raise InputError(f"size is a share of the prior's parameters, above 0, got {size}")
+    budget = int(size * prior.parameter_count())
     if prior.parameter_count() == 0:
         raise InputError(
             "this prior has no parameters to take a share of (a bare function): give a width instead (deft fit"

@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.dtype import float32_default
 from deft.core.likelihood import Observation
+from deft.core.tensors import float32_default
 from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import parametrisation
 from deft.errors import InputError

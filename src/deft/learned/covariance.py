@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.dtype import float32_default
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
+from deft.core.tensors import float32_default
 from deft.errors import InputError
 from deft.guidance.combine import Piecewise
 from deft.learned.base import Learned, report_size, towards, widest

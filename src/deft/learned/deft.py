@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from deft._renamed import VALUES
+from deft.arguments import Index
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.dtype import float32_default
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
+from deft.core.tensors import float32_default
 from deft.errors import InputError, unknown
 from deft.kinds.domain import domain_of, domain_of_shape, domains, find_domain
 from deft.learned.base import Learned, report_size, widest
@@ -145,7 +146,7 @@ class DEFT(Calibrated):
     def __init__(
         self,
         event_shape: tuple[int, ...],
-        feature_channels: int,
+        feature_channels: Index,
         width: int = 32,
         *,
         units: str = "v",

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from deft.core.dtype import float32_default
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.random import BatchNoise, Noise
+from deft.core.tensors import float32_default
 from deft.errors import ContractError, InputError
 
 ONE_HOT = 32

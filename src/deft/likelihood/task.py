@@ -8,6 +8,7 @@ data says (`deft.kinds.domain`).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -18,15 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from deft._renamed import Renamed
+from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser
-from deft.core.dtype import float32_default
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
+from deft.core.tensors import float32_default
 from deft.errors import ContractError, InputError
 from deft.kinds.domain import Task
 from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
+from deft.printing import short
 
 Choices = dict[str, tuple[str, ...]]
 """Setting -> the words that it may be."""
@@ -94,8 +97,8 @@ class OperatorTask(Renamed, ABC):
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.sigma_y >= 0:
-            raise InputError(f"{self.name}: sigma_y must be 0 (noiseless) or more, got {self.sigma_y}")
+        if not (isinstance(self.sigma_y, (int, float)) and 0 <= self.sigma_y < math.inf):
+            raise InputError(f"{self.name}: sigma_y must be a number, 0 (noiseless) or more, got {self.sigma_y!r}")
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
@@ -107,7 +110,17 @@ class OperatorTask(Renamed, ABC):
         return Gaussian(operator, self.sigma_y)
 
     @float32_default()
+    @checks_arguments
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
+        """Measurements of samples x [B, *E]. noise: of each of them.
+
+        Raises:
+            InputError: no samples, samples that are not finite floating-point numbers, or noise of another number.
+        """
+        if x.ndim < 2 or len(x) == 0 or not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+            raise InputError(f"{self.name} measures samples [B, *E] of finite numbers, B at least 1, got {short(x)}")
+        if len(noise) != len(x):
+            raise InputError(f"{len(x)} samples to measure, noise for {len(noise)}: give deft.Noise(seed, {len(x)})")
         operator = self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", RefusingNoise(self.name)))
         likelihood = self.likelihood(operator.to(x.device))
         return Observation(likelihood.sample(x, noise), likelihood)

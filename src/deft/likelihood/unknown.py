@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deft.core.dtype import float32_default
 from deft.core.likelihood import Decoder, Likelihood, Observation, as_tensor
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
+from deft.core.tensors import float32_default
 from deft.errors import InputError
 from deft.likelihood.task import Limits, OperatorTask
 

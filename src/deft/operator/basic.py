@@ -12,6 +12,7 @@ from torch import Tensor
 from deft.core.autodiff import pullback
 from deft.core.operator import LinearOperator, Operator, Spectrum, conjugate_gradient
 from deft.errors import ContractError
+from deft.printing import short
 
 Self = TypeVar("Self", bound="Around")
 
@@ -78,6 +79,8 @@ class Matrix(LinearOperator):
     def __init__(self, matrix: Tensor):
         if matrix.ndim not in (2, 3):
             raise ContractError(f"Matrix needs a tensor [m, d] or [B, m, d], got shape {tuple(matrix.shape)}")
+        if not (matrix.is_floating_point() and bool(torch.isfinite(matrix).all())):
+            raise ContractError(f"Matrix needs finite floating-point numbers, got {short(matrix)}")
         self.matrix = matrix if matrix.ndim == 3 else matrix[None]
         gram = self.matrix.double() @ self.matrix.double().mT
         values, vectors = torch.linalg.eigh(gram)

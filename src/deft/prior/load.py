@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
+from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, freeze
+from deft.core.tensors import as_device
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, external_format
@@ -224,6 +226,7 @@ def resolve(options: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+@checks_arguments
 def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
 
@@ -235,6 +238,7 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
     Raises:
         InputError, CheckpointError: what was given, what was expected, what to do.
     """
+    device = as_device(device)
     family = family_of(name)
     load, kinds = FAMILIES[family].load, FAMILIES[family].options
     takes = dict(inspect.signature(load).parameters)

@@ -18,6 +18,7 @@ from deft.errors import InputError
 from deft.io.arrays import read_arrays
 from deft.kinds.domain import Data, Domain, UnknownPairs, domain_of, domains, known_options
 from deft.likelihood.unknown import UnknownTask
+from deft.printing import short
 from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
 
@@ -245,7 +246,26 @@ def _samples(
             f"samples have shape {tuple(data.shape)}, expected (N, {', '.join(map(str, prior.data_shape))}): what this"
             " prior makes"
         )
-    return (None if len(data) == 0 else data), notes, name
+    _check_values(prior, data, name)
+    return data, notes, name
+
+
+def _check_values(prior: Denoiser, x: Tensor, name: str) -> None:
+    """Refuse samples that are none: no row, whole numbers, NaN, or values far outside what the kind of data has."""
+    if len(x) == 0:
+        raise InputError(f"{name} are 0: give at least one, or None to do without")
+    if not x.is_floating_point() or not bool(torch.isfinite(x).all()):
+        raise InputError(f"{name} hold {short(x)}: expected finite floating-point numbers in model space")
+    domain = domain_of(prior)
+    bounds = None if domain is None or tuple(x.shape[1:]) != tuple(prior.data_shape) else domain.bounds
+    if bounds is not None:
+        low, high = bounds
+        least, most = (float(v) for v in torch.aminmax(x))
+        if least < low - (high - low) / 2 or most > high + (high - low) / 2:
+            raise InputError(
+                f"{name} hold values from {least:.4g} to {most:.4g}, and {title_of(prior)} are in [{low:g}, {high:g}]:"
+                " bring them there (bytes are x / 127.5 - 1)"
+            )
 
 
 def held_out_samples(prior: Denoiser, data: Source, split: str = "test", **reading: Any) -> Tensor:

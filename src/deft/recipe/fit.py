@@ -21,9 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import Noise
+from deft.core.tensors import as_device
 from deft.errors import DeftError, InputError, NonFiniteError, unknown
 from deft.io.files import write_json
 from deft.io.h_files import KINDS, start_from
@@ -69,6 +71,7 @@ FEW_PAIRS = "fit with more pairs, or a smaller --size"
 """What to do about an h that is worse than the prior, where there can be no further pairs but the user's."""
 
 
+@checks_arguments
 def fit_h(
     prior: Denoiser | str,
     task: Task | str | None = None,
@@ -130,9 +133,7 @@ def fit_h(
     task, data, held_out = (
         _of_pairs(prior, data, held_out) if task is None else (find_task(prior, task), data, held_out)
     )
-    place = (
-        next((p.device for p in prior.parameters()), torch.device("cpu")) if device is None else torch.device(device)
-    )
+    place = next((p.device for p in prior.parameters()), torch.device("cpu")) if device is None else as_device(device)
     found = data if isinstance(data, TrainingData) else training_data(prior, data, held_out, recipe.seed)
     for note in found.notes:
         log.info(note)
@@ -200,6 +201,9 @@ def _check_unknown(task: UnknownTask, data: TrainingData, recipe: Recipe) -> Non
 def find_task(prior: Denoiser, task: Task | str) -> Task:
     """A task, or the one of that name among those of the prior's kind of data."""
     if not isinstance(task, str):
+        if isinstance(task, type) or not hasattr(task, "observe"):
+            name = getattr(task, "__name__", type(task).__name__)
+            raise InputError(f"task is {name}: expected a task, an object with observe(x, noise), or the name of one")
         return task
     domain = domain_of(prior)
     if domain is None:

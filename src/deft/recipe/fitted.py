@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deft.arguments import checks_arguments
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
@@ -43,6 +44,7 @@ from deft.train.control import learn
 from deft.train.fit import FitConfig, FitResult, launched_config
 from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
 from deft.train.prior_samples import draw_prior_samples
+from deft.values import Rows, Samples, Seed, Steps
 
 Measured = Observation | Tensor | np.ndarray | str | Path
 """A measurement: an observation, y in model space as the task makes it (one, or a batch), or a measurement file
@@ -77,6 +79,10 @@ class FittedH:
     spent: Mapping[str, float] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not self.h.prior_sha256:
+            self.h.belongs_to(self.prior)
+
     def __repr__(self) -> str:
         share = count_parameters(self.h) / self.prior.parameter_count() if self.prior.parameter_count() else math.nan
         about = (
@@ -95,12 +101,27 @@ class FittedH:
             InputError: y of another shape than the task makes, a mask that is missing, values that look like another
                 range.
         """
+        unknown_names = [name for name in drawn if name != getattr(self.task, "drawn", "")]
+        if unknown_names:
+            takes = getattr(self.task, "drawn", "")
+            raise InputError(
+                f"a measurement of {getattr(self.task, 'name', 'this task')} has no {unknown_names[0]!r}:"
+                + (f" it takes {takes}=" if takes else " it takes nothing beside y")
+            )
         if isinstance(y, Observation):
             return fitted_to(self.prior, y)
+        if y is None:
+            raise InputError("y is None: give a measurement, as a tensor, an array, an Observation or a file's name")
         if isinstance(y, (str, Path)):
             return read_measurement(y, self.task, self.prior.data_shape)
         arrays = {name: np.asarray(torch.as_tensor(value).cpu()) for name, value in {"y": y, **drawn}.items()}
-        return observation("the measurement", arrays, self.task, self.prior.data_shape)
+        obs = observation("the measurement", arrays, self.task, self.prior.data_shape)
+        most = float(obs.y.abs().max())
+        if getattr(self.task, "pictures", False) and most > 1.5 + 6 * self.task.sigma_y:
+            raise InputError(
+                f"y holds values up to {most:.4g}, images are in [-1, 1]: bring them there (bytes: y / 127.5 - 1)"
+            )
+        return obs
 
     def plan(
         self,
@@ -113,16 +134,17 @@ class FittedH:
         """How `sample` draws: the defaults of this kind of h, with some of them changed."""
         return plan(kind_of(self.h), settings=settings, sampler=sampler, steps=steps, spacing=spacing)
 
+    @checks_arguments
     def sample(
         self,
         y: Measured,
-        n: int = 4,
+        n: Samples = 4,
         *,
         sampler: str | Sampler | None = None,
-        steps: int | None = None,
+        steps: Steps | None = None,
         spacing: str | None = None,
-        seed: int = 0,
-        batch: int = 64,
+        seed: Seed = 0,
+        batch: Rows = 64,
         settings: Mapping[str, Any] | None = None,
         progress: bool | None = None,
         **drawn: Any,
@@ -375,6 +397,7 @@ class FittedH:
         return card
 
 
+@checks_arguments
 def load(
     path: str | Path,
     prior: Denoiser | str | None = None,

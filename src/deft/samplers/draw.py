@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.core.condition import Conditioned, condition, fitted_to
+from deft.arguments import Index, checks_arguments
+from deft.core.condition import Conditioned, check_eval, condition, fitted_to
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.grid import times
+from deft.core.grid import check_grid, times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
@@ -25,8 +26,10 @@ from deft.core.sampler import Carry, Sampler
 from deft.core.transition import Level
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.kinds.draws import Draws
+from deft.printing import short
 from deft.runtime.distributed import World, get_world
 from deft.samplers.ode import DDIM
+from deft.values import Rows, Samples, Seed, Steps
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,13 @@ def takes_old_names(**old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 @torch.no_grad()
+@checks_arguments
 def sample(
     denoiser: Denoiser,
-    noise: Noise | int,
+    noise: Noise | Samples,
     *,
     sampler: Sampler | None = None,
-    steps: int = 50,
+    steps: Steps = 50,
     spacing: str = "angle",
     grid: Sequence[Level] | None = None,
     x: Tensor | None = None,
@@ -108,10 +112,9 @@ def sample(
     tensor(True)
     """
     sampler = sampler or DDIM(eta=1.0)
-    if not isinstance(sampler, Sampler):
-        raise InputError(f"sampler is an object, such as deft.Heun(), got {sampler!r}")
     noise = Noise(0, noise) if isinstance(noise, int) else noise
-    grid = list(grid) if grid is not None else times(denoiser.schedule, steps, spacing)
+    check_eval(denoiser)
+    grid = check_grid(grid) if grid is not None else times(denoiser.schedule, steps, spacing)
     if isinstance(denoiser, Conditioned) and len(denoiser.obs) != len(noise):
         raise InputError(
             f"{len(noise)} samples asked for, but the denoiser is conditioned on {len(denoiser.obs)} measurements; "
@@ -126,6 +129,8 @@ def sample(
     for name, given in (("x", x), ("like", like)):
         if given is not None and given.shape != (len(noise), *shape):
             raise ContractError(f"{name} has shape {tuple(given.shape)}, expected {(len(noise), *shape)}")
+        if given is not None and not (given.is_floating_point() and bool(torch.isfinite(given).all())):
+            raise ContractError(f"{name} holds {short(given)}, expected finite floating-point numbers")
     given = x if x is not None else where
     device, dtype = given.device, given.dtype
     like = x if like is None else like.to(device, dtype)
@@ -218,19 +223,20 @@ def _blame(denoiser: Denoiser, x: Tensor, t: Level, step: int, of: int) -> str:
 
 
 @takes_old_names(samples="n")
+@checks_arguments
 def sample_posterior(
     prior: Denoiser,
     h: HTransform,
     obs: Observation,
-    n: int = 1,
+    n: Samples = 1,
     *,
     sampler: Sampler | None = None,
-    steps: int = 50,
+    steps: Steps = 50,
     spacing: str = "angle",
-    seed: int = 0,
-    batch: int = 64,
+    seed: Seed = 0,
+    batch: Rows = 64,
     grid: Sequence[Level] | None = None,
-    first: int = 0,
+    first: Index = 0,
     progress: bool = False,
     world: World | None = None,
     callback: Callback | None = None,
@@ -253,8 +259,6 @@ def sample_posterior(
     >>> draws.x.shape, draws.mean.shape, draws.std.shape
     (torch.Size([1, 8, 4]), torch.Size([1, 4]), torch.Size([1, 4]))
     """
-    if n < 1 or batch < 1:
-        raise InputError(f"n (samples) and batch must be at least 1, got {n} and {batch}")
     world, obs = world or get_world(), fitted_to(prior, obs)
     all_obs = prior.to_latent(obs).repeat(n)
     total = len(all_obs)

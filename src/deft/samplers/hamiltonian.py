@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deft.arguments import Index, checks_arguments
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -51,6 +52,7 @@ from deft.samplers.diagnostics import ChainDiagnostics
 from deft.samplers.draw import named_domain, takes_old_names
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ancestral
+from deft.values import Rows, Samples, Seed, Steps
 
 TARGET = 0.8
 """Acceptance that steps are tuned for. .65 is best for very many independent directions (Beskos et al. 2013), more is
@@ -59,19 +61,20 @@ safer for few."""
 
 @takes_old_names(samples="n")
 @torch.no_grad()
+@checks_arguments
 def sample_hmc(
     prior: Denoiser,
     h: HTransform,
     obs: Observation,
-    n: int = 1,
+    n: Samples = 1,
     *,
     sampler: KernelSampler | None = None,
-    steps: int = 50,
+    steps: Steps = 50,
     spacing: str = "log-snr",
-    seed: int = 0,
-    batch: int = 64,
+    seed: Seed = 0,
+    batch: Rows = 64,
     grid: Sequence[Level] | None = None,
-    first: int = 0,
+    first: Index = 0,
     progress: bool = False,
     world: World | None = None,
     iterations: int = 60,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deft.arguments import Index, checks_arguments
 from deft.core.condition import Conditioned, condition, fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -31,6 +32,7 @@ from deft.samplers.diagnostics import PathDiagnostics, ess_fraction, log_mean
 from deft.samplers.draw import named_domain
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ito
+from deft.values import Rows, Samples, Seed, Steps
 
 
 @torch.no_grad()
@@ -65,19 +67,20 @@ def weighted_paths(
 
 
 @torch.no_grad()
+@checks_arguments
 def sample_paths(
     prior: Denoiser,
     h: HTransform,
     obs: Observation,
-    n: int = 1,
+    n: Samples = 1,
     *,
     sampler: KernelSampler | None = None,
-    steps: int = 200,
+    steps: Steps = 200,
     spacing: str = "log-snr",
-    seed: int = 0,
-    batch: int = 64,
+    seed: Seed = 0,
+    batch: Rows = 64,
     grid: Sequence[Level] | None = None,
-    first: int = 0,
+    first: Index = 0,
     progress: bool = False,
     world: World | None = None,
 ) -> Draws:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deft.arguments import Index, checks_arguments
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -41,6 +42,7 @@ from deft.samplers.diagnostics import ParticleDiagnostics, ess_fraction, log_mea
 from deft.samplers.draw import named_domain, takes_old_names
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ancestral
+from deft.values import Rows, Samples, Seed, Steps
 
 Move = Callable[[Kernel, Level, Tensor, Tensor, Tensor, Tensor, Observation], tuple[Tensor, Tensor]]
 """move(kernel, s, x_t, mean, shift, n, obs) -> (x_s, log(prior's step / this step) [B], float64)."""
@@ -77,23 +79,24 @@ def adapted(
 
 @takes_old_names(samples="n", threshold="ess_threshold", apart="independent")
 @torch.no_grad()
+@checks_arguments
 def sample_smc(
     prior: Denoiser,
     h: HTransform,
     obs: Observation,
-    n: int = 1,
+    n: Samples = 1,
     *,
     sampler: KernelSampler | None = None,
-    steps: int = 50,
+    steps: Steps = 50,
     spacing: str = "angle",
-    seed: int = 0,
-    batch: int = 64,
+    seed: Seed = 0,
+    batch: Rows = 64,
     grid: Sequence[Level] | None = None,
-    first: int = 0,
+    first: Index = 0,
     progress: bool = False,
     world: World | None = None,
     twist: Potential,
-    particles: int = 16,
+    particles: Samples = 16,
     ess_threshold: float = 0.5,
     independent: bool = False,
     move: Move = shifted,

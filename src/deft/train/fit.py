@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from deft._renamed import old_arguments
 from deft.core.random import BatchNoise, RowNoise
+from deft.core.tensors import as_device
 from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, unknown
 from deft.io.files import load_state, save_state
 from deft.io.identity import identity_of, module_identity, other_identity, plain
@@ -179,7 +180,7 @@ class Interrupted(KeyboardInterrupt):
 def pick_device(name: str | None = None) -> torch.device:
     """The named device, or this process's own under a launcher, or the best there is: CUDA, then the CPU."""
     if name:
-        return torch.device(name)
+        return as_device(name)
     own = get_world().device
     if own is not None:
         return own

@@ -19,9 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from deft.core.dtype import float32_default
 from deft.core.operator import LinearOperator, Spectrum, dense_spectrum
 from deft.core.random import BatchNoise, Noise
+from deft.core.tensors import float32_default
 from deft.domains.protein.chains import UNIT
 from deft.domains.protein.geometry import full_precision, residues
 from deft.errors import ContractError, InputError

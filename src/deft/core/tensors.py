@@ -1,4 +1,4 @@
-"""`torch.set_default_dtype` is the caller's; what the library makes is float32 whatever it says."""
+"""Where tensors are, and of which type: what the library makes is float32, whatever `torch.set_default_dtype` says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from deft.errors import InputError
+from deft.values import shown
 
 
 @contextmanager
@@ -27,3 +30,15 @@ def float32_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    """The device of a name.
+
+    >>> as_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device = {shown(device)}: expected cpu, cuda, cuda:1, ...") from error
