@@ -16,7 +16,10 @@ from typing import NamedTuple
 SRC = Path(__file__).resolve().parents[1] / "src" / "deft"
 
 ORDER = (
-    ("errors", "version", "_old_names", "_renamed", "printing"),
+    ("errors", "version"),
+    ("values",),
+    ("arguments", "tensors"),
+    ("_old_names", "_renamed", "printing"),
     ("nn", "importable"),
     ("core",),
     ("kinds",),

@@ -15,7 +15,6 @@ import torch
 
 from deft.core.condition import condition
 from deft.core.grid import times
-from deft.core.random import Noise
 from deft.core.transition import Level
 from deft.denoiser import MeanDenoiser
 from deft.errors import ContractError, InputError
@@ -59,6 +58,7 @@ from deft.samplers import (
 )
 from deft.schedule import VPCosine, VPTable
 from deft.testing import MixtureWorld, check_htransform, check_sampler, half_seen, moments
+from toys import DoubleNoise
 
 F64 = torch.float64
 VP = VPCosine()
@@ -153,7 +153,7 @@ def compare_h(h, world, obs):
     """The largest distance of h to the exact one, relative to its size, over four noise levels and 16 states."""
     worst = 0.0
     for t in (0.05, 0.3, 0.6, 0.95):
-        x = 1.5 * Noise(0, 16).normal(world.event_shape)
+        x = 1.5 * DoubleNoise(0, 16).normal(world.event_shape)
         pred = world.prior(VP)(x.requires_grad_(), torch.tensor(t))
         exact = world.h(pred, obs.repeat(16)).detach()
         worst = max(worst, float((h(pred, obs.repeat(16)).detach() - exact).abs().max() / exact.abs().max()))
@@ -222,14 +222,16 @@ FIELDS = {
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_htransform(name):
-    obs = Observation(COMBINATIONS.likelihood.sample(CORRELATED.sample(16, 1), Noise(2, 16)), COMBINATIONS.likelihood)
+    obs = Observation(
+        COMBINATIONS.likelihood.sample(CORRELATED.sample(16, 1), DoubleNoise(2, 16)), COMBINATIONS.likelihood
+    )
     check_htransform(FIELDS[name], CORRELATED.prior(VP), obs)
 
 
 def test_methods_that_share_a_graph_add_up():
     """Under `condition`, the prior is called once and all parts differentiate through that call."""
     parts = [PiGDM(0.7), TMPD(), DPS(0.3), ReconstructionGuidance(lambda a, s: 0.1 * a)]
-    x, t = Noise(0, 1).normal((3,)), torch.tensor(0.5)
+    x, t = DoubleNoise(0, 1).normal((3,)), torch.tensor(0.5)
     prior = CORRELATED.prior(VP)
     alone = [condition(prior, h, COMBINATIONS).both(x, t)[1] for h in parts]
     torch.testing.assert_close(condition(prior, Sum(*parts), COMBINATIONS).both(x, t)[1], sum(alone))
@@ -339,7 +341,7 @@ def test_mcg():
     hidden mean is nearer than that of replacement alone."""
     grid, sampler, prior = times(VP, 50), DDIM(1.0), CORRELATED.prior(VP)
     dps = DPS.published(0.3, sampler.kernel, grid)
-    x, n = Noise(0, 1).normal((3,)), Noise(1, 1).normal((3,))
+    x, n = DoubleNoise(0, 1).normal((3,)), DoubleNoise(1, 1).normal((3,))
 
     def step(h):
         return sampler.step(condition(prior, h, FIRST_SEEN), x, grid[20], grid[21], n, None)[0]
@@ -409,7 +411,7 @@ def test_diffpir(strength, zeta):
     posterior, zeta = 1 with lambda = 1 0.7 times as much."""
     grid = times(VP, 9)
     t = grid[4]
-    x = Noise(0, 1).normal((3,))
+    x = DoubleNoise(0, 1).normal((3,))
     pred = CORRELATED.prior(VP)(x, torch.tensor(t.t))
     a, v = COMBINATIONS.likelihood.operator.matrix[0], (t.sigma / t.alpha) ** 2 / strength
     left = a.mT @ a / 0.04 + torch.eye(3) / v
@@ -535,8 +537,8 @@ def test_reddiff_is_adam():
     """Mu after 30 steps, against torch's own Adam on the loss of the authors' code (means over y and over mu), the
     prior's gradient stopped."""
     grid, prior = times(VP, 30, "uniform"), CORRELATED.prior(VP)
-    x = sample(condition(prior, Zero(), COMBINATIONS), Noise(3, 1), sampler=REDDiff(0.1, 0.25), grid=grid)
-    noise, like = Noise(3, 1), COMBINATIONS.likelihood
+    x = sample(condition(prior, Zero(), COMBINATIONS), DoubleNoise(3, 1), sampler=REDDiff(0.1, 0.25), grid=grid)
+    noise, like = DoubleNoise(3, 1), COMBINATIONS.likelihood
     noise.normal((3,))
     mu = like.operator.pinv(COMBINATIONS.y).requires_grad_()
     adam = torch.optim.Adam([mu], lr=0.1, betas=(0.9, 0.99))
@@ -731,7 +733,7 @@ def test_cpigdm_is_the_ode_it_says(w):
     left, values, right = torch.linalg.svd(a, full_matrices=False)
     for u in (0.1, 0.8, 3.0):
         alpha, sigma = 1 / math.hypot(1, u), u / math.hypot(1, u)
-        x = Noise(0, 1).normal((3,))
+        x = DoubleNoise(0, 1).normal((3,))
         gain = alpha * c @ torch.linalg.inv(alpha**2 * c + sigma**2 * torch.eye(3))
         mean = m + (x[0] - alpha * m) @ gain
         share = sigma**2 / (sigma**2 + (0.2 / values) ** 2)
@@ -832,16 +834,16 @@ def test_own_samplers(name, schedule):
     sampler, prior = OWN[name], CORRELATED.prior(schedule)
     masks = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
     like = Gaussian(Mask(masks), torch.tensor([0.1, 0.3, 0.2, 0.1]))
-    obs = Observation(like.sample(CORRELATED.sample(4, 1), Noise(2, 4)), like)
+    obs = Observation(like.sample(CORRELATED.sample(4, 1), DoubleNoise(2, 4)), like)
     denoiser = condition(prior, Zero(), obs)
     modes = []
     prior.register_forward_pre_hook(lambda *_: modes.append(torch.is_grad_enabled()))
-    whole = sample(denoiser, Noise(5, 4), sampler=sampler, steps=6)
+    whole = sample(denoiser, DoubleNoise(5, 4), sampler=sampler, steps=6)
     assert len(modes) == sampler.calls(6) and any(modes) == (name in THROUGH_THE_PRIOR)
-    assert torch.equal(whole, sample(denoiser, Noise(5, 4), sampler=sampler, steps=6))
-    assert not torch.equal(whole, sample(denoiser, Noise(6, 4), sampler=sampler, steps=6))
+    assert torch.equal(whole, sample(denoiser, DoubleNoise(5, 4), sampler=sampler, steps=6))
+    assert not torch.equal(whole, sample(denoiser, DoubleNoise(6, 4), sampler=sampler, steps=6))
     for i in range(4):
-        alone = sample(condition(prior, Zero(), obs[i]), Noise(5, [i]), sampler=sampler, steps=6)
+        alone = sample(condition(prior, Zero(), obs[i]), DoubleNoise(5, [i]), sampler=sampler, steps=6)
         torch.testing.assert_close(alone[0], whole[i], rtol=1e-9, atol=1e-9)
     with pytest.raises(InputError, match="uses the measurement itself"):
         sample(prior, 4, sampler=sampler, steps=6)

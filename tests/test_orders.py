@@ -231,7 +231,7 @@ def test_its_first_step_is_ancestral():
 
 @pytest.mark.parametrize("eta", [-0.1, 1.5, math.nan])
 def test_eta_between_0_and_1(eta):
-    with pytest.raises(InputError, match="eta must be between 0"):
+    with pytest.raises(InputError, match="eta"):
         SDEDPMpp2M(eta)
 
 

@@ -25,7 +25,6 @@ import torch
 from deft.core.condition import condition
 from deft.core.denoiser import Prediction
 from deft.core.grid import levels
-from deft.core.random import Noise
 from deft.guidance import DiffPIR, GradientAtMean, PiGDM
 from deft.guidance.exact import Mixture
 from deft.likelihood import Gaussian, Observation
@@ -34,6 +33,7 @@ from deft.operator import HDR, Matrix, Radon
 from deft.samplers import DDIM, DDRM, DPMpp2M, sample
 from deft.schedule import VPTable
 from deft.testing import MixtureWorld
+from toys import DoubleNoise
 
 F64 = torch.float64
 BETAS = torch.linspace(0.02, 0.5, 10, dtype=F64)
@@ -83,7 +83,7 @@ class Stream:
     """The draws of one sample."""
 
     def __init__(self, seed=1):
-        self.noise = Noise(seed, 1)
+        self.noise = DoubleNoise(seed, 1)
 
     def __call__(self):
         return self.noise.normal((3,))[0]
@@ -93,7 +93,7 @@ def states(h, obs, sampler):
     out = []
     sample(
         condition(PRIOR, h, obs),
-        Noise(1, 1),
+        DoubleNoise(1, 1),
         sampler=sampler,
         grid=GRID,
         x=start()[None],
@@ -111,7 +111,7 @@ def ours(name, obs, eta=None, **settings):
 
 
 def start():
-    return Noise(0, 1).normal((3,))[0]
+    return DoubleNoise(0, 1).normal((3,))[0]
 
 
 def same(found, expected):
@@ -163,9 +163,9 @@ def test_pigdm_without_noise():
     same(ours("pigdm", measured(0.0)), expected)
     both = Observation(Y.expand(2, -1), Gaussian(Matrix(A), torch.tensor([0.0, 0.3])))
     h = PiGDM.published(DDIM(1.0).kernel, GRID)
-    x = sample(condition(PRIOR, h, both), Noise(1, 2), grid=GRID, x=start().expand(2, -1).clone())
+    x = sample(condition(PRIOR, h, both), DoubleNoise(1, 2), grid=GRID, x=start().expand(2, -1).clone())
     torch.testing.assert_close(x[0], expected[-1], rtol=0, atol=1e-6)
-    alone = sample(condition(PRIOR, h, both[1:]), Noise(1, [1]), grid=GRID, x=start()[None])
+    alone = sample(condition(PRIOR, h, both[1:]), DoubleNoise(1, [1]), grid=GRID, x=start()[None])
     torch.testing.assert_close(x[1], alone[0])
 
 
@@ -327,7 +327,7 @@ def test_proximal_steps_are_exact_on_tomography(h, rho2_of):
     """The minimum of |y - A x|^2 / (2 sigma_y^2) + |x - x̂|^2 / (2 rho^2) by a dense solve, where what learned h are
     shown (`approx_mean_update`) is off by more than a tenth of the step."""
     op, sigma_y, shape = Radon(6, 5), 0.05, (1, 6, 6)
-    mean, y = Noise(0, 2).normal(shape), op(Noise(1, 2).normal(shape))
+    mean, y = DoubleNoise(0, 2).normal(shape), op(DoubleNoise(1, 2).normal(shape))
     pred = Prediction(mean, torch.zeros(2), torch.full((1, 1, 1, 1), 0.8), torch.full((1, 1, 1, 1), 0.6), mean)
     obs = Observation(y, Gaussian(op, torch.tensor(sigma_y)))
     matrix, rho2 = op(torch.eye(36).reshape(36, *shape)).flatten(1).mT, rho2_of(0.8, 0.6)

@@ -39,7 +39,7 @@ import torch
 
 from deft.core.condition import condition
 from deft.core.grid import levels, times
-from deft.core.random import Noise, seed_for
+from deft.core.random import seed_for
 from deft.guidance import Predictive
 from deft.guidance.combine import Zero
 from deft.guidance.exact import Mixture
@@ -52,6 +52,7 @@ from deft.samplers.smc import RESAMPLING
 from deft.samplers.travel import between
 from deft.schedule import RectifiedFlow, VPTable
 from deft.testing import MixtureWorld
+from toys import DoubleNoise
 
 F64 = torch.float64
 BETAS = torch.linspace(0.02, 0.5, 10, dtype=F64)
@@ -108,7 +109,7 @@ class Stream:
     """The draws of one sample."""
 
     def __init__(self, seed):
-        self.noise = Noise(seed, 1)
+        self.noise = DoubleNoise(seed, 1)
 
     def __call__(self):
         return self.noise.normal((3,))[0]
@@ -127,7 +128,7 @@ def states(h, obs, x, sampler, seed=1):
     out = []
     sample(
         condition(WORLD.prior(SCHEDULE), h, obs),
-        Noise(seed, 1),
+        DoubleNoise(seed, 1),
         sampler=sampler,
         grid=GRID,
         x=x[None],
@@ -137,7 +138,7 @@ def states(h, obs, x, sampler, seed=1):
 
 
 def start(seed=0):
-    return Noise(seed, 1).normal((3,))[0]
+    return DoubleNoise(seed, 1).normal((3,))[0]
 
 
 def same(found, expected):
@@ -326,7 +327,7 @@ def test_repaint(jump):
     found = []
     sample(
         condition(WORLD.prior(SCHEDULE), Zero(), two_seen()),
-        Noise(1, 1),
+        DoubleNoise(1, 1),
         sampler=sampler,
         grid=coarse,
         x=start()[None],
@@ -433,7 +434,7 @@ def test_flower(gamma):
     sampler = METHODS["flower"].sampler(METHODS["flower"].settings.read({"gamma": gamma}, "flower"))
     sample(
         condition(WORLD.prior(schedule), Zero(), combinations()),
-        Noise(1, 1),
+        DoubleNoise(1, 1),
         sampler=sampler,
         grid=times(schedule, steps, "uniform"),
         x=start()[None],
@@ -582,7 +583,10 @@ def systematic(w, u, count):
 
 def particles(obs, k, seed=5):
     """The draws of each particle, and of resampling, in the order in which `sample_smc` takes them."""
-    noise, uniform = Noise(seed_for("samples", seed), range(k)), Noise(seed_for("samples", seed), [RESAMPLING])
+    noise, uniform = (
+        DoubleNoise(seed_for("samples", seed), range(k)),
+        DoubleNoise(seed_for("samples", seed), [RESAMPLING]),
+    )
     return (lambda: noise.normal((3,))), (lambda: float(uniform.uniform()[0]))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deft import Gaussian, Matrix, Observation, VPCosine
+from deft import Gaussian, Matrix, Noise, Observation, VPCosine
 from deft.cli import main
 from deft.core.schedule import Schedule
 from deft.domains.image.prior import ImagePrior
@@ -83,3 +83,13 @@ THREE_PRIOR = THREE.prior(VPCosine())
 THREE_SEEN = Observation(
     tensor([0.9, -0.6]), Gaussian(Matrix(tensor([1.0, 0.5, 0.0], [0.0, -0.5, 1.0])), torch.tensor(0.2, dtype=F64))
 )
+
+
+class DoubleNoise(Noise):
+    """The numbers of `Noise`, which are float32, as float64: for formulas that are written out in float64."""
+
+    def normal(self, shape, *, device="cpu"):
+        return super().normal(shape, device=device).double()
+
+    def uniform(self, shape=(), *, device="cpu"):
+        return super().uniform(shape, device=device).double()

@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from torch import Tensor
 
 from deft.errors import InputError
@@ -79,12 +80,14 @@ def _check(where: str, name: str, kind: Any, value: Any) -> None:
         return
     if isinstance(value, Tensor) and value.ndim == 0:  # as good as a number
         return
-    if isinstance(value, type) and any(k in value.__mro__ for k in _options(kind)):
-        raise InputError(f"{where}: {name} is the class {value.__name__}: give an object, {value.__name__}(...)")
     try:
         check(kind, value, name)
     except InputError as error:
-        if isinstance(value, (str, int, float, bool, list, tuple, collections.abc.Mapping, type(None))):
+        if isinstance(value, type) and any(k in value.__mro__ for k in _options(kind)):
+            raise InputError(
+                f"{where}: {name} is the class {value.__name__}: give an object, {value.__name__}(...)"
+            ) from None
+        if isinstance(value, BUILT_IN):
             raise InputError(f"{where}: {error}") from None
         found = f"a {type(value).__name__}" if not isinstance(value, type) else f"the class {value.__name__}"
         raise InputError(f"{where}: {name} is {found}, expected {words(kind)}") from None
@@ -130,11 +133,30 @@ def _plain(kind: Any) -> Any:
         return Any if Any in parts else Union[tuple(parts)]  # noqa: UP007 (made from a tuple)
     if isinstance(kind, TypeVar) or kind is Any:
         return Any
+    if inspect.isclass(kind) and kind.__module__.startswith("deft.") and not inspect.isabstract(kind):
+        return _like(kind)
+    if getattr(kind, "_is_protocol", False):
+        return _like(kind)
     if isinstance(origin, type) and origin not in (Annotated, tuple, list, collections.abc.Sequence, type):
         return origin
     if origin in (tuple, list, collections.abc.Sequence):
         return _Listed
     return kind if origin is not type else Any
+
+
+BUILT_IN = (str, bytes, int, float, bool, list, tuple, collections.abc.Mapping, type(None))
+"""Values that a message shows as they are; and none of them acts like an object of this library."""
+
+
+def _like(kind: type) -> type:
+    """What may stand for a protocol, or for a class of which nothing is abstract (a source of noise, say): any object
+    that is no plain value."""
+
+    class Like(type):
+        def __instancecheck__(cls, value: Any) -> bool:
+            return type(value) is kind or not isinstance(value, (*BUILT_IN, Tensor, np.ndarray, type))
+
+    return Like(kind.__name__, (), {})
 
 
 class _HasItems(type):

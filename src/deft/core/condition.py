@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.errors import ContractError, InputError
+from deft.tensors import check_eval
 
 
 class Conditioned(Denoiser):
@@ -52,21 +53,6 @@ class Conditioned(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         pred, h = self.both(x_t, t)
         return pred.corrected(h)
-
-
-def check_eval(denoiser: Denoiser) -> None:
-    """Refuse a model in training mode whose answers depend on it: with dropout they differ from call to call, and batch
-    normalisation looks at the other samples."""
-    odd = [
-        type(m).__name__
-        for m in denoiser.modules()
-        if m.training and isinstance(m, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm))
-    ]
-    if odd:
-        raise InputError(
-            f"the prior is in training mode, and its {odd[0]} then gives other answers: deft.freeze(prior), or"
-            " prior.eval()"
-        )
 
 
 @checks_arguments

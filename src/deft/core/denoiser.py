@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -20,7 +19,6 @@ from deft.arguments import checks_arguments
 from deft.core.schedule import Schedule
 from deft.errors import InputError
 from deft.printing import PrintedModule, short
-from deft.values import shown
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ class Denoiser(PrintedModule, Renamed, ABC):
 
     def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(t [B], alpha [B, 1, ...], sigma [B, 1, ...]) in the dtype and on the device of x."""
-        if not (isinstance(x, Tensor) and x.is_floating_point() and len(x)) or not isinstance(t, Tensor):
+        if not (isinstance(x, Tensor) and x.is_floating_point()) or not isinstance(t, Tensor):
             raise InputError(
                 "a denoiser takes x_t [B, *E] of floating-point numbers and t [B] or a scalar tensor, got"
                 f" {short(x)} and {short(t)}"
@@ -196,21 +194,6 @@ class Denoiser(PrintedModule, Renamed, ABC):
         sigma = torch.exp(self.schedule.log_sigma(level)).to(x).reshape(shape)
         t = t.to(x)
         return (t.expand(x.shape[0]) if same else t), alpha, sigma
-
-
-def as_shape(event_shape: Any) -> tuple[int, ...]:
-    """*E of a sample, once it is known to be one.
-
-    >>> as_shape([1, 32, 32])
-    (1, 32, 32)
-    """
-    try:
-        found = tuple(operator.index(n) for n in event_shape)
-    except TypeError:
-        found = ()
-    if not found or min(found) < 1:
-        raise InputError(f"event_shape = {shown(event_shape)}: expected a tuple of whole numbers, such as (1, 32, 32)")
-    return found
 
 
 def set_mode(module: nn.Module, mode: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,7 +12,6 @@ from deft.arguments import checks_arguments
 from deft.core.schedule import Schedule
 from deft.core.transition import Level
 from deft.errors import InputError, unknown
-from deft.values import Steps, shown
 
 
 def _uniform(schedule: Schedule, n: int) -> Tensor:
@@ -99,7 +97,7 @@ FEW = 4
 
 
 @checks_arguments
-def times(schedule: Schedule, steps: Steps, spacing: str = "angle") -> list[Level]:
+def times(schedule: Schedule, steps: int, spacing: str = "angle") -> list[Level]:
     """`steps` levels from t_max down, then the clean end: steps + 1 in all.
 
     >>> from deft.schedule import VPCosine
@@ -141,25 +139,3 @@ def levels(schedule: Schedule, t: Sequence[float]) -> list[Level]:
         )
     rows = torch.stack([at, schedule.log_alpha(at).exp(), schedule.log_sigma(at).exp()], 1).tolist()
     return [*(Level(*row) for row in rows), Level(schedule.t_min, 1.0, 0.0)]
-
-
-def check_grid(grid: Sequence[Level]) -> list[Level]:
-    """A grid of your own, once it is known to be one: levels of falling sigma/alpha, of which the last is clean.
-
-    Raises:
-        InputError: fewer than two levels, something else than levels, noise that rises, an end with noise left.
-    """
-    found = list(grid)
-    if len(found) < 2 or not all(isinstance(level, Level) for level in found):
-        raise InputError(
-            f"a grid is a list of at least two levels (deft.times, deft.core.grid.levels), got {shown(found)}"
-        )
-    ratios = [level.sigma / level.alpha if level.alpha else math.inf for level in found]
-    if not all(a > b for a, b in pairwise(ratios)):  # NaN is none either
-        raise InputError("a grid goes from noise down: sigma/alpha of its levels must fall from each to the next")
-    if found[-1].sigma != 0:
-        raise InputError(
-            f"the grid ends at sigma = {found[-1].sigma:.3g}: its last level must be clean, Level(t, 1.0, 0.0), or the"
-            " samples keep that much noise"
-        )
-    return found

@@ -18,9 +18,9 @@ from deft.arguments import checks_arguments
 from deft.core.autodiff import again, pullback
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
-from deft.core.tensors import as_device
 from deft.errors import InputError
 from deft.printing import Printed, short
+from deft.tensors import as_device
 from deft.values import Samples
 
 Self = TypeVar("Self", bound="Likelihood")

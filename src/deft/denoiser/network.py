@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deft.core.denoiser import Denoiser, Prediction, as_shape
+from deft.core.denoiser import Denoiser, Prediction
 from deft.core.schedule import Rescaled, Schedule
 from deft.denoiser.parametrisation import TimeMap, parametrisation, time_map
 from deft.errors import ContractError, InputError
+from deft.tensors import as_shape
 
 
 class NetworkDenoiser(Denoiser):

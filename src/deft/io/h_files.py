@@ -17,7 +17,6 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
-from deft.core.tensors import float32_default
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights
@@ -29,6 +28,7 @@ from deft.learned import DEFT, LEARNED, Learned, LearnedCovariance, WithCovarian
 from deft.learned.factory import Factory, is_named
 from deft.methods.method import Method
 from deft.runtime.importable import check_name, find_trusted, name_of
+from deft.tensors import float32_default
 
 KINDS: Table[type[Learned]] = Table(
     lambda domain: {**LEARNED, **{k: v for k, v in domain.learned().items() if k not in LEARNED}}

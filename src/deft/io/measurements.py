@@ -27,7 +27,6 @@ from torch import Tensor
 
 from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
-from deft.core.tensors import float32_default
 from deft.errors import ContractError, InputError
 from deft.io.arrays import read_arrays, save_arrays
 from deft.io.settings import as_range
@@ -38,6 +37,7 @@ from deft.likelihood import Likelihood, Observation
 from deft.likelihood.task import Drawn, Limits, OperatorTask
 from deft.likelihood.unknown import UnknownTask
 from deft.operator import Operator
+from deft.tensors import float32_default
 
 
 def save_measurement(path: str | Path, obs: Observation, task: OperatorTask, **more: Any) -> None:

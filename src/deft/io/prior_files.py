@@ -12,12 +12,12 @@ from torch import nn
 
 from deft.core.denoiser import freeze
 from deft.core.schedule import Schedule
-from deft.core.tensors import float32_default
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
 from deft.io.files import load_weights, save_weights
 from deft.io.torch_files import BY_FUNCTION
 from deft.kinds.domain import Table, domain_of_shape, find_domain
+from deft.tensors import float32_default
 
 if TYPE_CHECKING:
     from typing_extensions import Self

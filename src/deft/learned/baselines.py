@@ -32,7 +32,6 @@ from torch.nn import functional as F
 
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
-from deft.core.tensors import float32_default
 from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import parametrisation
 from deft.errors import InputError
@@ -60,7 +59,6 @@ class Amortised(Learned):
     title = "amortised"
     about = "a conditional denoiser from scratch, which never looks at the prior"
 
-    @float32_default()
     def __init__(
         self, event_shape: tuple[int, ...], feature_channels: int, width: int = 32, domain: str = "", encode: int = 0
     ):
@@ -107,7 +105,6 @@ class Amortised(Learned):
 class Borrowed:
     """A prior that belongs to somebody else: not a part of the module that holds this, and not copied with it."""
 
-    @float32_default()
     def __init__(self, prior: NetworkDenoiser, net: UNet):
         self.prior, self.net = prior, net
 
@@ -133,7 +130,6 @@ class Adapted(Learned):
 
     runs = 2
 
-    @float32_default()
     def __init__(self, prior: Denoiser, feature_channels: int, width: int | None = None):
         super().__init__()
         self._from = borrow(prior, type(self).__name__)
@@ -185,7 +181,6 @@ class LoRA(Adapted):
     title = "LoRA"
     about = "low-rank changes of the prior's weights (Hu et al. 2022)"
 
-    @float32_default()
     def __init__(self, prior: Denoiser, feature_channels: int, rank: int = 4):
         super().__init__(prior, feature_channels)
         if rank < 1:
@@ -221,7 +216,6 @@ class SideNetwork(Adapted):
     title = "ControlNet"
     about = "a trained encoder beside the frozen prior (Zhang, Rao & Agrawala 2023)"
 
-    @float32_default()
     def __init__(self, prior: Denoiser, feature_channels: int, width: int | None = None):
         own = borrow(prior, "SideNetwork").net
         theirs: list[int] = own.config["widths"]
@@ -264,7 +258,6 @@ class FullTuning(Adapted):
     about = "a copy of the prior, all of it trained for the task"
     retrains = True
 
-    @float32_default()
     def __init__(self, prior: Denoiser, feature_channels: int):
         super().__init__(prior, feature_channels)
         self.net = copy.deepcopy(self._from.net).requires_grad_(True)

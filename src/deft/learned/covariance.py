@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
-from deft.core.tensors import float32_default
 from deft.errors import InputError
 from deft.guidance.combine import Piecewise
 from deft.learned.base import Learned, report_size, towards, widest
@@ -86,7 +85,6 @@ class LearnedCovariance(Learned):
     of_prior = True
     feature_channels = 0
 
-    @float32_default()
     def __init__(
         self,
         event_shape: tuple[int, ...],

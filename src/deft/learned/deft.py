@@ -28,7 +28,6 @@ from deft.arguments import Index
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
-from deft.core.tensors import float32_default
 from deft.errors import InputError, unknown
 from deft.kinds.domain import domain_of, domain_of_shape, domains, find_domain
 from deft.learned.base import Learned, report_size, widest
@@ -142,7 +141,6 @@ class DEFT(Calibrated):
     title = "DEFT"
     about = "h learned by a small network next to the frozen prior (Denker et al. 2024)"
 
-    @float32_default()
     def __init__(
         self,
         event_shape: tuple[int, ...],

@@ -39,7 +39,7 @@ class Gaussian(Likelihood):
     per_sample = ("sigma_y",)
 
     def __init__(self, operator: Operator, sigma_y: float | Tensor = 0.0, *, surrogate: float = 0.02):
-        sigma = torch.as_tensor(sigma_y, dtype=torch.float32).reshape(-1)
+        sigma = torch.as_tensor(sigma_y, dtype=torch.get_default_dtype()).reshape(-1)
         if not bool(((sigma >= 0) & sigma.isfinite()).all()) or not 0 < surrogate < math.inf:
             raise InputError(f"sigma_y must be finite and >= 0, and surrogate > 0, got {sigma_y} and {surrogate}")
         self.operator, self.sigma_y, self.surrogate = operator, sigma, surrogate

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.random import BatchNoise, Noise
-from deft.core.tensors import float32_default
 from deft.errors import ContractError, InputError
+from deft.tensors import float32_default
 
 ONE_HOT = 32
 """Up to this many classes are shown one plane each; more are written in binary digits."""

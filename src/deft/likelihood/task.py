@@ -24,12 +24,12 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
-from deft.core.tensors import float32_default
 from deft.errors import ContractError, InputError
 from deft.kinds.domain import Task
 from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
 from deft.printing import short
+from deft.tensors import float32_default
 
 Choices = dict[str, tuple[str, ...]]
 """Setting -> the words that it may be."""
@@ -98,7 +98,7 @@ class OperatorTask(Renamed, ABC):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.sigma_y, (int, float)) and 0 <= self.sigma_y < math.inf):
-            raise InputError(f"{self.name}: sigma_y must be a number, 0 (noiseless) or more, got {self.sigma_y!r}")
+            raise InputError(f"{self.name}: sigma_y must be 0 (noiseless) or more, and finite, got {self.sigma_y!r}")
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:

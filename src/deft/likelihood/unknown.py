@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from deft.core.likelihood import Decoder, Likelihood, Observation, as_tensor
 from deft.core.operator import Operator
 from deft.core.random import BatchNoise, Noise
-from deft.core.tensors import float32_default
 from deft.errors import InputError
 from deft.likelihood.task import Limits, OperatorTask
+from deft.tensors import float32_default
 
 FINEST = 4
 """A y that is larger than a sample is seen at up to so many times its size along an axis; what is finer is averaged."""

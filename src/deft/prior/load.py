@@ -15,7 +15,6 @@ import torch
 
 from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, freeze
-from deft.core.tensors import as_device
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, external_format
@@ -26,6 +25,7 @@ from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, REMOTE_KINDS, typed
 from deft.prior.probing import try_once
 from deft.runtime.importable import find_function
 from deft.schedule import SCHEDULES, VPTable
+from deft.tensors import as_device
 
 
 def _own(name: str) -> bool:

@@ -25,7 +25,6 @@ from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import Noise
-from deft.core.tensors import as_device
 from deft.errors import DeftError, InputError, NonFiniteError, unknown
 from deft.io.files import write_json
 from deft.io.h_files import KINDS, start_from
@@ -55,6 +54,7 @@ from deft.recipe.intervals import (
 from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, OBJECTIVES, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import Callback, log, shown
+from deft.tensors import as_device, float32_default
 from deft.train.augment import flipped_pairs
 from deft.train.cache import PredictionCache
 from deft.train.data import Clean, Pairs, Repeated
@@ -215,7 +215,13 @@ def find_task(prior: Denoiser, task: Task | str) -> Task:
 
 
 def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = False) -> Learned:
-    """The h that a recipe asks for, untrained; its weights are a function of the recipe's seed alone."""
+    """The h that a recipe asks for, untrained, in the precision of the prior's samples; its weights are a function of
+    the recipe's seed alone."""
+    with float32_default():
+        return _build_h(prior, task, recipe, trust_code).to(prior.state_like().dtype)
+
+
+def _build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool) -> Learned:
     if recipe.start_from:
         h: Learned = start_from(recipe.start_from, prior, task.feature_channels, trust_code=trust_code)
         if isinstance(task, UnknownTask):

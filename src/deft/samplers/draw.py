@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deft.arguments import Index, checks_arguments
-from deft.core.condition import Conditioned, check_eval, condition, fitted_to
+from deft.core.condition import Conditioned, condition, fitted_to
 from deft.core.denoiser import Denoiser, Prediction
-from deft.core.grid import check_grid, times
+from deft.core.grid import times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
@@ -28,8 +29,10 @@ from deft.errors import ContractError, InputError, NonFiniteError
 from deft.kinds.draws import Draws
 from deft.printing import short
 from deft.runtime.distributed import World, get_world
+from deft.runtime.messages import log
 from deft.samplers.ode import DDIM
-from deft.values import Rows, Samples, Seed, Steps
+from deft.tensors import check_eval
+from deft.values import Rows, Samples, Seed, Steps, shown
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ def sample(
     noise = Noise(0, noise) if isinstance(noise, int) else noise
     check_eval(denoiser)
     grid = check_grid(grid) if grid is not None else times(denoiser.schedule, steps, spacing)
+    if grid[-1].sigma > 0:
+        log.warning(
+            f"the grid ends at sigma = {grid[-1].sigma:.3g}: samples keep that much noise. The last of a whole"
+            " one is clean, Level(t, 1.0, 0.0)"
+        )
     if isinstance(denoiser, Conditioned) and len(denoiser.obs) != len(noise):
         raise InputError(
             f"{len(noise)} samples asked for, but the denoiser is conditioned on {len(denoiser.obs)} measurements; "
@@ -151,6 +159,23 @@ def sample(
             if seen is not None:
                 seen(i + 1, len(pairs), t, s, x)
     return x
+
+
+def check_grid(grid: Sequence[Level]) -> list[Level]:
+    """A grid of your own, once it is known to be one: levels of falling sigma/alpha.
+
+    Raises:
+        InputError: fewer than two levels, something else than levels, noise that rises.
+    """
+    found = list(grid)
+    if len(found) < 2 or not all(isinstance(level, Level) for level in found):
+        raise InputError(
+            f"a grid is a list of at least two levels (deft.times, deft.core.grid.levels), got {shown(found)}"
+        )
+    ratios = [level.sigma / level.alpha if level.alpha else math.inf for level in found]
+    if not all(a > b for a, b in pairwise(ratios)):  # NaN is none either
+        raise InputError("a grid goes from noise down: sigma/alpha of its levels must fall from each to the next")
+    return found
 
 
 @contextmanager

@@ -32,12 +32,12 @@ from tqdm import tqdm
 
 from deft._renamed import old_arguments
 from deft.core.random import BatchNoise, RowNoise
-from deft.core.tensors import as_device
 from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, unknown
 from deft.io.files import load_state, save_state
 from deft.io.identity import identity_of, module_identity, other_identity, plain
 from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import Callback
+from deft.tensors import as_device
 from deft.train.protocols import Batches, Loss, Objective, Source
 
 

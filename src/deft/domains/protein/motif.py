@@ -21,12 +21,12 @@ from torch import Tensor
 
 from deft.core.operator import LinearOperator, Spectrum, dense_spectrum
 from deft.core.random import BatchNoise, Noise
-from deft.core.tensors import float32_default
 from deft.domains.protein.chains import UNIT
 from deft.domains.protein.geometry import full_precision, residues
 from deft.errors import ContractError, InputError
 from deft.likelihood import Gaussian, Observation
 from deft.likelihood.task import Drawn
+from deft.tensors import float32_default
 
 SIGMA_Y = 0.1 / UNIT
 """Deviation of a motif's coordinates, 0.1 angstrom: what models of good resolution differ by."""

@@ -1,0 +1,77 @@
+"""Types, devices and shapes of tensors, and the mode of modules, looked at before anything is computed."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from deft.errors import InputError
+from deft.values import shown
+
+
+@contextmanager
+def float32_default() -> Iterator[None]:
+    """Tensors that are made inside without a dtype are float32. Also a decorator.
+
+    For what a fingerprint, a file or a seed stands for: a network that is built, an operator that is drawn.
+
+    >>> with float32_default():
+    ...     torch.zeros(1).dtype
+    torch.float32
+    """
+    before = torch.get_default_dtype()
+    if before is torch.float32:  # the usual case: nothing global is touched
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def as_device(device: torch.device | str) -> torch.device:
+    """The device of a name.
+
+    >>> as_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device = {shown(device)}: expected cpu, cuda, cuda:1, ...") from error
+
+
+def as_shape(event_shape: Any) -> tuple[int, ...]:
+    """*E of a sample, once it is known to be one.
+
+    >>> as_shape([1, 32, 32])
+    (1, 32, 32)
+    """
+    try:
+        found = tuple(operator.index(n) for n in event_shape)
+    except TypeError:
+        found = ()
+    if not found or min(found) < 1:
+        raise InputError(f"event_shape = {shown(event_shape)}: expected a tuple of whole numbers, such as (1, 32, 32)")
+    return found
+
+
+def check_eval(model: nn.Module) -> None:
+    """Refuse a model in training mode whose answers depend on it: with dropout they differ from call to call, and batch
+    normalisation looks at the other samples."""
+    odd = [
+        type(m).__name__
+        for m in model.modules()
+        if m.training and isinstance(m, (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm))
+    ]
+    if odd:
+        raise InputError(
+            f"the prior is in training mode, and its {odd[0]} then gives other answers: deft.freeze(prior), or"
+            " prior.eval()"
+        )
