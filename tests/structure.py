@@ -17,7 +17,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "deft"
 
 ORDER = (
     ("errors", "version", "_old_names", "_renamed", "printing"),
-    ("nn", "importable"),
+    ("nn", "importable", "values"),
     ("core",),
     ("kinds",),
     ("schedule", "denoiser", "tasks"),

@@ -691,9 +691,9 @@ BAD = {
         "tuned_as of x"
     ),
     'images = 0\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
-        "images must be a whole number of at least 1"
+        "images = 0: expected a whole number of at least 1"
     ),
-    'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "different whole numbers",
+    'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': r"seeds = \[1, 1\]: expected a list of different values",
     '[tune]\nbudget = -1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.budget",
     '[tasks.inpaint]\nsigma = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
         "did you mean 'sigma_y'"
@@ -709,7 +709,7 @@ BAD = {
         "did you mean 'energy_score'"
     ),
     '[tune]\nsamples = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
-        "tune.samples must be a whole number of at least 2"
+        "tune.samples = 1: expected a whole number of at least 2"
     ),
     'seeds = [0, 1, 2]\n[fit]\nseeds = [0, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["deft"]': (
         "leaves out \\[2\\] of seeds"
