@@ -162,7 +162,7 @@ def check(kind: Any, value: Any, name: str) -> Any:
     try:
         return _read(kind, value, name)
     except _Refused as refused:
-        raise InputError(f"{refused.name} = {shown(refused.value)}: expected {refused.expected}") from None
+        raise InputError(f"{refused.name} = {quoted(refused.value)}: expected {refused.expected}") from None
 
 
 class _Refused(Exception):
@@ -170,10 +170,10 @@ class _Refused(Exception):
         self.name, self.value, self.expected = name, value, expected
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     r"""A value as a message has it: short, on one line.
 
-    >>> shown("a\nb"), shown(True), shown(None)
+    >>> quoted("a\nb"), quoted(True), quoted(None)
     ("'a\\nb'", 'true', 'nothing')
     """
     if isinstance(value, bool):
@@ -185,7 +185,7 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         value = value[:80]
     elif isinstance(value, (list, tuple)):
-        return f"[{', '.join(shown(v) for v in value[:6])}{', ...' if len(value) > 6 else ''}]"[:100]
+        return f"[{', '.join(quoted(v) for v in value[:6])}{', ...' if len(value) > 6 else ''}]"[:100]
     elif isinstance(value, Mapping):
         return f"a table of {', '.join(str(k)[:20] for k in list(value)[:6]) or 'nothing'}".encode(
             "ascii", "backslashreplace"
@@ -365,7 +365,7 @@ def read_table(kind: type[T], table: Any, where: str, prefix: str, **more: Any) 
         InputError: no table, an unknown key (with the nearest offered), a value that is none, or a key that is missing.
     """
     if not isinstance(table, Mapping):
-        raise InputError(f"{where} = {shown(table)}: expected a table of names and values")
+        raise InputError(f"{where} = {quoted(table)}: expected a table of names and values")
     known = {name: k for name, k in field_kinds(kind).items() if name not in more}
     for key in table:
         if key not in known:
@@ -390,7 +390,9 @@ def check_plain(value: Any, name: str) -> None:
         if isinstance(one, Mapping):
             for key, inside in one.items():
                 if not printable(str(key)):
-                    raise InputError(f"the key {shown(str(key))} in {where or 'the file'}: expected a name on one line")
+                    raise InputError(
+                        f"the key {quoted(str(key))} in {where or 'it'}: expected a name on one line"
+                    )
                 waiting.append((f"{where}.{key}" if where else str(key), inside))
         elif isinstance(one, list):
             waiting += [(f"{where}[{i + 1}]", inside) for i, inside in enumerate(one)]
@@ -400,6 +402,6 @@ def check_plain(value: Any, name: str) -> None:
             continue
         elif isinstance(one, int):
             if not ANY_WHOLE.has(one):
-                raise InputError(f"{where} = {shown(one)}: expected a whole number below 2^63")
+                raise InputError(f"{where} = {quoted(one)}: expected a whole number below 2^63")
         elif not isinstance(one, float) or math.isnan(one):
-            raise InputError(f"{where} = {shown(one)}: expected a number, a text, true or false, a list or a table")
+            raise InputError(f"{where} = {quoted(one)}: expected a number, a text, true or false, a list or a table")

@@ -32,6 +32,7 @@ from deft.io.text import one_line
 from deft.kinds.domain import Domain, domains
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Method, get_method, plan
+from deft.prior.load import RESERVED
 from deft.recipe import Recipe
 from deft.recipe.fitted import family_or_none
 from deft.values import (
@@ -52,8 +53,8 @@ from deft.values import (
     check,
     check_fields,
     check_plain,
+    quoted,
     read_table,
-    shown,
 )
 
 if sys.version_info >= (3, 11):
@@ -349,7 +350,7 @@ def make_study(table: Mapping[str, Any], title: str = "comparison", *, trust_cod
     entries = {name: _entry(name, values, fits) for name, values in own.items()}
     tables = top.pop("on", [])
     if not isinstance(tables, (list, tuple)):
-        raise InputError(f"on = {shown(tables)}: expected tables, each under [[on]]")
+        raise InputError(f"on = {quoted(tables)}: expected tables, each under [[on]]")
     settings = [_setting(values, i + 1, entries, fits, tune.metric) for i, values in enumerate(tables)]
     if not settings:
         raise InputError(
@@ -357,6 +358,8 @@ def make_study(table: Mapping[str, Any], title: str = "comparison", *, trust_cod
             ' ["inpaint"], entries = ["pigdm"]'
         )
     for i, on in enumerate(settings):
+        for key in on.prior_options.keys() & RESERVED.keys():
+            raise InputError(f"[[on]] number {i + 1}: prior_options.{key}: {RESERVED[key]}")
         check_trusted(on, f"[[on]] number {i + 1}", trust_code)
     tune = replace(tune, metric=tune.metric or proper(settings[0].domain)[0])
     options = _tables(top, "tasks")
@@ -380,10 +383,10 @@ def _tables(top: dict[str, Any], key: str) -> dict[str, Any]:
     """The tables [key.NAME] of the file, taken out of it."""
     found = top.pop(key, {})
     if not isinstance(found, Mapping):
-        raise InputError(f"{key} = {shown(found)}: expected tables, each under [{key}.NAME]")
+        raise InputError(f"{key} = {quoted(found)}: expected tables, each under [{key}.NAME]")
     for name, values in found.items():
         if not isinstance(values, Mapping):
-            raise InputError(f"{key}.{name} = {shown(values)}: expected a table, under [{key}.{name}]")
+            raise InputError(f"{key}.{name} = {quoted(values)}: expected a table, under [{key}.{name}]")
     return dict(found)
 
 
@@ -391,7 +394,7 @@ def _check_task(task: str, values: Mapping[str, Any]) -> None:
     """The settings of a task that the file changes."""
     if "name" in values:
         raise InputError(
-            f"tasks.{task}.name = {shown(values['name'])}: expected settings of the task, which has its name"
+            f"tasks.{task}.name = {quoted(values['name'])}: expected settings of the task, which has its name"
         )
     domain = domain_of_tasks([task])
     with naming(f"[tasks.{task}]"):
@@ -437,17 +440,18 @@ def check_trusted(on: Setting, where: str, trust_code: bool) -> None:
     """
     if trust_code:
         return
-    runs = ""
-    if family_or_none(on.prior) == "python":
-        runs = f"the function {shown(on.prior)}"
-        if on.prior_options:
-            runs += f" with {shown(', '.join(f'{k}={v}' for k, v in on.prior_options.items()))}"
+    family, does = family_or_none(on.prior), ""
+    if family == "python":
+        given = ", ".join(f"{k}={v}" for k, v in on.prior_options.items())
+        does = f"calls the function {quoted(on.prior)}" + (f" with {quoted(given)}" if given else "")
+    elif family == "remote":
+        does = f"asks the server {quoted(on.prior)}, and sends it DEFT_TOKEN if there is one"
     elif on.prior_options.get("trust_pickle") not in (None, False, "false"):
-        runs = f"the pickle {shown(on.prior)} (prior_options.trust_pickle)"
-    if runs:
+        does = f"runs what code is in the pickle {quoted(on.prior)} (prior_options.trust_pickle)"
+    if does:
         raise InputError(
-            f"{where} names code, {runs}, which runs when the prior is loaded: if you trust the file, say so with"
-            " --trust-code (read_study(..., trust_code=True))"
+            f"{where}: loading its prior {does}: if you trust this file, say so with --trust-code (read_study(...,"
+            " trust_code=True))"
         )
 
 

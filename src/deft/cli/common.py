@@ -154,7 +154,9 @@ trust_code_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_trust,
-    help="Load an h whose card names code of its author's (a network, a class of h or of task): that runs it.",
+    help=(
+        "Run the code that a file names: a card's network, class of h or of task, or prior; the prior of a comparison."
+    ),
 )
 prior_option_option = options(
     click.option(
@@ -285,10 +287,9 @@ def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[
 
 def load_run(run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()) -> FittedH:
     """The h, its task and its prior, of a folder made by `deft fit`, or of its h.safetensors."""
-    name, recorded = (prior, []) if prior is not None else prior_of(run)
-    return load_fitted(
-        run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trusts_code()
-    )
+    trust = trusts_code()
+    name, recorded = (prior, []) if prior is not None else prior_of(run, trust_code=trust)
+    return load_fitted(run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trust)
 
 
 def trusts_code() -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from deft.cli.common import Output, bars, get_device, json_option, out_option
+from deft.cli.common import Output, bars, get_device, json_option, out_option, trust_code_option, trusts_code
 from deft.errors import InputError, LostError
 from deft.runtime.distributed import get_world
 
@@ -29,6 +29,7 @@ from deft.runtime.distributed import get_world
 @click.option(
     "--report", "only_report", is_flag=True, help="Compute nothing: write the report from the results in --out."
 )
+@trust_code_option
 @json_option
 def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, only_report: bool, as_json: bool) -> None:
     """Compare methods over the priors, tasks and seeds of a file.
@@ -40,21 +41,32 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     FILE is TOML. The jobs are to fit, tune, draw and measure. Each result is written to --out as soon as it is there:
     the same command resumes where it was stopped, and after a change of the file computes only what changed. A job that
     fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png. The file `quick` comes
-    with the library and takes three minutes.
+    with the library and takes three minutes. A FILE that names a function, a pickle or a server as its prior is
+    refused without --trust-code.
     """
     from deft.bench.run import run_study
     from deft.bench.studies import find_study, read_study
     from deft.bench.study_report import write_study
 
     output = Output(as_json)
-    study = read_study(find_study(file))
+    study = read_study(find_study(file), trust_code=trusts_code())
     i, n = _part(part)
     if jobs < 1:
         raise InputError(f"--jobs must be at least 1, got {jobs}")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder: give another --out")
     where = "cpu" if only_report else str(get_device(device))
-    done = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), only_read=only_report, device=where)
+    done = run_study(
+        study,
+        out,
+        jobs=jobs,
+        part=i,
+        parts=n,
+        progress=bars(),
+        only_read=only_report,
+        device=where,
+        trust_code=trusts_code(),
+    )
     if i == 0:
         command = shlex.join(["deft", *sys.argv[1:]])
         report = write_study(study, done, out, command=command)

@@ -170,6 +170,13 @@ def family_of(name: str | Path) -> str:
     raise unknown("prior", str(name), BUNDLED)
 
 
+RESERVED = {
+    "name": "the name of a prior is no option of it: give it as --prior (prior = in a file)",
+    "device": "where a prior computes is no option of it: give it as --device",
+}
+"""Arguments of `load_prior` that are no options, and what to do instead."""
+
+
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE texts as options of `load_prior`: numbers, true/false, a,b for two numbers, else a text; `load_prior`
     says what each must be.
@@ -182,6 +189,8 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise InputError(f"expected KEY=VALUE, got {pair!r}")
+        if key in RESERVED:
+            raise InputError(f"{pair}: {RESERVED[key]}")
         if key in out:
             raise InputError(f"{key} is given twice: {key}={out[key]} and {pair}")
         out[key] = _value(key, value)
