@@ -125,11 +125,13 @@ Share = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, below=1)]
 Seconds = Annotated[float, Range(1e-3, 1e8)]
 """From a thousandth of a second to three years."""
-Noise = Annotated[float, Range(0, 1e6)]
+Deviation = Annotated[float, Range(0, 1e6)]
 """A deviation; 0 for none."""
 Size = Annotated[float, Range(above=0, max=4)]
 """Of h, as a share of the prior's parameters."""
 Width = Annotated[int, Range(2, 4096)]
+Focus = Annotated[float, Range(above=0, max=1000)]
+"""Of the noise levels of a fit, see `DenoisingObjective`."""
 Rate = Annotated[float, Range(above=0, max=10)]
 """Of learning."""
 
@@ -390,9 +392,7 @@ def check_plain(value: Any, name: str) -> None:
         if isinstance(one, Mapping):
             for key, inside in one.items():
                 if not printable(str(key)):
-                    raise InputError(
-                        f"the key {quoted(str(key))} in {where or 'it'}: expected a name on one line"
-                    )
+                    raise InputError(f"the key {quoted(str(key))} in {where or 'it'}: expected a name on one line")
                 waiting.append((f"{where}.{key}" if where else str(key), inside))
         elif isinstance(one, list):
             waiting += [(f"{where}[{i + 1}]", inside) for i, inside in enumerate(one)]

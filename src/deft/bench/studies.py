@@ -39,6 +39,7 @@ from deft.values import (
     Count,
     CountOrNone,
     FitSteps,
+    Focus,
     Items,
     Part,
     Range,
@@ -97,7 +98,7 @@ class FitSettings:
     patience: CountOrNone | None = None
     weights: Literal["best", "raw", "ema"] | None = None
     weighting: str | None = None
-    focus: Annotated[float, Range(above=0, max=1000)] | None = None
+    focus: Focus | None = None
     even: Share | None = None
     calibrate: bool | None = None
     start_from: str = ""

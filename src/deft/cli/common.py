@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import click
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
@@ -34,6 +35,7 @@ from deft.runtime.importable import find_function
 from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
+from deft.values import Count, Positive, Range
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,26 +63,6 @@ class Name(click.ParamType):
         if value not in self._table:
             raise unknown(self.name, str(value), self.known)
         return str(value)
-
-
-class Numbers(click.ParamType):
-    """Numbers with commas between them: 64,96,128."""
-
-    name = "numbers"
-
-    def __init__(self, kind: type[int] | type[float] = float):
-        self.kind = kind
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "A,B,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self.kind(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers with commas between them")
 
 
 class ValueRange(click.ParamType):
@@ -178,7 +160,11 @@ prior_option_option = options(
     ),
 )
 accumulate_option = click.option(
-    "--accumulate", default=1, show_default=True, help="Go through a batch in so many parts, to save memory."
+    "--accumulate",
+    type=Number(Count),
+    default=1,
+    show_default=True,
+    help="Go through a batch in so many parts, to save memory.",
 )
 streams_option = click.option(
     "--streams",
@@ -424,12 +410,12 @@ reward_options = options(
     ),
     click.option(
         "--beta",
-        type=float,
+        type=Number(Positive),
         help="With --reward: samples are of p(x) exp(reward / beta); small is greedy.  [default: 1]",
     ),
     click.option(
         "--label",
-        type=int,
+        type=Number(Annotated[int, Range(0, 1_000_000)]),
         help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x).",
     ),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from deft.cli.common import Output, bars, get_device, json_option, out_option, trust_code_option, trusts_code
+from deft.cli.numbers import Jobs, Number
 from deft.errors import InputError, LostError
 from deft.runtime.distributed import get_world
 
@@ -16,7 +17,9 @@ from deft.runtime.distributed import get_world
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @out_option("comparison")
-@click.option("--jobs", default=1, show_default=True, help="Processes on this machine that divide the work.")
+@click.option(
+    "--jobs", type=Number(Jobs), default=1, show_default=True, help="Processes on this machine that divide the work."
+)
 @click.option(
     "--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several."
 )

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,9 +33,9 @@ from deft.values import (
     Count,
     CountOrNone,
     FitSteps,
+    Focus,
     NotNegative,
     Part,
-    Range,
     Rate,
     Rows,
     Seconds,
@@ -117,7 +117,7 @@ class Recipe:
     evaluations: Count = 20
     weights: Literal["best", "raw", "ema"] = "best"
     weighting: str = "between"
-    focus: Annotated[float, Range(above=0, max=1000)] = 3.0
+    focus: Focus = 3.0
     even: Share = 0.5
     calibrate: bool = True
     flips: str = ""
