@@ -116,8 +116,9 @@ Steps = Annotated[int, Range(1, 100_000)]
 """Of a sampler."""
 FitSteps = Annotated[int, Range(1, 10_000_000)]
 Samples = Annotated[int, Range(1, 1_000_000)]
-"""Of one measurement, or of a batch."""
-Rows = Annotated[int, Range(1, 1_000_000)]
+"""Of one measurement."""
+Rows = Annotated[int, Range(1, 1_000_000_000)]
+"""Of a batch; how many fit is a matter of memory (`deft.runtime.memory.check_memory`)."""
 Positive = Annotated[float, Range(above=0, max=1e12)]
 NotNegative = Annotated[float, Range(0, 1e12)]
 Share = Annotated[float, Range(0, 1)]

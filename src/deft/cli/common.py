@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from deft.recipe.fitted import FittedH, family_or_none, prior_of
 from deft.recipe.fitted import load as load_fitted
 from deft.runtime.distributed import get_world
 from deft.runtime.importable import find_function
+from deft.runtime.memory import check_memory
 from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
@@ -246,15 +246,12 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
     each = 4 * 16 * torch.Size(event_shape).numel()  # sixteen copies of a sample in float32: far below any real use
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return
-    if batch * each > memory:
-        raise InputError(
-            f"a batch of {batch} does not fit in memory ({batch * each / 2**30:,.0f} GiB at least, this machine has "
-            f"{memory / 2**30:,.0f}): lower --batch"
-        )
+    check_memory(batch * each, f"a batch of {batch}", "lower --batch")
+
+
+def check_samples(samples: int, event_shape: tuple[int, ...]) -> None:
+    """The same for samples that are kept until they are written."""
+    check_memory(8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples", "draw fewer")
 
 
 def own_part(batch: int, accumulate: int) -> int:

@@ -22,6 +22,7 @@ from deft.errors import InputError, unknown
 from deft.io.h_files import KINDS
 from deft.learned import Learned
 from deft.recipe.intervals import IMAGES
+from deft.runtime.memory import check_memory
 from deft.train.augment import FLIPS
 from deft.train.cache import PredictionCache
 from deft.train.data import Clean
@@ -225,6 +226,9 @@ def sizes_for(
         cache = PredictionCache.default_size(prior.event_shape, size=wanted)
     if fresh is None:
         fresh = FRESH if 0 < cache < wanted and recipe.cache is None else 0.0
+    numbers = 4 * math.prod(prior.event_shape)  # of a sample, in bytes
+    check_memory(samples * numbers, f"prior_samples = {samples:,}", "give fewer (--prior-samples)")
+    check_memory(2 * cache * numbers, f"a cache of {cache:,} predictions", "give a smaller one (--cache)")
     return Sizes(samples, cache, fresh)
 
 
