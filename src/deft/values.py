@@ -54,6 +54,8 @@ class Range:
         """The numbers in it, for people. value: the one that is not, which may be too large: an upper end far above any
         use is not said otherwise."""
         noun, max = "a whole number" if kind is int else "a number", self.max
+        if kind is float and not self.infinite and _is_number(value, float) and not math.isfinite(value):
+            noun = "a finite number"
         if max is not None and max >= FAR and not (_is_number(value, float) and value > max):
             max = None
         if self.min is not None and max is not None:

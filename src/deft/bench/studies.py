@@ -31,7 +31,7 @@ from deft.io.reading import read_text
 from deft.io.text import one_line
 from deft.kinds.domain import Domain, domains
 from deft.likelihood.unknown import UnknownTask
-from deft.methods import METHODS, Method, get_method, plan
+from deft.methods import METHODS, Method, get_method, plan, takes_eta
 from deft.prior.load import RESERVED
 from deft.recipe import Recipe
 from deft.recipe.fitted import family_or_none
@@ -524,6 +524,8 @@ def _entry(name: str, table: Mapping[str, Any], fits: FitSettings) -> Entry:
             spacing=entry.spacing,
             sampler=entry.sampler,
         )
+    if entry.eta is not None and entry.sampler is not None and not takes_eta(entry.sampler):
+        raise InputError(f"entries.{name}.eta = {entry.eta:g}: the sampler {entry.sampler} has no noise to choose")
     return entry
 
 

@@ -22,7 +22,7 @@ from deft.kinds.records import task_from
 from deft.learned import DEFT, LearnedCovariance, kind_of
 from deft.likelihood.task import Tilt
 from deft.likelihood.unknown import UnknownTask
-from deft.methods import METHODS, Plan, plan
+from deft.methods import METHODS, Plan, plan, takes_eta
 from deft.recipe.fitted import FittedH
 from deft.samplers import SAMPLERS
 from deft.values import Deviation, Range, Rows, Samples, Seed, Share, Steps
@@ -364,6 +364,10 @@ class Asked:
         )
         if METHODS[which].sampler is not None and (self.eta is not None or self.sampler is not None):
             raise InputError(f"{which} has steps of its own: leave --sampler and --eta out")
+        if self.eta is not None and not takes_eta(made.sampler):
+            raise InputError(
+                f"--eta is the noise of a sampler that has a choice, and {made.sampler} has none: leave it out"
+            )
         if self.refine < 0 or (self.refine and not (fitted is not None and isinstance(fitted.h, DEFT))):
             raise InputError(
                 f"--refine takes a number of steps and a RUN whose h is a DEFT, got {self.refine}"

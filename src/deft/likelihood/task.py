@@ -26,6 +26,7 @@ from deft.errors import ContractError, InputError
 from deft.kinds.domain import Task
 from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
+from deft.values import Deviation, check, check_numbers
 
 Choices = dict[str, tuple[str, ...]]
 """Setting -> the words that it may be."""
@@ -93,8 +94,8 @@ class OperatorTask(Renamed, ABC):
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.sigma_y >= 0:
-            raise InputError(f"{self.name}: sigma_y must be 0 (noiseless) or more, got {self.sigma_y}")
+        check(Deviation, self.sigma_y, f"sigma_y of the task {self.name}")
+        check_numbers(self, f"task {self.name}: ")
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
