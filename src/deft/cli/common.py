@@ -35,7 +35,7 @@ from deft.runtime.memory import check_memory
 from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
-from deft.values import Count, Positive, Range
+from deft.values import Count, Positive, Range, printable, quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -371,12 +371,9 @@ def make_task(
             f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python"
             " (deft.fit_h)"
         )
-    changes: dict[str, Any] = {}
-    for pair in options:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise InputError(f"--task-option takes KEY=VALUE, got {pair!r}")
-        changes[key] = value
+    changes: dict[str, Any] = dict(key_values("--task-option", options))
+    if "name" in changes:
+        raise InputError(f"--task-option name={changes['name']}: the name is no setting of a task, give --task")
     if sigma_y is not None:
         changes["sigma_y"] = sigma_y
     if hole is not None:
@@ -390,7 +387,7 @@ def make_task(
         kind = type(getattr(plain, key, value))
         try:
             changes[key] = kind(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise InputError(
                 f"{key} of the task {usual.name} is {'a whole number' if kind is int else 'a number'}, got {value!r}"
             ) from None
@@ -467,13 +464,23 @@ def read_pairs(
     return x, observation(str(path), arrays, task, event_shape, given)
 
 
+def key_values(option: str, pairs: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE texts, each key once. option: which has them, for messages."""
+    out: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not printable(pair):
+            raise InputError(f"{option} takes KEY=VALUE, got {quoted(pair)}")
+        if key in out:
+            raise InputError(f"{option} {key} is given twice: {out[key]} and {value}")
+        out[key] = value
+    return out
+
+
 def parse_settings(pairs: Iterable[str]) -> dict[str, float | str]:
     """KEY=VALUE options of a method: numbers where they are, else texts (`deft.methods.plan` knows their types)."""
     out: dict[str, float | str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set takes KEY=VALUE, got {pair!r}")
+    for key, value in key_values("--set", pairs).items():
         try:
             out[key] = float(value)
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from deft.cli.common import Output, bars, get_device, json_option, out_option, t
 from deft.cli.numbers import Jobs, Number
 from deft.errors import InputError, LostError
 from deft.runtime.distributed import get_world
+from deft.values import quoted
 
 
 @click.command()
@@ -54,8 +56,6 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     output = Output(as_json)
     study = read_study(find_study(file), trust_code=trusts_code())
     i, n = _part(part)
-    if jobs < 1:
-        raise InputError(f"--jobs must be at least 1, got {jobs}")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder: give another --out")
     where = "cpu" if only_report else str(get_device(device))
@@ -92,6 +92,6 @@ def _part(text: str | None) -> tuple[int, int]:
     if text is None:
         return world.rank, world.size
     first, _, second = text.partition("/")
-    if not (first.isdigit() and second.isdigit()) or not 1 <= int(first) <= int(second):
-        raise InputError(f"--part takes I/N with I from 1 to N, as in 2/4, got {text!r}")
+    if not all(re.fullmatch("[0-9]{1,6}", n) for n in (first, second)) or not 1 <= int(first) <= int(second):
+        raise InputError(f"--part takes I/N with I from 1 to N, as in 2/4, got {quoted(text)}")
     return int(first) - 1, int(second)

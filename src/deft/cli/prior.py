@@ -27,6 +27,7 @@ from deft.kinds.domain import Domain, Table, find_domain
 from deft.recipe.card_text import card_lines
 from deft.recipe.data import hold_out
 from deft.runtime.distributed import get_world
+from deft.runtime.memory import check_memory
 from deft.schedule import SCHEDULES
 from deft.train.augment import Flipped
 from deft.train.compiled import compiled
@@ -262,6 +263,9 @@ class Training:
             for k in ("widths", "blocks", "patch")
             if context.get_parameter_source(k) is ParameterSource.COMMANDLINE
         }
+        # two 3x3 convolutions a block at the least, and each weight five times in training
+        least = 20 * 18 * self.blocks * sum(w**2 for w in self.widths)
+        check_memory(least, f"a network of --widths {','.join(map(str, self.widths))}", "give smaller ones")
         made = common.ask(domain.new_prior, domain, shape, make_schedule(self.schedule), self.output_kind, **network)
         if self.start is not None:
             start_weights(made, self.start)

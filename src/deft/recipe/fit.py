@@ -30,7 +30,7 @@ from deft.io.h_files import KINDS, start_from
 from deft.io.identity import digest
 from deft.kinds.domain import domain_of
 from deft.learned import DEFT, Learned, kind_of
-from deft.learned.base import report_size
+from deft.learned.base import count_parameters, report_size
 from deft.likelihood.gaussian import why_unsupported
 from deft.likelihood.task import Task, Through
 from deft.likelihood.unknown import UnknownTask
@@ -52,6 +52,7 @@ from deft.recipe.intervals import (
 )
 from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, OBJECTIVES, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
+from deft.runtime.memory import check_memory
 from deft.runtime.messages import Callback, log, shown
 from deft.train.augment import flipped_pairs
 from deft.train.cache import PredictionCache
@@ -218,6 +219,11 @@ def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = Fals
             _check_start(h, task, recipe.start_from)
         log.info(f"starting from {recipe.start_from}")
         return report_size(h, prior)
+    if recipe.width is not None and "net" not in recipe.options:
+        with torch.device("meta"):
+            n = count_parameters(DEFT(prior.event_shape, task.feature_channels, recipe.width))
+        # weights, gradients, two moments of the optimiser and the average
+        check_memory(20 * n, f"an h of width {recipe.width} ({n:,} parameters)", "give a smaller --width")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         form = task.form if isinstance(task, UnknownTask) else {}
