@@ -17,6 +17,7 @@ Every key is checked against the dataclass it is for; an unknown one is an error
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,14 +27,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from deft.bench.data import Places, check_places, paired
-from deft.errors import InputError, unknown
+from deft.errors import DeftError, InputError, unknown
 from deft.io.reading import read_text
 from deft.io.text import one_line
 from deft.kinds.domain import Domain, domains
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Method, get_method, plan, takes_eta
-from deft.prior.load import RESERVED
+from deft.prior.load import RESERVED, check_options
 from deft.recipe import Recipe
+from deft.recipe.fit import try_options
 from deft.recipe.fitted import family_or_none
 from deft.values import (
     Count,
@@ -359,9 +361,12 @@ def make_study(table: Mapping[str, Any], title: str = "comparison", *, trust_cod
             ' ["inpaint"], entries = ["pigdm"]'
         )
     for i, on in enumerate(settings):
+        where = f"[[on]] number {i + 1}"
         for key in on.prior_options.keys() & RESERVED.keys():
-            raise InputError(f"[[on]] number {i + 1}: prior_options.{key}: {RESERVED[key]}")
-        check_trusted(on, f"[[on]] number {i + 1}", trust_code)
+            raise InputError(f"{where}: prior_options.{key}: {RESERVED[key]}")
+        check_trusted(on, where, trust_code)
+        with naming(f"{where}: prior = {quoted(on.prior)}, prior_options = {quoted(on.prior_options)}"):
+            check_options(on.prior, on.prior_options)
     tune = replace(tune, metric=tune.metric or proper(settings[0].domain)[0])
     options = _tables(top, "tasks")
     for task, values in options.items():
@@ -407,7 +412,7 @@ def naming(where: str) -> Iterator[None]:
     """Whatever a table's values make a constructor raise is one line that names the table."""
     try:
         yield
-    except InputError as error:
+    except DeftError as error:
         raise InputError(f"{where}: {error}") from error
     except (TypeError, ValueError, OverflowError, ArithmeticError, RuntimeError, LookupError, AttributeError) as error:
         raise InputError(f"{where}: a value of another kind than expected ({one_line(error)[:160]})") from error
@@ -466,6 +471,8 @@ def _setting(values: Any, number: int, entries: dict[str, Entry], fits: FitSetti
         raise InputError(
             f'{where}: the task "unknown" stands alone and has data of its own, pairs (x, y): data = "pairs.npz"'
         )
+    if not one.data and not isinstance(one.data, str):
+        raise InputError(f"{where}: data = {quoted(one.data)}: expected a place, or one for each split")
     domain = one.domain
     for name in () if one.unknown else one.tasks:
         domain.make_task({"name": name})
@@ -507,6 +514,24 @@ def _check_metric(metric: str, domain: Domain) -> None:
     )
 
 
+def _check_fit(where: str, entry: Entry) -> None:
+    """What the fit of an entry names: another h, and options of its class."""
+    fit = entry.fit
+    if fit.fitted and fit.fitted != "bundled" and not os.path.exists(fit.fitted):
+        raise InputError(
+            f'{where}.fitted = {quoted(fit.fitted)}: expected a run folder or file that exists, or "bundled"'
+        )
+    if (
+        fit.start_from
+        and not os.path.exists(fit.start_from)
+        and not any(fit.start_from in kind.tasks() for kind in domains().values())
+    ):
+        raise InputError(f"{where}.start_from = {quoted(fit.start_from)}: expected a run folder that exists, or a task")
+    if not fit.fitted:
+        with naming(f"{where}.options = {quoted(fit.options)}"):
+            try_options(entry.about.learned or entry.method, fit.options)
+
+
 def _entry(name: str, table: Mapping[str, Any], fits: FitSettings) -> Entry:
     where, values = f"[entries.{name}]", dict(table)
     method = check(str, values.pop("method", name), f"entries.{name}.method")
@@ -524,6 +549,8 @@ def _entry(name: str, table: Mapping[str, Any], fits: FitSettings) -> Entry:
             spacing=entry.spacing,
             sampler=entry.sampler,
         )
+    if entry.about.trained:
+        _check_fit(f"entries.{name}.fit", entry)
     if entry.eta is not None and entry.sampler is not None and not takes_eta(entry.sampler):
         raise InputError(f"entries.{name}.eta = {entry.eta:g}: the sampler {entry.sampler} has no noise to choose")
     return entry

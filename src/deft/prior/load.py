@@ -233,16 +233,11 @@ def resolve(options: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
-    """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
-
-    Args:
-        options: of the family's loader (label, variant, config, token, ...), and the convention where what the files
-            say is to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range,
-            scale_input, sigma_data, learned_variance (see `NetworkDenoiser`).
+def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(family, the options as its loader takes them) of a prior, without loading it.
 
     Raises:
-        InputError, CheckpointError: what was given, what was expected, what to do.
+        InputError, CheckpointError: no such prior, or an option that it does not take.
     """
     family = family_of(name)
     load, kinds = FAMILIES[family].load, FAMILIES[family].options
@@ -254,7 +249,23 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
                 if not known:
                     raise InputError(f"{name} is read as its file says and takes no options, got {key!r}")
                 raise unknown(f"option of a prior of the family {family}", key, known)
-    chosen = options if family == "python" else resolve(typed(kinds, options))
+    return family, dict(options) if family == "python" else resolve(typed(kinds, options))
+
+
+def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
+
+    Args:
+        options: of the family's loader (label, variant, config, token, ...), and the convention where what the files
+            say is to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range,
+            scale_input, sigma_data, learned_variance (see `NetworkDenoiser`).
+
+    Raises:
+        InputError, CheckpointError: what was given, what was expected, what to do.
+    """
+    family, chosen = check_options(name, options)
+    load, kinds = FAMILIES[family].load, FAMILIES[family].options
+    takes = dict(inspect.signature(load).parameters)
     try:
         prior = load(str(name), device=device, **chosen)
     except TypeError as error:

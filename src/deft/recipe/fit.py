@@ -31,6 +31,7 @@ from deft.io.identity import digest
 from deft.kinds.domain import domain_of
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import count_parameters, report_size
+from deft.learned.deft import STARTS
 from deft.likelihood.gaussian import why_unsupported
 from deft.likelihood.task import Task, Through
 from deft.likelihood.unknown import UnknownTask
@@ -230,26 +231,45 @@ def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = Fals
         if recipe.width is not None:
             options = {**form, **recipe.options}
             return report_size(DEFT(prior.event_shape, task.feature_channels, recipe.width, **options), prior)
-        kind = KINDS[recipe.method]
-        takes = inspect.signature(kind.sized).parameters
-        known = (
-            [*inspect.signature(kind).parameters, *takes]
-            if any(p.kind is p.VAR_KEYWORD for p in takes.values())
-            else [*takes]
-        )
-        for name in recipe.options:
-            if name not in known:
-                raise unknown(
-                    f"option of {recipe.method}",
-                    name,
-                    [
-                        k
-                        for k in known
-                        if k not in ("prior", "size", "feature_channels", "log", "options", "event_shape")
-                    ],
-                )
+        kind, takes = KINDS[recipe.method], check_options(recipe.method, recipe.options)
         form = form if recipe.method == "deft" else {k: v for k, v in form.items() if k in takes}
         return kind.sized(prior, recipe.size, task.feature_channels, **{**form, **recipe.options})
+
+
+def check_options(method: str, options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """What a kind of h is made with by its size; the names of options are among it.
+
+    Raises:
+        InputError: an option that this kind does not have, or one of a `DEFT` with a value that is none.
+    """
+    kind = KINDS[method]
+    takes = inspect.signature(kind.sized).parameters
+    known = (
+        [*inspect.signature(kind).parameters, *takes]
+        if any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        else [*takes]
+    )
+    hidden = ("prior", "size", "feature_channels", "log", "options", "event_shape")
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {method}", name, [k for k in known if k not in hidden])
+    return takes
+
+
+def try_options(method: str, options: Mapping[str, Any]) -> None:
+    """`check_options`, and the values of a DEFT's options on a small one that takes no memory: for options from a
+    file."""
+    check_options(method, options)
+    if method != "deft":
+        return
+    rest = {k: v for k, v in options.items() if k not in ("start", "domain")}
+    if "start" in options and options["start"] not in STARTS:
+        raise unknown("start", str(options["start"]), STARTS)
+    for key in ("net", "event_shape", "feature_channels", "width"):
+        if key in rest:
+            raise InputError(f"{key} is no option that a file can give")
+    with torch.device("meta"):
+        DEFT((1, 8, 8), 1, 4, **rest)
 
 
 def _check_start(h: Learned, task: UnknownTask, source: str) -> None:
