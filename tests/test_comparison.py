@@ -697,7 +697,9 @@ BAD = {
     'images = 0\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
         "images = 0: expected a whole number of at least 1"
     ),
-    'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': r"seeds = \[1, 1\]: expected a list of different values",
+    'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        r"seeds = \[1, 1\]: expected a list of different values"
+    ),
     '[tune]\nbudget = -1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.budget",
     '[tasks.inpaint]\nsigma = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
         "did you mean 'sigma_y'"
