@@ -348,8 +348,10 @@ def test_deft_without_a_fit(shop, tmp_path, capsys):
 
 
 def test_steps_zero(shop, tmp_path, capsys):
-    assert "steps must be at least 1, got 0" in refused(capsys, *fit_line(shop, tmp_path / "out", "--steps", 0))
-    assert "steps is 0" in refused(capsys, *sample_line(shop, tmp_path / "out", "--steps", 0))
+    assert "--steps = 0: expected a whole number of at least 1" in refused(
+        capsys, *fit_line(shop, tmp_path / "out", "--steps", 0)
+    )
+    assert "--steps = 0: expected a whole number" in refused(capsys, *sample_line(shop, tmp_path / "out", "--steps", 0))
 
 
 def test_steps_above_the_table(shop, tmp_path, capsys):
@@ -373,7 +375,7 @@ def test_steps_above_the_table(shop, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", [fit_line, sample_line])
 def test_batch_too_large_is_refused_before_it_is_tried(shop, tmp_path, capsys, command):
-    more = ("-n", 10**9) if command is sample_line else ()
+    more = ("-n", 10**6) if command is sample_line else ()
     line = refused(capsys, *command(shop, tmp_path / "out", "--batch", 10**9, *more))
     assert "does not fit in memory" in line and "lower --batch" in line
 
@@ -431,10 +433,12 @@ def test_loss_not_finite(shop, tmp_path, capsys, monkeypatch):
 
 
 def test_bad_numbers(shop, tmp_path, capsys):
-    assert "lr must be above 0" in refused(capsys, *fit_line(shop, tmp_path / "out", "--lr", 0))
-    assert "eta must be between 0" in refused(capsys, *sample_line(shop, tmp_path / "out", "--eta", 3))
+    assert "--lr = 0.0: expected a number above 0" in refused(capsys, *fit_line(shop, tmp_path / "out", "--lr", 0))
+    assert "--eta = 3.0: expected a number from 0 to 1" in refused(
+        capsys, *sample_line(shop, tmp_path / "out", "--eta", 3)
+    )
     assert "give a larger size" in refused(capsys, *fit_line(shop, tmp_path / "out", "--size", 0.001))
-    assert "sigma_y must be 0 (noiseless) or more" in refused(
+    assert "--sigma-y = -1.0: expected a number of at least 0" in refused(
         capsys, *fit_line(shop, tmp_path / "out", "--sigma-y", -1)
     )
     assert "there are 24, give 1 to 24" in refused(

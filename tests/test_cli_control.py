@@ -497,7 +497,7 @@ def test_rewards_that_are_refused(place, liked, tmp_path, capsys):
     assert "no such file" in refused(capsys, *kl, "--reward", f"{tmp_path}/gone.py:f")
     assert "say which class with --label" in refused(capsys, *kl, "--reward", "fashion-classifier")
     assert "FILE.py:FUNCTION" in refused(capsys, *kl, "--reward", "beauty")
-    assert "--beta must be" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--beta", -1)
+    assert "--beta = -1.0: expected a number above 0" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--beta", -1)
     assert "goes together" in refused(capsys, *fit, "--reward", f"{liked}:dark")
     assert "are for --reward" in refused(capsys, *fit, "--data", place[0] / "photos", "--beta", 1)
     assert "one of the two" in refused(capsys, *kl, "--reward", f"{liked}:dark", "--measurement", place[0] / "y.npz")

@@ -256,7 +256,9 @@ def test_parts_wait_for_each_other(done, tmp_path, monkeypatch):
 def test_costs_are_measured_by_one_process(tmp_path, monkeypatch):
     """Parts share draws; what a sample costs is measured by the first alone, or they would slow each other down."""
     units, did = [make_job("cost", f"c{i}", {"i": i}) for i in range(4)], []
-    monkeypatch.setattr(running, "do", lambda u, folder, device: (did.append(u), Store(folder).write(u, {})))
+    monkeypatch.setattr(
+        running, "do", lambda u, folder, device, trust_code: (did.append(u), Store(folder).write(u, {}))
+    )
     Runner(tmp_path, part=0, parts=2, progress=False)("costs", units, by_one=True)
     assert did == units
     Runner(tmp_path, part=1, parts=2, progress=False)("costs", units, by_one=True)  # all there: nothing to wait for
@@ -529,7 +531,9 @@ def test_the_device_is_no_part_of_a_piece(tmp_path, monkeypatch):
     monkeypatch.setitem(work.WORK, "draw", lambda job, store: {"was_on": work.DEVICE.get()})
     monkeypatch.setattr(work, "device_name", lambda device: f"card {device}")
     seen = []
-    monkeypatch.setattr(running, "do", lambda u, folder, device: (seen.append(device), work.do(u, folder, device)))
+    monkeypatch.setattr(
+        running, "do", lambda u, folder, device, trust_code: (seen.append(device), work.do(u, folder, device))
+    )
     Runner(tmp_path, progress=False, device="meta")("samples", [there])
     found = Store(tmp_path).read(there)
     assert (
@@ -606,7 +610,7 @@ def test_parts_do_not_wait_for_what_failed(tmp_path, monkeypatch):
     """Part 2's piece failed: part 1 goes on without it."""
     units = [make_job("draw", f"d{i}", {"i": i}) for i in range(2)]
     Store(tmp_path).fail(units[1], "RuntimeError: gone")
-    monkeypatch.setattr(running, "do", lambda u, folder, device: Store(folder).write(u, {}))
+    monkeypatch.setattr(running, "do", lambda u, folder, device, trust_code: Store(folder).write(u, {}))
     crew = Runner(tmp_path, part=0, parts=2, progress=False)
     crew("samples", units)
     assert crew.failed == {units[1].key: "RuntimeError: gone"} and crew.tried(units) and not crew.has(units)
@@ -691,9 +695,11 @@ BAD = {
         "tuned_as of x"
     ),
     'images = 0\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
-        "images must be a whole number of at least 1"
+        "images = 0: expected a whole number of at least 1"
     ),
-    'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "different whole numbers",
+    'seeds = [1, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
+        r"seeds = \[1, 1\]: expected a list of different values"
+    ),
     '[tune]\nbudget = -1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': "tune.budget",
     '[tasks.inpaint]\nsigma = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
         "did you mean 'sigma_y'"
@@ -709,7 +715,7 @@ BAD = {
         "did you mean 'energy_score'"
     ),
     '[tune]\nsamples = 1\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["dps"]': (
-        "tune.samples must be a whole number of at least 2"
+        "tune.samples = 1: expected a whole number of at least 2"
     ),
     'seeds = [0, 1, 2]\n[fit]\nseeds = [0, 1]\n[[on]]\nprior = "fashion"\ntasks = ["inpaint"]\narms = ["deft"]': (
         "leaves out \\[2\\] of seeds"

@@ -147,7 +147,7 @@ def test_the_whole_prior_can_be_a_function(folder, tmp_path):
         f'prior = "{tmp_path}/mine.py:make"\nprior_options = {{ which = "fashion" }}\ndata = "{folder}"',
     )
     (tmp_path / "s.toml").write_text(text.replace('entries = ["deft", "pigdm"]', 'entries = ["pigdm", "prior"]'))
-    study = read_study(tmp_path / "s.toml")
+    study = read_study(tmp_path / "s.toml", trust_code=True)
     plans = run_study(study, tmp_path / "out", progress=False)
     assert len(plans.cells) == 2 and all(
         (tmp_path / "out" / "draw" / f"{u.key}.json").exists() for c in plans.cells for u in c.draws.values()

@@ -158,7 +158,7 @@ def test_refining_leaves_it_as_it_was(place, monkeypatch):
         ({"stepz": 7}, "did you mean 'steps'"),
         ({"method": "dfet"}, "did you mean 'deft'"),
         ({"options": {"unitz": "v"}}, "did you mean 'units'"),
-        ({"method": "lora", "width": 8}, "width is a whole number"),
+        ({"method": "lora", "width": 8}, "width is for the method deft"),
         ({"start_from": "sr4", "width": 8}, "leave method, width and options out"),
         ({"size": 0.0}, "above 0"),
         ({"prior_samples": 0}, "nothing to fit to"),

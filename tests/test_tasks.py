@@ -166,7 +166,7 @@ def test_files_of_other_operators(tmp_path):
         ("mri", {"acceleration": 0.5}, "acceleration"),
         ("compressed", {"ratio": 2.0}, "ratio"),
         ("hdr", {"gain": -1.0}, "gain"),
-        ("poisson", {"photons": -3.0}, "peak"),
+        ("poisson", {"photons": -3.0}, "photons"),
         ("deblur-gaussian", {"deviation": -1.0}, "deviation"),
         ("inpaint-freeform", {"low": 0.5, "high": 0.2}, "low"),
         ("outpaint", {"keep": 0.0}, "keep"),

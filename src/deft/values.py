@@ -54,6 +54,8 @@ class Range:
         """The numbers in it, for people. value: the one that is not, which may be too large: an upper end far above any
         use is not said otherwise."""
         noun, max = "a whole number" if kind is int else "a number", self.max
+        if kind is float and not self.infinite and _is_number(value, float) and not math.isfinite(value):
+            noun = "a finite number"
         if max is not None and max >= FAR and not (_is_number(value, float) and value > max):
             max = None
         if self.min is not None and max is not None:
@@ -116,8 +118,9 @@ Steps = Annotated[int, Range(1, 100_000)]
 """Of a sampler."""
 FitSteps = Annotated[int, Range(1, 10_000_000)]
 Samples = Annotated[int, Range(1, 1_000_000)]
-"""Of one measurement, or of a batch."""
-Rows = Annotated[int, Range(1, 1_000_000)]
+"""Of one measurement."""
+Rows = Annotated[int, Range(1, 1_000_000_000)]
+"""Of a batch; how many fit is a matter of memory (`deft.runtime.memory.check_memory`)."""
 Positive = Annotated[float, Range(above=0, max=1e12)]
 NotNegative = Annotated[float, Range(0, 1e12)]
 Share = Annotated[float, Range(0, 1)]
@@ -125,11 +128,13 @@ Share = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, below=1)]
 Seconds = Annotated[float, Range(1e-3, 1e8)]
 """From a thousandth of a second to three years."""
-Noise = Annotated[float, Range(0, 1e6)]
+Deviation = Annotated[float, Range(0, 1e6)]
 """A deviation; 0 for none."""
 Size = Annotated[float, Range(above=0, max=4)]
 """Of h, as a share of the prior's parameters."""
 Width = Annotated[int, Range(2, 4096)]
+Focus = Annotated[float, Range(above=0, max=1000)]
+"""Of the noise levels of a fit, see `DenoisingObjective`."""
 Rate = Annotated[float, Range(above=0, max=10)]
 """Of learning."""
 
@@ -162,7 +167,7 @@ def check(kind: Any, value: Any, name: str) -> Any:
     try:
         return _read(kind, value, name)
     except _Refused as refused:
-        raise InputError(f"{refused.name} = {shown(refused.value)}: expected {refused.expected}") from None
+        raise InputError(f"{refused.name} = {quoted(refused.value)}: expected {refused.expected}") from None
 
 
 class _Refused(Exception):
@@ -170,10 +175,10 @@ class _Refused(Exception):
         self.name, self.value, self.expected = name, value, expected
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     r"""A value as a message has it: short, on one line.
 
-    >>> shown("a\nb"), shown(True), shown(None)
+    >>> quoted("a\nb"), quoted(True), quoted(None)
     ("'a\\nb'", 'true', 'nothing')
     """
     if isinstance(value, bool):
@@ -185,7 +190,7 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         value = value[:80]
     elif isinstance(value, (list, tuple)):
-        return f"[{', '.join(shown(v) for v in value[:6])}{', ...' if len(value) > 6 else ''}]"[:100]
+        return f"[{', '.join(quoted(v) for v in value[:6])}{', ...' if len(value) > 6 else ''}]"[:100]
     elif isinstance(value, Mapping):
         return f"a table of {', '.join(str(k)[:20] for k in list(value)[:6]) or 'nothing'}".encode(
             "ascii", "backslashreplace"
@@ -365,7 +370,7 @@ def read_table(kind: type[T], table: Any, where: str, prefix: str, **more: Any) 
         InputError: no table, an unknown key (with the nearest offered), a value that is none, or a key that is missing.
     """
     if not isinstance(table, Mapping):
-        raise InputError(f"{where} = {shown(table)}: expected a table of names and values")
+        raise InputError(f"{where} = {quoted(table)}: expected a table of names and values")
     known = {name: k for name, k in field_kinds(kind).items() if name not in more}
     for key in table:
         if key not in known:
@@ -390,7 +395,7 @@ def check_plain(value: Any, name: str) -> None:
         if isinstance(one, Mapping):
             for key, inside in one.items():
                 if not printable(str(key)):
-                    raise InputError(f"the key {shown(str(key))} in {where or 'the file'}: expected a name on one line")
+                    raise InputError(f"the key {quoted(str(key))} in {where or 'it'}: expected a name on one line")
                 waiting.append((f"{where}.{key}" if where else str(key), inside))
         elif isinstance(one, list):
             waiting += [(f"{where}[{i + 1}]", inside) for i, inside in enumerate(one)]
@@ -400,6 +405,6 @@ def check_plain(value: Any, name: str) -> None:
             continue
         elif isinstance(one, int):
             if not ANY_WHOLE.has(one):
-                raise InputError(f"{where} = {shown(one)}: expected a whole number below 2^63")
+                raise InputError(f"{where} = {quoted(one)}: expected a whole number below 2^63")
         elif not isinstance(one, float) or math.isnan(one):
-            raise InputError(f"{where} = {shown(one)}: expected a number, a text, true or false, a list or a table")
+            raise InputError(f"{where} = {quoted(one)}: expected a number, a text, true or false, a list or a table")

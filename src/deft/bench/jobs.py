@@ -49,6 +49,8 @@ WARM_UP, COUNTED = 2, 8
 
 DEVICE: ContextVar[str] = ContextVar("device", default="cpu")
 """Where the pieces of this process compute; see `do`."""
+TRUST: ContextVar[bool] = ContextVar("trust", default=False)
+"""Whether an h that a study names may name code of its own; see `do`."""
 
 
 @cache
@@ -196,17 +198,17 @@ def plan_of(config: dict[str, Any]) -> Plan:
 # ---------------------------------------------------------------- doing it
 
 
-def do(job: Job, folder: str | Path, device: str = "cpu") -> None:
+def do(job: Job, folder: str | Path, device: str = "cpu", trust_code: bool = False) -> None:
     """Do one piece on a device and write it down. A method that diverges is a result, and is written down as one.
 
     Any other error (memory, a chain that does not move) is noted beside it with its traceback, and the piece stays
-    missing.
+    missing. trust_code: import what the card of an h names (`load_h`).
     """
     store = Store(folder)
     if store.has(job):
         return
     started = time.monotonic()
-    before = DEVICE.set(device)
+    before, trusted = DEVICE.set(device), TRUST.set(trust_code)
     try:
         with alone():
             try:
@@ -223,6 +225,7 @@ def do(job: Job, folder: str | Path, device: str = "cpu") -> None:
         store.fail(job, f"{traceback.format_exc()}\n{type(error).__name__}: {one_line(error)}")
     finally:
         DEVICE.reset(before)
+        TRUST.reset(trusted)
 
 
 def device_name(device: str) -> str:
@@ -243,7 +246,8 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
     found, held_out = data_of(s, "fit", prior), data_of(s, "validation", prior)
     rows = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[: settings.count].sort().values
     if settings.fitted:
-        h, _, card = load_h(_fitted_path(settings.fitted, task.name, s["prior"], s["method"]), prior, task)
+        file = _fitted_path(settings.fitted, task.name, s["prior"], s["method"])
+        h, _, card = load_h(file, prior, task, trust_code=TRUST.get())
         kept: dict[str, Any] = {
             k: card[k] for k in ("seconds", "steps", "levels", "weights", "held_out_loss") if k in card
         }
@@ -267,6 +271,7 @@ def _fit(job: Job, store: Store) -> dict[str, Any]:
         samples_folder=store.folder / "prior-samples",
         resume=(state / "state.pt").exists(),
         progress=False,
+        trust_code=TRUST.get(),
     )
     save_h(store.path(job, ".safetensors"), fitted.h, prior, task, **(fitted.card_now() | {"prior": s["prior"]}))
     for leftover in state.glob("*"):
@@ -294,7 +299,7 @@ def _to_fit(data: Data, task: Any, rows: Tensor | None) -> Any:
 def _fitted(spec: dict[str, Any], store: Store, prior: Denoiser, task: Any) -> HTransform | None:
     if spec["fit"] is None:
         return None
-    h, _, _ = load_h(store.folder / "fit" / f"{spec['fit']}.safetensors", prior, task)
+    h, _, _ = load_h(store.folder / "fit" / f"{spec['fit']}.safetensors", prior, task, trust_code=TRUST.get())
     return h.to(DEVICE.get())
 
 

@@ -75,7 +75,7 @@ def likelihood_of(task: Task, event_shape: Sequence[int], title: str) -> Likelih
 @old_messages("say")
 def run_study(
     study: Study, out: str | Path, *, jobs: int = 1, part: int = 0, parts: int = 1, progress: bool = True,
-    only_read: bool = False, device: str = "cpu",
+    only_read: bool = False, device: str = "cpu", trust_code: bool = False,
 ) -> Finished:  # fmt: skip
     """Run what is missing of a study in the folder `out`; with `only_read` run nothing, and leave out what is not done
     yet.
@@ -83,8 +83,9 @@ def run_study(
     device: where priors and fitted h compute, "cpu" or "cuda". Data, masks and noise are made on the CPU in either
     case, so a job's numbers differ by rounding alone; the device is written into its result and is no part of its key.
     With `jobs`, all processes share the one device.
+    trust_code: an h that the study names (`fit.fitted`, `fit.start_from`) may name code of its own, which then runs.
     """
-    runner = Runner(Path(out), jobs, part, parts, progress, only_read, device)
+    runner = Runner(Path(out), jobs, part, parts, progress, only_read, device, trust_code)
     cells, left_out = _cells(study)
     for line in left_out:
         log.info(f"left out: {line[2]} on {line[0]}, {line[1]}: {line[3]}")

@@ -37,9 +37,10 @@ class Runner:
         progress: bool = True,
         only_read: bool = False,
         device: str = "cpu",
+        trust_code: bool = False,
     ):
         self.store, self.folder, self.processes, self.part, self.parts = Store(folder), folder, processes, part, parts
-        self.progress, self.only_read, self.device = progress, only_read, device
+        self.progress, self.only_read, self.device, self.trust_code = progress, only_read, device, trust_code
         self.failed: dict[str, str] = {}
 
     def has(self, work: Iterable[Job]) -> bool:
@@ -71,7 +72,7 @@ class Runner:
             if processes == 1 or len(mine) < 2:
                 for job in mine:
                     bar.set_postfix_str(job.name[-40:])
-                    do(job, self.folder, self.device)
+                    do(job, self.folder, self.device, self.trust_code)
                     bar.update()
             else:
                 self._spread(mine, bar)
@@ -88,7 +89,7 @@ class Runner:
             self.processes, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
         )
         try:
-            waiting = {pool.submit(do, job, self.folder, self.device) for job in work}
+            waiting = {pool.submit(do, job, self.folder, self.device, self.trust_code) for job in work}
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:

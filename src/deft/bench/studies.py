@@ -17,19 +17,48 @@ Every key is checked against the dataclass it is for; an unknown one is an error
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from deft.bench.data import Places, check_places, paired
-from deft.errors import InputError, unknown
+from deft.errors import DeftError, InputError, unknown
+from deft.io.reading import read_text
+from deft.io.text import one_line
 from deft.kinds.domain import Domain, domains
 from deft.likelihood.unknown import UnknownTask
-from deft.methods import METHODS, Method, get_method, plan
+from deft.methods import METHODS, Method, get_method, plan, takes_eta
+from deft.prior.load import RESERVED, check_options
 from deft.recipe import Recipe
+from deft.recipe.fit import try_options
+from deft.recipe.fitted import family_or_none
+from deft.values import (
+    Count,
+    CountOrNone,
+    FitSteps,
+    Focus,
+    Items,
+    Part,
+    Range,
+    Rate,
+    Rows,
+    Samples,
+    Seconds,
+    Seed,
+    Share,
+    Size,
+    Steps,
+    check,
+    check_fields,
+    check_plain,
+    quoted,
+    read_table,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,6 +66,12 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+
+Seeds = Annotated[tuple[Seed, ...], Items(1, 10_000, different=True)]
+SeveralSamples = Annotated[int, Range(2, 1_000_000)]
+"""A spread needs two."""
+Points = Annotated[int, Range(1, 10_000)]
+Names = Annotated[tuple[str, ...], Items(0, 1000, different=True)]
 
 
 @dataclass(frozen=True)
@@ -51,36 +86,30 @@ class FitSettings:
     `Recipe`'s, None for its defaults: prior_samples and cache None choose by the time there is.
     """
 
-    seconds: float | None = 100.0
-    steps: int | None = None
-    images: int | str = 1000
-    size: float = 0.09
-    prior_samples: int | None = None
-    cache: int | None = None
-    fresh: float | None = None
-    batch: int | None = None
-    lr: float | None = None
-    warmup: int | None = None
-    ema: float | None = None
-    patience: int | None = None
-    weights: str | None = None
+    seconds: Seconds | None = 100.0
+    steps: FitSteps | None = None
+    images: CountOrNone | Literal["prior"] = 1000
+    size: Size = 0.09
+    prior_samples: CountOrNone | None = None
+    cache: CountOrNone | None = None
+    fresh: Part | None = None
+    batch: Rows | None = None
+    lr: Rate | None = None
+    warmup: CountOrNone | None = None
+    ema: Part | None = None
+    patience: CountOrNone | None = None
+    weights: Literal["best", "raw", "ema"] | None = None
     weighting: str | None = None
-    focus: float | None = None
-    even: float | None = None
+    focus: Focus | None = None
+    even: Share | None = None
     calibrate: bool | None = None
     start_from: str = ""
     fitted: str = ""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (
-            self.images == "prior"
-            or (isinstance(self.images, int) and not isinstance(self.images, bool) and self.images >= 0)
-        ):
-            raise InputError(
-                f'fit.images must be a number of images, or "prior" for samples of the prior, got {self.images!r}'
-            )
+        check_fields(self, "fit.")
         if self.steps is None and self.seconds is None:
             raise InputError("fit: give seconds, or steps")
         self.recipe(0)
@@ -109,25 +138,31 @@ class Tuning:
     the kind of data ("": its first); see `tuned_by`.
     """
 
-    images: int = 24
-    samples: int = 4
-    budget: int = 600
-    points: int = 9
-    steps: tuple[int, ...] = (20, 50, 100)
-    calls: int = 0
+    images: Count = 24
+    samples: SeveralSamples = 4
+    budget: Count = 600
+    points: Points = 9
+    steps: Annotated[tuple[Steps, ...], Items(1, 1000, different=True)] = (20, 50, 100)
+    calls: Annotated[int, Range(0, 100_000)] = 0
     metric: str = ""
-    seed: int = 1000
+    seed: Seed = 1000
+
+    def __post_init__(self) -> None:
+        check_fields(self, "tune.")
 
 
 @dataclass(frozen=True)
 class Curve:
     """Quality against calls of the prior: every method at each of `calls`, first tuned there with `points` settings."""
 
-    calls: tuple[int, ...] = ()
-    images: int = 24
-    samples: int = 4
-    points: int = 3
-    methods: tuple[str, ...] = ()
+    calls: Annotated[tuple[Steps, ...], Items(0, 1000, different=True)] = ()
+    images: Count = 24
+    samples: SeveralSamples = 4
+    points: Points = 3
+    methods: Names = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self, "curve.")
 
 
 @dataclass(frozen=True)
@@ -142,15 +177,18 @@ class Entry:
 
     name: str
     method: str
-    settings: dict[str, float] = field(default_factory=dict)
-    steps: int | None = None
-    eta: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    steps: Steps | None = None
+    eta: Share | None = None
     spacing: str | None = None
     sampler: str | None = None
     tune: bool = True
     tuned_as: str | None = None
     title: str = ""
     fit: FitSettings = field(default_factory=FitSettings)
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"entries.{self.name}.")
 
     @property
     def about(self) -> Method:
@@ -174,12 +212,15 @@ class Setting:
     """
 
     prior: str
-    tasks: tuple[str, ...]
-    entries: tuple[str, ...]
+    tasks: Annotated[tuple[str, ...], Items(1, 1000, different=True)]
+    entries: Annotated[tuple[str, ...], Items(1, 1000, different=True)]
     data: Places = ""
     features: str = ""
-    curve: tuple[str, ...] = ()
+    curve: Names = ()
     prior_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "on.")
 
     @property
     def domain(self) -> Domain:
@@ -216,14 +257,17 @@ class Study:
     title: str
     on: tuple[Setting, ...]
     entries: dict[str, Entry]
-    images: int = 48
-    samples: int = 4
-    seeds: tuple[int, ...] = (0,)
-    batch: int = 64
+    images: Count = 48
+    samples: Samples = 4
+    seeds: Seeds = (0,)
+    batch: Rows = 64
     versus: str = "deft"
     tune: Tuning = field(default_factory=Tuning)
     curve: Curve = field(default_factory=Curve)
     task_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def domain_of_tasks(names: Sequence[str]) -> Domain:
@@ -262,25 +306,9 @@ def short(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name if "/" in name else name)[-40:]
 
 
-def _make(kind: type[T], values: Mapping[str, Any], where: str, **more: Any) -> T:
-    """`kind` from a table of the file; lists become tuples."""
-    known = {f.name for f in fields(kind)} - set(more)  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise unknown(f"key in {where}", key, known)
-    read = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    try:
-        return kind(**read, **more)
-    except TypeError as error:
-        raise InputError(f"{where}: {str(error).rpartition('__init__() ')[2]}") from error
-
-
-def _check_numbers(where: str, thing: Any, names: Sequence[str], least: int = 1) -> None:
-    for name in names:
-        value = getattr(thing, name)
-        for v in value if isinstance(value, tuple) else (value,):
-            if isinstance(v, bool) or not isinstance(v, int) or v < least:
-                raise InputError(f"{where}.{name} must be a whole number of at least {least}, got {v!r}")
+def _make(kind: type[T], values: Any, where: str, prefix: str = "", **more: Any) -> T:
+    """`kind` from a table of the file. prefix: what stands before its keys in messages."""
+    return kind(**read_table(kind, values, where, prefix, **more))
 
 
 def find_study(name: str | Path) -> Path:
@@ -291,48 +319,58 @@ def find_study(name: str | Path) -> Path:
     return next((its[short_name] for kind in domains().values() if short_name in (its := kind.studies())), Path(name))
 
 
-def read_study(path: str | Path) -> Study:
-    """Read and check a comparison's file. Every name in it is looked up before any work begins."""
+def read_study(path: str | Path, *, trust_code: bool = False) -> Study:
+    """Read and check a comparison's file. Every name in it is looked up before any work begins.
+
+    Args:
+        trust_code: the file may name code (`prior = "MODULE:FUNCTION"`, a pickle) that runs when its prior is loaded.
+
+    Raises:
+        InputError: it cannot be read, a value is of another kind or out of range, a name is unknown, or it names code
+            and is not trusted.
+    """
     path = Path(path)
+    text = read_text(path, "a TOML file of a comparison (docs/compare.md)", kind=InputError)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}; give a TOML file (docs/compare.md)") from error
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # what a date in it raises is a ValueError, too
+        reason = "nested too deep" if isinstance(error, RecursionError) else one_line(error)[:160]
+        raise InputError(f"{path} is no TOML: {reason}") from error
     try:
-        return make_study(tomllib.loads(text), path.stem)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is no TOML: {error}") from error
+        return make_study(table, path.stem, trust_code=trust_code)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
-def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
-    """A `Study` from the tables of its file. `arms` is the earlier word for `entries`."""
+def make_study(table: Mapping[str, Any], title: str = "comparison", *, trust_code: bool = False) -> Study:
+    """A `Study` from the tables of its file. `arms` is the earlier word for `entries`. trust_code: see `read_study`."""
+    check_plain(table, "")
     top = dict(table)
-    fits = _make(FitSettings, top.pop("fit", {}), "[fit]")
-    tune, curve = _make(Tuning, top.pop("tune", {}), "[tune]"), _make(Curve, top.pop("curve", {}), "[curve]")
-    _check_numbers("tune", tune, ("images", "budget", "steps", "points"))
-    _check_numbers("tune", tune, ("calls",), least=0)
-    _check_numbers("tune", tune, ("samples",), least=2)
-    _check_numbers("curve", curve, ("images", "points", "calls"))
-    _check_numbers("curve", curve, ("samples",), least=2)
-    own = {**top.pop("arms", {}), **top.pop("entries", {})}
-    entries = {name: _entry(name, dict(values), fits) for name, values in own.items()}
-    settings = []
-    for i, values in enumerate(top.pop("on", [])):
-        if "arms" in values:
-            values = {"entries" if k == "arms" else k: v for k, v in values.items()}
-        settings.append(_setting(values, i + 1, entries, fits, tune.metric))
+    fits = _make(FitSettings, top.pop("fit", {}), "[fit]", "fit.")
+    tune = _make(Tuning, top.pop("tune", {}), "[tune]", "tune.")
+    curve = _make(Curve, top.pop("curve", {}), "[curve]", "curve.")
+    own = {**_tables(top, "arms"), **_tables(top, "entries")}
+    entries = {name: _entry(name, values, fits) for name, values in own.items()}
+    tables = top.pop("on", [])
+    if not isinstance(tables, (list, tuple)):
+        raise InputError(f"on = {quoted(tables)}: expected tables, each under [[on]]")
+    settings = [_setting(values, i + 1, entries, fits, tune.metric) for i, values in enumerate(tables)]
     if not settings:
         raise InputError(
             'the file has no [[on]] table: say on which prior and tasks to compare, e.g. prior = "fashion", tasks ='
             ' ["inpaint"], entries = ["pigdm"]'
         )
+    for i, on in enumerate(settings):
+        where = f"[[on]] number {i + 1}"
+        for key in on.prior_options.keys() & RESERVED.keys():
+            raise InputError(f"{where}: prior_options.{key}: {RESERVED[key]}")
+        check_trusted(on, where, trust_code)
+        with naming(f"{where}: prior = {quoted(on.prior)}, prior_options = {quoted(on.prior_options)}"):
+            check_options(on.prior, on.prior_options)
     tune = replace(tune, metric=tune.metric or proper(settings[0].domain)[0])
-    options = top.pop("tasks", {})
+    options = _tables(top, "tasks")
     for task, values in options.items():
-        domain_of_tasks([task]).make_task({"name": task, **values})
-    for entry in entries.values():
-        if entry.tuned_as and entry.tuned_as not in entries:
-            raise unknown(f"entry (tuned_as of {entry.name})", entry.tuned_as, entries)
+        _check_task(task, values)
     study = _make(
         Study,
         {"title": title, **top},
@@ -343,10 +381,54 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
         curve=curve,
         task_options=options,
     )
-    _check_numbers("the file", study, ("images", "samples", "batch"))
-    _check_numbers("the file", study, ("seeds",), least=0)
-    if len(set(study.seeds)) != len(study.seeds) or not study.seeds:
-        raise InputError(f"seeds must be different whole numbers, got {list(study.seeds)}")
+    _check_names(study, "versus" in top)
+    return study
+
+
+def _tables(top: dict[str, Any], key: str) -> dict[str, Any]:
+    """The tables [key.NAME] of the file, taken out of it."""
+    found = top.pop(key, {})
+    if not isinstance(found, Mapping):
+        raise InputError(f"{key} = {quoted(found)}: expected tables, each under [{key}.NAME]")
+    for name, values in found.items():
+        if not isinstance(values, Mapping):
+            raise InputError(f"{key}.{name} = {quoted(values)}: expected a table, under [{key}.{name}]")
+    return dict(found)
+
+
+def _check_task(task: str, values: Mapping[str, Any]) -> None:
+    """The settings of a task that the file changes."""
+    if "name" in values:
+        raise InputError(
+            f"tasks.{task}.name = {quoted(values['name'])}: expected settings of the task, which has its name"
+        )
+    domain = domain_of_tasks([task])
+    with naming(f"[tasks.{task}]"):
+        domain.make_task({"name": task, **values})
+
+
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Whatever a table's values make a constructor raise is one line that names the table."""
+    try:
+        yield
+    except DeftError as error:
+        raise InputError(f"{where}: {error}") from error
+    except (TypeError, ValueError, OverflowError, ArithmeticError, RuntimeError, LookupError, AttributeError) as error:
+        raise InputError(f"{where}: a value of another kind than expected ({one_line(error)[:160]})") from error
+
+
+def _check_names(study: Study, versus_given: bool) -> None:
+    """Names that stand for entries of the file, and seeds that fits must have."""
+    entries, listed = study.entries, {name for on in study.on for name in on.entries}
+    for entry in entries.values():
+        if entry.tuned_as and entry.tuned_as not in entries:
+            raise unknown(f"entry (tuned_as of {entry.name})", entry.tuned_as, entries)
+    if versus_given and study.versus not in listed:
+        raise unknown("entry (versus)", study.versus, listed)
+    for name in study.curve.methods:
+        if name not in listed:
+            raise unknown("entry (curve.methods)", name, listed)
     for entry in entries.values():
         uncovered = sorted(set(study.seeds) - set(entry.fit.seeds))
         if entry.about.trained and len(entry.fit.seeds) > 1 and uncovered:
@@ -354,19 +436,43 @@ def make_study(table: Mapping[str, Any], title: str = "comparison") -> Study:
                 f"fit.seeds of {entry.name} are {list(entry.fit.seeds)}, which leaves out {uncovered} of seeds ="
                 f" {list(study.seeds)}: give one fit, or one for each seed (intervals take seeds for independent fits)"
             )
-    return study
 
 
-def _setting(
-    values: Mapping[str, Any], number: int, entries: dict[str, Entry], fits: FitSettings, metric: str
-) -> Setting:
+def check_trusted(on: Setting, where: str, trust_code: bool) -> None:
+    """Refuse a prior that a file of somebody else names and that runs code when it is loaded.
+
+    Raises:
+        InputError: what would be run, and how to allow it.
+    """
+    if trust_code:
+        return
+    family, does = family_or_none(on.prior), ""
+    if family == "python":
+        given = ", ".join(f"{k}={v}" for k, v in on.prior_options.items())
+        does = f"calls the function {quoted(on.prior)}" + (f" with {quoted(given)}" if given else "")
+    elif family == "remote":
+        does = f"asks the server {quoted(on.prior)}, and sends it DEFT_TOKEN if there is one"
+    elif on.prior_options.get("trust_pickle") not in (None, False, "false"):
+        does = f"runs what code is in the pickle {quoted(on.prior)} (prior_options.trust_pickle)"
+    if does:
+        raise InputError(
+            f"{where}: loading its prior {does}: if you trust this file, say so with --trust-code (read_study(...,"
+            " trust_code=True))"
+        )
+
+
+def _setting(values: Any, number: int, entries: dict[str, Entry], fits: FitSettings, metric: str) -> Setting:
     """One [[on]] table, every name in it looked up; its entries that are methods as they are join the others."""
     where = f"[[on]] number {number}"
-    one = _make(Setting, values, where)
+    if isinstance(values, Mapping) and "arms" in values:
+        values = {"entries" if k == "arms" else k: v for k, v in values.items()}
+    one = _make(Setting, values, where, f"{where}: ")
     if one.unknown and (len(one.tasks) > 1 or not one.data):
         raise InputError(
             f'{where}: the task "unknown" stands alone and has data of its own, pairs (x, y): data = "pairs.npz"'
         )
+    if not one.data and not isinstance(one.data, str):
+        raise InputError(f"{where}: data = {quoted(one.data)}: expected a place, or one for each split")
     domain = one.domain
     for name in () if one.unknown else one.tasks:
         domain.make_task({"name": name})
@@ -408,26 +514,46 @@ def _check_metric(metric: str, domain: Domain) -> None:
     )
 
 
-def _entry(name: str, values: dict[str, Any], fits: FitSettings) -> Entry:
-    method = values.pop("method", name)
+def _check_fit(where: str, entry: Entry) -> None:
+    """What the fit of an entry names: another h, and options of its class."""
+    fit = entry.fit
+    if fit.fitted and fit.fitted != "bundled" and not os.path.exists(fit.fitted):
+        raise InputError(
+            f'{where}.fitted = {quoted(fit.fitted)}: expected a run folder or file that exists, or "bundled"'
+        )
+    if (
+        fit.start_from
+        and not os.path.exists(fit.start_from)
+        and not any(fit.start_from in kind.tasks() for kind in domains().values())
+    ):
+        raise InputError(f"{where}.start_from = {quoted(fit.start_from)}: expected a run folder that exists, or a task")
+    if not fit.fitted:
+        with naming(f"{where}.options = {quoted(fit.options)}"):
+            try_options(entry.about.learned or entry.method, fit.options)
+
+
+def _entry(name: str, table: Mapping[str, Any], fits: FitSettings) -> Entry:
+    where, values = f"[entries.{name}]", dict(table)
+    method = check(str, values.pop("method", name), f"entries.{name}.method")
     get_method(method)
-    changes = values.pop("fit", {})
-    read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _known(changes, name).items()}
-    changed = replace(fits, **read)
-    entry = _make(Entry, values, f"[entries.{name}]", name=name, method=method, fit=changed)
-    # says what is wrong with them
-    plan(
-        method, settings=entry.settings, steps=entry.steps, eta=entry.eta, spacing=entry.spacing, sampler=entry.sampler
-    )
+    changes = read_table(FitSettings, values.pop("fit", {}), f"{where} fit", f"entries.{name}.fit.")
+    with naming(where):
+        changed = replace(fits, **changes)
+    entry = _make(Entry, values, where, f"entries.{name}.", name=name, method=method, fit=changed)
+    with naming(where):  # says what is wrong with them
+        plan(
+            method,
+            settings=entry.settings,
+            steps=entry.steps,
+            eta=entry.eta,
+            spacing=entry.spacing,
+            sampler=entry.sampler,
+        )
+    if entry.about.trained:
+        _check_fit(f"entries.{name}.fit", entry)
+    if entry.eta is not None and entry.sampler is not None and not takes_eta(entry.sampler):
+        raise InputError(f"entries.{name}.eta = {entry.eta:g}: the sampler {entry.sampler} has no noise to choose")
     return entry
-
-
-def _known(changes: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    known = {f.name for f in fields(FitSettings)}
-    for key in changes:
-        if key not in known:
-            raise unknown(f"key in [entries.{name}] fit", key, known)
-    return changes
 
 
 __all__ = [

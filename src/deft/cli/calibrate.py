@@ -8,18 +8,24 @@ import click
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
+from deft.cli.numbers import Number
 from deft.errors import InputError
 from deft.recipe.data import held_out_samples
 from deft.recipe.intervals import LEVEL
+from deft.values import Count, Samples, Seed, Steps
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", help=DATA_HELP + " h must not have been fitted to it. Without --data, samples of the prior.")
-@click.option("--images", default=128, show_default=True, help="Number of images, the first ones of the data.")
-@click.option("--samples", default=8, show_default=True, help="Samples for each image.")
-@click.option("--steps", type=int, help="Calls of the prior for a sample.  [default: those of deft sample]")
-@click.option("--seed", default=0, show_default=True, help="Of masks, measurement noise and samples.")
+@click.option(
+    "--images", type=Number(Count), default=128, show_default=True, help="Number of images, the first ones of the data."
+)
+@click.option("--samples", type=Number(Samples), default=8, show_default=True, help="Samples for each image.")
+@click.option("--steps", type=Number(Steps), help="Calls of the prior for a sample.  [default: those of deft sample]")
+@click.option(
+    "--seed", type=Number(Seed), default=0, show_default=True, help="Of masks, measurement noise and samples."
+)
 @click.option(
     "--prior",
     "prior_option",

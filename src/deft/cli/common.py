@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import click
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
@@ -31,9 +31,11 @@ from deft.recipe.fitted import FittedH, family_or_none, prior_of
 from deft.recipe.fitted import load as load_fitted
 from deft.runtime.distributed import get_world
 from deft.runtime.importable import find_function
+from deft.runtime.memory import check_memory
 from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
+from deft.values import Count, Positive, Range, printable, quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,26 +63,6 @@ class Name(click.ParamType):
         if value not in self._table:
             raise unknown(self.name, str(value), self.known)
         return str(value)
-
-
-class Numbers(click.ParamType):
-    """Numbers with commas between them: 64,96,128."""
-
-    name = "numbers"
-
-    def __init__(self, kind: type[int] | type[float] = float):
-        self.kind = kind
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "A,B,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self.kind(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers with commas between them")
 
 
 class ValueRange(click.ParamType):
@@ -154,7 +136,9 @@ trust_code_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_trust,
-    help="Load an h whose card names code of its author's (a network, a class of h or of task): that runs it.",
+    help=(
+        "Run the code that a file names: a card's network, class of h or of task, or prior; the prior of a comparison."
+    ),
 )
 prior_option_option = options(
     click.option(
@@ -176,7 +160,11 @@ prior_option_option = options(
     ),
 )
 accumulate_option = click.option(
-    "--accumulate", default=1, show_default=True, help="Go through a batch in so many parts, to save memory."
+    "--accumulate",
+    type=Number(Count),
+    default=1,
+    show_default=True,
+    help="Go through a batch in so many parts, to save memory.",
 )
 streams_option = click.option(
     "--streams",
@@ -258,15 +246,12 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
     each = 4 * 16 * torch.Size(event_shape).numel()  # sixteen copies of a sample in float32: far below any real use
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return
-    if batch * each > memory:
-        raise InputError(
-            f"a batch of {batch} does not fit in memory ({batch * each / 2**30:,.0f} GiB at least, this machine has "
-            f"{memory / 2**30:,.0f}): lower --batch"
-        )
+    check_memory(batch * each, f"a batch of {batch}", "lower --batch")
+
+
+def check_samples(samples: int, event_shape: tuple[int, ...]) -> None:
+    """The same for samples that are kept until they are written."""
+    check_memory(8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples", "draw fewer")
 
 
 def own_part(batch: int, accumulate: int) -> int:
@@ -285,10 +270,9 @@ def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[
 
 def load_run(run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()) -> FittedH:
     """The h, its task and its prior, of a folder made by `deft fit`, or of its h.safetensors."""
-    name, recorded = (prior, []) if prior is not None else prior_of(run)
-    return load_fitted(
-        run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trusts_code()
-    )
+    trust = trusts_code()
+    name, recorded = (prior, []) if prior is not None else prior_of(run, trust_code=trust)
+    return load_fitted(run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trust)
 
 
 def trusts_code() -> bool:
@@ -387,12 +371,9 @@ def make_task(
             f"the task {usual.name} is no deft.likelihood.task.OperatorTask, which the commands need: use it in Python"
             " (deft.fit_h)"
         )
-    changes: dict[str, Any] = {}
-    for pair in options:
-        key, sign, value = pair.partition("=")
-        if not sign:
-            raise InputError(f"--task-option takes KEY=VALUE, got {pair!r}")
-        changes[key] = value
+    changes: dict[str, Any] = dict(key_values("--task-option", options))
+    if "name" in changes:
+        raise InputError(f"--task-option name={changes['name']}: the name is no setting of a task, give --task")
     if sigma_y is not None:
         changes["sigma_y"] = sigma_y
     if hole is not None:
@@ -406,7 +387,7 @@ def make_task(
         kind = type(getattr(plain, key, value))
         try:
             changes[key] = kind(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise InputError(
                 f"{key} of the task {usual.name} is {'a whole number' if kind is int else 'a number'}, got {value!r}"
             ) from None
@@ -423,12 +404,12 @@ reward_options = options(
     ),
     click.option(
         "--beta",
-        type=float,
+        type=Number(Positive),
         help="With --reward: samples are of p(x) exp(reward / beta); small is greedy.  [default: 1]",
     ),
     click.option(
         "--label",
-        type=int,
+        type=Number(Annotated[int, Range(0, 1_000_000)]),
         help="With --reward: the function returns logits [B, classes], and the reward is log p(label | x).",
     ),
 )
@@ -483,13 +464,23 @@ def read_pairs(
     return x, observation(str(path), arrays, task, event_shape, given)
 
 
+def key_values(option: str, pairs: Iterable[str]) -> dict[str, str]:
+    """KEY=VALUE texts, each key once. option: which has them, for messages."""
+    out: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not printable(pair):
+            raise InputError(f"{option} takes KEY=VALUE, got {quoted(pair)}")
+        if key in out:
+            raise InputError(f"{option} {key} is given twice: {out[key]} and {value}")
+        out[key] = value
+    return out
+
+
 def parse_settings(pairs: Iterable[str]) -> dict[str, float | str]:
     """KEY=VALUE options of a method: numbers where they are, else texts (`deft.methods.plan` knows their types)."""
     out: dict[str, float | str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"--set takes KEY=VALUE, got {pair!r}")
+    for key, value in key_values("--set", pairs).items():
         try:
             out[key] = float(value)
         except ValueError:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
 
 import click
 
-from deft.cli.common import Output, bars, get_device, json_option, out_option
+from deft.cli.common import Output, bars, get_device, json_option, out_option, trust_code_option, trusts_code
+from deft.cli.numbers import Jobs, Number
 from deft.errors import InputError, LostError
 from deft.runtime.distributed import get_world
+from deft.values import quoted
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @out_option("comparison")
-@click.option("--jobs", default=1, show_default=True, help="Processes on this machine that divide the work.")
+@click.option(
+    "--jobs", type=Number(Jobs), default=1, show_default=True, help="Processes on this machine that divide the work."
+)
 @click.option(
     "--part", help="I/N: do part I of N (from 1); the parts share the folder --out, on one machine or several."
 )
@@ -29,6 +34,7 @@ from deft.runtime.distributed import get_world
 @click.option(
     "--report", "only_report", is_flag=True, help="Compute nothing: write the report from the results in --out."
 )
+@trust_code_option
 @json_option
 def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, only_report: bool, as_json: bool) -> None:
     """Compare methods over the priors, tasks and seeds of a file.
@@ -40,21 +46,30 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     FILE is TOML. The jobs are to fit, tune, draw and measure. Each result is written to --out as soon as it is there:
     the same command resumes where it was stopped, and after a change of the file computes only what changed. A job that
     fails does not stop the others. Writes report.md, report.json, wall-*.png and curve-*.png. The file `quick` comes
-    with the library and takes three minutes.
+    with the library and takes three minutes. A FILE that names a function, a pickle or a server as its prior is
+    refused without --trust-code.
     """
     from deft.bench.run import run_study
     from deft.bench.studies import find_study, read_study
     from deft.bench.study_report import write_study
 
     output = Output(as_json)
-    study = read_study(find_study(file))
+    study = read_study(find_study(file), trust_code=trusts_code())
     i, n = _part(part)
-    if jobs < 1:
-        raise InputError(f"--jobs must be at least 1, got {jobs}")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder: give another --out")
     where = "cpu" if only_report else str(get_device(device))
-    done = run_study(study, out, jobs=jobs, part=i, parts=n, progress=bars(), only_read=only_report, device=where)
+    done = run_study(
+        study,
+        out,
+        jobs=jobs,
+        part=i,
+        parts=n,
+        progress=bars(),
+        only_read=only_report,
+        device=where,
+        trust_code=trusts_code(),
+    )
     if i == 0:
         command = shlex.join(["deft", *sys.argv[1:]])
         report = write_study(study, done, out, command=command)
@@ -77,6 +92,6 @@ def _part(text: str | None) -> tuple[int, int]:
     if text is None:
         return world.rank, world.size
     first, _, second = text.partition("/")
-    if not (first.isdigit() and second.isdigit()) or not 1 <= int(first) <= int(second):
-        raise InputError(f"--part takes I/N with I from 1 to N, as in 2/4, got {text!r}")
+    if not all(re.fullmatch("[0-9]{1,6}", n) for n in (first, second)) or not 1 <= int(first) <= int(second):
+        raise InputError(f"--part takes I/N with I from 1 to N, as in 2/4, got {quoted(text)}")
     return int(first) - 1, int(second)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
-from deft.cli.common import Name, Numbers, Output, json_option, make_task, task_option_option
+from deft.cli.common import Name, Output, json_option, make_task, task_option_option
+from deft.cli.numbers import Number, Numbers, Pixels, Real
 from deft.errors import InputError
 from deft.io.arrays import read_array
 from deft.io.measurements import Converted
 from deft.io.settings import read_angles, switch
 from deft.kinds.domain import Table
 from deft.operator.recast import NORMS, ORIGINS
+from deft.values import Deviation, Positive, Range
 
 K_SPACE = (
     "mask",
@@ -59,9 +61,11 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 )
 @click.option("--rows", metavar="FIRST:LAST", help="Slices FIRST to LAST - 1 of the file.  [default: all]")
 @click.option(
-    "--sigma-y", type=float, help="Standard deviation of the noise in the converted y.  [default: the task's]"
+    "--sigma-y",
+    type=Number(Deviation),
+    help="Deviation of the noise in the converted y.  [default: the task's]",
 )
-@click.option("--scale", "value_scale", type=float, help="Multiply the program's values by this first.")
+@click.option("--scale", "value_scale", type=Number(Real), help="Multiply the program's values by this first.")
 @click.option(
     "--mask",
     type=click.Path(path_type=Path),
@@ -81,7 +85,7 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.option(
     "--origin", type=Name("origin", ORIGINS), help="k-space: the pixel of phase 0, middle or corner.  [default: middle]"
 )
-@click.option("--sign", type=int, help="k-space: sign of the exponent.  [default: -1]")
+@click.option("--sign", type=Number(Annotated[int, Range(-1, 1)]), help="k-space: sign of the exponent.  [default: -1]")
 @click.option(
     "--layout",
     type=Name("layout", ("auto", "complex", "last", "channels")),
@@ -99,25 +103,33 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
     default=None,
     help="k-space, fully sampled: simulate a measurement of the magnitude of the image.",
 )
-@click.option("--crop", type=int, help="With --magnitude: use the middle of the image, this many pixels wide.")
+@click.option(
+    "--crop", type=Number(Pixels), help="With --magnitude: use the middle of the image, this many pixels wide."
+)
 @click.option(
     "--theta",
     help="skimage: the angles given to radon, in degrees: a file, or numbers with commas.  [default: 0 to 179]",
 )
 @click.option("--circle", callback=_yes_no, metavar="true|false", help="skimage: as given to radon.  [default: true]")
-@click.option("--extent", type=float, help="odl: side of the domain, in its units.")
-@click.option("--detector-extent", type=float, help="odl: of the row of detectors.  [default: the domain's diagonal]")
-@click.option("--every", type=int, help="odl, lodopab: keep every N-th angle, N being this number.  [default: 1]")
-@click.option("--own-side", type=int, help="skimage, odl: pixels along a side of the image that was measured.")
+@click.option("--extent", type=Number(Positive), help="odl: side of the domain, in its units.")
+@click.option(
+    "--detector-extent", type=Number(Positive), help="odl: of the row of detectors.  [default: the domain's diagonal]"
+)
+@click.option(
+    "--every", type=Number(Pixels), help="odl, lodopab: keep every N-th angle, N being this number.  [default: 1]"
+)
+@click.option(
+    "--own-side", type=Number(Pixels), help="skimage, odl: pixels along a side of the image that was measured."
+)
 @click.option(
     "--side",
-    type=int,
+    type=Number(Pixels),
     help="Pixels along a side of the images to be made (the prior's).  [default: those that were measured]",
 )
 @click.option(
     "--range",
     "value_range",
-    type=Numbers(),
+    type=Numbers(Real, 2, 2),
     help="Black and white of the images that were measured.  [default: 0,1]",
 )
 @task_option_option

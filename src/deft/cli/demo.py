@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import click
 
 from deft.bench.methods_report import terminal
 from deft.bench.studies import domain_of_tasks
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
+from deft.cli.numbers import Number
+from deft.values import Range, Seconds, Seed, Size
 from deft.workflow import demo as library
 
 
@@ -21,16 +24,28 @@ from deft.workflow import demo as library
     "--quick", is_flag=True, help="Seconds instead of minutes: a test that it works; the figures mean nothing."
 )
 @click.option("--pretrained", is_flag=True, help="Use the bundled h, fitted for longer, instead of fitting one now.")
-@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
-@click.option("--images", default=64, show_default=True, help="Held-out images to restore (at most 500).")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of all random numbers.")
+@click.option(
+    "--images",
+    type=Number(Annotated[int, Range(1, 500)]),
+    default=64,
+    show_default=True,
+    help="Held-out images to restore (at most 500).",
+)
 @click.option(
     "--prior",
     default="",
     help="A prior for 1x32x32 images (clothes) or 1x64x64 ones (CT slices).  [default: the task's]",
 )
-@click.option("--seconds", default=library.FIT_SECONDS, show_default=True, help="Time limit of the fit.")
 @click.option(
-    "--size", default=0.09, show_default=True, help="Upper limit of h's parameters, as a share of the prior's."
+    "--seconds", type=Number(Seconds), default=library.FIT_SECONDS, show_default=True, help="Time limit of the fit."
+)
+@click.option(
+    "--size",
+    type=Number(Size),
+    default=0.09,
+    show_default=True,
+    help="Upper limit of h's parameters, as a share of the prior's.",
 )
 @overwrite_option
 @json_option

@@ -14,6 +14,7 @@ from deft.bench.report import machine
 from deft.bench.stein import add_stein, check_stein
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
 from deft.errors import InputError
@@ -24,6 +25,7 @@ from deft.learned import Learned, kind_of
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import Plan, plan
 from deft.recipe.data import read_unknown
+from deft.values import Count, Rows, Samples, Seed, Share, Steps
 
 
 @click.command()
@@ -54,12 +56,16 @@ from deft.recipe.data import read_unknown
 @common.trust_code_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: inpaint]")
 @common.task_option_option
-@click.option("--images", type=int, help="Number of images, the first ones of the data.  [default: all]")
-@click.option("--samples", default=4, show_default=True, help="Samples for each image.")
-@click.option("--steps", type=int, help="Calls of the prior for every method.  [default: each method's]")
-@click.option("--eta", type=float, help="Noise of the sampler for every method, 0 to 1.  [default: each method's]")
-@click.option("--seed", default=0, show_default=True, help="Of masks, measurement noise and samples.")
-@click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
+@click.option("--images", type=Number(Count), help="Number of images, the first ones of the data.  [default: all]")
+@click.option("--samples", type=Number(Samples), default=4, show_default=True, help="Samples for each image.")
+@click.option("--steps", type=Number(Steps), help="Calls of the prior for every method.  [default: each method's]")
+@click.option(
+    "--eta", type=Number(Share), help="Noise of the sampler for every method, 0 to 1.  [default: each method's]"
+)
+@click.option(
+    "--seed", type=Number(Seed), default=0, show_default=True, help="Of masks, measurement noise and samples."
+)
+@click.option("--batch", type=Number(Rows), default=64, show_default=True, help="Samples drawn at once.")
 @click.option(
     "--stein",
     is_flag=True,

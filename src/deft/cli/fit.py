@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 from click.core import ParameterSource
 
 from deft.cli import common
-from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
+from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.cli.control import OFF_POLICY, fit_by_importance, fit_on_paths, listed, make_objective
+from deft.cli.numbers import Index, Number, Numbers
 from deft.cli.sections import Sections, section
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
@@ -35,6 +36,22 @@ from deft.train.fit import FitConfig, launched_config
 from deft.train.levels import level_table
 from deft.train.objectives import OBJECTIVES
 from deft.train.prior_samples import draw_prior_samples
+from deft.values import (
+    CountOrNone,
+    Deviation,
+    FitSteps,
+    Focus,
+    Part,
+    Range,
+    Rate,
+    Rows,
+    Seconds,
+    Seed,
+    Share,
+    Size,
+    Steps,
+    Width,
+)
 from deft.workflow.sampling import read_measured
 
 DEFAULTS = Recipe()
@@ -82,28 +99,35 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 )
 @out_option("run")
 @click.option(
-    "--size", default=0.09, show_default=True, help="Upper limit of h's parameters, as a share of the prior's."
+    "--size",
+    type=Number(Size),
+    default=0.09,
+    show_default=True,
+    help="Upper limit of h's parameters, as a share of the prior's.",
 )
 @click.option(
     "--steps",
+    type=Number(FitSteps),
     default=DEFAULTS.steps,
     show_default=f"{DEFAULTS.steps}; with --objective {PATHS['steps']}",
     help="Training steps.",
 )
-@click.option("--seconds", type=float, help="Time limit of the fit. The learning rate falls to its end within it.")
-@click.option("--seed", default=0, show_default=True, help="Of all random numbers.")
+@click.option(
+    "--seconds", type=Number(Seconds), help="Time limit of the fit. The learning rate falls to its end within it."
+)
+@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of all random numbers.")
 @click.option("--resume", is_flag=True, help="Resume a fit that was stopped, with the same settings.")
 @section(
     "Task and measurement",
     click.option(
         "--sigma-y",
-        type=float,
+        type=Number(Deviation),
         help="Standard deviation of the measurement noise, for images in [-1, 1].  [default: the task's]",
     ),
     common.task_option_option,
     click.option(
         "--hole",
-        type=Numbers(),
+        type=Numbers(Part, 1, 2),
         help="Smallest and largest side of a hole, as fractions of the image's side (inpaint).",
     ),
     click.option(
@@ -111,7 +135,13 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         type=click.Path(path_type=Path),
         help="With --objective, instead of --data: the measurement, as in `deft sample`.",
     ),
-    click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file, from 0."),
+    click.option(
+        "--row",
+        type=Number(Index),
+        default=0,
+        show_default=True,
+        help="Which measurement of a measurement file, from 0.",
+    ),
     click.option(
         "--mask",
         type=click.Path(path_type=Path),
@@ -146,7 +176,9 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         help="What is fitted: deft, or one of its baselines (docs/methods.md).",
     ),
     click.option(
-        "--width", type=int, help="Channels of h, instead of --size: for a prior whose number of parameters is unknown."
+        "--width",
+        type=Number(Width),
+        help="Channels of h, instead of --size: for a prior whose number of parameters is unknown.",
     ),
     click.option(
         "--start-from",
@@ -176,25 +208,33 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         show_default=True,
         help="The likelihood's gradient: preconditioned by its curvature, or score, without it as in the paper.",
     ),
-    click.option("--n2-start", type=float, default=None, help="Initial weight of the guide.  [default: the library's]"),
+    click.option(
+        "--n2-start",
+        type=Number(Annotated[float, Range(-1000, 1000)]),
+        default=None,
+        help="Initial weight of the guide.  [default: the library's]",
+    ),
 )
 @section(
     "How it is fitted",
     click.option(
         "--batch",
+        type=Number(Rows),
         default=DEFAULTS.batch,
         show_default=f"{DEFAULTS.batch}; with --objective {PATHS['batch']} paths",
         help="Rows of a training step.",
     ),
-    click.option("--lr", default=DEFAULTS.lr, show_default=True, help="Learning rate."),
+    click.option("--lr", type=Number(Rate), default=DEFAULTS.lr, show_default=True, help="Learning rate."),
     click.option(
         "--warmup",
+        type=Number(CountOrNone),
         default=DEFAULTS.warmup,
         show_default=f"{DEFAULTS.warmup}; with --objective {PATHS['warmup']}",
         help="Steps in which the learning rate rises.",
     ),
     click.option(
         "--ema",
+        type=Number(Part),
         default=DEFAULTS.ema,
         show_default=f"{DEFAULTS.ema}; with --objective {PATHS['ema']}",
         help="Decay of the averaged weights.",
@@ -208,19 +248,21 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--focus",
+        type=Number(Focus),
         default=3.0,
         show_default=True,
         help="Noise levels are drawn with density u^(focus - 1): 1 is uniform, larger values draw more high noise.",
     ),
     click.option(
         "--even",
+        type=Number(Share),
         default=0.5,
         show_default=True,
         help="Share of the noise levels that are drawn uniformly in log noise instead.",
     ),
     click.option(
         "--prior-samples",
-        type=int,
+        type=Number(CountOrNone),
         help=(
             "Number of samples of the prior that are added to the images; 0 for none.  [default: enough that no image"
             " is seen too often (docs/fit.md)]"
@@ -235,7 +277,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         "--cache",
         "--bank",
         "cache",
-        type=int,
+        type=Number(CountOrNone),
         help=(
             "Size of the prediction cache: the prior runs once on this many noisy draws, which the fit uses again and"
             " again; 0 for none.  [default: by steps and memory (docs/cache.md)]"
@@ -243,7 +285,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--fresh",
-        type=float,
+        type=Number(Part),
         help=(
             "Share of each batch that is new draws instead of cached ones.  [default: 0, or 1/8 where memory limits"
             " the cache]"
@@ -259,12 +301,14 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--patience",
+        type=Number(CountOrNone),
         default=DEFAULTS.patience,
         show_default=True,
         help="End early after this many evaluations (of 20) without a lower held-out loss; 0 for never.",
     ),
     click.option(
         "--interval-images",
+        type=Number(CountOrNone),
         default=DEFAULTS.interval_images,
         show_default=f"{DEFAULTS.interval_images}, fewer where the fit is short",
         help="Held-out images that intervals are checked on after the fit (docs/trust.md); 0 for none.",
@@ -281,10 +325,12 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
         ),
     ),
     common.reward_options,
-    click.option("--chain", default=50, show_default=True, help="With --objective: sampler steps of a path."),
+    click.option(
+        "--chain", type=Number(Steps), default=50, show_default=True, help="With --objective: sampler steps of a path."
+    ),
     click.option(
         "--subset",
-        type=int,
+        type=Number(Steps),
         help="With --objective: differentiate this many random steps of a path instead of all (unbiased).",
     ),
     click.option(
@@ -294,18 +340,28 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--rounds",
+        type=Number(Annotated[int, Range(1, 10_000)]),
         default=4,
         show_default=True,
         help="With importance: rounds of drawing paths and fitting to the weighted ones; each has --steps steps.",
     ),
-    click.option("--paths", default=8, show_default=True, help="With importance: paths of each measurement."),
+    click.option(
+        "--paths",
+        type=Number(Annotated[int, Range(1, 10_000)]),
+        default=8,
+        show_default=True,
+        help="With importance: paths of each measurement.",
+    ),
     click.option(
         "--warm",
+        type=Number(CountOrNone),
         default=0,
         show_default=True,
         help="With --objective: anneal the log-likelihood over this many steps, from a thousandth of it.",
     ),
-    click.option("--log-z-rate", default=0.05, show_default=True, help="With tb: step size of log Z."),
+    click.option(
+        "--log-z-rate", type=Number(Rate), default=0.05, show_default=True, help="With tb: step size of log Z."
+    ),
 )
 @section(
     "Machine and output",

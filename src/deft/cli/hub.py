@@ -9,6 +9,7 @@ import click
 from deft.cli import common
 from deft.cli.common import Output, json_option, out_option, overwrite_option
 from deft.cli.group import NearestGroup
+from deft.cli.numbers import Line
 from deft.workflow.hub import FILES, push_to_hub, save_pretrained
 
 
@@ -39,7 +40,7 @@ def hub() -> None:
 @click.option(
     "--about-data", help="The data that h was fitted to, for the card.  [default: the run's, without folders]"
 )
-@click.option("--note", help="One line for the README.")
+@click.option("--note", type=Line(), help="One line for the README.")
 @click.option("--prior", "prior_option", help="Where the prior is now, if it was moved.")
 @common.prior_option_option
 @common.trust_code_option

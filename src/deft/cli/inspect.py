@@ -8,17 +8,19 @@ import click
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
+from deft.cli.numbers import Number
 from deft.denoiser import NetworkDenoiser
 from deft.prior.check import LEVELS, WORSE, Candidate, confirm, describe, try_conventions
 from deft.prior.latent import LatentPrior
 from deft.recipe.card_text import card_lines
+from deft.values import Count, Seed
 
 
 @click.command()
 @click.argument("path", metavar="PRIOR")
 @click.option("--images", "data", help=DATA_HELP + " Of the kind the prior was trained on.")
-@click.option("-n", "count", default=16, show_default=True, help="How many of them to try it on.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("-n", "count", type=Number(Count), default=16, show_default=True, help="How many of them to try it on.")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True)
 @common.prior_option_option
 @common.reading_options
 @common.device_option

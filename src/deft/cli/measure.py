@@ -12,6 +12,7 @@ from deft.cli.common import DATA_HELP, Name, Output, json_option
 from deft.cli.convert import convert as convert_command
 from deft.cli.group import NearestGroup
 from deft.cli.measure_inspect import inspect as inspect_command
+from deft.cli.numbers import Number
 from deft.core.random import Noise
 from deft.errors import InputError
 from deft.io.files import write_bytes
@@ -19,15 +20,16 @@ from deft.io.measurements import save_measurement
 from deft.io.tasks import TASKS
 from deft.io.text import count
 from deft.kinds.domain import domains
+from deft.values import Count, Deviation, Seed
 
 
 @click.group(cls=NearestGroup, invoke_without_command=True)
 @click.option("--task", type=Name("task", TASKS), help="What is measured; A+B: A, and then B of it.  [required]")
 @common.task_option_option
-@click.option("--sigma-y", type=float, help="Deviation of the noise.  [default: the task's]")
+@click.option("--sigma-y", type=Number(Deviation), help="Deviation of the noise.  [default: the task's]")
 @click.option("--data", help=f"{DATA_HELP}  [required]")
-@click.option("--images", type=int, help="Measure the first so many images.  [default: all]")
-@click.option("--seed", default=0, show_default=True, help="Of masks, kernels and noise.")
+@click.option("--images", type=Number(Count), help="Measure the first so many images.  [default: all]")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of masks, kernels and noise.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -10,11 +10,13 @@ import click
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option
+from deft.cli.numbers import Number
 from deft.errors import InputError
 from deft.io.arrays import read_arrays
 from deft.io.measurements import limits
 from deft.io.tasks import TASKS
 from deft.prior.measurement_check import Inspected, Tried, inspect_measurement
+from deft.values import Count, Deviation, Samples, Seed, Steps
 
 SHOWN = 8
 """Readings in the table."""
@@ -32,12 +34,14 @@ SHOWN = 8
 @common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="What the measurement is.  [default: what the file says]")
 @common.task_option_option
-@click.option("--sigma-y", type=float, help="Deviation of the noise, for images in [-1, 1].  [default: the task's]")
+@click.option(
+    "--sigma-y", type=Number(Deviation), help="Deviation of the noise, for images in [-1, 1].  [default: the task's]"
+)
 @common.range_option
-@click.option("--rows", default=4, show_default=True, help="Measurements that are looked at.")
-@click.option("-n", "--samples", default=2, show_default=True, help="Samples of each.")
-@click.option("--steps", default=20, show_default=True, help="Calls of the prior a sample.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--rows", type=Number(Count), default=4, show_default=True, help="Measurements that are looked at.")
+@click.option("-n", "--samples", type=Number(Samples), default=2, show_default=True, help="Samples of each.")
+@click.option("--steps", type=Number(Steps), default=20, show_default=True, help="Calls of the prior a sample.")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True)
 @common.device_option
 @json_option
 def inspect(

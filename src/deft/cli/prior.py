@@ -13,9 +13,10 @@ from click.core import ParameterSource
 from torch import Tensor
 
 from deft.cli import common
-from deft.cli.common import DATA_HELP, Name, Numbers, Output, json_option, out_option, overwrite_option
+from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.cli.group import NearestGroup
 from deft.cli.inspect import inspect
+from deft.cli.numbers import Depth, Line, Number, Numbers
 from deft.core.denoiser import fingerprint, freeze
 from deft.core.schedule import Schedule
 from deft.denoiser.parametrisation import OUTPUTS
@@ -26,6 +27,7 @@ from deft.kinds.domain import Domain, Table, find_domain
 from deft.recipe.card_text import card_lines
 from deft.recipe.data import hold_out
 from deft.runtime.distributed import get_world
+from deft.runtime.memory import check_memory
 from deft.schedule import SCHEDULES
 from deft.train.augment import Flipped
 from deft.train.compiled import compiled
@@ -35,6 +37,7 @@ from deft.train.fit import FitConfig, FitResult, fit, launched_config
 from deft.train.levels import level_table
 from deft.train.prior_quality import denoising_errors, draw
 from deft.train.protocols import Batches
+from deft.values import Count, CountOrNone, FitSteps, NotNegative, Part, Rate, Rows, Seconds, Seed, Width
 
 KEPT_ON_DEVICE = 2**31
 """Training images of at most so many bytes are kept on the GPU."""
@@ -67,13 +70,15 @@ def make_schedule(name: str) -> Schedule:
 @out_option()
 @click.option(
     "--widths",
-    type=Numbers(int),
+    type=Numbers(Width, 1, 8),
     default="64,96,128",
     show_default=True,
     help="Channels at each level of the UNet; each level halves the image.",
 )
-@click.option("--blocks", default=1, show_default=True, help="Residual blocks a level.")
-@click.option("--patch", default=2, show_default=True, help="Fold patch x patch pixels into channels first.")
+@click.option("--blocks", type=Number(Depth), default=1, show_default=True, help="Residual blocks a level.")
+@click.option(
+    "--patch", type=Number(Depth), default=2, show_default=True, help="Fold patch x patch pixels into channels first."
+)
 @click.option("--schedule", type=Name("schedule", TRAINABLE), default="vp-cosine", show_default=True)
 @click.option(
     "--output",
@@ -83,15 +88,17 @@ def make_schedule(name: str) -> Schedule:
     show_default=True,
     help="What the network is trained to output.",
 )
-@click.option("--steps", default=11_000, show_default=True)
-@click.option("--batch", default=64, show_default=True)
-@click.option("--lr", default=1.5e-3, show_default=True)
-@click.option("--warmup", default=300, show_default=True)
-@click.option("--ema", default=0.9995, show_default=True)
-@click.option("--weight-decay", default=0.0, show_default=True)
-@click.option("--evaluations", default=20, show_default=True, help="Looks at the held-out loss.")
-@click.option("--seconds", type=float, help="Stop after this long, with the learning rate brought down in time.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--steps", type=Number(FitSteps), default=11_000, show_default=True)
+@click.option("--batch", type=Number(Rows), default=64, show_default=True)
+@click.option("--lr", type=Number(Rate), default=1.5e-3, show_default=True)
+@click.option("--warmup", type=Number(CountOrNone), default=300, show_default=True)
+@click.option("--ema", type=Number(Part), default=0.9995, show_default=True)
+@click.option("--weight-decay", type=Number(NotNegative), default=0.0, show_default=True)
+@click.option("--evaluations", type=Number(Count), default=20, show_default=True, help="Looks at the held-out loss.")
+@click.option(
+    "--seconds", type=Number(Seconds), help="Stop after this long, with the learning rate brought down in time."
+)
+@click.option("--seed", type=Number(Seed), default=0, show_default=True)
 @click.option("--bf16", is_flag=True, help="Autocast to bfloat16.")
 @click.option(
     "--flip",
@@ -114,9 +121,9 @@ def make_schedule(name: str) -> Schedule:
 @click.option("--half", is_flag=True, help="Round the weights to half precision in prior.safetensors: half the size.")
 @common.accumulate_option
 @common.streams_option
-@click.option("--name", help="For the card.  [default: the output folder's]")
-@click.option("--about-data", help="For the card: what the images are.")
-@click.option("--licence", help="For the card: the licence of the images.")
+@click.option("--name", type=Line(), help="For the card.  [default: the output folder's]")
+@click.option("--about-data", type=Line(), help="For the card: what the images are.")
+@click.option("--licence", type=Line(), help="For the card: the licence of the images.")
 @click.option(
     "--features",
     type=Name("features", ("none", "fashion")),
@@ -256,6 +263,9 @@ class Training:
             for k in ("widths", "blocks", "patch")
             if context.get_parameter_source(k) is ParameterSource.COMMANDLINE
         }
+        # two 3x3 convolutions a block at the least, and each weight five times in training
+        least = 20 * 18 * self.blocks * sum(w**2 for w in self.widths)
+        check_memory(least, f"a network of --widths {','.join(map(str, self.widths))}", "give smaller ones")
         made = common.ask(domain.new_prior, domain, shape, make_schedule(self.schedule), self.output_kind, **network)
         if self.start is not None:
             start_weights(made, self.start)

@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import torch
@@ -16,10 +16,12 @@ from tqdm import tqdm
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
 from deft.cli.group import NearestGroup
+from deft.cli.numbers import Angstrom, Number, Temperature
 from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.files import open_folder, write_json, write_text
 from deft.methods import get_method
+from deft.values import Count, CountOrNone, Range, Rows, Samples, Seed, Share, Steps
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
     from deft.bench.success_report import SuccessReport
@@ -132,7 +134,12 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 )
 @pdb_option
 @click.option(
-    "-n", "--samples", default=8, show_default=True, help="How many scaffolds to draw; each has lengths of its own."
+    "-n",
+    "--samples",
+    type=Number(Samples),
+    default=8,
+    show_default=True,
+    help="How many scaffolds to draw; each has lengths of its own.",
 )
 @click.option(
     "--run",
@@ -157,10 +164,15 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
     metavar="KEY=NUMBER",
     help="A setting of the method: zeta (dps, .3), data_std (pigdm, 1), scale (deft, 1). May be repeated.",
 )
-@click.option("--steps", default=100, show_default=True, help="Calls of the prior for each scaffold.")
-@click.option("--eta", default=1.0, show_default=True, help="Noise of the ddim sampler: 0 none, 1 ancestral.")
+@click.option(
+    "--steps", type=Number(Steps), default=100, show_default=True, help="Calls of the prior for each scaffold."
+)
+@click.option(
+    "--eta", type=Number(Share), default=1.0, show_default=True, help="Noise of the ddim sampler: 0 none, 1 ancestral."
+)
 @click.option(
     "--temperature",
+    type=Number(Temperature),
     default=TEMPERATURE,
     show_default=True,
     help=(
@@ -169,6 +181,7 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 )
 @click.option(
     "--clearance",
+    type=Number(Angstrom),
     default=CLEARANCE,
     show_default=True,
     help="Keep residues that are no neighbours at least so many angstrom apart; 0 leaves them to the prior.",
@@ -178,6 +191,7 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 )
 @click.option(
     "--sigma-y",
+    type=Number(Annotated[float, Range(above=0, max=1000)]),
     default=TIGHT,
     show_default=True,
     help=(
@@ -185,8 +199,8 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
         " RMSD, and leaves more room where motif and scaffold meet."
     ),
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--batch", default=16, show_default=True, help="Scaffolds drawn at once.")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True)
+@click.option("--batch", type=Number(Rows), default=16, show_default=True, help="Scaffolds drawn at once.")
 @out_option("scaffolds")
 @common.device_option
 @overwrite_option
@@ -365,26 +379,53 @@ class Scaffolds:
     type=click.Path(path_type=Path),
     help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.",
 )
-@click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
-@click.option("--count", default=COUNT, show_default=True, help="Problems of set a, left-out or validation.")
+@click.option("-n", "--samples", type=Number(Samples), default=4, show_default=True, help="Chains of each problem.")
+@click.option(
+    "--count", type=Number(Count), default=COUNT, show_default=True, help="Problems of set a, left-out or validation."
+)
 @click.option(
     "--free",
     is_flag=True,
     help="Set a, left-out, validation: place and length are redrawn, as a designer has it, instead of the native's.",
 )
 @click.option("--prior", "prior_name", default="backbone", show_default=True)
-@click.option("--steps", default=100, show_default=True)
-@click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every entry alike.")
-@click.option("--clearance", default=0.0, show_default=True, help="Angstrom, for every entry alike; 0 for none.")
-@click.option("--sigma-y", default=0.1, show_default=True, help="Deviation of the motif's coordinates in angstrom.")
+@click.option("--steps", type=Number(Steps), default=100, show_default=True)
+@click.option(
+    "--temperature",
+    type=Number(Temperature),
+    default=1.0,
+    show_default=True,
+    help="Of the sampler's noise, for every entry alike.",
+)
+@click.option(
+    "--clearance",
+    type=Number(Angstrom),
+    default=0.0,
+    show_default=True,
+    help="Angstrom, for every entry alike; 0 for none.",
+)
+@click.option(
+    "--sigma-y",
+    type=Number(Annotated[float, Range(above=0, max=1000)]),
+    default=0.1,
+    show_default=True,
+    help="Deviation of the motif's coordinates in angstrom.",
+)
 @click.option(
     "--novelty",
     is_flag=True,
     help="Compare successes with the chains trained on (TM-score; a minute or more for each entry).",
 )
-@click.option("--natives", "native_count", default=100, show_default=True, help="Native chains in the first row.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--batch", default=16, show_default=True)
+@click.option(
+    "--natives",
+    "native_count",
+    type=Number(CountOrNone),
+    default=100,
+    show_default=True,
+    help="Native chains in the first row.",
+)
+@click.option("--seed", type=Number(Seed), default=0, show_default=True)
+@click.option("--batch", type=Number(Rows), default=16, show_default=True)
 @out_option("protein-benchmark")
 @common.device_option
 @json_option

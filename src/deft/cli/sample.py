@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import torch
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
+from deft.cli.numbers import Index, Number, Real
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.errors import InputError
@@ -21,9 +22,10 @@ from deft.kinds.records import task_from
 from deft.learned import DEFT, LearnedCovariance, kind_of
 from deft.likelihood.task import Tilt
 from deft.likelihood.unknown import UnknownTask
-from deft.methods import METHODS, Plan, plan
+from deft.methods import METHODS, Plan, plan, takes_eta
 from deft.recipe.fitted import FittedH
 from deft.samplers import SAMPLERS
+from deft.values import Deviation, Range, Rows, Samples, Seed, Share, Steps
 from deft.workflow.sampling import Sampled, Sampling
 
 
@@ -38,7 +40,9 @@ from deft.workflow.sampling import Sampled, Sampling
     ),
 )
 @common.reward_options
-@click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file.")
+@click.option(
+    "--row", type=Number(Index), default=0, show_default=True, help="Which measurement of a measurement file."
+)
 @click.option(
     "--mask",
     type=click.Path(path_type=Path),
@@ -51,7 +55,7 @@ from deft.workflow.sampling import Sampled, Sampling
     show_default=True,
     help="The colour of the hole in --mask.",
 )
-@click.option("-n", "--samples", default=8, show_default=True, help="How many samples to draw.")
+@click.option("-n", "--samples", type=Number(Samples), default=8, show_default=True, help="How many samples to draw.")
 @click.option(
     "--method",
     type=Name("method", METHODS),
@@ -81,7 +85,9 @@ from deft.workflow.sampling import Sampled, Sampling
 )
 @common.task_option_option
 @click.option(
-    "--sigma-y", type=float, help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]"
+    "--sigma-y",
+    type=Number(Deviation),
+    help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]",
 )
 @click.option(
     "--sampler",
@@ -90,7 +96,7 @@ from deft.workflow.sampling import Sampled, Sampling
 )
 @click.option(
     "--eta",
-    type=float,
+    type=Number(Share),
     help=(
         "Noise of the samplers ddim and sde-dpmpp-2m: 0 none, 1 that of the reverse SDE.  [default: the method's; of"
         " training-free ones what was found for the task]"
@@ -98,7 +104,7 @@ from deft.workflow.sampling import Sampled, Sampling
 )
 @click.option(
     "--steps",
-    type=int,
+    type=Number(Steps),
     help="Calls of the prior.  [default: the method's; of training-free ones what was found for the task]",
 )
 @click.option(
@@ -115,10 +121,15 @@ from deft.workflow.sampling import Sampled, Sampling
     ),
 )
 @click.option(
-    "--scale", default=1.0, show_default=True, help="Multiply h by this, on top of the method's own settings."
+    "--scale",
+    type=Number(Real),
+    default=1.0,
+    show_default=True,
+    help="Multiply h by this, on top of the method's own settings.",
 )
 @click.option(
     "--refine",
+    type=Number(Annotated[int, Range(0, 1_000_000)]),
     default=0,
     show_default=True,
     help=(
@@ -131,8 +142,8 @@ from deft.workflow.sampling import Sampled, Sampling
     type=click.Path(exists=True, path_type=Path),
     help="For --method deft-covariance: a run of `deft fit --method covariance`.  [default: the prior's own, bundled]",
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--batch", default=64, show_default=True, help="Samples drawn at once.")
+@click.option("--seed", type=Number(Seed), default=0, show_default=True)
+@click.option("--batch", type=Number(Rows), default=64, show_default=True, help="Samples drawn at once.")
 @out_option("samples")
 @click.option("--resize", is_flag=True, help="Bring the picture and the mask to the size that is needed.")
 @click.option("--convert", is_flag=True, help="Bring the picture to the prior's channels (grey or RGB).")
@@ -249,6 +260,7 @@ class Asked:
         if self.samples < 1:
             raise InputError(f"-n must be at least 1, got {self.samples}")
         prior = common.spread_out(prior, self.shard_prior)
+        common.check_samples(self.samples, prior.data_shape)
         common.check_batch(min(self.batch, self.samples) if self.batch > 0 else self.batch, prior.data_shape)
         return Sampling(
             prior,
@@ -352,6 +364,10 @@ class Asked:
         )
         if METHODS[which].sampler is not None and (self.eta is not None or self.sampler is not None):
             raise InputError(f"{which} has steps of its own: leave --sampler and --eta out")
+        if self.eta is not None and not takes_eta(made.sampler):
+            raise InputError(
+                f"--eta is the noise of a sampler that has a choice, and {made.sampler} has none: leave it out"
+            )
         if self.refine < 0 or (self.refine and not (fitted is not None and isinstance(fitted.h, DEFT))):
             raise InputError(
                 f"--refine takes a number of steps and a RUN whose h is a DEFT, got {self.refine}"

@@ -9,7 +9,9 @@ import click
 
 from deft.cli import common
 from deft.cli.common import Output, json_option
+from deft.cli.numbers import Line, Milliseconds, Number, Port, Waiting
 from deft.errors import InputError
+from deft.values import Rows
 
 
 def read_token(path: Path | None) -> str | None:
@@ -32,22 +34,30 @@ def read_token(path: Path | None) -> str | None:
 @click.argument("prior", metavar="PRIOR")
 @click.option(
     "--host",
+    type=Line(),
     default="127.0.0.1",
     show_default=True,
     help="Address to listen on; 0.0.0.0 for every address of this machine.",
 )
-@click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--port", default=8765, show_default=True, type=Number(Port), help="0 takes a free one.")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     help="A file with the token clients must send.  [default: the environment variable DEFT_TOKEN]",
 )
 @click.option("--no-token", is_flag=True, help="Let anyone ask, even beyond this machine.")
-@click.option("--name", help="For the card.  [default: the prior's own]")
-@click.option("--max-batch", default=256, show_default=True, help="Most rows in one request.")
-@click.option("--max-waiting", default=32, show_default=True, help="Requests at once; more are told to come back.")
+@click.option("--name", type=Line(), help="For the card.  [default: the prior's own]")
+@click.option("--max-batch", type=Number(Rows), default=256, show_default=True, help="Most rows in one request.")
+@click.option(
+    "--max-waiting",
+    type=Number(Waiting),
+    default=32,
+    show_default=True,
+    help="Requests at once; more are told to come back.",
+)
 @click.option(
     "--merge-ms",
+    type=Number(Milliseconds),
     default=0.0,
     show_default=True,
     help="Wait so long for requests to share a forward pass; answers may then differ in their last bits.",

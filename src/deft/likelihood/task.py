@@ -8,7 +8,6 @@ data says (`deft.kinds.domain`).
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -30,6 +29,7 @@ from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
 from deft.printing import short
 from deft.tensors import float32_default
+from deft.values import Deviation, check, check_numbers
 
 Choices = dict[str, tuple[str, ...]]
 """Setting -> the words that it may be."""
@@ -97,8 +97,8 @@ class OperatorTask(Renamed, ABC):
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.sigma_y, (int, float)) and 0 <= self.sigma_y < math.inf):
-            raise InputError(f"{self.name}: sigma_y must be 0 (noiseless) or more, and finite, got {self.sigma_y!r}")
+        check(Deviation, self.sigma_y, f"sigma_y of the task {self.name}")
+        check_numbers(self, f"task {self.name}: ")
 
     @abstractmethod
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:

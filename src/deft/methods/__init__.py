@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from deft._old_names import moved
 from deft.methods.method import SOLVERS, SPACES, WEIGHTED, Context, Draw, Method
-from deft.methods.plans import TUNED, Plan, get_method, make_sampler, plan, sampler_options
+from deft.methods.plans import TUNED, Plan, get_method, make_sampler, plan, sampler_options, takes_eta
 from deft.methods.settings import NoSettings, Settings, setting
 from deft.methods.table import BEST_SOLVER, METHODS, SCORE_FORM
 
@@ -33,6 +33,7 @@ __all__ = [
     "plan",
     "sampler_options",
     "setting",
+    "takes_eta",
 ]
 
 if not TYPE_CHECKING:

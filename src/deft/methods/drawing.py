@@ -22,14 +22,17 @@ from deft.runtime.distributed import World
 from deft.samplers import adapted, sample_hmc, sample_smc
 from deft.samplers.diagnostics import ChainDiagnostics
 from deft.samplers.ode import with_weights
+from deft.values import Range
 
 
 @dataclass(frozen=True)
 class ParticleSettings(Settings):
     """Of weighted particles."""
 
-    particles: int = setting(16, "of each measurement")
-    ess_threshold: float = setting(0.5, "resample where a smaller share of them is effective", key="threshold")
+    particles: int = setting(16, "of each measurement", range=Range(1, 1_000_000))
+    ess_threshold: float = setting(
+        0.5, "resample where a smaller share of them is effective", key="threshold", range=Range(0, 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class PopulationSettings(ParticleSettings):
 class ChainSettings(Settings):
     """Of Hamiltonian Monte Carlo."""
 
-    iterations: int = setting(40, "of each chain, half of which tune its step")
-    leapfrogs: int = setting(4, "gradients in an iteration")
+    iterations: int = setting(40, "of each chain, half of which tune its step", range=Range(1, 1_000_000))
+    leapfrogs: int = setting(4, "gradients in an iteration", range=Range(1, 10_000))
 
 
 Population = TypeVar("Population", bound=PopulationSettings)

@@ -15,7 +15,7 @@ import torch
 
 from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
-from deft.core.grid import levels, times
+from deft.core.grid import SPACINGS, levels, times
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.core.sampler import Sampler
@@ -30,6 +30,7 @@ from deft.methods.settings import Settings, read_value
 from deft.methods.table import METHODS
 from deft.runtime.distributed import World
 from deft.samplers import SAMPLERS, sample_posterior
+from deft.values import Share, Steps, check
 
 TUNED: dict[str, dict[str, dict[str, Any]]] = json.loads(
     resources.files("deft.methods").joinpath("tuned.json").read_text(encoding="utf-8")
@@ -208,9 +209,18 @@ def make_sampler(name: str, eta: float = 1.0, settings: Mapping[str, Any] | None
             raise unknown(f"setting of {name}", key, options)
         given[key] = read_value(value, options[key], f"setting {key} of {name}")
     kind: Any = SAMPLERS[name]
-    if "eta" in inspect.signature(kind).parameters:
+    if takes_eta(name):
         given["eta"] = eta
     return kind(**given)
+
+
+def takes_eta(sampler: str) -> bool:
+    """Whether a sampler of `SAMPLERS` has a noise to choose.
+
+    >>> takes_eta("ddim"), takes_eta("heun")
+    (True, False)
+    """
+    return "eta" in inspect.signature(SAMPLERS[sampler]).parameters
 
 
 def plan(
@@ -236,6 +246,11 @@ def plan(
     plan('dps', settings={'zeta': 1.8}, sampler='ddim', eta=1.0, steps=20, spacing='angle')
     """
     method = get_method(name)
+    check(Steps | None, steps, "steps")
+    check(Share | None, eta, "eta")
+    check(str | None, spacing, "spacing")
+    if spacing is not None and spacing not in SPACINGS:
+        raise unknown("spacing", spacing, SPACINGS)
     if sampler is not None and not isinstance(sampler, str):
         raise InputError(
             f"sampler is a name here ({', '.join(SAMPLERS)}), got {sampler!r}: give one of your own to"

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from deft.errors import InputError, unknown
+from deft.values import Range, check, check_fields, field_kinds
 
 S = TypeVar("S", bound="Settings")
 
@@ -26,10 +27,10 @@ FLAGS = {
 }
 
 
-def setting(default: Any, about: str, *, key: str = "") -> Any:
+def setting(default: Any, about: str, *, key: str = "", range: Range | None = None) -> Any:
     """A field of `Settings`. about: for people. key: what commands and files call it, where that is not the field's
-    name (`lambda` is none in Python)."""
-    return field(default=default, metadata={"about": about, "key": key})
+    name (`lambda` is none in Python). range: of a number; without one any but NaN."""
+    return field(default=default, metadata={"about": about, "key": key, "range": range or Range(infinite=True)})
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Settings(Mapping[str, "float | str"]):
 
     _given: ClassVar[Mapping[str, Any]] = {}
 
+    def __post_init__(self) -> None:
+        """Refuse a value of another kind, or out of its range."""
+        check_fields(self, "setting ")
+
     @classmethod
     def read(cls: type[S], values: Mapping[str, Any], of: str) -> S:
         """Settings from numbers, truth values and texts, such as a command line's KEY=VALUE or a TOML table has them;
@@ -71,7 +76,8 @@ class Settings(Mapping[str, "float | str"]):
                     raise InputError(f"{of} has no settings of its own, got {key!r}")
                 raise unknown(f"setting of {of}", key, names)
             name = names.get(key, key)
-            typed[name] = read_value(value, _types(cls)[name], f"setting {key} of {of}")
+            what = f"setting {key} of {of}"
+            typed[name] = check(field_kinds(cls)[name], read_value(value, _types(cls)[name], what), what)
             given[name] = value
         made = cls(**typed)
         object.__setattr__(made, "_given", given)

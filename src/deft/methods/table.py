@@ -55,48 +55,54 @@ from deft.samplers import (
     Refresh,
     TimeTravel,
 )
+from deft.values import Range
 
-# settings
+# settings, and the ranges they share: far above any use, so that a slip is noticed and a search is not
+
+FINITE = Range(-1e6, 1e6)
+POSITIVE, NOT_NEGATIVE, UNIT = Range(above=0, max=1e6), Range(0, 1e6), Range(0, 1)
+ABOVE = Range(above=0, infinite=True)
+COUNT, FEW = Range(1, 100_000), Range(0, 100_000)
 
 
 @dataclass(frozen=True)
 class LearnedSettings(Settings):
-    scale: float = setting(1.0, "times h")
+    scale: float = setting(1.0, "times h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class LearnedParticles(PopulationSettings):
-    scale: float = setting(1.0, "times h")
+    scale: float = setting(1.0, "times h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class LearnedChains(ChainSettings):
-    scale: float = setting(1.0, "times h")
+    scale: float = setting(1.0, "times h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class MixedSettings(Settings):
-    weight: float = setting(0.5, "of DEFT, between 0 (ΠGDM alone) and 1 (DEFT alone)")
-    data_std: float = setting(0.7, "assumed standard deviation of the data")
-    scale: float = setting(1.0, "times h")
+    weight: float = setting(0.5, "of DEFT, between 0 (ΠGDM alone) and 1 (DEFT alone)", range=UNIT)
+    data_std: float = setting(0.7, "assumed standard deviation of the data", range=POSITIVE)
+    scale: float = setting(1.0, "times h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class PiecewiseSettings(Settings):
-    at: float = setting(1.0, "sigma/alpha above which h is DEFT's")
-    iterations: int = setting(3, "of MMPS's conjugate gradients below it")
-    scale: float = setting(1.0, "times DEFT's h")
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=POSITIVE)
+    iterations: int = setting(3, "of MMPS's conjugate gradients below it", range=COUNT)
+    scale: float = setting(1.0, "times DEFT's h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class AboveSettings(Settings):
-    at: float = setting(1.0, "sigma/alpha above which h is DEFT's")
-    scale: float = setting(1.0, "times DEFT's h")
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=POSITIVE)
+    scale: float = setting(1.0, "times DEFT's h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class DPSSettings(Settings):
-    zeta: float = setting(1.8, "step size")
+    zeta: float = setting(1.8, "step size", range=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -108,52 +114,52 @@ class MCGSettings(DPSSettings):
 
 @dataclass(frozen=True)
 class PiGDMSettings(Settings):
-    data_std: float = setting(1.0, "assumed standard deviation of the data")
-    scale: float = setting(1.0, "times h")
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
+    scale: float = setting(1.0, "times h", range=FINITE)
     alpha_s: bool = setting(True, "the factor of the step is alpha_s, as in the authors' code; without it alpha_t")
 
 
 @dataclass(frozen=True)
 class ScoreSettings(Settings):
-    data_std: float = setting(1.0, "assumed standard deviation of the data")
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
 
 
 @dataclass(frozen=True)
 class ReconstructionSettings(Settings):
-    scale: float = setting(3.0, "times h")
-    data_std: float = setting(1.0, "assumed standard deviation of the data")
-    sigma_y: float = setting(0.05, "assumed noise of y")
+    scale: float = setting(3.0, "times h", range=FINITE)
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
+    sigma_y: float = setting(0.05, "assumed noise of y", range=POSITIVE)
     published: bool = setting(False, "the weight of the paper, whatever data_std")
 
 
 @dataclass(frozen=True)
 class GradientSettings(Settings):
-    scale: float = setting(1.0, "times h")
-    data_std: float = setting(1.0, "assumed standard deviation of the data")
+    scale: float = setting(1.0, "times h", range=FINITE)
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
 
 
 @dataclass(frozen=True)
 class MMPSSettings(Settings):
-    iterations: int = setting(3, "of conjugate gradients")
+    iterations: int = setting(3, "of conjugate gradients", range=COUNT)
 
 
 @dataclass(frozen=True)
 class DDRMSettings(Settings):
-    eta_a: float = setting(0.85, "share of new noise in what is not measured")
-    eta_b: float = setting(1.0, "weight of y in what is measured")
-    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
+    eta_a: float = setting(0.85, "share of new noise in what is not measured", range=UNIT)
+    eta_b: float = setting(1.0, "weight of y in what is measured", range=UNIT)
+    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured", range=ABOVE)
 
 
 @dataclass(frozen=True)
 class DiffPIRSettings(Settings):
-    strength: float = setting(1.0, "of the prior in the proximal step", key="lambda")
-    zeta: float = setting(0.3, "share of new noise in a step")
+    strength: float = setting(1.0, "of the prior in the proximal step", key="lambda", range=NOT_NEGATIVE)
+    zeta: float = setting(0.3, "share of new noise in a step", range=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
 class RePaintSettings(Settings):
-    repeats: int = setting(10, "how often a step is taken")
-    jump: int = setting(1, "parts of a step")
+    repeats: int = setting(10, "how often a step is taken", range=COUNT)
+    jump: int = setting(1, "parts of a step", range=COUNT)
     fresh: bool = setting(
         True, "y noised again at each level, as published; without it the measured part of x̂ is replaced"
     )
@@ -161,26 +167,26 @@ class RePaintSettings(Settings):
 
 @dataclass(frozen=True)
 class REDDiffSettings(Settings):
-    lr: float = setting(0.1, "step size of Adam")
-    strength: float = setting(0.25, "of the prior", key="lambda")
+    lr: float = setting(0.1, "step size of Adam", range=POSITIVE)
+    strength: float = setting(0.25, "of the prior", key="lambda", range=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
 class DAPSSettings(Settings):
-    ode_steps: int = setting(5, "calls of the prior in a step")
-    langevin_steps: int = setting(100, "in a step")
-    lr: float = setting(1.0, "size of a Langevin step, below 2")
-    tau: float = setting(0.2, "times sigma_y")
-    decay: float = setting(0.01, "of the Langevin steps along the levels")
-    data_std: float = setting(1.0, "assumed standard deviation of the data")
+    ode_steps: int = setting(5, "calls of the prior in a step", range=COUNT)
+    langevin_steps: int = setting(100, "in a step", range=FEW)
+    lr: float = setting(1.0, "size of a Langevin step, below 2", range=POSITIVE)
+    tau: float = setting(0.2, "times sigma_y", range=POSITIVE)
+    decay: float = setting(0.01, "of the Langevin steps along the levels", range=Range(above=0, max=1))
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
 
 
 @dataclass(frozen=True)
 class DDNMSettings(Settings):
-    noise: float = setting(0.85, "share of new noise in a step")
-    repeats: int = setting(1, "how often a step is taken (time travel)")
-    jump: int = setting(1, "parts of a step")
-    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
+    noise: float = setting(0.85, "share of new noise in a step", range=UNIT)
+    repeats: int = setting(1, "how often a step is taken (time travel)", range=COUNT)
+    jump: int = setting(1, "parts of a step", range=COUNT)
+    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured", range=ABOVE)
     printed: bool = setting(
         False, "the paper's printed step, with DDIM's eta for noise; without it its authors' code's"
     )
@@ -188,36 +194,36 @@ class DDNMSettings(Settings):
 
 @dataclass(frozen=True)
 class MGPSSettings(Settings):
-    middle: float = setting(0.5, "time of the midpoint over that of the step's end")
-    gradient_steps: int = setting(2, "of Adam in a step")
-    many: int = setting(20, "of them in the first step and in every tenth")
-    every: int = setting(10, "how often that is")
-    lr: float = setting(0.03, "step size of Adam")
-    warm: int = setting(15, "first steps that end in a second fit, next to the data")
+    middle: float = setting(0.5, "time of the midpoint over that of the step's end", range=UNIT)
+    gradient_steps: int = setting(2, "of Adam in a step", range=FEW)
+    many: int = setting(20, "of them in the first step and in every tenth", range=FEW)
+    every: int = setting(10, "how often that is", range=COUNT)
+    lr: float = setting(0.03, "step size of Adam", range=POSITIVE)
+    warm: int = setting(15, "first steps that end in a second fit, next to the data", range=FEW)
 
 
 @dataclass(frozen=True)
 class CPiGDMSettings(Settings):
-    weight: float = setting(15.0, "of the guidance")
-    start: float = setting(2.0, "sigma/alpha at which it begins, from y; inf for pure noise")
-    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured")
+    weight: float = setting(15.0, "of the guidance", range=NOT_NEGATIVE)
+    start: float = setting(2.0, "sigma/alpha at which it begins, from y; inf for pure noise", range=ABOVE)
+    limit: float = setting(1.0, "sigma_y / s beyond which a direction counts as not measured", range=ABOVE)
 
 
 @dataclass(frozen=True)
 class FlowerSettings(Settings):
-    gamma: float = setting(0.0, "of the refinement's own spread; 1 draws from its posterior")
-    data_std: float = setting(1.0, "assumed standard deviation of the data")
+    gamma: float = setting(0.0, "of the refinement's own spread; 1 draws from its posterior", range=NOT_NEGATIVE)
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
 
 
 @dataclass(frozen=True)
 class TDSSettings(PopulationSettings):
-    data_std: float = setting(1.0, "assumed standard deviation of the data")
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
 
 
 @dataclass(frozen=True)
 class HMCSettings(ChainSettings):
-    iterations: int = setting(100, "of each chain, half of which tune its step")
-    data_std: float = setting(0.5, "assumed standard deviation of the data")
+    iterations: int = setting(100, "of each chain, half of which tune its step", range=COUNT)
+    data_std: float = setting(0.5, "assumed standard deviation of the data", range=POSITIVE)
 
 
 # how h is made

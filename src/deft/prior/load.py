@@ -172,6 +172,13 @@ def family_of(name: str | Path) -> str:
     raise unknown("prior", str(name), BUNDLED)
 
 
+RESERVED = {
+    "name": "the name of a prior is no option of it: give it as --prior (prior = in a file)",
+    "device": "where a prior computes is no option of it: give it as --device",
+}
+"""Arguments of `load_prior` that are no options, and what to do instead."""
+
+
 def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE texts as options of `load_prior`: numbers, true/false, a,b for two numbers, else a text; `load_prior`
     says what each must be.
@@ -184,6 +191,8 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise InputError(f"expected KEY=VALUE, got {pair!r}")
+        if key in RESERVED:
+            raise InputError(f"{pair}: {RESERVED[key]}")
         if key in out:
             raise InputError(f"{key} is given twice: {key}={out[key]} and {pair}")
         out[key] = _value(key, value)
@@ -226,6 +235,25 @@ def resolve(options: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """(family, the options as its loader takes them) of a prior, without loading it.
+
+    Raises:
+        InputError, CheckpointError: no such prior, or an option that it does not take.
+    """
+    family = family_of(name)
+    load, kinds = FAMILIES[family].load, FAMILIES[family].options
+    takes = dict(inspect.signature(load).parameters)
+    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        for key in options:
+            if key not in takes:
+                known = [k for k in takes if k not in ("name", "device")]
+                if not known:
+                    raise InputError(f"{name} is read as its file says and takes no options, got {key!r}")
+                raise unknown(f"option of a prior of the family {family}", key, known)
+    return family, dict(options) if family == "python" else resolve(typed(kinds, options))
+
+
 @checks_arguments
 def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
@@ -239,17 +267,9 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         InputError, CheckpointError: what was given, what was expected, what to do.
     """
     device = as_device(device)
-    family = family_of(name)
+    family, chosen = check_options(name, options)
     load, kinds = FAMILIES[family].load, FAMILIES[family].options
     takes = dict(inspect.signature(load).parameters)
-    if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        for key in options:
-            if key not in takes:
-                known = [k for k in takes if k not in ("name", "device")]
-                if not known:
-                    raise InputError(f"{name} is read as its file says and takes no options, got {key!r}")
-                raise unknown(f"option of a prior of the family {family}", key, known)
-    chosen = options if family == "python" else resolve(typed(kinds, options))
     try:
         prior = load(str(name), device=device, **chosen)
     except TypeError as error:

@@ -14,6 +14,7 @@ import inspect
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from deft.io.h_files import KINDS, start_from
 from deft.io.identity import digest
 from deft.kinds.domain import domain_of
 from deft.learned import DEFT, Learned, kind_of
-from deft.learned.base import report_size
+from deft.learned.base import count_parameters, report_size
+from deft.learned.deft import STARTS
 from deft.likelihood.gaussian import why_unsupported
 from deft.likelihood.task import Task, Through
 from deft.likelihood.unknown import UnknownTask
@@ -53,6 +55,7 @@ from deft.recipe.intervals import (
 )
 from deft.recipe.settings import MAX_SAMPLES, MAX_STEPS, OBJECTIVES, Recipe, Sizes, sizes_for, time_parts
 from deft.runtime.distributed import get_world
+from deft.runtime.memory import check_memory
 from deft.runtime.messages import Callback, log, shown
 from deft.tensors import as_device, float32_default
 from deft.train.augment import flipped_pairs
@@ -228,32 +231,56 @@ def _build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool) -> L
             _check_start(h, task, recipe.start_from)
         log.info(f"starting from {recipe.start_from}")
         return report_size(h, prior)
+    if recipe.width is not None and "net" not in recipe.options:
+        with torch.device("meta"):
+            n = count_parameters(DEFT(prior.event_shape, task.feature_channels, recipe.width))
+        # weights, gradients, two moments of the optimiser and the average
+        check_memory(20 * n, f"an h of width {recipe.width} ({n:,} parameters)", "give a smaller --width")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         form = task.form if isinstance(task, UnknownTask) else {}
         if recipe.width is not None:
             options = {**form, **recipe.options}
             return report_size(DEFT(prior.event_shape, task.feature_channels, recipe.width, **options), prior)
-        kind = KINDS[recipe.method]
-        takes = inspect.signature(kind.sized).parameters
-        known = (
-            [*inspect.signature(kind).parameters, *takes]
-            if any(p.kind is p.VAR_KEYWORD for p in takes.values())
-            else [*takes]
-        )
-        for name in recipe.options:
-            if name not in known:
-                raise unknown(
-                    f"option of {recipe.method}",
-                    name,
-                    [
-                        k
-                        for k in known
-                        if k not in ("prior", "size", "feature_channels", "log", "options", "event_shape")
-                    ],
-                )
+        kind, takes = KINDS[recipe.method], check_options(recipe.method, recipe.options)
         form = form if recipe.method == "deft" else {k: v for k, v in form.items() if k in takes}
         return kind.sized(prior, recipe.size, task.feature_channels, **{**form, **recipe.options})
+
+
+def check_options(method: str, options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:
+    """What a kind of h is made with by its size; the names of options are among it.
+
+    Raises:
+        InputError: an option that this kind does not have, or one of a `DEFT` with a value that is none.
+    """
+    kind = KINDS[method]
+    takes = inspect.signature(kind.sized).parameters
+    known = (
+        [*inspect.signature(kind).parameters, *takes]
+        if any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        else [*takes]
+    )
+    hidden = ("prior", "size", "feature_channels", "log", "options", "event_shape")
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of {method}", name, [k for k in known if k not in hidden])
+    return takes
+
+
+def try_options(method: str, options: Mapping[str, Any]) -> None:
+    """`check_options`, and the values of a DEFT's options on a small one that takes no memory: for options from a
+    file."""
+    check_options(method, options)
+    if method != "deft":
+        return
+    rest = {k: v for k, v in options.items() if k not in ("start", "domain")}
+    if "start" in options and options["start"] not in STARTS:
+        raise unknown("start", str(options["start"]), STARTS)
+    for key in ("net", "event_shape", "feature_channels", "width"):
+        if key in rest:
+            raise InputError(f"{key} is no option that a file can give")
+    with torch.device("meta"):
+        DEFT((1, 8, 8), 1, 4, **rest)
 
 
 def _check_start(h: Learned, task: UnknownTask, source: str) -> None:

@@ -44,7 +44,7 @@ from deft.train.control import learn
 from deft.train.fit import FitConfig, FitResult, launched_config
 from deft.train.path import LogVariance, PathObjective, RelativeEntropy, has_derivative
 from deft.train.prior_samples import draw_prior_samples
-from deft.values import Rows, Samples, Seed, Steps
+from deft.values import Rows, Samples, Seed, Steps, printable, quoted
 
 Measured = Observation | Tensor | np.ndarray | str | Path
 """A measurement: an observation, y in model space as the task makes it (one, or a batch), or a measurement file
@@ -413,14 +413,15 @@ def load(
             nobody.
         device: where h and a prior that is loaded here go. Default: where the given prior is, else the CPU.
         prior_options: KEY=VALUE texts, as --prior-option takes them. Default: the card's.
-        trust_code: the card may name a network, a task or a class of somebody's own, whose code then runs.
+        trust_code: the card may name a network, a task, a class or a prior's function of somebody's own, whose code
+            then runs.
 
     Raises:
         CheckpointError: there is none, it is damaged, it was fitted to another prior, or its prior is one that a card
             alone does not load.
     """
     if not isinstance(prior, Denoiser):
-        name, recorded = (prior, []) if prior is not None else prior_of(path)
+        name, recorded = (prior, []) if prior is not None else prior_of(path, trust_code=trust_code)
         prior = load_prior(name, device or "cpu", **read_options(list(prior_options) or recorded))
     h, task, card = load_h(_file(path), prior, trust_code=trust_code)
     kept = {
@@ -448,8 +449,11 @@ def _file(path: str | Path) -> Path:
     return file
 
 
-def prior_of(path: str | Path) -> tuple[str, list[str]]:
+def prior_of(path: str | Path, *, trust_code: bool = False) -> tuple[str, list[str]]:
     """(name, options) of the prior that the card of a fitted h names. A card may not run code, nor call anybody.
+
+    Args:
+        trust_code: the card may name a function that makes the prior, which then runs.
 
     Raises:
         CheckpointError: it is no h, or its prior is one that a card alone does not load.
@@ -462,9 +466,12 @@ def prior_of(path: str | Path) -> tuple[str, list[str]]:
         )
     name = str(card.get("prior") or "fashion")
     family = family_or_none(name)
-    if family in ("python", "remote", "hub") or (family is None and "/" in name):
+    if (family in ("python", "remote", "hub") and not (family == "python" and trust_code)) or (
+        family is None and "/" in name
+    ):
         gone = "which is not there any more" if family is None else "which a card alone is not trusted to load"
-        raise CheckpointError(f"{file} was fitted to the prior {name}, {gone}: give it with --prior")
+        or_trust = " (or --trust-code, which runs the function that the card names)" if family == "python" else ""
+        raise CheckpointError(f"{file} was fitted to the prior {quoted(name)}, {gone}: give it with --prior{or_trust}")
     return name, recorded_options(card)
 
 
@@ -480,4 +487,7 @@ def recorded_options(card: Mapping[str, Any]) -> list[str]:
     """The --prior-option texts of a card, but those that a stranger's card must not decide."""
     # functions, URLs and hub ids are not loaded on a card's word at all (`_named_prior`): what is left to forbid is
     # running a pickle
-    return [p for p in map(str, card.get("prior_options", [])) if p.partition("=")[0] not in ("trust_pickle", "token")]
+    given = card.get("prior_options", [])
+    if not isinstance(given, list) or not all(isinstance(p, str) and printable(p) for p in given):
+        raise CheckpointError(f"prior_options in the card = {quoted(given)}: expected a list of texts KEY=VALUE")
+    return [p for p in given if p.partition("=")[0].strip() not in ("trust_pickle", "token", "name", "device")]

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,13 +22,30 @@ from deft.errors import InputError, unknown
 from deft.io.h_files import KINDS
 from deft.learned import Learned
 from deft.recipe.intervals import IMAGES
+from deft.runtime.memory import check_memory
 from deft.train.augment import FLIPS
 from deft.train.cache import PredictionCache
 from deft.train.data import Clean
-from deft.train.denoising import DenoisingObjective
+from deft.train.denoising import WEIGHTINGS, DenoisingObjective
 from deft.train.fit import FitConfig
 from deft.train.jacobian import JacobianObjective
 from deft.train.prior_samples import CHUNK, STEPS
+from deft.values import (
+    Count,
+    CountOrNone,
+    FitSteps,
+    Focus,
+    NotNegative,
+    Part,
+    Rate,
+    Rows,
+    Seconds,
+    Seed,
+    Share,
+    Size,
+    Width,
+    check_fields,
+)
 
 VISITS = 32
 """How often one image may be seen in a fit: with a thousand images the held-out loss rises after some sixty times, and
@@ -83,38 +100,40 @@ class Recipe:
     """
 
     method: str = "deft"
-    size: float = 0.09
-    width: int | None = None
+    size: Size = 0.09
+    width: Width | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     start_from: str = ""
-    steps: int = 2000
-    seconds: float | None = None
-    batch: int = 64
-    lr: float = 2.5e-3
-    warmup: int = 50
-    ema: float = 0.998
-    weight_decay: float = 0.0
-    prior_samples: int | None = None
-    cache: int | None = None
-    fresh: float | None = None
-    patience: int = 6
-    evaluations: int = 20
-    weights: str = "best"
+    steps: FitSteps = 2000
+    seconds: Seconds | None = None
+    batch: Rows = 64
+    lr: Rate = 2.5e-3
+    warmup: CountOrNone = 50
+    ema: Part = 0.998
+    weight_decay: NotNegative = 0.0
+    prior_samples: CountOrNone | None = None
+    cache: CountOrNone | None = None
+    fresh: Part | None = None
+    patience: CountOrNone = 6
+    evaluations: Count = 20
+    weights: Literal["best", "raw", "ema"] = "best"
     weighting: str = "between"
-    focus: float = 3.0
-    even: float = 0.5
+    focus: Focus = 3.0
+    even: Share = 0.5
     calibrate: bool = True
     flips: str = ""
-    interval_images: int = IMAGES
-    seed: int = 0
+    interval_images: CountOrNone = IMAGES
+    seed: Seed = 0
     bf16: bool = False
-    accumulate: int = 1
+    accumulate: Count = 1
     streams: bool = False
 
     def __post_init__(self) -> None:
-        self.fit_config(self.steps, None)
+        check_fields(self)
         if self.method not in KINDS:
             raise unknown("method", self.method, KINDS)
+        if self.weighting not in WEIGHTINGS:
+            raise unknown("weighting", self.weighting, WEIGHTINGS)
         if self.flips and self.flips not in FLIPS:
             raise unknown("flips", self.flips, FLIPS)
         if self.start_from and (self.method != "deft" or self.width is not None or self.options):
@@ -122,20 +141,8 @@ class Recipe:
                 f"start_from takes the form of the h it begins with ({self.start_from}), a deft: leave method, width"
                 " and options out"
             )
-        if self.width is not None and (self.method != "deft" or self.width < 2):
-            raise InputError(
-                f"width is a whole number of at least 2, for the method deft; got {self.width} for {self.method}"
-            )
-        if not self.size > 0:
-            raise InputError(f"size is a share of the prior's parameters above 0, got {self.size}")
-        for name in ("prior_samples", "cache", "interval_images"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise InputError(f"{name} must be at least 0 (None chooses), got {value}")
-        if self.fresh is not None and not 0 <= self.fresh < 1:
-            raise InputError(f"fresh is a share of each batch, at least 0 and below 1, got {self.fresh}")
-        if self.seconds is not None and not self.seconds > 0:
-            raise InputError(f"seconds must be above 0, got {self.seconds}")
+        if self.width is not None and self.method != "deft":
+            raise InputError(f"width is for the method deft, got {self.width} for {self.method}")
 
     def changed(self, **changes: Any) -> Recipe:
         """Another recipe, with some settings changed.
@@ -219,6 +226,9 @@ def sizes_for(
         cache = PredictionCache.default_size(prior.event_shape, size=wanted)
     if fresh is None:
         fresh = FRESH if 0 < cache < wanted and recipe.cache is None else 0.0
+    numbers = 4 * math.prod(prior.event_shape)  # of a sample, in bytes
+    check_memory(samples * numbers, f"prior_samples = {samples:,}", "give fewer (--prior-samples)")
+    check_memory(2 * cache * numbers, f"a cache of {cache:,} predictions", "give a smaller one (--cache)")
     return Sizes(samples, cache, fresh)
 
 

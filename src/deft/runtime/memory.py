@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+from deft.errors import InputError
 
 
 class PeakMemory:
@@ -44,6 +47,29 @@ class PeakMemory:
             self.mib = torch.cuda.max_memory_allocated() / 2**20 - self._before
         else:
             self.mib = max(0.0, _status("VmHWM") - self._before)
+
+
+def total_memory() -> int | None:
+    """Bytes of this machine's memory; None where it cannot be told."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def check_memory(size: float, what: str, advice: str) -> None:
+    """Refuse what needs more bytes than this machine has, before the system starts to swap. what: "a batch of 64";
+    advice: what to do instead.
+
+    Raises:
+        InputError: it does not fit.
+    """
+    memory = total_memory()
+    if memory is not None and size > memory:
+        raise InputError(
+            f"{what} does not fit in memory ({size / 2**30:,.0f} GiB at least, this machine has"
+            f" {memory / 2**30:,.0f}): {advice}"
+        )
 
 
 def _status(key: str) -> float:

@@ -173,8 +173,8 @@ def check_grid(grid: Sequence[Level]) -> list[Level]:
             f"a grid is a list of at least two levels (deft.times, deft.core.grid.levels), got {shown(found)}"
         )
     ratios = [level.sigma / level.alpha if level.alpha else math.inf for level in found]
-    if not all(a > b for a, b in pairwise(ratios)):  # NaN is none either
-        raise InputError("a grid goes from noise down: sigma/alpha of its levels must fall from each to the next")
+    if not all(a >= b for a, b in pairwise(ratios)):  # NaN is none either
+        raise InputError("a grid goes from noise down: sigma/alpha of its levels may not rise, nor be NaN")
     return found
 
 

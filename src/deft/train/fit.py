@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +32,26 @@ from tqdm import tqdm
 
 from deft._renamed import old_arguments
 from deft.core.random import BatchNoise, RowNoise
-from deft.errors import CheckpointError, InputError, LostError, NonFiniteError, unknown
+from deft.errors import CheckpointError, InputError, LostError, NonFiniteError
 from deft.io.files import load_state, save_state
 from deft.io.identity import identity_of, module_identity, other_identity, plain
 from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import Callback
 from deft.tensors import as_device
 from deft.train.protocols import Batches, Loss, Objective, Source
+from deft.values import (
+    Count,
+    CountOrNone,
+    FitSteps,
+    NotNegative,
+    Part,
+    Positive,
+    Rate,
+    Rows,
+    Seconds,
+    Seed,
+    check_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -68,36 +81,26 @@ class FitConfig:
     [4, 8]
     """
 
-    steps: int = 2000
-    batch: int = 64
-    lr: float = 2e-3
-    warmup: int = 100
-    weight_decay: float = 0.0
-    ema: float = 0.999
-    clip: float = 1.0
+    steps: FitSteps = 2000
+    batch: Rows = 64
+    lr: Rate = 2e-3
+    warmup: CountOrNone = 100
+    weight_decay: NotNegative = 0.0
+    ema: Part = 0.999
+    clip: Positive = 1.0
     bf16: bool = False
-    seed: int = 0
-    max_seconds: float | None = None
-    evaluations: int = 10
-    held_out_batches: int = 4
-    patience: int = 0
-    saves: int = 20
-    accumulate: int = 1
+    seed: Seed = 0
+    max_seconds: Seconds | None = None
+    evaluations: Count = 10
+    held_out_batches: CountOrNone = 4
+    patience: CountOrNone = 0
+    saves: Count = 20
+    accumulate: Count = 1
     streams: bool = False
-    weights: str = "best"
+    weights: Literal["best", "raw", "ema"] = "best"
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "evaluations", "saves", "accumulate"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.patience < 0:
-            raise InputError(f"patience must be at least 0 (0: never end early), got {self.patience}")
-        if self.weights not in ("best", "raw", "ema"):
-            raise unknown("weights", self.weights, ("best", "raw", "ema"))
-        if not self.lr > 0:
-            raise InputError(f"lr must be above 0, got {self.lr}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise InputError(f"max_seconds must be above 0, got {self.max_seconds}")
+        check_fields(self)
 
     @property
     def source(self) -> Source:

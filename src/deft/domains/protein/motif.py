@@ -27,6 +27,7 @@ from deft.errors import ContractError, InputError
 from deft.likelihood import Gaussian, Observation
 from deft.likelihood.task import Drawn
 from deft.tensors import float32_default
+from deft.values import check_numbers
 
 SIGMA_Y = 0.1 / UNIT
 """Deviation of a motif's coordinates, 0.1 angstrom: what models of good resolution differ by."""
@@ -146,6 +147,7 @@ class MotifTask(Drawn):
     loosest: float = 0.0
 
     def __post_init__(self) -> None:
+        check_numbers(self, "task motif: ")
         if not self.sigma_y > 0 or not (self.loosest == 0 or self.loosest >= self.sigma_y):
             raise InputError(
                 f"a motif's deviation is above 0, and the loosest no smaller (or 0 for none), got {self.sigma_y:g} and"

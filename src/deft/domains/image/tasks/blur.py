@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from deft.io.settings import FALSE, TRUE, kernel_rows, read_kernel
 from deft.likelihood.task import Drawn
 from deft.operator import BlurSpace, Camera, Convolution, EdgedConvolution, Operator, gaussian_blur, motion_kernels
 from deft.operator.separable import BOUNDARIES
+from deft.values import Range, Seed
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class CameraDeblur(ImageTask):
     about = "a camera with blurs that differ over the image, a response curve and saturation"
     convention = "y in [-1, 1], black -1 and saturated 1; a camera of this library's own, no other program's"
     sigma_y: float = 0.0
-    seed: int = 42
+    seed: Seed = 42
     weights: str = ""
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
@@ -70,7 +71,7 @@ class GaussianDeblur(ImageTask):
     convention = "sum 1, cut off at 4 deviations, edges mirrored (d c b a | a b c d)"
     conventions = ("boundary",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"boundary": BOUNDARIES}
-    deviation: float = 1.5
+    deviation: Annotated[float, Range(above=0, max=1000)] = 1.5
     boundary: str = BOUNDARIES[0]
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
@@ -106,7 +107,7 @@ class MotionDeblur(Drawn, ImageTask):
         "sum": SUMS,
         "even": EVENS,
     }
-    size: int = 9
+    size: Annotated[int, Range(1, 1023)] = 9
     kernel: str = ""
     taps: list[list[float]] = field(default_factory=list, hash=False)
     correlate: str = FALSE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from deft.domains.image.tasks.base import ImageTask, Masked
 from deft.errors import ContractError, InputError
 from deft.operator import BlockAverage, Mask, Operator, Radon, gaussian_blur, masks, stack
 from deft.operator.separable import BOUNDARIES
+from deft.values import Range
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DeblurInpaint(Masked):
     convention = "y = m (blurred x) in [-1, 1], 0 where hidden; mask: 1 is seen, 0 hidden, [N, 1, H, W]"
     conventions = ("boundary",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"boundary": BOUNDARIES}
-    deviation: float = 1.5
+    deviation: Annotated[float, Range(above=0, max=1000)] = 1.5
     seen: float = 0.5
     boundary: str = BOUNDARIES[0]
 
@@ -67,9 +68,9 @@ class TwoViews(ImageTask):
     feature_channels = 2
     convention = "the sinogram (as ct), then the block averages over image_noise; each row by row, in one vector"
     sigma_y: float = 0.02
-    angles: int = 16
-    factor: int = 4
-    image_noise: float = 2.5
+    angles: Annotated[int, Range(1, 100_000)] = 16
+    factor: Annotated[int, Range(1, 1024)] = 4
+    image_noise: Annotated[float, Range(above=0, max=1e6)] = 2.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from deft.operator import (
     smooth_coils,
 )
 from deft.operator.recast import NORMS, ORIGINS
+from deft.values import Range
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class Phase(ImageTask):
     switches = ("intensity", "shifted", "signed")
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"norm": NORMS}
     sigma_y: float = 0.0
-    oversample: int = 2
+    oversample: Annotated[int, Range(1, 16)] = 2
     intensity: str = FALSE
     shifted: str = FALSE
     norm: str = NORMS[0]
-    padding: int = 0
+    padding: Annotated[int, Range(0, 10_000)] = 0
     signed: str = FALSE
 
     def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
@@ -94,12 +95,12 @@ class MRI(Drawn, ImageTask):
     conventions = ("centred", "norm", "origin", "sign")
     switches = ("centred",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"norm": NORMS, "origin": ORIGINS}
-    acceleration: float = 4.0
+    acceleration: Annotated[float, Range(above=0, max=10_000)] = 4.0
     centre: float = 0.08
     centred: str = TRUE
     norm: str = NORMS[0]
     origin: str = ORIGINS[0]
-    sign: int = -1
+    sign: Annotated[int, Range(-1, 1)] = -1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,7 +152,7 @@ class CoilMRI(MRI):
         "as mri, for each coil; x is real and the sensitivities carry its phase: coils = mask, their real, their"
         " imaginary parts"
     )
-    coils: int = 4
+    coils: Annotated[int, Range(1, 1024)] = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,7 @@ from deft.core.random import BatchNoise, Noise
 from deft.domains.image.tasks.base import Masked
 from deft.errors import InputError
 from deft.operator import masks
+from deft.values import Share
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class RandomPixels(Masked):
     name = "inpaint-random"
     title = "fill random pixels"
     about = "one pixel in five is seen, at random places"
-    seen: float = 0.2
+    seen: Share = 0.2
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         return masks.random_pixels(noise, shape[1], shape[2], self.seen)
@@ -102,7 +103,7 @@ class Outpaint(Masked):
     name = "outpaint"
     title = "continue beyond a window"
     about = "a window of half of each side is seen, what surrounds it is not"
-    keep: float = 0.5
+    keep: Share = 0.5
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         return masks.outside(noise, shape[1], shape[2], self.keep)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from deft.core.random import BatchNoise, Noise
 from deft.domains.image.tasks.base import ImageTask
 from deft.operator import BlockAverage, Operator, bicubic, every
 from deft.operator.separable import FILTERS, PIXELS
+from deft.values import Range
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SuperResolution(ImageTask):
     convention = "y is the mean of each block, in [-1, 1]"
     conventions = ("pixel",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"pixel": ("mean", *PIXELS)}
-    factor: int = 4
+    factor: Annotated[int, Range(1, 1024)] = 4
     pixel: str = "mean"
 
     def readings(self, y_shape: Sequence[int]) -> Sequence[tuple[str, dict[str, Any]]]:
@@ -66,7 +67,7 @@ class BicubicSuperResolution(ImageTask):
     conventions = ("filter",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"filter": FILTERS}
     sigma_y: float = 0.0
-    factor: int = 4
+    factor: Annotated[int, Range(1, 1024)] = 4
     filter: str = FILTERS[0]
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:

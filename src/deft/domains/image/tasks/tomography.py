@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from deft.io.settings import in_degrees, numbers, read_angles
 from deft.likelihood.task import Drawn
 from deft.operator import Operator, Radon, RayRadon
 from deft.operator.radon import SENSES
+from deft.values import Range
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class CT(ImageTask):
     )
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"rotation": SENSES, "angle_unit": ("", "degrees", "radians")}
     sigma_y: float = 0.02
-    angles: int = 60
-    arc: float = 180.0
+    angles: Annotated[int, Range(1, 100_000)] = 60
+    arc: Annotated[float, Range(-3600, 3600)] = 180.0
     rotation: str = SENSES[0]
     start: float = 0.0
     centre: float = 0.0
-    detectors: int = 0
+    detectors: Annotated[int, Range(0, 100_000)] = 0
     pitch: float = 1.0
     length: float = 1.0
     axis_x: float = 0.0
@@ -148,7 +149,7 @@ class LimitedAngle(CT):
     name = "ct-limited"
     title = "limited-angle CT"
     about = "parallel-beam CT from 60 angles within 90 degrees"
-    arc: float = 90.0
+    arc: Annotated[float, Range(-3600, 3600)] = 90.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class RayCT(CT, Drawn):
     drawn = "rays"
     convention = "as ct; rays [N, 1, angles, detectors]: 1 measured, 0 not"
     missing: float = 0.1
-    side: int = 0
+    side: Annotated[int, Range(0, 100_000)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +16,7 @@ from deft.likelihood.task import Change
 from deft.operator import HDR, JPEG, ColourJPEG, Compressed, Identity, Operator, grey
 from deft.operator.jpeg import SUBSAMPLINGS
 from deft.operator.separable import LUMAS
+from deft.values import Range, Seed
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class HighDynamicRange(ImageTask):
     convention = "x and y in [-1, 1]: mid-grey 0 stays, both ends are cut off"
     feature_channels = 2
     sigma_y: float = 0.0
-    gain: float = 2.0
+    gain: Annotated[float, Range(above=0, max=1e6)] = 2.0
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return HDR(self.gain)
@@ -105,7 +106,7 @@ class Decompress(ImageTask):
     conventions = ("colour",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {"colour": ("each", *SUBSAMPLINGS)}
     sigma_y: float = 0.0
-    quality: int = 5
+    quality: Annotated[int, Range(1, 100)] = 5
     colour: str = "each"
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
@@ -130,8 +131,8 @@ class CompressedSensing(ImageTask):
     convention = (
         "y [N, m] = signs, cosine transform and choice drawn from `seed`: this library's own, no other program's"
     )
-    ratio: float = 0.25
-    seed: int = 0
+    ratio: Annotated[float, Range(above=0, max=1)] = 0.25
+    seed: Seed = 0
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return Compressed(tuple(x.shape[1:]), self.ratio, seed=self.seed).to(x.device)
@@ -153,7 +154,7 @@ class LowLight(ImageTask):
     title = "low light"
     about = "photon counts, 20 where the image is white"
     convention = "y = counts / photons: 0 is black, about 1 white"
-    photons: float = 20.0
+    photons: Annotated[float, Range(above=0, max=1e9)] = 20.0
 
     @property
     def fixed(self) -> bool:
