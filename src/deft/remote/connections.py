@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +24,10 @@ from deft.remote.door import MAX_HEAD
 
 IDLE_SECONDS = 75.0
 """A connection between two requests is kept so long."""
+AT_ONCE = 16
+"""Connections that are taken from the system at once; a few times as many are open before they are counted."""
 BACKLOG = 128
-"""Connections that are taken from the system at once."""
+"""Connections that the system keeps for us until then."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,12 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def drop(self) -> None:
-        """End the connection now, whatever is still unsent."""
+        """End the connection now, whatever is still unsent, here or in the system's buffers."""
         self.counted = False
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -160,6 +169,13 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._stopping = stopping
 
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        for sock in sockets or []:
+            sock.listen(BACKLOG)  # asyncio has one number for both
+
     async def shutdown(self, sockets: Any = None) -> None:
         self._stopping()
         await super().shutdown(sockets)
+        if self.force_exit:  # a second Ctrl-C: uvicorn then leaves the application's end out, and tells of an error
+            await self.lifespan.shutdown()

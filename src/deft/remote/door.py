@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -34,11 +35,8 @@ def host_name(value: str) -> str:
     >>> host_name("LocalHost:8765"), host_name("[::1]:80"), host_name("a b"), host_name("a:b")
     ('localhost', '::1', '', '')
     """
-    name, _, rest = value[1:].partition("]") if value.startswith("[") else value.partition(":")
-    port = rest.removeprefix(":") if value.startswith("[") else rest
-    if not name or not name.isascii() or any(c in name for c in " /@[]\t") or not (port == "" or port.isdigit()):
-        return ""
-    return name.lower().removesuffix(".")
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+))(?::[0-9]*)?", value, re.ASCII)
+    return (found[1] or found[2]).lower().removesuffix(".") if found else ""
 
 
 class Door:

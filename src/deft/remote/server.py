@@ -316,6 +316,10 @@ def make_app(
 
     async def read(request: Request) -> bytes:
         """The body, no further than `limit`."""
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Refusal(
+                415, "bodies are taken as they are: send x_t and t without Content-Encoding", connection="close"
+            )
         declared = request.headers.get("content-length", "0")
         too_large = Refusal(
             413, f"the body is larger than {limit:,} bytes: send at most {max_batch} rows at once", connection="close"
@@ -493,7 +497,7 @@ def _uvicorn() -> Any:
 
 def _server(app: Any, hosts: Iterable[str] | None, grace: float, limits: dict[str, Any]) -> Any:
     uvicorn = _uvicorn()
-    from deft.remote.connections import BACKLOG, IDLE_SECONDS, Connection, Limits, Server
+    from deft.remote.connections import AT_ONCE, IDLE_SECONDS, Connection, Limits, Server
 
     config = uvicorn.Config(
         Door(app, hosts),
@@ -501,7 +505,7 @@ def _server(app: Any, hosts: Iterable[str] | None, grace: float, limits: dict[st
         log_level="error",
         access_log=False,
         proxy_headers=False,
-        backlog=BACKLOG,
+        backlog=AT_ONCE,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=grace,
         h11_max_incomplete_event_size=MAX_HEAD,
@@ -597,7 +601,9 @@ def _files() -> int:
     except ImportError:  # Windows
         return 100_000
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 100_000 if soft == resource.RLIM_INFINITY else max(8, soft - 192)  # 128 may be taken before they are counted
+    return (
+        100_000 if soft == resource.RLIM_INFINITY else max(8, soft - 192)
+    )  # what else is open, and what is not counted yet
 
 
 @contextmanager
