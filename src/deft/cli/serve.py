@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -62,6 +63,21 @@ def read_token(path: Path | None) -> str | None:
     show_default=True,
     help="Wait so long for requests to share a forward pass; answers may then differ in their last bits.",
 )
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name by which the service may be asked for, such as that of a proxy in front; can be repeated."
+    "  [default: on a loopback address only localhost, 127.0.0.1 and [::1]; elsewhere any]",
+)
+@click.option("--max-connections", default=256, show_default=True, help="Open at once; the idlest makes room.")
+@click.option(
+    "--grace",
+    default=10.0,
+    show_default=True,
+    help="Seconds after Ctrl-C or SIGTERM to finish what was asked for; the rest is told to come back.",
+)
 @common.prior_option_option
 @common.device_option
 @json_option
@@ -75,6 +91,9 @@ def serve(
     max_batch: int,
     max_waiting: int,
     merge_ms: float,
+    allow_hosts: tuple[str, ...],
+    max_connections: int,
+    grace: float,
     prior_options: tuple[str, ...],
     device: str | None,
     as_json: bool,
@@ -86,7 +105,8 @@ def serve(
     deft fit --prior http://127.0.0.1:8765 --data fashion       somewhere else on it
     DEFT_TOKEN=... deft serve my-prior --host 0.0.0.0           for others, who set DEFT_TOKEN too
 
-    PRIOR is whatever `deft fit --prior` takes. Ctrl-C stops it. docs/remote.md has what the service promises.
+    PRIOR is whatever `deft fit --prior` takes. Ctrl-C or SIGTERM stops it, a second Ctrl-C at once. docs/remote.md has
+    what the service promises.
     """
     from deft.remote.server import serve as run
 
@@ -100,7 +120,7 @@ def serve(
         output.say(f"use it with: {'DEFT_TOKEN=... ' if token else ''}deft fit --prior {reached} --data ...")
         output.result({"url": url, "host": host, "token": token is not None, "fingerprint": loaded.fingerprint()})
 
-    run(
+    ended = run(
         loaded,
         host,
         port,
@@ -111,5 +131,12 @@ def serve(
         max_batch=max_batch,
         max_waiting=max_waiting,
         merge_ms=merge_ms,
+        allow_hosts=allow_hosts,
+        max_connections=max_connections,
+        grace=grace,
     )
-    output.say("stopped")
+    output.say("stopped" if ended else "stopped; a forward pass was not finished")
+    if not ended:  # its thread would run on while the interpreter is taken down around it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

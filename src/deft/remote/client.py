@@ -7,15 +7,18 @@ one question is prior enough. `deft.remote.server` is such a service; docs/remot
 from __future__ import annotations
 
 import email.utils
-import json
+import http.cookiejar
 import logging
 import math
+import operator
 import os
 import random
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,7 +27,8 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.schedule import Schedule
-from deft.errors import ContractError, InputError, NonFiniteError
+from deft.errors import ContractError, DeftError, InputError, NonFiniteError
+from deft.io.reading import json_table, parse_json
 from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
@@ -41,10 +45,24 @@ TOKEN = "DEFT_TOKEN"
 SLACK = 1 << 16
 """Bytes granted to a message beside the numbers in it."""
 MOST_CARD = 1 << 22
+"""Bytes of a card."""
+MOST_ERROR = 1 << 16
+"""Bytes of an answer that is an error."""
+MOST_HEAD = 1 << 17
+"""Bytes of an answer's first line and headers."""
+MOST_NAME = 200
+"""Characters of a name or a fingerprint in a card."""
+MOST_NUMBERS = 1 << 28
+"""Numbers in one sample: 1 GiB in float32."""
+MOST_TABLE = 1 << 15
+"""Bytes of the table at the beginning of a safetensors file of one or two tensors."""
+WHOLE = 2.0
+"""A request as a whole may take so many times `timeout`."""
 AWAY = (429, 502, 503, 504)
 """Status codes of a service that is there, only not for us now."""
 FIRST_WAIT = 10.0
 """Seconds a service may take to appear when a client is made: the two are often started together."""
+DAY = 86_400.0
 BACKOFF = (0.25, 5.0)
 """First and longest pause between two tries, in seconds."""
 
@@ -61,12 +79,13 @@ def pack(**tensors: Tensor) -> bytes:
 
 def unpack(body: bytes) -> dict[str, Tensor]:
     """The tensors in the bytes of a safetensors file; `ValueError` if they are no such thing."""
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
+    if len(body) < 8 or int.from_bytes(body[:8], "little") > MOST_TABLE:
+        raise ValueError(f"its first 8 bytes are no length of a table, of {MOST_TABLE:,} bytes at most")
     try:
         return load(body)
-    except (SafetensorError, AssertionError, KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+    except Exception as error:  # whatever a parser raises for bytes that nobody foresaw
         raise ValueError(plain(error)) from error
 
 
@@ -89,6 +108,34 @@ def bad_rows(x: Tensor, first: int = 0) -> str:
 def plain(text: object, most: int = 300) -> str:
     """A stranger's text as one short line without control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())[:most]
+
+
+def whole(who: str, name: str, value: Any, low: int, high: int) -> int:
+    """`value` if it is a whole number in [low, high], else an `InputError` that names it."""
+    try:
+        if isinstance(value, (bool, Tensor)):
+            raise TypeError
+        n = operator.index(value)
+    except TypeError:
+        n = low - 1
+    if not low <= n <= high:
+        raise InputError(
+            f"{who} needs {name}, a whole number of at least {low:,} and at most {high:,}; got {plain(repr(value), 80)}"
+        )
+    return n
+
+
+def real(who: str, name: str, value: Any, low: float, high: float) -> float:
+    """`value` if it is a finite number in [low, high], else an `InputError` that names it."""
+    try:
+        x = math.nan if isinstance(value, (bool, str, bytes, Tensor)) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        x = math.nan
+    if not low <= x <= high:
+        raise InputError(
+            f"{who} needs {name}, a number of at least {low:g} and at most {high:g}; got {plain(repr(value), 80)}"
+        )
+    return x
 
 
 # The client.
@@ -130,7 +177,8 @@ class RemoteDenoiser(Denoiser):
         url: http:// or https://, with a path if the service has one; no user, password, query or fragment.
         token: sent as `Authorization: Bearer`; default: the environment variable DEFT_TOKEN. In no repr, card,
             state_dict or pickle.
-        timeout: seconds to wait for an answer to begin, or to go on.
+        timeout: seconds to wait for an answer to begin, or to go on. A request as a whole, sent and answered, may take
+            twice that.
         retries: how often a request is repeated that was taken but not answered within `timeout`.
         wait: seconds to keep trying, request by request, while the service is away: connection refused or lost,
             or status 429, 502, 503, 504 (`Retry-After` is honoured). When the client is made, 10 at most.
@@ -154,57 +202,75 @@ class RemoteDenoiser(Denoiser):
         batch: int | None = None,
     ):
         super().__init__()
-        if not timeout > 0 or retries < 0 or not wait >= 0 or (batch is not None and batch < 1):
-            raise InputError(
-                f"a remote prior needs timeout > 0, retries >= 0, wait >= 0 and batch >= 1; got {timeout}, {retries},"
-                f" {wait} and {batch}"
-            )
-        self.url, self.timeout, self.retries, self.wait, self.batch = _address(url), timeout, retries, wait, batch
+        ours = "a remote prior"
+        self.url = _address(url)
+        self.timeout, self.wait = real(ours, "timeout", timeout, 0.001, DAY), real(ours, "wait", wait, 0.0, 30 * DAY)
+        self.retries = whole(ours, "retries", retries, 0, 1_000_000)
+        self.batch = None if batch is None else whole(ours, "batch", batch, 1, 2**31 - 1)
         self._token, self._fingerprint = Token(token), ""
-        self._client: httpx.Client | None = None
+        self._client: tuple[httpx.Client, Bounds] | None = None
         self._where: Tensor
         self.register_buffer("_where", torch.empty(0), persistent=False)  # follows .to(device); see Denoiser.state_like
-        self._read_card(self._ask("GET", "/v1/card", None, MOST_CARD, min(wait, FIRST_WAIT), first=True))
+        self._read_card(self._ask("GET", "/v1/card", None, MOST_CARD, min(self.wait, FIRST_WAIT), first=True))
 
     def _read_card(self, body: bytes) -> None:
+        where, what = f"{self.url}/v1/card", "the card of a prior"
         try:
-            card = json.loads(body)
-            if card["format"] != FORMAT:
+            card = json_table(parse_json(body, where, what, ContractError), where, what, ContractError)
+            if card["format"] != FORMAT or isinstance(card["format"], bool):
                 raise InputError(
-                    f"{self.url} speaks format {plain(card['format'])} of the wire, this client {FORMAT}: bring both to"
-                    " one version of deft"
+                    f"{self.url} speaks format {plain(card['format'], 40)} of the wire, this client {FORMAT}: bring"
+                    " both to one version of deft"
                 )
             if card["output"] != "mean" or card["dtype"] != "float32":
                 raise ValueError(
                     f"output {card['output']!r} of dtype {card['dtype']!r}, expected a 'mean' of 'float32'"
                 )
-            self.event_shape = tuple(_whole(n) for n in card["event_shape"])
-            self._fingerprint = self._fingerprint or str(card["fingerprint"])
+            self.event_shape = _shape(card["event_shape"])
+            if not _is_text(card["fingerprint"]):
+                raise ValueError(f"its fingerprint is not a text of 1 to {MOST_NAME} printable ASCII characters")
+            self._fingerprint = self._fingerprint or card["fingerprint"]
             if self._fingerprint != card["fingerprint"]:
                 raise ValueError(f"its fingerprint is not the one in its header {HEADER}")
-            self._count = None if card.get("parameters") is None else _whole(card["parameters"])
-            self._convention = dict(card.get("convention") or {})
-            limits = card["limits"]
-            self._rows, most = _whole(limits["max_batch"]), limits.get("max_bytes")
+            self._count = None if card.get("parameters") is None else _whole(card["parameters"], "parameters")
+            self._convention = dict(_table(card, "convention"))
+            limits = _table(card, "limits")
+            self._rows, most = _whole(limits["max_batch"], "max_batch"), limits.get("max_bytes")
             if most is not None:
-                self._rows = max(
-                    1, min(self._rows, (_whole(most) - SLACK // 2) // (4 * math.prod(self.event_shape) + 8))
-                )
-            self.schedule = self._read_schedule(card["schedule"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError):
+                row = 4 * math.prod(self.event_shape) + 8
+                self._rows = max(1, min(self._rows, (_whole(most, "max_bytes") - SLACK // 2) // row))
+            if card.get("range") is not None:
+                card["range"] = _range(card["range"])
+            if "name" in card:
+                card["name"] = plain(card["name"], MOST_NAME)
+            self.schedule = self._read_schedule(_table(card, "schedule"))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            if isinstance(error, DeftError):
                 raise
-            what = f"{error} is missing" if isinstance(error, KeyError) else error
+            reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ContractError(
-                f"{self.url}/v1/card is not the card of a prior ({plain(what)}): is this the address of a `deft serve`?"
+                f"{self.url}/v1/card is not the card of a prior ({plain(reason)}): is this the address of a"
+                " `deft serve`?"
             ) from error
         kept = ("name", "event_shape", "schedule", "fingerprint", "range", "parameters", "limits")
         self.card = {"kind": "prior", "family": "remote", "url": self.url} | {k: card[k] for k in kept if k in card}
 
     def _read_schedule(self, config: dict[str, Any]) -> Schedule:
         try:
-            return make_schedule(config)
-        except (InputError, TypeError, KeyError, ValueError) as error:
+            if not isinstance(config.get("name"), str):
+                raise ValueError("it has no name")
+            schedule = make_schedule(config)
+            low, high = schedule.t_min, schedule.t_max
+            t = torch.tensor([low, (low + high) / 2, high], dtype=torch.float64)
+            snr = schedule.log_snr(t)
+            if (
+                not (math.isfinite(high - low) and low < high)
+                or bool(snr.isnan().any())
+                or not snr[0] > snr[1] > snr[2]
+            ):
+                raise ValueError(f"its noise does not grow from t={low:g} to t={high:g}")
+            return schedule
+        except Exception as error:  # arguments of any type, and so any error
             raise InputError(
                 f"{self.url} states a schedule that this version of deft cannot build ({plain(error)}): bring both to"
                 " one version, or serve the prior with one of the library's schedules"
@@ -290,21 +356,28 @@ class RemoteDenoiser(Denoiser):
         started = away = time.monotonic()
         slow, tries, told = 0, 0, False
         while True:
-            asked, late = 0.0, False
+            asked, late, began = 0.0, False, time.monotonic()
             try:
                 status, headers, data = self._once(method, path, body, most)
             except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
                 slow, late, away = slow + 1, True, time.monotonic()
-                why = f"no answer within {self.timeout:g} s"
+                longest = WHOLE * self.timeout
+                whole_time = time.monotonic() - began >= 0.99 * longest
+                within = f"in full within {longest:g} s" if whole_time else f"within {self.timeout:g} s"
+                why = f"no answer {within}"
                 if first or slow > self.retries:
                     raise InputError(
-                        f"{self.url} did not answer within {self.timeout:g} s, {slow} times over: "
+                        f"{self.url} did not answer {within}, {slow} times over: "
                         "give a longer timeout, send fewer rows at once (batch), or look at the service"
                     ) from error
             except httpx.RequestError as error:
                 why = plain(str(error) or type(error).__name__, 120)
                 if fatal := _fatal(error, first):
                     raise InputError(f"no service at {self.url} ({why}): {fatal}") from error
+            except (DeftError, MemoryError):
+                raise
+            except Exception as error:  # of a library that was given what nobody foresaw
+                raise InputError(f"no service at {self.url} ({plain(error, 120)}): {NOT_OURS}") from error
             else:
                 self._same_prior(path, status, headers)
                 if status == 200:
@@ -328,27 +401,49 @@ class RemoteDenoiser(Denoiser):
             tries += 1
 
     def _once(self, method: str, path: str, body: bytes | None, most: int) -> tuple[int, Mapping[str, str], bytes]:
-        """(status, headers, body) of one request; a body is read no further than `most` bytes."""
+        """(status, headers, body) of one request. Bytes are counted as they come, and no further than `most` are read;
+        none is unpacked."""
         kind = {} if body is None else {"content-type": "application/octet-stream"}
         limits = _httpx().Timeout(self.timeout, connect=min(10.0, self.timeout))
-        with self._connection().stream(method, self.url + path, content=body, headers=kind, timeout=limits) as answer:
-            data = bytearray()
-            for chunk in answer.iter_bytes():
-                data += chunk
-                if len(data) > most:
-                    if answer.status_code == 200:
-                        raise ContractError(
-                            f"{self.url}{path} returned more than the {most:,} bytes expected: ask whoever runs the"
-                            " service"
-                        )
-                    break
-            return answer.status_code, answer.headers, bytes(data)
+        client, bounds = self._connection()
+        bounds.start(WHOLE * self.timeout, most + MOST_HEAD)
+        try:
+            with client.stream(method, self.url + path, content=body, headers=kind, timeout=limits) as answer:
+                status, headers = answer.status_code, answer.headers
+                packed = headers.get("content-encoding", "identity").strip().lower() != "identity"
+                if packed and status == 200:
+                    raise InputError(
+                        f"{self.url}{path} answers with the encoding {plain(headers['content-encoding'], 40)!r}, asked"
+                        f" for plain bytes: {NOT_OURS}"
+                    )
+                if status != 200:
+                    most = min(most, MOST_ERROR)
+                data = bytearray()
+                for chunk in () if packed else answer.iter_raw():
+                    data += chunk
+                    if len(data) > most:
+                        if status == 200:
+                            raise self._too_much(path, most)
+                        break
+                return status, headers, bytes(data)
+        except TooMuch as error:
+            raise self._too_much(path, most) from error
+        finally:
+            bounds.stop()
 
-    def _connection(self) -> httpx.Client:
+    def _too_much(self, path: str, most: int) -> ContractError:
+        return ContractError(
+            f"{self.url}{path} returned more than the {most:,} bytes expected: ask whoever runs the service"
+        )
+
+    def _connection(self) -> tuple[httpx.Client, Bounds]:
         if self._client is None:
-            token = self._token.value
-            headers = {} if token is None else {"authorization": f"Bearer {token}"}
-            self._client = _httpx().Client(headers=headers, follow_redirects=False)  # a token is for one address
+            httpx, token = _httpx(), self._token.value
+            headers = {"accept-encoding": "identity"} | ({} if token is None else {"authorization": f"Bearer {token}"})
+            nothing = http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+            # a token is for one address, and cookies are not kept
+            client = httpx.Client(headers=headers, follow_redirects=False, cookies=nothing)
+            self._client = client, Bounds(client)
         return self._client
 
     def _same_prior(self, path: str, status: int, headers: Mapping[str, str]) -> None:
@@ -380,6 +475,8 @@ class RemoteDenoiser(Denoiser):
                 f"{self.url} points to {plain(headers.get('location', 'another address'))} ({status}): give that"
                 " address"
             )
+        if status == 421:
+            return InputError(f"{self.url} is another name than the service's ({why})")
         if status >= 500:
             return ContractError(f"{self.url} failed ({why}): ask whoever runs the service")
         return ContractError(f"{self.url} refused the request ({why})")
@@ -387,7 +484,7 @@ class RemoteDenoiser(Denoiser):
     def _gone(self, why: str, wait: float, asked: float, first: bool) -> InputError:
         if asked > wait:
             return InputError(
-                f"{self.url} asks to come back in {asked:.0f} s ({why}): do so, or give a longer wait (now {wait:g} s)"
+                f"{self.url} asks to come back in {asked:g} s ({why}): do so, or give a longer wait (now {wait:g} s)"
             )
         if first:
             return InputError(
@@ -398,6 +495,9 @@ class RemoteDenoiser(Denoiser):
         )
 
 
+NOT_OURS = "this is not how a `deft serve` answers; check the address"
+PIECE = 1 << 16
+"""Bytes written to a connection at once."""
 _RANDOM = random.Random()  # our own: jitter must not move anybody's seeded numbers
 
 
@@ -429,9 +529,41 @@ def _address(url: str) -> str:
     return url.rstrip("/")
 
 
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{value!r} where a whole number of at least 1 was expected")
+# What a service may say of itself.
+
+
+def _whole(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**53:
+        raise ValueError(f"{name} is {value!r}, expected a whole number from 1 to 2^53")
+    return value
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or len(value) > 8:
+        raise ValueError(f"event_shape is {value!r}, expected a list of at most 8 whole numbers")
+    shape = tuple(_whole(n, "a number in event_shape") for n in value)
+    if math.prod(shape) > MOST_NUMBERS:
+        raise ValueError(f"event_shape is {list(shape)}: more than {MOST_NUMBERS:,} numbers in one sample")
+    return shape
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and 1 <= len(value) <= MOST_NAME and value.isascii() and value.isprintable()
+
+
+def _table(card: dict[str, Any], name: str) -> dict[str, Any]:
+    value = card.get(name, {}) if name == "convention" else card[name]
+    if value is None and name == "convention":
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value!r}, expected a table")
+    return value
+
+
+def _range(value: Any) -> list[Any]:
+    numbers = isinstance(value, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    if not numbers or len(value) != 2 or not -math.inf < value[0] < value[1] < math.inf:
+        raise ValueError(f"range is {value!r}, expected two numbers, the smaller one first")
     return value
 
 
@@ -439,24 +571,106 @@ def _said(data: bytes) -> str:
     """The error in a body, or its beginning."""
     text = data[:2000].decode("utf-8", "replace")
     try:
-        found = json.loads(text)
-        return plain(found["error"])
-    except (ValueError, KeyError, TypeError):
+        return plain(json_table(parse_json(text, "", "an error", InputError), "", "an error", InputError)["error"])
+    except (InputError, KeyError):
         return plain(text, 120)
 
 
 def _retry_after(value: str | None) -> float:
-    """Seconds, from a number or a date."""
+    """Seconds from now, from a number or a date; 0 for what is neither."""
     if not value:
         return 0.0
     try:
-        return max(0.0, float(value)) if math.isfinite(float(value)) else 0.0
+        seconds = float(value)
     except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (TypeError, ValueError, OverflowError, IndexError, OSError):
+            seconds = 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
+# One request, as a whole.
+
+
+class TooMuch(Exception):
+    """More bytes than any answer has."""
+
+
+class Bounds:
+    """The time and the bytes that the request of this thread has left, minded at each read and write of the connections
+    of `client` (those to proxies included): httpx limits single reads, and a header of a byte now and then is many."""
+
+    def __init__(self, client: httpx.Client):
+        self._now = threading.local()
+        for transport in (client._transport, *client._mounts.values()):
+            pool = getattr(transport, "_pool", None)
+            if pool is not None:
+                pool._network_backend = _backend(pool._network_backend, self)
+
+    def start(self, seconds: float, most: int) -> None:
+        self._now.until, self._now.left = time.monotonic() + seconds, most
+
+    def stop(self) -> None:
+        self._now.until = self._now.left = math.inf
+
+    def within(self, call: Callable[[float | None], Any], timeout: float | None, overdue: type[Exception]) -> Any:
+        """call(timeout), with no longer a timeout than the time left; `overdue` if none is."""
+        left = getattr(self._now, "until", math.inf) - time.monotonic()
+        if left <= 0:
+            raise overdue("the time for a request as a whole is over")
+        if left < math.inf:
+            timeout = left if timeout is None else min(timeout, left)
+        return call(timeout)
+
+    def count(self, n: int) -> None:
+        self._now.left = getattr(self._now, "left", math.inf) - n
+        if self._now.left < 0:
+            raise TooMuch
+
+
+def _backend(inner: Any, bounds: Bounds) -> Any:
+    """A network backend of httpcore that asks `bounds` first."""
+    from httpcore import ConnectTimeout, NetworkBackend, NetworkStream, ReadTimeout, WriteTimeout
+
+    class Stream(NetworkStream):
+        def __init__(self, stream: NetworkStream):
+            self.stream = stream
+
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            data: bytes = bounds.within(partial(self.stream.read, max_bytes), timeout, ReadTimeout)
+            bounds.count(len(data))
+            return data
+
+        def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            for low in range(0, len(buffer), PIECE):
+                bounds.within(partial(self.stream.write, buffer[low : low + PIECE]), timeout, WriteTimeout)
+
+        def close(self) -> None:
+            self.stream.close()
+
+        def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
+            return Stream(
+                bounds.within(partial(self.stream.start_tls, ssl_context, server_hostname), timeout, ConnectTimeout)
+            )
+
+        def get_extra_info(self, info: str) -> Any:
+            return self.stream.get_extra_info(info)
+
+    class Backend(NetworkBackend):
+        def connect_tcp(self, host: str, port: int, timeout: float | None = None, *more: Any, **options: Any) -> Any:
+            def connect(left: float | None) -> Any:
+                return inner.connect_tcp(host, port, left, *more, **options)
+
+            return Stream(bounds.within(connect, timeout, ConnectTimeout))
+
+        def connect_unix_socket(self, *given: Any, **options: Any) -> Any:
+            return inner.connect_unix_socket(*given, **options)
+
+        def sleep(self, seconds: float) -> None:
+            inner.sleep(seconds)
+
+    return Backend()
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:
@@ -471,7 +685,9 @@ def _fatal(error: Exception, first: bool) -> str:
     if any(isinstance(e, ssl.SSLCertVerificationError) for e in _causes(error)):
         return "its certificate is not trusted here; SSL_CERT_FILE names a file with your own authority's"
     if type(error).__name__ in ("LocalProtocolError", "UnsupportedProtocol", "DecodingError", "TooManyRedirects"):
-        return "this is not how a `deft serve` answers; check the address"
+        return NOT_OURS
+    if any(type(e).__module__.startswith("h11") and "peer closed" not in str(e) for e in _causes(error)):
+        return NOT_OURS  # no HTTP; that the connection ended in the middle of an answer is another matter
     if first and any(isinstance(e, socket.gaierror) for e in _causes(error)):
         return "the name is not known; check the address"
     return ""

@@ -11,15 +11,16 @@ thread, one forward pass at a time and one request to a pass, so that an answer 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hmac
-import ipaddress
 import logging
 import math
 import queue
+import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +30,22 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser, freeze
 from deft.errors import ContractError, DeftError, InputError
-from deft.remote.client import FORMAT, HEADER, SLACK, TOKEN, Token, bad_rows, described, pack, plain, unpack
+from deft.remote.client import (
+    FORMAT,
+    HEADER,
+    MOST_NAME,
+    SLACK,
+    TOKEN,
+    Token,
+    bad_rows,
+    described,
+    pack,
+    plain,
+    real,
+    unpack,
+    whole,
+)
+from deft.remote.door import MAX_HEAD, Door, host_name, is_loopback
 from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
@@ -38,6 +54,12 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 log = logging.getLogger("deft.serve")
+
+PATIENCE = 2.0
+"""A request may be received for so many seconds before it makes room for others, when there are too many."""
+STOPPING = "the service is stopping: come back later"
+PIECE = 1 << 20
+"""Bytes of an answer handed over at once: the rest waits here, not in a buffer, until the client has taken them."""
 
 
 class Refusal(Exception):
@@ -78,10 +100,11 @@ class Runner:
         self._jobs.put(job)
         return job.future
 
-    def close(self, seconds: float = 10.0) -> None:
-        """Finish what was asked for, for so long."""
+    def close(self, seconds: float = 10.0) -> bool:
+        """Finish what was asked for, for so long; whether it was."""
         self._jobs.put(None)
         self._thread.join(seconds)
+        return not self.alive()
 
     def _loop(self) -> None:
         while (job := self._held.pop() if self._held else self._jobs.get()) is not None:
@@ -154,10 +177,11 @@ def make_app(
         max_waiting: requests for a mean that may be received, waiting or running at once; more are sent away with 503.
         merge_ms: above 0, requests that arrive within so many milliseconds of each other share a forward pass: more of
             them in a second, but a row's last bits then depend on what it was computed with. 0 keeps answers exact.
-        body_seconds: longest a client may take to send its request.
+        body_seconds: longest a client may take to send its request. While there are too many requests, one that has
+            been on its way for more than 2 s makes room for another.
 
     Raises:
-        InputError: starlette is missing, or a setting cannot be.
+        InputError: starlette is missing, or a setting is of the wrong type or out of range.
         ContractError: the prior does not run on its own event shape, or its mean is not finite.
     """
     try:
@@ -169,23 +193,19 @@ def make_app(
         from starlette.routing import Route
     except ImportError as error:
         raise InputError("serving a prior needs starlette and uvicorn: pip install 'deft-diffusion[serve]'") from error
-    if (
-        max_batch < 1
-        or max_waiting < 1
-        or not merge_ms >= 0
-        or not body_seconds > 0
-        or (max_bytes is not None and max_bytes < 1)
-    ):
-        raise InputError(
-            "a service needs max_batch, max_bytes and max_waiting of at least 1, merge_ms >= 0 and body_seconds > 0"
-        )
+    whole("a service", "max_batch", max_batch, 1, 2**31 - 1)
+    whole("a service", "max_waiting", max_waiting, 1, 100_000)
+    if max_bytes is not None:
+        whole("a service", "max_bytes", max_bytes, 1, 2**48)
+    real("a service", "merge_ms", merge_ms, 0.0, 60_000.0)
+    real("a service", "body_seconds", body_seconds, 0.001, 86_400.0)
     secret = None if token is None else Token(token).value
     freeze(prior)
     fingerprint, shape, schedule = prior.fingerprint(), tuple(prior.event_shape), _stated_schedule(prior)
     limit = max_batch * (4 * math.prod(shape) + 8) + SLACK if max_bytes is None else max_bytes
     card = {
         "format": FORMAT,
-        "name": str(name or prior.card.get("name") or type(prior).__name__),
+        "name": plain(name or prior.card.get("name") or type(prior).__name__, MOST_NAME),
         "event_shape": list(shape),
         "schedule": schedule,
         "output": "mean",
@@ -203,13 +223,18 @@ def make_app(
     except DeftError:
         runner.close()
         raise
-    waiting = 0
+    waiting, stopping = 0, False
+    arriving: dict[asyncio.Task[bytes], float] = {}  # bodies on their way, and since when
+
+    def stop() -> None:
+        nonlocal stopping
+        stopping = True
 
     def answer(status: int, value: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
         return JSONResponse(value, status, headers)
 
     async def health(request: Request) -> Response:
-        ready = runner.alive()
+        ready = runner.alive() and not stopping
         return answer(
             200 if ready else 503, {"status": "ok" if ready else "stopping", "ready": ready, "waiting": waiting}
         )
@@ -219,9 +244,9 @@ def make_app(
 
     async def mean(request: Request) -> Response:
         nonlocal waiting
-        if not runner.alive():
-            raise Refusal(503, "the service is stopping: come back later", retry_after="1")
-        if waiting >= max_waiting:
+        if stopping or not runner.alive():
+            raise Refusal(503, STOPPING, retry_after="1", connection="close")
+        if waiting >= max_waiting and not make_room():
             soon = min(30, max(1, math.ceil(waiting * runner.seconds)))
             raise Refusal(503, f"{waiting} requests are waiting already: come back in {soon} s", retry_after=str(soon))
         waiting += 1
@@ -235,27 +260,71 @@ def make_app(
                 if not future.done() and await request.is_disconnected():
                     future.cancel()  # nobody is there to read it: spare the forward pass if it has not begun
                     raise Refusal(499, "the client went away")
-            return Response(await run_in_threadpool(_write, future.result()), media_type="application/octet-stream")
-        finally:
-            waiting -= 1
+            packed = await run_in_threadpool(_write, future.result())
+        except BaseException:
+            leave()
+            raise
+        return Pieces(packed, media_type="application/octet-stream")
+
+    def leave() -> None:
+        nonlocal waiting
+        waiting -= 1
+
+    class Pieces(Response):
+        """An answer handed over piece by piece, as the client takes it; until then it counts as waiting."""
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                for low in range(0, len(self.body), PIECE):
+                    piece, more = bytes(self.body[low : low + PIECE]), low + PIECE < len(self.body)
+                    await send({"type": "http.response.body", "body": piece, "more_body": more})
+            except (
+                asyncio.CancelledError
+            ):  # the service stops; the client sees that the answer has no end, and asks again
+                log.warning("an answer was not fetched before the service stopped")
+            finally:
+                leave()
+
+    def make_room() -> bool:
+        """End the request that has been on its way for longest, if that is long; whether one was ended."""
+        task, since = next(iter(arriving.items()), (None, 0.0))  # in the order in which they came
+        if task is None or time.monotonic() - since < PATIENCE:
+            return False
+        del arriving[task]
+        return task.cancel()
 
     async def receive(request: Request) -> bytes:
+        """The body, unless it takes too long."""
+        task = asyncio.ensure_future(read(request))
+        arriving[task] = time.monotonic()
         try:
-            return await asyncio.wait_for(read(request), body_seconds)
-        except asyncio.TimeoutError as error:
-            raise Refusal(
-                408, f"the request was not sent within {body_seconds:g} s: send fewer rows at once", connection="close"
-            ) from error
+            await asyncio.wait({task}, timeout=body_seconds)
+        finally:
+            ended = arriving.pop(task, None) is None
+            late = task.cancel()
+        if late:
+            what = f"the request was not sent within {body_seconds:g} s: send fewer rows at once"
+            raise Refusal(408, what, connection="close")
+        if ended and task.cancelled():
+            what = "the request was slow to come and others are waiting: come back in 1 s"
+            raise Refusal(503, what, retry_after="1", connection="close")
+        try:
+            return task.result()
         except ClientDisconnect as error:
             raise Refusal(499, "the client went away") from error
 
     async def read(request: Request) -> bytes:
         """The body, no further than `limit`."""
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise Refusal(
+                415, "bodies are taken as they are: send x_t and t without Content-Encoding", connection="close"
+            )
         declared = request.headers.get("content-length", "0")
         too_large = Refusal(
             413, f"the body is larger than {limit:,} bytes: send at most {max_batch} rows at once", connection="close"
         )
-        if not declared.isdigit() or int(declared) > limit:
+        if not (declared.isascii() and declared.isdigit() and len(declared) < 20) or int(declared) > limit:
             raise too_large
         body = bytearray()
         async for chunk in request.stream():
@@ -280,6 +349,8 @@ def make_app(
                 response = await endpoint(request)
             except Refusal as refusal:
                 response = answer(refusal.status, {"error": refusal.message}, refusal.headers)
+            except asyncio.CancelledError:  # a server that stops ends what takes too long: come back to the next one
+                response = answer(503, {"error": STOPPING}, {"retry-after": "1", "connection": "close"})
             except Exception as error:  # what a model says about itself stays in the log: its owner may want it hidden
                 log.exception("a request failed")
                 response = answer(
@@ -302,14 +373,18 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await run_in_threadpool(runner.close)
+        await run_in_threadpool(runner.close, 0.5)  # whoever waited has an answer by now, or was sent away
 
     routes = [
         Route("/health", health, methods=["GET"]),
         Route("/v1/card", guarded(get_card), methods=["GET"]),
         Route("/v1/mean", guarded(mean), methods=["POST"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: http_error}, lifespan=lifespan)
+    app = Starlette(routes=routes, exception_handlers={HTTPException: http_error}, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    app.state.stop = stop  # for `Server`: from now on new requests get 503
+    app.state.ended = lambda: not runner.alive()
+    return app
 
 
 def _stated_schedule(prior: Denoiser) -> dict[str, Any]:
@@ -388,14 +463,6 @@ def _write(mean: Tensor) -> bytes:
 # Running it.
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a service on that address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 takes any free one. `InputError` if the address cannot be had."""
     try:
@@ -428,13 +495,23 @@ def _uvicorn() -> Any:
     return uvicorn
 
 
-def _server(app: Starlette) -> Any:
+def _server(app: Any, hosts: Iterable[str] | None, grace: float, limits: dict[str, Any]) -> Any:
     uvicorn = _uvicorn()
-    return uvicorn.Server(
-        uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_keep_alive=75, timeout_graceful_shutdown=10, ws="none"
-        )
+    from deft.remote.connections import AT_ONCE, IDLE_SECONDS, Connection, Limits, Server
+
+    config = uvicorn.Config(
+        Door(app, hosts),
+        http=functools.partial(Connection, limits=Limits(**limits)),
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        backlog=AT_ONCE,
+        timeout_keep_alive=IDLE_SECONDS,
+        timeout_graceful_shutdown=grace,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        ws="none",
     )
+    return Server(config, getattr(getattr(app, "state", None), "stop", lambda: None))
 
 
 def serve(
@@ -444,49 +521,119 @@ def serve(
     *,
     token: str | None = None,
     no_token: bool = False,
+    allow_hosts: Iterable[str] = (),
+    max_connections: int = 256,
+    head_seconds: float = 10.0,
+    grace: float = 10.0,
     ready: Callable[[str], None] | None = None,
     **options: Any,
-) -> None:
-    """Serve a prior until Ctrl-C (then finish what is running, and return).
+) -> bool:
+    """Serve a prior until Ctrl-C or SIGTERM.
+
+    Then no more connections are taken, what was asked for has `grace` seconds to be finished, and what is not finished
+    by then is answered with 503 and Retry-After. A second Ctrl-C ends at once.
 
     Args:
         host: 127.0.0.1 is reached from this machine alone; 0.0.0.0 is every address it has.
         port: 0 takes a free one.
         token: what clients must send. Beyond this machine one is required, unless `no_token` says that anyone may ask.
             The connection is plain HTTP: put a proxy that speaks TLS in front where others can listen.
+        allow_hosts: names by which the service may be asked for, beside the loopback addresses and `host`. On a
+            loopback address other names are refused (421); elsewhere every name is answered unless some are given.
+        max_connections: most that are open at once; fewer where the system grants fewer files. When one more comes, the
+            one that has been without a request for longest is closed.
+        head_seconds: longest a client may take to send the headers of a request.
+        grace: seconds.
         ready: called with the URL once the socket listens.
         options: of `make_app`.
 
+    Returns:
+        Whether everything has ended: False if a forward pass is still running, in a thread that ends with the process.
+
     Raises:
-        InputError: the address cannot be had, no token for a public address, or uvicorn is missing.
+        InputError: the address cannot be had, no token for a public address, a setting of the wrong type or out of
+            range, or uvicorn is missing.
     """
     _uvicorn()
+    if not isinstance(host, str) or not host:
+        raise InputError(f"host must be an address of this machine, such as 127.0.0.1; got {plain(repr(host), 80)}")
+    whole("a service", "port", port, 0, 65_535)
+    whole("a service", "max_connections", max_connections, 1, 100_000)
+    real("a service", "head_seconds", head_seconds, 0.001, 86_400.0)
+    real("a service", "grace", grace, 0.0, 86_400.0)
+    hosts = _names(allow_hosts)
     if token is None and not no_token and not is_loopback(host):
         raise InputError(
             f"{host} can be reached from other machines, and no token was given: set {TOKEN} or give --token-file, or"
             " --no-token to let anyone in"
         )
+    limits = {
+        "connections": min(max_connections, _files()),
+        "head_seconds": head_seconds,
+        "answer_seconds": options.get("body_seconds", 30.0),
+    }
     sock = listen(host, port)
     with sock:
-        server = _server(make_app(prior, token=token, **options))
-        if ready:
-            ready(_url(host, sock))
-        with suppress(KeyboardInterrupt):  # uvicorn shuts down in order, and then passes the signal on
+        app = make_app(prior, token=token, **options)
+        server = _server(app, {*hosts, host} if hosts or is_loopback(host) else None, grace, limits)
+        with suppress(KeyboardInterrupt), _sigterm():  # uvicorn shuts down in order, and then passes the signal on
+            if ready:
+                ready(_url(host, sock))
             server.run(sockets=[sock])
+        return bool(app.state.ended())
+
+
+def _names(hosts: Iterable[str]) -> set[str]:
+    found = [hosts] if isinstance(hosts, str) else list(hosts)
+    for name in found:
+        if not isinstance(name, str) or not host_name(f"[{name}]" if name.count(":") > 1 else name):
+            raise InputError(
+                f"a name to allow is one host, such as priors.example.org; got {plain(repr(name), 80)}: give it without"
+                " http:// and path"
+            )
+    return {n if n.count(":") > 1 else host_name(n) for n in found}
+
+
+def _files() -> int:
+    """How many connections the files that this process may open leave room for."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 100_000
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (
+        100_000 if soft == resource.RLIM_INFINITY else max(8, soft - 192)
+    )  # what else is open, and what is not counted yet
 
 
 @contextmanager
-def running(app: Starlette, port: int = 0) -> Iterator[str]:
-    """Run an ASGI application in a thread of this process, on 127.0.0.1, and give its URL."""
+def _sigterm() -> Iterator[None]:
+    """SIGTERM is Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+@contextmanager
+def running(app: Starlette, port: int = 0, *, grace: float = 10.0, **limits: float) -> Iterator[str]:
+    """Run an ASGI application in a thread of this process, on 127.0.0.1, and give its URL.
+
+    grace: seconds to finish what is running at the end. limits: of `deft.remote.connections.Limits`.
+    """
     with listen("127.0.0.1", port) as sock:
-        server = _server(app)
+        server = _server(app, (), grace, {"connections": min(256, _files()), **limits})
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
         thread.start()
         try:
             yield _url("127.0.0.1", sock)
         finally:
             server.should_exit = True
-            thread.join(15)
+            thread.join(grace + 5)
 
 
 def _url(host: str, sock: socket.socket) -> str:
