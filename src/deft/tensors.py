@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deft.errors import InputError
-from deft.values import shown
+from deft.values import quoted
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def as_device(device: torch.device | str) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"device = {shown(device)}: expected cpu, cuda, cuda:1, ...") from error
+        raise InputError(f"device = {quoted(device)}: expected cpu, cuda, cuda:1, ...") from error
 
 
 def as_shape(event_shape: Any) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ def as_shape(event_shape: Any) -> tuple[int, ...]:
     except TypeError:
         found = ()
     if not found or min(found) < 1:
-        raise InputError(f"event_shape = {shown(event_shape)}: expected a tuple of whole numbers, such as (1, 32, 32)")
+        raise InputError(f"event_shape = {quoted(event_shape)}: expected a tuple of whole numbers, such as (1, 32, 32)")
     return found
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deft.errors import InputError
 from deft.printing import Printed
-from deft.values import shown
+from deft.values import quoted
 
 
 def generator(*key: int) -> torch.Generator:
@@ -59,7 +59,7 @@ class Noise(Printed):
         self.seed = seed
         self.indices: Sequence[int] = range(indices) if isinstance(indices, int) else list(indices)
         if (isinstance(indices, int) and indices < 0) or any(i < 0 for i in self.indices):
-            raise InputError(f"Noise: indices = {shown(indices)}: expected a count, or the numbers of samples from 0")
+            raise InputError(f"Noise: indices = {quoted(indices)}: expected a count, or the numbers of samples from 0")
         self._generators = [generator(seed, i) for i in self.indices]
 
     def __len__(self) -> int:

@@ -32,7 +32,7 @@ from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import log
 from deft.samplers.ode import DDIM
 from deft.tensors import check_eval
-from deft.values import Rows, Samples, Seed, Steps, shown
+from deft.values import Rows, Samples, Seed, Steps, quoted
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def check_grid(grid: Sequence[Level]) -> list[Level]:
     found = list(grid)
     if len(found) < 2 or not all(isinstance(level, Level) for level in found):
         raise InputError(
-            f"a grid is a list of at least two levels (deft.times, deft.core.grid.levels), got {shown(found)}"
+            f"a grid is a list of at least two levels (deft.times, deft.core.grid.levels), got {quoted(found)}"
         )
     ratios = [level.sigma / level.alpha if level.alpha else math.inf for level in found]
     if not all(a >= b for a, b in pairwise(ratios)):  # NaN is none either
