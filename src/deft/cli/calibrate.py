@@ -9,6 +9,7 @@ import click
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
 from deft.errors import InputError
+from deft.io.claims import claimed
 from deft.recipe.data import held_out_samples
 from deft.recipe.intervals import LEVEL
 
@@ -69,11 +70,12 @@ def calibrate(
         domain, reading = common.domain_for(fitted.prior), common.reading(skip_bad, resize, convert, value_range)
         found = common.load_data(domain, data, "validation", fitted.prior.data_shape, reading, output.say)
         x = held_out_samples(fitted.prior, found)
-    done = fitted.calibrate_intervals(x, count=images, n=samples, steps=steps, seed=seed)
+    folder = run if run.is_dir() else run.parent
+    with claimed(folder, what="calibrate"):
+        done = fitted.calibrate_intervals(x, count=images, n=samples, steps=steps, seed=seed)
+        done.save(folder)
     checked = done.checked_intervals
     assert checked is not None
-    folder = run if run.is_dir() else run.parent
-    done.save(folder)
     factor = checked.factors.at(LEVEL, samples)
     output.say(
         f"checked on {checked.source}, {samples} samples each: of the entries, the raw {100 * LEVEL:.0f} % interval"

@@ -11,6 +11,7 @@ import click
 from deft.cli.common import Name, Numbers, Output, json_option, make_task, task_option_option
 from deft.errors import InputError
 from deft.io.arrays import read_array
+from deft.io.folders import own_file
 from deft.io.measurements import Converted
 from deft.io.settings import read_angles, switch
 from deft.kinds.domain import Table
@@ -140,16 +141,15 @@ def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool,
     output = Output(as_json)
     if out.suffix != ".npz":
         raise InputError(f"--out must end in .npz, got {out}")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} is there already: give another --out, or --overwrite")
     sigma_y = given.pop("sigma_y")
     asked = {k: v for k, v in given.items() if v is not None and v != ()}
     useless = [SPELLING.get(k, f"--{k.replace('_', '-')}") for k in asked if k not in OPTIONS.get(program, ())]
     if useless:
         raise InputError(f"{', '.join(useless)} does nothing for {program}: leave it out")
-    array = _rows(read_array(file, KEYS.get(program, ("y",))), asked.pop("rows", None))
-    made = _convert(program, array, asked, sigma_y)
-    made.save(out)
+    with own_file(out, "convert", overwrite=overwrite):
+        array = _rows(read_array(file, KEYS.get(program, ("y",))), asked.pop("rows", None))
+        made = _convert(program, array, asked, sigma_y)
+        made.save(out)
     for note in made.notes:
         output.say(note)
     output.say(

@@ -17,7 +17,7 @@ from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, ov
 from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
 from deft.errors import InputError
-from deft.io.files import open_folder
+from deft.io.folders import own_folder
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
@@ -133,12 +133,7 @@ def evaluate(
     cases = _cases(data, (pairs, degraded), images, chosen, seed, domain, shape, known, reading, output)
     if stein:
         check_stein(prior, cases, samples)
-    open_folder(out, overwrite=overwrite)
-    _note_few(output, samples)
     options: dict[str, Any] = {"seed": seed, "batch": batch, "device": prior.state_like().device}
-    results = compare(plans, prior, cases, samples, fitted=fitted, progress=common.bars(), **options)
-    if stein:
-        add_stein(results, prior, cases, **options)
     settings = {
         "stein": stein,
         "task": chosen.config(),
@@ -152,7 +147,12 @@ def evaluate(
         "machine": machine(),
     }
     title = f"{chosen.title}: {len(cases)} {domain.title}, {samples} samples each"
-    report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
+    with own_folder(out, "evaluate", overwrite=overwrite, inputs=(run, data, degraded, prior_option)):
+        _note_few(output, samples)
+        results = compare(plans, prior, cases, samples, fitted=fitted, progress=common.bars(), **options)
+        if stein:
+            add_stein(results, prior, cases, **options)
+        report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
     output.say("\n" + terminal(domain, title, report["rows"]))
     output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
     output.result(report | {"out": str(out)})

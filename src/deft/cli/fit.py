@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import array_headers
-from deft.io.files import open_folder
+from deft.io.folders import own_folder
 from deft.io.h_files import KINDS
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Data, Domain
@@ -562,15 +563,27 @@ class Asked:
             common.find_prior(self.prior_option, "cpu" if self.shard_prior else where, self.prior_options),
             self.shard_prior,
         )
-        domain, shape = common.domain_for(prior), prior.data_shape
+        shape = prior.data_shape
         common.check_batch(common.own_part(recipe.batch, self.accumulate), shape)
-        task, data = self._of_pairs(prior) if self.unknown else (self._task(domain), None)
+        task, data = self._of_pairs(prior) if self.unknown else (self._task(common.domain_for(prior)), None)
         task.check(shape)
         if self.objective is not None:
             self._on_paths(output, prior, task, recipe, where)
             return
         data = self._read(prior, task) if data is None else data
-        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        with self._folder():
+            self._fit(output, prior, task, data, recipe, where)
+
+    def _folder(self) -> AbstractContextManager[Path]:
+        """--out, held by this process alone."""
+        read = (self.start, self.data, self.pairs, self.degraded, self.held_out, self.measurement, self.mask)
+        return own_folder(
+            self.out, "fit", overwrite=self.overwrite, resume=self.resume, inputs=(self.prior_option, *read)
+        )
+
+    def _fit(self, output: Output, prior: Denoiser, task: Any, data: TrainingData, recipe: Recipe, where: Any) -> None:
+        """Fit to data, write, and say how it went."""
+        domain = common.domain_for(prior)
         fitted = fit_h(
             prior,
             task,
@@ -684,7 +697,15 @@ class Asked:
         if not many:
             # what cannot be made is said before anything is written
             make_objective(self.objective, prior, self.chain, self.subset, self.drawn_by)
-        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        with self._folder():
+            self._fit_on_paths(output, prior, task, obs, recipe, where)
+
+    def _fit_on_paths(
+        self, output: Output, prior: Denoiser, task: Any, obs: Observation, recipe: Recipe, where: Any
+    ) -> None:
+        """The fit itself."""
+        assert self.objective is not None
+        many = self.objective == "importance"
         h = build_h(prior, task, recipe, common.trusts_code())
         h.calibrate(
             prior, draw_prior_samples(prior, 128, seed=self.seed, progress=common.bars()).x.to(prior.state_like())

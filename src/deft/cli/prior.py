@@ -20,7 +20,8 @@ from deft.core.denoiser import fingerprint, freeze
 from deft.core.schedule import Schedule
 from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
-from deft.io.files import open_folder, write_bytes, write_json, write_text
+from deft.io.files import write_bytes, write_json, write_text
+from deft.io.folders import own_folder
 from deft.io.prior_files import OwnPrior, load_own
 from deft.kinds.domain import Domain, Table, find_domain
 from deft.recipe.card_text import card_lines
@@ -200,7 +201,18 @@ class Training:
         x, x_out, n_all = self.read(domain, output)
         shape = tuple(x.shape[1:])
         made = self.build(domain, shape)
-        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        with own_folder(
+            self.out, "prior train", overwrite=self.overwrite, resume=self.resume,
+            inputs=(self.start, self.data, self.held_out),
+        ):  # fmt: skip
+            self.fill(output, made, domain, x, x_out, n_all, config, where)
+
+    def fill(
+        self, output: Output, made: Any, domain: Domain, x: Tensor, x_out: Tensor, n_all: int, config: FitConfig,
+        where: torch.device,
+    ) -> None:  # fmt: skip
+        """Train, measure and write, in the folder --out."""
+        shape = tuple(x.shape[1:])
         count = sum(p.numel() for p in made.parameters())
         output.say(
             f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,}"

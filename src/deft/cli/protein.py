@@ -18,7 +18,9 @@ from deft.cli.common import Name, Output, json_option, out_option, overwrite_opt
 from deft.cli.group import NearestGroup
 from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, InputError, unknown
-from deft.io.files import open_folder, write_json, write_text
+from deft.io.claims import claimed
+from deft.io.files import make_folder, write_json, write_text
+from deft.io.folders import own_folder
 from deft.methods import get_method
 
 if TYPE_CHECKING:  # the extra `protein` is needed when a command runs, not for `deft --help`
@@ -283,9 +285,12 @@ class Scaffolds:
             plan = replace(plan, h=fitted.to(where), h_name=h_name)
         made = plan.make(prior)  # what cannot be made is said before anything is drawn
         obs = observe_placements(chosen.motif, placements, self.sigma_y / UNIT).to(where)
-        open_folder(self.out, overwrite=self.overwrite)
+        with own_folder(self.out, "scaffold", overwrite=self.overwrite, inputs=(self.source, self.run, *self.pdb)):
+            work = Work(output, self.out, chosen, placements, self.about(chosen, plan), plan.calls(1))
+            self.fill(output, work, prior, made, obs)
 
-        work = Work(output, self.out, chosen, placements, self.about(chosen, plan), plan.calls(1))
+    def fill(self, output: Output, work: Work, prior: ChainPrior, made: tuple[Any, Any, Any], obs: Any) -> None:
+        """Draw and write, in the folder --out."""
         try:
             work.draw(prior, made, obs, self.seed, self.batch)
         # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
@@ -458,8 +463,6 @@ class Benchmark:
 
     def run(self, output: Output, where: torch.device) -> None:
         """Draw what is not there yet, measure, write."""
-        from deft.bench.compare import compare
-        from deft.bench.store import Store
         from deft.kinds.domain import find_domain
 
         domain = find_domain("protein")
@@ -469,6 +472,18 @@ class Benchmark:
         common.check_batch(self.batch, prior.event_shape)
         plans = self.plans(prior, where)
         cases = self.cases(domain, prior.event_shape[0])
+        make_folder(self.out)
+        with claimed(self.out, what="benchmark"):
+            self.fill(output, domain, cases, plans, prior, where)
+
+    def fill(
+        self, output: Output, domain: Domain, cases: Cases, plans: dict[str, ChainPlan], prior: ChainPrior,
+        where: torch.device,
+    ) -> None:  # fmt: skip
+        """Draw, measure and write, in the folder --out."""
+        from deft.bench.compare import compare
+        from deft.bench.store import Store
+
         report = self.report(domain, cases, plans, output)
 
         def add(results: dict[str, Any]) -> None:
