@@ -15,8 +15,12 @@ from deft.recipe.intervals import LEVEL
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", help=DATA_HELP + " h must not have been fitted to it. Without --data, samples of the prior.")
+@click.argument("run", type=common.FilePath())
+@click.option(
+    "--data",
+    type=common.SOURCE,
+    help=DATA_HELP + " h must not have been fitted to it. Without --data, samples of the prior.",
+)
 @click.option("--images", default=128, show_default=True, help="Number of images, the first ones of the data.")
 @click.option("--samples", default=8, show_default=True, help="Samples for each image.")
 @click.option("--steps", type=int, help="Calls of the prior for a sample.  [default: those of deft sample]")
@@ -24,6 +28,7 @@ from deft.recipe.intervals import LEVEL
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's]",
 )
 @common.prior_option_option

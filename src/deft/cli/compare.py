@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deft.cli import common
 from deft.cli.common import Output, bars, get_device, json_option, out_option
+from deft.cli.group import ResumingCommand
 from deft.errors import InputError, LostError
 from deft.io.folders import part_of_folder
 from deft.runtime.distributed import get_world
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from deft.bench.studies import Study
 
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.command(cls=ResumingCommand)
+@click.argument("file", type=common.FilePath())
 @out_option("comparison")
 @click.option("--jobs", default=1, show_default=True, help="Processes on this machine that divide the work.")
 @click.option(

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from deft.cli import common
 from deft.cli.common import Name, Numbers, Output, json_option, make_task, task_option_option
 from deft.errors import InputError
 from deft.io.arrays import read_array
@@ -54,10 +55,8 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 
 @click.command()
 @click.argument("program", type=Name("program", PROGRAMS))
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write."
-)
+@click.argument("file", type=common.FilePath())
+@click.option("--out", type=common.FilePath(), default="measurement.npz", show_default=True, help="The file to write.")
 @click.option("--rows", metavar="FIRST:LAST", help="Slices FIRST to LAST - 1 of the file.  [default: all]")
 @click.option(
     "--sigma-y", type=float, help="Standard deviation of the noise in the converted y.  [default: the task's]"
@@ -65,12 +64,12 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.option("--scale", "value_scale", type=float, help="Multiply the program's values by this first.")
 @click.option(
     "--mask",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="k-space: 1 sampled, 0 not: [W] columns, or [H, W].  [default: where it is not 0]",
 )
 @click.option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="k-space: complex sensitivities [coils, H, W]; for one coil exp(i phase) of the image.",
 )
 @click.option(

@@ -8,6 +8,7 @@ import click
 
 from deft.bench.methods_report import terminal
 from deft.bench.studies import domain_of_tasks
+from deft.cli import common
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
 from deft.workflow import demo as library
 
@@ -25,6 +26,7 @@ from deft.workflow import demo as library
 @click.option("--images", default=64, show_default=True, help="Held-out images to restore (at most 500).")
 @click.option(
     "--prior",
+    type=common.SOURCE,
     default="",
     help="A prior for 1x32x32 images (clothes) or 1x64x64 ones (CT slices).  [default: the task's]",
 )

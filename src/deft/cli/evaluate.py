@@ -27,8 +27,8 @@ from deft.recipe.data import read_unknown
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--data", required=True, help=DATA_HELP + " An array `labels` gives top-1.")
+@click.argument("run", required=False, type=common.FilePath())
+@click.option("--data", type=common.SOURCE, required=True, help=DATA_HELP + " An array `labels` gives top-1.")
 @click.option(
     "--pairs",
     is_flag=True,
@@ -36,7 +36,7 @@ from deft.recipe.data import read_unknown
 )
 @click.option(
     "--degraded",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="For a run that was fitted to pairs without a task: --data is a folder, and this the folder of its y.",
 )
 @click.option(
@@ -45,6 +45,7 @@ from deft.recipe.data import read_unknown
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     help=(
         "A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or"
         " fashion]"

@@ -49,6 +49,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     default="fashion",
     show_default=True,
     help=(
@@ -66,12 +67,13 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 )
 @click.option(
     "--data",
+    type=common.SOURCE,
     help=DATA_HELP
     + " Every step draws new masks and new noise. Without --data, h is fitted to samples of the prior alone.",
 )
 @click.option(
     "--pairs",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help=(
         "Instead of --data: an .npz of your own pairs, x and y (and mask). Without --task nobody needs to know how y"
         " was made (docs/pairs.md); then also a folder that holds the folders x and y, or one of x with --degraded."
@@ -79,6 +81,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 )
 @click.option(
     "--held-out",
+    type=common.SOURCE,
     help="Images for the held-out loss, read like --data, or pairs, read like --pairs.  [default: a tenth of the data]",
 )
 @out_option("run")
@@ -109,13 +112,13 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--measurement",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help="With --objective, instead of --data: the measurement, as in `deft sample`.",
     ),
     click.option("--row", default=0, show_default=True, help="Which measurement of a measurement file, from 0."),
     click.option(
         "--mask",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help="With --measurement: white is seen, black is the hole (inpaint).",
     ),
     click.option(
@@ -130,7 +133,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     "Reading the prior and the data",
     click.option(
         "--degraded",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help="With --pairs CLEAN, a folder, and no --task: the folder of y, files of the same names.",
     ),
     common.prior_option_option,
@@ -152,6 +155,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     click.option(
         "--start-from",
         "start",
+        type=common.SOURCE,
         help=(
             "Initialise from another h of this prior, of the same task or another one: a run folder, or a task such as"
             " `inpaint` for the bundled h. Its size and form are kept."
@@ -229,7 +233,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--samples-folder",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help=("Folder for samples of the prior; fits of other tasks can share it.  [default: prior-samples in --out]"),
     ),
     click.option(

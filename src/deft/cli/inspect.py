@@ -15,8 +15,8 @@ from deft.recipe.card_text import card_lines
 
 
 @click.command()
-@click.argument("path", metavar="PRIOR")
-@click.option("--images", "data", help=DATA_HELP + " Of the kind the prior was trained on.")
+@click.argument("path", metavar="PRIOR", type=common.SOURCE)
+@click.option("--images", "data", type=common.SOURCE, help=DATA_HELP + " Of the kind the prior was trained on.")
 @click.option("-n", "count", default=16, show_default=True, help="How many of them to try it on.")
 @click.option("--seed", default=0, show_default=True)
 @common.prior_option_option

@@ -27,12 +27,12 @@ from deft.kinds.domain import domains
 @click.option("--task", type=Name("task", TASKS), help="What is measured; A+B: A, and then B of it.  [required]")
 @common.task_option_option
 @click.option("--sigma-y", type=float, help="Deviation of the noise.  [default: the task's]")
-@click.option("--data", help=f"{DATA_HELP}  [required]")
+@click.option("--data", type=common.SOURCE, help=f"{DATA_HELP}  [required]")
 @click.option("--images", type=int, help="Measure the first so many images.  [default: all]")
 @click.option("--seed", default=0, show_default=True, help="Of masks, kernels and noise.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     default="measurement.npz",
     show_default=True,
     help="The file to write; a picture goes beside it.",

@@ -56,7 +56,7 @@ def make_schedule(name: str) -> Schedule:
 
 
 @prior.command()
-@click.option("--data", required=True, help=DATA_HELP)
+@click.option("--data", type=common.SOURCE, required=True, help=DATA_HELP)
 @click.option(
     "--kind",
     type=Name("kind of data", Table(lambda domain: {domain.name: domain})),
@@ -64,7 +64,9 @@ def make_schedule(name: str) -> Schedule:
     show_default=True,
     help="What the data are.",
 )
-@click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
+@click.option(
+    "--held-out", type=common.SOURCE, help="Images for the held-out loss, like --data (default: a tenth of the data)."
+)
 @out_option()
 @click.option(
     "--widths",
@@ -104,6 +106,7 @@ def make_schedule(name: str) -> Schedule:
 @click.option(
     "--start-from",
     "start",
+    type=common.SOURCE,
     help="Begin with the weights of another prior of the same shape: a folder, a file or a bundled prior.",
 )
 @click.option(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.cli.group import NearestGroup
+from deft.cli.group import NearestGroup, ResumingCommand
 from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.claims import claimed
@@ -49,7 +49,7 @@ COUNT = 20
 pdb_option = click.option(
     "--pdb",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help=(
         "The file of the PDB entry that a published problem is from (5TPN.pdb or .cif, .gz too), or a folder of such"
         " files. May be repeated."
@@ -121,15 +121,14 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 
 
 @protein.command()
-@click.option(
-    "--motif", "source", type=click.Path(path_type=Path), help="A PDB or mmCIF file (.gz too) that holds the motif."
-)
+@click.option("--motif", "source", type=common.FilePath(), help="A PDB or mmCIF file (.gz too) that holds the motif.")
 @click.option(
     "--contig", help="Which residues are kept, and how much goes between: 10-40/A163-181/10-40 (docs/protein.md)."
 )
 @click.option("--length", help="Total length: 60-80 or 70.  [default: what the contig allows, or the problem's own]")
 @click.option(
     "--problem",
+    type=common.SOURCE,
     help="Instead of --motif and --contig: a problem's name (`deft protein problems`), or a problem file of Genie 2.",
 )
 @pdb_option
@@ -138,7 +137,7 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 )
 @click.option(
     "--run",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="Your own h: h.safetensors, or its folder (benchmarks/train_scaffold.py).",
 )
 @click.option(
@@ -147,6 +146,7 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 @click.option(
     "--prior",
     "prior_name",
+    type=common.SOURCE,
     default="backbone",
     show_default=True,
     help="The bundled prior, or a file of your own (benchmarks/train_backbone.py).",
@@ -339,7 +339,7 @@ class Scaffolds:
         }
 
 
-@protein.command()
+@protein.command(cls=ResumingCommand)
 @click.option(
     "--set",
     "which",
@@ -367,7 +367,7 @@ class Scaffolds:
     "--run",
     "runs",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.",
 )
 @click.option("-n", "--samples", default=4, show_default=True, help="Chains of each problem.")
@@ -377,7 +377,7 @@ class Scaffolds:
     is_flag=True,
     help="Set a, left-out, validation: place and length are redrawn, as a designer has it, instead of the native's.",
 )
-@click.option("--prior", "prior_name", default="backbone", show_default=True)
+@click.option("--prior", "prior_name", type=common.SOURCE, default="backbone", show_default=True)
 @click.option("--steps", default=100, show_default=True)
 @click.option("--temperature", default=1.0, show_default=True, help="Of the sampler's noise, for every entry alike.")
 @click.option("--clearance", default=0.0, show_default=True, help="Angstrom, for every entry alike; 0 for none.")

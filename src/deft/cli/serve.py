@@ -29,7 +29,7 @@ def read_token(path: Path | None) -> str | None:
 
 
 @click.command()
-@click.argument("prior", metavar="PRIOR")
+@click.argument("prior", metavar="PRIOR", type=common.SOURCE)
 @click.option(
     "--host",
     default="127.0.0.1",
@@ -39,7 +39,7 @@ def read_token(path: Path | None) -> str | None:
 @click.option("--port", default=8765, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="A file with the token clients must send.  [default: the environment variable DEFT_TOKEN]",
 )
 @click.option("--no-token", is_flag=True, help="Let anyone ask, even beyond this machine.")
