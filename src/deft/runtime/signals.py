@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, which come to the same: what is under way is saved, and how to resume is said. No PyTorch here."""
+"""Ctrl-C and SIGTERM, which come to the same: what is under way is saved, and how to go on is said. No PyTorch here."""
 
 from __future__ import annotations
 
