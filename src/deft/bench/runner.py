@@ -134,7 +134,7 @@ class Runner:
             for process in workers:
                 process.join(max(0.0, deadline - time.monotonic()))
                 process.kill()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _wait(self, work: Sequence[Job], bar: Any) -> None:
         """Until the others' pieces are there as well, or have failed."""

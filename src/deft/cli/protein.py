@@ -19,7 +19,7 @@ from deft.cli.group import NearestGroup, ResumingCommand
 from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.claims import claimed
-from deft.io.files import make_folder, write_json, write_text
+from deft.io.files import make_folder, on_disk_together, write_json, write_text
 from deft.io.folders import own_folder
 from deft.methods import get_method
 
@@ -736,10 +736,11 @@ class Work:
                     callback=lambda step: bar.update(len(step.x)),
                 )
                 self.seconds += time.perf_counter() - started
-                for i, x in zip(rows, traces, strict=True):
-                    one = posed(x, self.goals[i])
-                    self.write(i, one)
-                    self.drawn.append(one)
+                with on_disk_together():
+                    for i, x in zip(rows, traces, strict=True):
+                        one = posed(x, self.goals[i])
+                        self.write(i, one)
+                        self.drawn.append(one)
 
     def write(self, i: int, x: Any) -> None:
         from deft.domains.protein.structure import write_pdb

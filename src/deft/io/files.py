@@ -15,8 +15,9 @@ import stat
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ TOLD_BY_OTHERS = ("inline_container", "PytorchStreamWriter", "file write failed"
 PART = ".part"
 """In the name of a file that is not whole yet: .NAME.MACHINE.PROCESS.START.RANDOM.part.SUFFIX"""
 _UNFINISHED = re.compile(r"\.([0-9a-f]{8})\.(\d{1,10})\.(\d+)\.[0-9a-f]{8}\.part(?:\.[^.]{0,16})?$")
+_later: ContextVar[dict[Path, None] | None] = ContextVar("later", default=None)
 _swept: set[tuple[int, str]] = set()
 
 
@@ -64,12 +66,15 @@ def write_atomic(path: str | Path, write: Callable[[Path], object], *, durable: 
         temporary, mode = _new_part(path)
         write(temporary)
         os.chmod(temporary, mode)  # some writers make a file of their own
-        if durable:
+        later = _later.get()
+        if durable and later is None:
             to_disk(temporary)
         os.replace(temporary, path)
         temporary = None
-        if durable:
+        if durable and later is None:
             to_disk(path.parent)
+        elif durable and later is not None:
+            later[path] = None
     except Exception as error:
         reason = _disk_error(error, temporary)
         if reason is None:
@@ -79,6 +84,25 @@ def write_atomic(path: str | Path, write: Callable[[Path], object], *, durable: 
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def on_disk_together() -> Iterator[None]:
+    """A block after which all files that were written in it are on the disk: one wait for many small files, which say
+    nothing before the last of them is there."""
+    files: dict[Path, None] = {}
+    token = _later.set(files)
+    try:
+        yield
+    finally:
+        _later.reset(token)
+    for path in (*files, *dict.fromkeys(p.parent for p in files)):
+        try:
+            to_disk(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 def cannot_write(path: str | Path, reason: OSError) -> OutputError:

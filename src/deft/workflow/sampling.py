@@ -23,7 +23,7 @@ from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
 from deft.io.claims import names_in
-from deft.io.files import write_bytes, write_json
+from deft.io.files import on_disk_together, write_bytes, write_json
 from deft.io.folders import own_folder
 from deft.io.h_files import needed_h, save_h
 from deft.io.measurements import is_measurement, limits, read_measurement
@@ -196,7 +196,8 @@ class Sampling:
         trust = self._trust(draws, on_device) if measurement is not None else None
         if trust is not None and trust["within"] is not None:
             draws = replace(draws, factors=self._checked.factors if self._checked else None)
-        written = self.write(folder, draws, seen, pictured=measurement is not None)
+        with on_disk_together():
+            written = self.write(folder, draws, seen, pictured=measurement is not None)
         noise, found = self._numbers(draws, seen.obs)
         about = {
             "out": str(folder),
