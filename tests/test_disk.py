@@ -467,6 +467,33 @@ def test_sigterm_does_and_says_what_ctrl_c_does(shop, tmp_path, number, code):
     assert names(tmp_path / "run") == {"state.pt", "sizes.json"}
 
 
+WORKER = """
+import os, sys, time
+from deft.bench.runner import _begin
+me = os.getpid()
+child = os.fork()
+if not child:
+    _begin(1, me)
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_of_a_comparison_end_with_their_parent():
+    """Also with one that is killed: nobody goes on in a folder that is free by then."""
+    parent = subprocess.Popen([sys.executable, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(next(line for line in (parent.stdout.readline(), parent.stdout.readline()) if line.strip().isdigit()))
+    assert Path(f"/proc/{child}").exists() or sys.platform != "linux"
+    parent.kill()
+    parent.wait()
+    started = time.monotonic()
+    assert parent.stdout.read() == ""  # returns when the child, which has it too, has ended
+    assert time.monotonic() - started < 20
+
+
 def every_command() -> Iterator[tuple[list[str], click.Command]]:
     todo: list[tuple[list[str], click.Command]] = [([], cli)]
     while todo:
