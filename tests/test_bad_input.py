@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -400,15 +401,24 @@ def test_memory_running_out(shop, tmp_path, capsys, monkeypatch, error):
     assert "does not fit in memory" in line and "lower --batch" in line
 
 
-def test_a_bug_is_not_taken_for_lack_of_memory(shop, tmp_path, monkeypatch):
-    from deft.cli import main
+def test_a_bug_is_not_taken_for_lack_of_memory(shop, tmp_path, capsys, monkeypatch):
+    """It is one line that says so, and where the traceback is."""
 
     def fail(*arguments, **options):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(DenoisingObjective, "__call__", fail)
-    with pytest.raises(RuntimeError, match="a bug"):
-        main([*map(str, fit_line(shop, tmp_path / "out"))])
+    code, _, err = run(capsys, *fit_line(shop, tmp_path / "out"))
+    line = err.strip().splitlines()[-1]
+    assert (
+        code == 1 and line.startswith("error: RuntimeError: a bug; this is a fault of deft") and "Traceback" not in err
+    )
+    file = Path(line.split("the traceback is in ")[1].split(" (DEFT_TRACEBACK")[0])
+    assert "in fail" in file.read_text() and 'RuntimeError("a bug")' in file.read_text()
+    file.unlink()
+    monkeypatch.setenv("DEFT_TRACEBACK", "1")
+    code, _, err = run(capsys, *fit_line(shop, tmp_path / "out", "--overwrite"))
+    assert code == 1 and "Traceback (most recent call last)" in err and "above" in err.splitlines()[-1]
 
 
 def test_loss_not_finite(shop, tmp_path, capsys, monkeypatch):
@@ -516,4 +526,5 @@ def test_interrupted_elsewhere(shop, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("deft.methods.plans.sample_posterior", stop)
     code, _, err = run(capsys, *sample_line(shop, tmp_path / "out"))
-    assert code == 130 and err.strip().splitlines()[-1] == "stopped"
+    last = err.strip().splitlines()[-1]
+    assert code == 130 and last.startswith("stopped; start again with: deft sample ") and "--resume" not in last

@@ -24,6 +24,13 @@ class InputError(DeftError, ValueError):
     """Something the caller gave is not usable."""
 
 
+class OutputError(InputError):
+    """A file or a folder cannot be written: no space, no permission, or another process writes there.
+
+    The command line adds that another --out will do, where there is such an option.
+    """
+
+
 class ContractError(DeftError, TypeError):
     """A part of the chain (prior, likelihood, h-transform) broke its promise about shapes or values."""
 

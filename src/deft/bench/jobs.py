@@ -27,7 +27,7 @@ from deft.bench.studies import Entry, FitSettings, Setting, domain_of_tasks, sho
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.random import Noise
-from deft.errors import InputError, NonFiniteError
+from deft.errors import InputError, NonFiniteError, OutputError
 from deft.io.arrays import save_arrays
 from deft.io.h_files import KINDS, bundled_h, load_h, save_h
 from deft.io.prior_files import BUNDLED
@@ -221,6 +221,8 @@ def do(job: Job, folder: str | Path, device: str = "cpu", trust_code: bool = Fal
                 "device": device_name(device),
             }
             store.write(job, result)
+    except OutputError:  # a full disk is not the job's fault, and the next would fail alike
+        raise
     except Exception as error:
         store.fail(job, f"{traceback.format_exc()}\n{type(error).__name__}: {one_line(error)}")
     finally:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -22,6 +24,31 @@ from deft.bench.jobs import do
 from deft.bench.store import Job, Store
 from deft.errors import LostError
 from deft.runtime.messages import log
+
+PATIENCE = 10.0
+"""Seconds that processes have for their end when the work is broken off."""
+
+
+def _begin(threads: int, parent: int) -> None:
+    """What each process of a pool does first. It ends with its parent, also if that is killed, so that nobody works in
+    a folder that is free by then; Ctrl-C is the parent's to hear."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _do(job: Job, folder: Path, device: str, trust_code: bool = False) -> None:
+    """A job in a process of a pool; a fit that is told to end (SIGTERM) saves its state, and the process ends."""
+    try:
+        do(job, folder, device, trust_code)
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 class Runner:
@@ -86,10 +113,10 @@ class Runner:
         context = multiprocessing.get_context("spawn")
         threads = max(1, (os.cpu_count() or 1) // self.processes)
         pool = ProcessPoolExecutor(
-            self.processes, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+            self.processes, mp_context=context, initializer=_begin, initargs=(threads, os.getpid())
         )
         try:
-            waiting = {pool.submit(do, job, self.folder, self.device, self.trust_code) for job in work}
+            waiting = {pool.submit(_do, job, self.folder, self.device, self.trust_code) for job in work}
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -101,9 +128,14 @@ class Runner:
                 " to resume"
             ) from error
         finally:
-            for process in (pool._processes or {}).values():  # an error or Ctrl-C does not wait for what is under way
+            workers = list((pool._processes or {}).values())
+            for process in workers:  # an error or Ctrl-C waits no longer than a fit takes to save its state
                 process.terminate()
-            pool.shutdown(wait=False, cancel_futures=True)
+            deadline = time.monotonic() + PATIENCE
+            for process in workers:
+                process.join(max(0.0, deadline - time.monotonic()))
+                process.kill()
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _wait(self, work: Sequence[Job], bar: Any) -> None:
         """Until the others' pieces are there as well, or have failed."""

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import click
 
+from deft.cli import streams
 from deft.cli.group import LazyCommand, LazyGroup
 from deft.runtime.launchers import launched
+from deft.runtime.signals import exit_code, interruptible
 
 COMMANDS = {
     "calibrate": LazyCommand(
@@ -66,6 +68,27 @@ def cli() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: the process's own) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with interruptible():
+        try:
+            streams.lenient()
+            code = _main(arguments)
+            streams.flush()
+            return code
+        except KeyboardInterrupt:
+            streams.complain("stopped")
+            return exit_code()
+        except BrokenPipeError:
+            streams.give_up()
+            return 141
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            streams.give_up()
+            streams.complain(f"error: cannot write standard output: {error.strerror or error}; what it goes to is full")
+            return 2
+
+
+def _main(arguments: list[str]) -> int:
     if not launched() and (not arguments or arguments[0] in ("-h", "--help", "--version")):
         return _show(arguments)
     from deft.cli.running import run
@@ -80,7 +103,4 @@ def _show(arguments: list[str]) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
     return code if isinstance(code, int) else 0

@@ -10,14 +10,19 @@ from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
 from deft.cli.numbers import Number
 from deft.errors import InputError
+from deft.io.claims import claimed
 from deft.recipe.data import held_out_samples
 from deft.recipe.intervals import LEVEL
 from deft.values import Count, Samples, Seed, Steps
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--data", help=DATA_HELP + " h must not have been fitted to it. Without --data, samples of the prior.")
+@click.argument("run", type=common.FilePath())
+@click.option(
+    "--data",
+    type=common.SOURCE,
+    help=DATA_HELP + " h must not have been fitted to it. Without --data, samples of the prior.",
+)
 @click.option(
     "--images", type=Number(Count), default=128, show_default=True, help="Number of images, the first ones of the data."
 )
@@ -29,6 +34,7 @@ from deft.values import Count, Samples, Seed, Steps
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     help="A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's]",
 )
 @common.prior_option_option
@@ -75,11 +81,12 @@ def calibrate(
         domain, reading = common.domain_for(fitted.prior), common.reading(skip_bad, resize, convert, value_range)
         found = common.load_data(domain, data, "validation", fitted.prior.data_shape, reading, output.say)
         x = held_out_samples(fitted.prior, found)
-    done = fitted.calibrate_intervals(x, count=images, n=samples, steps=steps, seed=seed)
+    folder = run if run.is_dir() else run.parent
+    with claimed(folder, what="calibrate"):
+        done = fitted.calibrate_intervals(x, count=images, n=samples, steps=steps, seed=seed)
+        done.save(folder)
     checked = done.checked_intervals
     assert checked is not None
-    folder = run if run.is_dir() else run.parent
-    done.save(folder)
     factor = checked.factors.at(LEVEL, samples)
     output.say(
         f"checked on {checked.source}, {samples} samples each: of the entries, the raw {100 * LEVEL:.0f} % interval"

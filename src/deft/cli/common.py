@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
-from deft.io.files import json_text
+from deft.io.files import json_text, shortened
 from deft.io.measurements import limits, observation, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
@@ -65,6 +66,46 @@ class Name(click.ParamType):
         return str(value)
 
 
+class FilePath(click.Path):
+    """A path, which the system can look for: not too long, and not in a folder that may not be entered."""
+
+    def __init__(self, exists: bool = False):
+        super().__init__(exists=exists, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if doubt := path_doubt(value):
+            self.fail(doubt, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class Source(click.ParamType):
+    """A path, or something else that is told by its form: a bundled name, a URL, FILE.py:FUNCTION, FILE.npz:NAME."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value and "://" not in str(value) and (doubt := path_doubt(value)):
+            self.fail(doubt, param, ctx)
+        return str(value)
+
+
+SOURCE = Source()
+
+
+def path_doubt(value: Any) -> str | None:
+    """Why the system cannot even look for a path, or None; that there is nothing is no doubt."""
+    if not str(value):
+        return "is empty: give a path"
+    try:
+        os.stat(value)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return f"{shortened(str(value).replace(chr(0), '?'))}: {reason}"
+    return None
+
+
 class ValueRange(click.ParamType):
     """LOW,HIGH or "window"."""
 
@@ -98,7 +139,7 @@ class Output:
 
 def bars() -> bool:
     """Whether progress bars make sense: not in a log file. (`fit` and its like show them on the main process alone.)"""
-    return sys.stderr.isatty()
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def show_evaluation(row: Mapping[str, Any]) -> None:
@@ -215,7 +256,7 @@ reading_options = options(
 def out_option(default: str | None = None) -> Callable[[F], F]:
     # a default of None is a value to some versions of click
     kept: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
-    return click.option("--out", type=click.Path(path_type=Path), help="Output folder.", **kept)
+    return click.option("--out", type=FilePath(), help="Output folder.", **kept)
 
 
 def get_device(name: str | None) -> torch.device:
@@ -397,6 +438,7 @@ def make_task(
 reward_options = options(
     click.option(
         "--reward",
+        type=SOURCE,
         help=(
             "Instead of a measurement: FILE.py:FUNCTION, images [B, C, H, W] in [-1, 1] -> their reward [B],"
             " differentiable; or fashion-classifier, with --label."

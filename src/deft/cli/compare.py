@@ -5,19 +5,28 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from deft.cli import common
 from deft.cli.common import Output, bars, get_device, json_option, out_option, trust_code_option, trusts_code
+from deft.cli.group import ResumingCommand
 from deft.cli.numbers import Jobs, Number
 from deft.errors import InputError, LostError
+from deft.io.folders import part_of_folder
 from deft.runtime.distributed import get_world
 from deft.values import quoted
 
+if TYPE_CHECKING:
+    from deft.bench.run import Finished
+    from deft.bench.studies import Study
 
-@click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+
+@click.command(cls=ResumingCommand)
+@click.argument("file", type=common.FilePath())
 @out_option("comparison")
 @click.option(
     "--jobs", type=Number(Jobs), default=1, show_default=True, help="Processes on this machine that divide the work."
@@ -51,7 +60,6 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     """
     from deft.bench.run import run_study
     from deft.bench.studies import find_study, read_study
-    from deft.bench.study_report import write_study
 
     output = Output(as_json)
     study = read_study(find_study(file), trust_code=trusts_code())
@@ -59,31 +67,38 @@ def compare(file: Path, out: Path, jobs: int, part: str | None, device: str, onl
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file, not a folder: give another --out")
     where = "cpu" if only_report else str(get_device(device))
-    done = run_study(
-        study,
-        out,
-        jobs=jobs,
-        part=i,
-        parts=n,
-        progress=bars(),
-        only_read=only_report,
-        device=where,
-        trust_code=trusts_code(),
-    )
-    if i == 0:
-        command = shlex.join(["deft", *sys.argv[1:]])
-        report = write_study(study, done, out, command=command)
-        for found in report["verdicts"]:
-            output.say(f"{found['prior']}, {found['task']}: {found['verdict']}")
-        output.say(f"wrote {out}/report.md, {out}/report.json ({len(report['rows'])} rows)")
-        output.result(
-            {"out": str(out), "rows": len(report["rows"]), "verdicts": report["verdicts"], "failed": report["failed"]}
+    with nullcontext() if only_report else part_of_folder(out, "compare", i, n):
+        done = run_study(
+            study,
+            out,
+            jobs=jobs,
+            part=i,
+            parts=n,
+            progress=bars(),
+            only_read=only_report,
+            device=where,
+            trust_code=trusts_code(),
         )
+        if i == 0:
+            _report(output, study, done, out)
     if done.failed:
         raise LostError(
             f"{len(done.failed)} jobs failed, and the rest is done (see *.error.txt in {out}): run the same command to"
             " try them again"
         )
+
+
+def _report(output: Output, study: Study, done: Finished, out: Path) -> None:
+    """Write the report, and say what it comes to."""
+    from deft.bench.study_report import write_study
+
+    report = write_study(study, done, out, command=shlex.join(["deft", *sys.argv[1:]]))
+    for found in report["verdicts"]:
+        output.say(f"{found['prior']}, {found['task']}: {found['verdict']}")
+    output.say(f"wrote {out}/report.md, {out}/report.json ({len(report['rows'])} rows)")
+    output.result(
+        {"out": str(out), "rows": len(report["rows"]), "verdicts": report["verdicts"], "failed": report["failed"]}
+    )
 
 
 def _part(text: str | None) -> tuple[int, int]:

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 
 import click
 
+from deft.cli import common
 from deft.cli.common import Name, Output, json_option, make_task, task_option_option
 from deft.cli.numbers import Number, Numbers, Pixels, Real
 from deft.errors import InputError
 from deft.io.arrays import read_array
+from deft.io.folders import own_file
 from deft.io.measurements import Converted
 from deft.io.settings import read_angles, switch
 from deft.kinds.domain import Table
@@ -55,10 +57,8 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 
 @click.command()
 @click.argument("program", type=Name("program", PROGRAMS))
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="measurement.npz", show_default=True, help="The file to write."
-)
+@click.argument("file", type=common.FilePath())
+@click.option("--out", type=common.FilePath(), default="measurement.npz", show_default=True, help="The file to write.")
 @click.option("--rows", metavar="FIRST:LAST", help="Slices FIRST to LAST - 1 of the file.  [default: all]")
 @click.option(
     "--sigma-y",
@@ -68,12 +68,12 @@ def _yes_no(ctx: click.Context, param: click.Parameter, value: str | None) -> bo
 @click.option("--scale", "value_scale", type=Number(Real), help="Multiply the program's values by this first.")
 @click.option(
     "--mask",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="k-space: 1 sampled, 0 not: [W] columns, or [H, W].  [default: where it is not 0]",
 )
 @click.option(
     "--maps",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="k-space: complex sensitivities [coils, H, W]; for one coil exp(i phase) of the image.",
 )
 @click.option(
@@ -152,16 +152,15 @@ def convert(program: str, file: Path, out: Path, overwrite: bool, as_json: bool,
     output = Output(as_json)
     if out.suffix != ".npz":
         raise InputError(f"--out must end in .npz, got {out}")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} is there already: give another --out, or --overwrite")
     sigma_y = given.pop("sigma_y")
     asked = {k: v for k, v in given.items() if v is not None and v != ()}
     useless = [SPELLING.get(k, f"--{k.replace('_', '-')}") for k in asked if k not in OPTIONS.get(program, ())]
     if useless:
         raise InputError(f"{', '.join(useless)} does nothing for {program}: leave it out")
-    array = _rows(read_array(file, KEYS.get(program, ("y",))), asked.pop("rows", None))
-    made = _convert(program, array, asked, sigma_y)
-    made.save(out)
+    with own_file(out, "convert", overwrite=overwrite):
+        array = _rows(read_array(file, KEYS.get(program, ("y",))), asked.pop("rows", None))
+        made = _convert(program, array, asked, sigma_y)
+        made.save(out)
     for note in made.notes:
         output.say(note)
     output.say(

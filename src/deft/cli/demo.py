@@ -9,6 +9,7 @@ import click
 
 from deft.bench.methods_report import terminal
 from deft.bench.studies import domain_of_tasks
+from deft.cli import common
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
 from deft.cli.numbers import Number
 from deft.values import Range, Seconds, Seed, Size
@@ -34,6 +35,7 @@ from deft.workflow import demo as library
 )
 @click.option(
     "--prior",
+    type=common.SOURCE,
     default="",
     help="A prior for 1x32x32 images (clothes) or 1x64x64 ones (CT slices).  [default: the task's]",
 )

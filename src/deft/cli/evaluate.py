@@ -18,7 +18,7 @@ from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
 from deft.errors import InputError
-from deft.io.files import open_folder
+from deft.io.folders import own_folder
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
@@ -29,8 +29,8 @@ from deft.values import Count, Rows, Samples, Seed, Share, Steps
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("--data", required=True, help=DATA_HELP + " An array `labels` gives top-1.")
+@click.argument("run", required=False, type=common.FilePath())
+@click.option("--data", type=common.SOURCE, required=True, help=DATA_HELP + " An array `labels` gives top-1.")
 @click.option(
     "--pairs",
     is_flag=True,
@@ -38,7 +38,7 @@ from deft.values import Count, Rows, Samples, Seed, Share, Steps
 )
 @click.option(
     "--degraded",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="For a run that was fitted to pairs without a task: --data is a folder, and this the folder of its y.",
 )
 @click.option(
@@ -47,6 +47,7 @@ from deft.values import Count, Rows, Samples, Seed, Share, Steps
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     help=(
         "A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or"
         " fashion]"
@@ -139,12 +140,7 @@ def evaluate(
     cases = _cases(data, (pairs, degraded), images, chosen, seed, domain, shape, known, reading, output)
     if stein:
         check_stein(prior, cases, samples)
-    open_folder(out, overwrite=overwrite)
-    _note_few(output, samples)
     options: dict[str, Any] = {"seed": seed, "batch": batch, "device": prior.state_like().device}
-    results = compare(plans, prior, cases, samples, fitted=fitted, progress=common.bars(), **options)
-    if stein:
-        add_stein(results, prior, cases, **options)
     settings = {
         "stein": stein,
         "task": chosen.config(),
@@ -158,7 +154,12 @@ def evaluate(
         "machine": machine(),
     }
     title = f"{chosen.title}: {len(cases)} {domain.title}, {samples} samples each"
-    report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
+    with own_folder(out, "evaluate", overwrite=overwrite, inputs=(run, data, degraded, prior_option)):
+        _note_few(output, samples)
+        results = compare(plans, prior, cases, samples, fitted=fitted, progress=common.bars(), **options)
+        if stein:
+            add_stein(results, prior, cases, **options)
+        report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
     output.say("\n" + terminal(domain, title, report["rows"]))
     output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
     output.result(report | {"out": str(out)})

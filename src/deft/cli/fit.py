@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import array_headers
-from deft.io.files import open_folder
+from deft.io.folders import own_folder
 from deft.io.h_files import KINDS
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Data, Domain
@@ -65,6 +66,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     default="fashion",
     show_default=True,
     help=(
@@ -82,12 +84,13 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 )
 @click.option(
     "--data",
+    type=common.SOURCE,
     help=DATA_HELP
     + " Every step draws new masks and new noise. Without --data, h is fitted to samples of the prior alone.",
 )
 @click.option(
     "--pairs",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help=(
         "Instead of --data: an .npz of your own pairs, x and y (and mask). Without --task nobody needs to know how y"
         " was made (docs/pairs.md); then also a folder that holds the folders x and y, or one of x with --degraded."
@@ -95,6 +98,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
 )
 @click.option(
     "--held-out",
+    type=common.SOURCE,
     help="Images for the held-out loss, read like --data, or pairs, read like --pairs.  [default: a tenth of the data]",
 )
 @out_option("run")
@@ -132,7 +136,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--measurement",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help="With --objective, instead of --data: the measurement, as in `deft sample`.",
     ),
     click.option(
@@ -144,7 +148,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--mask",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help="With --measurement: white is seen, black is the hole (inpaint).",
     ),
     click.option(
@@ -159,7 +163,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     "Reading the prior and the data",
     click.option(
         "--degraded",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help="With --pairs CLEAN, a folder, and no --task: the folder of y, files of the same names.",
     ),
     common.prior_option_option,
@@ -183,6 +187,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     click.option(
         "--start-from",
         "start",
+        type=common.SOURCE,
         help=(
             "Initialise from another h of this prior, of the same task or another one: a run folder, or a task such as"
             " `inpaint` for the bundled h. Its size and form are kept."
@@ -270,7 +275,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     ),
     click.option(
         "--samples-folder",
-        type=click.Path(path_type=Path),
+        type=common.FilePath(),
         help=("Folder for samples of the prior; fits of other tasks can share it.  [default: prior-samples in --out]"),
     ),
     click.option(
@@ -618,15 +623,27 @@ class Asked:
             common.find_prior(self.prior_option, "cpu" if self.shard_prior else where, self.prior_options),
             self.shard_prior,
         )
-        domain, shape = common.domain_for(prior), prior.data_shape
+        shape = prior.data_shape
         common.check_batch(common.own_part(recipe.batch, self.accumulate), shape)
-        task, data = self._of_pairs(prior) if self.unknown else (self._task(domain), None)
+        task, data = self._of_pairs(prior) if self.unknown else (self._task(common.domain_for(prior)), None)
         task.check(shape)
         if self.objective is not None:
             self._on_paths(output, prior, task, recipe, where)
             return
         data = self._read(prior, task) if data is None else data
-        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        with self._folder():
+            self._fit(output, prior, task, data, recipe, where)
+
+    def _folder(self) -> AbstractContextManager[Path]:
+        """--out, held by this process alone."""
+        read = (self.start, self.data, self.pairs, self.degraded, self.held_out, self.measurement, self.mask)
+        return own_folder(
+            self.out, "fit", overwrite=self.overwrite, resume=self.resume, inputs=(self.prior_option, *read)
+        )
+
+    def _fit(self, output: Output, prior: Denoiser, task: Any, data: TrainingData, recipe: Recipe, where: Any) -> None:
+        """Fit to data, write, and say how it went."""
+        domain = common.domain_for(prior)
         fitted = fit_h(
             prior,
             task,
@@ -740,7 +757,15 @@ class Asked:
         if not many:
             # what cannot be made is said before anything is written
             make_objective(self.objective, prior, self.chain, self.subset, self.drawn_by)
-        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        with self._folder():
+            self._fit_on_paths(output, prior, task, obs, recipe, where)
+
+    def _fit_on_paths(
+        self, output: Output, prior: Denoiser, task: Any, obs: Observation, recipe: Recipe, where: Any
+    ) -> None:
+        """The fit itself."""
+        assert self.objective is not None
+        many = self.objective == "importance"
         h = build_h(prior, task, recipe, common.trusts_code())
         h.calibrate(
             prior, draw_prior_samples(prior, 128, seed=self.seed, progress=common.bars()).x.to(prior.state_like())

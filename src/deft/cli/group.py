@@ -20,6 +20,10 @@ class NearestGroup(click.Group):
         return super().resolve_command(ctx, args)
 
 
+class ResumingCommand(click.Command):
+    """A command that goes on where it was stopped if the same line is given again."""
+
+
 class LazyCommand(NamedTuple):
     """where: module:attribute. about: the first sentence of the command's help, which is shown without importing it."""
 

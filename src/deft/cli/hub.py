@@ -19,16 +19,16 @@ def hub() -> None:
 
 
 @hub.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=common.FilePath())
 @out_option()
 @click.option(
     "--report",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="report.json of `deft evaluate`, for the figures of card and README.",
 )
 @click.option(
     "--picture",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="A picture for the README: samples.png of a report, sheet.png of `deft sample`.",
 )
 @click.option(
@@ -41,7 +41,7 @@ def hub() -> None:
     "--about-data", help="The data that h was fitted to, for the card.  [default: the run's, without folders]"
 )
 @click.option("--note", type=Line(), help="One line for the README.")
-@click.option("--prior", "prior_option", help="Where the prior is now, if it was moved.")
+@click.option("--prior", "prior_option", type=common.SOURCE, help="Where the prior is now, if it was moved.")
 @common.prior_option_option
 @common.trust_code_option
 @overwrite_option
@@ -85,7 +85,7 @@ def export(
 
 
 @hub.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=common.FilePath())
 @click.argument("repo_id", metavar="OWNER/NAME")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 @json_option

@@ -52,7 +52,7 @@ def find_card(name: str) -> tuple[Path, dict[str, Any], int]:
 
 
 @click.command()
-@click.argument("name", metavar="FILE|RUN|PRIOR")
+@click.argument("name", metavar="FILE|RUN|PRIOR", type=common.SOURCE)
 @json_option
 def info(name: str, as_json: bool) -> None:
     """Show the card of a fitted h, a prior or a run folder."""

@@ -17,8 +17,8 @@ from deft.values import Count, Seed
 
 
 @click.command()
-@click.argument("path", metavar="PRIOR")
-@click.option("--images", "data", help=DATA_HELP + " Of the kind the prior was trained on.")
+@click.argument("path", metavar="PRIOR", type=common.SOURCE)
+@click.option("--images", "data", type=common.SOURCE, help=DATA_HELP + " Of the kind the prior was trained on.")
 @click.option("-n", "count", type=Number(Count), default=16, show_default=True, help="How many of them to try it on.")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True)
 @common.prior_option_option

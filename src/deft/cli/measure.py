@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -16,6 +17,7 @@ from deft.cli.numbers import Number
 from deft.core.random import Noise
 from deft.errors import InputError
 from deft.io.files import write_bytes
+from deft.io.folders import own_file
 from deft.io.measurements import save_measurement
 from deft.io.tasks import TASKS
 from deft.io.text import count
@@ -27,12 +29,12 @@ from deft.values import Count, Deviation, Seed
 @click.option("--task", type=Name("task", TASKS), help="What is measured; A+B: A, and then B of it.  [required]")
 @common.task_option_option
 @click.option("--sigma-y", type=Number(Deviation), help="Deviation of the noise.  [default: the task's]")
-@click.option("--data", help=f"{DATA_HELP}  [required]")
+@click.option("--data", type=common.SOURCE, help=f"{DATA_HELP}  [required]")
 @click.option("--images", type=Number(Count), help="Measure the first so many images.  [default: all]")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of masks, kernels and noise.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     default="measurement.npz",
     show_default=True,
     help="The file to write; a picture goes beside it.",
@@ -81,13 +83,19 @@ def measure(
     output = Output(as_json)
     if out.suffix != ".npz":
         raise InputError(f"--out must end in .npz, got {out}")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} is there already: give another --out, or --overwrite")
+    read = common.reading(skip_bad, resize, convert, value_range)
+    with own_file(out, "measure", overwrite=overwrite):
+        _measure(output, out, task, sigma_y, task_options, data, images, seed, read)
+
+
+def _measure(
+    output: Output, out: Path, task: str, sigma_y: float | None, task_options: tuple[str, ...], data: str,
+    images: int | None, seed: int, reading: dict[str, Any],
+) -> None:  # fmt: skip
+    """Measure, and write the file and its picture."""
     domain = next(d for d in domains().values() if task in d.tasks())
     chosen = common.make_task(task, sigma_y, None, task_options, domain=domain)
-    x = common.load_data(
-        domain, data, "test", None, common.reading(skip_bad, resize, convert, value_range), output.say
-    ).x
+    x = common.load_data(domain, data, "test", None, reading, output.say).x
     if images is not None and not 1 <= images <= len(x):
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
     x = x[:images]

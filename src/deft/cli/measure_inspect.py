@@ -23,10 +23,11 @@ SHOWN = 8
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=common.FilePath())
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     default="fashion",
     show_default=True,
     help="The prior whose images were measured, as in `deft sample`.",

@@ -21,7 +21,8 @@ from deft.core.denoiser import fingerprint, freeze
 from deft.core.schedule import Schedule
 from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
-from deft.io.files import open_folder, write_bytes, write_json, write_text
+from deft.io.files import write_bytes, write_json, write_text
+from deft.io.folders import own_folder
 from deft.io.prior_files import OwnPrior, load_own
 from deft.kinds.domain import Domain, Table, find_domain
 from deft.recipe.card_text import card_lines
@@ -58,7 +59,7 @@ def make_schedule(name: str) -> Schedule:
 
 
 @prior.command()
-@click.option("--data", required=True, help=DATA_HELP)
+@click.option("--data", type=common.SOURCE, required=True, help=DATA_HELP)
 @click.option(
     "--kind",
     type=Name("kind of data", Table(lambda domain: {domain.name: domain})),
@@ -66,7 +67,9 @@ def make_schedule(name: str) -> Schedule:
     show_default=True,
     help="What the data are.",
 )
-@click.option("--held-out", help="Images for the held-out loss, like --data (default: a tenth of the data).")
+@click.option(
+    "--held-out", type=common.SOURCE, help="Images for the held-out loss, like --data (default: a tenth of the data)."
+)
 @out_option()
 @click.option(
     "--widths",
@@ -110,6 +113,7 @@ def make_schedule(name: str) -> Schedule:
 @click.option(
     "--start-from",
     "start",
+    type=common.SOURCE,
     help="Begin with the weights of another prior of the same shape: a folder, a file or a bundled prior.",
 )
 @click.option(
@@ -207,7 +211,18 @@ class Training:
         x, x_out, n_all = self.read(domain, output)
         shape = tuple(x.shape[1:])
         made = self.build(domain, shape)
-        open_folder(self.out, overwrite=self.overwrite or self.resume)
+        with own_folder(
+            self.out, "prior train", overwrite=self.overwrite, resume=self.resume,
+            inputs=(self.start, self.data, self.held_out),
+        ):  # fmt: skip
+            self.fill(output, made, domain, x, x_out, n_all, config, where)
+
+    def fill(
+        self, output: Output, made: Any, domain: Domain, x: Tensor, x_out: Tensor, n_all: int, config: FitConfig,
+        where: torch.device,
+    ) -> None:  # fmt: skip
+        """Train, measure and write, in the folder --out."""
+        shape = tuple(x.shape[1:])
         count = sum(p.numel() for p in made.parameters())
         output.say(
             f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,}"

@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.cli.group import NearestGroup
+from deft.cli.group import NearestGroup, ResumingCommand
 from deft.cli.numbers import Angstrom, Number, Temperature
 from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, InputError, unknown
-from deft.io.files import open_folder, write_json, write_text
+from deft.io.claims import claimed
+from deft.io.files import make_folder, on_disk_together, write_json, write_text
+from deft.io.folders import own_folder
 from deft.methods import get_method
 from deft.values import Count, CountOrNone, Range, Rows, Samples, Seed, Share, Steps
 
@@ -49,7 +51,7 @@ COUNT = 20
 pdb_option = click.option(
     "--pdb",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help=(
         "The file of the PDB entry that a published problem is from (5TPN.pdb or .cif, .gz too), or a folder of such"
         " files. May be repeated."
@@ -121,15 +123,14 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 
 
 @protein.command()
-@click.option(
-    "--motif", "source", type=click.Path(path_type=Path), help="A PDB or mmCIF file (.gz too) that holds the motif."
-)
+@click.option("--motif", "source", type=common.FilePath(), help="A PDB or mmCIF file (.gz too) that holds the motif.")
 @click.option(
     "--contig", help="Which residues are kept, and how much goes between: 10-40/A163-181/10-40 (docs/protein.md)."
 )
 @click.option("--length", help="Total length: 60-80 or 70.  [default: what the contig allows, or the problem's own]")
 @click.option(
     "--problem",
+    type=common.SOURCE,
     help="Instead of --motif and --contig: a problem's name (`deft protein problems`), or a problem file of Genie 2.",
 )
 @pdb_option
@@ -143,7 +144,7 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 )
 @click.option(
     "--run",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="Your own h: h.safetensors, or its folder (benchmarks/train_scaffold.py).",
 )
 @click.option(
@@ -152,6 +153,7 @@ def say_problems(output: Output, title: str, rows: list[dict[str, Any]]) -> None
 @click.option(
     "--prior",
     "prior_name",
+    type=common.SOURCE,
     default="backbone",
     show_default=True,
     help="The bundled prior, or a file of your own (benchmarks/train_backbone.py).",
@@ -297,9 +299,12 @@ class Scaffolds:
             plan = replace(plan, h=fitted.to(where), h_name=h_name)
         made = plan.make(prior)  # what cannot be made is said before anything is drawn
         obs = observe_placements(chosen.motif, placements, self.sigma_y / UNIT).to(where)
-        open_folder(self.out, overwrite=self.overwrite)
+        with own_folder(self.out, "scaffold", overwrite=self.overwrite, inputs=(self.source, self.run, *self.pdb)):
+            work = Work(output, self.out, chosen, placements, self.about(chosen, plan), plan.calls(1))
+            self.fill(output, work, prior, made, obs)
 
-        work = Work(output, self.out, chosen, placements, self.about(chosen, plan), plan.calls(1))
+    def fill(self, output: Output, work: Work, prior: ChainPrior, made: tuple[Any, Any, Any], obs: Any) -> None:
+        """Draw and write, in the folder --out."""
         try:
             work.draw(prior, made, obs, self.seed, self.batch)
         # Ctrl-C, a sampler that diverged, no memory: what is there is measured and told before that is said
@@ -348,7 +353,7 @@ class Scaffolds:
         }
 
 
-@protein.command()
+@protein.command(cls=ResumingCommand)
 @click.option(
     "--set",
     "which",
@@ -376,7 +381,7 @@ class Scaffolds:
     "--run",
     "runs",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="One more entry with your own h; several seeds of a fit are several runs. May be repeated.",
 )
 @click.option("-n", "--samples", type=Number(Samples), default=4, show_default=True, help="Chains of each problem.")
@@ -388,7 +393,7 @@ class Scaffolds:
     is_flag=True,
     help="Set a, left-out, validation: place and length are redrawn, as a designer has it, instead of the native's.",
 )
-@click.option("--prior", "prior_name", default="backbone", show_default=True)
+@click.option("--prior", "prior_name", type=common.SOURCE, default="backbone", show_default=True)
 @click.option("--steps", type=Number(Steps), default=100, show_default=True)
 @click.option(
     "--temperature",
@@ -499,8 +504,6 @@ class Benchmark:
 
     def run(self, output: Output, where: torch.device) -> None:
         """Draw what is not there yet, measure, write."""
-        from deft.bench.compare import compare
-        from deft.bench.store import Store
         from deft.kinds.domain import find_domain
 
         domain = find_domain("protein")
@@ -510,6 +513,18 @@ class Benchmark:
         common.check_batch(self.batch, prior.event_shape)
         plans = self.plans(prior, where)
         cases = self.cases(domain, prior.event_shape[0])
+        make_folder(self.out)
+        with claimed(self.out, what="benchmark"):
+            self.fill(output, domain, cases, plans, prior, where)
+
+    def fill(
+        self, output: Output, domain: Domain, cases: Cases, plans: dict[str, ChainPlan], prior: ChainPrior,
+        where: torch.device,
+    ) -> None:  # fmt: skip
+        """Draw, measure and write, in the folder --out."""
+        from deft.bench.compare import compare
+        from deft.bench.store import Store
+
         report = self.report(domain, cases, plans, output)
 
         def add(results: dict[str, Any]) -> None:
@@ -762,10 +777,11 @@ class Work:
                     callback=lambda step: bar.update(len(step.x)),
                 )
                 self.seconds += time.perf_counter() - started
-                for i, x in zip(rows, traces, strict=True):
-                    one = posed(x, self.goals[i])
-                    self.write(i, one)
-                    self.drawn.append(one)
+                with on_disk_together():
+                    for i, x in zip(rows, traces, strict=True):
+                        one = posed(x, self.goals[i])
+                        self.write(i, one)
+                        self.drawn.append(one)
 
     def write(self, i: int, x: Any) -> None:
         from deft.domains.protein.structure import write_pdb

@@ -30,10 +30,10 @@ from deft.workflow.sampling import Sampled, Sampling
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("run", required=False, type=common.FilePath())
 @click.option(
     "--measurement",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help=(
         "A picture, .npz or .npy: the picture with a hole, the small picture (sr4), the noisy one; or a measurement"
         " file (.npz with y, `deft measure`)."
@@ -45,7 +45,7 @@ from deft.workflow.sampling import Sampled, Sampling
 )
 @click.option(
     "--mask",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="As large as the picture: white is seen, black is the hole (inpaint).",
 )
 @click.option(
@@ -71,6 +71,7 @@ from deft.workflow.sampling import Sampled, Sampling
 @click.option(
     "--prior",
     "prior_option",
+    type=common.SOURCE,
     help=(
         "A bundled prior, a file, a folder, FILE.py:FUNCTION or a URL, as in `deft fit`.  [default: the run's, or"
         " fashion]"
@@ -139,7 +140,7 @@ from deft.workflow.sampling import Sampled, Sampling
 )
 @click.option(
     "--covariance",
-    type=click.Path(exists=True, path_type=Path),
+    type=common.FilePath(exists=True),
     help="For --method deft-covariance: a run of `deft fit --method covariance`.  [default: the prior's own, bundled]",
 )
 @click.option("--seed", type=Number(Seed), default=0, show_default=True)

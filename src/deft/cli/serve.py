@@ -32,7 +32,7 @@ def read_token(path: Path | None) -> str | None:
 
 
 @click.command()
-@click.argument("prior", metavar="PRIOR")
+@click.argument("prior", metavar="PRIOR", type=common.SOURCE)
 @click.option(
     "--host",
     type=Line(),
@@ -43,7 +43,7 @@ def read_token(path: Path | None) -> str | None:
 @click.option("--port", default=8765, show_default=True, type=Number(Port), help="0 takes a free one.")
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path),
+    type=common.FilePath(),
     help="A file with the token clients must send.  [default: the environment variable DEFT_TOKEN]",
 )
 @click.option("--no-token", is_flag=True, help="Let anyone ask, even beyond this machine.")

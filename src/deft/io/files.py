@@ -5,14 +5,19 @@ Weights are safetensors with a card (a JSON text) in their header; `state.pt` is
 
 from __future__ import annotations
 
-import glob
+import errno
 import json
 import math
 import os
 import pickle
+import re
+import stat
 import tempfile
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +26,205 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deft.errors import CheckpointError, InputError
+from deft.errors import CheckpointError, InputError, OutputError
+from deft.io.claims import LOCK, STALE, is_alive, mark, note_written
 from deft.io.text import one_line
 from deft.runtime.distributed import get_world
 
+NO_SPACE = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
+"""A full disk, a quota that is used up, a file that is larger than is allowed."""
+TOLD_BY_OTHERS = ("inline_container", "PytorchStreamWriter", "file write failed", "os error")
+"""In the messages of torch's and safetensors' writers, which keep the system's error to themselves."""
+PART = ".part"
+"""In the name of a file that is not whole yet: .NAME.MACHINE.PROCESS.START.RANDOM.part.SUFFIX"""
+_UNFINISHED = re.compile(r"\.([0-9a-f]{8})\.(\d{1,10})\.(\d+)\.[0-9a-f]{8}\.part(?:\.[^.]{0,16})?$")
+_later: ContextVar[dict[Path, None] | None] = ContextVar("later", default=None)
+_swept: set[tuple[int, str]] = set()
 
-def write_atomic(path: str | Path, write: Callable[[Path], object]) -> None:
+
+def write_atomic(path: str | Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
     """Call write(temporary path), then move the file to `path` in one step; of several processes the main one alone
     does.
 
-    Raises `InputError` if the folder cannot be written or the disk is full; `path` is then as it was.
+    The file has the permissions that the umask leaves. What a process that was killed left unfinished in the folder is
+    removed; what a living one is writing is not.
+
+    Args:
+        durable: the file is on the disk before it has its name, and its name before this returns, so that a power cut
+            leaves the file as it was or as it is now. It costs two waits for the disk.
+
+    Raises `OutputError` if the folder cannot be written or the disk is full; `path` is then as it was.
     """
     if not get_world().main:
         return
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        make_folder(path.parent)
+        _sweep(path.parent)
+        note_written(path)
+        temporary, mode = _new_part(path)
         write(temporary)
-        temporary.chmod(0o644)
+        os.chmod(temporary, mode)  # some writers make a file of their own
+        later = _later.get()
+        if durable and later is None:
+            to_disk(temporary)
         os.replace(temporary, path)
-        # of a process that was killed here
-        for left in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(path.suffix)}"):
-            left.unlink(missing_ok=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if isinstance(error, RuntimeError) and "write" not in str(error).lower():
+        temporary = None
+        if durable and later is None:
+            to_disk(path.parent)
+        elif durable and later is not None:
+            later[path] = None
+    except Exception as error:
+        reason = _disk_error(error, temporary)
+        if reason is None:
             raise
-        raise InputError(f"cannot write {path}: {error}; free some space or give another --out") from error
+        raise cannot_write(path, reason) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+@contextmanager
+def on_disk_together() -> Iterator[None]:
+    """A block after which all files that were written in it are on the disk: one wait for many small files, which say
+    nothing before the last of them is there."""
+    files: dict[Path, None] = {}
+    token = _later.set(files)
+    try:
+        yield
+    finally:
+        _later.reset(token)
+    for path in (*files, *dict.fromkeys(p.parent for p in files)):
+        try:
+            to_disk(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    write_atomic(path, lambda p: p.write_bytes(data))
+def cannot_write(path: str | Path, reason: OSError) -> OutputError:
+    """What is said of a file or folder that the system does not let us write."""
+    advice = "free some space" if reason.errno in NO_SPACE else "give a place that can be written"
+    if reason.errno == errno.ENAMETOOLONG:
+        advice = "give a shorter name"
+    return OutputError(f"cannot write {shortened(path)}: {reason.strerror or one_line(reason)}; {advice}")
+
+
+def shortened(path: str | Path, longest: int = 160) -> str:
+    """A path for a message: the middle of a very long one is left out."""
+    text = str(path)
+    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 3 :]}"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it; each survives a power cut."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        to_disk(one.parent)
+
+
+def _new_part(path: Path) -> tuple[Path, int]:
+    """(an empty file beside `path`, to be written, and its permissions)."""
+    suffix = path.suffix if len(path.suffix) <= 16 else ""
+    while True:
+        # what is longest in bytes still leaves room for the rest
+        stem = path.name.encode("utf-8", "surrogateescape")[:120].decode("utf-8", "ignore")
+        part = path.with_name(f".{stem}.{mark()}.{os.urandom(4).hex()}{PART}{suffix}")
+        try:
+            handle = os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_CLOEXEC", 0), 0o666)
+        except FileExistsError:
+            continue
+        try:
+            return part, stat.S_IMODE(os.fstat(handle).st_mode)
+        finally:
+            os.close(handle)
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Files in a folder that a process was writing when it died."""
+    found = []
+    for entry in os.scandir(folder):
+        match = _UNFINISHED.search(entry.name) if entry.name.startswith(".") else None
+        if match is None or not entry.is_file(follow_symlinks=False):
+            continue
+        alive = is_alive(match[1], int(match[2]), match[3])
+        if alive is None:
+            alive = time.time() - entry.stat(follow_symlinks=False).st_mtime < STALE
+        if not alive:
+            found.append(Path(entry.path))
+    return found
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what was left unfinished in a folder; once for each folder and process."""
+    key = (os.getpid(), str(folder))
+    if key not in _swept:
+        _swept.add(key)
+        for path in unfinished(folder):
+            with suppress(OSError):
+                path.unlink()
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def _disk_error(error: BaseException, temporary: Path | None) -> OSError | None:
+    """The system's error behind a writer's, if it is the disk that fails and not the writer."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno is not None:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    if number := re.search(r"\(os error (\d+)\)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    if any(text in str(error) for text in TOLD_BY_OTHERS):
+        return _refuses_more(temporary, 2**20) or OSError(None, one_line(error))
+    if isinstance(error, (OSError, RuntimeError)):
+        return _refuses_more(temporary, 2**12)
+    return None
+
+
+def _refuses_more(path: Path | None, size: int) -> OSError | None:
+    """The system's error if a file cannot grow by so many bytes, else None."""
+    if path is None:
+        return None
+    try:
+        with open(path, "ab", buffering=0) as f:
+            # a write may take a part of it, and say nothing
+            left = size
+            while left > 0:
+                left -= f.write(bytes(left)) or left
+            os.fsync(f.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
+    """Write a text as UTF-8; of a name that is none, what cannot be written so is escaped."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"), durable=durable)
+
+
+def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
+    write_atomic(path, lambda p: p.write_bytes(data), durable=durable)
 
 
 def json_text(value: Any, **options: Any) -> str:
@@ -102,17 +265,24 @@ def open_folder(path: str | Path, *, overwrite: bool = False, ours: Callable[[Pa
     path = Path(path)
     if not get_world().main:  # which looks into the folder, and fills it
         return path
-    if path.exists() and not path.is_dir():
-        raise InputError(f"output folder {path} is a file: give another --out")
     try:
-        if path.is_dir() and any(path.iterdir()) and not overwrite and not (ours and ours(path)):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"output folder {path} is a file: give another --out")
+        if path.is_dir() and any(map(_counts, path.iterdir())) and not overwrite and not (ours and ours(path)):
             raise InputError(f"output folder {path} exists and is not empty: give another --out, or --overwrite")
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(f"cannot write to output folder {path}: {one_line(error)}; give another --out") from error
+        raise InputError(
+            f"cannot write to output folder {shortened(path)}: {error.strerror or one_line(error)}; give another --out"
+        ) from error
     return path
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file makes a folder one that is in use: our lock does not, nor does an unfinished file."""
+    return path.name != LOCK and not _UNFINISHED.search(path.name)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from deft.core.likelihood import Observation
 from deft.core.random import Noise
 from deft.errors import DeftError, InputError, NonFiniteError, unknown
 from deft.io.files import write_json
+from deft.io.folders import holds_folder
 from deft.io.h_files import KINDS, start_from
 from deft.io.identity import digest
 from deft.kinds.domain import domain_of
@@ -75,6 +76,7 @@ FEW_PAIRS = "fit with more pairs, or a smaller --size"
 
 
 @checks_arguments
+@holds_folder
 def fit_h(
     prior: Denoiser | str,
     task: Task | str | None = None,

@@ -386,7 +386,6 @@ class FittedH:
         folder = Path(folder)
         if not get_world().main:
             return self.card_now()
-        folder.mkdir(parents=True, exist_ok=True)
         card = save_h(folder / "h.safetensors", self.h, self.prior, self.task, half=half, **self.card_now())
         if self.result is not None:
             write_json(

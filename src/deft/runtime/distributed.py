@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from deft.errors import DeftError, InputError, LostError
 from deft.runtime.launchers import launched
+from deft.runtime.signals import interrupt, note
 
 J = TypeVar("J")
 T = TypeVar("T")
@@ -117,7 +118,7 @@ class World:
         The value asks whether to stop. One process is interrupted at once (KeyboardInterrupt) and never asks;
         of several, each takes note and all stop after the same step.
         """
-        with _signals({signal.SIGTERM: signal.default_int_handler}):
+        with _signals({signal.SIGTERM: interrupt}):
             yield lambda: False
 
     def close(self) -> None:
@@ -287,11 +288,12 @@ class Processes(World):
     def stopping(self) -> Iterator[Callable[[], bool]]:
         asked = threading.Event()
 
-        def note(number: int, frame: Any) -> None:
+        def take_note(number: int, frame: Any) -> None:
+            note(number)
             asked.set()
 
         # a launcher passes Ctrl-C on, so it comes twice; and a run that ends early has a message to finish
-        with _signals({signal.SIGTERM: note, signal.SIGINT: note}, after_errors=False):
+        with _signals({signal.SIGTERM: take_note, signal.SIGINT: take_note}, after_errors=False):
             yield asked.is_set
 
     def close(self) -> None:

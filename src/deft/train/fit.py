@@ -34,6 +34,7 @@ from deft._renamed import old_arguments
 from deft.core.random import BatchNoise, RowNoise
 from deft.errors import CheckpointError, InputError, LostError, NonFiniteError
 from deft.io.files import load_state, save_state
+from deft.io.folders import holds_folder
 from deft.io.identity import identity_of, module_identity, other_identity, plain
 from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import Callback
@@ -200,6 +201,7 @@ def place_of(objective: Objective) -> torch.device:
 
 
 @old_arguments(on_evaluation="callback")
+@holds_folder
 def fit(
     module: nn.Module,
     objective: Objective,

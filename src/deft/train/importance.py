@@ -31,6 +31,7 @@ from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise, generator
 from deft.errors import CheckpointError, InputError
 from deft.io.files import load_state, save_state
+from deft.io.folders import holds_folder
 from deft.io.identity import other_identity
 from deft.learned.base import Learned
 from deft.runtime.messages import Callback, log
@@ -106,6 +107,7 @@ def draw_round(
 
 
 @old_arguments(least="min_ess")
+@holds_folder
 def importance_fit(
     h: Learned,
     prior: Denoiser,

@@ -14,7 +14,7 @@ from deft.bench.studies import domain_of_tasks
 from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
 from deft.errors import InputError, unknown
-from deft.io.files import open_folder
+from deft.io.folders import own_folder
 from deft.io.h_files import bundled_h, load_h
 from deft.io.tasks import TASKS
 from deft.io.text import shape_text
@@ -102,7 +102,12 @@ def demo(
     Returns what report.json holds, with `out` and `seconds`.
     """
     config = config or DemoConfig()
-    out = open_folder(out, overwrite=overwrite, ours=is_demo)
+    with own_folder(out, "demo", overwrite=overwrite, ours=is_demo, inputs=(config.prior or None,)) as folder:
+        return _demo(folder, config, progress)
+
+
+def _demo(out: Path, config: DemoConfig, progress: bool) -> dict[str, Any]:
+    """The demo, in a folder that is its own."""
     started = time.monotonic()
     name = config.prior_name
     prior, task = load_prior(name), TASKS[config.task]()

@@ -21,7 +21,8 @@ from PIL import Image, UnidentifiedImageError
 
 from deft.core.denoiser import Denoiser
 from deft.errors import CheckpointError, InputError
-from deft.io.files import open_folder, write_atomic, write_json, write_text
+from deft.io.files import write_atomic, write_json, write_text
+from deft.io.folders import own_folder
 from deft.io.h_files import load_h, read_h, save_h
 from deft.io.identity import differences, listed, plain
 from deft.kinds.domain import Task
@@ -91,14 +92,12 @@ def save_pretrained(
     except CheckpointError as error:
         raise InputError(str(error)) from error
     image = None if picture is None else _read_picture(Path(picture))
-    folder = open_folder(folder, overwrite=overwrite)
-    if image is None and (folder / CARD).exists():
-        (folder / PICTURE).unlink(missing_ok=True)  # of an older export
-    whole = plain(save_h(folder / WEIGHTS, h, prior, task, **about))
-    write_json(folder / CARD, whole)
-    if image is not None:
-        write_atomic(folder / PICTURE, lambda p: image.save(p, format="PNG", optimize=True))
-    write_text(folder / README, readme(whole, None if image is None else PICTURE, task))
+    with own_folder(folder, "hub export", overwrite=overwrite, inputs=(report, picture)) as home:
+        whole = plain(save_h(home / WEIGHTS, h, prior, task, **about))
+        write_json(home / CARD, whole)
+        if image is not None:
+            write_atomic(home / PICTURE, lambda p: image.save(p, format="PNG", optimize=True))
+        write_text(home / README, readme(whole, None if image is None else PICTURE, task))
     if push is not None:
         push_to_hub(folder, push, token=token, private=private)
     return whole

@@ -22,7 +22,9 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
-from deft.io.files import open_folder, write_bytes, write_json
+from deft.io.claims import names_in
+from deft.io.files import on_disk_together, write_bytes, write_json
+from deft.io.folders import own_folder
 from deft.io.h_files import needed_h, save_h
 from deft.io.measurements import is_measurement, limits, read_measurement
 from deft.kinds.domain import Domain, Measured, domain_for, known_options
@@ -163,7 +165,11 @@ class Sampling:
         else:
             seen = read_measured(measurement, self.task, self.domain, shape, **reading)
             self._doubt_h(seen.obs)
-        open_folder(folder, overwrite=overwrite)
+        with own_folder(folder, "sample", overwrite=overwrite, inputs=(measurement, reading.get("mask"))):
+            return self._draw(folder, seen, measurement, progress)
+
+    def _draw(self, folder: Path, seen: Measured, measurement: str | Path | None, progress: bool | None) -> Sampled:
+        """Draw, and write."""
         on_device = seen.obs.to(self.where)
         if measurement is not None and (doubt := warning_from(self.prior, on_device)):
             log.warning(doubt)
@@ -190,10 +196,11 @@ class Sampling:
         trust = self._trust(draws, on_device) if measurement is not None else None
         if trust is not None and trust["within"] is not None:
             draws = replace(draws, factors=self._checked.factors if self._checked else None)
-        written = self.write(folder, draws, seen, pictured=measurement is not None)
+        with on_disk_together():
+            written = self.write(folder, draws, seen, pictured=measurement is not None)
         noise, found = self._numbers(draws, seen.obs)
         about = {
-            "out": str(out),
+            "out": str(folder),
             "task": self.task.config(),
             "prior": self.prior_name or self.prior.loaded_as,
             "run": self.run_name,
@@ -210,6 +217,7 @@ class Sampling:
             "spread": found["spread"],
             "trust": trust,
             "skipped": list(seen.skipped),
+            "files": names_in(folder),
         }
         write_json(folder / "sample.json", about)
         return Sampled(about, noise, seconds, written)
