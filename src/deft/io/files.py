@@ -11,7 +11,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deft.errors import CheckpointError, InputError
-from deft.io.cards import check_fields
-from deft.io.reading import MAX_HEADER, file_size, json_table, parse_json, parsing
+from deft.errors import CheckpointError, DeftError, InputError
+from deft.io.cards import check_fields, reason_of
+from deft.io.reading import MAX_HEADER, file_size, json_table, parse_json
 from deft.io.text import one_line
 from deft.runtime.distributed import get_world
 from deft.runtime.untrusted import check_crc, check_tensors, check_zip
@@ -171,15 +172,26 @@ def load_state(path: Path, device: torch.device, needs: frozenset[str] = STATE) 
 
     Raises `CheckpointError`: it is damaged, or not the state of a fit.
     """
-    what = "the state of a fit: start again without --resume"
+    what, way = "the state of a fit", "; start again without --resume"
     file_size(path, what)
-    with parsing(path, what):
+    with _whole(path, what, way):
         _check_state(path)  # torch.load looks at no checksum
         state = torch.load(path, map_location=device, weights_only=True)
         check_tensors(state)
     if not isinstance(state, dict) or not needs <= set(state):
-        raise CheckpointError(f"{path} is truncated or not {what}")
+        raise CheckpointError(f"{path} is truncated or not {what}{way}")
     return state
+
+
+@contextmanager
+def _whole(path: Path, what: str, way: str = "") -> Iterator[None]:
+    """`parsing`, for files that are cut off more often than not."""
+    try:
+        yield
+    except DeftError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path} is truncated or not {what} ({reason_of(error)}){way}") from error
 
 
 FORMAT = 1
@@ -197,7 +209,7 @@ def seal(card: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         found.update(f"\n{name} {t.dtype} {list(t.shape)}\n".encode())
-        found.update(t.reshape(-1).view(torch.uint8).numpy())
+        found.update(memoryview(t.reshape(-1).view(torch.uint8).numpy()))
     return found.hexdigest()
 
 
@@ -223,12 +235,15 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"no such checkpoint: {path}")
     path = Path(path)
     check_header(path)
-    with parsing(path, what), safe_open(path, framework="pt") as f:
+    with _whole(path, what), safe_open(path, framework="pt") as f:
         about = f.metadata() or {}
         tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
     if about.get("deft") is None:
         raise CheckpointError(f"{path} is a safetensors file of another library: it has no deft card")
-    card = json_table(parse_json(about["deft"], path, "a file with a deft card"), path, "a file with a deft card")
+    try:
+        card = json_table(parse_json(about["deft"], path, "a card"), path, "a card")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} has a damaged card ({error}): take the file from its source again") from error
     check_format(path, card)
     check_fields(path, card)
     if SEAL in about and about[SEAL] != seal(about["deft"], tensors):
@@ -243,7 +258,7 @@ def check_header(path: Path) -> None:
     """Refuse a safetensors file that cannot be one, by its size and the length of its header alone."""
     what = "a safetensors file"
     size = file_size(path, what)
-    with parsing(path, what), path.open("rb") as f:
+    with _whole(path, what), path.open("rb") as f:
         header = int.from_bytes(f.read(8), "little")
     if size < 8 or header > size - 8:
         raise CheckpointError(f"{path} is truncated or not {what} (its header does not fit into {size:,} bytes)")

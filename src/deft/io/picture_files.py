@@ -72,8 +72,8 @@ PACKED = (b"zTXt", b"iTXt", b"iCCP")
 
 
 def _check_texts(path: str | Path) -> None:
-    """Refuse a PNG whose texts and profiles may unpack to more than `MAX_TEXT`: packed, each may become what Pillow lets
-    one be (1 MiB), or a thousand times its size."""
+    """Refuse a PNG whose texts and profiles may unpack to more than `MAX_TEXT`: a packed one may become what Pillow
+    lets one be (1 MiB), or a thousand times its size."""
     with open(path, "rb") as f:
         if f.read(8) != b"\x89PNG\r\n\x1a\n":
             return
@@ -97,6 +97,6 @@ def check_pixels(opened: Image.Image, packed: int, frames: int = 1) -> None:
     if values > largest:
         many = "" if frames == 1 else f"{frames:,} frames of "
         raise InputError(
-            f"too many pixels to open safely ({many}{width} x {height} in a file of {packed:,} bytes: {values:,} values, "
-            f"at most {largest:,} are decoded): make it smaller, or raise deft.io.picture_files.MIN_PICTURE in Python"
+            f"too many pixels to open safely ({many}{width} x {height}, {values:,} values in {packed:,} bytes; at most"
+            f" {largest:,} are decoded): make it smaller, or raise deft.io.picture_files.MIN_PICTURE in Python"
         )
