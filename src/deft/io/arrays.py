@@ -118,7 +118,9 @@ def _check_members(members: list[str]) -> None:
     if any(m.endswith("/data.pkl") or m == "data.pkl" for m in members):
         raise InputError("it was written by torch.save")
     if other:
-        raise InputError(f"it is a zip file with members that are no arrays ({other[0]!r:.60})")
+        raise InputError(
+            f"it is a zip file with members that are no arrays ({''.join(filter(str.isprintable, other[0]))[:60]})"
+        )
 
 
 def _why(path: Path, error: Exception) -> str:

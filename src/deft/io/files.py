@@ -209,7 +209,7 @@ def seal(card: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
         found.update(f"\n{name} {t.dtype} {list(t.shape)}\n".encode())
-        found.update(memoryview(t.reshape(-1).view(torch.uint8).numpy()))
+        found.update(t.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -273,5 +273,6 @@ def check_format(path: str | Path, card: Mapping[str, Any], known: int = FORMAT)
         raise CheckpointError(f"{path} has a card of the format {found!r:.40}, expected a number from 1 to {known}")
     if found > known:
         raise CheckpointError(
-            f"{path} was written by a newer version of deft (format {found}, this one reads {known}): update deft"
+            f"{path} was written by a newer version of deft (format {found} is of a later version than this one, which"
+            f" reads {known}): update deft"
         )
