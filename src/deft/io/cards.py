@@ -1,4 +1,4 @@
-"""What the fields of a card may hold: one table of types, looked at when a file is written and when it is read."""
+"""What the fields of a card may hold: one table of types, looked at when a file is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deft.errors import CheckpointError, DeftError
+from deft.errors import CheckpointError
 from deft.io.text import one_line
 
 TYPES = {
@@ -81,16 +81,17 @@ def check_fields(
     card: Mapping[str, Any],
     needs: Sequence[str] = (),
     types: Mapping[str, str] = FIELDS,
-    kind: type[DeftError] = CheckpointError,
 ) -> None:
     """Refuse a card with a field of another type than its own, or without one of `needs`."""
     for name in needs:
-        if card.get(name) is None:
-            raise kind(f"the card in {where} lacks {name!r}: take the file from its source again")
+        if card.get(name) is None or (name in types and not fits(card[name], types[name])):
+            raise CheckpointError(
+                f"the card in {where} lacks {name!r}, {TYPES[types[name]]}: take the file from its source again"
+            )
     for name, wanted in types.items():
         value = card.get(name)
         if value is not None and not fits(value, wanted):
-            raise kind(f"the card in {where} is damaged: {name} is {value!r:.60}, expected {TYPES[wanted]}")
+            raise CheckpointError(f"the card in {where} is damaged: {name} is {value!r:.60}, expected {TYPES[wanted]}")
 
 
 def reason_of(error: BaseException) -> str:
