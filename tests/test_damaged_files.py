@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
-import resource
 import struct
 import subprocess
 import sys
 import zipfile
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +87,13 @@ def told(value: object) -> object:
     return [told(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
+@cache
+def prior_of(folder: Path) -> ImagePrior:
+    return load_own(folder / "prior.safetensors")
+
+
 def of_h(path: Path) -> object:
-    return load_h(path, load_own(path.parent / "prior.safetensors"))[0].state_dict()
+    return load_h(path, prior_of(path.parent))[0].state_dict()
 
 
 READERS = {
@@ -156,7 +160,7 @@ def rewritten(source: Path, path: Path, card: object, text: str | None = None) -
     return path
 
 
-WRONG = [None, 3, -1, 0, 10**9, 10**30, 2.5, 1e308, "x", True, [], {}, [[]], [1], [3000, 3000], {"name": "x"}]
+WRONG = [None, -1, 10**9, 10**30, 2.5, 1e308, "x", True, [], {}, [3000, 3000]]
 
 
 @pytest.mark.parametrize("name", ["prior.safetensors", "h.safetensors", "draws.safetensors"])
@@ -205,7 +209,7 @@ def test_an_old_file_without_a_hash_loads(shop):
 
 
 def test_a_network_is_no_larger_than_its_file():
-    with pytest.raises(TooLargeError, match="parts|tensors"), building(4, 1000), torch.device("meta"):
+    with pytest.raises(TooLargeError, match=r"parts|tensors"), building(4, 1000), torch.device("meta"):
         UNet(1, 1, (1, 1), blocks=10**9, time_dim=1)
 
 
@@ -228,7 +232,7 @@ def test_tensors_that_show_more_than_is_stored(shop):
         read_torch_file(shop / "wide.pt", "save it")
 
 
-@few
+@settings(few, max_examples=15)
 @given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
 def test_json_is_read_as_it_was_written(value):
     assert parse_json(json.dumps(value), "a.json", "a card") == value
@@ -401,12 +405,6 @@ def test_changed_samples_are_drawn_again(tmp_path):
     for name, value in {"x": np.zeros((2, 3), np.float32), "seconds": np.array(9.0), "length": np.array([-2])}.items():
         np.savez(path, **{**arrays, name: value})
         assert store.read_samples(job).x == []
-
-
-def test_limits_of_memory_are_this_process_own():
-    """The programs above measure a peak: it is there to be measured."""
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
-    assert io.BytesIO(npy("(1,)")).read(6) == b"\x93NUMPY"
 
 
 def test_weights_say_what_they_are(tmp_path):

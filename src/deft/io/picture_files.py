@@ -11,14 +11,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from deft.errors import InputError
 from deft.io.text import one_line
 from deft.runtime.untrusted import may_unpack_to
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF"
@@ -38,10 +34,10 @@ def formats(names: tuple[str, ...] = FORMATS) -> list[str]:
 
 
 @contextmanager
-def opened_picture(path: str | Path, names: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
-    """A picture file that is open for reading; its pixels are decoded inside.
+def reading_picture(path: str | Path) -> Iterator[None]:
+    """Inside, a picture is opened (with `formats()`, then `check_pixels`) and decoded.
 
-    Raises `InputError` for whatever Pillow raises, inside as well; the message does not repeat the path.
+    Raises `InputError` for whatever Pillow raises inside; the message does not repeat the path.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -50,9 +46,7 @@ def opened_picture(path: str | Path, names: tuple[str, ...] = FORMATS) -> Iterat
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats(names)) as opened:
-                check_pixels(opened, os.path.getsize(path))
-                yield opened
+            yield
     except UnidentifiedImageError as error:
         raise InputError(f"not a picture of a format that is read here ({NAMES})") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -89,10 +83,10 @@ def _check_texts(path: str | Path) -> None:
             f.seek(length + 4, os.SEEK_CUR)
 
 
-def check_pixels(opened: Image.Image, packed: int, frames: int = 1) -> None:
+def check_pixels(size: tuple[int, int], mode: str, packed: int, frames: int = 1) -> None:
     """Refuse a picture of more values than a file of `packed` bytes may have."""
-    width, height = opened.size
-    channels = 1 if opened.mode in ("1", "L", "LA", "I", "F") or opened.mode.startswith("I;") else 3
+    width, height = size
+    channels = 1 if mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;") else 3
     values, largest = width * height * channels * frames, may_unpack_to(packed, MIN_PICTURE)
     if values > largest:
         many = "" if frames == 1 else f"{frames:,} frames of "

@@ -12,7 +12,7 @@ import numpy as np
 
 from deft.errors import InputError, unknown
 from deft.io.arrays import read_arrays
-from deft.io.picture_files import opened_picture
+from deft.io.picture_files import check_pixels, formats, reading_picture
 from deft.io.reading import read_text
 
 TRUE, FALSE = "true", "false"
@@ -155,8 +155,11 @@ def read_kernel(path: str | Path) -> list[list[float]]:
     if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for kernel: {path}")
     if path.suffix in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
+        from PIL import Image
+
         try:
-            with opened_picture(path) as picture:
+            with reading_picture(path), Image.open(path, formats=formats()) as picture:
+                check_pixels(picture.size, picture.mode, path.stat().st_size)
                 values = np.asarray(
                     picture.convert("L") if picture.mode not in ("I", "I;16", "F") else picture, dtype=np.float64
                 )

@@ -24,7 +24,7 @@ from deft.errors import CheckpointError, InputError
 from deft.io.files import open_folder, write_atomic, write_json, write_text
 from deft.io.h_files import load_h, read_h, save_h
 from deft.io.identity import differences, listed, plain
-from deft.io.picture_files import opened_picture
+from deft.io.picture_files import check_pixels, formats, reading_picture
 from deft.kinds.domain import Task
 from deft.learned.base import Learned, count_parameters
 from deft.prior import BUNDLED, load_prior
@@ -300,7 +300,8 @@ def _read_picture(path: Path) -> Image.Image:
     if not path.is_file():
         raise InputError(f"no such picture: {path}")
     try:
-        with opened_picture(path, PICTURES) as image:
+        with reading_picture(path), Image.open(path, formats=formats(PICTURES)) as image:
+            check_pixels(image.size, image.mode, path.stat().st_size)
             image.thumbnail((2048, 2048))
             return image.convert("RGB")
     except InputError as error:

@@ -29,7 +29,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from deft.errors import InputError
-from deft.io.picture_files import check_pixels, opened_picture
+from deft.io.picture_files import check_pixels, formats, reading_picture
 from deft.io.settings import WINDOW, Range, as_range
 from deft.io.text import count
 
@@ -52,7 +52,7 @@ class Decoded:
 def decode(path: Path, part: str | None, convert: bool) -> Decoded:
     """Read a picture; part: "all", a number or FIRST:LAST of a file of many frames (its first without); errors do not
     repeat the path."""
-    with opened_picture(path) as opened:
+    with reading_picture(path), Image.open(path, formats=formats()) as opened:
         return _decode(opened, part, convert, path.stat().st_size)
 
 
@@ -60,11 +60,11 @@ def _decode(opened: Image.Image, part: str | None, convert: bool, packed: int) -
     frames, turned = [], False
     total = _length(opened) if part is not None else 0
     wanted = list(_wanted(part, total))
-    check_pixels(opened, packed, len(wanted))
+    check_pixels(opened.size, opened.mode, packed, len(wanted))
     for number in wanted:
         if number or part is not None:
             opened.seek(number)
-            check_pixels(opened, packed)  # frames of a TIFF differ in size
+            check_pixels(opened.size, opened.mode, packed)  # frames of a TIFF differ in size
         deep = opened.format in ("PNG", "TIFF") and ";16" in str([tile[3] for tile in getattr(opened, "tile", [])])
         turned = turned or _is_turned(opened)  # TIFFs are turned as they are loaded
         if getattr(opened, "tag_v2", {}).get(262) == 0 and opened.mode not in ("1", "L"):
