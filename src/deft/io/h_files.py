@@ -18,8 +18,8 @@ from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError
-from deft.io.cards import reason_of
-from deft.io.files import load_weights, save_weights
+from deft.io.cards import check_fields, reason_of
+from deft.io.files import NEEDS, load_weights, save_weights
 from deft.io.identity import differences, listed, plain
 from deft.io.tasks import TASKS, UNLISTED, make_task
 from deft.kinds.domain import Domain, Table, Task, domain_of
@@ -259,6 +259,7 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, card = load_weights(path)
     if card.get("kind") != "h-transform":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not an h-transform")
+    check_fields(path, card, NEEDS["h-transform"])
     bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v.float()).all())]
     if bad:
         raise CheckpointError(
