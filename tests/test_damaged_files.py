@@ -389,6 +389,9 @@ def test_fields_of_an_old_piece_have_types(tmp_path):
     store.path(job).parent.mkdir(parents=True)
     store.path(job).write_text(json.dumps(good))
     assert store.read(job) == good
+    store.path(job).write_text(json.dumps({k: v for k, v in good.items() if k != "calls"}))
+    with pytest.raises(InputError, match="lacks calls"):
+        store.read(job, whole=True)
     for name in ("per_image", "calls", "seconds", "kind", "spec", "memory_mib"):
         for wrong in ("x", [], [1], {"psnr": 3}, {"psnr": ["x"]}, {"psnr": []}, True):
             store.path(job).write_text(json.dumps(good | {name: wrong}))

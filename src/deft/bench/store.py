@@ -82,15 +82,15 @@ class Store:
     def has(self, job: Job) -> bool:
         return self.path(job).exists()
 
-    def read(self, job: Job) -> dict[str, Any]:
-        """What a piece holds, known to be what was written for this job.
+    def read(self, job: Job, whole: bool = False) -> dict[str, Any]:
+        """What a piece holds, known to be what was written for this job. whole: nothing that a report needs may lack.
 
         Raises `InputError`, naming the piece: it is damaged, was changed, or is another's.
         """
         path = self.path(job)
         try:
             result = json_table(read_json(path, "a piece of a comparison", InputError), path, "a piece", InputError)
-            _check_piece(job, result)
+            _check_piece(job, result, whole)
         except ValueError as error:  # InputError is one
             text = str(error) if str(path) in str(error) else f"cannot read {path}: {error}"
             raise InputError(f"{text}; delete it, and it is done again") from error
@@ -201,7 +201,7 @@ NUMBERS = ("seconds", "once", "seconds_per_call", "backward", "calls", "paramete
 NEEDS = {"fit": ("seconds", "parameters", "share"), "draw": ("per_image", "calls"), "cost": ("seconds", "calls")}
 
 
-def _check_piece(job: Job, piece: dict[str, Any]) -> None:
+def _check_piece(job: Job, piece: dict[str, Any], whole: bool = False) -> None:
     """Raises `ValueError`: another's, changed since it was written, or of fields that a report cannot use."""
     if "sha256" in piece and piece["sha256"] != _piece_digest(piece):  # of version 0.1 there is none
         raise ValueError("it was changed since it was written, or is damaged: what it holds has another SHA-256")
@@ -214,7 +214,7 @@ def _check_piece(job: Job, piece: dict[str, Any]) -> None:
             raise ValueError("failed is no text")
         return
     missing = [k for k in NEEDS.get(job.kind, ()) if k not in piece]
-    if missing:
+    if missing and whole:
         raise ValueError(f"it lacks {missing[0]}")
     for name in NUMBERS:
         if name in piece and not _is_real(piece[name]):

@@ -28,7 +28,7 @@ from deft.io.files import check_header
 from deft.io.torch_files import BY_FUNCTION, read_torch_file
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.prior.labels import NONE, null_class
-from deft.runtime.untrusted import building, held
+from deft.runtime.untrusted import building, describable
 from deft.schedule import VPTable
 
 
@@ -441,7 +441,7 @@ def load_adm(
     flags = {f.name: changes.pop(f.name) for f in fields(ADMConfig) if f.name in changes}
     try:
         config = _changed(config, flags)
-        with torch.device("meta"), building(*held(state)):  # gigabytes are made once, where they stay
+        with torch.device("meta"), building(*describable(state)):  # gigabytes are made once, where they stay
             net = ADMUNet(config).trunk_to(dtype)
     except (ValueError, TypeError) as error:
         raise InputError(f"no network has these flags: {error}") from error

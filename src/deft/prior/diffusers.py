@@ -602,7 +602,10 @@ def _event_shape(config: dict[str, Any], name: object) -> tuple[int, ...]:
 def _json(path: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
-    value = read_json(path, "a config of diffusers")
+    try:
+        value = read_json(path, "a config of diffusers")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is not JSON ({error})") from error
     return value if isinstance(value, dict) else {}
 
 

@@ -120,7 +120,10 @@ class CifarResNet(FeatureNetwork):
     def load(cls, path: str | Path) -> CifarResNet:
         """From a checkpoint with `state_dict` (names may start with `module.`), loaded strictly; n is found from its
         names."""
-        found = read_torch_file(Path(path), "save its state dict alone: torch.save(model.state_dict(), path)")
+        try:
+            found = read_torch_file(Path(path), "save its state dict alone: torch.save(model.state_dict(), path)")
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} is not a checkpoint of weights ({error})") from error
         inner = found.get("state_dict", found) if isinstance(found, Mapping) else None
         if not isinstance(inner, Mapping) or not all(isinstance(v, Tensor) for v in inner.values()):
             raise CheckpointError(f"{path} is not a checkpoint of weights (a table from names to tensors)")

@@ -33,7 +33,7 @@ from deft.domains.protein.prior import ChainPrior
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.reading import read_text
 from deft.io.torch_files import read_torch_file
-from deft.runtime.untrusted import building, held
+from deft.runtime.untrusted import building, describable
 from deft.schedule import VPTable
 
 if TYPE_CHECKING:
@@ -593,7 +593,7 @@ def load_genie(
     elif not isinstance(config, GenieConfig):
         config = read_config(config)
     try:
-        with torch.device("meta"), building(*held(state)):
+        with torch.device("meta"), building(*describable(state)):
             net = GenieNet(config)
     except (ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the Genie network of its settings: {error}") from error
