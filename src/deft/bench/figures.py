@@ -25,9 +25,9 @@ def wall(path: Path, store: Store, study: Study, title: str, cells: Sequence[Cel
     kept = []
     for c in cells:
         job = c.draws[study.seeds[0]]
-        if store.path(job, ".npz").exists():
-            with np.load(store.path(job, ".npz")) as z:
-                kept.append((c, {k: z[k] for k in z.files}))
+        arrays = store.arrays(job)
+        if arrays is not None:
+            kept.append((c, arrays))
     if not kept:
         return None
     first = kept[0][1]

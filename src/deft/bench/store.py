@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from deft.errors import InputError
-from deft.io.arrays import save_arrays
+from deft.io.arrays import read_arrays, save_arrays
 from deft.io.files import write_text
+from deft.io.reading import json_table, parsing, read_json, read_text
 
 FORMAT = 1
 """Part of every hash; raised when what a piece holds changes."""
@@ -82,21 +82,48 @@ class Store:
     def has(self, job: Job) -> bool:
         return self.path(job).exists()
 
-    def read(self, job: Job) -> dict[str, Any]:
+    def read(self, job: Job, whole: bool = False) -> dict[str, Any]:
+        """What a piece holds, known to be what was written for this job. whole: nothing that a report needs may lack.
+
+        Raises `InputError`, naming the piece: it is damaged, was changed, or is another's.
+        """
         path = self.path(job)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path} ({error}): delete it, and it is done again") from error
+            result = json_table(read_json(path, "a piece of a comparison", InputError), path, "a piece", InputError)
+            _check_piece(job, result, whole)
+        except ValueError as error:  # InputError is one
+            text = str(error) if str(path) in str(error) else f"cannot read {path}: {error}"
+            raise InputError(f"{text}; delete it, and it is done again") from error
+        return result
 
     def write(self, job: Job, result: Mapping[str, Any]) -> None:
-        write_text(
-            self.path(job),
-            json.dumps(
-                {"kind": job.kind, "name": job.name, "spec": job.settings, **result}, indent=1, ensure_ascii=False
-            )
-            + "\n",
-        )
+        """Write a piece, with a hash of what it holds. An array file beside it, which is written first, has its own
+        there, too."""
+        whole = {"kind": job.kind, "name": job.name, "spec": job.settings, **result}
+        arrays = self.path(job, ".npz")
+        if arrays.exists():
+            whole["npz_sha256"] = hashlib.sha256(arrays.read_bytes()).hexdigest()
+        whole["sha256"] = _piece_digest(whole)
+        write_text(self.path(job), json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+
+    def arrays(self, job: Job) -> dict[str, np.ndarray] | None:
+        """The arrays beside a piece, None if there are none.
+
+        Raises `InputError`, naming the file, if they are not those that were written with it.
+        """
+        path = self.path(job, ".npz")
+        if not path.exists():
+            return None
+        kept = self.read(job).get("npz_sha256")
+        if kept is not None:
+            with parsing(path, "a file of arrays", InputError):
+                found = hashlib.sha256(path.read_bytes()).hexdigest()
+            if found != kept:
+                raise InputError(
+                    f"{path} is damaged: it has another SHA-256 than when it was written; delete it and"
+                    f" {self.path(job).name}, and both are done again"
+                )
+        return read_arrays(path)
 
     def fail(self, job: Job, why: str) -> None:
         """Note that a piece failed: it is not there, but nobody need wait for it."""
@@ -109,9 +136,10 @@ class Store:
     def failure(self, job: Job) -> str | None:
         """Why a piece failed, in one line, if it did and has not been done since."""
         path = self.path(job, ".error.txt")
-        return (
-            path.read_text(encoding="utf-8").strip().splitlines()[-1] if not self.has(job) and path.exists() else None
-        )
+        if self.has(job) or not path.exists():
+            return None
+        lines = read_text(path, "a note of a failure", kind=InputError).strip().splitlines()
+        return lines[-1] if lines else "failed, and nobody wrote down why"
 
     def missing(self, jobs: Iterable[Job]) -> list[Job]:
         """Those not done yet, each once."""
@@ -125,23 +153,80 @@ class Store:
 
     def write_samples(self, job: Job, drawn: Drawn) -> None:
         """All samples that were drawn so far; they may differ in the length of their first axis."""
-        save_arrays(
-            self.samples_path(job),
-            x=np.concatenate(drawn.x) if drawn.x else np.zeros(0, np.float32),
-            length=np.array([len(x) for x in drawn.x], np.int64),
-            seconds=drawn.seconds,
-            mib=math.nan if drawn.mib is None else drawn.mib,
-            key=np.array(job.spec),
-        )
+        kept = {
+            "x": np.concatenate(drawn.x) if drawn.x else np.zeros(0, np.float32),
+            "length": np.array([len(x) for x in drawn.x], np.int64),
+            "seconds": np.array(drawn.seconds, np.float64),
+            "mib": np.array(math.nan if drawn.mib is None else drawn.mib, np.float64),
+            "key": np.array(job.spec),
+        }
+        save_arrays(self.samples_path(job), **kept, sha256=np.array(_arrays_digest(kept)))
 
     def read_samples(self, job: Job) -> Drawn:
         """What is there of the samples of this spec; none, if the file is missing, damaged, or another's."""
-        try:
-            with np.load(self.samples_path(job), allow_pickle=False) as d:
-                if str(d["key"]) != job.spec or not len(d["length"]):
-                    return Drawn()
-                x = np.split(d["x"], np.cumsum(d["length"])[:-1])
-                return Drawn(list(x), float(d["seconds"]), None if np.isnan(d["mib"]) else float(d["mib"]))
-        # no such file, a part of one, no such field: drawn again
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        path = self.samples_path(job)
+        if not path.exists():
             return Drawn()
+        try:
+            d = read_arrays(path)
+            if str(d["key"]) != job.spec or not len(d["length"]):
+                return Drawn()
+            if "sha256" in d and str(d.pop("sha256")) != _arrays_digest(d):
+                return Drawn()
+            lengths, seconds, mib = d["length"], float(d["seconds"]), float(d["mib"])
+            if lengths.dtype.kind != "i" or lengths.min() < 0 or lengths.sum() != len(d["x"]) or not seconds >= 0:
+                return Drawn()
+            return Drawn(list(np.split(d["x"], np.cumsum(lengths)[:-1])), seconds, None if np.isnan(mib) else mib)
+        except (InputError, KeyError, TypeError, ValueError):  # a part of a file, no such field: drawn again
+            return Drawn()
+
+
+def _piece_digest(piece: Mapping[str, Any]) -> str:
+    """SHA-256 of what a piece holds, but for the hash itself; as it is read again, for JSON knows no tuples."""
+    plain = json.loads(json.dumps({k: v for k, v in piece.items() if k != "sha256"}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def _arrays_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        a = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {a.dtype.str} {list(a.shape)}\n".encode())
+        found.update(a.tobytes())
+    return found.hexdigest()
+
+
+NUMBERS = ("seconds", "once", "seconds_per_call", "backward", "calls", "parameters", "share", "took", "threads")
+"""Fields of a piece that are numbers, where they are there."""
+NEEDS = {"fit": ("seconds", "parameters", "share"), "draw": ("per_image", "calls"), "cost": ("seconds", "calls")}
+
+
+def _check_piece(job: Job, piece: dict[str, Any], whole: bool = False) -> None:
+    """Raises `ValueError`: another's, changed since it was written, or of fields that a report cannot use."""
+    if "sha256" in piece and piece["sha256"] != _piece_digest(piece):  # of version 0.1 there is none
+        raise ValueError("it was changed since it was written, or is damaged: what it holds has another SHA-256")
+    # what was written by hand, or elsewhere, may leave out what it is
+    for field_, own in (("kind", job.kind), ("spec", json.loads(json.dumps(job.settings)))):
+        if field_ in piece and piece[field_] != own:
+            raise ValueError(f"it is a piece of something else: its {field_} is not the one that was asked for")
+    if "failed" in piece:
+        if not isinstance(piece["failed"], str):
+            raise ValueError("failed is no text")
+        return
+    missing = [k for k in NEEDS.get(job.kind, ()) if k not in piece]
+    if missing and whole:
+        raise ValueError(f"it lacks {missing[0]}")
+    for name in NUMBERS:
+        if name in piece and not _is_real(piece[name]):
+            raise ValueError(f"{name} is no number")
+    if piece.get("memory_mib") is not None and not _is_real(piece["memory_mib"]):
+        raise ValueError("memory_mib is no number")
+    values = piece.get("per_image", {})
+    if not isinstance(values, dict) or not all(isinstance(v, list) and all(map(_is_real, v)) for v in values.values()):
+        raise ValueError("per_image is no table of lists of numbers")
+    if len({len(v) for v in values.values()}) > 1 or any(not v for v in values.values()):
+        raise ValueError("its metrics are not of as many cases each")
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -50,8 +50,8 @@ ALL = 1000
 
 def result_of(study: Study, store: Store, cell: Cell) -> Result:
     """What a cell's jobs wrote."""
-    drawn = [store.read(job) for job in cell.draws.values()]
-    fits = [store.read(job) for job in cell.fits.values()]
+    drawn = [store.read(job, whole=True) for job in cell.draws.values()]
+    fits = [store.read(job, whole=True) for job in cell.fits.values()]
     cost = store.read(cell.cost) if cell.cost and store.has(cell.cost) else {}
     failed = next((r["failed"] for r in drawn if "failed" in r), "")
     values = {} if failed else {k: np.array([r["per_image"][k] for r in drawn]) for k in drawn[0]["per_image"]}

@@ -123,7 +123,7 @@ class Denoiser(PrintedModule, Renamed, ABC):
         digest.update(json.dumps(self.describe(), sort_keys=True).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def train(self: D, mode: bool = True) -> D:

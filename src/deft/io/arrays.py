@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from torch import Tensor
 
 from deft.errors import InputError, unknown
 from deft.io.files import write_atomic
+from deft.io.reading import parsing
 from deft.io.text import one_line
+from deft.runtime.untrusted import check_zip, may_unpack_to
 
 ARRAYS = (".npz", ".npy")
 USUAL = ("x", "images")
 """Names that need no asking."""
 LABELS = ("label", "labels", "y", "target", "targets", "classes")
+
+Headers = dict[str, tuple[tuple[int, ...], "np.dtype[Any]"]]
+"""Name of an array -> its shape and type."""
 
 _WRITE = "write it with numpy.savez(path, x=images)"
 _MAGIC = {
@@ -32,24 +39,69 @@ _MAGIC = {
 
 
 def read_arrays(path: Path, only: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Every array of an .npz (or the one of an .npy, as "x"); only: those of these names that are there."""
-    if not path.is_file():
-        raise InputError(f"no such file: {path}")
-    try:
+    """Every array of an .npz (or the one of an .npy, as "x"); only: those of these names that are there.
+
+    Raises `InputError`: no such file, no array, a damaged one, or one that unpacks to more than it may.
+    """
+    with _reading(path):
+        headers = _headers(path)
+        if only is not None:
+            headers = {k: v for k, v in headers.items() if k in only}
         with path.open("rb") as f:
             loaded = np.load(f, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"x": native(loaded)}
-            names = [n for n in loaded.files if only is None or n in only]
-            _check_members(loaded.zip)
-            out = {name: native(loaded[name]) for name in names}
+            out = {name: native(loaded[name]) for name in headers}
+    if not out and only is None:
+        raise InputError(f"{path} holds no array: {_WRITE}")
+    return out
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """One line for whatever a file does that is no array file."""
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
+        raise InputError(f"no such file: {path}")
+    try:
+        yield
     except InputError as error:
         raise InputError(f"cannot read {path} as an array file: {error}; {_WRITE}") from error
     except Exception as error:  # NumPy passes on what zipfile, zlib, tokenize and others raise on a foreign file
         raise InputError(f"cannot read {path} as an array file: {_why(path, error)}; {_WRITE}") from error
-    if not out and only is None:
-        raise InputError(f"{path} holds no array: {_WRITE}")
+
+
+def _headers(path: Path) -> Headers:
+    """Name, shape and type of each array, known to be no more than the file may hold."""
+    with path.open("rb") as f:
+        if f.read(6) == b"\x93NUMPY":
+            return {"x": _header(f, path.stat().st_size)}
+    members = check_zip(path)
+    _check_members([m.filename for m in members])
+    with zipfile.ZipFile(path) as archive:
+        out: Headers = {}
+        for member in members:
+            with archive.open(member) as f:
+                f.read(6)
+                out[member.filename.removesuffix(".npy")] = _header(f, member.file_size)
     return out
+
+
+def _header(f: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array in a file of `size` bytes, which is read from its seventh byte on."""
+    version = tuple(f.read(2))
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"it has a version that is not read here: {version}")
+    # a header of more than 10,000 characters is refused by NumPy
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(f)
+    if any(n < 0 for n in shape) or (not dtype.hasobject and math.prod(shape) * dtype.itemsize > size):
+        raise ValueError(f"its header tells of an array {dtype} {list(shape)[:8]}, it has {size:,} bytes")
+    return shape, dtype
+
+
+def native_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that `native` gives an array of this one."""
+    return native(np.zeros(0, dtype)).dtype if dtype.kind in "fciu" else dtype
 
 
 def native(array: np.ndarray) -> np.ndarray:
@@ -60,14 +112,15 @@ def native(array: np.ndarray) -> np.ndarray:
     return array if kind not in "fciu" or array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-def _check_members(archive: zipfile.ZipFile | None) -> None:
+def _check_members(members: list[str]) -> None:
     """A zip of other things is opened by NumPy all the same, and its members come as bytes."""
-    members = [] if archive is None else archive.namelist()
     other = [m for m in members if not m.endswith(".npy")]
     if any(m.endswith("/data.pkl") or m == "data.pkl" for m in members):
         raise InputError("it was written by torch.save")
     if other:
-        raise InputError(f"it is a zip file with members that are no arrays ({other[0]})")
+        raise InputError(
+            f"it is a zip file with members that are no arrays ({''.join(filter(str.isprintable, other[0]))[:60]})"
+        )
 
 
 def _why(path: Path, error: Exception) -> str:
@@ -89,25 +142,10 @@ def _why(path: Path, error: Exception) -> str:
     return f"it is truncated or damaged ({one_line(error)[:160]})"
 
 
-def array_headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+def array_headers(path: Path) -> Headers:
     """Shape and type of every array, without reading them."""
-    out: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            _check_members(archive)
-            for member in archive.namelist():
-                with archive.open(member) as f:
-                    version = np.lib.format.read_magic(f)
-                    header = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shape, _, dtype = header(f)
-                    out[member.removesuffix(".npy")] = (shape, dtype)
-    except Exception:  # no zip, or one that is damaged: `read_arrays` says so
-        return {k: (v.shape, v.dtype) for k, v in read_arrays(path).items()}
-    return out
+    with _reading(path):
+        return {k: (shape, native_type(dtype)) for k, (shape, dtype) in _headers(path).items()}
 
 
 def read_images_array(path: Path, wanted: str | None) -> tuple[str, np.ndarray, np.ndarray | None, str | None]:
@@ -131,7 +169,7 @@ def read_images_array(path: Path, wanted: str | None) -> tuple[str, np.ndarray, 
     return name, images, labels, note
 
 
-def _choose(path: Path, headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]], wanted: str | None) -> str:
+def _choose(path: Path, headers: Headers, wanted: str | None) -> str:
     def described(names: Sequence[str]) -> str:
         return ", ".join(f"{n} {headers[n][1]} {list(headers[n][0])}" for n in names[:8])
 
@@ -179,7 +217,7 @@ def read_array(path: str | Path, keys: Sequence[str]) -> np.ndarray:
     path = Path(path)
     if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file: {path}")
-    arrays: Mapping[str, np.ndarray] = _hdf5(path) if path.suffix in (".h5", ".hdf5", ".hdf") else _numpy(path)
+    arrays: Mapping[str, np.ndarray] = _hdf5(path, keys) if path.suffix in (".h5", ".hdf5", ".hdf") else _numpy(path)
     found = next((k for k in keys if k in arrays), None)
     if found is None:
         if len(arrays) != 1:
@@ -196,18 +234,25 @@ def _numpy(path: Path) -> dict[str, np.ndarray]:
     return read_arrays(path)
 
 
-def _hdf5(path: Path) -> dict[str, np.ndarray]:
+def _hdf5(path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+    """The first of the datasets of these names, or all; of the file itself alone, for links lead to other files."""
     try:
         import h5py
     except ImportError as error:
         raise InputError(
             f"{path} is an HDF5 file: install h5py (pip install 'deft-diffusion[hdf5]') to read it"
         ) from error
-    try:
-        with h5py.File(path, "r") as f:
-            return {k: np.asarray(v) for k, v in f.items() if isinstance(v, h5py.Dataset) and v.dtype.kind in "fiucbV"}
-    except (OSError, TypeError) as error:
-        raise InputError(f"cannot read {path} as an HDF5 file: {' '.join(str(error).split())[:100]}") from error
+    with parsing(path, "an HDF5 file", InputError), h5py.File(path, "r") as f:
+        own = [k for k in f if isinstance(f.get(k, getlink=True), h5py.HardLink)]
+        sets = {k: f[k] for k in own if isinstance(f[k], h5py.Dataset) and f[k].dtype.kind in "fiucbV"}
+        wanted = next(([k] for k in keys if k in sets), list(sets))
+        for k in wanted:
+            if sets[k].external or sets[k].is_virtual:
+                raise InputError(f"{path}: {k} lies in another file: copy it into this one")
+        whole, largest = sum(int(sets[k].nbytes) for k in wanted), may_unpack_to(path.stat().st_size)
+        if whole > largest:
+            raise InputError(f"{path} unpacks to {whole:,} bytes, a file of its size may have {largest:,}")
+        return {k: np.asarray(sets[k]) for k in wanted}
 
 
 def save_arrays(path: str | Path, **arrays: Any) -> None:

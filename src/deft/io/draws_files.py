@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from deft.errors import CheckpointError, unknown
+from deft.errors import CheckpointError, ContractError, unknown
 from deft.io.files import load_weights, save_weights
+from deft.io.reading import parsing
 from deft.kinds.draws import Diagnostics, Draws
 from deft.kinds.intervals import IntervalFactors
 from deft.samplers.diagnostics import ChainDiagnostics, ParticleDiagnostics, PathDiagnostics
@@ -58,26 +59,28 @@ def load_draws(path: str | Path) -> Draws:
     tensors, card = load_weights(file)
     if card.get("kind") != "draws" or "x" not in tensors:
         raise CheckpointError(f"{file} holds {card.get('kind', 'something else')}, not draws (Draws.save writes them)")
-    if card.get("format", 0) > FORMAT:
-        raise CheckpointError(
-            f"{file} was written by a later version of deft (format {card['format']}, this one reads {FORMAT}): "
-            "update deft"
-        )
     diagnostics = None
     if name := card.get("diagnostics"):
         if name not in DIAGNOSTICS:
             raise unknown(f"kind of diagnostics in {file}", name, DIAGNOSTICS)
         kind = DIAGNOSTICS[name]
-        diagnostics = kind(**{f.name: tensors[f"diagnostics.{f.name}"] for f in fields(kind)})
+        with parsing(file, "draws"):
+            diagnostics = kind(**{f.name: tensors[f"diagnostics.{f.name}"] for f in fields(kind)})
     factors = card.get("interval_factors")
-    return Draws(
-        tensors["x"],
-        tensors.get("log_weight"),
-        tensors.get("log_evidence"),
-        diagnostics,
-        card.get("domain", ""),
-        None if factors is None else IntervalFactors.from_config(factors),
-    )
+    for key, found in (("measurements", tensors["x"].shape[:1]), ("samples", tensors["x"].shape[1:2])):
+        if key in card and [card[key]] != list(found):
+            raise CheckpointError(f"{file} is damaged: {card[key]!r:.40} {key} in its card, {list(found)} in the file")
+    try:
+        return Draws(
+            tensors["x"],
+            tensors.get("log_weight"),
+            tensors.get("log_evidence"),
+            diagnostics,
+            card.get("domain") or "",
+            None if factors is None else IntervalFactors.from_config(factors),
+        )
+    except ContractError as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
 
 
 def _file(path: str | Path) -> Path:

@@ -6,30 +6,32 @@ Weights are safetensors with a card (a JSON text) in their header; `state.pt` is
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
-import pickle
 import re
 import stat
 import tempfile
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deft.errors import CheckpointError, InputError, OutputError
+from deft.errors import CheckpointError, DeftError, InputError, OutputError
+from deft.io.cards import check_fields, reason_of
 from deft.io.claims import LOCK, STALE, is_alive, mark, note_written
+from deft.io.reading import MAX_HEADER, file_size, json_table, parse_json
 from deft.io.text import one_line
 from deft.runtime.distributed import get_world
+from deft.runtime.untrusted import check_crc, check_tensors, check_zip
 
 NO_SPACE = frozenset(getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EFBIG") if hasattr(errno, name))
 """A full disk, a quota that is used up, a file that is larger than is allowed."""
@@ -286,47 +288,162 @@ def _counts(path: Path) -> bool:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    write_atomic(path, lambda p: torch.save(state, p))
+    """Write the working state of a fit, with a hash of the file's bytes as the comment at its end."""
+
+    def write(p: Path) -> None:
+        torch.save(state, p)
+        with p.open("r+b") as f:
+            f.seek(-2, os.SEEK_END)  # the length of the comment, 0
+            end = f.tell()
+            comment = STATE_SEAL + _digest(f, end).encode()
+            f.seek(end)
+            f.write(len(comment).to_bytes(2, "little") + comment)
+
+    write_atomic(path, write)
 
 
-STATE = frozenset({"config", "step", "raw", "ema", "optimiser"})
+STATE_SEAL = b"deft sha256 "
+
+
+def _digest(f: BinaryIO, end: int) -> str:
+    """SHA-256 of the first bytes of a file."""
+    found = hashlib.sha256()
+    f.seek(0)
+    while end > 0 and (part := f.read(min(end, 2**20))):
+        found.update(part)
+        end -= len(part)
+    return found.hexdigest()
+
+
+def _check_state(path: Path) -> None:
+    """Compare a state's bytes with the hash at its end; of version 0.1, which wrote none, the checksums of its
+    members. Raises `ValueError`: they differ."""
+    members = check_zip(path, stored=True)
+    size = len(STATE_SEAL) + 64
+    with path.open("rb") as f:
+        f.seek(-(size + 2), os.SEEK_END)
+        end, last = f.tell(), f.read()
+        if last[:2] == size.to_bytes(2, "little") and last[2:-64] == STATE_SEAL:
+            if last[-64:] != _digest(f, end).encode():
+                raise ValueError("it has another SHA-256 than when it was written")
+            return
+    if last[-2:] != b"\0\0":
+        raise ValueError("it does not end as torch.save ends a file")
+    check_crc(path, members)
+
+
+STATE = frozenset({"config", "step", "elapsed", "history", "raw", "ema", "optimiser"})
 """What `state.pt` holds."""
 
 
 def load_state(path: Path, device: torch.device, needs: frozenset[str] = STATE) -> dict[str, Any]:
-    try:
+    """What `save_state` wrote. The checksum of every member of the zip file is compared, and nothing in it is run.
+
+    Raises `CheckpointError`: it is damaged, or not the state of a fit.
+    """
+    what, way = "the state of a fit", "; start again without --resume"
+    file_size(path, what)
+    with _whole(path, what, way):
+        _check_state(path)  # torch.load looks at no checksum
         state = torch.load(path, map_location=device, weights_only=True)
-        if not needs <= set(state):
-            raise KeyError("not the state of a fit")
-        return state
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is truncated or not the state of a fit; start again without --resume") from error
+        check_tensors(state)
+    if not isinstance(state, dict) or not needs <= set(state):
+        raise CheckpointError(f"{path} is truncated or not {what}{way}")
+    return state
+
+
+@contextmanager
+def _whole(path: Path, what: str, way: str = "") -> Iterator[None]:
+    """`parsing`, for files that are cut off more often than not."""
+    try:
+        yield
+    except DeftError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path} is truncated or not {what} ({reason_of(error)}){way}") from error
+
+
+NEEDS = {"h-transform": ("h", "task", "prior_sha256"), "prior": ("network", "schedule", "output", "event_shape")}
+"""Kind of a card -> fields that must be there."""
+FORMAT = 1
+"""Of the cards that this version reads and writes."""
+SEAL = "deft_sha256"
+"""Beside the card in a file's header: `seal` of both card and tensors. Files of 0.1 have none."""
+
+
+def seal(card: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a card's text and of the names, types, shapes and bytes of tensors.
+
+    It tells a file that was damaged from one that was not; whoever changes a file on purpose can change this, too.
+    """
+    found = hashlib.sha256(card.encode())
+    for name in sorted(tensors):
+        t = tensors[name].detach().cpu().contiguous()
+        found.update(f"\n{name} {t.dtype} {list(t.shape)}\n".encode())
+        found.update(t.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def save_weights(path: str | Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
-    """Write tensors and their card as one safetensors file."""
+    """Write tensors and their card as one safetensors file, and a hash of both (`seal`).
+
+    Raises `InputError`: the file cannot be written.
+    """
     flat = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_atomic(path, lambda p: save_file(flat, p, metadata={"deft": json.dumps(card)}))
+    text = json.dumps(card)
+    about = {"deft": text, SEAL: seal(text, flat)}
+    write_atomic(path, lambda p: save_file(flat, p, metadata=about))
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the card of a file written by `save_weights`.
+    """The tensors and the card of a file written by `save_weights`; its hash is compared, if it has one.
 
-    Raises `CheckpointError` if the file is missing, truncated or another library's.
+    Raises `CheckpointError` if the file is missing, truncated, damaged, another library's, or of a later version.
     """
-    path = Path(path)
-    if not path.is_file():
+    what = "a safetensors file"
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise CheckpointError(f"no such checkpoint: {path}")
-    try:
-        with safe_open(path, framework="pt") as f:
-            card = (f.metadata() or {}).get("deft")
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or not a safetensors file ({error})") from error
-    if card is None:
+    path = Path(path)
+    check_header(path)
+    with _whole(path, what), safe_open(path, framework="pt") as f:
+        about = f.metadata() or {}
+        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    if about.get("deft") is None:
         raise CheckpointError(f"{path} is a safetensors file of another library: it has no deft card")
     try:
-        found = json.loads(card)
-    except ValueError as error:
-        raise CheckpointError(f"{path} has a damaged card ({error})") from error
-    return tensors, found
+        card = json_table(parse_json(about["deft"], path, "a card"), path, "a card")
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} has a damaged card ({error}): take the file from its source again") from error
+    check_format(path, card)
+    if SEAL in about and about[SEAL] != seal(about["deft"], tensors):
+        raise CheckpointError(
+            f"{path} is damaged: what it holds has another SHA-256 than when it was written; take it from its source"
+            " again"
+        )
+    # whether a field that must be there is missing, only those know who want this kind
+    check_fields(path, card, [k for k in NEEDS.get(str(card.get("kind")), ()) if k in card])
+    return tensors, card
+
+
+def check_header(path: Path) -> None:
+    """Refuse a safetensors file that cannot be one, by its size and the length of its header alone."""
+    what = "a safetensors file"
+    size = file_size(path, what)
+    with _whole(path, what), path.open("rb") as f:
+        header = int.from_bytes(f.read(8), "little")
+    if size < 8 or header > size - 8:
+        raise CheckpointError(f"{path} is truncated or not {what} (its header does not fit into {size:,} bytes)")
+    if header > MAX_HEADER:
+        raise CheckpointError(f"{path} has a header of {header:,} bytes, at most {MAX_HEADER:,} are read")
+
+
+def check_format(path: str | Path, card: Mapping[str, Any], known: int = FORMAT) -> None:
+    """Refuse a card of a format that a later version writes, or that is no number. Without one it is the first."""
+    found = card.get("format", 1)
+    if type(found) is not int or found < 1:
+        raise CheckpointError(f"{path} has a card of the format {found!r:.40}, expected a number from 1 to {known}")
+    if found > known:
+        raise CheckpointError(
+            f"{path} was written by a newer version of deft (format {found} is of a later version than this one, which"
+            f" reads {known}): update deft"
+        )

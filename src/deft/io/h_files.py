@@ -7,7 +7,6 @@ task) is named as "package.module:name", and imported only for callers who trust
 
 from __future__ import annotations
 
-import json
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from torch import Tensor
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.denoiser import NetworkDenoiser
-from deft.errors import CheckpointError, DeftError, InputError
-from deft.io.files import load_weights, save_weights
+from deft.errors import CheckpointError, InputError
+from deft.io.cards import check_fields, reason_of
+from deft.io.files import NEEDS, load_weights, save_weights
 from deft.io.identity import differences, listed, plain
 from deft.io.tasks import TASKS, UNLISTED, make_task
 from deft.kinds.domain import Domain, Table, Task, domain_of
@@ -28,6 +28,7 @@ from deft.learned import DEFT, LEARNED, Learned, LearnedCovariance, WithCovarian
 from deft.learned.factory import Factory, is_named
 from deft.methods.method import Method
 from deft.runtime.importable import check_name, find_trusted, name_of
+from deft.runtime.untrusted import building, held
 from deft.tensors import float32_default
 
 KINDS: Table[type[Learned]] = Table(
@@ -258,18 +259,10 @@ def load_h(
 
 def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the card of an h.safetensors, before anything is built from them."""
-    try:
-        tensors, card = load_weights(path)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(
-            f"the card in {path} is no JSON ({error}): take the file from its source again"
-        ) from error
-    if not isinstance(card, dict) or card.get("kind") != "h-transform":
-        kind = card.get("kind", "something") if isinstance(card, dict) else "something"
-        raise CheckpointError(f"{path} holds {kind!r}, not an h-transform")
-    for field, kind in (("h", dict), ("task", dict), ("prior_sha256", str)):
-        if not isinstance(card.get(field), kind):
-            raise CheckpointError(f"the card in {path} lacks {field!r}: take the file from its source again")
+    tensors, card = load_weights(path)
+    if card.get("kind") != "h-transform":
+        raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not an h-transform")
+    check_fields(path, card, NEEDS["h-transform"])
     bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v.float()).all())]
     if bad:
         raise CheckpointError(
@@ -284,19 +277,18 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: 
     settings = kind.upgrade_config(_resolved(card["h"], path, trust))
     tensors = kind.upgrade(tensors)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), building(*held(tensors)):
             described = {k: tuple(v.shape) for k, v in kind.from_config(prior, settings).state_dict().items()}
-        held = {k: tuple(v.shape) for k, v in tensors.items()}
-        if held != described:
-            odd = sorted(k for k in held.keys() | described.keys() if held.get(k) != described.get(k))
+        there = {k: tuple(v.shape) for k, v in tensors.items()}
+        if there != described:
+            odd = sorted(k for k in there.keys() | described.keys() if there.get(k) != described.get(k))
             raise ValueError(
-                f"{odd[0]} is {held.get(odd[0], 'missing')}, expected {described.get(odd[0], 'nothing of that name')}"
+                f"{odd[0]} is {there.get(odd[0], 'missing')}, expected {described.get(odd[0], 'nothing of that name')}"
             )
         h = kind.from_config(prior, settings)
         h.load_state_dict(tensors)
-    except (DeftError, RuntimeError, TypeError, ValueError, KeyError, OverflowError) as error:
-        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} does not fit the h-transform its card describes: {reason}") from error
+    except Exception as error:  # the code of a class of h, given whatever a card says
+        raise CheckpointError(f"{path} does not fit the h-transform its card describes: {reason_of(error)}") from error
     return h
 
 
@@ -329,9 +321,9 @@ def _task(path: Path, card: dict[str, Any], domain: Domain | None, trust: bool) 
     kind = None if code is None else find_trusted(str(code), "the task", path, trust)
     try:
         return make_task(card["task"], domain) if kind is None else task_from(kind, card["task"])
-    except (TypeError, KeyError, InputError) as error:
+    except Exception as error:  # a task's own code, given whatever a card says
         raise CheckpointError(
-            f"the card in {path} describes no task of this version ({error}): use the version that wrote it"
+            f"the card in {path} describes no task of this version ({reason_of(error)}): use the version that wrote it"
         ) from error
 
 

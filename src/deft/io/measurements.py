@@ -16,6 +16,7 @@ question and not a guess.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,9 @@ from torch import Tensor
 from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
-from deft.io.arrays import read_arrays, save_arrays
+from deft.io.arrays import array_headers, read_arrays, save_arrays
+from deft.io.cards import is_number, reason_of
+from deft.io.reading import json_table, parse_json
 from deft.io.settings import as_range
 from deft.io.tasks import get_task
 from deft.io.text import shape_text
@@ -81,7 +84,7 @@ def operator_of(likelihood: Likelihood) -> Operator:
 def is_measurement(path: str | Path) -> bool:
     """Whether a file is an .npz with a `y` in it, rather than a picture."""
     path = Path(path)
-    return path.suffix == ".npz" and path.exists() and "y" in read_arrays(path)
+    return path.suffix == ".npz" and path.exists() and "y" in array_headers(path)
 
 
 def limits(value_range: object) -> Limits | None:
@@ -104,7 +107,7 @@ def read_measurement(
     y of a shape that the task does not make, values that are not finite or all zero, a missing mask or kernel.
     """
     path = Path(path)
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, ["y", "task", *([task.drawn] if task.drawn else [])])
     if "y" not in arrays:
         raise InputError(
             f"{path} has no array y: a measurement file holds y" + (f" and {task.drawn}" if task.drawn else "")
@@ -117,14 +120,16 @@ def read_measurement(
 def task_of(path: str | Path, domain: Domain | None = None) -> OperatorTask | None:
     """The task with which `deft measure` made a file; None for a picture, and for a file that does not say. domain:
     whose task it is, if that is known."""
-    arrays = read_arrays(Path(path)) if is_measurement(path) else {}
-    if "task" not in arrays:
+    headers = array_headers(Path(path)) if Path(path).suffix == ".npz" and Path(path).exists() else {}
+    if "y" not in headers or "task" not in headers:
         return None
-    made = _described(Path(path), str(arrays["task"]))
+    made = _described(Path(path), str(read_arrays(Path(path), ["task"])["task"]))
+    largest = max(LARGEST_SETTING, math.prod(headers["y"][0]))
     try:
         name = made.pop("name", None)
         usual: OperatorTask = get_task(str(name), domain)
         for key, value in made.items():
+            _check_setting(key, value, largest)
             kind = type(getattr(usual, key, value))
             if type(value) is not kind and not (kind is float and type(value) is int):
                 raise InputError(f"{key} is {value!r}")
@@ -139,17 +144,30 @@ def task_of(path: str | Path, domain: Domain | None = None) -> OperatorTask | No
                 for k, v in made.items()
             },
         )
-    except InputError as error:
+    except Exception as error:  # a task's own code, given whatever a file says
         raise InputError(
-            f"{path} does not say of what task it is in a way that is understood here ({error}): name one with --task,"
-            " and its settings with --task-option"
+            f"{path} does not say of what task it is in a way that is understood here ({reason_of(error)}): name one"
+            " with --task, and its settings with --task-option"
         ) from error
+
+
+LARGEST_SETTING = 4096
+"""Of a task that a file describes, whole numbers and lengths of lists (angles, factors, sides of kernels), unless y has
+more numbers: what is measured with more, has more."""
+
+
+def _check_setting(key: str, value: Any, largest: int) -> None:
+    """Refuse a setting that takes much memory before anybody has looked at it."""
+    parts = value if isinstance(value, list) else [value]
+    too_large = [v for v in parts if type(v) is int and key != "seed" and abs(v) > largest]
+    if len(parts) > largest or too_large or not all(isinstance(v, (bool, str)) or is_number(v) for v in parts):
+        raise InputError(f"{key} is {value!r:.40}")
 
 
 def _described(path: Path, text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+        return json_table(parse_json(text, path, "a task", InputError), path, "a task", InputError)
+    except InputError as error:
         raise InputError(
             f"{path}: `task` is no JSON object ({error}); leave it out if the file is not of `deft measure`"
         ) from error

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deft.core.denoiser import freeze
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
-from deft.io.files import load_weights, save_weights
+from deft.io.cards import check_fields, is_number, reason_of
+from deft.io.files import NEEDS, load_weights, save_weights
 from deft.io.torch_files import BY_FUNCTION
 from deft.kinds.domain import Table, domain_of_shape, find_domain
+from deft.runtime.untrusted import building, held
 from deft.tensors import float32_default
 
 if TYPE_CHECKING:
@@ -104,24 +107,74 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
         ) from error
     if card.get("kind") != "prior":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a prior")
-    prior = _kind_of(path, card).from_card(card)
-    try:
-        prior.net.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit the network its card describes: {error}") from error
+    prior = _build(path, card, tensors)
     prior.card = card
     freeze(prior)
+    prior.to(torch.float32)
+    if "sha256" in card and card["sha256"] != prior.fingerprint():
+        raise CheckpointError(
+            f"{path} is damaged: its card gives another SHA-256 than its weights and their convention have; take it"
+            " from its source again"
+        )
     return prior.to(device)
+
+
+def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> OwnPrior:
+    """The prior that a card describes, with its weights. What the card asks for is compared with what the file holds
+    before memory is taken."""
+    check_fields(path, card, NEEDS["prior"])
+    kind = _kind_of(path, card)
+    other = [k for k, v in kind.units.items() if card.get(k, v) != v]
+    if other:
+        raise CheckpointError(
+            f"{path} has samples of another unit: {other[0]} is {card[other[0]]!r:.60}, expected"
+            f" {kind.units[other[0]]!r}"
+        )
+    _check_values(path, card["schedule"], "schedule")
+    _check_values(path, card["network"], "network")
+    try:
+        with building(*held(tensors)):
+            prior = kind.from_card(card)
+        check_schedule(prior.schedule)
+        prior.net.load_state_dict(tensors)
+    except Exception as error:  # a network's own code, given whatever a card says
+        raise CheckpointError(f"{path} does not fit the network its card describes: {reason_of(error)}") from error
+    odd = [k for k, v in tensors.items() if not bool(torch.isfinite(v.sum(dtype=torch.float64)))]
+    if odd:
+        raise CheckpointError(
+            f"{path} holds NaN or infinite weights, first in {odd[0]}: take the file from its source again"
+        )
+    return prior
+
+
+def _check_values(path: Path, value: Any, where: str) -> None:
+    """Settings are texts, finite numbers, switches, and lists and tables of these; of a schedule no switches."""
+    if isinstance(value, dict):
+        for k, v in value.items():
+            _check_values(path, v, f"{where}.{k}")
+    elif isinstance(value, list):
+        for v in value:
+            _check_values(path, v, where)
+    elif not (
+        isinstance(value, str) or is_number(value) or (not where.startswith("schedule") and isinstance(value, bool))
+    ):
+        raise CheckpointError(f"the card in {path} is damaged: {where} is {value!r:.60}")
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Refuse a schedule whose ends are no numbers, or which does not lead from data to noise."""
+    ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
+    low, high = (float(v) for v in schedule.log_snr(ends).flip(0))
+    if not (math.isfinite(low) and low < high):  # without noise at its end, the ratio is infinite
+        raise ValueError(f"its schedule runs from log SNR {high:.3g} to {low:.3g}")
 
 
 def _kind_of(path: Path, card: dict[str, Any]) -> type[OwnPrior]:
     """The class of prior that a card names, of the kind of data that it names or whose samples have its shape."""
-    domain = (
-        find_domain(card["domain"]) if isinstance(card.get("domain"), str) else domain_of_shape(card["event_shape"])
-    )
+    domain = find_domain(card["domain"]) if card.get("domain") else domain_of_shape(card["event_shape"])
     known = KINDS.of(domain)
     name = card["network"].get("class") or next(iter(known))  # the first files did not say
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise CheckpointError(
             f"{path} is a prior with a network of the class {name!r}, and those known here are {', '.join(known)}:"
             " install the package that brings its kind of data, or use the version that wrote it"

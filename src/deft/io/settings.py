@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,15 @@ from typing import Any
 import numpy as np
 
 from deft.errors import InputError, unknown
+from deft.io.arrays import read_arrays
+from deft.io.picture_files import check_pixels, formats, reading_picture
+from deft.io.reading import read_text
 
 TRUE, FALSE = "true", "false"
 WORDS = {TRUE: TRUE, "yes": TRUE, "1": TRUE, "on": TRUE, FALSE: FALSE, "no": FALSE, "0": FALSE, "off": FALSE}
 ANGLE_UNITS = ("degrees", "radians")
+MAX_TABLE = 2**20
+"""Bytes of a text file of angles, or of a kernel."""
 
 
 WINDOW = "window"
@@ -91,7 +95,7 @@ def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarr
     if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for {name}: {path}")
     if path.suffix in (".npy", ".npz"):
-        arrays = _arrays(path)
+        arrays = read_arrays(path)
         found = [k for k in keys if k in arrays]
         if not found and len(arrays) == 1:
             found = list(arrays)
@@ -103,13 +107,13 @@ def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarr
         if array.dtype.kind not in "fiu":
             raise InputError(f"{path}[{found[0]}] holds {array.dtype}, expected numbers for {name}")
         return np.asarray(array, dtype=np.float64)
+    text = read_text(path, f"a text file of numbers for {name}", MAX_TABLE, InputError)
     try:
-        text = path.read_text(encoding="utf-8")
         rows = [
             [float(v) for v in line.split("#")[0].replace(",", " ").replace(";", " ").split()]
             for line in text.splitlines()
         ]
-    except (UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(
             f"{path} is no text file of numbers for {name} ({' '.join(str(error).split())[:80]}): give .txt, "
             ".csv, .npy or .npz"
@@ -120,15 +124,6 @@ def read_numbers(path: str | Path, name: str, keys: tuple[str, ...]) -> np.ndarr
     if len({len(r) for r in rows}) != 1:
         raise InputError(f"{path}: its lines hold different amounts of numbers, {len(rows[0])} in the first")
     return np.asarray(rows)
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as f:
-            loaded = np.load(f, allow_pickle=False)
-            return {"x": loaded} if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"cannot read {path} as an array file: {' '.join(str(error).split())[:80]}") from error
 
 
 def read_angles(path: str | Path, unit: str = "") -> list[float]:
@@ -160,17 +155,16 @@ def read_kernel(path: str | Path) -> list[list[float]]:
     if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such file for kernel: {path}")
     if path.suffix in (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"):
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
-            with Image.open(path) as picture:
+            with reading_picture(path), Image.open(path, formats=formats()) as picture:
+                check_pixels(picture.size, picture.mode, path.stat().st_size)
                 values = np.asarray(
                     picture.convert("L") if picture.mode not in ("I", "I;16", "F") else picture, dtype=np.float64
                 )
-        except (UnidentifiedImageError, OSError) as error:
-            raise InputError(
-                f"cannot read {path} as a picture of a kernel: {' '.join(str(error).split())[:80]}"
-            ) from error
+        except InputError as error:
+            raise InputError(f"cannot read {path} as a picture of a kernel: {error}") from error
         if not values.sum() > 0:
             raise InputError(f"the kernel in {path} is black")
         values = values / values.sum()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from deft.errors import CheckpointError
+from deft.runtime.untrusted import check_tensors, check_zip
 
 BY_FUNCTION = (
     "give FILE.py:FUNCTION, a function of yours that loads it and returns deft.prior.wrap(net, shape, convention)"
@@ -46,8 +47,8 @@ def external_format(path: Path) -> str | None:
     try:
         with path.open("rb") as f:
             head = f.read(8)
-        names = zipfile.ZipFile(path).namelist() if head[:2] == b"PK" else []
-    except (OSError, zipfile.BadZipFile):
+        names = [m.filename for m in check_zip(path)] if head[:2] == b"PK" else []
+    except Exception:  # damaged, or larger than it may be: whoever reads it says so
         return None
     inside = {name.partition("/")[2] for name in names}
     magic = next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), None)
@@ -84,7 +85,12 @@ def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -
             # neither a zip nor a pickle; a zip that was cut off starts with PK
             if not archive and f.read(1) != b"\x80":
                 raise CheckpointError(f"{cut}; fetch it again")
-        return torch.load(str(path), map_location="cpu", weights_only=not trust_pickle, mmap=archive)
+        if archive:
+            check_zip(path, stored=True)
+        found = torch.load(str(path), map_location="cpu", weights_only=not trust_pickle, mmap=archive)
+        if not trust_pickle:
+            check_tensors(found)
+        return found
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:

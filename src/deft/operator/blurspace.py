@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from deft.core.operator import Operator
 from deft.core.random import generator
 from deft.errors import CheckpointError, ContractError
 from deft.nn.blurspace import BlurSpaceNet
+from deft.runtime.untrusted import MAX_NESTED, building, check_tensors, check_zip, held
 
 WRAPPERS = ("params", "params_ema", "state_dict", "model")
 """Keys under which a state dict may lie in a file. RED-diff's copy is wrapped so and loaded without asking: none of its
@@ -114,7 +115,11 @@ def load_blurspace(path: str) -> BlurSpaceNet:
         for part in ("feature_extractor.", "recon_trunk.")
     )
     blocks = sum(k.startswith("kernel_extractor.") and k.endswith(".conv_block.1.weight") for k in state)
-    net = BlurSpaceNet(first.shape[1], first.shape[0], front, back, blocks)
+    try:
+        with building(*held(state)):
+            net = BlurSpaceNet(first.shape[1], first.shape[0], front, back, blocks)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no file of the blur-kernel-space network: {error}") from error
     own = net.state_dict()
     missing = [k for k in own if k not in state]
     extra = [k for k in state if k not in own]
@@ -140,23 +145,27 @@ def _state(path: Path) -> dict[str, Tensor]:
             " (GOPRO_wVAE.pth)"
         )
     try:
-        found = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            found: Any = load_file(path)
+        else:
+            if zipfile.is_zipfile(path):
+                check_zip(path, stored=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            check_tensors(found)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} is truncated, or holds more than tensors (which would run code): save its state dict alone"
         ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # what a damaged file raises is anything
         raise CheckpointError(
             f"{path} cannot be read ({' '.join(str(error).split())[:120]}): fetch it again"
         ) from error
-    while (
-        isinstance(found, dict)
-        and (inner := next((found[k] for k in WRAPPERS if isinstance(found.get(k), dict)), None)) is not None
-    ):
+    for _ in range(MAX_NESTED):  # a pickle may hold itself
+        if not isinstance(found, dict):
+            break
+        inner = next((found[k] for k in WRAPPERS if isinstance(found.get(k), dict)), None)
+        if inner is None:
+            break
         found = inner
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
         raise CheckpointError(f"{path} holds no state dict (a table from names to tensors)")

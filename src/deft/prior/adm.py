@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from deft.core.denoiser import freeze
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError, unknown
+from deft.io.files import check_header
 from deft.io.torch_files import BY_FUNCTION, read_torch_file
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.prior.labels import NONE, null_class
+from deft.runtime.untrusted import building, describable
 from deft.schedule import VPTable
 
 
@@ -227,9 +228,10 @@ def _holds_none(path: Path, whole: Any, levels: Sequence[tuple[str, Mapping[Any,
 
 def _read(path: Path, trust_pickle: bool) -> Any:
     if path.suffix == ".safetensors":
+        check_header(path)
         try:
             return load_file(path)
-        except (SafetensorError, OSError) as error:
+        except Exception as error:
             raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); fetch it again") from error
     return read_torch_file(
         path,
@@ -255,7 +257,7 @@ def infer_config(state: Mapping[str, Tensor]) -> tuple[ADMConfig, list[str]]:
         raise CheckpointError(f"no guided-diffusion UNet: {missing} is missing; give an unwrapped state dict")
     try:
         config, unsure = _from_shapes({name: tuple(v.shape) for name, v in state.items()})
-    except (KeyError, ValueError, IndexError) as error:
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"the weights fit no guided-diffusion flags: {reason}; give config=...") from error
     twins = [name for name, known in CONFIGS.items() if _told_by_shapes(known) == _told_by_shapes(config)]
@@ -439,7 +441,7 @@ def load_adm(
     flags = {f.name: changes.pop(f.name) for f in fields(ADMConfig) if f.name in changes}
     try:
         config = _changed(config, flags)
-        with torch.device("meta"):  # gigabytes are made once, where they stay
+        with torch.device("meta"), building(*describable(state)):  # gigabytes are made once, where they stay
             net = ADMUNet(config).trunk_to(dtype)
     except (ValueError, TypeError) as error:
         raise InputError(f"no network has these flags: {error}") from error

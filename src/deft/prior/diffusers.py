@@ -8,9 +8,9 @@ variance. What is not (the range of the images) is named in the card's `unsure`.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from deft.core.denoiser import Denoiser, freeze
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError
+from deft.io.files import check_header
+from deft.io.reading import read_json
 from deft.io.torch_files import BY_FUNCTION
 from deft.prior.labels import NONE, null_class
 from deft.prior.latent import Autoencoder, LatentPrior
 from deft.prior.probing import try_once
 from deft.prior.scheduler import BY_HAND, PREDICTIONS, examine, read_scheduler, table
+from deft.runtime.untrusted import building, check_zip
 
 __all__ = [
     "PREDICTIONS",
@@ -512,16 +515,18 @@ def load_model(
     taken, formats, unsure = _choose(folder, variant)
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(taken)
     try:
-        model, info = known.from_pretrained(  # type: ignore[attr-defined]
-            str(folder),
-            variant=taken or None,
-            output_loading_info=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            torch_dtype=dtype or half,
-            use_safetensors="safetensors" in formats,
-        )
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        # at least a byte a number, and no more tensors than a list of them could name
+        with building(MAX_TENSORS, _check_weights(folder)):
+            model, info = known.from_pretrained(  # type: ignore[attr-defined]
+                str(folder),
+                variant=taken or None,
+                output_loading_info=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                torch_dtype=dtype or half,
+                use_safetensors="safetensors" in formats,
+            )
+    except Exception as error:  # of diffusers, given whatever a config says
         first = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
             f"{folder}: the weights cannot be loaded ({first[:240]}); they must be complete, and .safetensors or a .bin"
@@ -534,6 +539,23 @@ def load_model(
         )
         raise CheckpointError(f"{folder}: the weights do not fit the config: {what}")
     return model, unsure
+
+
+MAX_TENSORS = 20_000
+"""Of a model of diffusers; the largest published ones have a few thousand."""
+
+
+def _check_weights(folder: Path) -> int:
+    """Bytes of a model's files of weights, none of which is packed or has a header that is too long."""
+    whole = 0
+    for path in folder.iterdir():
+        if _SHARD.fullmatch(path.name):
+            if path.suffix == ".safetensors":
+                check_header(path)
+            elif zipfile.is_zipfile(path):
+                check_zip(path, stored=True)
+            whole += path.stat().st_size
+    return whole
 
 
 def _choose(folder: Path, variant: str | None) -> tuple[str, set[str], list[str]]:
@@ -581,8 +603,8 @@ def _json(path: Path | None) -> dict[str, Any]:
     if path is None or not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = read_json(path, "a config of diffusers")
+    except CheckpointError as error:
         raise CheckpointError(f"{path} is not JSON ({error})") from error
     return value if isinstance(value, dict) else {}
 

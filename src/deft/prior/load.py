@@ -16,6 +16,7 @@ import torch
 from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, freeze
 from deft.errors import CheckpointError, InputError, unknown
+from deft.io.files import check_header
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
@@ -49,12 +50,13 @@ def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> 
 
 
 def _keys(path: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
+        check_header(path)
         with safe_open(path, framework="pt") as f:
             return list(f.keys())
-    except (SafetensorError, OSError):
+    except Exception:  # damaged: whoever loads it says so
         return []
 
 

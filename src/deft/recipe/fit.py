@@ -11,7 +11,6 @@ data without end (docs/fit.md).
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -27,10 +26,12 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import Noise
 from deft.errors import DeftError, InputError, NonFiniteError, unknown
+from deft.io.cards import is_count, is_number
 from deft.io.files import write_json
 from deft.io.folders import holds_folder
 from deft.io.h_files import KINDS, start_from
 from deft.io.identity import digest
+from deft.io.reading import json_table, read_json
 from deft.kinds.domain import domain_of
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import count_parameters, report_size
@@ -621,11 +622,14 @@ def _kept_sizes(folder: Path | None, recipe: Recipe) -> Sizes | None:
     path = folder / "sizes.json" if folder is not None else None
     if path is None or not path.exists():
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        sizes = Sizes(int(found["prior_samples"]), int(found["cache"]), float(found["fresh"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"cannot read {path}: {error}; start again without --resume") from error
+    what = "what an interrupted fit chose"
+    found = json_table(read_json(path, what, InputError), path, what, InputError)
+    right = {"prior_samples": is_count(found.get("prior_samples")), "cache": is_count(found.get("cache"))}
+    right["fresh"] = is_number(found.get("fresh")) and 0 <= found["fresh"] <= 1
+    for name, fine in right.items():
+        if not fine:
+            raise InputError(f"cannot read {path}: {name} is {found.get(name)!r:.40}; start again without --resume")
+    sizes = Sizes(found["prior_samples"], found["cache"], float(found["fresh"]))
     for name, value in asdict(sizes).items():
         asked = getattr(recipe, name)
         if asked is not None and asked != value:

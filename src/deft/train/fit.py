@@ -40,6 +40,7 @@ from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import Callback
 from deft.tensors import as_device
 from deft.train.protocols import Batches, Loss, Objective, Source
+from deft.train.state import WAY_OUT, check_state, resume_from
 from deft.values import (
     Count,
     CountOrNone,
@@ -278,14 +279,7 @@ def fit(
     if state is not None:
         at = _Progress(**{f.name: state[f.name] for f in fields(_Progress) if f.name in state})
         config = replace(config, held_out_batches=state["config"].get("held_out_batches", config.held_out_batches))
-        try:
-            module.load_state_dict(module.state_dict() | state["raw"])  # an earlier version's state may lack a buffer
-            average.load_state_dict(average.state_dict() | state["ema"])
-            optimiser.load_state_dict(state["optimiser"])
-        except (RuntimeError, ValueError, KeyError) as error:  # of a version that kept no identity
-            raise CheckpointError(
-                f"{path} is of another network: {' '.join(str(error).split())[:200]}; {WAY_OUT}"
-            ) from error
+        resume_from(path, state, module, average, optimiser)
         if config.steps > state["config"].get("steps", config.steps):  # for longer: the learning rate rises again
             at.last, at.evaluated = None, int(at.done(config, at.elapsed) * config.evaluations + 1e-9)
         del state
@@ -507,9 +501,6 @@ def lasting(config: FitConfig) -> dict[str, Any]:
     return kept
 
 
-WAY_OUT = "give what it was made with to resume, or another --out to start again"
-
-
 def whole_identity(module: nn.Module, objective: Objective, more: Mapping[str, Any]) -> dict[str, Any]:
     """What is trained on what, as `state.pt` keeps it. more: what is said of the data, and whatever else."""
     return {"module": module_identity(module), "objective": identity_of(objective), **plain(dict(more))}
@@ -523,6 +514,7 @@ def read_resumable(path: Path | None, config: FitConfig, identity: Mapping[str, 
     if path is None or not path.exists():
         raise CheckpointError(f"nothing to resume: {path} does not exist")
     state = load_state(path, torch.device("cpu"))
+    check_state(path, state, FitConfig())
     other = other_identity(state.get("identity", {}), identity)  # an older file has none
     if other:
         raise CheckpointError(f"{path} is the state of another fit ({other}): {WAY_OUT}")

@@ -33,6 +33,7 @@ from deft.errors import CheckpointError, InputError
 from deft.io.files import load_state, save_state
 from deft.io.folders import holds_folder
 from deft.io.identity import other_identity
+from deft.io.reading import parsing
 from deft.learned.base import Learned
 from deft.runtime.messages import Callback, log
 from deft.samplers.diagnostics import ess_fraction
@@ -41,8 +42,9 @@ from deft.samplers.sde import Ito
 from deft.samplers.smc import systematic
 from deft.train.data import Pairs
 from deft.train.denoising import DenoisingObjective
-from deft.train.fit import WAY_OUT, FitConfig, fit, lasting, place_of, whole_identity
+from deft.train.fit import FitConfig, fit, lasting, place_of, whole_identity
 from deft.train.path import simulate
+from deft.train.state import WAY_OUT, are_weights, is_row
 
 
 class Round(NamedTuple):
@@ -154,7 +156,8 @@ def importance_fit(
         "paths": paths, "steps": steps, "least": min_ess, "identity": about, "steps of the fit": config.steps,
         **{f"{k} of the fit": v for k, v in lasting(config).items()},
     }  # fmt: skip
-    rows, x = _resumed(folder, own, h, device) if resume else ([], None)
+    shape = (len(obs.y), paths, *prior.event_shape)
+    rows, x = _resumed(folder, own, h, device, shape) if resume else ([], None)
     if callback is not None:
         for row in rows:
             callback(row)
@@ -200,7 +203,7 @@ STATE = "round.pt"
 
 
 def _resumed(
-    folder: Path | None, own: dict[str, Any], h: Learned, device: torch.device
+    folder: Path | None, own: dict[str, Any], h: Learned, device: torch.device, shape: tuple[int, ...]
 ) -> tuple[list[dict[str, float]], Tensor | None]:
     """(the rows so far, the last round's paths); h as it was when they were drawn."""
     if folder is None or not (folder / STATE).exists():
@@ -208,6 +211,15 @@ def _resumed(
             f"nothing to resume: {'no folder was given' if folder is None else f'{folder / STATE} does not exist'}"
         )
     state = load_state(folder / STATE, device, frozenset({"own", "rows", "x", "h"}))
+    right = {
+        "own": isinstance(state["own"], dict) and isinstance(state["own"].get("identity", {}), dict),
+        "rows": isinstance(state["rows"], list) and bool(state["rows"]) and all(map(is_row, state["rows"])),
+        "x": isinstance(state["x"], Tensor) and bool(state["x"].isfinite().all()),
+        "h": are_weights(state["h"]),
+    }
+    for name, fine in right.items():
+        if not fine:
+            raise CheckpointError(f"{folder / STATE} is damaged: {name} is not what a fit writes; start again")
     another = other_identity(state["own"].get("identity", {}), own["identity"])
     if another:
         raise CheckpointError(f"{folder / STATE} is the state of another fit ({another}): {WAY_OUT}")
@@ -216,7 +228,10 @@ def _resumed(
     other = [k for k in own if k != "identity" and theirs.get(k) != own[k]]
     if other:
         raise CheckpointError(f"{folder / STATE} was made with other {', '.join(other)}: {WAY_OUT}")
-    h.load_state_dict(h.state_dict() | state["h"])  # an earlier version's state may lack a buffer
+    if tuple(state["x"].shape) != shape:
+        raise CheckpointError(f"{folder / STATE} is damaged: x has shape {tuple(state['x'].shape)}, expected {shape}")
+    with parsing(folder / STATE, "the state of this h"):
+        h.load_state_dict(h.state_dict() | state["h"])  # an earlier version's state may lack a buffer
     return state["rows"], state["x"]
 
 

@@ -88,7 +88,8 @@ def draw_prior_samples(
         if path is not None and path.exists():
             try:
                 tensors, _ = load_weights(path)
-                return {"x": tensors["x"], "seconds": tensors["seconds"]}
+                if len(tensors["x"]) == CHUNK and tensors["seconds"].ndim == 0:
+                    return {"x": tensors["x"], "seconds": tensors["seconds"]}
             except (CheckpointError, KeyError):
                 pass  # damaged: drawn again
         begun = time.monotonic()

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from deft.core.denoiser import Denoiser
 from deft.errors import CheckpointError, InputError
@@ -25,6 +25,7 @@ from deft.io.files import write_atomic, write_json, write_text
 from deft.io.folders import own_folder
 from deft.io.h_files import load_h, read_h, save_h
 from deft.io.identity import differences, listed, plain
+from deft.io.picture_files import check_pixels, formats, reading_picture
 from deft.kinds.domain import Task
 from deft.learned.base import Learned, count_parameters
 from deft.prior import BUNDLED, load_prior
@@ -295,14 +296,14 @@ def _read_json(path: Path, kind: type[InputError] | type[CheckpointError] = Inpu
 
 
 def _read_picture(path: Path) -> Image.Image:
-    Image.init()
+    if not path.is_file():
+        raise InputError(f"no such picture: {path}")
     try:
-        with Image.open(path, formats=[f for f in PICTURES if f in Image.OPEN]) as image:
+        with reading_picture(path), Image.open(path, formats=formats(PICTURES)) as image:
+            check_pixels(image.size, image.mode, path.stat().st_size)
             image.thumbnail((2048, 2048))
             return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise InputError(f"no such picture: {path}") from error
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+    except InputError as error:
         raise InputError(f"{path} is no picture that can be read ({error}): give a PNG or a JPEG") from error
 
 

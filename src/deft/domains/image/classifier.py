@@ -21,6 +21,8 @@ from deft.core.random import generator
 from deft.domains.image.features import Activations, FeatureNetwork, in_batches
 from deft.errors import CheckpointError
 from deft.io.files import load_weights, save_weights
+from deft.io.reading import parsing
+from deft.runtime.untrusted import building, held
 
 
 class Classifier(FeatureNetwork):
@@ -117,9 +119,10 @@ def load_classifier(path: str | Path) -> Classifier:
     tensors, card = load_weights(path)
     if card.get("kind") != "classifier":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not a classifier")
-    c = card["network"]
-    net = Classifier(tuple(c["widths"]), c["features"], c["classes"])
-    net.load_state_dict(tensors)
+    with parsing(path, "a classifier that its card describes"), building(*held(tensors)):
+        c = card["network"]
+        net = Classifier(tuple(c["widths"]), c["features"], c["classes"])
+        net.load_state_dict(tensors)
     net.card = card
     return net.eval().requires_grad_(False)
 

@@ -24,6 +24,8 @@ from deft.core.random import generator
 from deft.domains.image.features import Activations, FeatureNetwork
 from deft.errors import CheckpointError
 from deft.io.files import load_weights, save_weights
+from deft.io.reading import parsing
+from deft.runtime.untrusted import building, held
 
 
 class Encoder(FeatureNetwork):
@@ -130,9 +132,10 @@ def load_encoder(path: str | Path) -> Encoder:
     tensors, card = load_weights(path)
     if card.get("kind") != "encoder":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not an encoder")
-    c = card["network"]
-    net = Encoder(c["side"], tuple(c["widths"]), c["features"], card["name"])
-    net.load_state_dict(tensors)
+    with parsing(path, "an encoder that its card describes"), building(*held(tensors)):
+        c = card["network"]
+        net = Encoder(c["side"], tuple(c["widths"]), c["features"], str(card["name"]))
+        net.load_state_dict(tensors)
     net.card = card
     return net.eval().requires_grad_(False)
 

@@ -8,8 +8,7 @@ LPIPS with AlexNet, which reports have, is in `deft.domains.image.lpips`, withou
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from torch.nn import functional as F
 
 from deft.domains.image.features import Activations, FeatureNetwork
 from deft.errors import CheckpointError, InputError, required
+from deft.io.torch_files import read_torch_file
+from deft.runtime.untrusted import building, held
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -120,11 +121,18 @@ class CifarResNet(FeatureNetwork):
         """From a checkpoint with `state_dict` (names may start with `module.`), loaded strictly; n is found from its
         names."""
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-            state = {k.removeprefix("module."): v for k, v in found.get("state_dict", found).items()}
-        except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint of weights ({str(error).splitlines()[0]})") from error
-        net = cls(len({k.split(".")[1] for k in state if k.startswith("layer1.")}) or 1)
+            found = read_torch_file(Path(path), "save its state dict alone: torch.save(model.state_dict(), path)")
+        except CheckpointError as error:
+            raise CheckpointError(f"{path} is not a checkpoint of weights ({error})") from error
+        inner = found.get("state_dict", found) if isinstance(found, Mapping) else None
+        if not isinstance(inner, Mapping) or not all(isinstance(v, Tensor) for v in inner.values()):
+            raise CheckpointError(f"{path} is not a checkpoint of weights (a table from names to tensors)")
+        state = {str(k).removeprefix("module."): v for k, v in inner.items()}
+        try:
+            with building(*held(state)):
+                net = cls(len({k.split(".")[1] for k in state if k.startswith("layer1.")}) or 1)
+        except (ValueError, IndexError) as error:
+            raise CheckpointError(f"{path} does not hold a residual network of CIFAR-10: {error}") from error
         unit = {"unit": net.unit}
         try:
             net.load_state_dict(unit | state)

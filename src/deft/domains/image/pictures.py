@@ -19,26 +19,24 @@ The rule is applied to all pictures of a source together.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from deft.errors import InputError
+from deft.io.picture_files import check_pixels, formats, reading_picture
 from deft.io.settings import WINDOW, Range, as_range
-from deft.io.text import count, one_line
+from deft.io.text import count
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "AVIF")
 SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
     ".pbm", ".pgm", ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".jpx", ".jpf", ".j2c", ".jpc", ".avif",
 )  # fmt: skip
-NAMES = "PNG, JPEG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000, AVIF"
 
 
 class Decoded:
@@ -54,39 +52,19 @@ class Decoded:
 def decode(path: Path, part: str | None, convert: bool) -> Decoded:
     """Read a picture; part: "all", a number or FIRST:LAST of a file of many frames (its first without); errors do not
     repeat the path."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=formats()) as opened:
-                return _decode(opened, part, convert)
-    except UnidentifiedImageError as error:
-        raise InputError(f"not a picture of a format that is read here ({NAMES})") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"too many pixels to open safely ({one_line(error)}): make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS"
-            " in Python"
-        ) from error
-    except InputError:
-        raise
-    except MemoryError as error:
-        raise InputError("does not fit in memory") from error
-    except Exception as error:  # Pillow's readers raise a dozen types on damaged files
-        raise InputError(f"truncated or damaged ({one_line(error)[:160]})") from error
+    with reading_picture(path), Image.open(path, formats=formats()) as opened:
+        return _decode(opened, part, convert, path.stat().st_size)
 
 
-def formats() -> list[str]:
-    """Those of `FORMATS` that this Pillow has."""
-    Image.init()
-    return [f for f in FORMATS if f in Image.OPEN]
-
-
-def _decode(opened: Image.Image, part: str | None, convert: bool) -> Decoded:
+def _decode(opened: Image.Image, part: str | None, convert: bool, packed: int) -> Decoded:
     frames, turned = [], False
     total = _length(opened) if part is not None else 0
-    for number in _wanted(part, total):
+    wanted = list(_wanted(part, total))
+    check_pixels(opened.size, opened.mode, packed, len(wanted))
+    for number in wanted:
         if number or part is not None:
             opened.seek(number)
+            check_pixels(opened.size, opened.mode, packed)  # frames of a TIFF differ in size
         deep = opened.format in ("PNG", "TIFF") and ";16" in str([tile[3] for tile in getattr(opened, "tile", [])])
         turned = turned or _is_turned(opened)  # TIFFs are turned as they are loaded
         if getattr(opened, "tag_v2", {}).get(262) == 0 and opened.mode not in ("1", "L"):

@@ -30,9 +30,13 @@ class ImagePrior(OwnPrior):
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> Self:
-        return cls(
-            UNet(**network_of(card)), make_schedule(card["schedule"]), tuple(card["event_shape"]), card["output"]
-        )
+        net, shape = UNet(**network_of(card)), tuple(card["event_shape"])
+        if len(shape) != 3 or shape[0] != net.config["inputs"] or any(side % net.multiple_of for side in shape[1:]):
+            raise InputError(
+                f"a UNet of {net.config['inputs']} channels and sides that are multiples of {net.multiple_of} makes no"
+                f" images of shape {shape}"
+            )
+        return cls(net, make_schedule(card["schedule"]), shape, card["output"])
 
 
 def new_prior(

@@ -25,13 +25,14 @@ from deft.domains.image.files import (
     split_source,
 )
 from deft.domains.image.masks import read_mask
-from deft.domains.image.pictures import NAMES, SLACK, Clipped, Raw, choose, decode, faint, in_range, raw
+from deft.domains.image.pictures import SLACK, Clipped, Raw, choose, decode, faint, in_range, raw
 from deft.domains.image.resample import crop_box, cropped, resized
 from deft.domains.image.tasks import ImageTask
 from deft.domains.image.volumes import is_scan, is_volume, read_scan, read_volume
 from deft.errors import InputError
 from deft.io.arrays import ARRAYS, native, read_images_array
 from deft.io.measurements import observation
+from deft.io.picture_files import NAMES
 from deft.io.settings import Range, as_range
 from deft.io.tasks import UNLISTED
 from deft.io.text import count, shape_text, some

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from deft.domains.image.pictures import numbers
 from deft.errors import InputError
 from deft.io.text import count, one_line
+from deft.runtime.untrusted import may_unpack_to
 
 SCANS = (".dcm", ".dicom", ".ima")
 VOLUMES = (".nii", ".nii.gz")
@@ -72,18 +74,63 @@ def read_scan(path: Path) -> Slices:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fields that are not needed
         try:
+            _check_deflated(path)
             found = pydicom.dcmread(path)
+        except InputError:
+            raise
         except InvalidDicomError as error:
             raise InputError("not a DICOM file (no DICM mark after 128 bytes)") from error
         except Exception as error:
             raise InputError(f"damaged DICOM ({one_line(error)[:160]})") from error
-        return _read_frames(found)
+        return _read_frames(found, path.stat().st_size)
 
 
-def _read_frames(found: Any) -> Slices:
+DEFLATED = "1.2.840.10008.1.2.1.99"
+"""The transfer syntax in which a whole DICOM file is packed."""
+
+
+def _check_deflated(path: Path) -> None:
+    """Refuse a packed DICOM file that unpacks to more than one of its size may."""
+    from pydicom.filereader import read_file_meta_info
+
+    with path.open("rb") as f:
+        if f.read(132)[128:] != b"DICM":
+            return
+    if str(read_file_meta_info(path).get("TransferSyntaxUID", "")) != DEFLATED:
+        return
+    largest = may_unpack_to(path.stat().st_size)
+    with path.open("rb") as f:
+        f.seek(132)
+        group = f.read(12)  # (0002,0000) UL 4: how long the part is that is not packed
+        f.seek(144 + int.from_bytes(group[8:12], "little"))
+        unpack, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        while part := f.read(2**16):
+            while part:
+                size += len(unpack.decompress(part, 2**20))
+                part = unpack.unconsumed_tail
+                if size > largest:
+                    raise InputError(f"DICOM that unpacks to more than {largest:,} bytes")
+
+
+def _check_frames(found: Any, packed: int) -> None:
+    """Refuse a picture of more bytes than a file of `packed` bytes may have."""
+    counts = {k: int(found.get(k, 1) or 1) for k in ("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames")}
+    bits = int(found.get("BitsAllocated", 16) or 16)
+    whole, largest = math.prod(counts.values()) * max(1, bits // 8), may_unpack_to(packed)
+    if min(counts.values()) < 1 or not 1 <= bits <= 64:
+        raise InputError(f"DICOM of {counts['Rows']} x {counts['Columns']} pixels of {bits} bits")
+    if whole > largest:
+        raise InputError(
+            f"DICOM of {counts['NumberOfFrames']:,} frames of {counts['Rows']} x {counts['Columns']}: {whole:,} bytes"
+            f" of pixels in a file of {packed:,}, at most {largest:,} are read"
+        )
+
+
+def _read_frames(found: Any, packed: int) -> Slices:
     if "PixelData" not in found and "FloatPixelData" not in found and "DoubleFloatPixelData" not in found:
         raise InputError(f"DICOM without a picture in it ({found.get('Modality', 'of no modality')})")
     try:
+        _check_frames(found, packed)
         return _frames(found)
     except InputError:
         raise
@@ -192,7 +239,15 @@ def read_volume(path: Path, part: str | None) -> Slices:
     try:
         image: Any = nibabel.load(path)
         kind = image.get_data_dtype().kind
-        shape = image.shape
+        shape = tuple(int(n) for n in image.shape)
+        whole, largest = math.prod(shape) * 4, may_unpack_to(path.stat().st_size)
+        if min(shape, default=0) < 0 or whole > largest:
+            raise InputError(
+                f"NIfTI of shape {shape}: {whole:,} bytes of voxels in a file of {path.stat().st_size:,}, at most"
+                f" {largest:,} are read"
+            )
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"damaged NIfTI, or none ({one_line(error)[:160]})") from error
     if kind not in "fiu":

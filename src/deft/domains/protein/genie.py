@@ -31,7 +31,9 @@ from deft.domains.protein.chains import UNIT
 from deft.domains.protein.geometry import centred, coordinates, full_precision, neighbours, residues
 from deft.domains.protein.prior import ChainPrior
 from deft.errors import CheckpointError, InputError, unknown
+from deft.io.reading import read_text
 from deft.io.torch_files import read_torch_file
+from deft.runtime.untrusted import building, describable
 from deft.schedule import VPTable
 
 if TYPE_CHECKING:
@@ -139,6 +141,8 @@ TRAINING = frozenset(
     }
 )
 """Names in a configuration file that say nothing of a frozen network."""
+MAX_CONFIG = 2**20
+"""Bytes of a configuration file."""
 
 
 def read_config(path: str | Path) -> GenieConfig:
@@ -152,8 +156,8 @@ def read_config(path: str | Path) -> GenieConfig:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, "a Genie configuration", MAX_CONFIG, InputError).splitlines()
+    except InputError as error:
         raise InputError(
             f"{path} cannot be read as a Genie configuration ({error}); give the text file that the checkpoint was"
             " trained with"
@@ -588,8 +592,11 @@ def load_genie(
             ]
     elif not isinstance(config, GenieConfig):
         config = read_config(config)
-    with torch.device("meta"):
-        net = GenieNet(config)
+    try:
+        with torch.device("meta"), building(*describable(state)):
+            net = GenieNet(config)
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit the Genie network of its settings: {error}") from error
     _check(path, net, state)
     net.to_empty(device=device or "cpu")
     net.load_state_dict(state)

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from deft.core.random import generator
 from deft.errors import CheckpointError, InputError
+from deft.io.files import check_header
 
 ALPHABET = "ACDEFGHIKLMNPQRSTVWYX"
 """Letters in the network's order; X is an unknown residue, which is never written."""
@@ -268,6 +269,7 @@ def load_mpnn(path: str | Path = WEIGHTS) -> CAMPNN:
     names."""
     net = CAMPNN()
     try:
+        check_header(Path(path))
         net.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     except Exception as error:  # safetensors, OS and torch each have their own
         raise CheckpointError(

@@ -55,7 +55,10 @@ class BackbonePrior(ChainPrior, OwnPrior):
 
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> Self:
-        return cls(ChainNet(**network_of(card)), make_schedule(card["schedule"]), int(card["event_shape"][0]))
+        net, shape = ChainNet(**network_of(card)), card["event_shape"]
+        if len(shape) != 2 or shape[1] != 3 or card["output"] != "edm":
+            raise CheckpointError(f"chains are samples [L, 3] of the output edm, got {shape} of {card['output']!r:.40}")
+        return cls(net, make_schedule(card["schedule"]), shape[0])
 
 
 def backbone_prior(size: str = "small") -> BackbonePrior:

@@ -19,6 +19,8 @@ hybrid-36 (A000 is 10000), as the PDB's successors write them.
 from __future__ import annotations
 
 import gzip
+import io
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -30,6 +32,8 @@ import numpy as np
 
 from deft.errors import InputError, required
 from deft.io.files import write_text
+from deft.io.reading import parsing, read_bytes
+from deft.runtime.untrusted import may_unpack_to
 
 EXTRA = "'deft-diffusion[protein]'"
 info = required("biotite.structure.info", EXTRA, "reading protein structures")
@@ -57,6 +61,14 @@ THREE = {
     "Y": "TYR",
     "X": "UNK",
 }
+MAX_STRUCTURE = 2**30
+"""Bytes of a structure file, unpacked. The largest of the PDB has half of it."""
+MIN_STRUCTURE, STRUCTURE_RATIO = 16 * 2**20, 20
+"""A gzip file may unpack to so many bytes, or to so many times its own size."""
+MAX_LINES = 8_000_000
+"""Lines of a structure file. The largest of the PDB has 2.5 million."""
+MAX_COLUMNS = 256
+"""Of mmCIF's table of atoms, which has 21 to 40."""
 STANDARD = frozenset(THREE.values()) - {"UNK"}
 _FORCE_FIELD = {
     "H": "HID HIE HIP HSD HSE HSP HISA HISB HISH HISD HISE HISP HIS1 HIS2",
@@ -207,6 +219,11 @@ def read_structure(path: str | Path) -> Structure:
     """
     path = Path(path)
     lines = read_lines(path)
+    with parsing(path, "a PDB or mmCIF file", InputError):
+        return _structure(lines, path)
+
+
+def _structure(lines: list[str], path: Path) -> Structure:
     if any(line.lstrip()[:11].lower() == "_atom_site." for line in lines):
         atoms = _read_cif(lines, path)
     elif any(line.startswith(("ATOM  ", "HETATM")) for line in lines):
@@ -226,14 +243,13 @@ def read_lines(path: str | Path) -> list[str]:
         InputError: no such file, empty, or packed in a way that is not read.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for a name that is too long, where Path raises
         raise InputError(f"no such structure file: {path}")
-    try:
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}; fetch the file again") from error
+    raw = read_bytes(path, "a structure file", MAX_STRUCTURE, InputError)
+    if raw[:2] == b"\x1f\x8b":
+        raw = _unpacked(path, raw)
+    if raw.count(b"\n") + raw.count(b"\r") > MAX_LINES:
+        raise InputError(f"{path} has more than {MAX_LINES:,} lines: this is no structure file")
     for magic, name in PACKED.items():
         if raw.startswith(magic):
             raise InputError(f"{path} is packed with {name}, and gzip alone is opened: unpack it")
@@ -242,6 +258,19 @@ def read_lines(path: str | Path) -> list[str]:
     if not text.strip():
         raise InputError(f"{path} is empty: give a PDB or mmCIF file")
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+def _unpacked(path: Path, raw: bytes) -> bytes:
+    """What is in a gzip file, of no more bytes than one of its size may have."""
+    largest = min(MAX_STRUCTURE, may_unpack_to(len(raw), MIN_STRUCTURE, STRUCTURE_RATIO))
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(raw)) as f:
+            out = f.read(largest + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}; fetch the file again") from error
+    if len(out) > largest:
+        raise InputError(f"{path} unpacks to more than {largest:,} bytes: this is no structure file")
+    return out
 
 
 class _Atom(NamedTuple):
@@ -414,12 +443,16 @@ class _CifSites:
         if self.atoms:
             if not self.values or len(self.values) % len(self.tags):
                 raise ValueError(f"{len(self.values)} values in {len(self.tags)} columns of _atom_site")
+            if len(self.tags) > MAX_COLUMNS:
+                raise ValueError(f"more than {MAX_COLUMNS} columns of _atom_site")
             columns = {t.removeprefix(_SITE): self.values[i :: len(self.tags)] for i, t in enumerate(self.tags)}
             if self.fresh:
                 self.sites.append((self.block, {}))
                 self.fresh = False
             site = self.sites[-1][1]
             site.update(columns)
+            if len(site) > MAX_COLUMNS:
+                raise ValueError(f"more than {MAX_COLUMNS} columns of _atom_site")
             if len({len(v) for v in site.values()}) > 1:
                 raise ValueError("columns of _atom_site of different lengths")
         self.tags, self.values, self.loop = [], [], False
