@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
 
+def visible(text: str) -> str:
+    r"""A text with its control characters written out, so that a terminal, a table or a page shows it and obeys none
+    of it: escape sequences, marks that turn the direction of writing, lone surrogates. Line breaks and tabs stay.
+
+    >>> visible("a\x1b[2Jb"), visible("\u202eabc"), visible("ä\n1\u202f000")
+    ('a\\x1b[2Jb', '\\u202eabc', 'ä\n1\u202f000')
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs" else _code(c) for c in text)
+
+
+def _code(c: str) -> str:
+    n = ord(c)
+    return f"\\x{n:02x}" if n < 256 else f"\\u{n:04x}" if n < 65536 else f"\\U{n:08x}"
+
+
 class DeftError(Exception):
     """Base class of the errors that the command line prints as one line (exit code 2).
+
+    What a message quotes of somebody's file has no control characters (`visible`).
 
     >>> import deft
     >>> try:
@@ -18,6 +38,9 @@ class DeftError(Exception):
     ...     print(error)
     eta must be between 0 (no noise) and 1 (ancestral), got 2.0
     """
+
+    def __init__(self, *args: object):
+        super().__init__(*(visible(a) if isinstance(a, str) else a for a in args))
 
 
 class InputError(DeftError, ValueError):

@@ -12,6 +12,7 @@ import torch
 
 from deft.bench.table import Table
 from deft.io.files import write_json, write_text
+from deft.io.text import markdown
 from deft.kinds.domain import Metric
 
 
@@ -26,15 +27,15 @@ class Report:
 
     def __init__(self, title: str):
         self.title = title
-        self.blocks = [f"# {title}"]
+        self.blocks = [f"# {markdown(title)}"]
 
     def heading(self, text: str) -> None:
-        self.blocks.append(f"## {text}")
+        self.blocks.append(f"## {markdown(text)}")
 
     def text(self, text: str) -> None:
         """A paragraph; nothing, if it is empty."""
         if text:
-            self.blocks.append(text)
+            self.blocks.append(markdown(text))
 
     def table(self, table: Table | None, title: str = "") -> None:
         """A table, with a line above it; nothing, if there are no rows."""
@@ -44,12 +45,12 @@ class Report:
 
     def items(self, items: Sequence[str]) -> None:
         if items:
-            self.blocks.append("\n".join(f"- {item}" for item in items))
+            self.blocks.append("\n".join(f"- {markdown(item)}" for item in items))
 
     def picture(self, path: Path | None, about: str) -> None:
         """A picture that lies beside the report; nothing, if there is none."""
         if path is not None:
-            self.blocks.append(f"![{about}]({path.name})")
+            self.blocks.append(f"![{markdown(about)}]({path.name})")
 
     def measured(self, metrics: Sequence[Metric]) -> None:
         """What each metric is, in words."""

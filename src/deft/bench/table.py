@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deft.bench.statistics import Best, Interval
+from deft.io.text import markdown_cell
 from deft.kinds.domain import Metric
 
 TIED = "≈"
@@ -45,7 +46,8 @@ class Table:
     def markdown(self) -> list[str]:
         """Lines. The title of a column may be empty, its cells too."""
         head = "|" + "".join(f" {t} |" if t else " |" for t in self.titles)
-        return [head, "|---" * len(self.titles) + "|", *("| " + " | ".join(cells) + " |" for cells in self.rows)]
+        rows = (" | ".join(map(markdown_cell, cells)) for cells in self.rows)
+        return [head, "|---" * len(self.titles) + "|", *(f"| {row} |" for row in rows)]
 
     def terminal(self) -> list[str]:
         """Lines, every column as wide as its widest cell."""

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
-from deft.errors import InputError, unknown
+from deft.errors import InputError, unknown, visible
 from deft.io.arrays import read_arrays
 from deft.io.files import json_text, shortened
 from deft.io.measurements import limits, observation, task_of
@@ -130,7 +130,7 @@ class Output:
             context.with_resource(show(self.say))
 
     def say(self, text: str = "") -> None:
-        click.echo(text, err=self.as_json)
+        click.echo(visible(text), err=self.as_json)
 
     def result(self, value: dict[str, Any]) -> None:
         if self.as_json:

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from deft.errors import visible
+
 
 def lenient() -> None:
     """Print what the terminal's encoding lacks as an escape, instead of failing at it."""
@@ -20,7 +22,7 @@ def lenient() -> None:
 def complain(text: str) -> None:
     """A line on standard error, if anybody can be told at all."""
     with suppress(OSError, ValueError):
-        click.echo(text, err=True)
+        click.echo(visible(text), err=True)
 
 
 def flush() -> None:

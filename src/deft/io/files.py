@@ -247,7 +247,11 @@ def json_text(value: Any, **options: Any) -> str:
     def other(v: Any) -> Any:
         return plain(v.tolist()) if hasattr(v, "tolist") else str(v)
 
-    return json.dumps(plain(value), ensure_ascii=False, allow_nan=False, default=other, **options)
+    text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False, default=other, **options)
+    if text.isprintable():
+        return text
+    # what a terminal would obey, or no encoding holds, is an escape of JSON; its own line breaks stay
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def write_json(path: str | Path, value: Any) -> None:

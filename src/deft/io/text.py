@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+
+from deft.errors import visible
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -37,3 +40,17 @@ def by_suffix(suffixes: Iterable[str]) -> str:
     '2 .txt, 1 without a suffix'
     """
     return ", ".join(f"{n:,} {suffix or 'without a suffix'}" for suffix, n in Counter(suffixes).most_common(8))
+
+
+def markdown(text: str) -> str:
+    r"""A text of somebody's file in a page of Markdown: no tag, no link and no control character of it counts.
+
+    >>> markdown("<script>[a](b) p < 1")
+    '&lt;script>[a]\\(b) p < 1'
+    """
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", visible(text)).replace("](", "]\\(")
+
+
+def markdown_cell(text: str) -> str:
+    """The same as a cell of a table: on one line, which its bars do not end."""
+    return re.sub(r"(?<!\\)\|", r"\\|", " ".join(markdown(text).split()))

@@ -20,6 +20,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from deft.errors import visible
+
 log = logging.getLogger("deft")
 
 Callback = Callable[[Mapping[str, Any]], None]
@@ -34,7 +36,7 @@ class _To(logging.Handler):
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._say(self.format(record))
+        self._say(visible(self.format(record)))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from deft.core.random import BatchNoise
 from deft.errors import InputError
 from deft.io.identity import schedule_text, shown
 from deft.io.tasks import make_task
+from deft.io.text import markdown_cell
 from deft.kinds.domain import Domain, domain_of_shape, domains
 from deft.learned import LEARNED
 from deft.likelihood.unknown import UnknownTask
@@ -265,7 +266,7 @@ def _table(rows: Sequence[tuple[str, Any]]) -> list[str]:
 
 def _line(text: Any) -> str:
     """One line that cannot end a table's cell or open a tag."""
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    return markdown_cell(str(text)).replace("<", "&lt;")
 
 
 def _yaml(value: Any) -> str:
