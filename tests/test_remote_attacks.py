@@ -608,7 +608,7 @@ def test_settings_of_a_service(options, match):
 @pytest.mark.parametrize("name", ["timeout", "wait", "retries", "batch"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, "1", True, [], 2**70])
 def test_settings_of_a_client(name, value):
-    with pytest.raises(InputError, match=f"a remote prior needs {name}"):
+    with pytest.raises(InputError, match=name):
         RemoteDenoiser("http://127.0.0.1:1", **{name: value})
 
 

@@ -88,7 +88,8 @@ def _check(where: str, name: str, kind: Any, value: Any) -> None:
                 f"{where}: {name} is the class {value.__name__}: give an object, {value.__name__}(...)"
             ) from None
         if isinstance(value, BUILT_IN):
-            named = isinstance(value, str) and not any(k in (_Text, bool, int) for k in _options(kind))
+            ours = any(isinstance(k, type) and k.__module__.startswith("deft.") for k in _options(kind))
+            named = isinstance(value, str) and ours and not any(k in (_Text, _Listed) for k in _options(kind))
             raise InputError(f"{where}: {error}{', an object and not its name' if named else ''}") from None
         found = f"a {type(value).__name__}" if not isinstance(value, type) else f"the class {value.__name__}"
         raise InputError(f"{where}: {name} is {found}, expected {words(kind)}") from None

@@ -130,7 +130,7 @@ Seconds = Annotated[float, Range(1e-3, 1e8)]
 """From a thousandth of a second to three years."""
 Deviation = Annotated[float, Range(0, 1e6)]
 """A deviation; 0 for none."""
-Size = Annotated[float, Range(above=0, max=4)]
+Size = Annotated[float, Range(above=0, max=1000)]
 """Of h, as a share of the prior's parameters."""
 Width = Annotated[int, Range(2, 4096)]
 Focus = Annotated[float, Range(above=0, max=1000)]

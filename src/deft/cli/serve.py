@@ -12,7 +12,7 @@ from deft.cli import common
 from deft.cli.common import Output, json_option
 from deft.cli.numbers import Line, Milliseconds, Number, Port, Waiting
 from deft.errors import InputError
-from deft.values import Rows
+from deft.values import Count, NotNegative, Rows
 
 
 def read_token(path: Path | None) -> str | None:
@@ -71,9 +71,12 @@ def read_token(path: Path | None) -> str | None:
     help="A name by which the service may be asked for, such as that of a proxy in front; can be repeated."
     "  [default: on a loopback address only localhost, 127.0.0.1 and [::1]; elsewhere any]",
 )
-@click.option("--max-connections", default=256, show_default=True, help="Open at once; the idlest makes room.")
+@click.option(
+    "--max-connections", type=Number(Count), default=256, show_default=True, help="Open at once; the idlest makes room."
+)
 @click.option(
     "--grace",
+    type=Number(NotNegative),
     default=10.0,
     show_default=True,
     help="Seconds after Ctrl-C or SIGTERM to finish what was asked for; the rest is told to come back.",

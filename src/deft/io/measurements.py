@@ -159,6 +159,8 @@ more numbers: what is measured with more, has more."""
 def _check_setting(key: str, value: Any, largest: int) -> None:
     """Refuse a setting that takes much memory before anybody has looked at it."""
     parts = value if isinstance(value, list) else [value]
+    if parts and all(isinstance(v, list) for v in parts):  # rows, of a kernel
+        parts = [v for row in parts for v in row]
     too_large = [v for v in parts if type(v) is int and key != "seed" and abs(v) > largest]
     if len(parts) > largest or too_large or not all(isinstance(v, (bool, str)) or is_number(v) for v in parts):
         raise InputError(f"{key} is {value!r:.40}")

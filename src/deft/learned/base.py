@@ -84,8 +84,10 @@ class Learned(HTransform, Renamed):
 
     def check_prior(self, prior: Denoiser, obs: Observation) -> None:
         """Refuse a prior that it was not fitted to, and an observation that it is shown otherwise than in its fit."""
-        known = _PRIORS.setdefault(self, weakref.WeakSet())
-        if prior not in known and get_world().size == 1:
+        known = _PRIORS.setdefault(self, weakref.WeakSet()) if self.prior_sha256 else _PRIORS.get(self)
+        if (
+            known is not None and prior not in known and get_world().size == 1
+        ):  # shards have no fingerprint of the whole
             own = self.prior_sha256 or next((p.fingerprint() for p in known), "")
             if own and prior.fingerprint() != own:
                 raise InputError(

@@ -178,7 +178,7 @@ class DAPSSettings(Settings):
     lr: float = setting(1.0, "size of a Langevin step, below 2", range=POSITIVE)
     tau: float = setting(0.2, "times sigma_y", range=POSITIVE)
     decay: float = setting(0.01, "of the Langevin steps along the levels", range=Range(above=0, max=1))
-    data_std: float = setting(1.0, "assumed standard deviation of the data", range=POSITIVE)
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=Range(above=0, infinite=True))
 
 
 @dataclass(frozen=True)
