@@ -312,7 +312,7 @@ def test_older_cards_hold_a_deft(prior, tmp_path):
     for odd in ("hypernetwork", ["deft"]):
         save_weights(tmp_path / "h.safetensors", tensors, card | {"class": odd})
         with pytest.raises(
-            CheckpointError, match="none of those known here: deft, amortised, lora|class is .* expected a text"
+            CheckpointError, match=r"none of those known here: deft, amortised, lora|class is .* expected a text"
         ):
             load_h(tmp_path, prior)
 

@@ -425,4 +425,4 @@ def test_scaffold_knows_clearance(place, tmp_path, capsys):
     free, clear = (result(capsys, *short, "--clearance", d, "--out", tmp_path / str(d)) for d in (0, 6))
     assert free["clearance_angstrom"] == 0 and clear["clearance_angstrom"] == 6
     assert (tmp_path / "0" / "scaffold-000.pdb").read_text() != (tmp_path / "6" / "scaffold-000.pdb").read_text()
-    assert "a clearance needs" in refused(capsys, *short, "--clearance", -1, "--out", tmp_path / "x")
+    assert "--clearance = -1.0" in refused(capsys, *short, "--clearance", -1, "--out", tmp_path / "x")

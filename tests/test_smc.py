@@ -427,6 +427,6 @@ def test_the_mean_of_deft_and_pigdm():
         draw("deft-pigdm", weight=0.0, data_std=0.4), draw("pigdm-score", fitted=None, data_std=0.4)
     )
     assert not torch.allclose(draw("deft-pigdm"), draw("deft"), atol=1e-3)
-    for words, changes in {"between 0": {"weight": 1.5}, "needs a fitted": {"fitted": None}}.items():
+    for words, changes in {"from 0 to 1": {"weight": 1.5}, "needs a fitted": {"fitted": None}}.items():
         with pytest.raises(InputError, match=words):
             draw("deft-pigdm", **changes)

@@ -271,8 +271,11 @@ def test_a_measurement_meets_few_modules(tmp_path):
         "plans",
         "writing",
     }, "the tracer lost the data"
-    assert len(found["stations"]) <= STATIONS, found["stations"]
-    assert len(found["followed"]) <= FOLLOWED, found["followed"]
+    for key, most in (("stations", STATIONS), ("followed", FOLLOWED)):
+        rooms = [
+            m for m in found[key] if m not in ("arguments", "values")
+        ]  # every checked call goes through it, and it hands all on
+        assert len(rooms) <= most, rooms
 
 
 LONGEST = 60

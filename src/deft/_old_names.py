@@ -66,7 +66,7 @@ MODULES: dict[str, str] = {
     "images.arrays": "io.arrays",
     "images.files": "domains.image.files",
     "images.masks": "domains.image.masks",
-    "images.pictures": "domains.image.pictures",
+    "images.pictures": "domains.image.pictures io.picture_files",
     "images.ranges": "domains.image.pictures io.settings",
     "images.reading": "domains.image.reading",
     "images.resample": "domains.image.resample",

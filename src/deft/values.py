@@ -126,8 +126,8 @@ NotNegative = Annotated[float, Range(0, 1e12)]
 Share = Annotated[float, Range(0, 1)]
 """The whole of it, too."""
 Part = Annotated[float, Range(0, below=1)]
-Seconds = Annotated[float, Range(1e-3, 1e8)]
-"""From a thousandth of a second to three years."""
+Seconds = Annotated[float, Range(1e-9, 1e8)]
+"""From a billionth of a second, which is one step, to three years."""
 Deviation = Annotated[float, Range(0, 1e6)]
 """A deviation; 0 for none."""
 Size = Annotated[float, Range(above=0, max=1000)]

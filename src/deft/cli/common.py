@@ -286,7 +286,8 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
     """Refuse a batch whose states alone exceed the machine's memory, before the system starts to swap."""
     if batch < 1:
         raise InputError(f"batch must be at least 1, got {batch}")
-    each = 4 * 16 * torch.Size(event_shape).numel()  # sixteen copies of a sample in float32: far below any real use
+    # forty copies of a sample in float32, far below any real use, and the generator of its noise
+    each = 4 * 40 * torch.Size(event_shape).numel() + 5000
     check_memory(batch * each, f"a batch of {batch}", "lower --batch")
 
 

@@ -190,7 +190,14 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
         raise ContractError(
             f"log_prob returned shape {tuple(lengths.shape)}, expected (1,): sum over all but the batch"
         )
-    value = Conditioned(prior, h, obs[one]).both(x[one], middle)[1]
+    try:
+        value = Conditioned(prior, h, obs[one]).both(x[one], middle)[1]
+    except RuntimeError as error:
+        if "dtype" not in str(error) and "scalar type" not in str(error):
+            raise
+        raise InputError(
+            f"{type(h).__name__} cannot run in the prior's {x.dtype} ({error}): give h.to({x.dtype})"
+        ) from error
     if value.shape != x[one].shape:
         raise ContractError(f"{type(h).__name__} returned shape {tuple(value.shape)}, expected {tuple(x[one].shape)}")
     return out

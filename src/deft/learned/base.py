@@ -95,9 +95,6 @@ class Learned(HTransform, Renamed):
                     " give the prior it was fitted to, or fit one to this prior"
                 )
             known.add(prior)
-        mine, theirs = next((p.dtype for p in self.parameters()), None), prior.state_like(obs.y).dtype
-        if mine is not None and mine != theirs:
-            raise InputError(f"this h is {mine} and the prior's samples are {theirs}: give h.to({theirs})")
         views = obs.likelihood.feature_channels
         if not self.of_prior and views != self.feature_channels:
             raise InputError(

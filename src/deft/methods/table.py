@@ -89,14 +89,14 @@ class MixedSettings(Settings):
 
 @dataclass(frozen=True)
 class PiecewiseSettings(Settings):
-    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=POSITIVE)
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=Range(above=0, infinite=True))
     iterations: int = setting(3, "of MMPS's conjugate gradients below it", range=COUNT)
     scale: float = setting(1.0, "times DEFT's h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class AboveSettings(Settings):
-    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=POSITIVE)
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=Range(above=0, infinite=True))
     scale: float = setting(1.0, "times DEFT's h", range=FINITE)
 
 

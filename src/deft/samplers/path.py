@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.arguments import Index, checks_arguments
+from deft.arguments import Index
 from deft.core.condition import Conditioned, condition, fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -67,7 +67,6 @@ def weighted_paths(
 
 
 @torch.no_grad()
-@checks_arguments
 def sample_paths(
     prior: Denoiser,
     h: HTransform,
