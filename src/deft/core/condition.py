@@ -94,11 +94,6 @@ def fitted_to_samples(obs: Observation, shape: tuple[int, ...], place: Tensor) -
             " 1]: bytes are y / 127.5 - 1"
         )
     for name, value in [*like.drawn(), *((name, getattr(like, name)) for name in like.per_sample)]:
-        if value.shape[0] not in (1, n):
-            raise InputError(
-                f"{name} has {value.shape[0]} rows and y {n}: give one for each measurement, or one for all (shape"
-                f" {tuple(value.shape)})"
-            )
         if name in operator.sample_shaped and value.ndim != len(shape) + 1:
             raise InputError(
                 f"{name} has shape {tuple(value.shape)}, expected [{n} or 1, {', '.join(map(str, shape))}], or 1 where"
@@ -193,11 +188,7 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     try:
         value = Conditioned(prior, h, obs[one]).both(x[one], middle)[1]
     except RuntimeError as error:
-        if "dtype" not in str(error) and "scalar type" not in str(error):
-            raise
-        raise InputError(
-            f"{type(h).__name__} cannot run in the prior's {x.dtype} ({error}): give h.to({x.dtype})"
-        ) from error
+        raise InputError(f"{type(h).__name__} cannot run on samples of {x.dtype} and this y: {error}") from error
     if value.shape != x[one].shape:
         raise ContractError(f"{type(h).__name__} returned shape {tuple(value.shape)}, expected {tuple(x[one].shape)}")
     return out

@@ -57,12 +57,14 @@ from deft.samplers import (
 )
 from deft.values import Range
 
-# settings, and the ranges they share: far above any use, so that a slip is noticed and a search is not
+# ranges that settings share: far above any use, so that a slip is noticed and a search is not
 
 FINITE = Range(-1e6, 1e6)
 POSITIVE, NOT_NEGATIVE, UNIT = Range(above=0, max=1e6), Range(0, 1e6), Range(0, 1)
 ABOVE = Range(above=0, infinite=True)
 COUNT, FEW = Range(1, 100_000), Range(0, 100_000)
+
+# settings
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,14 @@ class MixedSettings(Settings):
 
 @dataclass(frozen=True)
 class PiecewiseSettings(Settings):
-    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=Range(above=0, infinite=True))
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=ABOVE)
     iterations: int = setting(3, "of MMPS's conjugate gradients below it", range=COUNT)
     scale: float = setting(1.0, "times DEFT's h", range=FINITE)
 
 
 @dataclass(frozen=True)
 class AboveSettings(Settings):
-    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=Range(above=0, infinite=True))
+    at: float = setting(1.0, "sigma/alpha above which h is DEFT's", range=ABOVE)
     scale: float = setting(1.0, "times DEFT's h", range=FINITE)
 
 
@@ -178,7 +180,7 @@ class DAPSSettings(Settings):
     lr: float = setting(1.0, "size of a Langevin step, below 2", range=POSITIVE)
     tau: float = setting(0.2, "times sigma_y", range=POSITIVE)
     decay: float = setting(0.01, "of the Langevin steps along the levels", range=Range(above=0, max=1))
-    data_std: float = setting(1.0, "assumed standard deviation of the data", range=Range(above=0, infinite=True))
+    data_std: float = setting(1.0, "assumed standard deviation of the data", range=ABOVE)
 
 
 @dataclass(frozen=True)
