@@ -1079,7 +1079,7 @@ CONVERTERS = [
     (lambda: convert.from_kspace(np.ones((4, 4), complex), crop=2), "magnitude"),
     (lambda: convert.from_kspace(np.ones((4, 4), complex), orientation=["upside"]), "unknown orientation"),
     (lambda: convert.from_kspace(np.ones((4, 4), complex), norm="x"), "unknown norm"),
-    (lambda: convert.from_kspace(np.ones((4, 4), complex), sign=0), "sign = 2"),
+    (lambda: convert.from_kspace(np.ones((4, 4), complex), sign=0), "-1 or 1"),
     (lambda: convert.from_kspace(np.ones((4, 4), complex), maps=np.ones((5, 4), complex)), "maps of shape"),
     (lambda: convert.from_kspace(np.ones((4, 4), complex), scale=-1), "scale"),
     (lambda: convert.from_kspace(np.array(["a"])), "complex"),

@@ -100,9 +100,9 @@ def test_the_gradient_is_that_of_the_weight(name, sampler):
     ("name", "sampler", "iterations"),
     [
         ("zero", Ancestral(), 80),
-        ("half", DDIM(0.6), 24),
+        pytest.param("half", DDIM(0.6), 24, marks=pytest.mark.slow),
         ("gradient", Ito(), 24),
-        ("too much", Ancestral(), 50),
+        pytest.param("too much", Ancestral(), 50, marks=pytest.mark.slow),
         ("net", Ancestral(), 80),
     ],
 )
@@ -138,6 +138,7 @@ def test_metropolis_is_what_makes_it_right(monkeypatch):
     assert 0.2 < float(out.diagnostics.accepted.mean()) < 0.6
 
 
+@pytest.mark.slow
 def test_two_modes_keep_their_weights():
     """The gradient at x̂ alone draws the wrong weights, its chains the right ones (4 standard errors of 300)."""
     world, n = two_modes(), 300

@@ -615,6 +615,7 @@ def test_settings_of_a_client(name, value):
 # A soak.
 
 
+@pytest.mark.slow
 def test_a_soak_leaves_nothing_behind():
     with command("--max-waiting", "4") as process:
         well(process.url)

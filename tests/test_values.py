@@ -142,7 +142,7 @@ PIGDM = ("sample", "--prior", "fashion", "--task", "denoise", "--method", "pigdm
 TDS = (*PIGDM[:6], "tds", *PIGDM[7:])
 REFUSED = {
     (*FIT, "--seed", HUGE): "--seed = 99",
-    (*FIT, "--size", "1e9"): "--size = 1000000000.0: expected a number above 0 and of at most 4",
+    (*FIT, "--size", "1e9"): "--size = 1000000000.0: expected a number above 0 and of at most 1,000",
     (*FIT, "--size", "inf"): "expected a finite number",
     (*FIT, "--ema", "nan"): "--ema = nan",
     (*FIT, "--warmup", -5): "--warmup = -5: expected a whole number of at least 0",

@@ -44,7 +44,7 @@ def as_device(device: torch.device | str) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"device = {quoted(device)}: expected cpu, cuda, cuda:1, ...") from error
+        raise InputError(f"no such device: {quoted(device)}; give cpu, cuda, cuda:1, ...") from error
 
 
 def as_shape(event_shape: Any) -> tuple[int, ...]:
