@@ -46,12 +46,11 @@ def checks_arguments(function: Callable[P, R]) -> Callable[P, R]:
     Traceback (most recent call last):
     deft.errors.InputError: root: n = '2': expected a whole number
     """
-    signature = inspect.signature(function)
-    several = {n for n, p in signature.parameters.items() if p.kind is p.VAR_POSITIONAL}
     name = function.__qualname__.removesuffix(".__init__").removesuffix(".__new__")
 
     @functools.wraps(function)
     def checked(*args: P.args, **named: P.kwargs) -> R:
+        signature, several = _signature(function)
         try:
             given = signature.bind(*args, **named).arguments
         except TypeError:  # missing or unknown: Python says so itself
@@ -101,6 +100,13 @@ def _options(kind: Any) -> tuple[Any, ...]:
 
 def _takes_nothing(kind: Any) -> bool:
     return type(None) in _options(kind)
+
+
+@functools.cache  # at the first call, not when the library is imported
+def _signature(function: Callable[..., Any]) -> tuple[inspect.Signature, frozenset[str]]:
+    """The signature, and the name of its *arguments if it has such."""
+    found = inspect.signature(function)
+    return found, frozenset(n for n, p in found.parameters.items() if p.kind is p.VAR_POSITIONAL)
 
 
 @functools.cache

@@ -110,13 +110,13 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
     prior = _build(path, card, tensors)
     prior.card = card
     freeze(prior)
-    prior.to(torch.float32)
+    # what comes with the library was compared when it was made, and may be loaded often
     if path != BUNDLED.get(str(name)) and "sha256" in card and card["sha256"] != prior.fingerprint():
         raise CheckpointError(
             f"{path} is damaged: its card gives another SHA-256 than its weights and their convention have; take it"
             " from its source again"
         )
-    return prior.to(device)
+    return prior if torch.device(device).type == "cpu" else prior.to(device)
 
 
 def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> OwnPrior:
