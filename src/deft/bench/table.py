@@ -45,7 +45,7 @@ class Table:
 
     def markdown(self) -> list[str]:
         """Lines. The title of a column may be empty, its cells too."""
-        head = "|" + "".join(f" {t} |" if t else " |" for t in self.titles)
+        head = "|" + "".join(f" {markdown_cell(t)} |" if t else " |" for t in self.titles)
         rows = (" | ".join(map(markdown_cell, cells)) for cells in self.rows)
         return [head, "|---" * len(self.titles) + "|", *(f"| {row} |" for row in rows)]
 

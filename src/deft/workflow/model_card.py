@@ -12,7 +12,7 @@ import torch
 from deft.bench.result import metrics_of
 from deft.bench.table import ARROWS, Table
 from deft.core.random import BatchNoise
-from deft.errors import InputError
+from deft.errors import InputError, visible
 from deft.io.identity import schedule_text, shown
 from deft.io.tasks import make_task
 from deft.io.text import markdown_cell
@@ -77,8 +77,8 @@ def readme(card: dict[str, Any], picture: str | None = None, task: Any = None) -
             " (Rozet et al. 2024) need no backward pass. It was fitted to the prior's own derivative, and to no task"
         )
     about = [
-        f"A small network that turns the frozen diffusion model `{prior}` into a sampler of {things} given {what}."
-        " The prior is not in this folder, and h works with that prior alone."
+        f"A small network that turns the frozen diffusion model `{_line(prior)}` into a sampler of {things} given"
+        f" {what}. The prior is not in this folder, and h works with that prior alone."
     ]
     lines = [*front_matter(card, domain.hub_tag if domain else ""), "", f"# {_line(title)}", "", *about, ""]
     if picture:
@@ -87,7 +87,7 @@ def readme(card: dict[str, Any], picture: str | None = None, task: Any = None) -
     if isinstance(card.get("recipe"), dict):
         lines += ["## Recipe", "", *_table([(k, v) for k, v in card["recipe"].items() if v is not None]), ""]
     lines += ["## Measured", "", *_metrics(card.get("metrics") or []), "", "## Use", "", *_use(card, task, domain), ""]
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 def of_prior(card: dict[str, Any]) -> bool:
