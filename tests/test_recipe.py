@@ -142,6 +142,7 @@ def lengths():
     return {n: overfit(n, patience=5) for n in (120, 1200)}
 
 
+@pytest.mark.slow
 def test_a_longer_fit_is_not_worse(lengths):
     """Ten times the steps on 24 samples: on data that neither saw the longer fit is as good, within 3 %; without the
     rule (last weights) it is far worse, so that the test can fail."""

@@ -188,7 +188,7 @@ def quoted(value: Any) -> str:
     if isinstance(value, int) and abs(value) > 10**30:
         return f"a number of {len(f'{abs(value):x}') * 4} bits"
     if isinstance(value, str):
-        value = value[:80]
+        value = value if len(value) <= 80 else f"{value[:40]}…{value[-39:]}"  # the end of a path tells most
     elif isinstance(value, (list, tuple)):
         return f"[{', '.join(quoted(v) for v in value[:6])}{', ...' if len(value) > 6 else ''}]"[:100]
     elif isinstance(value, Mapping):

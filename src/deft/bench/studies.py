@@ -449,7 +449,7 @@ def check_trusted(on: Setting, where: str, trust_code: bool) -> None:
     family, does = family_or_none(on.prior), ""
     if family == "python":
         given = ", ".join(f"{k}={v}" for k, v in on.prior_options.items())
-        does = f"calls the function {quoted(on.prior)}" + (f" with {quoted(given)}" if given else "")
+        does = f"calls the function {on.prior[:400]!r}" + (f" with {quoted(given)}" if given else "")
     elif family == "remote":
         does = f"asks the server {quoted(on.prior)}, and sends it DEFT_TOKEN if there is one"
     elif on.prior_options.get("trust_pickle") not in (None, False, "false"):
