@@ -333,6 +333,20 @@ def test_an_h_goes_with_its_prior_after_a_copy_as_well(tmp_path):
             deft.condition(changed, Scaled(h, 1.0), w.o)
 
 
+def test_an_h_goes_with_its_kind_of_measurement():
+    """Of as many views of y: a blur for noise alone. As a fit leaves it, as a file holds it, in a power of p(y | x)."""
+    w = things()
+    blur = deft.load(bundled_h("deblur-gaussian"), w.img)
+    own, other = blur.task.observe(w.x, Noise(0, 2)), deft.tasks.get_task("denoise").observe(w.x, Noise(0, 2))
+    assert own.likelihood.feature_channels == other.likelihood.feature_channels
+    assert deft.condition(w.img, blur.h, Observation(own.y, own.likelihood.tempered(0.5))).event_shape == (1, 32, 32)
+    for h in (blur.h, deft.fit_h(w.img, blur.task, w.x, width=8, steps=1, batch=2, cache=2, prior_samples=2).h):
+        with pytest.raises(InputError, match=r"fitted to measurements of .*, and these are of Identity"):
+            deft.condition(w.img, Scaled(h, 1.0), other)
+    with pytest.raises(InputError, match="these are of Identity"):
+        blur.sample(other, 1, steps=2)
+
+
 def test_a_grid_of_ones_own(caplog):
     w = things()
     assert deft.sample(w.prior, 2, grid=w.g).shape == (2, 16) and not caplog.text

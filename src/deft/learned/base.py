@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from deft._renamed import Renamed, new_settings
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Likelihood, Observation
+from deft.core.operator import Operator
 from deft.errors import InputError
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import log
@@ -77,10 +78,14 @@ class Learned(HTransform, Renamed):
     prior_sha256: str = ""
     """Fingerprint of the prior that it was fitted to, where that is known."""
 
-    def belongs_to(self, prior: Denoiser, sha256: str = "") -> None:
-        """Keep which prior it was fitted to: `condition` refuses another."""
+    measures: str = ""
+    """What made the measurements that it was fitted to: the class of the operator, or of the likelihood without one."""
+
+    def belongs_to(self, prior: Denoiser, sha256: str = "", obs: Observation | None = None) -> None:
+        """Keep which prior it was fitted to, and which kind of measurement: `condition` refuses others."""
         _PRIORS[self] = weakref.WeakSet([prior])
         self.prior_sha256 = sha256
+        self.measures = "" if obs is None or self.of_prior else measuring(obs.likelihood)
 
     def check_prior(self, prior: Denoiser, obs: Observation) -> None:
         """Refuse a prior that it was not fitted to, and an observation that it is shown otherwise than in its fit."""
@@ -95,6 +100,12 @@ class Learned(HTransform, Renamed):
                     " give the prior it was fitted to, or fit one to this prior"
                 )
             known.add(prior)
+        other = measuring(obs.likelihood)
+        if self.measures not in ("", other):
+            raise InputError(
+                f"this h was fitted to measurements of {self.measures}, and these are of {other}: give those of the"
+                " task it was fitted to, or fit one to this task"
+            )
         views = obs.likelihood.feature_channels
         if not self.of_prior and views != self.feature_channels:
             raise InputError(
@@ -106,6 +117,16 @@ class Learned(HTransform, Renamed):
     def calibrate(self: H, prior: Denoiser, x: Tensor, max_samples: int = 128, seed: int = 0) -> H:
         """Measure on clean samples x what h wants to know of the prior, if anything. Returns self."""
         return self
+
+
+def measuring(likelihood: Likelihood) -> str:
+    """The class that makes measurements, whatever is around it (a power, a decoder)."""
+    inner: Any = likelihood
+    while isinstance(inside := getattr(inner, "likelihood", None), Likelihood):
+        inner = inside
+    while isinstance(inside := getattr(inner, "operator", None), Operator):
+        inner = inside
+    return type(inner).__name__
 
 
 def towards(pred: Prediction, mean: Tensor) -> Tensor:
