@@ -23,9 +23,6 @@ from torch import Tensor
 from deft.errors import InputError
 from deft.values import Range, check, words
 
-Index = Annotated[int, Range(0)]
-"""A number that counts from 0."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -112,6 +112,8 @@ ANY_WHOLE, ANY_REAL = Range(-LARGEST - 1, LARGEST), Range()
 # from taking a machine's memory, or a day.
 Seed = Annotated[int, Range(0, LARGEST)]
 Count = Annotated[int, Range(1, 1_000_000_000)]
+Index = Annotated[int, Range(0, 1_000_000_000)]
+"""A number that counts from 0."""
 CountOrNone = Annotated[int, Range(0, 1_000_000_000)]
 """Zero for none."""
 Steps = Annotated[int, Range(1, 100_000)]

@@ -36,7 +36,7 @@ from deft.runtime.memory import check_memory
 from deft.runtime.messages import log, show
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
-from deft.values import Count, Positive, Range, printable, quoted
+from deft.values import Count, Positive, Range, Size, printable, quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -199,6 +199,13 @@ prior_option_option = options(
             " label=3, ... (`deft prior inspect` tells). May be repeated."
         ),
     ),
+)
+size_option = click.option(
+    "--size",
+    type=Number(Size),
+    default=0.09,
+    show_default=True,
+    help="Upper limit of h's parameters, as a share of the prior's.",
 )
 accumulate_option = click.option(
     "--accumulate",

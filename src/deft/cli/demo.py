@@ -12,7 +12,7 @@ from deft.bench.studies import domain_of_tasks
 from deft.cli import common
 from deft.cli.common import Name, Output, bars, json_option, out_option, overwrite_option
 from deft.cli.numbers import Number
-from deft.values import Range, Seconds, Seed, Size
+from deft.values import Range, Seconds, Seed
 from deft.workflow import demo as library
 
 
@@ -42,13 +42,7 @@ from deft.workflow import demo as library
 @click.option(
     "--seconds", type=Number(Seconds), default=library.FIT_SECONDS, show_default=True, help="Time limit of the fit."
 )
-@click.option(
-    "--size",
-    type=Number(Size),
-    default=0.09,
-    show_default=True,
-    help="Upper limit of h's parameters, as a share of the prior's.",
-)
+@common.size_option
 @overwrite_option
 @json_option
 def demo(

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.cli.control import OFF_POLICY, fit_by_importance, fit_on_paths, listed, make_objective
-from deft.cli.numbers import Index, Number, Numbers
+from deft.cli.numbers import Number, Numbers
 from deft.cli.sections import Sections, section
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
@@ -42,6 +42,7 @@ from deft.values import (
     Deviation,
     FitSteps,
     Focus,
+    Index,
     Part,
     Range,
     Rate,
@@ -49,7 +50,6 @@ from deft.values import (
     Seconds,
     Seed,
     Share,
-    Size,
     Steps,
     Width,
 )
@@ -102,13 +102,7 @@ IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2
     help="Images for the held-out loss, read like --data, or pairs, read like --pairs.  [default: a tenth of the data]",
 )
 @out_option("run")
-@click.option(
-    "--size",
-    type=Number(Size),
-    default=0.09,
-    show_default=True,
-    help="Upper limit of h's parameters, as a share of the prior's.",
-)
+@common.size_option
 @click.option(
     "--steps",
     type=Number(FitSteps),

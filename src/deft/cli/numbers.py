@@ -18,7 +18,6 @@ LONGEST = 64
 
 Jobs = Annotated[int, Range(1, 1024)]
 Real = Annotated[float, Range(-1e9, 1e9)]
-Index = Annotated[int, Range(0, 1_000_000_000)]
 Pixels = Annotated[int, Range(1, 1_000_000)]
 Depth = Annotated[int, Range(1, 64)]
 Angstrom = Annotated[float, Range(0, 1000)]

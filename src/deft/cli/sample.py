@@ -11,7 +11,7 @@ import torch
 
 from deft.cli import common
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
-from deft.cli.numbers import Index, Number, Real
+from deft.cli.numbers import Number, Real
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
 from deft.errors import InputError
@@ -25,7 +25,7 @@ from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Plan, plan, takes_eta
 from deft.recipe.fitted import FittedH
 from deft.samplers import SAMPLERS
-from deft.values import Deviation, Range, Rows, Samples, Seed, Share, Steps
+from deft.values import Deviation, Index, Range, Rows, Samples, Seed, Share, Steps
 from deft.workflow.sampling import Sampled, Sampling
 
 

@@ -156,7 +156,7 @@ def condition(prior: Denoiser, h: HTransform, obs: Observation) -> Conditioned:
     torch.Size([3, 16])
     """
     check_eval(prior)
-    h.check_prior(prior, obs)
+    h.check_made_for(prior, obs)
     obs = fitted_to(prior, obs, prior.event_shape)
     b = len(obs)
     like = prior.state_like(obs.y)

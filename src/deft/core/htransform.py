@@ -42,11 +42,11 @@ class HTransform(PrintedModule, ABC):
     @abstractmethod
     def forward(self, pred: Prediction, obs: Observation) -> Tensor: ...
 
-    def check_prior(self, prior: Denoiser, obs: Observation) -> None:
+    def check_made_for(self, prior: Denoiser, obs: Observation) -> None:
         """Refuse a prior or an observation that this h was not made for (an `InputError`); any will do by default."""
         for part in self.children():
             if isinstance(part, HTransform):
-                part.check_prior(prior, obs)
+                part.check_made_for(prior, obs)
 
 
 class Potential(HTransform):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from deft.errors import CheckpointError
-from deft.io.text import one_line
 
 TYPES = {
     "text": "a text",
@@ -76,7 +75,7 @@ def _is_real(value: object) -> bool:
     return isinstance(value, float) or is_number(value)
 
 
-def check_fields(
+def check_card(
     where: str | Path,
     card: Mapping[str, Any],
     needs: Sequence[str] = (),
@@ -92,9 +91,3 @@ def check_fields(
         value = card.get(name)
         if value is not None and not fits(value, wanted):
             raise CheckpointError(f"the card in {where} is damaged: {name} is {value!r:.60}, expected {TYPES[wanted]}")
-
-
-def reason_of(error: BaseException) -> str:
-    """What an error says, in one line of at most 200 characters, with its class where it says nothing else."""
-    text = one_line(error)
-    return (f"{type(error).__name__}: {text}" if isinstance(error, (KeyError, RecursionError)) else text)[:200]

@@ -25,10 +25,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from deft.errors import CheckpointError, DeftError, InputError, OutputError
-from deft.io.cards import check_fields, reason_of
+from deft.errors import CheckpointError, InputError, OutputError
+from deft.io.cards import check_card
 from deft.io.claims import LOCK, STALE, is_alive, mark, note_written
-from deft.io.reading import MAX_HEADER, file_size, json_table, parse_json
+from deft.io.reading import MAX_HEADER, file_size, json_table, parse_json, parsing
 from deft.io.text import one_line
 from deft.runtime.distributed import get_world
 from deft.runtime.untrusted import check_crc, check_tensors, check_zip
@@ -347,24 +347,13 @@ def load_state(path: Path, device: torch.device, needs: frozenset[str] = STATE) 
     """
     what, way = "the state of a fit", "; start again without --resume"
     file_size(path, what)
-    with _whole(path, what, way):
+    with parsing(path, what, way_out=way):
         _check_state(path)  # torch.load looks at no checksum
         state = torch.load(path, map_location=device, weights_only=True)
         check_tensors(state)
     if not isinstance(state, dict) or not needs <= set(state):
         raise CheckpointError(f"{path} is truncated or not {what}{way}")
     return state
-
-
-@contextmanager
-def _whole(path: Path, what: str, way: str = "") -> Iterator[None]:
-    """`parsing`, for files that are cut off more often than not."""
-    try:
-        yield
-    except DeftError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"{path} is truncated or not {what} ({reason_of(error)}){way}") from error
 
 
 NEEDS = {"h-transform": ("h", "task", "prior_sha256"), "prior": ("network", "schedule", "output", "event_shape")}
@@ -409,7 +398,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"no such checkpoint: {path}")
     path = Path(path)
     check_header(path)
-    with _whole(path, what), safe_open(path, framework="pt") as f:
+    with parsing(path, what), safe_open(path, framework="pt") as f:
         about = f.metadata() or {}
         tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
     if about.get("deft") is None:
@@ -425,7 +414,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             " again"
         )
     # whether a field that must be there is missing, only those know who want this kind
-    check_fields(path, card, [k for k in NEEDS.get(str(card.get("kind")), ()) if k in card])
+    check_card(path, card, [k for k in NEEDS.get(str(card.get("kind")), ()) if k in card])
     return tensors, card
 
 
@@ -433,7 +422,7 @@ def check_header(path: Path) -> None:
     """Refuse a safetensors file that cannot be one, by its size and the length of its header alone."""
     what = "a safetensors file"
     size = file_size(path, what)
-    with _whole(path, what), path.open("rb") as f:
+    with parsing(path, what), path.open("rb") as f:
         header = int.from_bytes(f.read(8), "little")
     if size < 8 or header > size - 8:
         raise CheckpointError(f"{path} is truncated or not {what} (its header does not fit into {size:,} bytes)")

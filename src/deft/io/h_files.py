@@ -7,7 +7,6 @@ task) is named as "package.module:name", and imported only for callers who trust
 
 from __future__ import annotations
 
-import math
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,17 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
-from deft.core.likelihood import Observation
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError
-from deft.io.cards import check_fields, reason_of
+from deft.io.cards import check_card
 from deft.io.files import NEEDS, load_weights, save_weights
 from deft.io.identity import differences, listed, plain
+from deft.io.reading import reason_of
 from deft.io.tasks import TASKS, UNLISTED, make_task
 from deft.kinds.domain import Domain, Table, Task, domain_of
 from deft.kinds.records import task_from
 from deft.learned import DEFT, LEARNED, Learned, LearnedCovariance, WithCovariance
 from deft.learned.factory import Factory, is_named
-from deft.likelihood.task import Tilt
 from deft.methods.method import Method
 from deft.runtime.importable import check_name, find_trusted, name_of
 from deft.runtime.untrusted import building, held
@@ -256,19 +254,8 @@ def load_h(
             f" {tuple(prior.event_shape)}, the task {found.name} shows {found.feature_channels}: the card does not"
             " belong to these weights"
         )
-    h.belongs_to(prior, card["prior_sha256"], one_measurement(found, prior))
+    h.belongs_to(prior, found, card["prior_sha256"])
     return h.eval().requires_grad_(False), found, card
-
-
-def one_measurement(task: Any, prior: Denoiser) -> Observation | None:
-    """One measurement by a task, if samples are small enough to make one for the asking; else None."""
-    if isinstance(task, Tilt) or not hasattr(task, "check") or math.prod(prior.data_shape) > 2**14:
-        return None
-    try:
-        found: Observation = task.check(prior.data_shape)
-        return found
-    except Exception:  # a task's own code, of samples of another shape: said where they are drawn
-        return None
 
 
 def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -276,7 +263,7 @@ def read_h(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors, card = load_weights(path)
     if card.get("kind") != "h-transform":
         raise CheckpointError(f"{path} holds {card.get('kind', 'something')!r}, not an h-transform")
-    check_fields(path, card, NEEDS["h-transform"])
+    check_card(path, card, NEEDS["h-transform"])
     bad = [k for k, v in tensors.items() if not bool(torch.isfinite(v.float()).all())]
     if bad:
         raise CheckpointError(

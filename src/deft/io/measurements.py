@@ -30,8 +30,8 @@ from deft.core.likelihood import as_tensor
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError
 from deft.io.arrays import array_headers, read_arrays, save_arrays
-from deft.io.cards import is_number, reason_of
-from deft.io.reading import json_table, parse_json
+from deft.io.cards import is_number
+from deft.io.reading import json_table, parse_json, reason_of
 from deft.io.settings import as_range
 from deft.io.tasks import get_task
 from deft.io.text import shape_text

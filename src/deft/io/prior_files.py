@@ -15,8 +15,9 @@ from deft.core.denoiser import freeze
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, unknown
-from deft.io.cards import check_fields, is_number, reason_of
+from deft.io.cards import check_card, is_number
 from deft.io.files import NEEDS, load_weights, save_weights
+from deft.io.reading import reason_of
 from deft.io.torch_files import BY_FUNCTION
 from deft.kinds.domain import Table, domain_of_shape, find_domain
 from deft.runtime.untrusted import building, held
@@ -122,7 +123,7 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
 def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> OwnPrior:
     """The prior that a card describes, with its weights. What the card asks for is compared with what the file holds
     before memory is taken."""
-    check_fields(path, card, NEEDS["prior"])
+    check_card(path, card, NEEDS["prior"])
     kind = _kind_of(path, card)
     other = [k for k, v in kind.units.items() if card.get(k, v) != v]
     if other:

@@ -25,29 +25,33 @@ MAX_DEPTH = 64
 """Lists and tables of JSON inside one another."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line of at most 200 characters, with its class where it says nothing else."""
+    text = one_line(error)
+    return (f"{type(error).__name__}: {text}" if isinstance(error, (KeyError, RecursionError)) else text)[:200]
+
+
 @contextmanager
-def parsing(path: str | Path, what: str, kind: type[DeftError] = CheckpointError) -> Iterator[None]:
+def parsing(path: str | Path, what: str, kind: type[DeftError] = CheckpointError, way_out: str = "") -> Iterator[None]:
     """Whatever is raised inside becomes one line that names the file. Errors of `deft` pass as they are.
 
     Args:
-        what: what the file should be, "a safetensors file". kind: the class of error.
+        what: what the file should be, "a safetensors file". kind: the class of error. way_out: what to do about it.
 
     >>> from deft.errors import InputError
     >>> with parsing("a.json", "a card", InputError):
     ...     {}["name"]
     Traceback (most recent call last):
-    deft.errors.InputError: a.json is damaged, or not a card (KeyError: 'name')
+    deft.errors.InputError: a.json is truncated or not a card (KeyError: 'name')
     """
     try:
         yield
     except DeftError:
         raise
     except OSError as error:
-        raise kind(f"cannot read {path} as {what}: {error.strerror or one_line(error)}") from error
+        raise kind(f"cannot read {path} as {what}: {error.strerror or one_line(error)}{way_out}") from error
     except Exception as error:  # a parser of another library: nobody knows all that a damaged file makes it raise
-        said = one_line(error)[:160]
-        reason = said if said and not isinstance(error, KeyError) else f"{type(error).__name__}: {said}".rstrip(": ")
-        raise kind(f"{path} is damaged, or not {what} ({reason})") from error
+        raise kind(f"{path} is truncated or not {what} ({reason_of(error)}){way_out}") from error
 
 
 def file_size(path: str | Path, what: str, largest: int | None = None, kind: type[DeftError] = CheckpointError) -> int:
@@ -87,7 +91,7 @@ def parse_json(text: str | bytes, where: str | Path, what: str, kind: type[DeftE
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deep" if isinstance(error, RecursionError) else one_line(error)[:160]
-        raise kind(f"{where} is damaged, or not {what} (no JSON: {reason})") from error
+        raise kind(f"{where} is truncated or not {what} (no JSON: {reason})") from error
     if _deeper(value, MAX_DEPTH):
         raise kind(f"{where} is not {what}: lists and tables in it are nested deeper than {MAX_DEPTH}")
     return value

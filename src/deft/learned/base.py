@@ -24,6 +24,10 @@ H = TypeVar("H", bound="Learned")
 
 _PRIORS: weakref.WeakKeyDictionary[Learned, weakref.WeakSet[Denoiser]] = weakref.WeakKeyDictionary()
 """h -> the priors that are known to be its own. Not among its attributes: copies and pickles find out anew."""
+_TASKS: weakref.WeakKeyDictionary[Learned, Any] = weakref.WeakKeyDictionary()
+"""h -> its task, until `Learned.measures` is found of it."""
+SMALL = 2**14
+"""Numbers in a sample up to which a task is asked for a measurement, to see what makes it."""
 
 
 class Learned(HTransform, Renamed):
@@ -81,18 +85,18 @@ class Learned(HTransform, Renamed):
     measures: str = ""
     """What made the measurements that it was fitted to: the class of the operator, or of the likelihood without one."""
 
-    def belongs_to(self, prior: Denoiser, sha256: str = "", obs: Observation | None = None) -> None:
-        """Keep which prior it was fitted to, and which kind of measurement: `condition` refuses others."""
+    def belongs_to(self, prior: Denoiser, task: Any, sha256: str = "") -> None:
+        """Keep which prior and which task it was fitted to: `condition` refuses others."""
         _PRIORS[self] = weakref.WeakSet([prior])
         self.prior_sha256 = sha256
-        self.measures = "" if obs is None or self.of_prior else measuring(obs.likelihood)
+        if not self.of_prior:
+            _TASKS[self] = task
 
-    def check_prior(self, prior: Denoiser, obs: Observation) -> None:
+    def check_made_for(self, prior: Denoiser, obs: Observation) -> None:
         """Refuse a prior that it was not fitted to, and an observation that it is shown otherwise than in its fit."""
         known = _PRIORS.setdefault(self, weakref.WeakSet()) if self.prior_sha256 else _PRIORS.get(self)
-        if (
-            known is not None and prior not in known and get_world().size == 1
-        ):  # shards have no fingerprint of the whole
+        # a shard has no fingerprint of the whole
+        if known is not None and prior not in known and get_world().size == 1:
             own = self.prior_sha256 or next((p.fingerprint() for p in known), "")
             if own and prior.fingerprint() != own:
                 raise InputError(
@@ -100,6 +104,8 @@ class Learned(HTransform, Renamed):
                     " give the prior it was fitted to, or fit one to this prior"
                 )
             known.add(prior)
+        if (task := _TASKS.pop(self, None)) is not None:
+            self.measures = measured_by(task, prior)
         other = measuring(obs.likelihood)
         if self.measures not in ("", other):
             raise InputError(
@@ -112,7 +118,7 @@ class Learned(HTransform, Renamed):
                 f"this h was fitted to a task with {self.feature_channels} views of y, and a measurement"
                 f" ({obs.likelihood.kind}) has {views}: give one of the task it was fitted to"
             )
-        super().check_prior(prior, obs)
+        super().check_made_for(prior, obs)
 
     def calibrate(self: H, prior: Denoiser, x: Tensor, max_samples: int = 128, seed: int = 0) -> H:
         """Measure on clean samples x what h wants to know of the prior, if anything. Returns self."""
@@ -127,6 +133,16 @@ def measuring(likelihood: Likelihood) -> str:
     while isinstance(inside := getattr(inner, "operator", None), Operator):
         inner = inside
     return type(inner).__name__
+
+
+def measured_by(task: Any, prior: Denoiser) -> str:
+    """`measuring` of a task's measurements; "" where that cannot be found out in a moment."""
+    if not hasattr(task, "check") or math.prod(prior.data_shape) > SMALL:
+        return ""
+    try:
+        return measuring(task.check(prior.data_shape).likelihood)
+    except Exception:  # a task's own code, of samples of another shape: said where they are drawn
+        return ""
 
 
 def towards(pred: Prediction, mean: Tensor) -> Tensor:

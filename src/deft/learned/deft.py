@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from deft._renamed import VALUES
-from deft.arguments import Index
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
 from deft.core.random import Noise, seed_for
@@ -36,6 +35,7 @@ from deft.nn import MLP, UNet
 from deft.nn.embed import Sinusoid
 from deft.nn.encoder import CHANNELS, Encoded
 from deft.runtime.messages import old_messages
+from deft.values import Index
 
 C = TypeVar("C", bound="Calibrated")
 UNITS = ("v", "eps")

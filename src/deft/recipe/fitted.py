@@ -21,7 +21,7 @@ from deft.core.random import Noise
 from deft.core.sampler import Sampler
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, write_json, write_text
-from deft.io.h_files import load_h, needed_h, one_measurement, save_h
+from deft.io.h_files import load_h, needed_h, save_h
 from deft.io.measurements import observation, read_measurement
 from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
@@ -81,7 +81,7 @@ class FittedH:
 
     def __post_init__(self) -> None:
         if not self.h.prior_sha256:
-            self.h.belongs_to(self.prior, obs=one_measurement(self.task, self.prior))
+            self.h.belongs_to(self.prior, self.task)
 
     def __repr__(self) -> str:
         share = count_parameters(self.h) / self.prior.parameter_count() if self.prior.parameter_count() else math.nan

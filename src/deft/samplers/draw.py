@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.arguments import Index, checks_arguments
+from deft.arguments import checks_arguments
 from deft.core.condition import Conditioned, condition, fitted_to
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.grid import times
@@ -32,7 +32,7 @@ from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import log
 from deft.samplers.ode import DDIM
 from deft.tensors import check_eval
-from deft.values import Rows, Samples, Seed, Steps, quoted
+from deft.values import Index, Rows, Samples, Seed, Steps, quoted
 
 
 @dataclass(frozen=True)

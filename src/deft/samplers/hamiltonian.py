@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.arguments import Index, checks_arguments
+from deft.arguments import checks_arguments
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -52,7 +52,7 @@ from deft.samplers.diagnostics import ChainDiagnostics
 from deft.samplers.draw import named_domain, takes_old_names
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ancestral
-from deft.values import Rows, Samples, Seed, Steps
+from deft.values import Index, Rows, Samples, Seed, Steps
 
 TARGET = 0.8
 """Acceptance that steps are tuned for. .65 is best for very many independent directions (Beskos et al. 2013), more is

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.arguments import Index
 from deft.core.condition import Conditioned, condition, fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -32,7 +31,7 @@ from deft.samplers.diagnostics import PathDiagnostics, ess_fraction, log_mean
 from deft.samplers.draw import named_domain
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ito
-from deft.values import Rows, Samples, Seed, Steps
+from deft.values import Index, Rows, Samples, Seed, Steps
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deft.arguments import Index, checks_arguments
+from deft.arguments import checks_arguments
 from deft.core.condition import condition, fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import times
@@ -42,7 +42,7 @@ from deft.samplers.diagnostics import ParticleDiagnostics, ess_fraction, log_mea
 from deft.samplers.draw import named_domain, takes_old_names
 from deft.samplers.ode import KernelSampler, with_weights
 from deft.samplers.sde import Ancestral
-from deft.values import Rows, Samples, Seed, Steps
+from deft.values import Index, Rows, Samples, Seed, Steps
 
 Move = Callable[[Kernel, Level, Tensor, Tensor, Tensor, Tensor, Observation], tuple[Tensor, Tensor]]
 """move(kernel, s, x_t, mean, shift, n, obs) -> (x_s, log(prior's step / this step) [B], float64)."""

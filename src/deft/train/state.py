@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from deft.errors import CheckpointError
-from deft.io.cards import is_count, is_number, reason_of
+from deft.io.cards import is_count, is_number
+from deft.io.reading import reason_of
 
 WAY_OUT = "give what it was made with to resume, or another --out to start again"
 
