@@ -24,14 +24,16 @@ from PIL import Image
 
 import deft
 from deft.cli import cli
+from deft.cli.protein import SCAFFOLDS
 from deft.cli.running import _advice, _command
 from deft.errors import InputError, OutputError
-from deft.io import claims, files, folders
+from deft.io import claims, files
 from deft.io.arrays import save_arrays
 from deft.io.claims import LOCK, claimed
 from deft.io.files import make_folder, save_state, save_weights, unfinished, write_atomic, write_text
 from deft.io.folders import files_of, own_folder, part_of_folder
 from deft.runtime.distributed import World
+from deft.workflow.sampling import OUTPUTS as SAMPLE
 from toys import pictures, refused, run, save_pictures, toy_prior
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, flock and limits of POSIX")
@@ -414,20 +416,18 @@ def test_names_in_other_peoples_lists_lead_nowhere(tmp_path):
     bad = ["../away/scaffold-000.pdb", "link/scaffold-000.pdb", str(away / "scaffold-000.pdb"), "notes.txt", 3, None]
     (home / "sample.json").write_text(json.dumps({"files": bad, "samples": 10**9}))
     (home / "scaffold.json").write_text(json.dumps({"scaffolds": [{"file": b} for b in bad]}))
-    assert files_of(home, "sample", [b for b in bad if isinstance(b, str) and b != "notes.txt"]) == [
-        home / "sample.json"
-    ]
-    assert files_of(home, "scaffold") == [home / "scaffold.json"]
+    assert files_of(home, SAMPLE, [b for b in bad if isinstance(b, str) and b != "notes.txt"]) == [home / "sample.json"]
+    assert files_of(home, SCAFFOLDS) == [home / "scaffold.json"]
     for text in ("[" * 100_000, "[]", '{"files": 3}', "\xff", ""):
         (home / "sample.json").write_text(text)
-        assert files_of(home, "sample") == [home / "sample.json"]
+        assert files_of(home, SAMPLE) == [home / "sample.json"]
 
 
 def test_files_of_version_0_1_0_are_known(tmp_path):
     (tmp_path / "sample.json").write_text(json.dumps({"samples": 2}))
     for name in ("sample-000.png", "sample-001.png", "sample-002.png", "mean.png"):
         (tmp_path / name).write_text("")
-    assert {p.name for p in files_of(tmp_path, "sample")} == {
+    assert {p.name for p in files_of(tmp_path, SAMPLE)} == {
         "sample.json", "sample-000.png", "sample-001.png", "mean.png",
     }  # fmt: skip
 
@@ -605,7 +605,7 @@ def test_library_calls_hold_their_folder(tmp_path):
     try:
         with pytest.raises(InputError, match=f"in use by process {first.pid}"):
             deft.fit_h("fashion", "denoise", None, folder=tmp_path, steps=1)
-        with pytest.raises(InputError, match="in use"), own_folder(tmp_path, "sample", overwrite=True):
+        with pytest.raises(InputError, match="in use"), own_folder(tmp_path, SAMPLE, overwrite=True):
             pass
     finally:
         first.kill()
@@ -646,6 +646,3 @@ def test_every_writer_goes_through_one_place():
         "cli/running.py: open",  # os.devnull
         "cli/running.py: tempfile.NamedTemporaryFile",  # a traceback
     }
-
-
-assert folders.FILES.keys() >= folders.LISTS.keys()

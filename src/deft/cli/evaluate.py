@@ -18,7 +18,7 @@ from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
 from deft.errors import InputError
-from deft.io.folders import own_folder
+from deft.io.folders import REPORT_FILES, Outputs, own_folder
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
@@ -26,6 +26,8 @@ from deft.likelihood.unknown import UnknownTask
 from deft.methods import Plan, plan
 from deft.recipe.data import read_unknown
 from deft.values import Count, Rows, Samples, Seed, Share, Steps
+
+OUTPUTS = Outputs("evaluate", REPORT_FILES)
 
 
 @click.command()
@@ -154,7 +156,9 @@ def evaluate(
         "machine": machine(),
     }
     title = f"{chosen.title}: {len(cases)} {domain.title}, {samples} samples each"
-    with own_folder(out, "evaluate", overwrite=overwrite, inputs=(run, data, degraded, prior_option)):
+    with own_folder(
+        out, Outputs("evaluate", REPORT_FILES), overwrite=overwrite, inputs=(run, data, degraded, prior_option)
+    ):
         _note_few(output, samples)
         results = compare(plans, prior, cases, samples, fitted=fitted, progress=common.bars(), **options)
         if stein:

@@ -20,7 +20,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import array_headers
-from deft.io.folders import own_folder
+from deft.io.folders import FIT_FILES, Outputs, own_folder
 from deft.io.h_files import KINDS
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Data, Domain
@@ -60,6 +60,11 @@ PATHS: dict[str, Any] = {"steps": 300, "batch": 16, "warmup": 20, "ema": 0.98, "
 """Defaults for objectives on paths, where a batch costs batch x chain calls of the prior."""
 IMPORTANCE: dict[str, Any] = {"steps": 300, "warmup": 100, "ema": 0.999, "lr": 2e-3}
 """Defaults for importance, where a round is a fit of its own."""
+
+
+OUTPUTS = Outputs(
+    "fit", (*FIT_FILES, r"round-\d+/state\.pt", r"prior-samples/prior-samples-[0-9a-f]{12}-\d{7,}\.safetensors")
+)
 
 
 @click.command(cls=Sections)
@@ -632,7 +637,7 @@ class Asked:
         """--out, held by this process alone."""
         read = (self.start, self.data, self.pairs, self.degraded, self.held_out, self.measurement, self.mask)
         return own_folder(
-            self.out, "fit", overwrite=self.overwrite, resume=self.resume, inputs=(self.prior_option, *read)
+            self.out, OUTPUTS, overwrite=self.overwrite, resume=self.resume, inputs=(self.prior_option, *read)
         )
 
     def _fit(self, output: Output, prior: Denoiser, task: Any, data: TrainingData, recipe: Recipe, where: Any) -> None:

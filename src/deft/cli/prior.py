@@ -22,7 +22,7 @@ from deft.core.schedule import Schedule
 from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
 from deft.io.files import write_bytes, write_json, write_text
-from deft.io.folders import own_folder
+from deft.io.folders import STATE_FIRST, Outputs, own_folder
 from deft.io.prior_files import OwnPrior, load_own
 from deft.kinds.domain import Domain, Table, find_domain
 from deft.recipe.card_text import card_lines
@@ -44,6 +44,9 @@ KEPT_ON_DEVICE = 2**31
 """Training images of at most so many bytes are kept on the GPU."""
 
 TRAINABLE = tuple(k for k in SCHEDULES if k != "vp-table")
+
+
+TRAIN_OUTPUTS = Outputs("prior train", ("prior.safetensors", "card.md", "samples.png", "log.json", *STATE_FIRST))
 
 
 @click.group(cls=NearestGroup)
@@ -212,7 +215,7 @@ class Training:
         shape = tuple(x.shape[1:])
         made = self.build(domain, shape)
         with own_folder(
-            self.out, "prior train", overwrite=self.overwrite, resume=self.resume,
+            self.out, TRAIN_OUTPUTS, overwrite=self.overwrite, resume=self.resume,
             inputs=(self.start, self.data, self.held_out),
         ):  # fmt: skip
             self.fill(output, made, domain, x, x_out, n_all, config, where)

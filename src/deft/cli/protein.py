@@ -21,7 +21,7 @@ from deft.core.grid import SPACINGS
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.claims import claimed
 from deft.io.files import make_folder, on_disk_together, write_json, write_text
-from deft.io.folders import own_folder
+from deft.io.folders import Outputs, own_folder
 from deft.methods import get_method
 from deft.values import Count, CountOrNone, Range, Rows, Samples, Seed, Share, Steps
 
@@ -57,6 +57,12 @@ pdb_option = click.option(
         " files. May be repeated."
     ),
 )
+
+
+SCAFFOLDS = Outputs(
+    "scaffold", ("table.csv", "scaffold.json", "view.html", "sheet.png"), "scaffold.json",
+    lambda about: [s.get("file") for s in about.get("scaffolds", ())], r"scaffold-\d{3,}\.pdb",
+)  # fmt: skip
 
 
 def given_by_user(name: str) -> bool:
@@ -299,7 +305,7 @@ class Scaffolds:
             plan = replace(plan, h=fitted.to(where), h_name=h_name)
         made = plan.make(prior)  # what cannot be made is said before anything is drawn
         obs = observe_placements(chosen.motif, placements, self.sigma_y / UNIT).to(where)
-        with own_folder(self.out, "scaffold", overwrite=self.overwrite, inputs=(self.source, self.run, *self.pdb)):
+        with own_folder(self.out, SCAFFOLDS, overwrite=self.overwrite, inputs=(self.source, self.run, *self.pdb)):
             work = Work(output, self.out, chosen, placements, self.about(chosen, plan), plan.calls(1))
             self.fill(output, work, prior, made, obs)
 

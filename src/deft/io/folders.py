@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from deft.errors import InputError
+from deft.errors import CheckpointError, InputError
 from deft.io.claims import LOCK, PART_LOCK, Claim, claimed, holder, in_use, is_held
 from deft.io.files import cannot_write, make_folder, open_folder, shortened, to_disk
+from deft.io.reading import read_json
 from deft.runtime.distributed import get_world
 
 P = ParamSpec("P")
@@ -24,44 +25,30 @@ STATE_FIRST = ("state.pt", "sizes.json", "round.pt")
 """Removed before the rest: no state of an earlier run may be taken for the new one's."""
 WEIGHTS = ("h.safetensors", "prior.safetensors")
 """What is read of a folder that is given as an h or a prior."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a command writes, so that an earlier run's files are known: each command has one, where its code is.
+
+    command: its name, for whoever else wants the folder. names: of its own files; a pattern where there is a backslash.
+    For a command whose further files depend on how it was asked: list_file is the file that lists them, `listed` takes
+    their names from its JSON, and `form` is the pattern of such a name. A name of another form in that file is not
+    looked at: it may be a stranger's.
+    """
+
+    command: str
+    names: tuple[str, ...] = ()
+    list_file: str = ""
+    listed: Callable[[dict[str, Any]], Iterable[Any]] = lambda about: ()
+    form: str = ""
+
+
 FIT_FILES = ("h.safetensors", "card.md", "log.json", *STATE_FIRST)
 REPORT_FILES = ("report.md", "report.json", "samples.png", "samples.npz")
-FILES: dict[str, tuple[str, ...]] = {
-    "fit": (*FIT_FILES, r"round-\d+/state\.pt", r"prior-samples/prior-samples-[0-9a-f]{12}-\d{7,}\.safetensors"),
-    "prior train": ("prior.safetensors", "card.md", "samples.png", "log.json", *STATE_FIRST),
-    "evaluate": REPORT_FILES,
-    "demo": REPORT_FILES,
-    "hub export": ("h.safetensors", "card.json", "README.md"),
-    "sample": ("samples.npz", "sample.json", "sheet.png"),
-    "scaffold": ("table.csv", "scaffold.json", "view.html", "sheet.png"),
-}
-"""What a command writes, by names that are its own: a name, or a pattern where there is a backslash."""
-LISTS: dict[str, tuple[str, Callable[[dict[str, Any]], Iterable[Any]], str]] = {
-    "sample": (
-        "sample.json",
-        lambda d: d.get("files") or _numbered(d.get("samples")),
-        r"(sample-\d{3,}|mean|spread)(\W[^/\\]*)?|h\.safetensors",
-    ),
-    "demo": (
-        "report.json",
-        lambda d: FIT_FILES if str(d.get("title")).startswith("deft demo") else (),
-        r"[a-z]+\.[a-z]+",
-    ),
-    "hub export": ("card.json", lambda d: ["sample.png"], r"sample\.png"),
-    "scaffold": ("scaffold.json", lambda d: [s.get("file") for s in d.get("scaffolds", ())], r"scaffold-\d{3,}\.pdb"),
-}
-"""Of commands whose further files depend on how they were asked: the file that lists them, how, and the form of a name.
-A name of another form in that file is not looked at: it may be a stranger's."""
 
 
-def _numbered(n: Any) -> list[str]:
-    """What an earlier version wrote, whose sample.json says only how many."""
-    if not isinstance(n, int) or not 0 < n < 10**6:
-        return []
-    return [*(f"sample-{i:03d}.png" for i in range(n)), "mean.png", "spread.png"]
-
-
-def files_of(folder: Path, what: str, listed: Iterable[str] = ()) -> list[Path]:
+def files_of(folder: Path, outputs: Outputs, listed: Iterable[str] = ()) -> list[Path]:
     """Files in a folder that an earlier run of the same command wrote; those that tell how far it was come first.
 
     listed: further names, of a run that was killed. Names that lead out of the folder are left out.
@@ -69,7 +56,7 @@ def files_of(folder: Path, what: str, listed: Iterable[str] = ()) -> list[Path]:
     if not folder.is_dir():
         return []
     names: dict[str, None] = {}
-    for name in FILES.get(what, ()):
+    for name in outputs.names:
         if "\\" not in name:
             names[name] = None
             continue
@@ -79,11 +66,10 @@ def files_of(folder: Path, what: str, listed: Iterable[str] = ()) -> list[Path]:
                 names |= dict.fromkeys(
                     f.relative_to(folder).as_posix() for f in sorted(inside.iterdir()) if re.fullmatch(last, f.name)
                 )
-    if what in LISTS:
-        file, read, form = LISTS[what]
-        with suppress(OSError, ValueError, AttributeError, TypeError, RecursionError):
-            found = [n for n in read(json.loads((folder / file).read_text(encoding="utf-8"))) if isinstance(n, str)]
-            names |= dict.fromkeys(n for n in found if re.fullmatch(form, n))
+    if outputs.list_file:
+        with suppress(CheckpointError, AttributeError, TypeError):
+            found = outputs.listed(read_json(folder / outputs.list_file, "a list of files"))
+            names |= dict.fromkeys(n for n in found if isinstance(n, str) and re.fullmatch(outputs.form, n))
     names |= dict.fromkeys(n for n in listed if not n.startswith("/") and ".." not in n.split("/") and "\\" not in n)
     first = [n for n in names if n in STATE_FIRST]
     there = [folder / n for n in (*first, *(n for n in names if n not in first))]
@@ -94,7 +80,7 @@ def files_of(folder: Path, what: str, listed: Iterable[str] = ()) -> list[Path]:
 @contextmanager
 def own_folder(
     path: str | Path,
-    what: str,
+    outputs: Outputs,
     *,
     overwrite: bool = False,
     resume: bool = False,
@@ -107,7 +93,7 @@ def own_folder(
     stay. `resume` removes nothing. Of several processes the main one alone does all this.
 
     Args:
-        what: the command, by its name in `FILES`.
+        outputs: what the command writes.
         inputs: what the command reads; it must not be among what is removed.
 
     Raises:
@@ -119,21 +105,21 @@ def own_folder(
         yield path
         return
     open_folder(path, overwrite=True)
-    with claimed(path, what=what, listing=what in LISTS) as claim:
+    with claimed(path, what=outputs.command, listing=bool(outputs.list_file)) as claim:
         if not resume:
             open_folder(path, overwrite=overwrite, ours=ours)
-            _clear(path, what, claim, [Path(p) for p in inputs if p is not None])
+            _clear(path, outputs, claim, [Path(p) for p in inputs if p is not None])
         try:
             yield path
         except BaseException:
-            if {p for p in (path / name for name in claim.names) if p.exists()} <= set(files_of(path, what)):
+            if {p for p in (path / name for name in claim.names) if p.exists()} <= set(files_of(path, outputs)):
                 claim.names.clear()  # all are known without the list
             raise
 
 
-def _clear(folder: Path, what: str, claim: Claim, inputs: list[Path]) -> None:
+def _clear(folder: Path, outputs: Outputs, claim: Claim, inputs: list[Path]) -> None:
     """Remove what an earlier run of the command left."""
-    old = files_of(folder, what, claim.names)
+    old = files_of(folder, outputs, claim.names)
     used = {p.resolve() for p in inputs if _is_there(p)}
     for path in old:
         if path.resolve() in used or (path.name in WEIGHTS and path.parent.resolve() in used):
@@ -222,6 +208,3 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
-
-
-__all__ = ["FILES", "files_of", "holds_folder", "own_file", "own_folder", "part_of_folder"]

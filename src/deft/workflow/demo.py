@@ -14,7 +14,7 @@ from deft.bench.studies import domain_of_tasks
 from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
 from deft.errors import InputError, unknown
-from deft.io.folders import own_folder
+from deft.io.folders import FIT_FILES, REPORT_FILES, Outputs, own_folder
 from deft.io.h_files import bundled_h, load_h
 from deft.io.tasks import TASKS
 from deft.io.text import shape_text
@@ -71,6 +71,12 @@ class DemoConfig:
         return self.prior or TASKS[self.task].prior
 
 
+OUTPUTS = Outputs(
+    "demo", REPORT_FILES, "report.json",
+    lambda about: FIT_FILES if str(about.get("title")).startswith("deft demo") else (), r"[a-z]+\.[a-z]+",
+)  # fmt: skip
+
+
 def is_demo(folder: Path) -> bool:
     """Whether an earlier demo left this folder."""
     return (folder / "report.json").exists()
@@ -102,7 +108,7 @@ def demo(
     Returns what report.json holds, with `out` and `seconds`.
     """
     config = config or DemoConfig()
-    with own_folder(out, "demo", overwrite=overwrite, ours=is_demo, inputs=(config.prior or None,)) as folder:
+    with own_folder(out, OUTPUTS, overwrite=overwrite, ours=is_demo, inputs=(config.prior or None,)) as folder:
         return _demo(folder, config, progress)
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from deft.core.denoiser import Denoiser
 from deft.errors import CheckpointError, InputError
 from deft.io.files import write_atomic, write_json, write_text
-from deft.io.folders import own_folder
+from deft.io.folders import Outputs, own_folder
 from deft.io.h_files import load_h, read_h, save_h
 from deft.io.identity import differences, listed, plain
 from deft.io.picture_files import check_pixels, formats, reading_picture
@@ -34,6 +34,7 @@ from deft.workflow.model_card import HUB_ID, read_rows, readme
 
 WEIGHTS, CARD, README, PICTURE = "h.safetensors", "card.json", "README.md", "sample.png"
 FILES = (WEIGHTS, CARD, README, PICTURE)
+OUTPUTS = Outputs("hub export", (WEIGHTS, CARD, README), CARD, lambda about: [PICTURE], re.escape(PICTURE))
 PICTURES = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "MPO")
 """What `picture` may be; decoders of other formats are not let near a stranger's file."""
 LARGEST_CARD = 16 * 2**20
@@ -93,7 +94,7 @@ def save_pretrained(
     except CheckpointError as error:
         raise InputError(str(error)) from error
     image = None if picture is None else _read_picture(Path(picture))
-    with own_folder(folder, "hub export", overwrite=overwrite, inputs=(report, picture)) as home:
+    with own_folder(folder, OUTPUTS, overwrite=overwrite, inputs=(report, picture)) as home:
         whole = plain(save_h(home / WEIGHTS, h, prior, task, **about))
         write_json(home / CARD, whole)
         if image is not None:

@@ -24,7 +24,7 @@ from deft.errors import InputError
 from deft.io.arrays import save_arrays
 from deft.io.claims import names_in
 from deft.io.files import on_disk_together, write_bytes, write_json
-from deft.io.folders import own_folder
+from deft.io.folders import Outputs, own_folder
 from deft.io.h_files import needed_h, save_h
 from deft.io.measurements import is_measurement, limits, read_measurement
 from deft.kinds.domain import Domain, Measured, domain_for, known_options
@@ -37,6 +37,20 @@ from deft.recipe.fitted import FittedH
 from deft.recipe.intervals import LEVEL, CheckedIntervals, judged
 from deft.runtime.messages import log, shown
 from deft.samplers import ChainDiagnostics, ParticleDiagnostics
+
+
+def _files(about: dict[str, Any]) -> list[Any]:
+    """The samples that sample.json lists; 0.1 wrote how many alone."""
+    n = about.get("samples")
+    if about.get("files") or not isinstance(n, int) or not 0 < n < 10**6:
+        return list(about.get("files") or ())
+    return [*(f"sample-{i:03d}.png" for i in range(n)), "mean.png", "spread.png"]
+
+
+OUTPUTS = Outputs(
+    "sample", ("samples.npz", "sample.json", "sheet.png"), "sample.json", _files,
+    r"(sample-\d{3,}|mean|spread)(\W[^/\\]*)?|h\.safetensors",
+)  # fmt: skip
 
 
 def read_measured(
@@ -165,7 +179,7 @@ class Sampling:
         else:
             seen = read_measured(measurement, self.task, self.domain, shape, **reading)
             self._doubt_h(seen.obs)
-        with own_folder(folder, "sample", overwrite=overwrite, inputs=(measurement, reading.get("mask"))):
+        with own_folder(folder, OUTPUTS, overwrite=overwrite, inputs=(measurement, reading.get("mask"))):
             return self._draw(folder, seen, measurement, progress)
 
     def _draw(self, folder: Path, seen: Measured, measurement: str | Path | None, progress: bool | None) -> Sampled:
