@@ -150,8 +150,9 @@ def _read(path: Path) -> tuple[dict[str, Any], list[str]]:
     return (first if isinstance(first, dict) else {}), [n for n in rest if isinstance(n, str)]
 
 
-def _plain(value: Any, longest: int = 200) -> str:
-    text = "".join(c if c.isprintable() else "?" for c in str(value))
+def _short(value: Any, longest: int = 200) -> str:
+    """A value of somebody's file on part of a line; control characters are the error's business."""
+    text = " ".join(str(value).split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
@@ -159,8 +160,8 @@ def in_use(where: Path, who: dict[str, Any]) -> OutputError:
     """What the second process is told."""
     by = "another process"
     if "pid" in who:
-        by = f"process {_plain(who['pid'], 20)} on {_plain(who.get('host', 'this machine'), 80)}"
-        by += f" since {_plain(who.get('since', '?'), 40)} ({_plain(who.get('command', ''))})"
+        by = f"process {_short(who['pid'], 20)} on {_short(who.get('host', 'this machine'), 80)}"
+        by += f" since {_short(who.get('since', '?'), 40)} ({_short(who.get('command', ''))})"
     return OutputError(f"{where} is in use by {by}: wait until it ends, or stop it")
 
 
