@@ -347,6 +347,53 @@ def test_an_h_goes_with_its_kind_of_measurement():
         blur.sample(other, 1, steps=2)
 
 
+def test_numbers_of_other_libraries_are_numbers():
+    w = things()
+    assert torch.equal(Noise(np.int64(1), np.int64(2)).normal((3,)), Noise(1, 2).normal((3,)))
+    assert torch.equal(Noise(1, torch.tensor(2)).normal((3,)), Noise(1, [np.int64(0), 1]).normal((3,)))
+    for n in (np.int64(2), torch.tensor(2)):
+        assert torch.equal(deft.sample(w.prior, n, steps=2), deft.sample(w.prior, 2, steps=2))
+    for sigma in (np.array([0.1, 0.2]), [0.1, 0.2], torch.tensor([0.1, 0.2])):
+        assert Gaussian(Identity(), sigma).sigma_y.tolist() == pytest.approx([0.1, 0.2])
+        assert Poisson(Identity(), sigma).peak.tolist() == pytest.approx([0.1, 0.2])
+
+
+def test_a_kind_of_the_fitted_operator_is_taken_and_a_wrapped_prior_can_be_owned():
+    w = things()
+
+    class OwnMask(Mask):
+        pass
+
+    own = Observation(w.o.y, Gaussian(OwnMask(w.o.likelihood.operator.mask), 0.05))
+    assert deft.condition(w.img, deft.load(bundled_h("inpaint"), w.img).h, own).event_shape == (1, 32, 32)
+
+    class Wrapped(deft.Denoiser):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.schedule, self.event_shape = inner, inner.schedule, inner.event_shape
+
+        def forward(self, x_t, t):
+            return self.inner(x_t, t)
+
+    h, prior = deft.load(bundled_h("inpaint"), w.img), Wrapped(w.img)
+    with pytest.raises(InputError, match=r"h\.belongs_to\(prior, task\)"):
+        deft.condition(prior, h.h, w.o)
+    h.h.belongs_to(prior, h.task)
+    assert deft.condition(prior, h.h, w.o).event_shape == (1, 32, 32)
+
+
+def test_a_task_of_ones_own_needs_observe_alone():
+    w = things()
+
+    class Noisy:
+        def observe(self, x, noise):
+            like = Gaussian(Identity(), 0.1)
+            return Observation(like.sample(x, noise), like)
+
+    fitted = deft.fit_h(w.img, Noisy(), w.x, width=8, steps=1, batch=2, cache=2, prior_samples=2, progress=False)
+    assert fitted.sample(Noisy().observe(w.x, Noise(0, 2)), 1, steps=2).x.shape == (2, 1, 1, 32, 32)
+
+
 def test_a_grid_of_ones_own(caplog):
     w = things()
     assert deft.sample(w.prior, 2, grid=w.g).shape == (2, 16) and not caplog.text

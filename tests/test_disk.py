@@ -537,7 +537,7 @@ def paths_of(command: click.Command) -> Iterator[click.Parameter]:
             yield p
 
 
-@pytest.mark.parametrize("bad", [LONG, "a\0b", f"{'d/' * 3000}x", "loop"])
+@pytest.mark.parametrize("bad", ["", LONG, "a\0b", f"{'d/' * 3000}x", "loop"])
 def test_a_path_that_cannot_be_looked_for(tmp_path, monkeypatch, bad):
     """At every option that takes one: a message of that option, and no error of the system."""
     monkeypatch.chdir(tmp_path)
@@ -545,6 +545,8 @@ def test_a_path_that_cannot_be_looked_for(tmp_path, monkeypatch, bad):
     count = 0
     for path, command in every_command():
         for p in paths_of(command):
+            if not bad and p.default == "":  # which stands for none
+                continue
             context = click.Context(command, info_name=" ".join(path))
             with pytest.raises(click.BadParameter) as caught:
                 p.type.convert(bad, p, context)

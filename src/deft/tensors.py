@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deft.errors import InputError
 from deft.values import quoted
+
+PerRow = float | Tensor | np.ndarray | Sequence[float]
+"""A number for all samples, or one for each row."""
 
 
 @contextmanager
@@ -75,3 +79,11 @@ def check_eval(model: nn.Module) -> None:
             f"the prior is in training mode, and its {odd[0]} then gives other answers: deft.freeze(prior), or"
             " prior.eval()"
         )
+
+
+def as_count(value: Any) -> int | None:
+    """A whole number of Python, NumPy or a tensor of one number; None for what is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

@@ -84,7 +84,8 @@ class Source(click.ParamType):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value and "://" not in str(value) and (doubt := path_doubt(value)):
+        unset = not str(value) and param is not None and param.default == ""  # a default that stands for none
+        if not unset and "://" not in str(value) and (doubt := path_doubt(value)):
             self.fail(doubt, param, ctx)
         return str(value)
 

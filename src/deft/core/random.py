@@ -15,6 +15,7 @@ from torch import Tensor
 
 from deft.errors import InputError
 from deft.printing import Printed
+from deft.tensors import as_count
 from deft.values import quoted
 
 
@@ -56,9 +57,10 @@ class Noise(Printed):
     """
 
     def __init__(self, seed: int, indices: int | Iterable[int]):
-        self.seed = seed
-        self.indices: Sequence[int] = range(indices) if isinstance(indices, int) else list(indices)
-        if (isinstance(indices, int) and indices < 0) or any(i < 0 for i in self.indices):
+        self.seed = int(seed)
+        count = as_count(indices)
+        self.indices: Sequence[int] = list(map(int, indices)) if count is None else range(count)  # type: ignore[arg-type]
+        if (count is not None and count < 0) or any(i < 0 for i in self.indices):
             raise InputError(f"Noise: indices = {quoted(indices)}: expected a count, or the numbers of samples from 0")
         self._generators = [generator(seed, i) for i in self.indices]
 

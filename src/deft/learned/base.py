@@ -101,16 +101,17 @@ class Learned(HTransform, Renamed):
             if own and prior.fingerprint() != own:
                 raise InputError(
                     f"this h was fitted to another prior (sha256 {own[:12]}…, this one is {prior.fingerprint()[:12]}…):"
-                    " give the prior it was fitted to, or fit one to this prior"
+                    " give the prior it was fitted to, or fit one to this prior; if this is the same one in a wrapper,"
+                    " say so by h.belongs_to(prior, task)"
                 )
             known.add(prior)
         if (task := _TASKS.pop(self, None)) is not None:
             self.measures = measured_by(task, prior)
-        other = measuring(obs.likelihood)
-        if self.measures not in ("", other):
+        maker = measuring(obs.likelihood)
+        if self.measures and self.measures not in {kind.__name__ for kind in maker.__mro__}:
             raise InputError(
-                f"this h was fitted to measurements of {self.measures}, and these are of {other}: give those of the"
-                " task it was fitted to, or fit one to this task"
+                f"this h was fitted to measurements of {self.measures}, and these are of {maker.__name__}: give those"
+                " of the task it was fitted to, or fit one to this task"
             )
         views = obs.likelihood.feature_channels
         if not self.of_prior and views != self.feature_channels:
@@ -125,22 +126,22 @@ class Learned(HTransform, Renamed):
         return self
 
 
-def measuring(likelihood: Likelihood) -> str:
+def measuring(likelihood: Likelihood) -> type:
     """The class that makes measurements, whatever is around it (a power, a decoder)."""
     inner: Any = likelihood
     while isinstance(inside := getattr(inner, "likelihood", None), Likelihood):
         inner = inside
     while isinstance(inside := getattr(inner, "operator", None), Operator):
         inner = inside
-    return type(inner).__name__
+    return type(inner)
 
 
 def measured_by(task: Any, prior: Denoiser) -> str:
-    """`measuring` of a task's measurements; "" where that cannot be found out in a moment."""
+    """The name of what makes a task's measurements (`measuring`); "" where that cannot be found out in a moment."""
     if not hasattr(task, "check") or math.prod(prior.data_shape) > SMALL:
         return ""
     try:
-        return measuring(task.check(prior.data_shape).likelihood)
+        return measuring(task.check(prior.data_shape).likelihood).__name__
     except Exception:  # a task's own code, of samples of another shape: said where they are drawn
         return ""
 

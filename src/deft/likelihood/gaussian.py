@@ -16,6 +16,7 @@ from deft.core.random import BatchNoise, Noise
 from deft.errors import InputError
 from deft.operator.image import Mask
 from deft.operator.latent import Decoded
+from deft.tensors import PerRow
 
 
 class Gaussian(Likelihood):
@@ -38,7 +39,7 @@ class Gaussian(Likelihood):
     operator: Operator
     per_sample = ("sigma_y",)
 
-    def __init__(self, operator: Operator, sigma_y: float | Tensor = 0.0, *, surrogate: float = 0.02):
+    def __init__(self, operator: Operator, sigma_y: PerRow = 0.0, *, surrogate: float = 0.02):
         sigma = torch.as_tensor(sigma_y, dtype=torch.get_default_dtype()).reshape(-1)
         if not bool(((sigma >= 0) & sigma.isfinite()).all()) or not 0 < surrogate < math.inf:
             raise InputError(f"sigma_y must be finite and >= 0, and surrogate > 0, got {sigma_y} and {surrogate}")

@@ -11,6 +11,7 @@ from deft.core.likelihood import Likelihood, per_row
 from deft.core.operator import LinearOperator, Operator, conjugate_gradient
 from deft.core.random import BatchNoise, Noise, generator
 from deft.errors import InputError
+from deft.tensors import PerRow
 
 NEGLIGIBLE = 1e-4
 """How far below 0, next to the largest, an operator may bring the intensity of an image in [-1, 1]: rounding, say."""
@@ -47,7 +48,7 @@ class Poisson(Likelihood):
     operator: Operator
     per_sample = ("peak",)
 
-    def __init__(self, operator: Operator, peak: float | Tensor = 100.0, *, dark: float = 1e-3):
+    def __init__(self, operator: Operator, peak: PerRow = 100.0, *, dark: float = 1e-3):
         self.peak = torch.as_tensor(peak, dtype=torch.get_default_dtype()).reshape(-1)
         if not bool(((self.peak > 0) & self.peak.isfinite()).all()) or not 0 < dark < 1:
             raise InputError(f"Poisson needs a finite peak above 0 and 0 < dark < 1, got {peak} and {dark}")

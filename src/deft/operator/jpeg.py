@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from deft.core.operator import Operator
 from deft.errors import ContractError, InputError, unknown
 from deft.operator.separable import along
+from deft.tensors import PerRow
 
 LUMINANCE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -89,7 +90,7 @@ class JPEG(Operator):
     per_sample = settings = ("quality",)
     sample_axes = measured_axes = "B, C, H, W"
 
-    def __init__(self, quality: int | Tensor = 10):
+    def __init__(self, quality: PerRow = 10):
         self.quality = torch.as_tensor(quality, dtype=torch.get_default_dtype()).reshape(-1)
         if not bool(((self.quality >= 1) & (self.quality <= 100) & (self.quality == self.quality.round())).all()):
             raise InputError(f"JPEG needs a whole quality from 1 to 100, got {quality}")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from deft.core.operator import Operator
 from deft.errors import InputError
+from deft.tensors import PerRow
 
 
 class HDR(Operator):
@@ -22,7 +23,7 @@ class HDR(Operator):
     per_sample = settings = ("gain",)
     feature_channels = 2
 
-    def __init__(self, gain: float | Tensor = 2.0):
+    def __init__(self, gain: PerRow = 2.0):
         self.gain = torch.as_tensor(gain, dtype=torch.get_default_dtype()).reshape(-1)
         if not bool(((self.gain > 0) & self.gain.isfinite()).all()):
             raise InputError(f"HDR needs a finite gain above 0, got {gain}")

@@ -227,16 +227,25 @@ def build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool = Fals
         return _build_h(prior, task, recipe, trust_code).to(prior.state_like().dtype)
 
 
+def _views(prior: Denoiser, task: Task) -> int:
+    """Sample-sized views of y that an h is shown; a task that does not say is asked for a measurement."""
+    known = getattr(task, "feature_channels", None)
+    if known is not None:
+        return int(known)
+    return task.observe(torch.zeros(1, *prior.data_shape), Noise(0, 1)).likelihood.feature_channels
+
+
 def _build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool) -> Learned:
+    views = _views(prior, task)
     if recipe.start_from:
-        h: Learned = start_from(recipe.start_from, prior, task.feature_channels, trust_code=trust_code)
+        h: Learned = start_from(recipe.start_from, prior, views, trust_code=trust_code)
         if isinstance(task, UnknownTask):
             _check_start(h, task, recipe.start_from)
         log.info(f"starting from {recipe.start_from}")
         return report_size(h, prior)
     if recipe.width is not None and "net" not in recipe.options:
         with torch.device("meta"):
-            n = count_parameters(DEFT(prior.event_shape, task.feature_channels, recipe.width))
+            n = count_parameters(DEFT(prior.event_shape, views, recipe.width))
         # weights, gradients, two moments of the optimiser and the average
         check_memory(20 * n, f"an h of width {recipe.width} ({n:,} parameters)", "give a smaller --width")
     with torch.random.fork_rng(devices=[]):
@@ -244,10 +253,10 @@ def _build_h(prior: Denoiser, task: Task, recipe: Recipe, trust_code: bool) -> L
         form = task.form if isinstance(task, UnknownTask) else {}
         if recipe.width is not None:
             options = {**form, **recipe.options}
-            return report_size(DEFT(prior.event_shape, task.feature_channels, recipe.width, **options), prior)
+            return report_size(DEFT(prior.event_shape, views, recipe.width, **options), prior)
         kind, takes = KINDS[recipe.method], check_options(recipe.method, recipe.options)
         form = form if recipe.method == "deft" else {k: v for k, v in form.items() if k in takes}
-        return kind.sized(prior, recipe.size, task.feature_channels, **{**form, **recipe.options})
+        return kind.sized(prior, recipe.size, views, **{**form, **recipe.options})
 
 
 def check_options(method: str, options: Mapping[str, Any]) -> Mapping[str, inspect.Parameter]:

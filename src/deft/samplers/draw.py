@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from deft.printing import short
 from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import log
 from deft.samplers.ode import DDIM
-from deft.tensors import check_eval
+from deft.tensors import as_count, check_eval
 from deft.values import Index, Rows, Samples, Seed, Steps, quoted
 
 
@@ -115,7 +115,8 @@ def sample(
     tensor(True)
     """
     sampler = sampler or DDIM(eta=1.0)
-    noise = Noise(0, noise) if isinstance(noise, int) else noise
+    count = as_count(noise)
+    noise = cast("Noise", noise) if count is None else Noise(0, count)
     check_eval(denoiser)
     grid = check_grid(grid) if grid is not None else times(denoiser.schedule, steps, spacing)
     if grid[-1].sigma > 0:
