@@ -17,6 +17,7 @@ of use.
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import json
 import math
@@ -27,7 +28,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,18 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from deft import DPMpp2M, FitConfig, Noise, VPCosine, fit, sample  # noqa: E402
-from deft.cli.prior import clean_batches, fast_kernels, finish_prior, start_weights  # noqa: E402
-from deft.core.random import BatchNoise, generator  # noqa: E402
+from graphs import descend  # noqa: E402
+
+from deft import DPMpp2M, Noise, VPCosine, sample  # noqa: E402
+from deft.cli.prior import fast_kernels, finish_prior, start_weights  # noqa: E402
+from deft.core.random import generator  # noqa: E402
 from deft.domains.image.prior import ImagePrior  # noqa: E402
+from deft.kinds.domain import domain_of  # noqa: E402
 from deft.nn import UNet  # noqa: E402
+from deft.nn.unet import Block  # noqa: E402
 from deft.prior import load_prior  # noqa: E402
-from deft.train.compiled import compiled  # noqa: E402
-from deft.train.data import Clean  # noqa: E402
-from deft.train.denoising import PriorObjective  # noqa: E402
 from deft.train.fit import pick_device  # noqa: E402
 from deft.train.levels import level_table  # noqa: E402
-from deft.train.protocols import Batches, Loss  # noqa: E402
 
 DATA = (
     "EuroSAT RGB (Helber, Bischke, Dengel & Borth 2019, EuroSAT, IEEE JSTARS, https://github.com/phelber/EuroSAT): 46 %"
@@ -85,15 +85,17 @@ def pack(source: Path, target: Path, quality: int) -> None:
     files, errors = [], []
     for i in kept:
         picture = Image.open(io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes())).convert("RGB")
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=quality, method=6)
+        buffer = io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes())
+        if quality < 100:
+            buffer = io.BytesIO()
+            picture.save(buffer, "WEBP", quality=quality, method=6)
         files.append(buffer.getvalue())
         errors.append(np.square(np.asarray(picture, float) - np.asarray(Image.open(buffer), float)).mean())
     ends = np.cumsum([0, *map(len, files)])
     target.parent.mkdir(parents=True, exist_ok=True)
     np.savez(
         target,
-        webp=np.frombuffer(b"".join(files), np.uint8),
+        pictures=np.frombuffer(b"".join(files), np.uint8),
         offset=ends,
         part=parts[kept].astype(np.uint8),
         error=np.mean(errors) / 127.5**2,
@@ -109,7 +111,7 @@ def unpack(path: Path) -> tuple[Tensor, Tensor, float]:
     """Training and validation pictures [N, 3, H, W] in [-1, 1] of a file made by `pack`, and what its encoding changed
     (mean squared)."""
     found = np.load(path)
-    blob, offset, part = found["webp"], found["offset"], found["part"]
+    blob, offset, part = found["pictures"], found["offset"], found["part"]
 
     def one(i: int) -> np.ndarray:
         return np.asarray(Image.open(io.BytesIO(blob[offset[i] : offset[i + 1]].tobytes())).convert("RGB"))
@@ -125,36 +127,6 @@ def made_up(n: int, side: int = 16) -> Tensor:
     """Smooth random colours, for a trial run without data."""
     coarse = 2 * torch.rand(n, 3, 4, 4, generator=generator(0)) - 1
     return nn.functional.interpolate(coarse, size=side, mode="bilinear")
-
-
-class DeviceNoise(BatchNoise):
-    """A `BatchNoise` whose normal numbers are drawn where they are used, from the same key: other numbers, and no wait
-    for the CPU."""
-
-    def __init__(self, other: BatchNoise):
-        super().__init__(other.total, *other.key, rows=other.rows)
-        self._there: torch.Generator | None = None
-
-    def normal(self, shape: Any, *, device: torch.device | str = "cpu") -> Tensor:
-        if self._there is None:
-            self._there = torch.Generator(device).manual_seed(generator(*self.key, 8).initial_seed())
-        return self._part(torch.randn((self.total, *shape), generator=self._there, device=device))
-
-
-class Watched(PriorObjective):
-    """The prior's objective, with noise drawn on the device in training; it keeps hold of the averaged module that
-    held-out evaluations show it."""
-
-    def __init__(self) -> None:
-        self.raw: nn.Module | None = None
-        self.average: ImagePrior | None = None
-
-    def __call__(self, module: nn.Module, batch: Any, noise: BatchNoise) -> Loss:
-        if module.training:
-            return super().__call__(module, batch, DeviceNoise(noise))
-        if self.raw is not None and module is not self.raw and isinstance(module, ImagePrior):
-            self.average = module
-        return super().__call__(module, batch, noise)
 
 
 @contextmanager
@@ -173,23 +145,64 @@ def limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def step_seconds(
-    prior: ImagePrior, objective: Watched, batches: Batches, config: FitConfig, device: torch.device, steps: int
-) -> float:
-    """Seconds that a step takes, without the optimiser; the weights are left alone."""
-    prior.to(device).train()
-    started = 0.0
-    for i in range(steps + 3):
-        if i == 3:
-            wait(device)
-            started = time.monotonic()
-        batch = batches.draw(config.batch, config.seed, i, device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            value = objective(prior, batch, BatchNoise(config.batch, config.seed, i, 1)).value
-        value.backward()
+def symmetric(x: Tensor) -> Tensor:
+    """Each of x [B, C, N, N] in one of the eight ways to lay a square: pictures from above have no upright."""
+    pick = lambda: torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5  # noqa: E731
+    x = torch.where(pick(), x.flip(-1), x)
+    x = torch.where(pick(), x.flip(-2), x)
+    return torch.where(pick(), x.transpose(-1, -2), x)
+
+
+class Training:
+    """The loss of a prior with output v at uniform times, all of it drawn where the pictures are."""
+
+    def __init__(self, prior: ImagePrior, x: Tensor, x_out: Tensor, batch: int, bf16: bool):
+        self.prior, self.x, self.batch, self.bf16 = prior, x, batch, bf16
+        self.t = torch.linspace(prior.schedule.t_min, prior.schedule.t_max, 100_001, dtype=torch.float64)
+        self.alpha, self.sigma = (f(self.t).float().to(x.device) for f in (prior.schedule.alpha, prior.schedule.sigma))
+        self.t = self.t.float().to(x.device)
+        noise = torch.Generator().manual_seed(5)
+        even = (torch.arange(len(x_out)) + torch.rand(len(x_out), generator=noise)) / len(x_out) * 100_000
+        self.held_out = (x_out, torch.randn(x_out.shape, generator=noise).to(x.device), even.long().to(x.device))
+
+    def error(self, prior: ImagePrior, x: Tensor, n: Tensor, at: Tensor) -> Tensor:
+        a, s = (c[at].reshape(-1, 1, 1, 1) for c in (self.alpha, self.sigma))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            out = prior.net(a * x + s * n, self.t[at])
+        return (out.float() - (a * n - s * x)).square().mean()
+
+    def __call__(self) -> Tensor:
+        device = self.x.device
+        x = symmetric(self.x[torch.randint(len(self.x), (self.batch,), device=device)])
+        even = (torch.arange(self.batch, device=device) + torch.rand(self.batch, device=device)) / self.batch
+        return self.error(self.prior, x, torch.randn_like(x), (even * 100_000).long())
+
+    @torch.no_grad()
+    def measure(self, prior: ImagePrior) -> float:
+        parts = zip(*(v.split(self.batch) for v in self.held_out), strict=True)
+        found = [float(self.error(prior, *part)) * len(part[0]) for part in parts]
+        return sum(found) / len(self.held_out[0])
+
+
+def compile_blocks(prior: ImagePrior, training: Training, seconds: float) -> bool:
+    """Compile the residual blocks; without it, and said, if it fails or takes longer than `seconds`."""
+    started = time.monotonic()
+    blocks = [m for m in prior.modules() if isinstance(m, Block)]
+    torch._dynamo.config.cache_size_limit = max(32, torch._dynamo.config.cache_size_limit)
+    try:
+        with limit(seconds):
+            for block in blocks:
+                block.compile(dynamic=False)
+            training().backward()
+            wait(training.x.device)
+    except Exception as error:  # a compiler fails in many ways, and training is possible without it
+        say(f"not compiled: {type(error).__name__}: {str(error)[:300]}")
+        for block in blocks:
+            block._compiled_call_impl = None
+        return False
     prior.zero_grad(set_to_none=True)
-    wait(device)
-    return (time.monotonic() - started) / steps
+    say(f"compiled in {time.monotonic() - started:.0f} s")
+    return True
 
 
 def wait(device: torch.device) -> None:
@@ -251,7 +264,7 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, help="a file made with --pack")
     p.add_argument("--pack", type=Path, metavar="NPZ", help="make --data of this file, and stop")
-    p.add_argument("--quality", type=int, default=92, help="of WebP, with --pack")
+    p.add_argument("--quality", type=int, default=92, help="of WebP, with --pack; 100: the files as they are")
     p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "satellite")))
     p.add_argument(
         "--quick", action="store_true", help="a small network for seconds, on made-up pictures without --data"
@@ -274,7 +287,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--batch", type=int, default=256)
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument("--warmup", type=int, default=200)
-    p.add_argument("--ema", type=float, default=0.999)
+    p.add_argument("--average", type=float, default=0.0005, help="share of the newest weights in the average")
     p.add_argument("--samples", type=int, default=512)
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
@@ -310,84 +323,56 @@ def main() -> int:
     say(f"{sum(p.numel() for p in made.parameters()):,} parameters")
 
     fast_kernels(device)
-    common: dict[str, Any] = {
-        "batch": args.batch,
-        "lr": args.lr,
-        "warmup": args.warmup,
-        "ema": args.ema,
-        "bf16": True,
-        "seed": args.seed,
-    }
-    config = FitConfig(**common)
-    objective, batches = Watched(), clean_batches(x, device, flip=True)
-    plain = made
-    if args.compile:
-        with limit(args.compile_seconds):
-            made = compiled(made, objective, batches, config=config, device=device)
-    each = step_seconds(made, objective, batches, config, device, 3 if args.quick else 30)
+    x, x_out = x.to(device), x_out.to(device)
+    made.to(device).train()
+    averaged = copy.deepcopy(made).eval()
+    training = Training(made, x, x_out, args.batch, bf16=device.type == "cuda")
+    fast = args.compile and compile_blocks(made, training, args.compile_seconds)
     seconds = min(args.seconds, args.total - (time.monotonic() - STARTED) - END)
     if seconds <= 0:
         say(f"no time is left to train in: {args.total:.0f} s in all are too few")
         return 1
-    steps = max(2, math.ceil(1.3 * seconds / each))  # more than there is time for: time decides
-    config = FitConfig(
-        **common,
-        steps=steps,
-        max_seconds=seconds,
-        evaluations=min(steps, 13),
-        held_out_batches=max(1, round(len(x_out) / args.batch)),
-    )
-    say(f"a step takes {1000 * each:.1f} ms without the optimiser; training for {seconds:.0f} s")
-    recipe = {k: v for k, v in asdict(config).items() if k != "saves"} | {
-        "flip": True, "start_from": args.start_from, "noise": "drawn on the device", "compiled": made is not plain,
+    recipe = {
+        "batch": args.batch, "lr": args.lr, "warmup": args.warmup, "ema": 1 - args.average, "bf16": training.bf16,
+        "flip": True, "start_from": Path(args.start_from).name if args.start_from else None, "compiled": fast,
+        "seed": args.seed,
     }  # fmt: skip
-    data = (
-        f"{DATA}; re-encoded as WebP, which changes values on [-1, 1] by {error:.1e} (mean squared)"
-        if args.data
-        else "made-up pictures"
-    )
-    about: dict[str, Any] = {"name": "satellite", "data": data, "licence": LICENCE, "recipe": recipe}
-    objective.raw, objective.average = made, None
+    data = DATA if error == 0 else f"{DATA}; re-encoded, which changes values on [-1, 1] by {error:.1e} (mean squared)"
+    about: dict[str, Any] = {
+        "name": "satellite", "data": data if args.data else "made-up pictures", "licence": LICENCE, "recipe": recipe,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
+    }  # fmt: skip
+    history: list[dict[str, float]] = []
+    best: dict[str, Any] = {"held_out": math.inf}
+    kept = copy.deepcopy(averaged)
 
-    def looked(row: dict[str, float]) -> None:
-        say(
-            f"step {row['step']:6.0f}, {row['step'] / row['seconds']:5.1f} steps/s: loss {row['loss']:.5f}, "
-            f"held out {row['raw']:.5f} raw, {row['ema']:.5f} averaged"
-        )
-        if objective.average is not None:
-            now = {
-                "steps": row["step"],
-                "seconds": round(row["seconds"]),
-                "weights": "ema",
-                "held_out_loss": {k: row[k] for k in ("raw", "ema")},
-            }
-            objective.average.save(
-                args.out / "prior.safetensors",
-                torch.float16,
-                **about | now,
-                note="cut off: the learning rate had not come down",
-            )
+    def looked(step: int, spent: float, loss: float, mean: list[Tensor]) -> None:
+        with torch.no_grad():
+            for own, value in zip(averaged.parameters(), mean, strict=True):
+                own.copy_(value)
+        row = {"step": step, "seconds": round(spent, 1), "loss": loss, "held_out": training.measure(averaged)}
+        say(f"step {step}, {step / spent:.1f} a second: loss {loss:.5f}, held out {row['held_out']:.5f} averaged")
+        history.append(row)
+        if row["held_out"] < best["held_out"]:
+            best.update(row)
+            kept.load_state_dict(averaged.state_dict())
+        note = "cut off: the learning rate had not come down"
+        averaged.save(args.out / "prior.safetensors", torch.float16, **about | row, note=note)
 
-    result = fit(
-        made, objective, batches, Clean(x_out.to(device)), config=config, device=device, progress=False, callback=looked
+    say(f"training for {seconds:.0f} s; held out {training.measure(averaged):.5f} at the start")
+    steps = descend(
+        made, training, seconds, lr=args.lr, warmup=args.warmup, average=args.average, look=looked, looks=12
     )
-    say(
-        f"{result.steps} steps in {result.seconds:.0f} s ({result.steps / result.seconds:.1f} steps/s); held out"
-        f" {result.held_out}, kept {result.weights}"
-    )
-    about |= {
-        "steps": result.steps,
-        "seconds": round(result.seconds),
-        "weights": result.weights,
-        "held_out_loss": result.held_out,
-    }
-    card = finish_prior(made, x_out, args.out, about, seed=args.seed, half=True)
-    log: dict[str, Any] = {"history": result.history, "card": card, "steps_per_second": result.steps / result.seconds}
+    say(f"{steps} steps; the averaged weights of step {best['step']} are kept: held out {best['held_out']:.5f}")
+    about |= {"steps": steps, "seconds": round(seconds), "weights": "average", "best_step": best["step"],
+              "held_out_loss": best["held_out"]}  # fmt: skip
+    domain = domain_of(made)
+    assert domain is not None
+    card = finish_prior(kept, domain, x_out, args.out, about, seed=args.seed, half=True)
+    log: dict[str, Any] = {"history": history, "card": card, "steps_per_second": steps / seconds}
     (args.out / "log.json").write_text(json.dumps(log))  # before what may fail
-    say(
-        f"rounding to float16 changed the held-out error by at most {100 * card['rounding']:.4f}"
-        f" %\n{level_table(card['levels'])}"
-    )
+    say(f"rounding to float16 changed the held-out error by at most {100 * card['rounding']:.4f} %")
+    print(level_table(card["levels"]), flush=True)
 
     loaded = load_prior(args.out / "prior.safetensors", device)  # as a user would
     count = args.samples
@@ -401,8 +386,8 @@ def main() -> int:
         ).cpu()
         for low in range(0, count, 256)
     ]
-    pick = torch.randperm(len(x), generator=generator(args.seed, 9))[:count]
-    tables = {"samples": statistics(torch.cat(drawn)), "held_out": statistics(x_out), "training": statistics(x[pick])}
+    pick = torch.randperm(len(x), generator=generator(args.seed, 9))[:count].to(x.device)
+    tables = {"samples": statistics(torch.cat(drawn)), "held_out": statistics(x_out.cpu()), "training": statistics(x[pick].cpu())}
     log["compared"] = {k: compare(tables[k], tables["held_out"]) for k in ("samples", "training")}
     log["statistics"] = tables
     for name, table in tables.items():
