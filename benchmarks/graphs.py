@@ -48,7 +48,10 @@ def descend(
         value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
         optimiser.step()
-        torch._foreach_lerp_(mean, [p.detach() for p in parameters], share)
+        with torch.no_grad():  # not by _foreach_lerp_, which waits for a weight that is on the device
+            change = torch._foreach_sub(parameters, mean)
+            torch._foreach_mul_(change, share)
+            torch._foreach_add_(mean, change)
         total.add_(value.detach().float())
 
     go = one

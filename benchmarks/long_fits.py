@@ -63,10 +63,13 @@ def draw_clean(prior_name: str, samples: int, steps: int, device: str) -> Tensor
     return torch.cat([*parts, images.repeat(max(1, samples // 10_000), 1, 1, 1)])
 
 
-def new_h(task: Any, prior: Any, start: bool) -> deft.DEFT:
+def new_h(task: Any, prior: Any, start: str) -> deft.DEFT:
     """An h of the recipe's form, or the bundled one to start from."""
     if start:
-        return load_h(bundled_h(task.name, prior.name), prior, task)[0]
+        h = load_h(bundled_h(task.name, start), prior, task)[0]
+        assert isinstance(h, deft.DEFT)
+        h.level_weight.fill_(1.0)  # found anew after the fit
+        return h
     like = task.observe(torch.zeros(1, *prior.data_shape), deft.Noise(0, 1)).likelihood
     torch.manual_seed(0)
     return deft.DEFT.sized(prior, 0.09, like.feature_channels)
@@ -154,7 +157,9 @@ def second_pool(h: deft.DEFT, prior: Any, task: Any, clean: Tensor, paths: int, 
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
 
-def loss_of(h: deft.DEFT, pools: list[dict[str, Tensor]], batch: int, weigh: list[float]) -> Any:
+def loss_of(h: deft.DEFT, pools: list[dict[str, Tensor]], batch: int) -> Any:
+    """The mean over as many states of each pool."""
+
     def loss() -> Tensor:
         device = pools[0]["x_t"].device
         ones = [
@@ -164,11 +169,7 @@ def loss_of(h: deft.DEFT, pools: list[dict[str, Tensor]], batch: int, weigh: lis
         ]
         one = {k: torch.cat([o[k] for o in ones]) for k in ones[0]}
         ratio = (-one["level"]).exp().clamp_max(20).reshape(-1, 1, 1, 1)
-        part = torch.tensor(weigh, device=device) if len(weigh) > 1 else None
-        error = ratio**2 * (corrected(h, one) - one["target"]) ** 2
-        if part is not None:
-            error = error * part.repeat_interleave(batch // len(pools)).reshape(-1, 1, 1, 1)
-        return error.mean()
+        return (ratio**2 * (corrected(h, one) - one["target"]) ** 2).mean()
 
     return loss
 
@@ -183,7 +184,7 @@ def fit(args: argparse.Namespace) -> None:
             raise SystemExit(f"{path} is not there")
         time.sleep(0.5)
     clean = torch.load(path)
-    h = new_h(task, prior, args.start).to(device)
+    h = new_h(task, prior, args.prior if args.start else "").to(device).requires_grad_(True)
     h.calibrate(prior, clean[:512], max_samples=512)
     pool = first_pool(h, prior, task, clean, args.states, args.repeats, device)
     say(f"{len(pool['x_t'])} states; {sum(v.numel() * v.element_size() for v in pool.values()) / 1e9:.1f} GB")
@@ -207,7 +208,7 @@ def fit(args: argparse.Namespace) -> None:
 
     h.train()
     lr = args.lr
-    steps = descend(h, loss_of(h, [pool], args.batch, [1.0]), args.seconds, lr=lr, look=look)
+    steps = descend(h, loss_of(h, [pool], args.batch), args.seconds, lr=lr, look=look)
     keep(1, steps)
     say(f"first stage: {steps} steps")
     if not args.teach:
@@ -217,7 +218,7 @@ def fit(args: argparse.Namespace) -> None:
         taught = second_pool(h, prior, task, clean, args.paths, device)
         say(f"{len(taught['x_t'])} states of paths")
         h.train()
-        steps += descend(h, loss_of(h, [pool, taught], args.batch, [1.0, 1.0]), args.teach / args.rounds, lr=lr / 2, look=look)
+        steps += descend(h, loss_of(h, [pool, taught], args.batch), args.teach / args.rounds, lr=lr / 2, look=look)
         keep(2 + k, steps)
     say(f"second stage: {steps} steps in all")
 

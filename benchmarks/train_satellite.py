@@ -160,7 +160,7 @@ class Training:
         self.prior, self.x, self.batch, self.bf16 = prior, x, batch, bf16
         self.t = torch.linspace(prior.schedule.t_min, prior.schedule.t_max, 100_001, dtype=torch.float64)
         self.alpha, self.sigma = (f(self.t).float().to(x.device) for f in (prior.schedule.alpha, prior.schedule.sigma))
-        self.t = self.t.float().to(x.device)
+        self.time = prior._time(self.t.float().to(x.device), self.alpha, self.sigma)
         noise = torch.Generator().manual_seed(5)
         even = (torch.arange(len(x_out)) + torch.rand(len(x_out), generator=noise)) / len(x_out) * 100_000
         self.held_out = (x_out, torch.randn(x_out.shape, generator=noise).to(x.device), even.long().to(x.device))
@@ -168,7 +168,7 @@ class Training:
     def error(self, prior: ImagePrior, x: Tensor, n: Tensor, at: Tensor) -> Tensor:
         a, s = (c[at].reshape(-1, 1, 1, 1) for c in (self.alpha, self.sigma))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            out = prior.net(a * x + s * n, self.t[at])
+            out = prior.net(a * x + s * n, self.time[at])
         return (out.float() - (a * n - s * x)).square().mean()
 
     def __call__(self) -> Tensor:
