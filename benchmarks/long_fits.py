@@ -35,9 +35,15 @@ from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.domains.image.data import dataset
 from deft.domains.image.tasks import TASKS
-from deft.io.h_files import bundled_h, load_h
+from deft.io.h_files import bundled_h, load_h, save_h
 from deft.learned.deft import LOWEST, bounded
+from deft.methods import plan
+from deft.recipe.fit import weigh_levels
+from deft.recipe.intervals import check_intervals
 from deft.samplers import DPMpp2M, SDEDPMpp2M, sample
+from deft.train.data import Clean
+from deft.train.fit import FitConfig
+from deft.train.levels import level_table
 
 CHUNK = 1024
 LOW = 1.2
@@ -76,7 +82,9 @@ def new_h(task: Any, prior: Any, start: str) -> deft.DEFT:
 
 
 @torch.no_grad()
-def shown(h: deft.DEFT, x_t: Tensor, x_hat: Tensor, level: Tensor, views: Tensor, obs: Observation) -> dict[str, Tensor]:
+def shown(
+    h: deft.DEFT, x_t: Tensor, x_hat: Tensor, level: Tensor, views: Tensor, obs: Observation
+) -> dict[str, Tensor]:
     """What N1 sees of some states, and the guide."""
     g = obs.likelihood.approx_mean_update(obs.y, x_hat, h.rho2(level).to(x_hat).reshape(-1, 1, 1, 1))
     return {"x_t": x_t, "x_hat": x_hat, "g": g, "views": views, "level": level}
@@ -103,7 +111,9 @@ def times_of(prior: Any, level: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def first_pool(h: deft.DEFT, prior: Any, task: Any, clean: Tensor, states: int, repeats: int, device: str) -> dict[str, Tensor]:
+def first_pool(
+    h: deft.DEFT, prior: Any, task: Any, clean: Tensor, states: int, repeats: int, device: str
+) -> dict[str, Tensor]:
     """States at all levels with their truth: `repeats` for each measurement."""
     rows = torch.randint(len(clean), (states // repeats,))
     x = clean[rows]
@@ -152,7 +162,9 @@ def second_pool(h: deft.DEFT, prior: Any, task: Any, clean: Tensor, paths: int, 
     for i in range(0, paths, CHUNK):
         obs = task.observe(x[i : i + CHUNK], deft.Noise(6 + i, len(x[i : i + CHUNK]))).to(device)
         watch = Watch(h, own=(i // CHUNK) % 2 == 0)
-        deft.sample_posterior(prior, watch, obs, 1, sampler=SDEDPMpp2M(), steps=50, spacing="log-snr", seed=i, batch=CHUNK, progress=False)
+        deft.sample_posterior(
+            prior, watch, obs, 1, sampler=SDEDPMpp2M(), steps=50, spacing="log-snr", seed=i, batch=CHUNK, progress=False
+        )
         parts += watch.parts
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
@@ -194,7 +206,14 @@ def fit(args: argparse.Namespace) -> None:
     # the pool is what the library's h is shown
     x = first["target"]
     obs = task.observe(x.cpu(), deft.Noise(9, len(x))).to(device)
-    again = shown(h, first["x_t"], prior(first["x_t"], times_of(prior, first["level"])).mean.detach(), first["level"], obs.features(), obs)
+    again = shown(
+        h,
+        first["x_t"],
+        prior(first["x_t"], times_of(prior, first["level"])).mean.detach(),
+        first["level"],
+        obs.features(),
+        obs,
+    )
     say(f"as the library's h: {check(h, prior, again, obs):.1e}")
 
     def look(step: int, seconds: float, mean: float, _: Any) -> None:
@@ -204,7 +223,9 @@ def fit(args: argparse.Namespace) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu() for k, v in h.state_dict().items()}
         about = {"steps": steps, "batch": args.batch, "states": args.states, "device": device_name(device)}
-        torch.save({"state": state, "config": h.config(), "about": about}, args.out / f"h-{args.task}-{args.prior}-{stage}.pt")
+        torch.save(
+            {"state": state, "config": h.config(), "about": about}, args.out / f"h-{args.task}-{args.prior}-{stage}.pt"
+        )
 
     h.train()
     lr = args.lr
@@ -221,6 +242,39 @@ def fit(args: argparse.Namespace) -> None:
         steps += descend(h, loss_of(h, [pool, taught], args.batch), args.teach / args.rounds, lr=lr / 2, look=look)
         keep(2 + k, steps)
     say(f"second stage: {steps} steps in all")
+
+
+def finish(args: argparse.Namespace) -> None:
+    """The file that the library reads, of a state: weight and errors by noise level, intervals checked on images that
+    were not fitted to."""
+    prior, task = deft.load_prior(args.prior), TASKS[args.task]()
+    found = torch.load(args.state)
+    h = deft.DEFT.from_config(prior, found["config"])
+    h.load_state_dict(found["state"])
+    h.half().float().eval().requires_grad_(False)  # what is measured is what is written
+    held_out = dataset(args.prior, "validation").x
+    few = held_out[:16] if args.quick else held_out
+    obs = task.observe(few[:200], deft.Noise(0, len(few[:200])))
+    config = FitConfig(batch=min(128, len(few)), held_out_batches=2 if args.quick else 24)
+    levels_, worse = weigh_levels(h, deft.DenoisingObjective(prior, "eps"), Clean(few, task), config, few[:200], obs)
+    say(level_table(levels_), *worse)
+    count, samples = (12, 2) if args.quick else (128, 8)
+    seen = task.observe(few[:count], deft.Noise(78, len(few[:count])))
+    checked = check_intervals(h, prior, few[:count], seen, plan("deft"), n=samples, source=f"{count} held-out samples")
+    say(f"raw 90 % intervals hold {100 * checked.raw:.1f} %, calibrated to +- {200 * checked.error:.1f} %")
+    about = found["about"] | {
+        "prior": args.prior,
+        "data": "samples of the prior, and 1,000 bundled images as a tenth of them",
+        "weighting": "eps",
+        "taught": args.state.stem[-1] != "1",
+        "levels": levels_,
+        "warnings": worse,
+        "intervals": checked.config(),
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    name = task.name if args.prior == task.prior else f"{task.name}-{args.prior}"
+    save_h(args.out / f"h-{name}.safetensors", h, prior, task, half=True, **about)
+    say(f"wrote h-{name}.safetensors")
 
 
 def device_name(device: str) -> str:
@@ -265,7 +319,7 @@ def main() -> None:
     elif args.what == "fit":
         fit(args)
     else:
-        raise SystemExit("finish is not written yet")
+        finish(args)
 
 
 if __name__ == "__main__":

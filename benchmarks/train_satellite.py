@@ -387,7 +387,11 @@ def main() -> int:
         for low in range(0, count, 256)
     ]
     pick = torch.randperm(len(x), generator=generator(args.seed, 9))[:count].to(x.device)
-    tables = {"samples": statistics(torch.cat(drawn)), "held_out": statistics(x_out.cpu()), "training": statistics(x[pick].cpu())}
+    tables = {
+        "samples": statistics(torch.cat(drawn)),
+        "held_out": statistics(x_out.cpu()),
+        "training": statistics(x[pick].cpu()),
+    }
     log["compared"] = {k: compare(tables[k], tables["held_out"]) for k in ("samples", "training")}
     log["statistics"] = tables
     for name, table in tables.items():
