@@ -415,7 +415,29 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     # whether a field that must be there is missing, only those know who want this kind
     check_card(path, card, [k for k in NEEDS.get(str(card.get("kind")), ()) if k in card])
-    return tensors, card
+    return from_bytes(path, tensors), card
+
+
+SCALE = ".scale"
+"""After the name of a tensor of bytes: the name of its scales."""
+
+
+def from_bytes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of bytes (int8) that come with scales [rows, groups], as numbers in float32: each byte times the scale of
+    its row (the first axis) and of its group of neighbours in the row. The others are as they are."""
+    found = {k: v for k, v in tensors.items() if not (k.endswith(SCALE) and k.removesuffix(SCALE) in tensors)}
+    for name, value in found.items():
+        scale = tensors.get(name + SCALE)
+        if scale is None or value.dtype != torch.int8:
+            continue
+        rows = value.shape[0] if value.ndim else 0
+        if not rows or scale.ndim != 2 or scale.shape[0] != rows or (value.numel() // rows) % max(1, scale.shape[1]):
+            raise CheckpointError(
+                f"{path} is damaged: {name} is {list(value.shape)}, its scales {list(scale.shape)}: take it from its"
+                " source again"
+            )
+        found[name] = (value.reshape(*scale.shape, -1).float() * scale.float()[..., None]).reshape(value.shape)
+    return found
 
 
 def check_header(path: Path) -> None:

@@ -345,7 +345,7 @@ def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
     mine, theirs = prior.fingerprint(), card["prior_sha256"]
     fitted = card.get("prior_convention")
     other = differences(_one_schedule(fitted), _one_schedule(convention_of(prior))) if isinstance(fitted, dict) else []
-    if theirs == mine:  # a prior behind a service says less of itself than the same one here
+    if prior.is_prior(theirs):  # a prior behind a service says less of itself than the same one here
         other = [d for d in other if "nothing" not in d[1:]]
         if not other:
             return

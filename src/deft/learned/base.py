@@ -98,7 +98,7 @@ class Learned(HTransform, Renamed):
         # a shard has no fingerprint of the whole
         if known is not None and prior not in known and get_world().size == 1:
             own = self.prior_sha256 or next((p.fingerprint() for p in known), "")
-            if own and prior.fingerprint() != own:
+            if own and not prior.is_prior(own):
                 raise InputError(
                     f"this h was fitted to another prior (sha256 {own[:12]}…, this one is {prior.fingerprint()[:12]}…):"
                     " give the prior it was fitted to, or fit one to this prior; if this is the same one in a wrapper,"
