@@ -97,6 +97,7 @@ def store_prior(source: Path, target: Path, precision: str) -> None:
     about = card | {"precision": precision, "sha256": prior.fingerprint()}
     about["stands_for"] = [*card.get("stands_for", []), card["sha256"]]
     if precision == "int8":
+        about.pop("rounding", None)  # of float16
         about["precision"] = f"int8, a float16 scale for each {GROUP}; first and last layer float16"
     save_weights(target, stored, about)
 
