@@ -65,8 +65,8 @@ def check_bundled(source: str) -> None:
     name = source.partition(":")[0]
     if name in NOT_BUNDLED and not Path(name).exists() and not Path(source).exists():
         raise InputError(
-            f"no pictures come with the prior {name}: give a folder or file of your own with --data, draw some by `deft"
-            f" sample --prior {name}` (OUT/samples.npz), or fit without --data, to samples of the prior"
+            f"no pictures come with the prior {name}: give a folder or file of your own, fit without --data (to samples"
+            f" of the prior), or draw some in Python: deft.sample(deft.load_prior({name!r}), 64)"
         )
 
 
