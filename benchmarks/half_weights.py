@@ -163,7 +163,9 @@ def of_h(before: Path, after: Path, count: int = 60) -> str:
     for path in (before, after):
         h, task, _ = load_h(path, prior)
         obs = task.observe(x, Noise(1, len(x)))
-        found.append(errors(lambda x_t, t, rows, h=h, obs=obs: condition(prior, h, obs[rows])(x_t, t).mean, x, prior, 20))
+        found.append(
+            errors(lambda x_t, t, rows, h=h, obs=obs: condition(prior, h, obs[rows])(x_t, t).mean, x, prior, 20)
+        )
     return changes(*found)
 
 
@@ -225,7 +227,9 @@ def before_of(path: Path, folder: Path) -> Path:
     """The file as it was in the commit `BEFORE`."""
     target = folder / path.name
     name = path.resolve().relative_to(ROOT.resolve()).as_posix()
-    target.write_bytes(subprocess.run(["git", "-C", str(ROOT), "show", f"{BEFORE}:{name}"], check=True, stdout=-1).stdout)
+    target.write_bytes(
+        subprocess.run(["git", "-C", str(ROOT), "show", f"{BEFORE}:{name}"], check=True, stdout=-1).stdout
+    )
     return target
 
 
@@ -253,7 +257,9 @@ def main() -> None:
             pack(before, DATA)
         sizes = [f"{path.stat().st_size / 1e6:.2f}" for path in (before, DATA)]
         print(f"| `{DATA.name}` | {sizes[0]} | {sizes[1]} | LZMA in place of deflate | none |")
-    whole = sum(f.stat().st_size for k in ("weights", "data") for d in WEIGHTS.parents[1].glob(f"*/{k}") for f in d.iterdir())
+    whole = sum(
+        f.stat().st_size for k in ("weights", "data") for d in WEIGHTS.parents[1].glob(f"*/{k}") for f in d.iterdir()
+    )
     print(f"\nBundled weights and data: {whole / 1e6:.2f} MB")
 
 

@@ -425,18 +425,17 @@ SCALE = ".scale"
 def from_bytes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of bytes (int8) that come with scales [rows, groups], as numbers in float32: each byte times the scale of
     its row (the first axis) and of its group of neighbours in the row. The others are as they are."""
-    found = {k: v for k, v in tensors.items() if not (k.endswith(SCALE) and k.removesuffix(SCALE) in tensors)}
-    for name, value in found.items():
-        scale = tensors.get(name + SCALE)
-        if scale is None or value.dtype != torch.int8:
-            continue
-        rows = value.shape[0] if value.ndim else 0
-        if not rows or scale.ndim != 2 or scale.shape[0] != rows or (value.numel() // rows) % max(1, scale.shape[1]):
+    stored = {k for k, v in tensors.items() if v.dtype == torch.int8 and v.ndim and k + SCALE in tensors}
+    found = {k: v for k, v in tensors.items() if k.removesuffix(SCALE) not in stored or k in stored}
+    for name in stored:
+        value, scale = tensors[name], tensors[name + SCALE]
+        rows, groups = scale.shape if scale.ndim == 2 else (0, 0)
+        if rows == 0 or rows != value.shape[0] or groups == 0 or (value.numel() // rows) % groups:
             raise CheckpointError(
                 f"{path} is damaged: {name} is {list(value.shape)}, its scales {list(scale.shape)}: take it from its"
                 " source again"
             )
-        found[name] = (value.reshape(*scale.shape, -1).float() * scale.float()[..., None]).reshape(value.shape)
+        found[name] = (value.reshape(rows, groups, -1).float() * scale.float()[..., None]).reshape(value.shape)
     return found
 
 
