@@ -30,7 +30,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from deft import Noise, condition, load_prior
-from deft.domains.image.classifier import load_classifier
 from deft.domains.image.contrastive import load_encoder
 from deft.domains.image.data import dataset
 from deft.domains.image.domain import WEIGHTS
@@ -42,7 +41,11 @@ from deft.kinds.domain import find_domain
 
 ROOT = Path(__file__).parents[1]
 PROTEIN = WEIGHTS.parents[1] / "protein" / "weights"
-DATA = WEIGHTS.parent / "data" / "ct.npz"
+DATA = (
+    WEIGHTS.parent / "data" / "ct.npz",
+    WEIGHTS.parent / "data" / "fashion.npz",
+    PROTEIN.parent / "data" / "chains.npz",
+)
 BEFORE = "26f9a61"
 GROUP = 64
 ENDS = ("inlet.", "outlet.", "embed.")
@@ -171,11 +174,7 @@ def of_h(before: Path, after: Path, count: int = 60) -> str:
 
 def of_features(before: Any, after: Any, x: Tensor) -> str:
     one, other = (in_batches(net.features, x) for net in (before, after))
-    text = f"features differ by {float((one - other).norm(dim=1).mean()):.1e} of the mean distance of two images"
-    if hasattr(before, "classes") or before.name == "fashion-classifier":
-        same = in_batches(before.logits, x).argmax(1) == in_batches(after.logits, x).argmax(1)
-        text += f"; the same class for {int(same.sum())} of {len(x)}"
-    return text
+    return f"features differ by {float((one - other).norm(dim=1).mean()):.1e} of the mean distance of two images"
 
 
 def satellites(path: Path, count: int) -> Tensor:
@@ -195,7 +194,6 @@ def satellites(path: Path, count: int) -> Tensor:
 JOBS = (
     ("ct.safetensors", WEIGHTS, "float16"),
     ("ct-contrastive.safetensors", WEIGHTS, "float16, biases float32"),
-    ("fashion-classifier.safetensors", WEIGHTS, "float16, biases float32"),
     ("motif-9.safetensors", PROTEIN, "float16"),
     ("motif-4.safetensors", PROTEIN, "float16"),
     ("satellite.safetensors", WEIGHTS, "int8"),
@@ -218,9 +216,7 @@ def harm(name: str, before: Path, after: Path, pictures: Path | None, count: int
         return "" if pictures is None else of_prior(before, after, satellites(pictures, count))
     if name.startswith("motif"):
         return of_h(before, after)
-    kind = "ct" if name.startswith("ct") else "fashion"
-    load: Any = load_encoder if kind == "ct" else load_classifier
-    return of_features(load(before), load(after), dataset(kind, "test").x)
+    return of_features(load_encoder(before), load_encoder(after), dataset("ct", "test").x)
 
 
 def before_of(path: Path, folder: Path) -> Path:
@@ -252,11 +248,12 @@ def main() -> None:
             sizes = [f"{path.stat().st_size / 1e6:.2f}" for path in (before, home / name)]
             text = harm(name, before, home / name, args.data, args.count)
             print(f"| `{name}` | {sizes[0]} | {sizes[1]} | {precision} | {text} |", flush=True)
-        before = before_of(DATA, folder)
-        if args.write:
-            pack(before, DATA)
-        sizes = [f"{path.stat().st_size / 1e6:.2f}" for path in (before, DATA)]
-        print(f"| `{DATA.name}` | {sizes[0]} | {sizes[1]} | LZMA in place of deflate | none |")
+        for data in DATA:
+            before = before_of(data, folder)
+            if args.write:
+                pack(before, data)
+            sizes = [f"{path.stat().st_size / 1e6:.2f}" for path in (before, data)]
+            print(f"| `{data.name}` | {sizes[0]} | {sizes[1]} | LZMA in place of deflate | none |")
     whole = sum(
         f.stat().st_size for k in ("weights", "data") for d in WEIGHTS.parents[1].glob(f"*/{k}") for f in d.iterdir()
     )

@@ -126,14 +126,6 @@ class Denoiser(PrintedModule, Renamed, ABC):
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def is_prior(self, sha256: str) -> bool:
-        """Whether what was fitted to the prior of this fingerprint belongs to it: its own, or one that its card says
-        it stands for (the same weights before they were rounded). A card that came with other weights than these says
-        nothing."""
-        mine, known = self.fingerprint(), self.card.get("stands_for")
-        stated = (self.card.get("sha256"), self.card.get("fingerprint"))
-        return sha256 == mine or (mine in stated and isinstance(known, list) and sha256 in known)
-
     def train(self: D, mode: bool = True) -> D:
         """As every module's, but for parts that have one mode alone (what torch.export makes): they stay as they
         are."""
