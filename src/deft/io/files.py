@@ -415,7 +415,28 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     # whether a field that must be there is missing, only those know who want this kind
     check_card(path, card, [k for k in NEEDS.get(str(card.get("kind")), ()) if k in card])
-    return tensors, card
+    return from_bytes(path, tensors), card
+
+
+SCALE = ".scale"
+"""After the name of a tensor of bytes: the name of its scales."""
+
+
+def from_bytes(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of bytes (int8) that come with scales [rows, groups], as numbers in float32: each byte times the scale of
+    its row (the first axis) and of its group of neighbours in the row. The others are as they are."""
+    stored = {k for k, v in tensors.items() if v.dtype == torch.int8 and v.ndim and k + SCALE in tensors}
+    found = {k: v for k, v in tensors.items() if k.removesuffix(SCALE) not in stored or k in stored}
+    for name in stored:
+        value, scale = tensors[name], tensors[name + SCALE]
+        rows, groups = scale.shape if scale.ndim == 2 else (0, 0)
+        if rows == 0 or rows != value.shape[0] or groups == 0 or (value.numel() // rows) % groups:
+            raise CheckpointError(
+                f"{path} is damaged: {name} is {list(value.shape)}, its scales {list(scale.shape)}: take it from its"
+                " source again"
+            )
+        found[name] = (value.reshape(rows, groups, -1).float() * scale.float()[..., None]).reshape(value.shape)
+    return found
 
 
 def check_header(path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.denoiser import NetworkDenoiser
+from deft.denoiser.identity import is_prior
 from deft.errors import CheckpointError, InputError
 from deft.io.cards import check_card
 from deft.io.files import NEEDS, load_weights, save_weights
@@ -345,7 +346,7 @@ def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
     mine, theirs = prior.fingerprint(), card["prior_sha256"]
     fitted = card.get("prior_convention")
     other = differences(_one_schedule(fitted), _one_schedule(convention_of(prior))) if isinstance(fitted, dict) else []
-    if theirs == mine:  # a prior behind a service says less of itself than the same one here
+    if is_prior(prior, theirs):  # a prior behind a service says less of itself than the same one here
         other = [d for d in other if "nothing" not in d[1:]]
         if not other:
             return

@@ -16,6 +16,7 @@ from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import Operator
+from deft.denoiser.identity import is_prior
 from deft.errors import InputError
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import log
@@ -98,7 +99,7 @@ class Learned(HTransform, Renamed):
         # a shard has no fingerprint of the whole
         if known is not None and prior not in known and get_world().size == 1:
             own = self.prior_sha256 or next((p.fingerprint() for p in known), "")
-            if own and prior.fingerprint() != own:
+            if own and not is_prior(prior, own):
                 raise InputError(
                     f"this h was fitted to another prior (sha256 {own[:12]}…, this one is {prior.fingerprint()[:12]}…):"
                     " give the prior it was fitted to, or fit one to this prior; if this is the same one in a wrapper,"

@@ -107,6 +107,10 @@ class Separable(LinearOperator):
     def pinv(self, y: Tensor) -> Tensor:
         return self._along("v", self._measured(y, inverted), transpose=True)
 
+    def picture(self, y: Tensor) -> Tensor:
+        """What a network is shown of it, if that was given: grey where colour was lost, which `pinv` would tint."""
+        return super().picture(y) if self._features is None else self._features(y)
+
     def features(self, y: Tensor) -> Tensor:
         """The damped inverse of the class's docstring, or the `features` that was given."""
         if self._features is not None:

@@ -252,7 +252,7 @@ class RemoteDenoiser(Denoiser):
                 f"{self.url}/v1/card is not the card of a prior ({plain(reason)}): is this the address of a"
                 " `deft serve`?"
             ) from error
-        kept = ("name", "event_shape", "schedule", "fingerprint", "range", "parameters", "limits")
+        kept = ("name", "event_shape", "schedule", "fingerprint", "range", "parameters", "limits", "stands_for")
         self.card = {"kind": "prior", "family": "remote", "url": self.url} | {k: card[k] for k in kept if k in card}
 
     def _read_schedule(self, config: dict[str, Any]) -> Schedule:

@@ -213,6 +213,7 @@ def make_app(
         "range": list(prior.card.get("range", (-1, 1))),
         "parameters": prior.parameter_count() or None,
         "fingerprint": fingerprint,
+        "stands_for": list(prior.card.get("stands_for", ())),
         "convention": prior.describe(),
         "limits": {"max_batch": max_batch, "max_bytes": limit},
         "merged": merge_ms > 0,

@@ -15,6 +15,7 @@ from deft.errors import InputError
 from deft.kinds.domain import Data, Domain, Measured, Metric, UnknownPairs, View
 
 WEIGHTS = Path(__file__).with_name("weights")
+PRIORS = ("fashion", "ct", "satellite")
 
 
 class ImageDomain(Domain):
@@ -55,7 +56,7 @@ class ImageDomain(Domain):
         return {"UNet": ImagePrior}
 
     def bundled_priors(self) -> Mapping[str, Path]:
-        return {name: WEIGHTS / f"{name}.safetensors" for name in ("fashion", "ct")}
+        return {name: WEIGHTS / f"{name}.safetensors" for name in PRIORS}
 
     def bundled_h(self, prior: str = "") -> Mapping[str, Path]:
         found = {p.stem.removeprefix("h-"): p for p in sorted(WEIGHTS.glob("h-*.safetensors"))}
@@ -188,8 +189,10 @@ class ImageDomain(Domain):
         return DATASETS[name].labels
 
     def has_data(self, source: str) -> bool:
+        from deft.domains.image.data import check_bundled
         from deft.domains.image.files import source_exists
 
+        check_bundled(source)
         return source_exists(source)
 
     def data_version(self, name: str) -> int:

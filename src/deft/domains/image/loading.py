@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deft.domains.image.data import DATASETS, dataset
+from deft.domains.image.data import DATASETS, check_bundled, dataset
 from deft.domains.image.files import split_source
 from deft.domains.image.reading import ImageSet, ReadOptions, Shape, chw, read_images, read_stack
 from deft.domains.image.tasks import ImageTask, Masked
@@ -36,6 +36,7 @@ def read(
 
     strict: False passes over a range, an array and subfolders where this source has no such thing.
     """
+    check_bundled(source)
     shape = None if event_shape is None else chw(event_shape)
     name, _, part = source.partition(":")
     if name in DATASETS and not Path(source).exists():

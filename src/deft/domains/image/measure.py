@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deft.core.likelihood import Observation
-from deft.domains.image.data import DATASETS, dataset
+from deft.domains.image.data import DATASETS, check_bundled, dataset
 from deft.domains.image.features import FeatureNetwork, calibrate, measure_features
 from deft.domains.image.lpips import INSTALL, SMALLEST, lpips_or_none
 from deft.domains.image.metrics import (
@@ -251,6 +251,7 @@ def _loaded(name: str, path: str | None) -> FeatureNetwork:
 
 def split_of(source: str, split: str, event_shape: tuple[int, ...]) -> Data:
     """The images of a bundled set's split, or all of a file or folder, as they are."""
+    check_bundled(source)
     if source in DATASETS and not Path(source).exists():
         if DATASETS[source].event_shape != event_shape:
             raise InputError(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deft.errors import unknown
+from deft.errors import InputError, unknown
 
 SPLITS: dict[str, str] = {
     "fit": "1,000 images (ct: 600): what an h is fitted to",
@@ -55,6 +56,19 @@ DATASETS: dict[str, DataSet] = {
 }
 """Their licences in full, and what was changed, are in LICENCE.txt beside the files."""
 
+NOT_BUNDLED = ("satellite",)
+"""Priors that come without pictures of what they were trained on."""
+
+
+def check_bundled(source: str) -> None:
+    """Say what to do where `source` names a prior's pictures that are not here."""
+    name = source.partition(":")[0]
+    if name in NOT_BUNDLED and not Path(name).exists() and not Path(source).exists():
+        raise InputError(
+            f"no pictures come with the prior {name}: give a folder or file of your own, fit without --data (to samples"
+            f" of the prior), or draw some in Python: deft.sample(deft.load_prior({name!r}), 64)"
+        )
+
 
 class Labelled(NamedTuple):
     """x: images [N, *event_shape] in [-1, 1]; labels: [N], indices into the data set's `labels`."""
@@ -69,6 +83,7 @@ def dataset(name: str, split: str) -> Labelled:
     >>> dataset("ct", "test").x.shape
     torch.Size([500, 1, 64, 64])
     """
+    check_bundled(name)
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     if split not in SPLITS:
