@@ -46,7 +46,10 @@ def as_device(device: torch.device | str) -> torch.device:
     device(type='cpu')
     """
     try:
-        return torch.device(device)
+        found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("no numbers are kept there")
+        return found
     except (RuntimeError, TypeError) as error:
         raise InputError(f"no such device: {quoted(device)}; give cpu, cuda, cuda:1, ...") from error
 

@@ -58,6 +58,8 @@ class Range:
             noun = "a finite number"
         if max is not None and max >= FAR and not (_is_number(value, float) and value > max):
             max = None
+        if self.min is not None and self.min <= -FAR and max is None:
+            return noun
         if self.min is not None and max is not None:
             return f"{noun} from {_show(self.min)} to {_show(max)}"
         parts = [
@@ -103,7 +105,7 @@ class Words:
 def _show(end: float) -> str:
     if end == LARGEST:
         return "2^63 - 1"
-    return f"{end:,}" if isinstance(end, int) or (end == int(end) and abs(end) < 1e15) else f"{end:g}"
+    return f"{int(end):,}" if end == int(end) and abs(end) < 1e15 else f"{end:g}"
 
 
 ANY_WHOLE, ANY_REAL = Range(-LARGEST - 1, LARGEST), Range()

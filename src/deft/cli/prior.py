@@ -213,6 +213,11 @@ class Training:
         domain = find_domain(self.kind)
         x, x_out, n_all = self.read(domain, output)
         shape = tuple(x.shape[1:])
+        if self.features != "none" and len(x_out) < 4:
+            raise InputError(
+                f"--features compares samples with two halves of the held-out {domain.title}, and there are"
+                f" {len(x_out)}: give at least 4 with --held-out, or more data, or leave --features out"
+            )
         made = self.build(domain, shape)
         with own_folder(
             self.out, TRAIN_OUTPUTS, overwrite=self.overwrite, resume=self.resume,

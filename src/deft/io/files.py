@@ -128,6 +128,8 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for one in reversed(missing):
+        if one.exists():
+            raise NotADirectoryError(errno.ENOTDIR, "there is a file of that name", str(one))
         one.mkdir(exist_ok=True)
         to_disk(one.parent)
 

@@ -247,6 +247,21 @@ class Through:
         return self.prior.to_latent(self.task.observe(self.prior.decode(x), noise))
 
 
+class TensorOf(nn.Module):
+    """A function of somebody's, which must return a tensor."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str):
+        super().__init__()
+        self.function, self.name = function, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.function(x)
+        if not isinstance(found, Tensor):
+            got = "nothing" if found is None else f"a value of the type {type(found).__name__}"
+            raise ContractError(f"the reward {self.name} returned {got}, expected a tensor: one number for each sample")
+        return found
+
+
 class LogProbability(nn.Module):
     """x -> log p(label | x) of a classifier that returns logits [B, classes]."""
 
@@ -296,7 +311,8 @@ class Tilt(OperatorTask):
                 f"this h was fitted to the reward {self.source}, which its card names and does not hold: give it with"
                 " --reward (deft sample)"
             )
-        reward = self.function if self.label < 0 else LogProbability(self.function, self.label)
+        own = TensorOf(self.function, self.source)
+        reward = own if self.label < 0 else LogProbability(own, self.label)
         return Reward(reward, self.beta, tuple(x.shape[1:])).observe(len(x)).to(x.device)
 
     def check(self, event_shape: Sequence[int]) -> Observation:
