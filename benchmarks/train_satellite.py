@@ -35,9 +35,10 @@ STARTED = time.monotonic()
 
 import numpy as np  # noqa: E402 (the clock comes first)
 import torch  # noqa: E402
-from graphs import descend  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+
+from graphs import descend  # noqa: E402
 
 from deft import DPMpp2M, Noise, VPCosine, sample  # noqa: E402
 from deft.cli.prior import fast_kernels, finish_prior, start_weights  # noqa: E402
