@@ -489,6 +489,36 @@ def test_sigterm_does_and_says_what_ctrl_c_does(shop, tmp_path, number, code):
     assert names(tmp_path / "run") == {"state.pt", "sizes.json"}
 
 
+def test_an_interrupt_in_the_guise_of_another_error(monkeypatch, capsys):
+    """As Python has one that comes while a class is made, during an import: before a command runs, and in it."""
+
+    def interrupted(*arguments: object) -> int:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    for place in ("deft.cli.running._on_each", "deft.cli._main"):
+        monkeypatch.setattr(place, interrupted)
+        assert run(capsys, "info", "x") == (130, "", "stopped\n")
+
+
+ENDS = """
+import atexit, ctypes, deft.cli
+def interrupted(arguments):  # inside Python code that C runs
+    ctypes.pythonapi.PyRun_String.restype = ctypes.py_object
+    names = ctypes.py_object({})
+    ctypes.pythonapi.PyRun_String(b"raise KeyboardInterrupt", 257, names, names)
+deft.cli._main = interrupted
+atexit.register(print, "at exit")
+deft.cli.entry()
+"""
+
+
+def test_the_exit_code_is_ours_wherever_the_interrupt_came(tmp_path):
+    """And not Python's own end by SIGINT, also after SIGTERM."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    done = subprocess.run([sys.executable, "-m", "ends"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "at exit\n", "stopped\n")
+
+
 WORKER = """
 import os, sys, time
 from deft.bench.runner import _begin

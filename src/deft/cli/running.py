@@ -21,7 +21,7 @@ from deft.cli.sections import Sections
 from deft.errors import DeftError, LostError, OutputError
 from deft.io.files import NO_SPACE, shortened
 from deft.runtime.distributed import World, get_world, launch_note
-from deft.runtime.signals import exit_code
+from deft.runtime.signals import asked_to_stop, exit_code
 from deft.train.fit import Interrupted
 
 SHOW_TRACEBACK = "DEFT_TRACEBACK"
@@ -63,10 +63,12 @@ def run(cli: click.Group, arguments: list[str]) -> int:
             return _fail(one_line(error), world)
         return _fail(f"cannot use {shortened(os.fspath(error.filename))}: {error.strerror or one_line(error)}", world)
     except (RuntimeError, MemoryError) as error:
+        if asked_to_stop(error):
+            return _stopped(error, cli, arguments, world)
         message = known_failure(error)
         return _fault(error, world) if message is None else _fail(message, world)
     except Exception as error:
-        return _fault(error, world)
+        return _stopped(error, cli, arguments, world) if asked_to_stop(error) else _fault(error, world)
     finally:
         world.close()
 
