@@ -127,7 +127,7 @@ def test_the_page_of_a_model(place):
 
 
 def test_names_in_figures_are_no_formulas(tmp_path):
-    """A `$` in the name of an entry, or in a title; with matplotlib's formulas it is an error, and not of the user's."""
+    """A `$` in the name of an entry, or in a title; taken for a formula it is an error, and not of the user."""
     pytest.importorskip("matplotlib")
     bad = r"5 $ \nothing{ $"
     row = {"metric": "m", "method": bad, "title": bad, "calls": 4, "at_most": 4, "value": 1.0, "low": 0.5, "high": 2.0}

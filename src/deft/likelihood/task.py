@@ -29,7 +29,7 @@ from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
 from deft.printing import short
 from deft.tensors import float32_default
-from deft.values import Deviation, check, check_numbers
+from deft.values import Deviation, base_kind, check, check_numbers, field_kinds
 
 Choices = dict[str, tuple[str, ...]]
 """Setting -> the words that it may be."""
@@ -97,6 +97,12 @@ class OperatorTask(Renamed, ABC):
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
+        for name, kind in field_kinds(type(self)).items():
+            value = getattr(self, name)
+            held = base_kind(kind) in (int, float) and isinstance(value, (Tensor, np.ndarray, np.generic))
+            # one number is one, whatever holds it; a gradient would be lost
+            if held and value.ndim == 0 and not getattr(value, "requires_grad", False):
+                object.__setattr__(self, name, value.item())
         check(Deviation, self.sigma_y, f"sigma_y of the task {self.name}")
         check_numbers(self, f"task {self.name}: ")
 
