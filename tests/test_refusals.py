@@ -85,3 +85,12 @@ def test_the_numbers_of_system_errors_are_left_out():
 
 def test_a_task_of_two_may_have_spaces():
     assert deft.io.tasks.get_task("sr4 + denoise").name == "sr4+denoise"
+
+
+def test_the_shortest_time_there_is(here, tmp_path):
+    """A billionth of a second, which is one step, is in the range of --seconds."""
+    found = deft.fit_h(
+        str(here / "toy.safetensors"), "denoise", width=4, seconds=1e-9, batch=2, prior_samples=4, cache=4,
+        calibrate=False, progress=False, device="cpu",
+    )  # fmt: skip
+    assert found.summary()["steps"] == 1
