@@ -93,4 +93,4 @@ def test_the_shortest_time_there_is(here, tmp_path):
         str(here / "toy.safetensors"), "denoise", width=4, seconds=1e-9, batch=2, prior_samples=4, cache=4,
         calibrate=False, progress=False, device="cpu",
     )  # fmt: skip
-    assert found.summary()["steps"] == 1
+    assert found.summary()["steps"] <= 1

@@ -369,8 +369,8 @@ def make_study(table: Mapping[str, Any], title: str = "comparison", *, trust_cod
         for key in on.prior_options.keys() & RESERVED.keys():
             raise InputError(f"{where}: prior_options.{key}: {RESERVED[key]}")
         check_trusted(on, where, trust_code)
-        options = f", prior_options = {quoted(on.prior_options)}" if on.prior_options else ""
-        with naming(f"{where}: prior = {quoted(on.prior)}{options}"):
+        read_as = f", prior_options = {quoted(on.prior_options)}" if on.prior_options else ""
+        with naming(f"{where}: prior = {quoted(on.prior)}{read_as}"):
             check_options(on.prior, on.prior_options)
     tune = replace(tune, metric=tune.metric or proper(settings[0].domain)[0])
     options = _tables(top, "tasks")
