@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import types
 from typing import Annotated
 
@@ -38,11 +39,12 @@ from deft import (
 from deft.arguments import checks_arguments
 from deft.domains.image.data import dataset
 from deft.domains.image.prior import ImagePrior
-from deft.errors import DeftError, InputError
+from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.h_files import bundled_h
 from deft.nn import UNet
 from deft.samplers import Sampler
 from deft.values import Range
+from toys import toy_prior
 
 nan, inf = float("nan"), float("inf")
 
@@ -399,3 +401,42 @@ def test_a_grid_of_ones_own(caplog):
     assert deft.sample(w.prior, 2, grid=w.g).shape == (2, 16) and not caplog.text
     deft.sample(w.prior, 2, grid=w.g[:-1])
     assert "samples keep that much noise" in caplog.text
+
+
+def test_arrays_of_numpy_are_taken_where_tensors_are(tmp_path):
+    """The same operator, and the same fit, of an array and of a tensor."""
+    seen = np.ones((1, 4, 4))
+    seen[:, 1:2] = 0
+    x = torch.randn(2, 4, 4)
+    assert torch.equal(deft.Mask(seen)(x), deft.Mask(torch.from_numpy(seen))(x))
+    assert torch.equal(deft.Mask(seen.astype(bool))(x), deft.Mask(seen)(x))
+    assert deft.Matrix(np.eye(3)).matrix.dtype == torch.float32
+    with pytest.raises(InputError, match="expected a tensor or a NumPy array"):
+        deft.Mask([[1, 0]])
+    with pytest.raises(InputError, match="array of <U1: expected numbers"):
+        deft.Mask(np.array([["a"]]))
+    prior = deft.load_prior(str(toy_prior(tmp_path / "p.safetensors")))
+    data = np.random.default_rng(0).uniform(-1, 1, (16, 1, 16, 16))
+    same = {"width": 4, "steps": 1, "batch": 2, "prior_samples": 0, "cache": 0, "calibrate": False, "progress": False}
+    a, b = (deft.fit_h(prior, "denoise", d, **same).h.state_dict() for d in (data, torch.from_numpy(data).float()))
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_a_number_of_a_task_may_be_a_tensor_of_one():
+    for value in (torch.tensor(0.05), np.array(0.05, np.float32), np.float32(0.05)):
+        task = deft.tasks.Inpaint(sigma_y=value)
+        assert type(task.sigma_y) is float and json.loads(json.dumps(task.config())) == task.config()
+    assert deft.tasks.SuperResolution(factor=torch.tensor(2)).factor == 2
+    for bad in (torch.tensor([0.05, 0.1]), torch.tensor(0.05, requires_grad=True), torch.tensor(True), np.array("x")):
+        with pytest.raises(InputError, match="sigma_y of the task inpaint = "):
+            deft.tasks.Inpaint(sigma_y=bad)
+
+
+def test_a_prior_of_another_precision_is_told_from_another_prior(tmp_path):
+    prior = deft.load_prior(str(toy_prior(tmp_path / "p.safetensors")))
+    h = deft.fit_h(prior, "denoise", width=4, steps=1, batch=2, prior_samples=4, cache=0, progress=False)
+    h.save(tmp_path / "run")
+    for dtype in (torch.float64, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        with pytest.raises(CheckpointError, match=f"its weights are {name}, and another precision counts as another"):
+            deft.load(tmp_path / "run", deft.load_prior(str(tmp_path / "p.safetensors")).to(dtype))

@@ -316,7 +316,7 @@ def test_unknown_names(shop, capsys, arguments, given, nearest):
 
 def test_unknown_setting_and_method_in_a_list(shop, tmp_path, capsys):
     line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zetta=1"))
-    assert "unknown setting of dps 'zetta': did you mean 'zeta'" in line
+    assert "unknown setting 'zetta' of dps: did you mean 'zeta'" in line
     line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zeta=much"))
     assert "setting zeta of dps is a number, got 'much'" in line
     line = refused(capsys, *sample_line(shop, tmp_path / "out", "--method", "dps", "--set", "zeta"))

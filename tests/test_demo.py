@@ -51,7 +51,9 @@ def test_a_demo_may_replace_a_demo_and_nothing_else(prior, tmp_path, capsys):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "thesis.txt").write_text("")
     assert "--overwrite" in refused(capsys, *line)
-    (tmp_path / "demo" / "report.json").write_text("{}")
+    (tmp_path / "demo" / "report.json").write_text('{"title": "of my own"}')
+    assert "--overwrite" in refused(capsys, *line)
+    (tmp_path / "demo" / "report.json").write_text('{"title": "deft demo, an earlier one"}')
     code, out, _ = run(capsys, *line)
     assert code == 0 and "feature distance" in out and "the method minus DEFT" in out
     assert (tmp_path / "demo" / "thesis.txt").exists()

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import deft
 from deft.cli import cli
@@ -30,7 +32,7 @@ from deft.errors import InputError, OutputError
 from deft.io import claims, files
 from deft.io.arrays import save_arrays
 from deft.io.claims import LOCK, claimed
-from deft.io.files import make_folder, save_state, save_weights, unfinished, write_atomic, write_text
+from deft.io.files import is_of_deft, make_folder, save_state, save_weights, unfinished, write_atomic, write_text
 from deft.io.folders import files_of, own_folder, part_of_folder
 from deft.runtime.distributed import World
 from deft.workflow.sampling import OUTPUTS as SAMPLE
@@ -383,6 +385,8 @@ def test_overwrite_of_a_fit_removes_its_state_before_anything_is_fitted(shop, tm
     ):
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("old")
+    shutil.copy(out / "state.pt", out / "round-1/state.pt")
+    shutil.copy(out / "h.safetensors", out / "prior-samples/prior-samples-0123456789ab-0000000.safetensors")
     (out / "sample-000.png").write_text("of deft sample")
 
     def killed(*arguments: object, **options: object) -> None:
@@ -393,6 +397,24 @@ def test_overwrite_of_a_fit_removes_its_state_before_anything_is_fitted(shop, tm
     assert names(out) == {"round-1/mine.txt", "sample-000.png", "sizes.json"}
     monkeypatch.undo()
     assert run(capsys, *fit_line(shop, out, "--resume", "--seed", 1))[0] == 0
+
+
+def test_tensors_of_other_programs_are_not_removed(shop, tmp_path, capsys):
+    """A folder of the user's, in which names are as those of a fit; every file that a fit of 0.1 left is known."""
+    out = tmp_path / "home"
+    (out / "round-1").mkdir(parents=True)
+    torch.save({"step": 3, "model": torch.zeros(3)}, out / "round-1/state.pt")
+    save_file({"w": torch.zeros(3)}, out / "h.safetensors")
+    for name in ("h.safetensors", "round-1/state.pt"):
+        before = names(out)
+        said = refused_last(capsys, *fit_line(shop, out, "--overwrite"))
+        assert f"home/{name} is not known as a file of deft's, and --overwrite would remove it" in said
+        assert names(out) == before
+        (out / name).unlink()
+    assert run(capsys, *fit_line(shop, out, "--overwrite"))[0] == 0
+    old = Path(__file__).parent / "data"
+    found = [p for p in old.rglob("*") if p.suffix in (".pt", ".safetensors") and "v0.1" in str(p)]
+    assert len(found) > 20 and all(map(is_of_deft, found))
 
 
 def test_what_a_command_reads_is_not_removed_for_it(shop, tmp_path, capsys):
@@ -465,6 +487,36 @@ def test_sigterm_does_and_says_what_ctrl_c_does(shop, tmp_path, number, code):
     assert child.returncode == code and "Traceback" not in err
     assert last.startswith("stopped at step ") and last.endswith("--resume") and "resume with: deft fit" in last
     assert names(tmp_path / "run") == {"state.pt", "sizes.json"}
+
+
+def test_an_interrupt_in_the_guise_of_another_error(monkeypatch, capsys):
+    """As Python has one that comes while a class is made, during an import: before a command runs, and in it."""
+
+    def interrupted(*arguments: object) -> int:
+        raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()
+
+    for place in ("deft.cli.running._on_each", "deft.cli._main"):
+        monkeypatch.setattr(place, interrupted)
+        assert run(capsys, "info", "x") == (130, "", "stopped\n")
+
+
+ENDS = """
+import atexit, ctypes, deft.cli
+def interrupted(arguments):  # inside Python code that C runs
+    ctypes.pythonapi.PyRun_String.restype = ctypes.py_object
+    names = ctypes.py_object({})
+    ctypes.pythonapi.PyRun_String(b"raise KeyboardInterrupt", 257, names, names)
+deft.cli._main = interrupted
+atexit.register(print, "at exit")
+deft.cli.entry()
+"""
+
+
+def test_the_exit_code_is_ours_wherever_the_interrupt_came(tmp_path):
+    """And not Python's own end by SIGINT, also after SIGTERM."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    done = subprocess.run([sys.executable, "-m", "ends"], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "at exit\n", "stopped\n")
 
 
 WORKER = """

@@ -59,7 +59,7 @@ def test_data_sets():
     assert "Bradley J. Erickson" in licence and "Mayo Clinic" in licence
     with pytest.raises(InputError, match="did you mean 'fashion'"):
         dataset("fasion", "test")
-    with pytest.raises(InputError, match="Known: fit, test, validation"):
+    with pytest.raises(InputError, match="fit, test, validation"):
         dataset("ct", "train")
 
 

@@ -153,7 +153,7 @@ def test_refining_leaves_it_as_it_was(place, monkeypatch):
         ({"data": torch.zeros(4, 3, 8, 8)}, r"samples have shape \(4, 3, 8, 8\), expected \(N, 1"),
         ({"data": torch.zeros(1, 1, 16, 16)}, "too few to fit to and to hold one out"),
         ({"data": "nowhere"}, "nowhere"),
-        ({"data": 7}, "data = 7: expected a Tensor"),
+        ({"data": 7}, "data = 7: expected a tensor"),
         ({"task": "sr5"}, "did you mean 'sr4'"),
         ({"stepz": 7}, "did you mean 'steps'"),
         ({"method": "dfet"}, "did you mean 'deft'"),

@@ -85,7 +85,12 @@ def test_a_stopped_run_resumes_bit_for_bit(tmp_path, monkeypatch, where):
         h = DEFT((2,), 2, 8, n2_start=0.0)
         return h, importance_fit(h, PRIOR, obs, rounds=3, paths=4, steps=5, config=config, folder=folder, **options)
 
+    note = tmp_path / "whole/round-1/note.txt"  # a user's, which stays
+    note.parent.mkdir(parents=True)
+    note.write_text("mine")
     whole, rows = go(tmp_path / "whole")
+    assert note.exists() and not (tmp_path / "whole/round-1/state.pt").exists()
+    assert not (tmp_path / "whole/round-2").exists()
     name, count = ("draw_round", 3) if where == "a draw" else ("fit", 2)
     real, calls = getattr(importance, name), []
 

@@ -56,7 +56,7 @@ def test_what_commands_and_files_give_is_read():
         ({"fresh": 2.0}, "is yes or no"),
         ({"fresh": "maybe"}, "is yes or no"),
         ({"rule": "tow"}, "'tow': did you mean 'two'"),
-        ({"repeat": 1}, "unknown setting of every 'repeat': did you mean 'repeats'"),
+        ({"repeat": 1}, "unknown setting 'repeat' of every: did you mean 'repeats'"),
     ],
 )
 def test_what_cannot_be_read(values, words):
@@ -143,13 +143,13 @@ def test_settings_of_a_sampler(monkeypatch):
     assert made.config()["settings"] == {"scale": 1.0, "data_std": 0.7, "share": 0.5}
     config = made.config()
     assert plan(config.pop("method"), **config).make_sampler().share == 0.5
-    with pytest.raises(InputError, match="setting of gradient with half 'shore': did you mean 'share'"):
+    with pytest.raises(InputError, match="setting 'shore' of gradient with half: did you mean 'share'"):
         plan("gradient", sampler="half", settings={"shore": 1.0})
     with pytest.raises(InputError, match="setting share of half is a number"):
         plan("gradient", sampler="half", settings={"share": "x"})
-    with pytest.raises(InputError, match="unknown setting of half"):
+    with pytest.raises(InputError, match=r"unknown setting .* of half"):
         make_sampler("half", settings={"eta": 0.5})
-    with pytest.raises(InputError, match="setting of ddrm"):  # it has steps of its own
+    with pytest.raises(InputError, match=r"setting .* of ddrm"):  # it has steps of its own
         plan("ddrm", sampler="half", settings={"share": 0.5})
 
 

@@ -186,7 +186,7 @@ def test_shapes_that_do_not_fit_are_said_before_training(tmp_path, capsys):
     line = ("fit", "--prior", prior, "--data", data, "--size", 0.9, "--out", tmp_path / "run")
     assert "colourisation needs images of several channels" in refused(capsys, *line, "--task", "colourise")
     assert "multiple" in refused(capsys, *line, "--task", "sr4", "--task-option", "factor=5")
-    assert "unknown setting of the task ct 'angle': did you mean 'angles'" in refused(
+    assert "unknown setting 'angle' of the task ct: did you mean 'angles'" in refused(
         capsys, *line, "--task", "ct", "--task-option", "angle=3"
     )
     assert "a whole number" in refused(capsys, *line, "--task", "ct", "--task-option", "angles=many")

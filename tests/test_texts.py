@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 
 import deft
+from deft.bench.figures import bars, curves
 from deft.bench.report import Report
 from deft.bench.table import Table
+from deft.diagnose.figures import curves_in_band
+from deft.domains.protein.metrics import Goal
+from deft.domains.protein.view import Panel, page
 from deft.errors import DeftError, InputError, visible
 from deft.io.files import json_text, load_weights, save_weights
 from deft.io.text import markdown, markdown_cell
+from deft.kinds.domain import Metric
+from deft.recipe.card_text import h_card_text
 from deft.runtime.messages import log, show
 from deft.workflow.model_card import readme
 from toys import pictures, run, save_pictures, toy_prior
@@ -118,3 +124,35 @@ def test_the_page_of_a_model(place):
     bad = f"<img src=x> [a](b) {ESC}"
     text = readme(card | {"note": bad, "data": bad, "prior": bad})
     assert harmless(text) and "<img" not in text and "[a](b)" not in text
+
+
+def test_names_in_figures_are_no_formulas(tmp_path):
+    """A `$` in the name of an entry, or in a title; taken for a formula it is an error, and not of the user."""
+    pytest.importorskip("matplotlib")
+    bad = r"5 $ \nothing{ $"
+    row = {"metric": "m", "method": bad, "title": bad, "calls": 4, "at_most": 4, "value": 1.0, "low": 0.5, "high": 2.0}
+    metric = Metric("m", "a metric", "low")
+    assert curves(tmp_path / "a.png", bad, [row, row | {"calls": 8, "at_most": 8, "value": 2.0}], metric)
+    assert bars(tmp_path / "b.png", bad, {bad: (0.5, 0.4, 0.6)}, label="a label", footer=bad)
+    x = np.linspace(0, 1, 4)
+    assert curves_in_band(x, x[:, None], x, x, names=[bad], title=bad)
+
+
+def test_a_page_of_chains_holds_titles_and_obeys_none(tmp_path):
+    """Neither does a title end the script, nor does the name of a place in it pull in what belongs elsewhere."""
+    bad = "@DATA@ <!--<script></script><img src=x>" + ESC
+    x = np.random.default_rng(0).normal(size=(8, 3)).cumsum(0)
+    goal = Goal(np.arange(4), x[:4])
+    page(tmp_path / "v.html", [Panel(x, goal, bad, True)], title=bad, notes=[bad])
+    text = (tmp_path / "v.html").read_text()
+    plain = tmp_path / "w.html"
+    page(plain, [Panel(x, goal, "t", True)], title="t", notes=["t"])
+    assert harmless(text) and "<img" not in text and text.count('"motif":') == 1
+    assert text.count("<script") == plain.read_text().count("<script") and "<!--<" not in text
+
+
+def test_a_card_ends_no_block(place):
+    """card.md shows a card between fences; a text of several lines is on one."""
+    _, card = load_weights(place / "run/h.safetensors")
+    lines = h_card_text(card | {"prior": f"a\n```\n<script>{ESC}", "b\n```\n": {"c": f"```\n{ESC}"}}).splitlines()
+    assert sum(line.strip() == "```" for line in lines) == 2 and all(map(harmless, lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import sys
 from typing import Annotated, get_args, get_origin
 
 import click
@@ -19,13 +20,14 @@ from deft.cli import cli
 from deft.cli.numbers import Line, Number, Numbers
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, save_weights
-from deft.io.h_files import bundled_h
+from deft.io.h_files import bundled_h, save_h
+from deft.learned.factory import Factory
 from deft.methods import METHODS, plan
 from deft.methods.settings import Settings
 from deft.recipe.fitted import prior_of
 from deft.train.fit import FitConfig
 from deft.values import Range, check, field_kinds
-from toys import refused
+from toys import pictures, refused, run, save_pictures, toy_prior
 
 NAN, INF, HUGE = math.nan, math.inf, 10**23
 
@@ -452,9 +454,67 @@ def test_it_runs_when_it_is_trusted(code, tmp_path, capsys):
     file = written(tmp_path, f"{code}:prior")
     assert read_study(file, trust_code=True).on[0].prior == f"{code}:prior" and not (tmp_path / "ran").exists()
     said = refused(capsys, "compare", file, "--out", tmp_path / "o", "--report", "--trust-code")
-    assert "nothing to report" in said and (tmp_path / "ran").exists()
+    assert "holds no results" in said and (tmp_path / "ran").exists()
     found = run_study(read_study(file, trust_code=True), tmp_path / "o", only_read=True, progress=False)
     assert found.cells == []
+
+
+NET = """
+from pathlib import Path
+import torch
+Path({ran!r}).write_text("")
+class Net(torch.nn.Conv2d):
+    def __init__(self, inputs, outputs, width):
+        super().__init__(inputs, outputs, 1)
+    def forward(self, x, *more):
+        return super().forward(x)
+"""
+HELD = """
+images = 2
+samples = 2
+[fit]
+{key} = "{h}"
+steps = 2
+[tune]
+images = 2
+budget = 4
+steps = [2]
+[[on]]
+prior = "{prior}"
+data = "{data}"
+tasks = ["denoise"]
+entries = ["deft"]
+"""
+
+
+@pytest.mark.parametrize("key", ["fitted", "start_from"])
+def test_code_in_the_card_of_an_h_that_a_comparison_names(key, tmp_path, capsys, monkeypatch):
+    """Nothing of it runs, nor is imported, without --trust-code; with it the comparison is done."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    ran = tmp_path / "ran"
+    (tmp_path / "their_net.py").write_text(NET.format(ran=str(ran)))
+    net = __import__("their_net").Net
+    prior = deft.load_prior(str(toy_prior(tmp_path / "prior.safetensors")))
+    task = deft.io.tasks.get_task("denoise")
+    h = deft.DEFT((1, 16, 16), task.feature_channels, 4, net=Factory(net))
+    save_h(tmp_path / "h.safetensors", h, prior, task)
+    save_pictures(tmp_path / "good", pictures(40))
+    text = HELD.format(key=key, h="h.safetensors", prior="prior.safetensors", data="good")
+    (tmp_path / "s.toml").write_text(text)
+
+    def forgotten() -> None:
+        sys.modules.pop("their_net", None)
+        ran.unlink(missing_ok=True)
+
+    forgotten()
+    code, out, err = run(capsys, "compare", "s.toml", "--out", "o")
+    said = out + err + "".join(p.read_text() for p in (tmp_path / "o").rglob("*.error.txt"))
+    assert code == 2 and "names code of its own, the network their_net:Net" in said and "--trust-code" in said
+    assert not ran.exists() and "their_net" not in sys.modules
+    code, out, err = run(capsys, "compare", "s.toml", "--out", "o", "--trust-code")
+    assert code == 0 and ran.exists(), (out, err)
+    forgotten()
 
 
 @pytest.mark.parametrize("value", ["true", "1", '"true"', '"yes"'])

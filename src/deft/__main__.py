@@ -1,8 +1,6 @@
 """python -m deft, the form that `accelerate launch -m deft` needs"""
 
-import sys
-
-from deft.cli import main
+from deft.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

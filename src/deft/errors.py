@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
@@ -29,7 +30,8 @@ def _code(c: str) -> str:
 class DeftError(Exception):
     """Base class of the errors that the command line prints as one line (exit code 2).
 
-    What a message quotes of somebody's file has no control characters (`visible`).
+    What a message quotes of somebody's file has no control characters (`visible`); what it quotes of the system's
+    errors has no numbers ("[Errno 2] ").
 
     >>> import deft
     >>> try:
@@ -40,7 +42,7 @@ class DeftError(Exception):
     """
 
     def __init__(self, *args: object):
-        super().__init__(*(visible(a) if isinstance(a, str) else a for a in args))
+        super().__init__(*(re.sub(r"\[Errno -?\d+\] ", "", visible(a)) if isinstance(a, str) else a for a in args))
 
 
 class InputError(DeftError, ValueError):
@@ -79,11 +81,22 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
 
     >>> str(unknown("task", "inpant", ["inpaint", "sr4"]))
     "unknown task 'inpant': did you mean 'inpaint'? Known: inpaint, sr4"
+    >>> str(unknown("setting of pigdm", "x", ["scale"])), str(unknown("task", "", ["sr4"]))
+    ("unknown setting 'x' of pigdm: give one of scale", 'the name of a task is empty: give one of sr4')
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return InputError(f"unknown {kind} {name!r}: {hint}Known: {', '.join(names)}")
+    lower = {n.lower(): n for n in reversed(names)}
+    near = difflib.get_close_matches(name.strip().lower(), lower, n=1, cutoff=0.5)
+    listed = ", ".join(names)
+    hint = f"did you mean {lower[near[0]]!r}? Known: {listed}" if near else f"give one of {listed}"
+    if not names:
+        hint = "there is none"
+    if not name.strip():
+        return InputError(f"the name of {'an' if kind[0] in 'aeiou' else 'a'} {kind} is empty: {hint}")
+    what, word, whose = (
+        kind.partition(" of ") if re.match("(setting|option|split) of ", kind) else kind.partition(" in ")
+    )
+    return InputError(f"unknown {what} {name!r}{word}{whose}: {hint}")
 
 
 def required(module: str, install: str, what: str) -> Any:

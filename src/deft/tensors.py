@@ -39,6 +39,28 @@ def float32_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def as_tensor(value: Tensor | np.ndarray) -> Tensor:
+    """A tensor as it is; an array as one, float64, in which NumPy has numbers, as float32.
+
+    >>> as_tensor(np.zeros(3)).dtype, as_tensor(torch.zeros(3, dtype=torch.float64)).dtype
+    (torch.float32, torch.float64)
+    """
+    if isinstance(value, Tensor):
+        return value
+    if value.dtype.kind not in "fiub":
+        raise InputError(f"an array of {value.dtype}: expected numbers")
+    found = torch.from_numpy(np.array(value))
+    return found.float() if found.dtype == torch.float64 else found
+
+
+def weights_note(module: nn.Module) -> str:
+    """For a message about two priors that are not the same: whether the precision may be the reason."""
+    found = next((v.dtype for v in module.state_dict().values() if v.is_floating_point()), torch.float32)
+    if found == torch.float32:
+        return ""
+    return f"; its weights are {str(found).removeprefix('torch.')}, and another precision counts as another prior"
+
+
 def as_device(device: torch.device | str) -> torch.device:
     """The device of a name.
 
@@ -46,7 +68,10 @@ def as_device(device: torch.device | str) -> torch.device:
     device(type='cpu')
     """
     try:
-        return torch.device(device)
+        found = torch.device(device)
+        if found.type == "meta":
+            raise RuntimeError("no numbers are kept there")
+        return found
     except (RuntimeError, TypeError) as error:
         raise InputError(f"no such device: {quoted(device)}; give cpu, cuda, cuda:1, ...") from error
 

@@ -58,6 +58,8 @@ class Range:
             noun = "a finite number"
         if max is not None and max >= FAR and not (_is_number(value, float) and value > max):
             max = None
+        if self.min is not None and self.min <= -FAR and max is None:
+            return noun
         if self.min is not None and max is not None:
             return f"{noun} from {_show(self.min)} to {_show(max)}"
         parts = [
@@ -103,7 +105,7 @@ class Words:
 def _show(end: float) -> str:
     if end == LARGEST:
         return "2^63 - 1"
-    return f"{end:,}" if isinstance(end, int) or (end == int(end) and abs(end) < 1e15) else f"{end:g}"
+    return f"{int(end):,}" if end == int(end) and abs(end) < 1e15 else f"{end:g}"
 
 
 ANY_WHOLE, ANY_REAL = Range(-LARGEST - 1, LARGEST), Range()
@@ -235,7 +237,8 @@ def words(kind: Any, value: Any = None) -> str:
     if _is_mapping(kind):
         inner = get_args(kind)
         return "a table" + (f", each value {words(inner[1])}" if inner and inner[1] is not Any else "")
-    return f"a {getattr(kind, '__name__', kind)}"
+    name = getattr(kind, "__name__", str(kind))
+    return {"Tensor": "a tensor", "ndarray": "a NumPy array"}.get(name, f"a {name}")
 
 
 def _is_mapping(kind: Any) -> bool:
@@ -352,11 +355,12 @@ def check_fields(thing: Any, where: str = "", only: Sequence[str] | None = None)
 def check_numbers(thing: Any, where: str = "") -> None:
     """`check_fields` of those fields alone that are numbers: for dataclasses of other people, whose further fields may
     hold anything."""
-    numeric = [name for name, kind in field_kinds(type(thing)).items() if _base(kind) in (int, float)]
+    numeric = [name for name, kind in field_kinds(type(thing)).items() if base_kind(kind) in (int, float)]
     check_fields(thing, where, numeric)
 
 
-def _base(kind: Any) -> Any:
+def base_kind(kind: Any) -> Any:
+    """A kind without its range."""
     return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from deft.bench.store import Store
-from deft.diagnose.figures import pyplot
+from deft.diagnose.figures import as_written, pyplot
 from deft.io.files import write_atomic
 from deft.kinds.domain import Metric, View
 
@@ -70,7 +70,7 @@ def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: Me
             marker="o",
             markersize=4 if strong else 3,
             linewidth=2.4 if strong else 1.2,
-            label=mine[0]["title"],
+            label=as_written(mine[0]["title"]),
         )
         axes.fill_between(
             x,
@@ -84,7 +84,7 @@ def curves(path: Path, title: str, rows: Sequence[Mapping[str, Any]], metric: Me
         xscale="log",
         xlabel="calls of the prior for one sample",
         ylabel=f"{metric.title} ({metric.better}er is better)",
-        title=title,
+        title=as_written(title),
     )
     ticks = sorted({r["at_most"] for r in rows})
     axes.set_xticks(ticks, [str(t) for t in ticks])
@@ -118,9 +118,15 @@ def bars(
     names = list(shares)[::-1]
     values = np.array([shares[n] for n in names]) * 100
     off = np.maximum(0, [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])
-    axis.barh(names, values[:, 0], xerr=off, color=["0.7" if n in grey else "C0" for n in names], capsize=3)
-    axis.set(title=title, xlabel=f"{label} (95 % interval)", xlim=(0, None))
-    figure.text(0.01, -0.02, footer, fontsize=7, va="top")
+    axis.barh(
+        [as_written(n) for n in names],
+        values[:, 0],
+        xerr=off,
+        color=["0.7" if n in grey else "C0" for n in names],
+        capsize=3,
+    )
+    axis.set(title=as_written(title), xlabel=f"{label} (95 % interval)", xlim=(0, None))
+    figure.text(0.01, -0.02, as_written(footer), fontsize=7, va="top")
     write_atomic(path, lambda p: figure.savefig(p, format="png", dpi=130, bbox_inches="tight"))
     plt.close(figure)
     return path

@@ -110,6 +110,10 @@ def base_of(on: Setting, *splits: str) -> dict[str, Any]:
     return {"prior": on.prior, "data": describe(on.domain, on.source, splits, prior.data_shape), **more}
 
 
+DIGEST = "sha256"
+"""Among the options of a fit in a piece's `spec`, and no option: of the h that it begins with, or takes."""
+
+
 def fit_job(on: Setting, task: dict[str, Any], entry: Entry, seed: int) -> Job:
     settings = asdict(entry.fit)
     settings.pop("seeds")
@@ -120,7 +124,7 @@ def fit_job(on: Setting, task: dict[str, Any], entry: Entry, seed: int) -> Job:
         if source:
             settings["options"] = {
                 **settings["options"],
-                "sha256": file_digest(_fitted_path(source, task["name"], on.prior, learned_as(entry))),
+                DIGEST: file_digest(_fitted_path(source, task["name"], on.prior, learned_as(entry))),
             }
     spec = base_of(on, "fit", "validation") | {"task": task, "method": learned_as(entry), "fit": settings, "seed": seed}
     # entries that want the same fit share it
@@ -244,7 +248,8 @@ def _clock() -> float:
 
 def _fit(job: Job, store: Store) -> dict[str, Any]:
     s = job.settings
-    prior, task, settings, seed = the_prior(s), task_of(s), FitSettings(**s["fit"]), s["seed"]
+    given = {k: v for k, v in s["fit"].get("options", {}).items() if k != DIGEST}
+    prior, task, settings, seed = the_prior(s), task_of(s), FitSettings(**s["fit"] | {"options": given}), s["seed"]
     found, held_out = data_of(s, "fit", prior), data_of(s, "validation", prior)
     rows = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed))[: settings.count].sort().values
     if settings.fitted:

@@ -315,8 +315,12 @@ def find_study(name: str | Path) -> Path:
     """The file of a study: a path, or the name of one that comes with a kind of data."""
     if Path(name).exists():
         return Path(name)
-    short_name = str(name).removesuffix(".toml")
-    return next((its[short_name] for kind in domains().values() if short_name in (its := kind.studies())), Path(name))
+    bundled = {k: path for kind in domains().values() for k, path in kind.studies().items()}
+    if (found := bundled.get(str(name).removesuffix(".toml"))) is not None:
+        return found
+    if Path(name).suffix or Path(name).name != str(name):
+        return Path(name)
+    raise unknown("file or bundled comparison", str(name), bundled)
 
 
 def read_study(path: str | Path, *, trust_code: bool = False) -> Study:
@@ -365,7 +369,8 @@ def make_study(table: Mapping[str, Any], title: str = "comparison", *, trust_cod
         for key in on.prior_options.keys() & RESERVED.keys():
             raise InputError(f"{where}: prior_options.{key}: {RESERVED[key]}")
         check_trusted(on, where, trust_code)
-        with naming(f"{where}: prior = {quoted(on.prior)}, prior_options = {quoted(on.prior_options)}"):
+        read_as = f", prior_options = {quoted(on.prior_options)}" if on.prior_options else ""
+        with naming(f"{where}: prior = {quoted(on.prior)}{read_as}"):
             check_options(on.prior, on.prior_options)
     tune = replace(tune, metric=tune.metric or proper(settings[0].domain)[0])
     options = _tables(top, "tasks")

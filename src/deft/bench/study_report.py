@@ -373,6 +373,8 @@ def write_study(study: Study, done: Finished, out: str | Path, *, command: str =
         rows += make_rows(results, metrics, versus=study.versus, prior=prior, task=task)
         verdicts[prior, task] = verdict(results, metrics, study.versus)
     if not any("versus" not in r and r["metric"] != "failed" for r in rows):
+        if not rows:
+            raise InputError(f"{out} holds no results of this comparison: run it first, without --report")
         raise InputError("nothing to report: every entry diverged on every task")
     curves = curve_rows(store, done)
     data = {

@@ -3,15 +3,19 @@ PyTorch."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 from deft.cli import streams
 from deft.cli.group import LazyCommand, LazyGroup
 from deft.runtime.launchers import launched
-from deft.runtime.signals import exit_code, interruptible
+from deft.runtime.signals import asked_to_stop, exit_code, interruptible
 
 COMMANDS = {
     "calibrate": LazyCommand(
@@ -80,12 +84,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             streams.give_up()
             return 141
-        except OSError as error:
-            if error.filename is not None:
+        except Exception as error:
+            if asked_to_stop(error):
+                streams.complain("stopped")
+                return exit_code()
+            if not isinstance(error, OSError) or error.filename is not None:
                 raise
             streams.give_up()
             streams.complain(f"error: cannot write standard output: {error.strerror or error}; what it goes to is full")
             return 2
+
+
+def entry() -> NoReturn:
+    """A command line as a process of its own.
+
+    After a stop the process ends here: where the interrupt came inside code that C had called, Python would end by
+    SIGINT in the place of our exit code.
+    """
+    code = main()
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        atexit._run_exitfuncs()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _main(arguments: list[str]) -> int:

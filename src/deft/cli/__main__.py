@@ -1,7 +1,5 @@
 """python -m deft.cli"""
 
-import sys
+from deft.cli import entry
 
-from deft.cli import main
-
-sys.exit(main())
+entry()

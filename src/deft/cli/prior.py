@@ -24,6 +24,7 @@ from deft.errors import InputError, NonFiniteError
 from deft.io.files import write_bytes, write_json, write_text
 from deft.io.folders import STATE_FIRST, Outputs, own_folder
 from deft.io.prior_files import OwnPrior, load_own
+from deft.io.text import markdown
 from deft.kinds.domain import Domain, Table, find_domain
 from deft.recipe.card_text import card_lines
 from deft.recipe.data import hold_out
@@ -213,6 +214,11 @@ class Training:
         domain = find_domain(self.kind)
         x, x_out, n_all = self.read(domain, output)
         shape = tuple(x.shape[1:])
+        if self.features != "none" and len(x_out) < 4:
+            raise InputError(
+                f"--features compares samples with two halves of the held-out {domain.title}, and there are"
+                f" {len(x_out)}: give at least 4 with --held-out, or more data, or leave --features out"
+            )
         made = self.build(domain, shape)
         with own_folder(
             self.out, TRAIN_OUTPUTS, overwrite=self.overwrite, resume=self.resume,
@@ -421,7 +427,7 @@ def prior_card_text(card: dict[str, Any], picture: bool = True) -> str:
     """card.md of a prior."""
     kept = {k: v for k, v in card.items() if k != "levels"}
     text = [
-        f"# Prior: {card['name']}",
+        f"# Prior: {markdown(str(card['name']))}",
         "",
         "```",
         *card_lines(kept),

@@ -17,10 +17,11 @@ import click
 from deft.cli import streams
 from deft.cli.common import known_failure, one_line
 from deft.cli.group import ResumingCommand
+from deft.cli.sections import Sections
 from deft.errors import DeftError, LostError, OutputError
 from deft.io.files import NO_SPACE, shortened
 from deft.runtime.distributed import World, get_world, launch_note
-from deft.runtime.signals import exit_code
+from deft.runtime.signals import asked_to_stop, exit_code
 from deft.train.fit import Interrupted
 
 SHOW_TRACEBACK = "DEFT_TRACEBACK"
@@ -45,7 +46,7 @@ def run(cli: click.Group, arguments: list[str]) -> int:
             click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        return _fail(error.format_message(), world)
+        return _fail(_usage(error), world)
     except (KeyboardInterrupt, click.Abort) as stop:
         return _stopped(stop, cli, arguments, world)
     except LostError as error:
@@ -62,10 +63,12 @@ def run(cli: click.Group, arguments: list[str]) -> int:
             return _fail(one_line(error), world)
         return _fail(f"cannot use {shortened(os.fspath(error.filename))}: {error.strerror or one_line(error)}", world)
     except (RuntimeError, MemoryError) as error:
+        if asked_to_stop(error):
+            return _stopped(error, cli, arguments, world)
         message = known_failure(error)
         return _fault(error, world) if message is None else _fail(message, world)
     except Exception as error:
-        return _fault(error, world)
+        return _stopped(error, cli, arguments, world) if asked_to_stop(error) else _fault(error, world)
     finally:
         world.close()
 
@@ -90,6 +93,15 @@ def _on_each(cli: click.Group, arguments: list[str], world: World) -> int:
                 raise error from None
             raise
     return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.ClickException) -> str:
+    """What is said of a command line that click refuses, and which help lists what there is."""
+    said = error.format_message().rstrip(".")
+    if not isinstance(error, click.UsageError) or error.ctx is None:
+        return said
+    every = "--help-all" if isinstance(error.ctx.command, Sections) else "--help"
+    return f"{said}; see {error.ctx.command_path} {every}"
 
 
 def _fail(message: str, world: World) -> int:

@@ -60,11 +60,10 @@ def conformal_factors(draws: Draws, truth: Tensor, levels: Sequence[float] = LEV
             f"truth has shape {tuple(truth.shape)}, expected {(len(draws), *draws.x.shape[2:])}: one for each"
             " measurement"
         )
-    if len(draws) < MIN_MEASUREMENTS or not levels or not all(0 < v < 1 for v in levels):
-        raise InputError(
-            f"at least {MIN_MEASUREMENTS} measurements, and levels between 0 and 1, are needed, got {len(draws)} and"
-            f" {list(levels)}"
-        )
+    if len(draws) < MIN_MEASUREMENTS:
+        raise InputError(f"intervals need at least {MIN_MEASUREMENTS} measurements, got {len(draws)}")
+    if not levels or not all(0 < v < 1 for v in levels):
+        raise InputError(f"levels must lie between 0 and 1, at least one, got {list(levels)}")
     levels = tuple(sorted(levels))
     floor = max(FLOOR * float(draws.std.square().mean().sqrt()), 1e-12)
     table = {}

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from deft.errors import visible
+
 
 def pyplot() -> Any:
     """Matplotlib, drawing into files; None without it."""
@@ -19,6 +21,15 @@ def pyplot() -> Any:
     from matplotlib import pyplot as plt
 
     return plt
+
+
+def as_written(text: str) -> str:
+    r"""A text for a figure, in which a `$` of somebody's name begins no formula.
+
+    >>> as_written("5 $ or 6 $")
+    '5 \\$ or 6 \\$'
+    """
+    return visible(text).replace("$", r"\$")
 
 
 def curves_in_band(
@@ -39,8 +50,8 @@ def curves_in_band(
     figure, axes = plt.subplots(figsize=(5.5, 4.0), dpi=120, layout="constrained")
     axes.fill_between(x, low, high, color="0.85", linewidth=0)
     for k in range(curves.shape[1]):
-        axes.plot(x, curves[:, k], marks or "-", color=f"C{k % 10}", label=names[k] if names else None)
-    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+        axes.plot(x, curves[:, k], marks or "-", color=f"C{k % 10}", label=as_written(names[k]) if names else None)
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=as_written(title))
     axes.grid(alpha=0.3)
     if names:
         axes.legend(fontsize=7)

@@ -14,6 +14,7 @@ import re
 import stat
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -128,6 +129,8 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for one in reversed(missing):
+        if one.exists():
+            raise NotADirectoryError(errno.ENOTDIR, "there is a file of that name", str(one))
         one.mkdir(exist_ok=True)
         to_disk(one.parent)
 
@@ -334,6 +337,24 @@ def _check_state(path: Path) -> None:
     if last[-2:] != b"\0\0":
         raise ValueError("it does not end as torch.save ends a file")
     check_crc(path, members)
+
+
+def is_of_deft(path: Path) -> bool:
+    """Whether a file of tensors was written by this library, as far as its beginning and its end tell: a card, the
+    hash of a state, or, of version 0.1, which wrote none, the names of what a state holds."""
+    with suppress(OSError, ValueError, CheckpointError, zipfile.BadZipFile), path.open("rb") as f:
+        if path.suffix == ".safetensors":
+            header = json.loads(f.read(min(int.from_bytes(f.read(8), "little"), MAX_HEADER)))
+            return "deft" in header.get("__metadata__", {})
+        f.seek(-min(100, path.stat().st_size), os.SEEK_END)
+        if STATE_SEAL in f.read():
+            return True
+        check_zip(path, stored=True)
+        with zipfile.ZipFile(f) as members:
+            inside = next(n for n in members.namelist() if n.endswith("/data.pkl"))
+            names = members.read(inside)
+        return any(all(k.encode() in names for k in keys) for keys in (STATE, ("own", "rows", "h")))
+    return False
 
 
 STATE = frozenset({"config", "step", "elapsed", "history", "raw", "ema", "optimiser"})

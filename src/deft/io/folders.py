@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from deft.errors import CheckpointError, InputError
 from deft.io.claims import LOCK, PART_LOCK, Claim, claimed, holder, in_use, is_held
-from deft.io.files import cannot_write, make_folder, open_folder, shortened, to_disk
+from deft.io.files import cannot_write, is_of_deft, make_folder, open_folder, shortened, to_disk
 from deft.io.reading import read_json
 from deft.runtime.distributed import get_world
 
@@ -25,6 +25,10 @@ STATE_FIRST = ("state.pt", "sizes.json", "round.pt")
 """Removed before the rest: no state of an earlier run may be taken for the new one's."""
 WEIGHTS = ("h.safetensors", "prior.safetensors")
 """What is read of a folder that is given as an h or a prior."""
+
+
+TENSORS = (".pt", ".safetensors")
+"""Ends of names of files that are looked into before they are removed: other programs call theirs so, too."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ def _clear(folder: Path, outputs: Outputs, claim: Claim, inputs: list[Path]) -> 
         if path.resolve() in used or (path.name in WEIGHTS and path.parent.resolve() in used):
             raise InputError(
                 f"{shortened(path)} is read by this command, and --overwrite would remove it: give another --out"
+            )
+        if path.suffix in TENSORS and not is_of_deft(path):
+            raise InputError(
+                f"{shortened(path)} is not known as a file of deft's, and --overwrite would remove it: give another"
+                " --out, or move it away"
             )
     try:
         for path in old:

@@ -31,7 +31,7 @@ from deft.learned.factory import Factory, is_named
 from deft.methods.method import Method
 from deft.runtime.importable import check_name, find_trusted, name_of
 from deft.runtime.untrusted import building, held
-from deft.tensors import float32_default
+from deft.tensors import float32_default, weights_note
 
 KINDS: Table[type[Learned]] = Table(
     lambda domain: {**LEARNED, **{k: v for k, v in domain.learned().items() if k not in LEARNED}}
@@ -360,7 +360,7 @@ def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
         if fitted
         else ""
     )
-    raise CheckpointError(f"{who}{what}: give the prior it was fitted to with --prior")
+    raise CheckpointError(f"{who}{what}{weights_note(prior)}: give the prior it was fitted to with --prior")
 
 
 def _one_schedule(convention: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from deft.denoiser.identity import is_prior
 from deft.errors import InputError
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import log
+from deft.tensors import weights_note
 
 H = TypeVar("H", bound="Learned")
 
@@ -101,9 +102,9 @@ class Learned(HTransform, Renamed):
             own = self.prior_sha256 or next((p.fingerprint() for p in known), "")
             if own and not is_prior(prior, own):
                 raise InputError(
-                    f"this h was fitted to another prior (sha256 {own[:12]}…, this one is {prior.fingerprint()[:12]}…):"
-                    " give the prior it was fitted to, or fit one to this prior; if this is the same one in a wrapper,"
-                    " say so by h.belongs_to(prior, task)"
+                    f"this h was fitted to another prior (sha256 {own[:12]}…, this one is {prior.fingerprint()[:12]}…"
+                    f"{weights_note(prior)}): give the prior it was fitted to, or fit one to this prior; if this is the"
+                    " same one in a wrapper, say so by h.belongs_to(prior, task)"
                 )
             known.add(prior)
         if (task := _TASKS.pop(self, None)) is not None:

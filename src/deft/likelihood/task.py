@@ -29,7 +29,7 @@ from deft.likelihood.gaussian import Gaussian
 from deft.likelihood.reward import Reward
 from deft.printing import short
 from deft.tensors import float32_default
-from deft.values import Deviation, check, check_numbers
+from deft.values import Deviation, base_kind, check, check_numbers, field_kinds
 
 Choices = dict[str, tuple[str, ...]]
 """Setting -> the words that it may be."""
@@ -97,6 +97,12 @@ class OperatorTask(Renamed, ABC):
     sigma_y: float = 0.05
 
     def __post_init__(self) -> None:
+        for name, kind in field_kinds(type(self)).items():
+            value = getattr(self, name)
+            held = base_kind(kind) in (int, float) and isinstance(value, (Tensor, np.ndarray, np.generic))
+            # one number is one, whatever holds it; a gradient would be lost
+            if held and value.ndim == 0 and not getattr(value, "requires_grad", False):
+                object.__setattr__(self, name, value.item())
         check(Deviation, self.sigma_y, f"sigma_y of the task {self.name}")
         check_numbers(self, f"task {self.name}: ")
 
@@ -247,6 +253,21 @@ class Through:
         return self.prior.to_latent(self.task.observe(self.prior.decode(x), noise))
 
 
+class TensorOf(nn.Module):
+    """A function of somebody's, which must return a tensor."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str):
+        super().__init__()
+        self.function, self.name = function, name
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.function(x)
+        if not isinstance(found, Tensor):
+            got = "nothing" if found is None else f"a value of the type {type(found).__name__}"
+            raise ContractError(f"the reward {self.name} returned {got}, expected a tensor: one number for each sample")
+        return found
+
+
 class LogProbability(nn.Module):
     """x -> log p(label | x) of a classifier that returns logits [B, classes]."""
 
@@ -296,7 +317,8 @@ class Tilt(OperatorTask):
                 f"this h was fitted to the reward {self.source}, which its card names and does not hold: give it with"
                 " --reward (deft sample)"
             )
-        reward = self.function if self.label < 0 else LogProbability(self.function, self.label)
+        own = TensorOf(self.function, self.source)
+        reward = own if self.label < 0 else LogProbability(own, self.label)
         return Reward(reward, self.beta, tuple(x.shape[1:])).observe(len(x)).to(x.device)
 
     def check(self, event_shape: Sequence[int]) -> Observation:

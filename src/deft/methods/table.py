@@ -28,7 +28,7 @@ from deft.guidance import (
     SeenNoisy,
 )
 from deft.guidance.combine import Piecewise, Scaled, Sum, Zero
-from deft.learned import LEARNED, Learned, WithCovariance
+from deft.learned import LEARNED, Learned, WithCovariance, kind_of
 from deft.methods.drawing import (
     ChainSettings,
     ParticleSettings,
@@ -245,6 +245,9 @@ def _needs_fitted(m: Context[Any], name: str) -> HTransform:
 def _fitted(name: str, settings: type[L]) -> Callable[[Context[L]], HTransform]:
     def make(m: Context[L]) -> HTransform:
         h = _needs_fitted(m, name)
+        kinds = tuple(LEARNED.values())
+        if name in LEARNED and isinstance(h, kinds) and not isinstance(h, LEARNED[name]):
+            raise InputError(f"this h is of the kind {kind_of(h)}, not {name}: take the method {kind_of(h)}")
         return h if m.settings.scale == 1 else Scaled(h, m.settings.scale)
 
     return make

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from deft.core.autodiff import pullback
 from deft.core.operator import LinearOperator, Operator, Spectrum, conjugate_gradient
 from deft.errors import ContractError
 from deft.printing import short
+from deft.tensors import as_tensor
 
 Self = TypeVar("Self", bound="Around")
 
@@ -76,7 +78,8 @@ class Matrix(LinearOperator):
     per_sample = ("matrix", "_values", "_vectors")
     sample_axes, measured_axes = "B, d", "B, m"
 
-    def __init__(self, matrix: Tensor):
+    def __init__(self, matrix: Tensor | np.ndarray):
+        matrix = as_tensor(matrix) if isinstance(matrix, np.ndarray) else matrix
         if matrix.ndim not in (2, 3):
             raise ContractError(f"Matrix needs a tensor [m, d] or [B, m, d], got shape {tuple(matrix.shape)}")
         if not (matrix.is_floating_point() and bool(torch.isfinite(matrix).all())):

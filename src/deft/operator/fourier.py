@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from deft.core.operator import LinearOperator, Spectrum
 from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
 from deft.operator.separable import inverted, seen
+from deft.tensors import as_tensor
 
 
 def hartley(x: Tensor) -> Tensor:
@@ -165,7 +167,8 @@ class MaskedFourier(LinearOperator):
     sample_shaped = ("mask",)
     sample_axes = measured_axes = "B, C, H, W"
 
-    def __init__(self, mask: Tensor):
+    def __init__(self, mask: Tensor | np.ndarray):
+        mask = as_tensor(mask) if isinstance(mask, np.ndarray) else mask
         if mask.ndim != 4 or mask.shape[1] != 1 or not bool(((mask == 0) | (mask == 1)).all()):
             raise ContractError(
                 f"MaskedFourier needs a mask [B or 1, 1, H, W] of 1 (sampled) and 0, got shape {tuple(mask.shape)}"

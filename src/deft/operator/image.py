@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from deft.core.operator import LinearOperator, Spectrum
 from deft.errors import ContractError, InputError
 from deft.operator.separable import along, cosines
+from deft.tensors import as_tensor
 
 
 class Mask(LinearOperator):
@@ -31,7 +33,8 @@ class Mask(LinearOperator):
     feature_channels = 2
     projection = True
 
-    def __init__(self, mask: Tensor):
+    def __init__(self, mask: Tensor | np.ndarray):
+        mask = as_tensor(mask) if isinstance(mask, np.ndarray) else mask
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ContractError("a mask holds 1 (seen) and 0 (hidden) alone")
         self.mask = mask.to(torch.get_default_dtype())

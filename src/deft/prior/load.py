@@ -15,7 +15,7 @@ import torch
 
 from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, freeze
-from deft.errors import CheckpointError, InputError, unknown
+from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.files import check_header
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.torch_files import BY_FUNCTION, external_format
@@ -24,9 +24,10 @@ from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, REMOTE_KINDS, typed
 from deft.prior.probing import try_once
-from deft.runtime.importable import find_function
+from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
 from deft.tensors import as_device
+from deft.values import quoted
 
 
 def _own(name: str) -> bool:
@@ -75,10 +76,15 @@ def load_function(name: str, device: torch.device | str = "cpu", **options: Any)
     make = find_function(name, "a function that returns a deft.Denoiser")
     try:
         made = make(**options)
-    except TypeError as error:
+    except DeftError:
+        raise
+    except TypeError as error:  # most of these are options that it does not take
         raise InputError(f"{name}: {error}") from error
+    except Exception as error:
+        raise cannot_run(name.rpartition(":")[0], error) from error
     if not isinstance(made, Denoiser):
-        raise InputError(f"{name} returned a {type(made).__name__}, expected a deft.Denoiser (see deft.prior.wrap)")
+        got = "nothing" if made is None else f"a value of the type {type(made).__name__}"
+        raise InputError(f"{name} returned {got}, expected a deft.Denoiser (see deft.prior.wrap)")
     freeze(made)
     made.card = {"family": "python", "name": name} | made.card
     made = made.to(device)
@@ -169,9 +175,11 @@ def family_of(name: str | Path) -> str:
             or f"{path} is no prior that is known here: expected .safetensors, or a .pt state dict of guided-diffusion;"
             f" or {BY_FUNCTION}"
         )
+    if "://" in str(name):
+        raise InputError(f"a service is asked by http:// or https://, got {quoted(str(name))}")
     if path.suffix or "/" in str(name):
         raise InputError(f"no such prior: {path} does not exist")
-    raise unknown("prior", str(name), BUNDLED)
+    raise InputError(f"{unknown('prior', str(name), BUNDLED)}; or the path of a file or folder that is there")
 
 
 RESERVED = {
@@ -192,7 +200,7 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise InputError(f"expected KEY=VALUE, got {pair!r}")
+            raise InputError(f"--prior-option takes KEY=VALUE, got {quoted(pair)}")
         if key in RESERVED:
             raise InputError(f"{pair}: {RESERVED[key]}")
         if key in out:

@@ -6,17 +6,20 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from deft.errors import visible
 from deft.train.levels import level_table
 
 
 def card_lines(card: Mapping[str, Any], indent: str = "") -> list[str]:
     """A card as `key: value` lines; nested ones are indented, long lists shortened."""
     lines = []
-    for key, value in card.items():
+    for name, value in card.items():
+        key = visible(" ".join(name.split()))
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", *card_lines(value, indent + "  ")]
         else:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = visible(" ".join(text.split()))  # on one line, so that it ends no block of a page
             lines.append(f"{indent}{key}: {text if len(text) <= 200 else text[:197] + '...'}")
     return lines
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from deft.printing import short
 from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
 
-Source = Tensor | Data | Pairs | tuple[Any, Any] | str | Path | None
+Source = Tensor | np.ndarray | Data | Pairs | tuple[Any, Any] | str | Path | None
 """Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled
 set, or nothing. A tuple (x, y) is pairs of which nobody knows how y was made."""
 
@@ -236,9 +237,11 @@ def _samples(
         )
     if isinstance(data, Data):
         notes, data = data.notes, data.x
+    if isinstance(data, np.ndarray):
+        data = as_tensor(data, "data").float()
     if not isinstance(data, Tensor):
         raise InputError(
-            "samples are a tensor [N, *shape], pairs, or the name of a file, folder or bundled set; got"
+            "samples are a tensor or an array [N, *shape], pairs, or the name of a file, folder or bundled set; got"
             f" {type(data).__name__}"
         )
     if tuple(data.shape[1:]) not in (tuple(prior.data_shape), tuple(prior.event_shape)):

@@ -519,7 +519,7 @@ class _Fit:
     def _left(self, seconds: float) -> float:
         """Of so much time for everything, what is left for the steps: intervals are checked after them."""
         kept = reserved(seconds, self.prior, self.h) if self.recipe.interval_images else 0.0
-        return max(seconds - kept - sum(self.spent.values()), 0.25 * seconds)
+        return max(seconds - kept - sum(self.spent.values()), 0.25 * seconds, 1e-9)
 
     def _intervals(self, x_out: Tensor, obs_out: Observation | None, steps: int) -> dict[str, Any]:
         """For the card: how often intervals hold the truth on held-out samples, and what makes them hold it."""

@@ -64,8 +64,8 @@ class World:
         every = self.size * pieces
         if n < every:
             raise InputError(
-                f"a batch of {n} cannot be split over {self.size} process(es) x {pieces} accumulation step(s): "
-                f"give at least {every}"
+                f"a batch of {n} cannot be split into {every} parts ({pieces} on each of {self.size} processes): give a"
+                f" batch of at least {every}, or fewer parts (accumulate)"
             )
         ends = [n * i // every for i in range(every + 1)]
         return [range(ends[i], ends[i + 1]) for i in range(self.rank * pieces, (self.rank + 1) * pieces)]

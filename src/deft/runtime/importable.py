@@ -6,11 +6,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deft.errors import CheckpointError, InputError
+import deft.errors as deft_errors
+from deft.errors import CheckpointError, DeftError, InputError
 
 
 def name_of(thing: Any) -> str:
@@ -62,6 +64,8 @@ def find_name(name: str) -> Any:
         raise InputError(
             f"{name} cannot be imported ({error}): install its package, or put its folder on PYTHONPATH"
         ) from error
+    except Exception as error:
+        raise cannot_run(module, error) from error
     for part in path.split("."):
         found = getattr(found, part, None)
     if not callable(found):
@@ -105,7 +109,24 @@ def find_function(name: str, gives: str) -> Callable[..., Any]:
             loaded = importlib.import_module(module)
     except ImportError as error:
         raise InputError(f"{name}: cannot import {module} ({error})") from error
+    except Exception as error:
+        if isinstance(error, DeftError):
+            raise
+        raise cannot_run(module, error) from error
     found = getattr(loaded, function, None)
     if not callable(found):
         raise InputError(f"{module} has no function {function!r}: give FILE.py:FUNCTION, {gives}")
     return found
+
+
+def cannot_run(name: str, error: Exception) -> InputError:
+    """What is said of code of the user's that raises, and where in it; its traceback would be ours, in the main."""
+    ours = str(Path(deft_errors.__file__).parent)
+    theirs = [
+        f for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith((ours, "<frozen ")) and "importlib" not in Path(f.filename).parts
+    ]  # fmt: skip
+    lines = [f.lineno for f in theirs if f.filename == theirs[0].filename]
+    where = f" in line {lines[-1]}" if lines else ""
+    said = " ".join(str(error).split())[:300]
+    return InputError(f"{name} cannot be run: {type(error).__name__}{where}{': ' if said else ''}{said}")

@@ -22,6 +22,13 @@ def interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
+def asked_to_stop(error: BaseException | None) -> bool:
+    """Whether an error is an interrupt at heart: Python makes a RuntimeError of one that comes as a class is made."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__
+    return error is not None
+
+
 def exit_code() -> int:
     """128 and the number of the signal, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + (_received[-1] if _received else signal.SIGINT)

@@ -184,7 +184,7 @@ class Interrupted(KeyboardInterrupt):
 
 def pick_device(name: str | None = None) -> torch.device:
     """The named device, or this process's own under a launcher, or the best there is: CUDA, then the CPU."""
-    if name:
+    if name is not None:
         return as_device(name)
     own = get_world().device
     if own is not None:

@@ -12,8 +12,8 @@ With a folder a stopped run resumes: `round.pt` holds the round's paths and the 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -175,7 +175,9 @@ def importance_fit(
             })  # fmt: skip
             if folder is not None:
                 save_state(folder / STATE, {"own": own, "rows": rows, "x": x, "h": h.state_dict()})
-                shutil.rmtree(folder / f"round-{k}", ignore_errors=True)  # the fit before this round's
+                with suppress(OSError):  # the fit before this round's; a user's files in that folder stay
+                    (folder / f"round-{k}" / "state.pt").unlink()
+                    (folder / f"round-{k}").rmdir()
             log.info(summary(rows[-1]))
             if callback is not None:
                 callback(rows[-1])

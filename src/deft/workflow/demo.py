@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from deft.bench.report import machine
 from deft.bench.studies import domain_of_tasks
 from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
-from deft.errors import InputError, unknown
+from deft.errors import CheckpointError, InputError, unknown
 from deft.io.folders import FIT_FILES, REPORT_FILES, Outputs, own_folder
 from deft.io.h_files import bundled_h, load_h
+from deft.io.reading import read_json
 from deft.io.tasks import TASKS
 from deft.io.text import shape_text
 from deft.kinds.domain import Data, Domain
@@ -50,6 +52,8 @@ class DemoConfig:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise unknown("task", self.task, TASKS)
+        if not (domain := domain_of_tasks([self.task])).feature_networks():
+            raise InputError(f"there is no demo of {domain.title}: give a task of images, such as inpaint")
         if not 1 <= self.images <= 500:
             raise InputError(f"images is {self.images}: there are 500 bundled test images, give 1 to 500")
 
@@ -71,15 +75,20 @@ class DemoConfig:
         return self.prior or TASKS[self.task].prior
 
 
+TITLE = "deft demo"
+"""How the titles of its reports begin."""
 OUTPUTS = Outputs(
     "demo", REPORT_FILES, "report.json",
-    lambda about: FIT_FILES if str(about.get("title")).startswith("deft demo") else (), r"[a-z]+\.[a-z]+",
+    lambda about: FIT_FILES if str(about.get("title")).startswith(TITLE) else (), r"[a-z]+\.[a-z]+",
 )  # fmt: skip
 
 
 def is_demo(folder: Path) -> bool:
-    """Whether an earlier demo left this folder."""
-    return (folder / "report.json").exists()
+    """Whether an earlier demo left this folder: its report says so, for others write a report.json as well."""
+    with suppress(CheckpointError):
+        about = read_json(folder / "report.json", "a report")
+        return isinstance(about, dict) and str(about.get("title")).startswith(TITLE)
+    return False
 
 
 def bundled_data(domain: Domain, name: str, prior: Denoiser) -> tuple[str, Data]:
@@ -171,6 +180,6 @@ def _demo(out: Path, config: DemoConfig, progress: bool) -> dict[str, Any]:
             k: network.card[k] for k in ("test_accuracy", "unit") if k in network.card
         }
     report = write_methods(
-        out, f"deft demo, {title}", results, cases, settings, task=config.task, caption=f"{task.title}, held-out images"
+        out, f"{TITLE}, {title}", results, cases, settings, task=config.task, caption=f"{task.title}, held-out images"
     )  # fmt: skip
     return report | {"out": str(out), "seconds": round(time.monotonic() - started, 1)}

@@ -86,6 +86,8 @@ def read_measured(
         return Measured(every[row])
     if row is None:
         raise InputError(f"{path} is no file of many measurements: give an .npz with y (`deft measure` makes one)")
+    if row:
+        raise InputError(f"--row {row}: {path} is one measurement, and no file of many: leave --row out")
     given = ({} if mask is None else {"mask": mask, "mask_hole": mask_hole}) | reading
     with known_options(domain, given):
         found = domain.read_measured(path, task, event_shape, **given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from deft.diagnose.figures import as_written
 from deft.domains.protein.geometry import superposed
 from deft.domains.protein.metrics import Goal
+from deft.errors import visible
 from deft.io.files import write_atomic, write_text
 
 SCAFFOLD, MOTIF, GIVEN = "#7d8a97", "#d1495b", "#1d5fa8"
@@ -96,13 +99,13 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
         axes.set(xlim=(-wide, wide), ylim=(-high, high), aspect="equal")
         axes.set_axis_off()
         axes.set_title(
-            panel.title,
+            as_written(panel.title),
             fontsize=8.5,
             pad=3,
             color="#1a7f37" if panel.good else "#57606a",
             fontweight="bold" if panel.good else "normal",
         )
-    figure.suptitle(title, fontsize=11, y=1 - 0.10 / height, va="top")
+    figure.suptitle(as_written(title), fontsize=11, y=1 - 0.10 / height, va="top")
     marks = [
         Line2D([], [], color=c, linewidth=w, label=t)
         for c, w, t in ((SCAFFOLD, 2.4, "new residues"), (MOTIF, 4.5, "motif as drawn"), (GIVEN, 1.4, "motif as given"))
@@ -111,7 +114,7 @@ def sheet(path: str | Path, panels: Sequence[Panel], *, title: str, footer: str 
         handles=marks, loc="lower center", ncols=3, fontsize=8, frameon=False, bbox_to_anchor=(0.5, 0.20 / height)
     )
     if footer:
-        figure.text(0.5, 0.08 / height, footer, ha="center", va="bottom", fontsize=7.5, color="#57606a")
+        figure.text(0.5, 0.08 / height, as_written(footer), ha="center", va="bottom", fontsize=7.5, color="#57606a")
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.5 / height, top=1 - 0.62 / height, wspace=0.03, hspace=0.14)
     write_atomic(path, lambda p: figure.savefig(p, format="png"))
     plt.close(figure)
@@ -204,18 +207,16 @@ def page(path: str | Path, panels: Sequence[Panel], *, title: str, notes: Sequen
                 "given": [drawing.given[r].round(2).tolist() for r in drawing.given_runs],
             }
         )
-    text = TEMPLATE
-    inside = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")  # a title cannot end the script
-    for key, value in (
-        ("TITLE", html.escape(title)),
-        ("NOTES", "".join(f"<p>{html.escape(n)}</p>" for n in notes)),
-        ("SCAFFOLD", SCAFFOLD),
-        ("MOTIF", MOTIF),
-        ("GIVEN", GIVEN),
-        ("DATA", inside),
-    ):
-        text = text.replace(f"@{key}@", value)
-    write_text(path, text)
+    values = {
+        "TITLE": html.escape(visible(title)),
+        "NOTES": "".join(f"<p>{html.escape(visible(n))}</p>" for n in notes),
+        "SCAFFOLD": SCAFFOLD,
+        "MOTIF": MOTIF,
+        "GIVEN": GIVEN,
+        "DATA": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),  # a title ends no script
+    }
+    # in one go: a title that names one of the places is a title
+    write_text(path, re.sub(f"@({'|'.join(values)})@", lambda found: values[found[1]], TEMPLATE))
 
 
 TEMPLATE = Path(__file__).with_name("data").joinpath("view.html").read_text(encoding="utf-8")

@@ -20,6 +20,7 @@ from deft.domains.image.tasks.base import ImageTask
 from deft.errors import ContractError, InputError, unknown
 from deft.likelihood.task import Drawn, OperatorTask, RefusingNoise
 from deft.operator import Operator
+from deft.values import quoted
 
 SIGN = "+"
 
@@ -175,7 +176,9 @@ class TaskTable(dict[str, type[ImageTask]]):
     def __missing__(self, name: str) -> type[ImageTask]:
         if not isinstance(name, str) or SIGN not in name:
             raise KeyError(name)
-        first, _, then = name.rpartition(SIGN)
+        first, _, then = (part.strip() for part in name.rpartition(SIGN))
+        if not first or not then:
+            raise InputError(f"the task {quoted(name)} lacks one of its two parts: expected A+B, first A and then B")
         for part in (first, then):
             if SIGN not in part and not dict.__contains__(self, part):
                 raise unknown("task", part, self)
