@@ -18,11 +18,12 @@ from deft.core.denoiser import Denoiser, freeze
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.files import check_header
 from deft.io.prior_files import BUNDLED, load_own
+from deft.io.states import EDM, EDM2, SUFFIXES, find_states, read_any
 from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, REMOTE_KINDS, typed
+from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, typed
 from deft.prior.probing import try_once
 from deft.runtime.importable import find_function
 from deft.schedule import SCHEDULES, VPTable
@@ -33,7 +34,7 @@ def _own(name: str) -> bool:
     path = Path(name)
     if name in BUNDLED or (path / "prior.safetensors").is_file():
         return True
-    return path.is_file() and path.suffix == ".safetensors" and not _is_adm(name)
+    return path.is_file() and path.suffix == ".safetensors" and not _is_adm(name) and not _is_edm(name)
 
 
 def _is_adm(name: str) -> bool:
@@ -43,10 +44,31 @@ def _is_adm(name: str) -> bool:
     return path.suffix != ".safetensors" or any(k.endswith("input_blocks.0.0.weight") for k in _keys(path))
 
 
+def _is_edm(name: str) -> bool:
+    path = Path(name)
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        return False
+    if path.suffix in (".pkl", ".pickle"):  # nobody else keeps networks in such files
+        return True
+    if path.suffix == ".safetensors":
+        return any(k.endswith((EDM.landmarks[0], EDM2.landmarks[0])) for k in _keys(path))
+    try:
+        whole = read_any(path)
+    except CheckpointError:  # whoever loads it says so
+        return False
+    return bool(find_states(whole, EDM.landmarks) or find_states(whole, EDM2.landmarks))
+
+
 def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     from deft.prior.adm import load_adm
 
     return load_adm(name, device=device, **options)
+
+
+def _load_edm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    from deft.prior.edm import load_edm
+
+    return load_edm(name, device=device, **options)
 
 
 def _keys(path: Path) -> list[str]:
@@ -112,6 +134,7 @@ OURS: dict[str, Family] = {
 }
 """Asked first."""
 OTHERS: dict[str, Family] = {
+    "edm": Family("a pickle or a state dict of EDM or EDM2", _is_edm, _load_edm, EDM_KINDS),
     "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm, ADM_KINDS),
     "python": Family(
         "FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function
@@ -156,11 +179,6 @@ def family_of(name: str | Path) -> str:
         raise InputError(
             f"{path} holds no prior that is known here (it holds {inside}): expected prior.safetensors, a diffusers "
             "model_index.json or config.json, or a file of weights"
-        )
-    if path.suffix in (".pkl", ".pickle"):
-        raise CheckpointError(
-            f"{path} is a pickle, which holds code: {BY_FUNCTION} ('edm-denoiser' is the convention of EDM's pickles),"
-            " and load it there with the library it is from"
         )
     if path.exists():
         named = external_format(path)

@@ -203,6 +203,16 @@ ADM_KINDS: dict[str, Kind] = (
 )
 """Of guided-diffusion: its flags, under their published names, and ours."""
 
+EDM_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
+    "label": Kind("a whole number from 0, or none", _label),
+    "sides": Kind("two whole numbers above 0, height and width (256,384)", _all(_whole, 2, 2, 1)),
+    "weights": Kind("the place of a network in the file (ema)", text),
+    "preconditioning": Kind("a name (edm, vp, ve, iddpm)", text),
+    "autoencoder": Kind("a folder of diffusers with an autoencoder", text),
+    "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+}
+"""Of EDM's networks."""
+
 REMOTE_KINDS: dict[str, Kind] = {
     "timeout": Kind("a number of seconds above 0", _above),
     "retries": Kind("a whole number from 0", _least(_whole, 0)),
