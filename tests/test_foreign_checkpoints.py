@@ -1091,7 +1091,7 @@ def test_latent_diffusions_own_files(state, tmp_path):
 def test_weights_of_diffusers_by_their_file(tmp_path):
     torch.save(unet().state_dict(), tmp_path / "diffusion_pytorch_model.bin")
     with pytest.raises(
-        CheckpointError,
+        InputError,
         match=r"a model of diffusers .* in the file itself; it needs its config\.json and its scheduler",
     ):
         load_prior(tmp_path / "diffusion_pytorch_model.bin")

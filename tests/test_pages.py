@@ -86,6 +86,8 @@ def place(tmp_path, monkeypatch):
     diffusers.DDPMScheduler(prediction_type="v_prediction").save_pretrained("my-latent-pipeline/scheduler")
     index = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"]}
     Path("my-latent-pipeline/model_index.json").write_text(json.dumps(index))
+    model = unet(diffusers, 16, 1)
+    torch.save({"ema": {f"module.{k}": v for k, v in model.state_dict().items()}, "step": 3}, "unet-ema.pt")
     (tmp_path / "mine.py").write_text(
         re.search(r"^# mine\.py\n(.*?)^```", (ROOT / "docs/prior-function.md").read_text(), re.M | re.S)[1]
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from deft.core.denoiser import Denoiser, freeze
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.files import check_header
 from deft.io.prior_files import BUNDLED, load_own
-from deft.io.states import EDM, EDM2, SUFFIXES, find_states, read_any
+from deft.io.states import SUFFIXES, kinds_of, read_any
 from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, typed
+from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, STATE_KINDS, typed
 from deft.prior.probing import try_once
 from deft.runtime.importable import find_function
 from deft.schedule import SCHEDULES, VPTable
@@ -34,7 +35,8 @@ def _own(name: str) -> bool:
     path = Path(name)
     if name in BUNDLED or (path / "prior.safetensors").is_file():
         return True
-    return path.is_file() and path.suffix == ".safetensors" and not _is_adm(name) and not _is_edm(name)
+    others = (_is_adm, _is_edm, _is_state)
+    return path.is_file() and path.suffix == ".safetensors" and not any(of(name) for of in others)
 
 
 def _is_adm(name: str) -> bool:
@@ -45,18 +47,32 @@ def _is_adm(name: str) -> bool:
 
 
 def _is_edm(name: str) -> bool:
+    if Path(name).suffix in (".pkl", ".pickle"):  # nobody else keeps networks in such files
+        return Path(name).is_file()
+    return bool({"edm", "edm2"} & _networks(name))
+
+
+def _is_state(name: str) -> bool:
+    return "diffusers" in _networks(name)
+
+
+def _networks(name: str) -> frozenset[str]:
+    """Kinds of networks (`deft.io.states.KNOWN`) in a file of weights."""
     path = Path(name)
     if not path.is_file() or path.suffix not in SUFFIXES:
-        return False
-    if path.suffix in (".pkl", ".pickle"):  # nobody else keeps networks in such files
-        return True
+        return frozenset()
+    about = path.stat()
+    return _networks_of(path.resolve(), about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(64)  # several families ask, and an old format is read as a whole
+def _networks_of(path: Path, changed: int, size: int) -> frozenset[str]:
     if path.suffix == ".safetensors":
-        return any(k.endswith((EDM.landmarks[0], EDM2.landmarks[0])) for k in _keys(path))
+        return frozenset(kinds_of(dict.fromkeys(_keys(path))))
     try:
-        whole = read_any(path)
+        return frozenset(kinds_of(read_any(path)))
     except CheckpointError:  # whoever loads it says so
-        return False
-    return bool(find_states(whole, EDM.landmarks) or find_states(whole, EDM2.landmarks))
+        return frozenset()
 
 
 def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
@@ -135,6 +151,7 @@ OURS: dict[str, Family] = {
 """Asked first."""
 OTHERS: dict[str, Family] = {
     "edm": Family("a pickle or a state dict of EDM or EDM2", _is_edm, _load_edm, EDM_KINDS),
+    "state": Family("a state dict of a model of diffusers", _is_state, diffusers.load_state, STATE_KINDS),
     "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm, ADM_KINDS),
     "python": Family(
         "FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function

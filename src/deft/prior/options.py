@@ -176,6 +176,12 @@ DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
     "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
 }
 
+STATE_KINDS: dict[str, Kind] = DIFFUSERS_KINDS | {
+    "config": Kind("a folder that diffusers wrote", text),
+    "weights": Kind("the place of a network in the file (ema, model)", text),
+}
+"""Of a state dict of a model of diffusers."""
+
 _FLAGS: dict[str, Kind] = {
     "int": COUNT,
     "bool": TRUTH,
