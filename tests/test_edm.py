@@ -297,11 +297,13 @@ def test_what_pickles_may_not_do(tmp_path):
         "a storage that is none": b"\x80\x02" + storage + b"X\x01\x00\x00\x00a\x85R.",
         "a persistent id": b"\x80\x02K\x01Q.",
         "a tensor larger than its storage": floats.replace(b"K\x03\x85", b"K\x7f\x85"),
+        "one number shown often": floats.replace(b"K\x03\x85", b"K\x7f\x85").replace(b"K\x01\x85", b"K\x00\x85"),
         "nothing": b"",
         "text": b"<html>404</html>",
     }
     path.write_bytes(floats)
     assert torch.equal(read_pickle(path), torch.ones(3)) and wrong["a tensor larger than its storage"] != floats
+    assert wrong["one number shown often"] != wrong["a tensor larger than its storage"]
     for name, raw in wrong.items():
         path.write_bytes(raw)
         with pytest.raises(CheckpointError, match=r"x\.pkl is"):
