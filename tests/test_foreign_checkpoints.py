@@ -990,7 +990,11 @@ LAYOUTS = {  # what is in the file, and the place that is taken
     "model_ema": ({"model": RAW, "model_ema": W, "step": 3}, "model_ema"),
     "ema of DataParallel": ({"model": RAW, "ema": prefixed("module.")}, "ema"),
     "ema with a shadow": ({"model": RAW, "ema": {"shadow": W, "decay": 0.999}}, "ema/shadow"),
-    "ema as a list of tensors": ({"model": W, "ema": {"shadow_params": list(RAW.values()), "decay": 0.999}}, "model"),
+    "ema as a list of tensors": (
+        {"model": RAW, "ema": {"shadow_params": list(W.values()), "decay": 0.999}},
+        "ema/shadow_params",
+    ),
+    "ema as a list of other tensors": ({"model": W, "ema": {"shadow_params": list(RAW.values())[1:]}}, "model"),
     "ema that is no network": ({"model": W, "ema": {"decay": 0.999}}, "model"),
     "ema of another network": ({"model": W, "ema": {"conv.weight": torch.zeros(3)}}, "model"),
     "model_state_dict": (
@@ -1086,7 +1090,10 @@ def test_latent_diffusions_own_files(state, tmp_path):
 
 def test_weights_of_diffusers_by_their_file(tmp_path):
     torch.save(unet().state_dict(), tmp_path / "diffusion_pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="look like the weights of a model of diffusers: give its folder"):
+    with pytest.raises(
+        InputError,
+        match=r"a model of diffusers .* in the file itself; it needs its config\.json and its scheduler",
+    ):
         load_prior(tmp_path / "diffusion_pytorch_model.bin")
 
 

@@ -13,10 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
+from edm_files import filled, song_shapes, write_pickle
 from toys import pictures, run, save_pictures
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("commands", "priors", "prior-diffusers", "prior-adm", "prior-function", "latent", "tasks", "methods")
+PAGES = (
+    "commands",
+    "priors",
+    "prior-diffusers",
+    "prior-adm",
+    "prior-edm",
+    "prior-function",
+    "latent",
+    "tasks",
+    "methods",
+)
 SMALL = {  # said again at the end of a line, where the last word counts
     "fit": "--steps 2 --batch 2 --bank 0 --size 0.9",
     "sample": "-n 2 --steps 2",
@@ -75,6 +86,8 @@ def place(tmp_path, monkeypatch):
     diffusers.DDPMScheduler(prediction_type="v_prediction").save_pretrained("my-latent-pipeline/scheduler")
     index = {"_class_name": "LDMPipeline", "unet": ["diffusers", "UNet2DModel"]}
     Path("my-latent-pipeline/model_index.json").write_text(json.dumps(index))
+    model = unet(diffusers, 16, 1)
+    torch.save({"ema": {f"module.{k}": v for k, v in model.state_dict().items()}, "step": 3}, "unet-ema.pt")
     (tmp_path / "mine.py").write_text(
         re.search(r"^# mine\.py\n(.*?)^```", (ROOT / "docs/prior-function.md").read_text(), re.M | re.S)[1]
     )
@@ -106,12 +119,70 @@ def adm_file(path):
     Image.fromarray(rng.uniform(0, 255, (h // 4, w // 4, c)).astype(np.uint8)).save("small.png")
 
 
+def edm_file(path):
+    """A pickle in EDM's layout, of a tiny network for the pictures that are there."""
+    write_pickle(path, filled(song_shapes(side=16, channels=1, attention=(8,))))
+
+
+FIT = "--data photos/ --task denoise --out run " + SMALL["fit"]
+
+
+def rows():
+    """(file, command) of the table "your file, the command"."""
+    text = (ROOT / "docs/priors.md").read_text(encoding="utf-8").partition("| you have |")[2].partition("\n\n")[0]
+    found = re.findall(r"\| `(deft [^`]*)` \|", text)
+    return [(re.search(r"(?:--prior|--data) (\S+)", command)[1], command) for command in found]
+
+
+def genie_file(path):
+    """A tiny Genie, with its configuration beside it."""
+    from deft.domains.protein.genie import GenieNet
+    from test_protein_genie import SMALL as tiny
+    from test_protein_genie import TEXT
+
+    torch.save({"state_dict": {f"model.{k}": v for k, v in GenieNet(tiny).state_dict().items()}}, path)
+    Path("configuration").write_text(TEXT.replace("maximumNumResidues 40", "maximumNumResidues 64"))
+
+
+@pytest.mark.parametrize(("file", "command"), rows())
+def test_every_row_of_the_table_of_files_runs(file, command, place, capsys, monkeypatch):
+    if file == "genie.ckpt":
+        genie_file(place / file)
+        command = command.replace("…", "--problem 5W0GA -n 1 --steps 20 --out scaffolds")
+    if file.startswith("http:"):
+        from deft.prior import load_prior
+        from deft.remote.server import make_app, running
+
+        with running(make_app(load_prior("my-pipeline"))) as url:
+            command = command.replace(file, url).replace("…", FIT)
+            code, out, err = run(capsys, *shlex.split(command)[1:])
+        assert code == 0, f"{command}\n{out}\n{err}"
+        return
+    if file.endswith("uncond.pt"):
+        adm_file(place / file)
+    if file.endswith(".pkl"):
+        edm_file(place / file)
+    if file == "model-10.pt":  # a trainer's file, with DataParallel, and an average under other names
+        adm_file(place / "plain.pt")
+        state = torch.load("plain.pt")
+        average = {f"ema_model.module.{k}": v for k, v in state.items()} | {"initted": torch.tensor(True)}
+        torch.save({"step": 10, "model": {f"module.{k}": 0 * v for k, v in state.items()}, "ema": average}, file)
+    if file.startswith("google/"):  # no hub here: what it would have downloaded
+        monkeypatch.setattr("deft.prior.diffusers._download", lambda name: place / "my-pipeline")
+    command = command.replace("…", FIT) if command.startswith("deft fit") else command
+    command += " --steps 2 --batch 2 --widths 8 --features none --evaluations 1" if "prior train" in command else ""
+    code, out, err = run(capsys, *shlex.split(command)[1:])
+    assert code == 0, f"{command}\n{out}\n{err}"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run(page, place, capsys):
     lines = commands(page)
     assert lines
     if page == "prior-adm":
         adm_file(place / "256x256_diffusion_uncond.pt")
+    if page == "prior-edm":
+        edm_file(place / "edm-ffhq-64x64-uncond-vp.pkl")
     for line in lines:
         words = shlex.split(line)[1:]
         more = next((v for k, v in SMALL.items() if k in words and (k != "inspect" or "--images" in words)), "")

@@ -158,6 +158,8 @@ NAMES: dict[str, str] = {
     "measurement.in_our_units": "domains.image.units.in_our_units",
     "methods.Making": "methods.method.Context",
     "methods.NEEDS": "likelihood.gaussian.REQUIREMENTS",
+    "prior.adm.AVERAGES": "io.states.AVERAGES",
+    "prior.adm.WRAPPERS": "io.states.WRAPPERS",
     "prior.ImagePrior": "domains.image.prior.ImagePrior",
     "prior.store.ImagePrior": "domains.image.prior.ImagePrior",
     "sample.hamiltonian.STUCK": "samplers.diagnostics.STUCK",

@@ -18,6 +18,7 @@ from deft.errors import CheckpointError, unknown
 from deft.io.cards import check_card, is_number
 from deft.io.files import NEEDS, load_weights, save_weights
 from deft.io.reading import reason_of
+from deft.io.states import choose, find_states
 from deft.io.torch_files import BY_FUNCTION
 from deft.kinds.domain import Table, domain_of_shape, find_domain
 from deft.runtime.untrusted import building, held
@@ -137,7 +138,7 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> OwnP
         with building(*held(tensors)):
             prior = kind.from_card(card)
         check_schedule(prior.schedule)
-        prior.net.load_state_dict(tensors)
+        prior.net.load_state_dict(_by_own_names(path, prior.net, tensors))
     except Exception as error:  # a network's own code, given whatever a card says
         raise CheckpointError(f"{path} does not fit the network its card describes: {reason_of(error)}") from error
     odd = [k for k, v in tensors.items() if not bool(torch.isfinite(v.sum(dtype=torch.float64)))]
@@ -146,6 +147,15 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor]) -> OwnP
             f"{path} holds NaN or infinite weights, first in {odd[0]}: take the file from its source again"
         )
     return prior
+
+
+def _by_own_names(path: Path, net: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under the network's names, where they were saved from inside of DataParallel or torch.compile."""
+    own = list(net.state_dict())
+    if set(own) <= tensors.keys():
+        return tensors
+    found = find_states(tensors, own)
+    return choose(path, found)[0].state if found else tensors
 
 
 def _check_values(path: Path, value: Any, where: str) -> None:

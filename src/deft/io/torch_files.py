@@ -4,6 +4,7 @@ whatever is wrong."""
 from __future__ import annotations
 
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from deft.errors import CheckpointError
+from deft.io.inert import INERT
 from deft.runtime.untrusted import check_tensors, check_zip
 
 BY_FUNCTION = (
@@ -67,10 +69,11 @@ def external_format(path: Path) -> str | None:
     return f"{path} is {kind}: {way}"
 
 
-def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -> Any:
+def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False, records: bool = False) -> Any:
     """What is in the file, on the CPU; tensors and plain values alone, unless trusted.
 
-    otherwise: what to do about a file that holds more, for the message.
+    otherwise: what to do about a file that holds more, for the message. records: let settings that are objects (a
+        path, OmegaConf's, Lightning's) pass as inert records (`deft.io.inert`); names that are not known stay refused.
 
     Raises:
         CheckpointError: the file is cut off, no PyTorch file, or holds more.
@@ -87,7 +90,7 @@ def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -
                 raise CheckpointError(f"{cut}; fetch it again")
         if archive:
             check_zip(path, stored=True)
-        found = torch.load(str(path), map_location="cpu", weights_only=not trust_pickle, mmap=archive)
+        found = _load(path, archive, trust_pickle, records)
         if not trust_pickle:
             check_tensors(found)
         return found
@@ -96,10 +99,23 @@ def read_torch_file(path: Path, otherwise: str, *, trust_pickle: bool = False) -
     except pickle.UnpicklingError as error:
         if trust_pickle or "truncated" in str(error) or "invalid load key" in str(error):
             raise CheckpointError(f"{cut}; fetch it again") from error
+        name = re.search(r"it names '[^']*'", str(error))
         raise CheckpointError(
-            f"{path} holds more than tensors, and loading the rest would run code from the file; {otherwise}"
+            f"{path} holds more than tensors{f' ({name[0]})' if name else ''}, and loading the rest would run code from"
+            f" the file; {otherwise}"
         ) from error
     except Exception as error:  # what a broken pickle raises is anything
         raise CheckpointError(
             f"{cut} ({type(error).__name__}: {' '.join(str(error).split())[:200]}); fetch it again"
         ) from error
+
+
+def _load(path: Path, archive: bool, trust_pickle: bool, records: bool) -> Any:
+    try:
+        return torch.load(str(path), map_location="cpu", weights_only=not trust_pickle, mmap=archive)
+    except pickle.UnpicklingError:
+        if trust_pickle or not records or not archive:
+            raise
+        if any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):  # a graph, run by another
+            raise
+        return torch.load(str(path), map_location="cpu", mmap=True, weights_only=False, pickle_module=INERT)

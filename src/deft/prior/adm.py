@@ -12,20 +12,31 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from deft._old_names import moved
 from deft.core.denoiser import freeze
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError, unknown
-from deft.io.files import check_header
-from deft.io.torch_files import BY_FUNCTION, read_torch_file
+from deft.io.states import (
+    ADM,
+    Found,
+    check_fit,
+    choose,
+    find_states,
+    holds,
+    levels,
+    read_any,
+    survey,
+    which,
+)
+from deft.io.torch_files import BY_FUNCTION
 from deft.nn.adm import ADMConfig, ADMUNet
 from deft.prior.labels import NONE, null_class
 from deft.runtime.untrusted import building, describable
@@ -76,15 +87,8 @@ FILES: dict[str, tuple[str, ...]] = {
 }
 """Name -> the names its file is published under."""
 
-LANDMARKS = (
-    "time_embed.0.weight", "time_embed.2.weight", "input_blocks.0.0.weight", "input_blocks.1.0.in_layers.2.weight",
-    "middle_block.1.qkv.weight", "output_blocks.0.0.in_layers.2.weight", "out.2.weight",
-)  # fmt: skip
+LANDMARKS = ADM.landmarks
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
-WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
-"""What sharding, checkpointing and compiling put into parameter names, at any depth."""
-AVERAGES = ("ema", "shadow", "average", "averaged", "swa")
-
 
 # Files.
 
@@ -105,16 +109,6 @@ def read_state(path: str | Path, *, trust_pickle: bool = False) -> dict[str, Ten
     return read_states(path, trust_pickle=trust_pickle)[0].state
 
 
-class Found(NamedTuple):
-    """A state dict in a file: where it was ("ema", "state_dict/model."), its tensors, whether it is an average, and the
-    table of betas beside it."""
-
-    where: str
-    state: dict[str, Tensor]
-    average: bool
-    betas: Tensor | None = None
-
-
 def read_states(path: str | Path, *, trust_pickle: bool = False, weights: str | None = None) -> list[Found]:
     """Every ADM state dict in a file, the one to take first: a moving average before the weights it is of, the outer
     before the inner.
@@ -122,84 +116,16 @@ def read_states(path: str | Path, *, trust_pickle: bool = False, weights: str | 
     weights: take the one whose place in the file is this, or has this in it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no such checkpoint: {path}")
-    whole: Any = _read(path, trust_pickle)
-    levels = list(_levels(whole))
-    _refuse_latent(path, levels)
-    found = [f for where, level in levels for f in _states(where, level)]
+    whole = read_any(path, trust_pickle=trust_pickle)
+    _refuse_latent(path, whole)
+    found = find_states(whole, LANDMARKS)
     if not found:
-        raise CheckpointError(_holds_none(path, whole, levels))
-    found.sort(key=lambda f: not f.average)  # stable: in the file's order otherwise
-    if weights is not None:
-        named = [f for f in found if f.where == weights] or [f for f in found if weights in f.where]
-        if not named:
-            raise unknown(f"weights in {path.name}", weights, [f.where or "(the file itself)" for f in found])
-        found = [named[0], *(f for f in found if f is not named[0])]
-    elif not found[0].average and not all(_alike(found[0].state, f.state) for f in found[1:]):
-        places = ", ".join(f.where for f in found)
-        raise CheckpointError(
-            f"{path} holds several networks that differ ({places}): say which with weights=PLACE (--prior-option"
-            f" weights={found[0].where})"
-        )
-    for name, value in found[0].state.items():
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
-            raise CheckpointError(f"{path}: {name} is no tensor of floats; give a file of plain weights")
-    return found
+        raise CheckpointError(_holds_none(path, whole))
+    return choose(path, found, weights)
 
 
-def _levels(whole: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """(place, mapping) of every mapping in a training state; a pickle may hold itself, so no deeper than four."""
-    if isinstance(whole, Mapping):
-        yield where, whole
-        if depth < 4:
-            for key, value in whole.items():
-                if isinstance(value, Mapping):
-                    yield from _levels(value, f"{where}/{key}".lstrip("/"), depth + 1)
-
-
-def _states(where: str, level: Mapping[Any, Any]) -> Iterator[Found]:
-    """The state dicts among the names of one mapping, by their prefixes."""
-    flat: dict[str, Any] = {}
-    for key, value in level.items():
-        name = str(key)
-        for wrapper in WRAPPERS:
-            name = name.replace(wrapper, "")
-        flat[name] = value
-    prefixes = [name.removesuffix(LANDMARKS[0]) for name in flat if name.endswith(LANDMARKS[0])]
-    for prefix in prefixes:
-        longer = tuple(p for p in prefixes if p != prefix and p.startswith(prefix))
-        state = {
-            k.removeprefix(prefix): v
-            for k, v in flat.items()
-            if k.startswith(prefix) and not (longer and k.startswith(longer))
-        }
-        if not recognise(state):
-            continue
-        words = re.split(r"[^a-z]+", f"{where}/{prefix}".lower())
-        average = "online" not in words and any(word in words for word in AVERAGES)
-        betas = next((flat[p + "betas"] for p in _parents(prefix) if isinstance(flat.get(p + "betas"), Tensor)), None)
-        state.pop("betas", None)
-        plain = all(part in ("", "module", "model", "net") for part in prefix.split("."))
-        yield Found(where if plain else f"{where}/{prefix}".strip("/"), state, average, betas)
-
-
-def _parents(prefix: str) -> Iterator[str]:
-    """ "a.b." -> "a.b.", "a.", ""."""
-    parts = prefix.split(".")[:-1]
-    for n in range(len(parts), -1, -1):
-        yield "".join(part + "." for part in parts[:n])
-
-
-def _alike(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(
-        isinstance(v, Tensor) and isinstance(b[k], Tensor) and v.shape == b[k].shape and torch.equal(v, b[k])
-        for k, v in a.items()
-    )
-
-
-def _refuse_latent(path: Path, levels: Sequence[tuple[str, Mapping[Any, Any]]]) -> None:
-    for _, level in levels:
+def _refuse_latent(path: Path, whole: Any) -> None:
+    for _, level, _ in levels(whole):
         for key in level:
             if re.search(r"(^|\.)(model\.diffusion_model|first_stage_model|cond_stage_model)\.", str(key)):
                 raise CheckpointError(
@@ -209,35 +135,19 @@ def _refuse_latent(path: Path, levels: Sequence[tuple[str, Mapping[Any, Any]]]) 
                 )
 
 
-def _holds_none(path: Path, whole: Any, levels: Sequence[tuple[str, Mapping[Any, Any]]]) -> str:
-    holds = ", ".join(str(k) for k in list(whole)[:3]) if isinstance(whole, Mapping) else type(whole).__name__
-    names = {str(key) for _, level in levels for key in level}
+def _holds_none(path: Path, whole: Any) -> str:
+    known = survey(whole)
+    if known:
+        return f"{path} holds no guided-diffusion UNet: {known}"
+    names = {str(key) for _, level, _ in levels(whole) for key in level}
     way = f"a network of another library: {BY_FUNCTION}"
-    if any(
-        name.endswith(
-            ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "transformer_blocks.0.attn1.to_q.weight")
-        )
-        for name in names
-    ):
+    ends = ("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight", "transformer_blocks.0.attn1.to_q.weight")
+    if any(name.endswith(ends) for name in names):
         way = (
             "these look like the weights of a model of diffusers: give its folder, which has the config.json and the"
             " scheduler"
         )
-    return f"{path} holds no guided-diffusion UNet (it holds: {holds}, ...); expected {LANDMARKS[0]} and so on; {way}"
-
-
-def _read(path: Path, trust_pickle: bool) -> Any:
-    if path.suffix == ".safetensors":
-        check_header(path)
-        try:
-            return load_file(path)
-        except Exception as error:
-            raise CheckpointError(f"{path} is truncated or not a safetensors file ({error}); fetch it again") from error
-    return read_torch_file(
-        path,
-        "give --trust-pickle (in Python: trust_pickle=True) only for a file from someone you trust",
-        trust_pickle=trust_pickle,
-    )
+    return f"{path} holds no guided-diffusion UNet ({holds(whole)}, ...); expected {LANDMARKS[0]} and so on; {way}"
 
 
 # Flags.
@@ -449,7 +359,10 @@ def load_adm(
     for side in sides or (config.image_size,):
         if side % net.multiple_of:
             raise InputError(f"{path.name} takes images whose sides are multiples of {net.multiple_of}, got {side}")
-    _check(path, net, state)
+    try:
+        check_fit(path, net.state_dict(), state, "the ADM network of its flags")
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; give the config it was trained with") from error
     net.to_empty(device=device)
     net.load_state_dict(state)
     settled = {*flags, "noise_schedule"} if "schedule" in changes or found[0].betas is not None else set(flags)
@@ -462,24 +375,13 @@ def load_adm(
         "file": path.name,
         "config": asdict(config),
         "label": label,
-        "unsure": [doubt for doubt in unsure if not any(flag in doubt for flag in settled)] + _which(found),
+        "unsure": [doubt for doubt in unsure if not any(flag in doubt for flag in settled)] + which(found),
         "parameters": sum(p.numel() for p in net.parameters()),
     }
     if found[0].where:
         prior.card["weights"] = found[0].where
     freeze(prior)
     return prior.to(device)
-
-
-def _which(found: Sequence[Found]) -> list[str]:
-    """The doubt that a file with several networks leaves."""
-    others = [f.where or "the file itself" for f in found[1:] if not _alike(found[0].state, f.state)]
-    if not others:
-        return []
-    return [
-        f"weights: {found[0].where} was taken; the file also holds {', '.join(others)}, which differ (weights=PLACE"
-        " takes another)"
-    ]
 
 
 def _label(path: Path, config: ADMConfig, label: int | str | None) -> int | None:
@@ -528,20 +430,5 @@ def _name(path: Path, config: ADMConfig) -> str | None:
     return next((name for name in twins if path.name in FILES[name]), twins[0] if twins else None)
 
 
-def _check(path: Path, net: ADMUNet, state: Mapping[str, Tensor]) -> None:
-    """Every name and shape is as expected, or `CheckpointError` says how many are not and which come first."""
-    want = {name: tuple(v.shape) for name, v in net.state_dict().items()}
-    faults = {
-        "missing": [name for name in want if name not in state],
-        "unexpected": [name for name in state if name not in want],
-        "of another shape": [
-            f"{name} is {tuple(state[name].shape)}, expected {shape}"
-            for name, shape in want.items()
-            if name in state and tuple(state[name].shape) != shape
-        ],
-    }
-    told = [f"{len(names)} {kind} (first: {'; '.join(names[:2])})" for kind, names in faults.items() if names]
-    if told:
-        raise CheckpointError(
-            f"{path} does not fit the ADM network of its flags: {', '.join(told)}; give the config it was trained with"
-        )
+if not TYPE_CHECKING:
+    __getattr__ = moved(__name__)

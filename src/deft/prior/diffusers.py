@@ -23,12 +23,13 @@ from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError
 from deft.io.files import check_header
 from deft.io.reading import read_json
+from deft.io.states import DIFFUSERS, check_fit, choose, find_states, holds, read_any, survey, which
 from deft.io.torch_files import BY_FUNCTION
 from deft.prior.labels import NONE, null_class
 from deft.prior.latent import Autoencoder, LatentPrior
 from deft.prior.probing import try_once
 from deft.prior.scheduler import BY_HAND, PREDICTIONS, examine, read_scheduler, table
-from deft.runtime.untrusted import building, check_zip
+from deft.runtime.untrusted import building, check_zip, held
 
 __all__ = [
     "PREDICTIONS",
@@ -74,6 +75,7 @@ def load_diffusers(
     gradient: str = "decoder",
     latent_scale: float | Sequence[float] | None = None,
     latent_shift: float | Sequence[float] | None = None,
+    state: Weights | None = None,
     **changes: Any,
 ) -> Denoiser:
     """A diffusers model as a frozen prior.
@@ -89,6 +91,7 @@ def load_diffusers(
         latent_scale, latent_shift: of its latents, z = scale (E(x) - shift), over what its config says; a number, or
             one for each channel.
         event_shape: needed only if the model's config states no sample_size.
+        state: weights from a file elsewhere, in place of the folder's (`load_state`).
         changes: keywords of `NetworkDenoiser` that override what the files say (output, value_range, time, ...). With
             schedule and output given, a scheduler that cannot be read is no obstacle.
 
@@ -112,7 +115,7 @@ def load_diffusers(
             " fixed in it"
         )
     said |= {"learned_variance": outputs == 2 * shape[0]}
-    model, notes = load_model(parts.model, variant)
+    model, notes = load_model(parts.model, variant) if state is None else model_of_state(parts.model, state)
     unsure += notes
     net, label, notes = _with_label(name, model, config, label)
     prior = NetworkDenoiser(net, event_shape=tuple(shape), **(said | changes))
@@ -146,6 +149,68 @@ def load_diffusers(
     if label is not None:
         latent.card["label"] = label
     return latent.to(device)
+
+
+class Weights(NamedTuple):
+    """Weights of a model of diffusers in a file of training code: the file, where in it, the tensors, the doubts."""
+
+    path: Path
+    where: str
+    tensors: dict[str, Tensor]
+    unsure: list[str]
+
+
+def load_state(
+    name: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    config: str | None = None,
+    weights: str | None = None,
+    **options: Any,
+) -> Denoiser:
+    """A state dict of a model of diffusers (a training state, .pt, .ckpt, .bin, .safetensors) as a frozen prior; every
+    weight is checked and used.
+
+    Args:
+        config: the folder that diffusers wrote, with config.json and scheduler; by default the folder of the file.
+        weights: which of several networks in the file, by its place there ("ema").
+        options: of `load_diffusers`.
+
+    Raises:
+        InputError: no config.json there.
+        CheckpointError: the weights do not fit it.
+    """
+    path = Path(name)
+    whole = read_any(path)
+    found = find_states(whole, DIFFUSERS.landmarks)
+    if not found:
+        raise CheckpointError(f"{path} holds no model of diffusers ({holds(whole)})")
+    found = choose(path, found, weights)
+    folder = Path(config) if config is not None else path.parent
+    folder = folder.parent if folder.is_file() else folder
+    if not folder.is_dir() or not recognise(folder):
+        raise InputError(
+            f"{path}: {survey(whole)}. {folder} has no config.json of diffusers: give --prior-option config=FOLDER, the"
+            " folder that diffusers wrote for this network"
+        )
+    state = Weights(path, found[0].where, found[0].state, which(found))
+    prior = load_diffusers(folder, device=device, state=state, **options)
+    prior.card |= {"name": path.stem, "file": path.name} | ({"weights": state.where} if state.where else {})
+    return prior
+
+
+def model_of_state(folder: Path, state: Weights) -> tuple[nn.Module, list[str]]:
+    """(the model that a folder's config.json describes, with weights from elsewhere, doubts)."""
+    known = _class_of(folder)
+    try:
+        with building(*held(state.tensors)):
+            model: nn.Module = known.from_config(_json(folder / "config.json"))  # type: ignore[attr-defined]
+    except Exception as error:  # of diffusers, given whatever a config says
+        first = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{folder}/config.json describes no network of {state.path} ({first[:240]})") from error
+    check_fit(state.path, model.state_dict(), state.tensors, f"the {type(model).__name__} of {folder}/config.json")
+    model.load_state_dict(state.tensors)
+    return model, state.unsure
 
 
 def _convention(name: object, scheduler: Path | None, changes: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -498,20 +563,7 @@ def load_model(
     variant: of the files; where the folder has none of that name, the plain ones. dtype: by default half precision for
         "fp16", else float32.
     """
-    try:
-        import diffusers
-    except ImportError as error:
-        raise InputError(INSTALL) from error
-    kind = str(_json(folder / "config.json").get("_class_name"))
-    known = getattr(diffusers, kind, None)
-    if not (isinstance(known, type) and issubclass(known, nn.Module)):
-        raise InputError(
-            f"{folder}/config.json names the class {kind!r}, which diffusers {diffusers.__version__} does not have"
-        )
-    if "Condition" in kind or "ControlNet" in kind:
-        raise InputError(
-            f"{kind} is conditional (it wants more than x_t and t): this adapter takes unconditional models"
-        )
+    known = _class_of(folder)
     taken, formats, unsure = _choose(folder, variant)
     half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(taken)
     try:
@@ -539,6 +591,25 @@ def load_model(
         )
         raise CheckpointError(f"{folder}: the weights do not fit the config: {what}")
     return model, unsure
+
+
+def _class_of(folder: Path) -> type[nn.Module]:
+    """The class of diffusers that a folder's config.json names."""
+    try:
+        import diffusers
+    except ImportError as error:
+        raise InputError(INSTALL) from error
+    kind = str(_json(folder / "config.json").get("_class_name"))
+    known = getattr(diffusers, kind, None)
+    if not (isinstance(known, type) and issubclass(known, nn.Module)):
+        raise InputError(
+            f"{folder}/config.json names the class {kind!r}, which diffusers {diffusers.__version__} does not have"
+        )
+    if "Condition" in kind or "ControlNet" in kind:
+        raise InputError(
+            f"{kind} is conditional (it wants more than x_t and t): this adapter takes unconditional models"
+        )
+    return known
 
 
 MAX_TENSORS = 20_000

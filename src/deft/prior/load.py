@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from deft.core.denoiser import Denoiser, freeze
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.files import check_header
 from deft.io.prior_files import BUNDLED, load_own
+from deft.io.states import SUFFIXES, kinds_of, read_any
 from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, REMOTE_KINDS, typed
+from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, STATE_KINDS, typed
 from deft.prior.probing import try_once
 from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
@@ -34,7 +36,8 @@ def _own(name: str) -> bool:
     path = Path(name)
     if name in BUNDLED or (path / "prior.safetensors").is_file():
         return True
-    return path.is_file() and path.suffix == ".safetensors" and not _is_adm(name)
+    others = (_is_adm, _is_edm, _is_state)
+    return path.is_file() and path.suffix == ".safetensors" and not any(of(name) for of in others)
 
 
 def _is_adm(name: str) -> bool:
@@ -44,10 +47,45 @@ def _is_adm(name: str) -> bool:
     return path.suffix != ".safetensors" or any(k.endswith("input_blocks.0.0.weight") for k in _keys(path))
 
 
+def _is_edm(name: str) -> bool:
+    if Path(name).suffix in (".pkl", ".pickle"):  # nobody else keeps networks in such files
+        return Path(name).is_file()
+    return bool({"edm", "edm2"} & _networks(name))
+
+
+def _is_state(name: str) -> bool:
+    return "diffusers" in _networks(name)
+
+
+def _networks(name: str) -> frozenset[str]:
+    """Kinds of networks (`deft.io.states.KNOWN`) in a file of weights."""
+    path = Path(name)
+    if not path.is_file() or path.suffix not in SUFFIXES:
+        return frozenset()
+    about = path.stat()
+    return _networks_of(path.resolve(), about.st_mtime_ns, about.st_size)
+
+
+@lru_cache(64)  # several families ask, and an old format is read as a whole
+def _networks_of(path: Path, changed: int, size: int) -> frozenset[str]:
+    if path.suffix == ".safetensors":
+        return frozenset(kinds_of(dict.fromkeys(_keys(path))))
+    try:
+        return frozenset(kinds_of(read_any(path)))
+    except CheckpointError:  # whoever loads it says so
+        return frozenset()
+
+
 def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     from deft.prior.adm import load_adm
 
     return load_adm(name, device=device, **options)
+
+
+def _load_edm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    from deft.prior.edm import load_edm
+
+    return load_edm(name, device=device, **options)
 
 
 def _keys(path: Path) -> list[str]:
@@ -118,6 +156,8 @@ OURS: dict[str, Family] = {
 }
 """Asked first."""
 OTHERS: dict[str, Family] = {
+    "edm": Family("a pickle or a state dict of EDM or EDM2", _is_edm, _load_edm, EDM_KINDS),
+    "state": Family("a state dict of a model of diffusers", _is_state, diffusers.load_state, STATE_KINDS),
     "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm, ADM_KINDS),
     "python": Family(
         "FILE.py:FUNCTION or package.module:FUNCTION that returns a denoiser", _is_function, load_function
@@ -162,11 +202,6 @@ def family_of(name: str | Path) -> str:
         raise InputError(
             f"{path} holds no prior that is known here (it holds {inside}): expected prior.safetensors, a diffusers "
             "model_index.json or config.json, or a file of weights"
-        )
-    if path.suffix in (".pkl", ".pickle"):
-        raise CheckpointError(
-            f"{path} is a pickle, which holds code: {BY_FUNCTION} ('edm-denoiser' is the convention of EDM's pickles),"
-            " and load it there with the library it is from"
         )
     if path.exists():
         named = external_format(path)

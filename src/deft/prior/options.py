@@ -176,6 +176,12 @@ DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
     "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
 }
 
+STATE_KINDS: dict[str, Kind] = DIFFUSERS_KINDS | {
+    "config": Kind("a folder that diffusers wrote", text),
+    "weights": Kind("the place of a network in the file (ema, model)", text),
+}
+"""Of a state dict of a model of diffusers."""
+
 _FLAGS: dict[str, Kind] = {
     "int": COUNT,
     "bool": TRUTH,
@@ -202,6 +208,16 @@ ADM_KINDS: dict[str, Kind] = (
     }
 )
 """Of guided-diffusion: its flags, under their published names, and ours."""
+
+EDM_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
+    "label": Kind("a whole number from 0, or none", _label),
+    "sides": Kind("two whole numbers above 0, height and width (256,384)", _all(_whole, 2, 2, 1)),
+    "weights": Kind("the place of a network in the file (ema)", text),
+    "preconditioning": Kind("a name (edm, vp, ve, iddpm)", text),
+    "autoencoder": Kind("a folder of diffusers with an autoencoder", text),
+    "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+}
+"""Of EDM's networks."""
 
 REMOTE_KINDS: dict[str, Kind] = {
     "timeout": Kind("a number of seconds above 0", _above),
