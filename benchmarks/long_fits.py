@@ -222,7 +222,14 @@ def fit(args: argparse.Namespace) -> None:
     def keep(stage: int, steps: int) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu() for k, v in h.state_dict().items()}
-        about = {"steps": steps, "batch": args.batch, "states": args.states, "device": device_name(device)}
+        spent = round(time.monotonic() - STARTED)
+        about = {
+            "steps": steps,
+            "seconds": spent,
+            "batch": args.batch,
+            "states": args.states,
+            "device": device_name(device),
+        }
         torch.save(
             {"state": state, "config": h.config(), "about": about}, args.out / f"h-{args.task}-{args.prior}-{stage}.pt"
         )

@@ -18,11 +18,12 @@ from deft.bench.studies import read_study
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 ASKED = {
-    "linear": (1846, "b0a9f584eff39ae2d8162acc8405c38629116dfefb4ba75a06bb09e816751c41"),
-    "nonlinear": (708, "5615961b43f5162ac7ca95448e46446c2120978407b087cd158b533bf43396ee"),
+    "linear": (1782, "700232dc1f3310b31da57370acdeaa452123250b6db6ee7750e081a73a6daae4"),
+    "nonlinear": (676, "2eca422da834056b1d7d0927655a8ae362c61a3922fc3c097c8427f0a6f5d5c1"),
 }
 """Study -> (how many jobs it asks for with the jobs of its archive, sha256 of their keys and kinds). Those that version
-0.1.0 asked for with a smaller archive (1,152 and 390) are among them, under the same keys."""
+0.1.0 asked for with a smaller archive (1,152 and 390) are among them under the same keys, but for those of six bundled
+h, which were fitted anew since."""
 
 LATER = ("ddnm", "mgps", "cpigdm", "flower")
 """Methods that the studies got after the archive was made. Jobs of theirs are left out of `ASKED`, whose numbers are
@@ -49,7 +50,7 @@ def test_jobs_keep_their_keys(name, tmp_path, monkeypatch):
 
     monkeypatch.setattr(jobs, "make_job", noted)
     driver.run_study(read_study(BENCHMARKS / f"{name}.toml"), tmp_path, only_read=True, progress=False)
-    assert len(there) > 700 and there <= set(asked)
+    assert len(there) > 600 and there <= set(asked)
     later = {key for key, job in asked.items() if job.settings.get("plan", {}).get("method") in LATER}
     for keys, pinned in ((asked.keys() - later, ASKED), (later, ASKED_LATER)):
         listed = "\n".join(sorted(f"{key} {asked[key].kind}" for key in keys))
