@@ -321,7 +321,7 @@ def test_bad_options(place, short, tmp_path, capsys):
     assert "gone" in refused(capsys, *short[:4], "--run", tmp_path / "gone", "--problem", "5W0GA", *out)
     assert "which pigdm has none of" in refused(capsys, *ok, "--method", "pigdm", *out)
     assert "did you mean 'pigdm'" in refused(capsys, *ok, "--method", "pigdn", *out)
-    assert "setting of deft" in refused(capsys, *ok, "--set", "zeta=3", *out)
+    assert "setting 'zeta' of deft" in refused(capsys, *ok, "--set", "zeta=3", *out)
     assert "--samples = 0: expected a whole number of at least 1" in refused(capsys, *ok, "-n", 0, *out)
     assert "--batch = 0: expected" in refused(capsys, *ok, "--batch", 0, *out)
     assert "steps" in refused(capsys, *ok, "--steps", 0, *out)

@@ -154,8 +154,8 @@ def test_an_error_of_one_is_an_error_of_all(found, size):
         size - 1
     ) + ["KeyError: 'of its own'"]
     assert {e["batch"] for e in every} == {
-        f"a batch of {2 * size - 1} cannot be split over {size} process(es) x 2 accumulation step(s): give at least"
-        f" {2 * size}"
+        f"a batch of {2 * size - 1} cannot be split into {2 * size} parts (2 on each of {size} processes): give a batch"
+        f" of at least {2 * size}, or fewer parts (accumulate)"
     }
 
 
@@ -348,7 +348,7 @@ def test_parts_of_a_batch():
         every = [part for rank in range(size) for part in Of(rank, size).parts(n, pieces)]
         assert [i for part in every for i in part] == list(range(n))
         assert max(map(len, every)) - min(map(len, every)) <= 1
-    with pytest.raises(InputError, match=r"batch of 5 .* 3 process\(es\) x 2 .* at least 6"):
+    with pytest.raises(InputError, match=r"batch of 5 .* 6 parts \(2 on each of 3 processes\).* at least 6"):
         Of(0, 3).parts(5, 2)
 
 

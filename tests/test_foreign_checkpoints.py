@@ -1046,7 +1046,7 @@ def test_which_of_several_networks(tmp_path):
     torch.save({"model": RAW, "ema": W}, tmp_path / "x.pt")
     raw = load_prior(tmp_path / "x.pt", weights="model")
     assert raw.card["weights"] == "model" and raw.fingerprint() != load_prior(tmp_path / "x.pt").fingerprint()
-    with pytest.raises(InputError, match=r"unknown weights in x\.pt 'emma': did you mean 'ema'"):
+    with pytest.raises(InputError, match=r"unknown weights 'emma' in x\.pt: did you mean 'ema'"):
         load_prior(tmp_path / "x.pt", weights="emma")
     torch.save({"student": W, "teacher": RAW}, tmp_path / "y.pt")
     with pytest.raises(CheckpointError, match=r"several networks that differ \(student, teacher\).*weights=student"):

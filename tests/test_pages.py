@@ -67,6 +67,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_pictures(tmp_path / "photos", pictures(12))
     Image.fromarray(pictures(1)[0]).save("photo.png")
+    np.savez("drawn.npz", x=np.random.default_rng(0).uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32))
     mask = np.full((16, 16), 255, dtype=np.uint8)
     mask[4:9, 4:9] = 0
     Image.fromarray(mask).save("mask.png")

@@ -313,7 +313,7 @@ def test_priors_from_functions(capsys, shop, tmp_path):
     [
         ("{shop}/nothing.py:make", (), "no such file"),
         ("{shop}/mine.py:other", (), "has no function 'other'"),
-        ("{shop}/mine.py:number", (), "returned a int, expected a deft.Denoiser"),
+        ("{shop}/mine.py:number", (), "returned a value of the type int, expected a deft.Denoiser"),
         ("{shop}/mine.py:make", ("colour=3",), "unexpected keyword argument 'colour'"),
         ("no_such_module:make", (), "cannot import no_such_module"),
         ("{shop}/images", (), "holds no prior that is known here"),
@@ -321,7 +321,7 @@ def test_priors_from_functions(capsys, shop, tmp_path):
         ("{shop}/toy.safetensors", ("output=eps",), "takes no options"),
         ("fashon", (), "did you mean 'fashion'"),
         ("./no/such/folder", (), "no such prior"),
-        ("fashion", ("output",), "expected KEY=VALUE"),
+        ("fashion", ("output",), "takes KEY=VALUE"),
     ],
 )  # fmt: skip
 def test_bad_names(capsys, shop, name, options, says):

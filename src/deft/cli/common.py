@@ -270,6 +270,8 @@ def out_option(default: str | None = None) -> Callable[[F], F]:
 def get_device(name: str | None) -> torch.device:
     try:
         device = pick_device(name)
+        if device.type == "meta":
+            raise RuntimeError("it keeps no numbers")
         torch.empty(1, device=device)
         return device
     except (RuntimeError, AssertionError) as error:
