@@ -41,7 +41,7 @@ def commands(page: str) -> list[str]:
     lines = [
         line
         for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        for line in block.splitlines()
+        for line in re.sub(r"\\\n\s*", "", block).splitlines()
     ]
     return [line for line in lines if line.startswith("deft ")]
 
@@ -67,7 +67,10 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_pictures(tmp_path / "photos", pictures(12))
     Image.fromarray(pictures(1)[0]).save("photo.png")
-    np.savez("drawn.npz", x=np.random.default_rng(0).uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32))
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save("striped.png")
+    Image.fromarray(np.tile(np.repeat(np.array([255, 0], np.uint8), 8), 4)[:, None].repeat(64, 1)).save("stripes.png")
+    np.savez("drawn.npz", x=rng.uniform(-1, 1, (2, 3, 64, 64)).astype(np.float32))
     mask = np.full((16, 16), 255, dtype=np.uint8)
     mask[4:9, 4:9] = 0
     Image.fromarray(mask).save("mask.png")

@@ -41,7 +41,7 @@ REFUSALS = [
     (f"{SAMPLE} --row 5", "--row 5: four/000.png is one measurement, and no file of many: leave --row out"),
     (f"{SAMPLE} --scale nan", "--scale = nan: expected a finite number\n"),
     (f"{SAMPLE} --device=", "no such device: ''"),
-    (f"{SAMPLE} --device meta", "no such device: 'meta'; give cpu, cuda"),
+    (f"{SAMPLE} --device meta", "no such device: 'meta'; give cpu or cuda"),
     (f"{SAMPLE} --out text.txt/o", "text.txt/o: there is a file of that name"),
     (f"{SAMPLE} --prior-option foo", "--prior-option takes KEY=VALUE, got 'foo'"),
     (f"{SAMPLE} --prior ftp://a.b/c", "a service is asked by http:// or https://, got 'ftp://a.b/c'"),
