@@ -129,7 +129,7 @@ def make_folder(folder: Path) -> None:
         missing.append(folder)
         folder = folder.parent
     for one in reversed(missing):
-        if one.exists():
+        if one.exists() and not one.is_dir():  # another process may have made it just now
             raise NotADirectoryError(errno.ENOTDIR, "there is a file of that name", str(one))
         one.mkdir(exist_ok=True)
         to_disk(one.parent)
