@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import time
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from graphs import descend, said
+from torch import Tensor
 from torch.nn import functional as F
 
 import deft
@@ -84,36 +83,10 @@ def draw_products(prior: deft.Denoiser, samples: int, states: int, device: str) 
     return {"x_t": x_t.detach(), "x_hat": x_hat, "level": level, "v": v, "jv": jv}
 
 
-def descend(module: nn.Module, loss_at: Callable[[int], Tensor], seconds: float) -> int:
-    """Adam with half a cosine over the time that is given; the module ends with the averaged weights. Returns the
-    steps."""
-    parameters = list(module.parameters())
-    average = [p.detach().clone() for p in parameters]
-    optimiser = torch.optim.Adam(parameters, lr=2.5e-3, betas=(0.9, 0.99))
-    started, step, total = time.monotonic(), 0, 0.0
-    while (done := (time.monotonic() - started) / seconds) < 1:
-        for group in optimiser.param_groups:
-            group["lr"] = 2.5e-3 * min(1.0, step / 100) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-5
-        loss = loss_at(step)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        torch._foreach_lerp_(average, [p.detach() for p in parameters], max(0.002, 1 / (step + 10)))
-        step, total = step + 1, total + float(loss.detach())
-        if step % 500 == 0:
-            print(f"step {step}, loss {total / 500:.4f}", flush=True)
-            total = 0.0
-    with torch.no_grad():
-        for p, mean in zip(parameters, average, strict=True):
-            p.copy_(mean)
-    return step
-
-
 def fit(h: LearnedCovariance, pool: dict[str, Tensor], seconds: float, batch: int) -> int:
     """The relative squared error of products; returns the steps."""
 
-    def loss_at(step: int) -> Tensor:
+    def loss() -> Tensor:
         rows = torch.randint(len(pool["x_t"]), (batch,), device=pool["x_t"].device)
         one = {k: w[rows] for k, w in pool.items()}
         alpha, sigma = coefficients(one["level"])
@@ -121,7 +94,7 @@ def fit(h: LearnedCovariance, pool: dict[str, Tensor], seconds: float, batch: in
         target = (sigma**2 / alpha / maps.unit) * one["jv"]
         return relative_error(h.product(maps, one["v"]) / maps.unit, target).mean()
 
-    return descend(h, loss_at, seconds)
+    return descend(h, loss, seconds, look=said, capture=False)
 
 
 def main() -> None:

@@ -13,6 +13,11 @@ WARM = 4
 """Steps before the capture: cuDNN chooses its kernels, the optimiser makes its state."""
 
 
+def said(step: int, seconds: float, loss: float, mean: list[Tensor]) -> None:
+    """A `look` that prints."""
+    print(f"step {step}, {step / seconds:.1f} a second, loss {loss:.5f}", flush=True)
+
+
 def descend(
     module: nn.Module,
     loss: Callable[[], Tensor],
@@ -23,16 +28,18 @@ def descend(
     average: float = 0.002,
     look: Callable[[int, float, float, list[Tensor]], None] | None = None,
     looks: int = 10,
+    capture: bool = True,
 ) -> int:
     """Adam with half a cosine over the time that is given; the module ends with the averaged weights.
 
-    loss: draws its batch on the device and returns a scalar; on CUDA the whole step is captured once and replayed.
+    loss: draws its batch on the device and returns a scalar; on CUDA the whole step is captured once and replayed,
+        unless `capture` is False: for a loss that chooses anything on the host.
     average: lowest share of the newest weights in the average. look(step, seconds, mean loss since the last look,
         averaged weights) is called `looks` times, evenly over the time, and at the end. Returns the steps.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     device = parameters[0].device
-    on_gpu = device.type == "cuda"
+    on_gpu = device.type == "cuda" and capture
     mean = [p.detach().clone() for p in parameters]
     start = [p.detach().clone() for p in parameters]
     rate, share, total = (torch.zeros((), device=device) for _ in range(3))

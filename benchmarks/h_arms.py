@@ -14,12 +14,14 @@ sigma_y, whatever the operator. The weight of the loss is sqrt(1 + (alpha/sigma)
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from covariance_gpu import coefficients, descend, draw_clean, draw_noised
+from covariance_gpu import coefficients, draw_clean, draw_noised
+from graphs import descend, said
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -209,7 +211,10 @@ def fit(arm: dict[str, Any], pool: dict[str, Tensor], device: str, seconds: floa
             return one.v, torch.rand(batch, N, device=device) * kept, sigma
         return one.v, one.s.expand(batch, N), 0.4 * sigma if scan else sigma
 
-    def loss_at(step: int) -> Tensor:
+    steps = itertools.count()
+
+    def loss() -> Tensor:
+        step = next(steps)
         rows = torch.randint(len(pool["x"]), (batch,), device=device)
         x, x_t, x_hat, level = (pool[k][rows] for k in ("x", "x_t", "x_hat", "level"))
         (a, s), (v, singular, sigma) = coefficients(level), operator(step)
@@ -219,7 +224,7 @@ def fit(arm: dict[str, Any], pool: dict[str, Tensor], device: str, seconds: floa
         weight = ratio.clamp_max(20) ** 2 if arm.get("weight") == "eps" else (1 + ratio**2).sqrt()
         return (weight * (mean - x) ** 2).mean()
 
-    print(f"{descend(net, loss_at, seconds)} steps", flush=True)
+    print(f"{descend(net, loss, seconds, look=said, capture=False)} steps", flush=True)
     return net.eval()
 
 

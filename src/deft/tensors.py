@@ -39,13 +39,13 @@ def float32_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def as_tensor(value: Tensor | np.ndarray) -> Tensor:
-    """A tensor as it is; an array as one, float64, in which NumPy has numbers, as float32.
+def of_numpy(value: Tensor | np.ndarray) -> Tensor:
+    """An array of NumPy as a tensor, float64, in which NumPy has numbers, as float32; anything else as it is.
 
-    >>> as_tensor(np.zeros(3)).dtype, as_tensor(torch.zeros(3, dtype=torch.float64)).dtype
+    >>> of_numpy(np.zeros(3)).dtype, of_numpy(torch.zeros(3, dtype=torch.float64)).dtype
     (torch.float32, torch.float64)
     """
-    if isinstance(value, Tensor):
+    if not isinstance(value, np.ndarray):
         return value
     if value.dtype.kind not in "fiub":
         raise InputError(f"an array of {value.dtype}: expected numbers")

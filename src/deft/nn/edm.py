@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,8 +23,19 @@ HALF_ROOT = math.sqrt(0.5)
 _SIDE = re.compile(r"enc\.(\d+)x(\d+)_")
 
 
+class Levels:
+    """Of a network that halves the picture at each level."""
+
+    side: int
+    widths: tuple[int, ...]
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return tuple(self.side >> level for level in range(len(self.widths)))
+
+
 @dataclass(frozen=True)
-class EDMConfig:
+class EDMConfig(Levels):
     """What the shapes of a state dict say of its network.
 
     layout: "song" (DDPM++, NCSN++) or "adm". side: pixels of the finest level, each further one has half. stem:
@@ -52,10 +64,6 @@ class EDMConfig:
     aux_in: str = "standard"
     aux_out: str = "standard"
     taps: int = 2
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        return tuple(self.side >> level for level in range(len(self.widths)))
 
     @property
     def name(self) -> str:
@@ -242,7 +250,7 @@ class Frequencies(nn.Module):
 # Networks.
 
 
-class EDMUNet(nn.Module):
+class EDMUNet(nn.Module, ABC):
     """F(x [B, C, H, W], c_noise [B], code [B, classes] or None) -> [B, out, H, W]: the network inside the
     preconditioning. Abstract: `SongLayout`, `ADMLayout`.
 
@@ -282,8 +290,9 @@ class EDMUNet(nn.Module):
                 self.dec[f"{here}block{i}"] = Block(c, width + kept.pop(), out, attention=attends)
                 width = out
 
+    @abstractmethod
     def embed(self, time: Tensor, code: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """What the blocks get of the noise level and the class."""
 
     def forward(self, x: Tensor, time: Tensor, code: Tensor | None = None) -> Tensor:
         if any(side % self.multiple_of for side in x.shape[2:]):
@@ -322,9 +331,9 @@ class EDMUNet(nn.Module):
         assert out is not None
         return out
 
+    @abstractmethod
     def outward(self, here: str, level: int, z: Tensor, out: Tensor | None) -> Tensor | None:
         """What a level adds to the output."""
-        raise NotImplementedError
 
 
 class SongLayout(EDMUNet):

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deft.nn.edm import Shapes, binomial, blocks_of, double, halve, levels_of
+from deft.nn.edm import Levels, Shapes, binomial, blocks_of, double, halve, levels_of
 
 EPS = 1e-4
 
 
 @dataclass(frozen=True)
-class EDM2Config:
+class EDM2Config(Levels):
     """What the shapes of a state dict say of its network, and what they do not: the last six, with their published
     values.
 
@@ -53,10 +53,6 @@ class EDM2Config:
     @property
     def out_channels(self) -> int:
         return self.channels
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        return tuple(self.side >> level for level in range(len(self.widths)))
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> EDM2Config:

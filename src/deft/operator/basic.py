@@ -14,7 +14,7 @@ from deft.core.autodiff import pullback
 from deft.core.operator import LinearOperator, Operator, Spectrum, conjugate_gradient
 from deft.errors import ContractError
 from deft.printing import short
-from deft.tensors import as_tensor
+from deft.tensors import of_numpy
 
 Self = TypeVar("Self", bound="Around")
 
@@ -79,7 +79,7 @@ class Matrix(LinearOperator):
     sample_axes, measured_axes = "B, d", "B, m"
 
     def __init__(self, matrix: Tensor | np.ndarray):
-        matrix = as_tensor(matrix) if isinstance(matrix, np.ndarray) else matrix
+        matrix = of_numpy(matrix)
         if matrix.ndim not in (2, 3):
             raise ContractError(f"Matrix needs a tensor [m, d] or [B, m, d], got shape {tuple(matrix.shape)}")
         if not (matrix.is_floating_point() and bool(torch.isfinite(matrix).all())):

@@ -18,7 +18,7 @@ from deft.core.operator import LinearOperator, Spectrum
 from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
 from deft.operator.separable import inverted, seen
-from deft.tensors import as_tensor
+from deft.tensors import of_numpy
 
 
 def hartley(x: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class MaskedFourier(LinearOperator):
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, mask: Tensor | np.ndarray):
-        mask = as_tensor(mask) if isinstance(mask, np.ndarray) else mask
+        mask = of_numpy(mask)
         if mask.ndim != 4 or mask.shape[1] != 1 or not bool(((mask == 0) | (mask == 1)).all()):
             raise ContractError(
                 f"MaskedFourier needs a mask [B or 1, 1, H, W] of 1 (sampled) and 0, got shape {tuple(mask.shape)}"

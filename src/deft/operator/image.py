@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from deft.core.operator import LinearOperator, Spectrum
 from deft.errors import ContractError, InputError
 from deft.operator.separable import along, cosines
-from deft.tensors import as_tensor
+from deft.tensors import of_numpy
 
 
 class Mask(LinearOperator):
@@ -34,7 +34,7 @@ class Mask(LinearOperator):
     projection = True
 
     def __init__(self, mask: Tensor | np.ndarray):
-        mask = as_tensor(mask) if isinstance(mask, np.ndarray) else mask
+        mask = of_numpy(mask)
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ContractError("a mask holds 1 (seen) and 0 (hidden) alone")
         self.mask = mask.to(torch.get_default_dtype())
