@@ -39,14 +39,12 @@ def float32_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def of_numpy(value: Tensor | np.ndarray) -> Tensor:
-    """An array of NumPy as a tensor, float64, in which NumPy has numbers, as float32; anything else as it is.
+def of_numpy(value: np.ndarray) -> Tensor:
+    """An array of NumPy as a tensor; float64, in which NumPy has numbers, as float32.
 
-    >>> of_numpy(np.zeros(3)).dtype, of_numpy(torch.zeros(3, dtype=torch.float64)).dtype
-    (torch.float32, torch.float64)
+    >>> of_numpy(np.zeros(3)).dtype
+    torch.float32
     """
-    if not isinstance(value, np.ndarray):
-        return value
     if value.dtype.kind not in "fiub":
         raise InputError(f"an array of {value.dtype}: expected numbers")
     found = torch.from_numpy(np.array(value))

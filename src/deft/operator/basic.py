@@ -79,7 +79,7 @@ class Matrix(LinearOperator):
     sample_axes, measured_axes = "B, d", "B, m"
 
     def __init__(self, matrix: Tensor | np.ndarray):
-        matrix = of_numpy(matrix)
+        matrix = of_numpy(matrix) if isinstance(matrix, np.ndarray) else matrix
         if matrix.ndim not in (2, 3):
             raise ContractError(f"Matrix needs a tensor [m, d] or [B, m, d], got shape {tuple(matrix.shape)}")
         if not (matrix.is_floating_point() and bool(torch.isfinite(matrix).all())):

@@ -168,7 +168,7 @@ class MaskedFourier(LinearOperator):
     sample_axes = measured_axes = "B, C, H, W"
 
     def __init__(self, mask: Tensor | np.ndarray):
-        mask = of_numpy(mask)
+        mask = of_numpy(mask) if isinstance(mask, np.ndarray) else mask
         if mask.ndim != 4 or mask.shape[1] != 1 or not bool(((mask == 0) | (mask == 1)).all()):
             raise ContractError(
                 f"MaskedFourier needs a mask [B or 1, 1, H, W] of 1 (sampled) and 0, got shape {tuple(mask.shape)}"

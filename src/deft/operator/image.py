@@ -34,7 +34,7 @@ class Mask(LinearOperator):
     projection = True
 
     def __init__(self, mask: Tensor | np.ndarray):
-        mask = of_numpy(mask)
+        mask = of_numpy(mask) if isinstance(mask, np.ndarray) else mask
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ContractError("a mask holds 1 (seen) and 0 (hidden) alone")
         self.mask = mask.to(torch.get_default_dtype())
