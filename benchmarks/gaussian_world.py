@@ -1,7 +1,7 @@
 """How near a fitted h and few calls come to a posterior that is known in closed form: the smooth 8x8 field, half of it
 measured.
 
-python benchmarks/gaussian_world.py --steps 6000          # about eight minutes of one core for each weighting
+python benchmarks/gaussian_world.py          # four minutes of a core for each weighting, and two for the samples
 python benchmarks/gaussian_world.py --quick
 
 One row for each h, sampler, grid and number of calls: relative error of the mean (8,192 samples know it to about .002),
@@ -69,7 +69,7 @@ def fitted(world: Any, obs: Observation, weighting: str, width: int, steps: int,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--samples", type=int, default=8192)
