@@ -327,8 +327,10 @@ def read_pickle(path: Path) -> Any:
     except RecursionError as error:
         raise CheckpointError(f"{path}: its tables are nested too deep") from error
     except Exception as error:  # what a broken pickle raises is anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}".rstrip(": ")
-        raise CheckpointError(f"{path} is truncated or no pickle ({reason}); fetch it again") from error
+        # the name of an exception says nothing to people, and of a KeyError the text does not either
+        reason = "" if isinstance(error, LookupError) else " ".join(str(error).split())[:160]
+        why = f" ({reason})" if reason else ""
+        raise CheckpointError(f"{path} is truncated or no pickle{why}; fetch it again") from error
 
 
 MAX_PARTS = 200_000
