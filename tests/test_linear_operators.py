@@ -395,12 +395,12 @@ def test_mean_update_of_tomography_has_a_derivative_and_an_end():
 
 
 def test_radon_tables_are_built_once():
-    from deft.operator import radon
+    from deft.operator import projector
 
     Radon(10, 7)(random(1, 1, 10, 10))
-    before = radon._table.cache_info().misses
+    before = projector._table.cache_info().misses
     Radon(10, 7)(random(2, 3, 10, 10))
-    assert radon._table.cache_info().misses == before
+    assert projector._table.cache_info().misses == before
 
 
 # Compressed sensing

@@ -1,0 +1,65 @@
+"""The two ways to sum along rays: a matrix that is kept, and weights computed anew. Both are one matrix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deft.operator import Radon, radon
+from deft.operator import projector as rays
+from deft.operator.projector import Geometry, Interpolated, Tables, matrix
+
+GEOMETRIES = {
+    "plain": Geometry(16, 12, 24, 180.0),
+    "odd": Geometry(17, 9, 26, 120.0, start=30.0, rotation="clockwise", centre=0.7, pitch=0.8, length=17.0),
+    "axis": Geometry(12, 7, 20, 180.0, axis=(1.5, -2.0)),
+    "wide detectors": Geometry(16, 5, 6, 180.0, pitch=4.0),
+    "given directions": Geometry(12, 4, 17, 180.0, directions=(0.0, 45.0, 90.0, 135.0)),
+    "one detector": Geometry(2, 3, 1, 360.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_interpolation_is_the_kept_matrix(name, dtype, monkeypatch):
+    g = GEOMETRIES[name]
+    monkeypatch.setattr(rays, "ROOM", 4000)  # a few angles, and a part of the images, at a time
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 2, g.side, g.side, dtype=dtype, generator=random)
+    y = torch.randn(5, 2, g.angles, g.detectors, dtype=dtype, generator=random)
+    kept, computed = Tables(g), Interpolated(g)
+    close = 1e-13 if dtype == torch.float64 else 3e-6
+    for ours, theirs in (
+        (computed.forward(x), kept.forward(x)),
+        (computed.adjoint(y), kept.adjoint(y)),
+        (computed.smear(y), kept.smear(y)),
+    ):
+        assert float((ours - theirs).abs().max()) <= close * float(theirs.abs().max())
+    whole = matrix(g).to(dtype)
+    torch.testing.assert_close(kept.forward(x), (x.flatten(2) @ whole.mT).reshape(y.shape))
+    torch.testing.assert_close(kept.adjoint(y), (y.flatten(2) @ whole).reshape(x.shape))
+
+
+def test_the_adjoint_of_a_large_scan_is_its_transpose_in_float32():
+    op = Radon(192, 180)
+    assert isinstance(rays.projector(op.geometry), Interpolated)
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.rand(1, 1, 192, 192, generator=random), torch.rand(1, 1, 180, op.detectors, generator=random)
+    there, back = (op(x) * y).double().sum(), (x * op.adjoint(y)).double().sum()
+    assert float((there - back).abs() / there.abs()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "options", [{"angles": 20}, {"angles": 90}, {"angles": 40, "arc": 90.0}, {"angles": 30, "pitch": 2.0}]
+)
+def test_the_bound_of_the_spectrum_holds_where_it_is_found_on_a_smaller_image(options, monkeypatch):
+    """A^T A <= lambda: the largest eigenvalue of lambda^(-1/2) A^T A lambda^(-1/2) is at most 1, and not far below."""
+    op = Radon(160, **options)
+    monkeypatch.setattr(radon, "KEPT", 0)  # as for a scan that is too large for tables
+    radon._response.cache_clear()
+    v = torch.randn(1, 1, 160, 160, generator=torch.Generator().manual_seed(1))
+    for _ in range(20):
+        v = v / v.norm()
+        v = op.precondition(op.adjoint(op(v)), 0.0, 1.0)
+    radon._response.cache_clear()
+    assert 0.7 < float(v.norm()) <= 1.0
