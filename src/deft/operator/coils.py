@@ -8,6 +8,7 @@ from torch import Tensor
 from deft.core.operator import LinearOperator, conjugate_gradient
 from deft.core.random import BatchNoise, Noise
 from deft.errors import ContractError, InputError
+from deft.operator.wrapped import _Linear
 
 
 class CoilFourier(LinearOperator):
@@ -85,6 +86,15 @@ class CoilFourier(LinearOperator):
     def pinv(self, y: Tensor) -> Tensor:
         """argmin |A x - y|^2 + 1e-9 |x|^2, by conjugate gradients on images. Of a noisy y take `features`."""
         return conjugate_gradient(lambda v: 1e-9 * v + self.adjoint(self(v)), self.adjoint(y), tolerance=1e-9)
+
+    def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
+        """rho2 (noise I + rho2 A^T A)^{-1} A^T r, by conjugate gradients on images: a third of the time of solving for
+        the frequencies of all coils. Differentiable in r, by the same solve."""
+
+        def inverse(v: Tensor) -> Tensor:
+            return rho2 * conjugate_gradient(lambda u: noise * u + rho2 * self.adjoint(self(u)), v)
+
+        return _Linear.apply(r, lambda v: inverse(self.adjoint(v)), lambda v: self(inverse(v)))
 
     def features(self, y: Tensor) -> Tensor:
         """The zero-filled image, A^T y / sum |s_c|^2."""

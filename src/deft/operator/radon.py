@@ -21,9 +21,10 @@ from deft.operator.projector import KEPT, SENSES, Geometry, matrix, projector
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 
-TOLERANCE, MAX_ITERATIONS = 1e-6, 500
-"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, and the most
-steps they take."""
+TOLERANCE, LARGE_TOLERANCE, MAX_ITERATIONS = 1e-6, 1e-4, 500
+"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, where the
+rays are kept in a table and where there are too many of them (`deft.operator.projector`); and the most steps they
+take."""
 
 
 class Radon(Wrapped):
@@ -198,8 +199,9 @@ class Radon(Wrapped):
         """rho2 (noise I + rho2 A^T A)^{-1} A^T r, the exact Gaussian update, by conjugate gradients preconditioned as
         `approx_mean_update`.
 
-        Until the residual is `TOLERANCE` of the right-hand side, for at most `MAX_ITERATIONS` steps. They grow with rho
-        sqrt(lambda) / sigma_y: with 60 angles, sigma_y = .02 and images of 32 x 32, 7 at rho = .05, 33 at .3, 97 at 1.
+        Until the residual is `TOLERANCE` (of a large scan `LARGE_TOLERANCE`) of the right-hand side, for at most
+        `MAX_ITERATIONS` steps. They grow with rho sqrt(lambda) / sigma_y: with 60 angles, sigma_y = .02 and images of
+        32 x 32, 7 at rho = .05, 33 at .3, 97 at 1; with images of 512 x 512 and rho = .3, 6.
         Differentiable in r, by the same solve.
         """
 
@@ -207,7 +209,7 @@ class Radon(Wrapped):
             return rho2 * conjugate_gradient(
                 lambda u: noise * u + rho2 * self._back(self._there(u)),
                 v,
-                tolerance=TOLERANCE,
+                tolerance=TOLERANCE if self.geometry.entries <= KEPT else LARGE_TOLERANCE,
                 max_iterations=MAX_ITERATIONS,
                 precondition=lambda u: self.precondition(u, noise, rho2),
             )
