@@ -46,7 +46,7 @@ from deft.schedule import SCHEDULES
 from deft.testing import MixtureWorld, half_seen, moments, schedules
 from deft.testing.worlds import Posterior
 
-EXACT_STEPS, IMAGE_STEPS = (10, 20, 50, 100, 200), (20, 50)
+EXACT_STEPS, IMAGE_STEPS = (5, 10, 20, 50, 100, 200), (20, 50)
 EXACT_SPACINGS, IMAGE_SPACINGS = ("angle", "log-snr", "karras"), ("angle", "log-snr")
 Rows = tuple[tuple[str, float], ...]
 ROWS: Rows = (
@@ -54,10 +54,11 @@ ROWS: Rows = (
     ("ito", 1.0),
     ("trace", 1.0),
     ("dpmpp-2m", 0.0),
+    ("unipc", 0.0),
     ("sde-dpmpp-2m", 0.5),
     ("sde-dpmpp-2m", 1.0),
 )
-IMAGE_ROWS: Rows = (("ddim", 1.0), ("dpmpp-2m", 0.0), ("sde-dpmpp-2m", 0.5), ("sde-dpmpp-2m", 1.0))
+IMAGE_ROWS: Rows = (("ddim", 1.0), ("dpmpp-2m", 0.0), ("unipc", 0.0), ("sde-dpmpp-2m", 0.5), ("sde-dpmpp-2m", 1.0))
 METRICS = {"energy_score": 4, "coverage": 3, "spread_skill": 2, "feature_distance": 3, "psnr_mean": 2}
 
 

@@ -27,11 +27,13 @@ from deft.samplers import (
     Ito,
     SDEDPMpp2M,
     TimeTravel,
+    UniPC,
     sample,
     sample_hmc,
     sample_paths,
     sample_smc,
 )
+from deft.samplers.unipc import weights
 from deft.schedule import EDM, VE, RectifiedFlow, VPCosine
 from deft.testing import MixtureWorld, flow, half_seen, moments
 from deft.train.path import LogVariance
@@ -92,11 +94,33 @@ def ode_errors(sampler, schedule, conditioned):
 
 
 @CASES
-@pytest.mark.parametrize("sampler", [DDIM(0.0), Heun(), DPMpp2M()], ids=["ddim", "heun", "dpmpp-2m"])
+@pytest.mark.parametrize(
+    "sampler",
+    [DDIM(0.0), Heun(), DPMpp2M(), UniPC(1), UniPC(2)],
+    ids=["ddim", "heun", "dpmpp-2m", "unipc p=1", "unipc p=2"],
+)
 def test_ode(sampler, schedule, conditioned):
-    """Global error against the exact flow: order 1 for DDIM, 2 for Heun and DPM-Solver++(2M)."""
+    """Global error against the exact flow: order 1 for DDIM, 2 for Heun and DPM-Solver++(2M), p + 1 for UniPC-p."""
     errors = ode_errors(sampler, schedule, conditioned)
     assert slope(errors) == pytest.approx(-sampler.order, abs=0.15), errors
+
+
+def test_unipc_of_three_means():
+    """Order 4, where 50 steps are still far from the limit: the slope is steeper there, never less."""
+    errors = ode_errors(UniPC(3), VPCosine(), False)
+    assert slope(errors) < -3.85 and errors[0] < 1e-5, errors
+
+
+@pytest.mark.parametrize("width", [0.01, 0.09, 0.3, 2.0, 9.0])
+def test_weights_of_a_step_integrate_polynomials(width):
+    """Sum_i weights_i p(node_i) = int_0^w e^(v - w) p(v) dv for every polynomial p that the nodes determine."""
+    nodes = [0.0, -0.7 * width, -1.9 * width, width]
+    grid = torch.linspace(0, width, 20_001, dtype=F64)
+    for count in (1, 2, 3, 4):
+        for power in range(count):
+            got = sum(w * v**power for w, v in zip(weights(nodes[:count], width), nodes[:count], strict=True))
+            exact = float(torch.trapezoid((grid - width).exp() * grid**power, grid))
+            assert got == pytest.approx(exact, rel=1e-6, abs=1e-12)
 
 
 def weak_errors(sampler, schedule, conditioned):
@@ -177,7 +201,7 @@ def test_slopes(capsys, request):
     """Print the fitted slopes with `-s`."""
     if request.config.getoption("capture") != "no":
         pytest.skip("a table for readers: run with -s")
-    for sampler in (DDIM(0.0), Heun(), DPMpp2M()):
+    for sampler in (DDIM(0.0), Heun(), DPMpp2M(), UniPC()):
         print(type(sampler).__name__, [f"{slope(ode_errors(sampler, VPCosine(), c)):.2f}" for c in (False, True)])
     for name, (sampler, rate) in FROM_A_POINT.items():
         rows = [errors_from_a_point(sampler, rate, VPCosine(), c) for c in (False, True)]

@@ -27,6 +27,7 @@ from deft import (
     Observation,
     PiGDM,
     SDEDPMpp2M,
+    UniPC,
     VPCosine,
     condition,
     fit,
@@ -77,7 +78,9 @@ class Task:
 
 
 @pytest.mark.parametrize(
-    "sampler", [DDIM(), DDIM(1.0), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__
+    "sampler",
+    [DDIM(), DDIM(1.0), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), UniPC(), Heun()],
+    ids=lambda s: type(s).__name__,
 )
 def test_one_prior_call_a_step_and_no_backward(sampler):
     """N steps of DEFT call the prior N times (Heun: 2N - 1), never with gradients enabled."""
@@ -145,7 +148,7 @@ def test_state_of_h_holds_no_prior():
 
 @pytest.mark.parametrize("units", ["v", "eps"])
 @pytest.mark.parametrize(
-    "sampler", [DDIM(), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), Heun()], ids=lambda s: type(s).__name__
+    "sampler", [DDIM(), Ancestral(), Ito(), DPMpp2M(), SDEDPMpp2M(), UniPC(), Heun()], ids=lambda s: type(s).__name__
 )
 def test_untrained_h_is_the_prior_bit_for_bit(sampler, units):
     prior, h = small_prior(), DEFT((D,), 2, width=16, n2_start=0.0, units=units)
@@ -153,7 +156,7 @@ def test_untrained_h_is_the_prior_bit_for_bit(sampler, units):
     assert torch.equal(conditioned, sample(prior, 4, sampler=sampler, steps=9))
 
 
-@pytest.mark.parametrize("sampler", [Ancestral(), DPMpp2M()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("sampler", [Ancestral(), DPMpp2M(), UniPC()], ids=lambda s: type(s).__name__)
 def test_a_sample_does_not_depend_on_its_batch(sampler):
     """In float64, with a trained-like h; relative 1e-10, for a matrix product's own order of summation."""
     default = torch.get_default_dtype()

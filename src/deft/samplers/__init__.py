@@ -19,6 +19,7 @@ from deft.samplers.sde import Ancestral, Ito, SDEDPMpp2M
 from deft.samplers.smc import adapted, sample_smc
 from deft.samplers.spectral import DDRM
 from deft.samplers.travel import TimeTravel
+from deft.samplers.unipc import UniPC
 from deft.samplers.variational import REDDiff
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -28,6 +29,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "heun": Heun,
     "dpmpp-2m": DPMpp2M,
     "sde-dpmpp-2m": SDEDPMpp2M,
+    "unipc": UniPC,
 }
 """Name -> class, read by the command line and by the conformance tests."""
 
@@ -60,6 +62,7 @@ __all__ = [
     "Sampler",
     "StepInfo",
     "TimeTravel",
+    "UniPC",
     "adapted",
     "levels",
     "sample",
