@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import torch
 from torch import Tensor
 
@@ -36,8 +37,8 @@ class UniPC(Sampler):
 
     >>> import deft
     >>> prior = deft.testing.gaussian_field(4, std=0.5).prior(deft.VPCosine())
-    >>> x = deft.sample(prior, 500, sampler=deft.UniPC(), steps=8, spacing="log-snr")
-    >>> 0.45 < x.std() < 0.55
+    >>> x = deft.sample(prior, 500, sampler=deft.UniPC(), steps=20, spacing="log-snr")
+    >>> 0.47 < x.std() < 0.53
     tensor(True)
     """
 
