@@ -2,5 +2,6 @@
 
 from deft.core.denoiser import Denoiser
 from deft.denoiser.network import MeanDenoiser, NetworkDenoiser
+from deft.denoiser.tiled import Tiled
 
-__all__ = ["Denoiser", "MeanDenoiser", "NetworkDenoiser"]
+__all__ = ["Denoiser", "MeanDenoiser", "NetworkDenoiser", "Tiled"]
