@@ -168,7 +168,7 @@ class LearnedCovariance(Learned):
             F.softplus(POOLS[self.axes](e, s) if s > 1 else e) for s, e in zip(self.used, filtered, strict=True)
         ]
         unit = self.data_std**2 * s**2 / (self.data_std**2 * a**2 + s**2)
-        return Maps(F.softplus(diagonal), filtered, factors.reshape(rows, self.rank, *self.event_shape), unit)
+        return Maps(F.softplus(diagonal), filtered, factors.reshape(rows, self.rank, *x_hat.shape[1:]), unit)
 
     def product(self, maps: Maps, v: Tensor) -> Tensor:
         """C v, [B, *E]."""
