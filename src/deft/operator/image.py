@@ -147,7 +147,7 @@ class BlockAverage(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         if self.size is None:
             return self._enlarged(y) / self.factor**2
-        return self._enlarged(y * self._share(y))
+        return self._enlarged(y) * self._enlarged(torch.as_tensor(self._share(y))[None, None])
 
     def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
         return r / (noise + gram * self._share(r)) if self.size else r / (noise + gram / self.factor**2)

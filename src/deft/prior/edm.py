@@ -70,7 +70,7 @@ class Settings(NamedTuple):
 
 
 class Inner(nn.Module):
-    """net(x, time) -> F(x, time, code): the class filled in, one-hot, channels beyond the image's dropped, and images of
+    """net(x, time) -> F(x, time, code): the class filled in, one-hot, channels beyond the image's dropped, images of
     any size padded.
 
     VE networks of Song et al. (2021b) are given log(sigma / 2) and return -n: with `ve`, n is returned for log(sigma).

@@ -305,8 +305,9 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
 
     Args:
         options: of the family's loader (label, variant, config, token, ...; event_shape=(C, H, W) for another size than
-            the network was trained on), and the convention where what the files say is to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range,
-            scale_input, sigma_data, learned_variance (see `NetworkDenoiser`).
+            the network was trained on), and the convention where what the files say is to be overruled: convention (a
+            key of `CONVENTIONS`), output, schedule, time, value_range, scale_input, sigma_data, learned_variance (see
+            `NetworkDenoiser`).
 
     Raises:
         InputError, CheckpointError: what was given, what was expected, what to do.
