@@ -344,13 +344,13 @@ def test_every_task_of_any_size(name, shape, priors):
 
 
 def commands(capsys, folder, text):
-    """What the commands of a text, one a line, say on standard error; files are named from a folder."""
+    """What the commands of a text, one a line, say; files are named from a folder."""
     said = ""
     for line in text.strip().splitlines():
         words = [str(folder / w[2:]) if w.startswith("./") else w for w in line.split()]
-        code, _, err = run(capsys, *words)
+        code, out, err = run(capsys, *words)
         assert code == 0, (line, err)
-        said += err
+        said += out + err
     return said
 
 

@@ -420,15 +420,18 @@ def load(
         CheckpointError: there is none, it is damaged, it was fitted to another prior, or its prior is one that a card
             alone does not load.
     """
+    given = list(prior_options)
     if not isinstance(prior, Denoiser):
         name, recorded = (prior, []) if prior is not None else prior_of(path, trust_code=trust_code)
-        prior = load_prior(name, device or "cpu", **read_options(with_recorded(prior_options, recorded)))
+        prior = load_prior(name, device or "cpu", **read_options(with_recorded(given, recorded)))
     h, task, card = load_h(_file(path), prior, trust_code=trust_code)
     kept = {
         k: v
         for k, v in card.items()
         if k not in ("kind", "format", "class", "h", "task", "prior_sha256", "prior_convention", "weights_stored")
     }
+    if given and "prior_options" in kept:
+        kept["prior_options"] = list(prior.loaded_with)
     return FittedH(
         h.to(device or prior.state_like().device),
         prior,
