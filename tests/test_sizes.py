@@ -336,8 +336,13 @@ def test_every_task_of_any_size(name, shape, priors):
     assert any(p.grad is not None and bool(p.grad.any()) for p in h.n1.parameters())
     draws = deft.sample_posterior(prior, h.requires_grad_(False), obs[:1], 2, steps=2)
     assert draws.x.shape == (1, 2, *shape) and bool(torch.isfinite(draws.x).all())
-    shown = find_domain("image").draw_pictures(draws.x[0], draws.x[0].std(0), obs[:1], "")
-    assert shown and all(Image.open(io.BytesIO(v)).size[0] >= shape[2] for v in shown.values() if v[:4] == b"\x89PNG")
+    domain = find_domain("image")
+    shown = domain.draw_pictures(draws.x[0], draws.x[0].std(0), obs[:1], "")
+    seen = domain.measurement_picture(x[:1], obs[:1], "")
+    drawn = [Image.open(io.BytesIO(v)).size for v in (*shown.values(), *([] if seen is None else [seen]))]
+    assert len(drawn) == 3 and all(w >= shape[2] and h >= shape[1] for w, h in drawn)
+    measured = domain.measure(draws.x, x[:1], obs[:1])
+    assert all(bool(torch.isfinite(v).all()) for v in measured.values())
 
 
 # The commands, from pictures to a report.
