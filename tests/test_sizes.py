@@ -422,3 +422,23 @@ fit --prior ./p.safetensors --pairs ./pairs.npz --width 4 --bank 0 --steps 1 --b
             deft.load(tmp_path / name, prior_options=["event_shape=1,15,18"])
         assert "\n" not in str(error.value)
     assert deft.load(tmp_path / "c", prior_options=["event_shape=1,24,16"]).h.event_shape == (1, 24, 16)
+
+
+def test_an_h_in_memory_at_another_size():
+    """One line for each size; a covariance says which blocks do not divide it."""
+    torch.manual_seed(0)
+    net = awake(UNet(1, 1, (8, 12)))
+    own, odd = (deft.freeze(ImagePrior(net, deft.VPCosine(), shape)) for shape in ((1, 16, 16), (1, 9, 14)))
+    obs = get_task("inpaint").observe(grey_or_colour(1, (1, 9, 14)), deft.Noise(0, 1))
+    said: list[str] = []
+    h = deft.DEFT((1, 16, 16), 2, width=4)
+    h.belongs_to(own, get_task("inpaint"), own.fingerprint())
+    with show(said.append):
+        for _ in range(2):
+            assert deft.sample_posterior(odd, h, obs, 1, steps=2).x.shape == (1, 1, 1, 9, 14)
+    assert said == [
+        "warning: this h was fitted to samples of 1x16x16 and is asked for 1x9x14: look at its samples before you use"
+        " them"
+    ]
+    with pytest.raises(InputError, match="averages blocks of 1, 2 pixels, which do not divide"):
+        deft.sample_posterior(odd, deft.learned.LearnedCovariance((1, 16, 16), width=4), obs, 1, steps=2)
