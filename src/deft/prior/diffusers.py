@@ -107,7 +107,8 @@ def load_diffusers(
     said, unsure = _convention(name, parts.scheduler, changes)
     if config.get("time_embedding_type") == "fourier" and "time" not in said:
         said["time"] = "sigma"
-    stated = None if event_shape and config.get("sample_size") is None else _event_shape(config, name)
+    silent = config.get("sample_size") is None or config.get("in_channels") is None
+    stated = None if event_shape and silent else _event_shape(config, name)
     shape = event_shape or stated or ()
     inputs = int(config.get("in_channels") or shape[0])
     outputs = int(config.get("out_channels") or inputs)
