@@ -79,7 +79,6 @@ def test_settings_of_both():
         ("deblur-gaussian+inpaint", {"deviation": -1.0}, "deviation"),
         ("deblur-gaussian+inpaint", {"smallest": 2.0}, "smallest"),
         ("deblur-gaussian+inpaint", {"width": 2.0}, "unknown setting"),
-        ("ct+sr4", {}, "no multiple of the factor|does not fit"),
         ("compressed+inpaint", {}, "does not fit"),
     ],
 )

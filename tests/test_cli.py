@@ -461,8 +461,8 @@ def test_prior_train_then_use_it(shop, tmp_path, capsys):
         tmp_path / "run",
     )
     assert fitted["card"]["prior"] == str((tmp_path / "mine").resolve())
-    code, _, err = run(capsys, *line[:6], "--widths", "8,8,8,8,8", "--overwrite")
-    assert code == 2 and "multiples of 32" in err
+    code, _, err = run(capsys, *line[:6], "--widths", "8,0", "--overwrite")
+    assert code == 2 and "each a whole number from 2" in err
 
 
 def test_a_run_finds_its_prior_or_says_that_it_is_gone(shop, tmp_path, capsys):

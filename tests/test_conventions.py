@@ -144,7 +144,6 @@ SHAPES = {
     "linear map of another shape": (lambda: Linear(lambda x: x, (6,)), (2, 5), r"\[B, 6\]"),
     "coils and colour": (lambda: CoilFourier(torch.ones(1, 3, 8, 8)), (2, 3, 8, 8), "grey"),
     "colour JPEG and grey": (lambda: ColourJPEG(5), (2, 1, 16, 16), "B, 3, H, W"),
-    "colour JPEG and sides of 8": (lambda: ColourJPEG(5), (2, 3, 8, 16), "multiples of 16"),
 }
 
 

@@ -219,8 +219,8 @@ def test_options(tmp_path):
     assert prior(torch.zeros(1, 3, 4, 12), torch.tensor(0.5)).mean.shape == (1, 3, 4, 12)
     assert prior.reread(output="x0").output == "x0"
     assert load_prior(path, preconditioning="vp").output == "eps"
-    with pytest.raises(InputError, match="multiples of 2"):
-        load_prior(path, sides="4,5")
+    with pytest.raises(InputError, match="images of 3 channels: give event_shape=3,HEIGHT,WIDTH, got 1,4,4"):
+        load_prior(path, event_shape="1,4,4")
     with pytest.raises(InputError, match="unknown preconditioning"):
         load_prior(path, preconditioning="edn")
 

@@ -915,7 +915,7 @@ def test_shapes(tmp_path, plain):
         load_prior(where, event_shape=(2, 32)), 2, steps=2
     ).shape == (2, 2, 32)
     assert load_prior(plain, event_shape=(1, 8, 16)).event_shape == (1, 8, 16)
-    for shape in ((3, 8, 8), (1, 8), (1, 7, 7)):
+    for shape in ((3, 8, 8), (1, 8)):
         with pytest.raises(InputError, match=r"one trial pass on x_t of shape.*event_shape=C,H,W"):
             load_prior(plain, event_shape=shape)
     with pytest.raises(InputError, match="one trial pass"):
@@ -1118,13 +1118,11 @@ def test_sides_of_guided_diffusion(tmp_path):
     prior = load_prior(tmp_path / "x.pt", sides=(16, 24))
     assert prior.event_shape == (3, 16, 24) and sample(prior, 1, steps=2).shape == (1, 3, 16, 24)
     assert prior.reread(output="v").event_shape == (3, 16, 24)
-    with pytest.raises(InputError, match="multiples of 2, got 15"):
-        load_prior(tmp_path / "x.pt", sides=(15, 16))
-    with pytest.raises(InputError, match=r"multiples of 2, got 17"):
+    assert load_prior(tmp_path / "x.pt", event_shape=(3, 16, 24)).fingerprint() == prior.fingerprint()
+    with pytest.raises(InputError, match=r"multiples of 2, got 17.*sides=HEIGHT,WIDTH"):
         load_prior(tmp_path / "x.pt", image_size=17, attention_resolutions=(8,))
-    for option in ({"event_shape": (3, 16, 24)}, {"image_size": (16, 24)}):
-        with pytest.raises(InputError, match="sides=HEIGHT,WIDTH"):
-            load_prior(tmp_path / "x.pt", **option)
+    with pytest.raises(InputError, match="sides=HEIGHT,WIDTH"):
+        load_prior(tmp_path / "x.pt", image_size=(16, 24))
 
 
 def test_the_class_for_none_of_guided_diffusion(tmp_path):
@@ -1541,7 +1539,8 @@ BAD = {
         "output",
     ),
     "adm": (
-        "event_shape=3,32,48",
+        "event_shape=1,32,48",
+        "event_shape=3,32",
         "image_size=32,48",
         "image_size=x",
         "image_size=16.5",
@@ -1549,7 +1548,6 @@ BAD = {
         "sides=16",
         "sides=16,24,3",
         "sides=a,b",
-        "sides=15,16",
         "num_heads=x",
         "num_heads=0",
         "num_heads=1.5",

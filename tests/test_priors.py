@@ -318,7 +318,7 @@ def test_priors_from_functions(capsys, shop, tmp_path):
         ("no_such_module:make", (), "cannot import no_such_module"),
         ("{shop}/images", (), "holds no prior that is known here"),
         ("{shop}/mine.py", (), "is no prior that is known here"),
-        ("{shop}/toy.safetensors", ("output=eps",), "takes no options"),
+        ("{shop}/toy.safetensors", ("output=eps",), "unknown option 'output' of a prior of the family deft"),
         ("fashon", (), "did you mean 'fashion'"),
         ("./no/such/folder", (), "no such prior"),
         ("fashion", ("output",), "takes KEY=VALUE"),

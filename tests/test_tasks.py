@@ -158,7 +158,6 @@ def test_files_of_other_operators(tmp_path):
         ("ct", {"angles": 0}, "angles"),
         ("ct", {"arc": 400.0}, "arc"),
         ("sr4", {"factor": 0}, "factor"),
-        ("sr4", {"factor": 5}, "factor"),
         ("inpaint", {"sigma_y": -1.0}, "sigma_y"),
         ("jpeg", {"quality": 0}, "quality"),
         ("jpeg", {"quality": 101}, "quality"),
@@ -185,7 +184,6 @@ def test_shapes_that_do_not_fit_are_said_before_training(tmp_path, capsys):
     np.savez(data, x=np.random.default_rng(0).integers(0, 255, (8, 16, 16)).astype(np.uint8))
     line = ("fit", "--prior", prior, "--data", data, "--size", 0.9, "--out", tmp_path / "run")
     assert "colourisation needs images of several channels" in refused(capsys, *line, "--task", "colourise")
-    assert "multiple" in refused(capsys, *line, "--task", "sr4", "--task-option", "factor=5")
     assert "unknown setting 'angle' of the task ct: did you mean 'angles'" in refused(
         capsys, *line, "--task", "ct", "--task-option", "angle=3"
     )

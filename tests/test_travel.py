@@ -28,6 +28,7 @@ from deft.io.files import load_weights, save_weights
 from deft.io.h_files import load_h, save_h
 from deft.nn import UNet
 from deft.prior import load_prior
+from deft.runtime.messages import show
 from deft.samplers import sample_posterior
 from deft.workflow.hub import FILES, from_pretrained, public_text, push_to_hub, save_pretrained
 from deft.workflow.model_card import front_matter
@@ -193,18 +194,25 @@ def test_other_weights_of_the_same_convention(shared):
 
 
 def test_another_size_of_image(tmp_path):
-    """The same weights make images of any size: the fingerprint alone would not tell."""
+    """The same weights make images of any size, and so does h: a line warns of it. Other channels are refused."""
     small = network_prior()
-    large = freeze(NetworkDenoiser(small.net, VPLinear(), (1, 32, 32), "eps", time="log-sigma"))
+    large, colour = (
+        freeze(NetworkDenoiser(small.net, VPLinear(), shape, "eps", time="log-sigma"))
+        for shape in ((1, 32, 24), (3, 16, 16))
+    )
     save_h(tmp_path / "h.safetensors", some_h(), small, Inpaint())
-    assert large.fingerprint() == small.fingerprint()
-    with pytest.raises(CheckpointError, match=r"event_shape: fitted \[1, 16, 16\], given \[1, 32, 32\]"):
-        load_h(tmp_path, large)
+    assert colour.fingerprint() == large.fingerprint() == small.fingerprint()
+    said: list[str] = []
+    with show(said.append):
+        h, _, _ = load_h(tmp_path, large)
+    assert h.event_shape == (1, 32, 24) and "was fitted to 16x16 grey and is asked for 32x24 grey" in said[0]
+    with pytest.raises(CheckpointError, match=r"event_shape: fitted \[1, 16, 16\], given \[3, 16, 16\]"):
+        load_h(tmp_path, colour)
     tensors, card = load_weights(tmp_path / "h.safetensors")
     del card["prior_convention"]
     save_weights(tmp_path / "h.safetensors", tensors, card)
-    with pytest.raises(CheckpointError, match=r"holds an h for samples \(1, 16, 16\).*the prior makes \(1, 32, 32\)"):
-        load_h(tmp_path, large)
+    with pytest.raises(CheckpointError, match=r"holds an h for samples \(1, 16, 16\).*the prior makes \(3, 16, 16\)"):
+        load_h(tmp_path, colour)
 
 
 def test_another_task(prior, shared):
@@ -234,7 +242,7 @@ def test_a_prior_that_says_less_of_itself(prior, shared):
 
     quiet = Quiet(lambda x, a, s: x, VPLinear(), SHAPE)
     assert from_pretrained(shared, quiet)[1] == Inpaint()
-    quiet.event_shape = (1, 32, 32)
+    quiet.event_shape = (3, 16, 16)
     with pytest.raises(CheckpointError, match=r"event_shape: fitted \[1, 16, 16\]"):
         from_pretrained(shared, quiet)
 

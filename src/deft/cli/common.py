@@ -28,7 +28,7 @@ from deft.kinds.domain import domain_for as domain_for  # asked for with the res
 from deft.likelihood.task import OperatorTask, Tilt
 from deft.prior import load_prior
 from deft.prior.load import absolute_name, read_options
-from deft.recipe.fitted import FittedH, family_or_none, prior_of
+from deft.recipe.fitted import FittedH, family_or_none, prior_of, with_recorded
 from deft.recipe.fitted import load as load_fitted
 from deft.runtime.distributed import get_world
 from deft.runtime.importable import find_function
@@ -324,7 +324,7 @@ def load_run(run: Path, prior: str | None, device: torch.device, options: Iterab
     """The h, its task and its prior, of a folder made by `deft fit`, or of its h.safetensors."""
     trust = trusts_code()
     name, recorded = (prior, []) if prior is not None else prior_of(run, trust_code=trust)
-    return load_fitted(run, find_prior(name, device, list(options) or recorded), device=device, trust_code=trust)
+    return load_fitted(run, find_prior(name, device, with_recorded(options, recorded)), device=device, trust_code=trust)
 
 
 def trusts_code() -> bool:

@@ -13,6 +13,7 @@ from deft.core.denoiser import Denoiser, Prediction
 from deft.core.schedule import Rescaled, Schedule
 from deft.denoiser.parametrisation import TimeMap, parametrisation, time_map
 from deft.errors import ContractError, InputError
+from deft.nn.padding import PADDING, Padded
 from deft.tensors import as_shape
 
 
@@ -104,6 +105,7 @@ class NetworkDenoiser(Denoiser):
         usual = {"time": "t", "scale_input": False, "value_range": (-1.0, 1.0), "sigma_data": 1.0}
         now = {k: getattr(self, k) for k in usual}
         now["time"] = self.time if isinstance(self.time, str) else getattr(self.time, "__name__", "a function")
+        about |= {"padding": PADDING} if isinstance(self.net, Padded) else {}
         return about | {k: v for k, v in now.items() if v != usual[k]}
 
     def raw(

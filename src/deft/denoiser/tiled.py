@@ -93,7 +93,7 @@ class Tiled(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
         t, alpha, sigma = self.coefficients(t, x_t)
-        places = [(..., *place) for place in self._places]
+        places: list[Any] = [(..., *place) for place in self._places]
         tiles = torch.cat([x_t[place] for place in places])
         times = t.repeat(len(places))
         means = torch.cat(

@@ -23,7 +23,9 @@ from deft.io.cards import check_card
 from deft.io.files import NEEDS, load_weights, save_weights
 from deft.io.identity import differences, listed, plain
 from deft.io.reading import reason_of
+from deft.io.sizes import say_size
 from deft.io.tasks import TASKS, UNLISTED, make_task
+from deft.io.text import shape_text
 from deft.kinds.domain import Domain, Table, Task, domain_of
 from deft.kinds.records import task_from
 from deft.learned import DEFT, LEARNED, Learned, LearnedCovariance, WithCovariance
@@ -248,7 +250,13 @@ def load_h(
             raise CheckpointError(
                 f"{path} was fitted to another task: {listed(other)}; fit one to this task, or take its own"
             )
-    h = _build(path, card, tensors, prior, trust_code)
+    at_size = _at_size(path, card, prior)
+    try:
+        h = _build(path, at_size, tensors, prior, trust_code)
+    except CheckpointError as error:
+        if at_size is card:
+            raise
+        raise one_size(path, card, prior) from error
     if h.event_shape != tuple(prior.event_shape) or (not serves_all and h.feature_channels != found.feature_channels):
         raise CheckpointError(
             f"{path} holds an h for samples {h.event_shape} shown {h.feature_channels} views of y; the prior makes"
@@ -292,6 +300,42 @@ def _build(path: Path, card: dict[str, Any], tensors: dict[str, Tensor], prior: 
     except Exception as error:  # the code of a class of h, given whatever a card says
         raise CheckpointError(f"{path} does not fit the h-transform its card describes: {reason_of(error)}") from error
     return h
+
+
+def _takes_size(card: dict[str, Any], prior: Denoiser) -> bool:
+    """Whether what a card describes works on samples of the prior's size, as far as its kind of data says."""
+    domain = domain_of(prior)
+    fitted = card["h"].get("event_shape") if isinstance(card.get("h"), dict) else None
+    known = card.get("class", "deft") in KINDS.of(domain)
+    return (
+        isinstance(fitted, (list, tuple))
+        and known
+        and domain is not None
+        and domain.takes_size(tuple(fitted), tuple(prior.event_shape))
+    )
+
+
+def one_size(path: Path, card: dict[str, Any], prior: Denoiser) -> InputError:
+    """An error for an h that works at the size that it was fitted to and at no other."""
+    fitted, asked = (shape_text(shape) for shape in (card["h"]["event_shape"], prior.event_shape))
+    return InputError(
+        f"{path} was fitted to {fitted} and works at that size alone, and the prior makes {asked}: give the prior at"
+        f" that size (event_shape={','.join(map(str, card['h']['event_shape']))}), or fit an h at the other"
+    )
+
+
+def _at_size(path: Path, card: dict[str, Any], prior: Denoiser) -> dict[str, Any]:
+    """The card, its h for samples of the prior's size.
+
+    Raises:
+        InputError: a task that was measured at one size.
+    """
+    if not _takes_size(card, prior) or tuple(card["h"]["event_shape"]) == tuple(prior.event_shape):
+        return card
+    if "event_shape" in card["task"]:
+        raise one_size(path, card, prior)
+    say_size(str(path), card["h"]["event_shape"], prior.event_shape, "fitted to")
+    return {**card, "h": {**card["h"], "event_shape": list(prior.event_shape)}}
 
 
 def _kind(path: Path, name: object, domain: Domain | None, trust: bool) -> type[Learned]:
@@ -346,6 +390,8 @@ def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
     mine, theirs = prior.fingerprint(), card["prior_sha256"]
     fitted = card.get("prior_convention")
     other = differences(_one_schedule(fitted), _one_schedule(convention_of(prior))) if isinstance(fitted, dict) else []
+    if _takes_size(card, prior):
+        other = [d for d in other if d[0] != "event_shape"]
     if is_prior(prior, theirs):  # a prior behind a service says less of itself than the same one here
         other = [d for d in other if "nothing" not in d[1:]]
         if not other:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from deft.core.denoiser import freeze
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
-from deft.errors import CheckpointError, unknown
+from deft.errors import CheckpointError, InputError, unknown
 from deft.io.cards import check_card, is_number
 from deft.io.files import NEEDS, load_weights, save_weights
 from deft.io.reading import reason_of
+from deft.io.sizes import say_size
 from deft.io.states import choose, find_states
+from deft.io.text import shape_text
 from deft.io.torch_files import BY_FUNCTION
 from deft.kinds.domain import Table, domain_of_shape, find_domain
 from deft.runtime.untrusted import building, held
@@ -54,6 +56,17 @@ class OwnPrior(NetworkDenoiser):
     def from_card(cls, card: dict[str, Any]) -> Self:
         """The prior that a card describes, its weights still to be loaded."""
 
+    def at_size(self, event_shape: tuple[int, ...]) -> Self:
+        """The same network for samples of another size, where it takes any.
+
+        Raises:
+            InputError: it does not.
+        """
+        raise InputError(
+            f"this prior makes samples of {shape_text(self.event_shape)} alone, got event_shape ="
+            f" {','.join(map(str, event_shape))}: leave it out"
+        )
+
     def describe(self) -> dict[str, Any]:
         """Time and scaling are the same for every file of this format, and no part of the fingerprint."""
         return {"schedule": self.schedule.name, "settings": self.schedule.config(), "output": self.output}
@@ -83,13 +96,17 @@ def network_of(card: dict[str, Any]) -> dict[str, Any]:
 
 
 @float32_default()
-def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
+def load_own(
+    name: str | Path, device: torch.device | str = "cpu", event_shape: tuple[int, ...] | None = None
+) -> OwnPrior:
     """A bundled prior by name (a key of `BUNDLED`) or one written by `deft prior train` (`OwnPrior.save`), frozen, in
     float32.
 
+    event_shape: of samples of another size than it was trained on (`OwnPrior.at_size`); a line warns of that.
+
     Raises:
         CheckpointError: the file is truncated, of another library, or no prior.
-        InputError: no such name.
+        InputError: no such name; an event_shape that its network does not make.
     """
     path = Path(name)
     if str(name) in BUNDLED:
@@ -118,6 +135,9 @@ def load_own(name: str | Path, device: torch.device | str = "cpu") -> OwnPrior:
             f"{path} is damaged: its card gives another SHA-256 than its weights and their convention have; take it"
             " from its source again"
         )
+    if event_shape is not None and tuple(event_shape) != prior.event_shape:
+        trained, prior = prior.event_shape, prior.at_size(tuple(event_shape))
+        say_size(f"the prior {name}", trained, prior.event_shape)
     return prior if torch.device(device).type == "cpu" else prior.to(device)
 
 

@@ -63,6 +63,10 @@ class Domain(ABC):
         """A network (features [B, inputs, ...], time [B]) -> [B, outputs, ...] for N1 of a DEFT."""
         raise InputError(f"no network for {self.title} of shape {event_shape}: give your own as net=")
 
+    def takes_size(self, fitted: tuple[int, ...], asked: tuple[int, ...]) -> bool:
+        """Whether a network (`network`) that was fitted to samples of one shape works on those of another."""
+        return False
+
     def new_prior(self, event_shape: tuple[int, ...], schedule: Any, output: str, **options: Any) -> Denoiser:
         """An untrained prior, for `deft prior train`."""
         raise InputError(f"there is no network to train a prior of {self.title} with: write one (docs/add-a-prior.md)")

@@ -18,6 +18,7 @@ from deft.core.likelihood import Likelihood, Observation
 from deft.core.operator import Operator
 from deft.denoiser.identity import is_prior
 from deft.errors import InputError
+from deft.kinds.domain import domain_of
 from deft.runtime.distributed import get_world
 from deft.runtime.messages import log
 from deft.tensors import weights_note
@@ -28,6 +29,8 @@ _PRIORS: weakref.WeakKeyDictionary[Learned, weakref.WeakSet[Denoiser]] = weakref
 """h -> the priors that are known to be its own. Not among its attributes: copies and pickles find out anew."""
 _TASKS: weakref.WeakKeyDictionary[Learned, Any] = weakref.WeakKeyDictionary()
 """h -> its task, until `Learned.measures` is found of it."""
+_SIZES: weakref.WeakKeyDictionary[Learned, set[tuple[int, ...]]] = weakref.WeakKeyDictionary()
+"""h -> other shapes of samples than its own that were warned of."""
 SMALL = 2**14
 """Numbers in a sample up to which a task is asked for a measurement, to see what makes it."""
 
@@ -115,6 +118,7 @@ class Learned(HTransform, Renamed):
                 f"this h was fitted to measurements of {self.measures}, and these are of {maker.__name__}: give those"
                 " of the task it was fitted to, or fit one to this task"
             )
+        self._say_size(prior)
         views = obs.likelihood.feature_channels
         if not self.of_prior and views != self.feature_channels:
             raise InputError(
@@ -122,6 +126,18 @@ class Learned(HTransform, Renamed):
                 f" ({obs.likelihood.kind}) has {views}: give one of the task it was fitted to"
             )
         super().check_made_for(prior, obs)
+
+    def _say_size(self, prior: Denoiser) -> None:
+        """Warn, once, of samples of another size than h was fitted to, where its network takes them."""
+        mine, asked = tuple(getattr(self, "event_shape", ())), tuple(prior.event_shape)
+        domain = None if mine in ((), asked) else domain_of(prior)
+        if domain is not None and domain.takes_size(mine, asked) and asked not in _SIZES.setdefault(self, set()):
+            _SIZES[self].add(asked)
+            fitted, given = ("x".join(map(str, shape)) for shape in (mine, asked))
+            log.warning(
+                f"warning: this h was fitted to samples of {fitted} and is asked for {given}: look at its samples"
+                " before you use them"
+            )
 
     def calibrate(self: H, prior: Denoiser, x: Tensor, max_samples: int = 128, seed: int = 0) -> H:
         """Measure on clean samples x what h wants to know of the prior, if anything. Returns self."""

@@ -28,7 +28,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
@@ -160,9 +159,7 @@ class Adapted(Learned):
 
     def forward(self, pred: Prediction, obs: Observation) -> Tensor:
         prior, net = self._from.prior, self._from.net
-        lifted = F.pixel_unshuffle(obs.features().to(pred.x_t.dtype), self.patch).contiguous(
-            memory_format=torch.channels_last
-        )
+        lifted = net.folded(obs.features().to(pred.x_t.dtype))
 
         def run(x: Tensor, time: Tensor) -> Tensor:
             return self.run(net, x, time, lifted)

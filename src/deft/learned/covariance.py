@@ -159,6 +159,11 @@ class LearnedCovariance(Learned):
         """What C is made of at pred's x_t."""
         a, s, x_hat = pred.alpha, pred.sigma, pred.mean.detach()
         rows = x_hat.shape[0]
+        if any(n % scale for n in x_hat.shape[2:] for scale in self.used):
+            raise InputError(
+                f"this covariance averages blocks of {', '.join(map(str, self.used))} pixels, which do not divide the"
+                f" sides of samples of shape {tuple(x_hat.shape[1:])}: fit one to samples of that size"
+            )
         seen = torch.cat([pred.x_t.detach() * (a**2 + s**2).rsqrt(), bounded(x_hat)], dim=1)
         time = torch.log(s / a).reshape(-1).expand(rows).clamp_min(LOWEST)
         out = self.net(seen.to(self.bias), time.to(self.bias)) + self.bias.reshape(1, -1, *[1] * self.axes)
@@ -168,7 +173,7 @@ class LearnedCovariance(Learned):
             F.softplus(POOLS[self.axes](e, s) if s > 1 else e) for s, e in zip(self.used, filtered, strict=True)
         ]
         unit = self.data_std**2 * s**2 / (self.data_std**2 * a**2 + s**2)
-        return Maps(F.softplus(diagonal), filtered, factors.reshape(rows, self.rank, *self.event_shape), unit)
+        return Maps(F.softplus(diagonal), filtered, factors.reshape(rows, self.rank, *x_hat.shape[1:]), unit)
 
     def product(self, maps: Maps, v: Tensor) -> Tensor:
         """C v, [B, *E]."""

@@ -1,6 +1,7 @@
 """A small UNet for images (after Ho et al. 2020 and Dhariwal & Nichol 2021), kept cheap for CPUs.
 
-Images are first folded by `patch` (pixel unshuffle), so that most of the work happens on few, wide pixels.
+Images are first folded by `patch` (pixel unshuffle), so that most of the work happens on few, wide pixels. Sides that
+are no multiples of what is folded and halved are padded inside (`deft.nn.padding`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deft.nn.embed import Sinusoid, zero
+from deft.nn.padding import cropped, mirrored
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -85,7 +87,7 @@ class UNet(nn.Module):
         patch: fold patch x patch pixels into channels first.
         time_dim: width of the noise-level embedding.
 
-    H and W must be multiples of `multiple_of`.
+    H and W are any numbers from 1: to multiples of `multiple_of` the image is mirrored, and the output is cropped.
     """
 
     def __init__(
@@ -128,8 +130,9 @@ class UNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # convolutions like it on CPUs
 
     def encode(self, x: Tensor, e: Tensor, seen: Tensor | None = None) -> list[Tensor]:
-        """The output of each stage on the way down, then of the middle. seen: added behind the inlet."""
-        z = self.inlet(F.pixel_unshuffle(x, self.patch).contiguous(memory_format=torch.channels_last))
+        """The output of each stage on the way down, then of the middle, of the padded image. seen: added behind the
+        inlet."""
+        z = self.inlet(self.folded(x))
         if seen is not None:
             z = z + seen
         features = []
@@ -137,6 +140,12 @@ class UNet(nn.Module):
             z = stage(z, e)
             features.append(z)
         return [*features, self.middle(z, e)]
+
+    def folded(self, x: Tensor) -> Tensor:
+        """Images as the inlet takes them: padded, and folded by `patch`."""
+        return F.pixel_unshuffle(mirrored(x, self.multiple_of), self.patch).contiguous(
+            memory_format=torch.channels_last
+        )
 
     def forward(
         self, x: Tensor, time: Tensor, seen: Tensor | None = None, side: Sequence[Tensor] | None = None
@@ -149,7 +158,7 @@ class UNet(nn.Module):
         z = features.pop()
         for stage in reversed(self.up):
             z = stage(z, e, features.pop())
-        return F.pixel_shuffle(self.outlet(F.silu(self.norm(z))), self.patch).contiguous()
+        return cropped(F.pixel_shuffle(self.outlet(F.silu(self.norm(z))), self.patch).contiguous(), x)
 
 
 class HalfUNet(nn.Module):

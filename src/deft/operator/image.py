@@ -84,50 +84,111 @@ class BlockAverage(LinearOperator):
 
     A A^T = I / factor^2, so both solves are closed forms.
 
+    Args:
+        factor: pixels on a block's side.
+        size: (H, W) of the images, for sides that are no multiples of the factor: the last blocks are the n < factor^2
+            pixels that are left of them, y has the sides rounded up, and A A^T = diag(1/n).
+
+    Raises (when called): ContractError for images of sides that are no multiples, or other ones than `size`.
+
     >>> import deft
     >>> small = deft.BlockAverage(2)
     >>> y = small(torch.arange(16.0).reshape(1, 1, 4, 4))
     >>> y, small.pinv(y).shape
     (tensor([[[[ 2.5000,  4.5000],
               [10.5000, 12.5000]]]]), torch.Size([1, 1, 4, 4]))
+    >>> deft.BlockAverage(2, (3, 3))(torch.arange(9.0).reshape(1, 1, 3, 3))
+    tensor([[[[2.0000, 3.5000],
+              [6.5000, 8.0000]]]])
     """
 
     sample_axes = measured_axes = "B, C, H, W"
 
-    def __init__(self, factor: int = 4):
+    def __init__(self, factor: int = 4, size: tuple[int, int] | None = None):
         if factor < 1:
             raise InputError(f"the down-sampling factor must be at least 1, got {factor}")
         self.factor = factor
-        self.orthogonal_rows = 1 / factor**2
+        self.size = size if size is not None and any(n % factor for n in size) else None
+        self.orthogonal_rows = None if self.size else 1 / factor**2
+
+    def _check(self, height: int, width: int) -> None:
+        if self.size is None and (height % self.factor or width % self.factor):
+            raise ContractError(
+                f"image {height}x{width} is no multiple of the factor {self.factor}: make it"
+                f" BlockAverage({self.factor}, ({height}, {width})), whose last blocks are smaller"
+            )
+        if self.size is not None and (height, width) != tuple(self.size):
+            raise ContractError(f"image {height}x{width}: this BlockAverage was made for {self.size[0]}x{self.size[1]}")
+
+    def _share(self, like: Tensor) -> Tensor | float:
+        """The share that a pixel has of its block's mean, [h, w] or one number."""
+        if self.size is None:
+            return 1 / self.factor**2
+        rows, columns = (1 / torch.tensor(_pieces(n, self.factor)).to(like) for n in self.size)
+        return rows[:, None] * columns
+
+    def _enlarged(self, y: Tensor) -> Tensor:
+        """Each value on all pixels of its block."""
+        if self.size is None:
+            return F.interpolate(y, scale_factor=self.factor, mode="nearest")
+        if tuple(y.shape[2:]) != tuple(-(-n // self.factor) for n in self.size):
+            raise ContractError(
+                f"y of {y.shape[2]}x{y.shape[3]}: this BlockAverage was made for images of"
+                f" {self.size[0]}x{self.size[1]} and the factor {self.factor}"
+            )
+        whole = y.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
+        return whole[:, :, : self.size[0], : self.size[1]]
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[-1] % self.factor or x.shape[-2] % self.factor:
-            raise ContractError(f"image {x.shape[-2]}x{x.shape[-1]} is no multiple of the factor {self.factor}")
-        return F.avg_pool2d(x, self.factor)
+        self._check(x.shape[-2], x.shape[-1])
+        # what a block lacks at the edge is not counted
+        return F.avg_pool2d(x, self.factor, ceil_mode=self.size is not None)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return F.interpolate(y, scale_factor=self.factor, mode="nearest") / self.factor**2
+        if self.size is None:
+            return self._enlarged(y) / self.factor**2
+        return self._enlarged(y) * self._enlarged(torch.as_tensor(self._share(y))[None, None])
 
     def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
-        return r / (noise + gram / self.factor**2)
+        return r / (noise + gram * self._share(r)) if self.size else r / (noise + gram / self.factor**2)
 
     def pinv(self, y: Tensor) -> Tensor:
-        return F.interpolate(y, scale_factor=self.factor, mode="nearest")
+        return self._enlarged(y)
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
-        """The basis is the cosine transform of each block, whose first vector is seen, with 1/factor: K = (C, H, W)."""
-        if event_shape[-1] % self.factor or event_shape[-2] % self.factor:
-            raise ContractError(f"image {event_shape[-2]}x{event_shape[-1]} is no multiple of the factor {self.factor}")
-        basis = cosines(self.factor, like)
+        """The basis is the cosine transform of each block, whose first vector is seen, with 1/factor (1/sqrt(n) where a
+        block has n pixels): K = (C, H, W)."""
+        self._check(event_shape[-2], event_shape[-1])
+        step = self.factor
         values = like.new_zeros(1, *event_shape)
-        values[..., :: self.factor, :: self.factor] = 1 / self.factor
+        if self.size is None:
+            basis = cosines(step, like)
+            values[..., ::step, ::step] = 1 / step
+            forward, backward = (lambda x: _blockwise(basis, x)), (lambda c: _blockwise(basis.mT, c))
+        else:
+            down, across = (torch.block_diag(*(cosines(n, like) for n in _pieces(side, step))) for side in self.size)
+            values[..., ::step, ::step] = torch.as_tensor(self._share(like)).sqrt()
+            forward, backward = (
+                (lambda x: along(down, along(across, x, -1), -2)),
+                (lambda c: along(down.mT, along(across.mT, c, -1), -2)),
+            )
+        seen = values[:1, :1, ::step, ::step]
 
         def measured(y: Tensor) -> Tensor:
             c = y.new_zeros(len(y), *event_shape)
-            c[..., :: self.factor, :: self.factor] = self.factor * y
+            c[..., ::step, ::step] = step * y if self.size is None else y / seen
             return c
 
-        return Spectrum(values, lambda x: _blockwise(basis, x), lambda c: _blockwise(basis.mT, c), measured)
+        return Spectrum(values, forward, backward, measured)
+
+
+def _pieces(side: int, factor: int) -> list[int]:
+    """Pixels of each block along a side.
+
+    >>> _pieces(7, 3)
+    [3, 3, 1]
+    """
+    return [min(factor, side - at) for at in range(0, side, factor)]
 
 
 def _blockwise(matrix: Tensor, x: Tensor) -> Tensor:

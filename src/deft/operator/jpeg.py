@@ -81,10 +81,11 @@ class JPEG(Operator):
     is differentiated through A, the score included, are *guidance maps* here, not gradients, and `approx_mean_update`
     is another.
 
+    Images whose sides are no multiples of 8 are padded by their last row and column, as libjpeg does it, and cropped
+    again. Of what was in the padding y says nothing: in the last blocks A(A(x)) = A(x) holds roughly.
+
     Args:
         quality: 1 (worst) to 100, a whole number, or a tensor [B] with one for each sample.
-
-    Raises (when called): ContractError for images whose sides are no multiples of 8.
     """
 
     per_sample = settings = ("quality",)
@@ -96,12 +97,7 @@ class JPEG(Operator):
             raise InputError(f"JPEG needs a whole quality from 1 to 100, got {quality}")
 
     def _blocks(self, x: Tensor) -> Tensor:
-        """D x, [B, C, H/8, W/8, 8, 8], in grey levels."""
-        if x.ndim != 4 or x.shape[-1] % 8 or x.shape[-2] % 8:
-            raise ContractError(
-                f"JPEG needs images [B, C, H, W] with sides that are multiples of 8, got {tuple(x.shape)}: pad or crop"
-                " them"
-            )
+        """D x of a padded image, [B, C, H/8, W/8, 8, 8], in grey levels."""
         d = cosines(x)
         blocks = x.unflatten(-1, (-1, 8)).unflatten(-3, (-1, 8)).transpose(-2, -3)
         return d @ (blocks * LEVELS) @ d.mT
@@ -115,9 +111,9 @@ class JPEG(Operator):
 
     def __call__(self, x: Tensor) -> Tensor:
         v = x.detach() - ORIGIN
-        c = self._blocks(v)
+        c = self._blocks(_repeated(v, (8, 8)))
         q = self._table(c)
-        return x + (self._image(q * (c / q).round()) - v)
+        return x + (_part(self._image(q * (c / q).round()), x) - v)
 
     def vjp(self, x: Tensor, r: Tensor) -> Tensor:
         """r itself: straight through the rounding, a guidance map."""
@@ -129,10 +125,10 @@ class JPEG(Operator):
         Such images have D x within q/2 of D y; the nearest one within 0.9 of that is taken, off the edges where
         rounding may go either way. (A y with noise of its own lies between the grid's points; the box is then about y.)
         """
-        c, target = self._blocks(x), self._blocks(r + self(x))
+        c, target = (self._blocks(_repeated(v, (8, 8))) for v in (x, r + self(x)))
         half = 0.45 * self._table(c)
         nearest = torch.minimum(torch.maximum(c, target - half), target + half)
-        return rho2 / (noise + rho2) * self._image(nearest - c)
+        return rho2 / (noise + rho2) * _part(self._image(nearest - c), x)
 
     def pinv(self, y: Tensor) -> Tensor:
         """The decoded image: A(y) = y."""
@@ -152,10 +148,9 @@ class ColourJPEG(JPEG):
 
     Args:
         quality: as `JPEG`. subsampling: "444" (none), "422" (pairs in a row) or "420" (2 x 2 blocks; Pillow's own
-            choice).
+            choice). Where chroma is halved, images are padded to multiples of 16.
 
-    Raises (when called): ContractError for other than 3 channels, or sides that are no multiples of 8 (16 where chroma
-    is halved).
+    Raises (when called): ContractError for other than 3 channels.
     """
 
     def __init__(self, quality: int | Tensor = 10, subsampling: str = "420"):
@@ -169,19 +164,17 @@ class ColourJPEG(JPEG):
         return SUBSAMPLINGS[self.subsampling]
 
     def _check_sample(self, x: Tensor) -> None:
-        down, across = (8 * f for f in self._factors)
-        if x.shape[1] != 3 or x.shape[2] % down or x.shape[3] % across:
-            raise ContractError(
-                f"JPEG with colour needs images [B, 3, H, W], sides multiples of {down} and {across}, got"
-                f" {tuple(x.shape)}: pad or crop them"
-            )
+        if x.shape[1] != 3:
+            raise ContractError(f"JPEG with colour needs images [B, 3, H, W], got {tuple(x.shape)}")
 
     def _check_measurement(self, y: Tensor) -> None:
         self._check_sample(y)
 
     def _planes(self, x: Tensor) -> list[Tensor]:
-        """Y, Cb, Cr of x in units of x, each [B, 1, h, w]: luminance less the level of 128, chroma averaged over its
-        blocks."""
+        """Y, Cb, Cr of x, padded, in units of x, each [B, 1, h, w]: luminance less the level of 128, chroma averaged
+        over its blocks."""
+        down, across = self._factors
+        x = _repeated(x, (8 * down, 8 * across))
         t = torch.tensor(YCBCR, dtype=torch.float64).to(x)
         luma, *chroma = torch.einsum("ij,bjhw->bihw", t, x).split(1, 1)
         return [luma - ORIGIN, *(F.avg_pool2d(c, self._factors) for c in chroma)]
@@ -190,11 +183,16 @@ class ColourJPEG(JPEG):
         t = torch.tensor(YCBCR, dtype=torch.float64).inverse().to(planes[0])
         return torch.einsum("ij,bjhw->bihw", t, torch.cat(planes, 1))
 
-    def _decoded(self, planes: list[Tensor]) -> Tensor:
+    def _decoded(self, planes: list[Tensor], like: Tensor) -> Tensor:
+        """The image, of the size of `like`. Chroma is enlarged without what is only padding, as decoders do it."""
         luma, *chroma = planes
-        return self._rgb(
-            [luma + ORIGIN, *(F.interpolate(c, luma.shape[2:], mode="bilinear", align_corners=False) for c in chroma)]
-        )
+        kept = [-(-n // f) for n, f in zip(like.shape[2:], self._factors, strict=True)]
+        size = [n * f for n, f in zip(kept, self._factors, strict=True)]
+        out = [_part(luma + ORIGIN, like)]
+        for c in chroma:
+            c = c[:, :, : kept[0], : kept[1]]
+            out.append(_part(F.interpolate(c, size, mode="bilinear", align_corners=False), like))
+        return self._rgb(out)
 
     def _encoded(self, y: Tensor) -> list[Tensor]:
         """The planes that decode to y: chroma not averaged only, but with the linear enlargement undone."""
@@ -216,7 +214,7 @@ class ColourJPEG(JPEG):
         for plane, q in zip(self._planes(v), self._steps(v), strict=True):
             c = self._blocks(plane)
             rounded.append(self._image(q * (c / q).round()))
-        return x + (self._decoded(rounded) - v)
+        return x + (self._decoded(rounded, v) - v)
 
     def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """As `JPEG.approx_mean_update`, plane by plane; a chroma value's move is spread evenly over its pixels."""
@@ -225,7 +223,7 @@ class ColourJPEG(JPEG):
             c, target = self._blocks(mine), self._blocks(theirs)
             nearest = torch.minimum(torch.maximum(c, target - 0.45 * q), target + 0.45 * q)
             moves.append(self._image(nearest - c))
-        return rho2 / (noise + rho2) * self._rgb([moves[0], *(self._spread(c) for c in moves[1:])])
+        return rho2 / (noise + rho2) * _part(self._rgb([moves[0], *(self._spread(c) for c in moves[1:])]), x)
 
     def _spread(self, c: Tensor) -> Tensor:
         down, across = self._factors
@@ -234,10 +232,21 @@ class ColourJPEG(JPEG):
     def pinv(self, y: Tensor) -> Tensor:
         """An image with A(x) = y: the decoded one, its chroma in blocks."""
         luma, *chroma = self._encoded(y)
-        return self._rgb([luma + ORIGIN, *(self._spread(c) for c in chroma)])
+        return _part(self._rgb([luma + ORIGIN, *(self._spread(c) for c in chroma)]), y)
 
     def picture(self, y: Tensor) -> Tensor:
         return y
+
+
+def _repeated(x: Tensor, multiples: tuple[int, int]) -> Tensor:
+    """x with its last row and column repeated up to the next multiples: x itself, where there is nothing to add."""
+    below, right = (-n % m for n, m in zip(x.shape[2:], multiples, strict=True))
+    return F.pad(x, (0, right, 0, below), mode="replicate") if below or right else x
+
+
+def _part(x: Tensor, like: Tensor) -> Tensor:
+    """What of a padded image belongs to `like`."""
+    return x if x.shape[2:] == like.shape[2:] else x[:, :, : like.shape[2], : like.shape[3]]
 
 
 def _sharpened(n: int, like: Tensor) -> Tensor:

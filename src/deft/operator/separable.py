@@ -203,6 +203,8 @@ def bicubic(size: int | tuple[int, int], factor: int = 4, filter: str = FILTERS[
     """Down-sampling by a whole factor with the antialiased bicubic filter, as Pillow and torch (antialias=True) do it.
 
     The kernel of Keys (1981, a = -1/2) stretched by the factor, cut off at the image's edge and normalised to sum 1.
+    Sides that are no multiples of the factor are rounded up in y, as MATLAB does it: pixels stay a factor apart (Pillow
+    and torch, asked for such a size, move them a little closer), and the last is at the edge.
 
     Args:
         size: of the image: a side, or (height, width).
@@ -213,14 +215,18 @@ def bicubic(size: int | tuple[int, int], factor: int = 4, filter: str = FILTERS[
     height, width = _sides(size)
     if filter not in FILTERS:
         raise unknown("filter", str(filter), FILTERS)
-    if factor < 1 or height % factor or width % factor:
-        raise ContractError(f"image {height}x{width} is no multiple of the factor {factor}")
+    _check_factor(factor)
     make = _bicubic if filter == "pillow" else functools.partial(_cubic, filter=filter)
     return Separable(make(height, factor), make(width, factor))
 
 
+def _check_factor(factor: int) -> None:
+    if factor < 1:
+        raise InputError(f"the down-sampling factor must be at least 1, got {factor}")
+
+
 def _bicubic(n: int, factor: int) -> Tensor:
-    centre = (torch.arange(n // factor, dtype=torch.float64)[:, None] + 0.5) * factor
+    centre = (torch.arange(-(-n // factor), dtype=torch.float64)[:, None] + 0.5) * factor
     d = (torch.arange(n, dtype=torch.float64) + 0.5 - centre).abs() / factor
     weights = _keys(d, -0.5)
     return weights / weights.sum(1, keepdim=True)
@@ -235,13 +241,13 @@ def _keys(d: Tensor, a: float) -> Tensor:
 def _cubic(n: int, factor: int, filter: str) -> Tensor:
     """As MATLAB or OpenCV: the edge is met by going on outside the image, mirrored or repeated."""
     stretch = factor if filter == "matlab" else 1
-    centre = (torch.arange(n // factor, dtype=torch.float64)[:, None] + 0.5) * factor - 0.5
+    centre = (torch.arange(-(-n // factor), dtype=torch.float64)[:, None] + 0.5) * factor - 0.5
     offset = torch.arange(-2 * stretch, 2 * stretch + 1)
     place = centre.floor().long() + offset
     weights = _keys((place - centre).abs() / stretch, -0.5 if filter == "matlab" else -0.75)
     weights = weights / weights.sum(1, keepdim=True)
     place = _outside(place, n, "reflect" if filter == "matlab" else "repeat")
-    return torch.zeros(n // factor, n, dtype=torch.float64).scatter_add_(1, place, weights)
+    return torch.zeros(len(centre), n, dtype=torch.float64).scatter_add_(1, place, weights)
 
 
 PIXELS = ("first", "middle")
@@ -249,15 +255,17 @@ PIXELS = ("first", "middle")
 
 def every(size: int | tuple[int, int], factor: int = 4, pixel: str = PIXELS[0]) -> Separable:
     """One pixel of each factor x factor block: "first", x[::factor], as torch's "nearest" and slicing; "middle", factor
-    // 2, as Pillow's NEAREST."""
+    // 2, as Pillow's NEAREST. Of a side that is no multiple of the factor, the last block is seen if it has that
+    pixel."""
     height, width = _sides(size)
     if pixel not in PIXELS:
         raise unknown("pixel", str(pixel), PIXELS)
-    if factor < 1 or height % factor or width % factor:
-        raise ContractError(f"image {height}x{width} is no multiple of the factor {factor}")
+    _check_factor(factor)
     at = 0 if pixel == PIXELS[0] else factor // 2
     rows, columns = (torch.eye(n, dtype=torch.float64)[at::factor] for n in (height, width))
-    return Separable(rows, columns, features=functools.partial(_enlarged, factor))
+    whole = height % factor == 0 and width % factor == 0
+    large = functools.partial(_enlarged, factor) if whole else functools.partial(_enlarged_to, factor, (height, width))
+    return Separable(rows, columns, features=large)
 
 
 BOUNDARIES = ("reflect", "circular", "zero", "repeat")
@@ -323,6 +331,13 @@ LUMAS = {"601": LUMA, "709": (0.2125, 0.7154, 0.0721), "mean": (1 / 3, 1 / 3, 1 
 
 def _enlarged(factor: int, y: Tensor) -> Tensor:
     return y.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
+def _enlarged_to(factor: int, size: tuple[int, int], y: Tensor) -> Tensor:
+    """`_enlarged` for an image of this size, whose last block may be smaller, or not seen."""
+    for dim, n in zip((2, 3), size, strict=True):
+        y = y.index_select(dim, (torch.arange(n, device=y.device) // factor).clamp_max(y.shape[dim] - 1))
+    return y
 
 
 def _itself(y: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from deft._old_names import moved
 from deft.core.denoiser import freeze
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError, unknown
+from deft.io.sizes import say_size, sides_of
 from deft.io.states import (
     ADM,
     Found,
@@ -38,7 +39,9 @@ from deft.io.states import (
 )
 from deft.io.torch_files import BY_FUNCTION
 from deft.nn.adm import ADMConfig, ADMUNet
+from deft.nn.padding import cropped, mirrored
 from deft.prior.labels import NONE, null_class
+from deft.prior.sizes import padding_of
 from deft.runtime.untrusted import building, describable
 from deft.schedule import VPTable
 
@@ -251,7 +254,7 @@ def noise_schedule(config: ADMConfig) -> VPTable:
 
 
 class Eps(nn.Module):
-    """net(x, t) -> predicted noise alone: learned variances dropped, the class filled in.
+    """net(x, t) -> predicted noise alone: learned variances dropped, the class filled in, images of any size padded.
 
     The class is a buffer, so that it is part of the prior's fingerprint.
     """
@@ -266,7 +269,8 @@ class Eps(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         y = None if self.label is None else self.label.expand(len(x))
-        return self.net(x, t * self.scale, y)[:, : self.net.config.in_channels]
+        out = self.net(mirrored(x, self.net.multiple_of), t * self.scale, y)[:, : self.net.config.in_channels]
+        return cropped(out, x)
 
 
 class ADMPrior(NetworkDenoiser):
@@ -297,7 +301,9 @@ class ADMPrior(NetworkDenoiser):
     def describe(self) -> dict[str, Any]:
         """With the flags that change what the network computes, but none of its weights."""
         flags = ("num_heads", "num_head_channels", "use_new_attention_order", "rescale_timesteps")
-        return super().describe() | {"adm": {name: getattr(self.config, name) for name in flags}}
+        assert isinstance(self.net, Eps)
+        padding = padding_of(self.sides, self.net.net.multiple_of)
+        return super().describe() | {"adm": {name: getattr(self.config, name) for name in flags}} | padding
 
 
 def load_adm(
@@ -308,6 +314,7 @@ def load_adm(
     dtype: torch.dtype | str = torch.float32,
     label: int | str | None = None,
     sides: tuple[int, int] | None = None,
+    event_shape: tuple[int, ...] | None = None,
     weights: str | None = None,
     trust_pickle: bool = False,
     **changes: Any,
@@ -321,7 +328,9 @@ def load_adm(
             are read into either.
         label: the class of every image, for a class-conditional model; "none" for the class that stands for none, where
             the weights have one.
-        sides: (H, W) of the images where they are not square, multiples of `ADMUNet.multiple_of`.
+        sides: (H, W) of the images, where they are of another size than the network was trained on; of sides that are
+            no multiples of `ADMUNet.multiple_of` the network is shown the padded image (`deft.nn.padding`).
+        event_shape: the same as (C, H, W).
         weights: which of several networks in the file, by its place there ("ema", "model").
         trust_pickle: also run the code a pickle may hold. Only for files from someone you trust.
         changes: single flags of `ADMConfig` over those of config (num_heads=8), or of the convention.
@@ -331,11 +340,6 @@ def load_adm(
         InputError: an unknown name; flags without a network; a label missing, not wanted or out of range.
     """
     path = Path(path)
-    if "event_shape" in changes:
-        raise InputError(
-            f"event_shape: the channels of {path.name} are in its weights; give image_size=SIDE, or sides=HEIGHT,WIDTH"
-            " for images that are not square"
-        )
     if isinstance(config, str) and config not in CONFIGS:
         raise unknown("ADM config", config, CONFIGS)
     if str(dtype).removeprefix("torch.") not in DTYPES:
@@ -356,9 +360,12 @@ def load_adm(
     except (ValueError, TypeError) as error:
         raise InputError(f"no network has these flags: {error}") from error
     label = _label(path, config, label)
-    for side in sides or (config.image_size,):
-        if side % net.multiple_of:
-            raise InputError(f"{path.name} takes images whose sides are multiples of {net.multiple_of}, got {side}")
+    sides = sides_of(path.name, config.in_channels, event_shape, sides)
+    if sides is None and config.image_size % net.multiple_of:
+        raise InputError(
+            f"{path.name} was trained on images whose sides are multiples of {net.multiple_of}, got"
+            f" {config.image_size}: for images of another size give sides=HEIGHT,WIDTH"
+        )
     try:
         check_fit(path, net.state_dict(), state, "the ADM network of its flags")
     except CheckpointError as error:
@@ -380,6 +387,7 @@ def load_adm(
     }
     if found[0].where:
         prior.card["weights"] = found[0].where
+    say_size(path.name, (config.in_channels, config.image_size, config.image_size), prior.event_shape)
     freeze(prior)
     return prior.to(device)
 

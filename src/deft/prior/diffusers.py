@@ -29,6 +29,7 @@ from deft.prior.labels import NONE, null_class
 from deft.prior.latent import Autoencoder, LatentPrior
 from deft.prior.probing import try_once
 from deft.prior.scheduler import BY_HAND, PREDICTIONS, examine, read_scheduler, table
+from deft.prior.sizes import model_at_size
 from deft.runtime.untrusted import building, check_zip, held
 
 __all__ = [
@@ -90,7 +91,8 @@ def load_diffusers(
         gradient: for a pipeline with an autoencoder (a latent prior), see `deft.operator.latent.Decoded`.
         latent_scale, latent_shift: of its latents, z = scale (E(x) - shift), over what its config says; a number, or
             one for each channel.
-        event_shape: needed only if the model's config states no sample_size.
+        event_shape: of another size than the model was trained on (of latents, for a pipeline with an autoencoder);
+            needed if its config states no sample_size.
         state: weights from a file elsewhere, in place of the folder's (`load_state`).
         changes: keywords of `NetworkDenoiser` that override what the files say (output, value_range, time, ...). With
             schedule and output given, a scheduler that cannot be read is no obstacle.
@@ -105,7 +107,9 @@ def load_diffusers(
     said, unsure = _convention(name, parts.scheduler, changes)
     if config.get("time_embedding_type") == "fourier" and "time" not in said:
         said["time"] = "sigma"
-    shape = event_shape or _event_shape(config, name)
+    silent = config.get("sample_size") is None or config.get("in_channels") is None
+    stated = None if event_shape and silent else _event_shape(config, name)
+    shape = event_shape or stated or ()
     inputs = int(config.get("in_channels") or shape[0])
     outputs = int(config.get("out_channels") or inputs)
     if outputs not in (inputs, 2 * inputs):
@@ -118,6 +122,7 @@ def load_diffusers(
     model, notes = load_model(parts.model, variant) if state is None else model_of_state(parts.model, state)
     unsure += notes
     net, label, notes = _with_label(name, model, config, label)
+    net = model_at_size(name, net, config, stated, shape)
     prior = NetworkDenoiser(net, event_shape=tuple(shape), **(said | changes))
     freeze(prior)
     try_once(prior.to(device), str(name))

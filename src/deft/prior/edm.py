@@ -24,13 +24,16 @@ from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.errors import CheckpointError, InputError, unknown
 from deft.io.inert import Record
+from deft.io.sizes import say_size, sides_of
 from deft.io.states import EDM, EDM2, Found, check_fit, choose, find_states, holds, read_any, survey, which
 from deft.io.torch_files import BY_FUNCTION
 from deft.nn.edm import EDMConfig, edm_unet
 from deft.nn.edm2 import EDM2Config, EDM2UNet
+from deft.nn.padding import cropped, mirrored
 from deft.prior.diffusers import load_autoencoder
 from deft.prior.labels import NONE
 from deft.prior.latent import LatentPrior
+from deft.prior.sizes import padding_of
 from deft.runtime.untrusted import building, describable
 from deft.schedule import EDM as EDMSchedule
 from deft.schedule import VE, VPLinear, VPTable
@@ -67,7 +70,8 @@ class Settings(NamedTuple):
 
 
 class Inner(nn.Module):
-    """net(x, time) -> F(x, time, code): the class filled in, one-hot, and channels beyond the image's dropped.
+    """net(x, time) -> F(x, time, code): the class filled in, one-hot, channels beyond the image's dropped, images of
+    any size padded.
 
     VE networks of Song et al. (2021b) are given log(sigma / 2) and return -n: with `ve`, n is returned for log(sigma).
     The class is a buffer, so that it is part of the prior's fingerprint.
@@ -85,7 +89,9 @@ class Inner(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         code = None if self.code is None else self.code.expand(len(x), -1)
-        out: Tensor = self.net(x, time - math.log(2) if self.ve else time, code)[:, : x.shape[1]]
+        seen: Any = self.net
+        padded = mirrored(x, seen.multiple_of)
+        out: Tensor = cropped(seen(padded, time - math.log(2) if self.ve else time, code)[:, : x.shape[1]], x)
         return -out if self.ve else out
 
 
@@ -108,7 +114,8 @@ class EDMPrior(NetworkDenoiser):
         assert isinstance(self.net, Inner)
         config: Any = self.net.net.config
         more = {k: getattr(config, k) for k in SWITCHES if hasattr(config, k)}
-        return super().describe() | {"edm": {"layout": config.layout, "preconditioning": self.kind} | more}
+        padding = padding_of(self.event_shape[1:], int(self.net.net.multiple_of))  # type: ignore[arg-type]
+        return super().describe() | {"edm": {"layout": config.layout, "preconditioning": self.kind} | more} | padding
 
 
 def convention_of(settings: Settings, steps: Tensor | None = None) -> dict[str, Any]:
@@ -158,6 +165,7 @@ def load_edm(
     device: torch.device | str = "cpu",
     label: int | str | None = None,
     sides: tuple[int, int] | None = None,
+    event_shape: tuple[int, ...] | None = None,
     weights: str | None = None,
     preconditioning: str | None = None,
     autoencoder: str | None = None,
@@ -169,7 +177,8 @@ def load_edm(
 
     Args:
         label: the class of every image, for a class-conditional network; "none" for no class (the code of zeros).
-        sides: (H, W) of the images where they are not those of the file.
+        sides: (H, W) of the images where they are not those of the file; of sides that are no multiples of what the
+            network halves it is shown the padded image (`deft.nn.padding`). event_shape: the same as (C, H, W).
         weights: which of several networks in the file, by its place there ("ema").
         preconditioning: one of `PRECONDITIONINGS`, over what the file says.
         autoencoder: for a network of latents (EDM2 at 512 pixels), a folder of diffusers with the autoencoder: then the
@@ -179,14 +188,9 @@ def load_edm(
 
     Raises:
         CheckpointError: a file that is not there, cut off, holds code, or is of another network.
-        InputError: a label missing, not wanted or out of range; sides that the network does not take.
+        InputError: a label missing, not wanted or out of range; channels that the network does not have.
     """
     path = Path(path)
-    if "event_shape" in changes:
-        raise InputError(
-            f"event_shape: channels and side of {path.name} are in its weights; give sides=HEIGHT,WIDTH for images of"
-            " another size"
-        )
     whole = read_any(path)
     found = find(whole)
     if not found:
@@ -210,9 +214,7 @@ def load_edm(
             f" sigma; {BY_FUNCTION}, with the rest held fixed in it"
         )
     label = _label(path, config.classes, label)
-    for side in sides or ():
-        if side % net.multiple_of:
-            raise InputError(f"{path.name} takes images whose sides are multiples of {net.multiple_of}, got {side}")
+    sides = sides_of(path.name, channels, event_shape, sides)
     net.to_empty(device=device)
     net.load_state_dict({k: v.float() for k, v in taken.state.items()})
     convention = convention_of(settings, taken.beside.get("u")) | changes
@@ -230,6 +232,7 @@ def load_edm(
     }
     if taken.where:
         prior.card["weights"] = taken.where
+    say_size(path.name, (channels, config.side, config.side), prior.event_shape)
     freeze(prior)
     prior.to(device)
     return _with_autoencoder(path, prior, whole, autoencoder, gradient)

@@ -24,7 +24,7 @@ from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, STATE_KINDS, typed
+from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, OWN_KINDS, REMOTE_KINDS, STATE_KINDS, typed
 from deft.prior.probing import try_once
 from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
@@ -146,7 +146,7 @@ OURS: dict[str, Family] = {
         load_remote,
         REMOTE_KINDS,
     ),
-    "deft": Family("bundled, or made by `deft prior train`", _own, load_own),
+    "deft": Family("bundled, or made by `deft prior train`", _own, load_own, OWN_KINDS),
     "diffusers": Family(
         "a folder written by diffusers",
         lambda n: Path(n).is_dir() and diffusers.recognise(Path(n)),
@@ -304,9 +304,10 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
     """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
 
     Args:
-        options: of the family's loader (label, variant, config, token, ...), and the convention where what the files
-            say is to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range,
-            scale_input, sigma_data, learned_variance (see `NetworkDenoiser`).
+        options: of the family's loader (label, variant, config, token, ...; event_shape=(C, H, W) for another size than
+            the network was trained on), and the convention where what the files say is to be overruled: convention (a
+            key of `CONVENTIONS`), output, schedule, time, value_range, scale_input, sigma_data, learned_variance (see
+            `NetworkDenoiser`).
 
     Raises:
         InputError, CheckpointError: what was given, what was expected, what to do.

@@ -176,6 +176,9 @@ DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
     "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
 }
 
+OWN_KINDS: dict[str, Kind] = {"event_shape": DIFFUSERS_KINDS["event_shape"]}
+"""Of our own files."""
+
 STATE_KINDS: dict[str, Kind] = DIFFUSERS_KINDS | {
     "config": Kind("a folder that diffusers wrote", text),
     "weights": Kind("the place of a network in the file (ema, model)", text),
@@ -190,6 +193,7 @@ _FLAGS: dict[str, Kind] = {
 }
 ADM_KINDS: dict[str, Kind] = (
     CONVENTION_KINDS
+    | OWN_KINDS
     | {f.name: _FLAGS.get(str(f.type), TRUTH) for f in fields(ADMConfig)}
     | {
         "image_size": Kind("a whole number above 0", _sides),
@@ -209,14 +213,18 @@ ADM_KINDS: dict[str, Kind] = (
 )
 """Of guided-diffusion: its flags, under their published names, and ours."""
 
-EDM_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
-    "label": Kind("a whole number from 0, or none", _label),
-    "sides": Kind("two whole numbers above 0, height and width (256,384)", _all(_whole, 2, 2, 1)),
-    "weights": Kind("the place of a network in the file (ema)", text),
-    "preconditioning": Kind("a name (edm, vp, ve, iddpm)", text),
-    "autoencoder": Kind("a folder of diffusers with an autoencoder", text),
-    "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
-}
+EDM_KINDS: dict[str, Kind] = (
+    CONVENTION_KINDS
+    | OWN_KINDS
+    | {
+        "label": Kind("a whole number from 0, or none", _label),
+        "sides": Kind("two whole numbers above 0, height and width (256,384)", _all(_whole, 2, 2, 1)),
+        "weights": Kind("the place of a network in the file (ema)", text),
+        "preconditioning": Kind("a name (edm, vp, ve, iddpm)", text),
+        "autoencoder": Kind("a folder of diffusers with an autoencoder", text),
+        "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+    }
+)
 """Of EDM's networks."""
 
 REMOTE_KINDS: dict[str, Kind] = {

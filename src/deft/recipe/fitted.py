@@ -411,7 +411,8 @@ def load(
         prior: the prior it was fitted to, or its name. Default: what the card names, if that runs no code and calls
             nobody.
         device: where h and a prior that is loaded here go. Default: where the given prior is, else the CPU.
-        prior_options: KEY=VALUE texts, as --prior-option takes them. Default: the card's.
+        prior_options: KEY=VALUE texts, as --prior-option takes them. Default: the card's. event_shape=C,H,W alone goes
+            beside the card's: images of another size than h was fitted to, which a line warns of.
         trust_code: the card may name a network, a task, a class or a prior's function of somebody's own, whose code
             then runs.
 
@@ -419,15 +420,18 @@ def load(
         CheckpointError: there is none, it is damaged, it was fitted to another prior, or its prior is one that a card
             alone does not load.
     """
+    given = list(prior_options)
     if not isinstance(prior, Denoiser):
         name, recorded = (prior, []) if prior is not None else prior_of(path, trust_code=trust_code)
-        prior = load_prior(name, device or "cpu", **read_options(list(prior_options) or recorded))
+        prior = load_prior(name, device or "cpu", **read_options(with_recorded(given, recorded)))
     h, task, card = load_h(_file(path), prior, trust_code=trust_code)
     kept = {
         k: v
         for k, v in card.items()
         if k not in ("kind", "format", "class", "h", "task", "prior_sha256", "prior_convention", "weights_stored")
     }
+    if given and "prior_options" in kept:
+        kept["prior_options"] = list(prior.loaded_with)
     return FittedH(
         h.to(device or prior.state_like().device),
         prior,
@@ -472,6 +476,20 @@ def prior_of(path: str | Path, *, trust_code: bool = False) -> tuple[str, list[s
         or_trust = " (or --trust-code, which runs the function that the card names)" if family == "python" else ""
         raise CheckpointError(f"{file} was fitted to the prior {quoted(name)}, {gone}: give it with --prior{or_trust}")
     return name, recorded_options(card)
+
+
+def with_recorded(given: Iterable[str], recorded: list[str]) -> list[str]:
+    """The options of a prior where some are given and a card has others: those given, in the place of all of the
+    card's; but a size alone goes beside them.
+
+    >>> with_recorded(["event_shape=1,28,40"], ["label=3", "sides=28,28"]), with_recorded(["label=2"], ["label=3"])
+    (['label=3', 'event_shape=1,28,40'], ['label=2'])
+    """
+    options = list(given)
+    sizes = ("event_shape", "sides")
+    if options and all(p.partition("=")[0] in sizes for p in options):
+        return [p for p in recorded if p.partition("=")[0] not in sizes] + options
+    return options or recorded
 
 
 def family_or_none(name: str) -> str | None:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
-from deft.errors import InputError
 from deft.kinds.domain import Data, Domain, Measured, Metric, UnknownPairs, View
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -37,12 +36,10 @@ class ImageDomain(Domain):
     def network(self, event_shape: tuple[int, ...], inputs: int, outputs: int, width: int) -> nn.Module:
         from deft.nn import UNet
 
-        net = UNet(inputs, outputs, (width, 3 * width // 2, 9 * width // 4), patch=2, time_dim=64)
-        if any(n % net.multiple_of for n in event_shape[1:]):
-            raise InputError(
-                f"images of {event_shape[1:]} are no multiple of {net.multiple_of}: pad them, or give your own net="
-            )
-        return net
+        return UNet(inputs, outputs, (width, 3 * width // 2, 9 * width // 4), patch=2, time_dim=64)
+
+    def takes_size(self, fitted: tuple[int, ...], asked: tuple[int, ...]) -> bool:
+        return len(fitted) == len(asked) == 3 and fitted[0] == asked[0]
 
     def new_prior(self, event_shape: tuple[int, ...], schedule: Any, output: str, **options: Any) -> Denoiser:
         """options: widths, blocks and patch of a `UNet`."""

@@ -28,14 +28,17 @@ class ImagePrior(OwnPrior):
     def __init__(self, net: UNet, schedule: Schedule, event_shape: tuple[int, ...], output: str = "v"):
         super().__init__(net, schedule, event_shape, output)
 
+    def at_size(self, event_shape: tuple[int, ...]) -> Self:
+        if len(event_shape) != 3 or event_shape[0] != self.event_shape[0]:
+            return super().at_size(event_shape)
+        self.event_shape = event_shape
+        return self
+
     @classmethod
     def from_card(cls, card: dict[str, Any]) -> Self:
         net, shape = UNet(**network_of(card)), tuple(card["event_shape"])
-        if len(shape) != 3 or shape[0] != net.config["inputs"] or any(side % net.multiple_of for side in shape[1:]):
-            raise InputError(
-                f"a UNet of {net.config['inputs']} channels and sides that are multiples of {net.multiple_of} makes no"
-                f" images of shape {shape}"
-            )
+        if len(shape) != 3 or shape[0] != net.config["inputs"] or min(shape) < 1:
+            raise InputError(f"a UNet of {net.config['inputs']} channels makes no images of shape {shape}")
         return cls(net, make_schedule(card["schedule"]), shape, card["output"])
 
 
@@ -51,17 +54,11 @@ def new_prior(
     """An untrained prior of images (C, H, W).
 
     Raises:
-        InputError: the images' sides are no multiple of what the network folds and halves.
+        InputError: widths, blocks or patch below 1.
     """
     if min(widths) < 1 or blocks < 1 or patch < 1:
         raise InputError(f"widths, blocks and patch must be at least 1, got {tuple(widths)}, {blocks}, {patch}")
-    channels, *sides = event_shape
-    net = UNet(channels, channels, tuple(widths), blocks=blocks, patch=patch)
-    if any(side % net.multiple_of for side in sides):
-        raise InputError(
-            f"images of {sides[0]}x{sides[1]} do not fit this UNet: both sides must be multiples of {net.multiple_of} "
-            "(patch x 2 for each further width); pad the images, or give fewer --widths"
-        )
+    net = UNet(event_shape[0], event_shape[0], tuple(widths), blocks=blocks, patch=patch)
     return ImagePrior(net, schedule, event_shape, output)
 
 

@@ -79,9 +79,9 @@ class TwoViews(ImageTask):
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         if x.shape[2] != x.shape[3]:
-            raise ContractError(f"CT needs square images, got {x.shape[2]}x{x.shape[3]}")
+            raise ContractError(f"{self.name} needs square images, as every CT here, got {x.shape[2]}x{x.shape[3]}")
         ct = Radon(x.shape[2], self.angles).to(x.device)
-        small = BlockAverage(self.factor)
+        small = BlockAverage(self.factor, (x.shape[2], x.shape[3]))
         return stack(ct, small, event_shape=tuple(x.shape[1:]), sigma_y=(1.0, self.image_noise))
 
 

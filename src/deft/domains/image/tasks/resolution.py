@@ -17,7 +17,8 @@ from deft.values import Range
 
 @dataclass(frozen=True)
 class SuperResolution(ImageTask):
-    """Each factor x factor block of pixels seen as its mean: what the paper's code does.
+    """Each factor x factor block of pixels seen as its mean: what the paper's code does. Of sides that are no multiples
+    of the factor, the last blocks are smaller, and y has the sides rounded up.
 
     >>> import deft, torch
     >>> x = torch.zeros(1, 1, 32, 32)
@@ -43,7 +44,7 @@ class SuperResolution(ImageTask):
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return (
-            BlockAverage(self.factor)
+            BlockAverage(self.factor, (x.shape[2], x.shape[3]))
             if self.pixel == "mean"
             else every((x.shape[2], x.shape[3]), self.factor, self.pixel)
         )
@@ -51,7 +52,8 @@ class SuperResolution(ImageTask):
 
 @dataclass(frozen=True)
 class BicubicSuperResolution(ImageTask):
-    """Antialiased bicubic down-sampling, noiseless: what the paper's text says.
+    """Antialiased bicubic down-sampling, noiseless: what the paper's text says. Sides that are no multiples of the
+    factor are rounded up in y.
 
     >>> import deft, torch
     >>> x = torch.full((1, 1, 32, 32), 0.5)

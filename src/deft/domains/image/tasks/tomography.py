@@ -131,7 +131,7 @@ class CT(ImageTask):
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         if x.shape[2] != x.shape[3]:
-            raise ContractError(f"CT needs square images, got {x.shape[2]}x{x.shape[3]}")
+            raise ContractError(f"{self.name} needs square images, as every CT here, got {x.shape[2]}x{x.shape[3]}")
         return Radon(x.shape[2], **self.geometry()).to(x.device)
 
 
@@ -195,7 +195,7 @@ class RayCT(CT, Drawn):
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         if shape[1] != shape[2] or self.side not in (0, shape[1]):
             raise ContractError(
-                f"{self.name} needs square images"
+                f"{self.name} needs square images, as every CT here"
                 + (f" of side {self.side}" if self.side else "")
                 + f", got {shape[1]}x{shape[2]}"
             )
