@@ -171,7 +171,7 @@ def test_pictures_come_back_as_they_were():
         for form in forms:
             x = as_images(form, (c, 8, 6))
             back = as_output(x, "pil")
-            assert [np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(back, images, strict=True)] == 3 * [True]
+            assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(back, images, strict=True))
             np.testing.assert_allclose(as_output(x, "np"), unit, atol=1e-6)
         assert as_images(images[0], (c, 8, 6)).shape == as_images(unit[0], (c, 8, 6)).shape == (1, c, 8, 6)
     grey = Image.fromarray(stored[0, ..., 0])
