@@ -278,7 +278,17 @@ def test_other_tasks(folders):
     assert torch.equal(ct(obs.y.numpy(), **call).images, ct(obs, **call).images)
 
 
-@pytest.mark.parametrize("method", sorted(k for k, m in deft.methods.METHODS.items() if not m.trained and k != "hmc"))
+QUICK = ("dps", "pigdm", "diffpir", "tds")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, method in sorted(deft.methods.METHODS.items())
+        if not method.trained
+    ],
+)
 def test_every_method_without_h(folders, method, capsys):
     """With the progress bar on, where the sampler is watched; chains and particles draw as `Plan.draw` does."""
     pipe = DeftPipeline.from_pretrained(folders / "pixels", task="inpaint")
@@ -360,9 +370,13 @@ def test_other_priors_are_saved(folders, tmp_path, monkeypatch):
     DeftPipeline.from_pretrained("google/ddpm-mine").save_pretrained(tmp_path / "hub")
     assert (tmp_path / "hub/unet/config.json").is_file()
     index = tmp_path / "hub/deft_pipeline.json"
-    index.write_text(index.read_text().replace('"."', '"../pixels"'))
-    with pytest.raises(InputError, match="expected a bundled one, or a file in this folder"):
-        DeftPipeline.from_pretrained(tmp_path / "hub")
+    written = index.read_text()
+    for name in ("mine.py", "mine.py:make"):  # a stranger's folder: its program is not run
+        (tmp_path / "hub" / name).write_text("def make():\n    raise SystemExit('it ran')\n")
+    for name in ("../pixels", "mine.py:make", "https://example.org", "google/ddpm-mine"):
+        index.write_text(written.replace('"."', json.dumps(name)))
+        with pytest.raises(InputError, match="expected a bundled one, or a file in this folder"):
+            DeftPipeline.from_pretrained(tmp_path / "hub")
     index.write_text("[")
     with pytest.raises(CheckpointError):
         DeftPipeline.from_pretrained(tmp_path / "hub")

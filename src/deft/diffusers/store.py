@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from deft.recipe.fitted import recorded_options
 from deft.values import quoted
 
 INDEX, H = "deft_pipeline.json", "h"
+WEIGHTS = re.compile(r"prior\.[a-z0-9]+")
+"""A file of weights in the folder: no path, and no function of a program (mine.py:make), whoever wrote the index."""
 
 
 class Stored(NamedTuple):
@@ -40,7 +43,7 @@ def read_stored(folder: Path) -> Stored | None:
     about = read_json(folder / INDEX, "a pipeline")
     about = about if isinstance(about, dict) else {}
     name, task = about.get("prior"), about.get("task")
-    inside = name == "." or (isinstance(name, str) and Path(name).name == name and (folder / name).is_file())
+    inside = name == "." or (isinstance(name, str) and WEIGHTS.fullmatch(name) and (folder / name).is_file())
     if not inside and name not in BUNDLED:
         raise InputError(
             f"{folder / INDEX} names the prior {quoted(name)}: expected a bundled one, or a file in this folder"
