@@ -71,6 +71,18 @@ def test_the_models_are_the_published_ones():
     assert memory.build("adm-256", "meta", torch.float32, False).prior.parameter_count() == 552_814_086
 
 
+def test_a_row_and_its_table():
+    """Half precision halves the weights; h and its training stay float32, 20 bytes a parameter."""
+    found = memory.row("sd-unet", torch.float16, 1, 0.09, quick=True)
+    assert abs(found["weights"] / found["parameters"] - 2) < 0.01 and found["h_state"] == 20 * found["h_parameters"]
+    assert found["h_parameters"] < 0.09 * found["parameters"]
+    assert found["peak"]["fit"] > found["weights"] + found["h_state"]
+    one = found["flops"]
+    assert one["prior"] < one["deft"] < one["fit"] < one["dps"] and 2 < one["dps"] / one["prior"] < 3
+    wanted = f"| `sd-unet` | float16, {found['weights'] / 1e9:.2f} | 1 | {found['h_parameters'] / 1e6:.1f} M (9 %) |"
+    assert wanted in memory.tables([found])
+
+
 def test_the_page_has_the_figures_of_the_file():
     rows = json.loads((ROOT / "benchmarks/results/memory.json").read_text())["rows"]
     text = (ROOT / "docs/cost.md").read_text(encoding="utf-8")
