@@ -41,6 +41,7 @@ ORDER = (
     ("recipe",),
     ("bench",),
     ("workflow",),
+    ("diffusers",),
     ("cli",),
     ("__main__",),
     ("deft",),

@@ -24,6 +24,7 @@ PAGES = (
     "prior-adm",
     "prior-edm",
     "prior-function",
+    "pipeline",
     "latent",
     "tasks",
     "methods",
@@ -192,6 +193,17 @@ def test_the_commands_of_a_page_run(page, place, capsys):
         more = next((v for k, v in SMALL.items() if k in words and (k != "inspect" or "--images" in words)), "")
         code, out, err = run(capsys, *words, *shlex.split(more))
         assert code == 0, f"{page}: {line}\n{out}\n{err}"
+
+
+def test_the_pipeline_of_its_page_runs(place, capsys):
+    """The program that is marked `notest`, after the page's command."""
+    text = (ROOT / "docs/pipeline.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python notest\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (command,) = commands("pipeline")
+    assert run(capsys, *shlex.split(command)[1:], *shlex.split(SMALL["fit"]))[0] == 0
+    found: dict[str, object] = {}
+    exec(compile(program.replace("num_inference_steps=50", "num_inference_steps=2"), "docs/pipeline.md", "exec"), found)
+    assert len(found["out"].images) == 4 and Path("filled.png").is_file() and found["low"].shape == (1, 1, 16, 16)
 
 
 def test_the_table_of_conventions_is_the_table_of_the_code():
