@@ -7,7 +7,9 @@ import torch
 
 import deft
 from deft.denoiser import Denoiser, Tiled
+from deft.denoiser.identity import is_prior
 from deft.errors import InputError
+from deft.io.h_files import bundled_h
 from deft.testing import gaussian_field
 
 SCHEDULE = deft.VPCosine()
@@ -107,3 +109,26 @@ def test_tiles_are_called_in_parts_and_cover_every_axis():
 def test_what_cannot_be_tiled(shape, options):
     with pytest.raises(InputError, match=r"tiles of|Tiled takes"):
         Tiled(Pictures(8), shape, **options)
+
+
+def test_tiles_are_an_option_of_a_prior_and_serve_an_h():
+    small = deft.load_prior("fashion")
+    large = deft.load_prior("fashion", tiled=(1, 32, 48), overlap=0.25)
+    assert isinstance(large, Tiled) and large.overlap == 0.25
+    assert is_prior(large, small.fingerprint()) and not is_prior(small, large.fingerprint())
+    h = deft.load(bundled_h("sr4"), prior_options=["tiled=1,32,48"])
+    y = h.task.observe(torch.zeros(1, 1, 32, 48), deft.Noise(0, 1))
+    assert h.sample(y, n=1, steps=2).x.shape == (1, 1, 1, 32, 48)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"overlap": 0.3}, "give tiled="),
+        ({"tiled": (1, 20, 20)}, "no side below"),
+        ({"tiled": "wide"}, "whole numbers"),
+    ],
+)
+def test_options_that_make_no_tiles(options, says):
+    with pytest.raises(InputError, match=says):
+        deft.load_prior("fashion", **options)

@@ -14,6 +14,8 @@ from deft.core.denoiser import Denoiser, Prediction
 from deft.errors import InputError
 from deft.tensors import as_shape
 
+OVERLAP = 0.5
+
 
 class Tiled(Denoiser):
     """A prior of larger samples: E[x_0 | x_t] is the weighted mean of those of overlapping tiles.
@@ -49,7 +51,7 @@ class Tiled(Denoiser):
     torch.Size([1, 1, 48, 80])
     """
 
-    def __init__(self, prior: Denoiser, event_shape: Sequence[int], overlap: float = 0.5, rows: int = 64):
+    def __init__(self, prior: Denoiser, event_shape: Sequence[int], overlap: float = OVERLAP, rows: int = 64):
         super().__init__()
         tile, shape = tuple(prior.event_shape), as_shape(event_shape)
         if tuple(prior.data_shape) != tile:

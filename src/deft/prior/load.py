@@ -16,6 +16,7 @@ import torch
 
 from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, freeze
+from deft.denoiser.tiled import OVERLAP, Tiled
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.files import check_header
 from deft.io.prior_files import BUNDLED, load_own
@@ -24,7 +25,16 @@ from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, OWN_KINDS, REMOTE_KINDS, STATE_KINDS, typed
+from deft.prior.options import (
+    ADM_KINDS,
+    DIFFUSERS_KINDS,
+    EDM_KINDS,
+    OWN_KINDS,
+    REMOTE_KINDS,
+    STATE_KINDS,
+    TILE_KINDS,
+    typed,
+)
 from deft.prior.probing import try_once
 from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
@@ -253,7 +263,7 @@ def _value(key: str, text: str) -> Any:
         except ValueError:
             pass
     if "," in text:
-        kind = int if key in ("event_shape", "sides", "image_size", "attention_resolutions") else float
+        kind = int if key in ("event_shape", "tiled", "sides", "image_size", "attention_resolutions") else float
         try:
             return tuple(kind(part) for part in text.split(","))
         except ValueError:
@@ -291,12 +301,12 @@ def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, di
     takes = dict(inspect.signature(load).parameters)
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         for key in options:
-            if key not in takes:
+            if key not in takes and key not in TILE_KINDS:
                 known = [k for k in takes if k not in ("name", "device")]
                 if not known:
                     raise InputError(f"{name} is read as its file says and takes no options, got {key!r}")
                 raise unknown(f"option of a prior of the family {family}", key, known)
-    return family, dict(options) if family == "python" else resolve(typed(kinds, options))
+    return family, dict(options) if family == "python" else resolve(typed(TILE_KINDS | dict(kinds), options))
 
 
 @checks_arguments
@@ -307,7 +317,8 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         options: of the family's loader (label, variant, config, token, ...; event_shape=(C, H, W) for another size than
             the network was trained on), and the convention where what the files say is to be overruled: convention (a
             key of `CONVENTIONS`), output, schedule, time, value_range, scale_input, sigma_data, learned_variance (see
-            `NetworkDenoiser`).
+            `NetworkDenoiser`). tiled=(C, H, W) and overlap make larger samples from tiles of the prior's own size
+            (`deft.denoiser.Tiled`).
 
     Raises:
         InputError, CheckpointError: what was given, what was expected, what to do.
@@ -316,6 +327,9 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
     family, chosen = check_options(name, options)
     load, kinds = FAMILIES[family].load, FAMILIES[family].options
     takes = dict(inspect.signature(load).parameters)
+    tiles = {} if family == "python" else {k: chosen.pop(k) for k in TILE_KINDS if chosen.get(k) is not None}
+    if "overlap" in tiles and "tiled" not in tiles:
+        raise InputError("overlap is that of tiles: give tiled=CHANNELS,HEIGHT,WIDTH too")
     try:
         prior = load(str(name), device=device, **chosen)
     except TypeError as error:
@@ -324,6 +338,8 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         wrong = str(error).split("'")[1]
         every = {*CONVENTION_OPTIONS, *kinds, *(k for k in takes if k not in ("name", "device", "changes", "options"))}
         raise unknown(f"option of a prior of the family {family}", wrong, every) from error
+    if tiles:
+        prior = freeze(Tiled(prior, tiles["tiled"], tiles.get("overlap", OVERLAP)))
     prior.card.setdefault("family", family)
     prior.loaded_as = absolute_name(str(name))
     prior.loaded_with = tuple(

@@ -179,6 +179,12 @@ DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
 OWN_KINDS: dict[str, Kind] = {"event_shape": DIFFUSERS_KINDS["event_shape"]}
 """Of our own files."""
 
+TILE_KINDS: dict[str, Kind] = {
+    "tiled": DIFFUSERS_KINDS["event_shape"],
+    "overlap": Kind("a number from 0 to 0.9", _least(_number, 0)),
+}
+"""Of every prior but a function of one's own: larger samples, from overlapping tiles (`deft.denoiser.Tiled`)."""
+
 STATE_KINDS: dict[str, Kind] = DIFFUSERS_KINDS | {
     "config": Kind("a folder that diffusers wrote", text),
     "weights": Kind("the place of a network in the file (ema, model)", text),

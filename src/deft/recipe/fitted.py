@@ -486,7 +486,7 @@ def with_recorded(given: Iterable[str], recorded: list[str]) -> list[str]:
     (['label=3', 'event_shape=1,28,40'], ['label=2'])
     """
     options = list(given)
-    sizes = ("event_shape", "sides")
+    sizes = ("event_shape", "sides", "tiled", "overlap")
     if options and all(p.partition("=")[0] in sizes for p in options):
         return [p for p in recorded if p.partition("=")[0] not in sizes] + options
     return options or recorded
