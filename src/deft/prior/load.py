@@ -18,13 +18,14 @@ from deft.arguments import checks_arguments
 from deft.core.denoiser import Denoiser, freeze
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.files import check_header
+from deft.io.graph_files import graph_kind
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.states import SUFFIXES, kinds_of, read_any
 from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, STATE_KINDS, typed
+from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, EXPORTED_KINDS, REMOTE_KINDS, STATE_KINDS, typed
 from deft.prior.probing import try_once
 from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
@@ -86,6 +87,16 @@ def _load_edm(name: str, device: torch.device | str = "cpu", **options: Any) -> 
     from deft.prior.edm import load_edm
 
     return load_edm(name, device=device, **options)
+
+
+def _is_exported(name: str) -> bool:
+    return graph_kind(Path(name)) is not None
+
+
+def _load_exported(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    from deft.prior.exported import load_exported
+
+    return load_exported(name, device=device, **options)
 
 
 def _keys(path: Path) -> list[str]:
@@ -153,6 +164,7 @@ OURS: dict[str, Family] = {
         diffusers.load_diffusers,
         DIFFUSERS_KINDS,
     ),
+    "exported": Family("a graph: ONNX, TorchScript, torch.export", _is_exported, _load_exported, EXPORTED_KINDS),
 }
 """Asked first."""
 OTHERS: dict[str, Family] = {
