@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from deft.train.data import Clean, Pairs
     from deft.train.denoising import DenoisingObjective
     from deft.train.fit import FitConfig, FitResult, fit
+    from deft.workflow.exporting import export
 
 __all__ = [
     "DAPS",
@@ -113,6 +114,7 @@ __all__ = [
     "__version__",
     "condition",
     "diagnose",
+    "export",
     "fingerprint",
     "fit",
     "fit_h",
@@ -154,6 +156,7 @@ _WHERE = {
     "train.data": "Clean Pairs",
     "train.denoising": "DenoisingObjective",
     "train.fit": "FitConfig FitResult fit",
+    "workflow.exporting": "export",
 }
 """Module -> what of it is shown here. The imports above say the same to type checkers and editors; a test compares the
 two."""
