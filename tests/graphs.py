@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 
 class Net(nn.Module):
-    """A convolution that is damped as time goes on."""
+    """A convolution that is damped as time goes on. width: of two more in front, so that an h has a share of it."""
 
-    def __init__(self, channels: int = 3, outputs: int = 3):
+    def __init__(self, channels: int = 3, outputs: int = 3, width: int = 0):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.conv = nn.Conv2d(channels, outputs, 3, padding=1)
+        wide = [nn.Conv2d(channels, width, 1), nn.Conv2d(width, width, 3, padding=1)] if width else []
+        self.first = nn.Sequential(*wide)
+        self.conv = nn.Conv2d(width or channels, outputs, 3, padding=1)
         with torch.no_grad():
             for p in self.conv.parameters():
                 p.copy_(0.1 * torch.randn(p.shape, generator=generator))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.conv(x) * torch.cos(t.to(x.dtype) / 1000).reshape(-1, 1, 1, 1)
+        return self.conv(self.first(x)) * torch.cos(t.to(x.dtype) / 1000).reshape(-1, 1, 1, 1)
 
 
 def net(**options: int) -> nn.Module:
@@ -71,19 +73,19 @@ def onnx_text(
     return path
 
 
-def scripted(path: Path) -> Path:
+def scripted(path: Path, shape=(3, 8, 8), **options: int) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.trace(net(), (torch.randn(2, 3, 8, 8), torch.rand(2))).save(str(path))
+        torch.jit.trace(net(**options), (torch.randn(2, *shape), torch.rand(2))).save(str(path))
     return path
 
 
-def program(path: Path, rows: object = "free", module: nn.Module | None = None) -> Path:
+def program(path: Path, rows: object = "free", shape=(3, 8, 8), **options: int) -> Path:
     """By torch.export; rows: a number, or free."""
     batch = torch.export.Dim("batch", min=1, max=64)
     n = 2 if rows == "free" else int(str(rows))
     shapes = ({0: batch}, {0: batch}) if rows == "free" else None
-    made = torch.export.export(module or net(), (torch.randn(n, 3, 8, 8), torch.rand(n)), dynamic_shapes=shapes)
+    made = torch.export.export(net(**options), (torch.randn(n, *shape), torch.rand(n)), dynamic_shapes=shapes)
     torch.export.save(made, path)
     return path
 

@@ -366,8 +366,8 @@ def test_torchscript_with_code_is_refused(files, tmp_path, capsys):
         ("models/model.json", lambda t: _size(t).update(expr_str="__import__('os').getpid()"), "which is no sum"),
         ("models/model.json", lambda t: _size(t).update(expr_str="().__class__"), "which is no sum"),
         ("models/model.json", lambda t: _size(t).update(expr_str="9**9999"), "which is no sum"),
-        ("weights_config.json", lambda t: t["config"]["conv.bias"].update(use_pickle=True), "keeps a tensor as a pickle"),
-        ("constants_config.json", lambda t: t["config"].update(a={"path_name": "opaque_obj_0"}), "which is no tensor"),
+        ("weights_config.json", lambda t: t["config"]["conv.bias"].update(use_pickle=True), "a tensor as a pickle"),
+        ("constants_config.json", lambda t: t["config"].update(a={"path_name": "opaque_obj_0"}), "is no tensor"),
     ],
 )  # fmt: skip
 def test_programs_with_code_are_refused(member, change, word, files, tmp_path, capsys):

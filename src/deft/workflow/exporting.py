@@ -205,9 +205,8 @@ def build(made: Export, kind: str) -> bytes:
                 name, reason = words, other
                 break
         raise InputError(
-            f"{name} cannot be written as a graph of {kind} ({_reason(reason)}): loops that end when they have"
-            " converged, and Fourier transforms, cannot; use deft for this task, or export h for another"
-            " (docs/export.md)"
+            f"{name} cannot be written as a graph of {kind} ({_reason(reason)}): a loop that ends when it has"
+            " converged, say; use deft for this task, or another --format (docs/export.md)"
         ) from error
 
 

@@ -174,8 +174,12 @@ def task_of(fitted: FittedH) -> tuple[Task, str]:
     likelihood = observed.likelihood
     name = str(getattr(task, "drawn", ""))
     words = f"the operator {type(likelihood.operator).__name__} of the task {task.name}"
-    if name and not isinstance(getattr(likelihood.operator, name, None), Tensor):
-        raise InputError(f"{words} does not keep its {name} as one tensor: it cannot be an input of a graph")
+    computed = [k for k in getattr(likelihood.operator, "per_sample", ()) if k.startswith("_")]
+    if name and (computed or not isinstance(getattr(likelihood.operator, name, None), Tensor)):
+        raise InputError(
+            f"{words} cannot be written as a graph: what it makes of its {name}, which would be an input, it makes"
+            " before it is asked; use deft for this task"
+        )
     return Task(likelihood, name), words if likelihood.operator is not None else f"the likelihood {likelihood.kind}"
 
 
