@@ -43,13 +43,13 @@ def export_run(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write the h of RUN, a folder made by `deft fit`, as a graph for other runtimes.
+    """Write a fitted h as a graph for other runtimes (ONNX).
 
     \b
     deft export run --out conditioned.onnx --with-prior
 
-    The graph's output is E[x_0 | x_t, y]. NAME.json beside it says what goes in, on which levels. The graph is compared
-    with PyTorch first; docs/export.md has a sampler of 25 lines for it.
+    RUN is a folder made by `deft fit`. The graph's output is E[x_0 | x_t, y]. NAME.json beside it says what goes in, on
+    which levels. The graph is compared with PyTorch first; docs/export.md has a sampler of 25 lines for it.
     """
     output = Output(as_json)
     fitted = common.load_run(run, prior_option, common.get_device("cpu"), prior_options)
