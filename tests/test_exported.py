@@ -418,3 +418,21 @@ def test_weights_beside_an_onnx_graph(files, tmp_path, capsys):
     assert "keeps its weights in g.bin" in inspect(capsys, tmp_path / "g.onnx", "convention=ddpm")
     (tmp_path / "g.onnx").write_bytes((tmp_path / "g.onnx").read_bytes().replace(b"g.bin", b"../gg"))
     assert "names a file outside its folder (../gg)" in inspect(capsys, tmp_path / "g.onnx", "convention=ddpm")
+
+
+def test_a_program_is_moved_with_the_tensors_that_it_makes(tmp_path, monkeypatch):
+    """The file says on which device a tensor is made; on another one it is made there (`meta` stands for a GPU)."""
+    from deft.prior import graphs
+
+    class Makes(nn.Module):
+        def forward(self, x, t):
+            return x * torch.arange(8, device="cpu", dtype=x.dtype) + t.reshape(-1, 1, 1, 1)
+
+    torch.export.save(torch.export.export(Makes(), (X[:2], T[:2])), tmp_path / "g.pt2")
+    made = graphs.open_torch(tmp_path / "g.pt2", graph_files.PROGRAM, torch.device("meta"))
+    assert made.net(X[:2].to("meta"), T[:2].to("meta")).device.type == "meta"
+    monkeypatch.setattr(graphs, "_on", lambda program, device: program)
+    with pytest.raises(RuntimeError):
+        graphs.open_torch(tmp_path / "g.pt2", graph_files.PROGRAM, torch.device("meta")).net(
+            X[:2].to("meta"), T[:2].to("meta")
+        )

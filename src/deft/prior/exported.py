@@ -98,7 +98,9 @@ def load_exported(
         )
     if kind != ONNX and providers is not None:
         raise InputError(f"providers are for ONNX Runtime, and {path} is a graph of {kind}: leave the option out")
-    graph: Graph = open_onnx(path, providers_for(where, providers)) if kind == ONNX else open_torch(path, str(kind))
+    graph: Graph = (
+        open_onnx(path, providers_for(where, providers)) if kind == ONNX else open_torch(path, str(kind), where)
+    )
     _adjust(graph, batch, scalar_time, time_dtype)
     prior = ExportedPrior(graph, event_shape=_event_shape(graph, shape), **convention)
     freeze(prior)

@@ -159,7 +159,7 @@ class TorchGraph(Graph):
 
 def _again(kind: str, path: Path, sha256: str, signature: Signature, where: torch.device) -> TorchGraph:
     """A graph of PyTorch's from its file, as copies and pickles know it."""
-    made = open_torch(path, kind)
+    made = open_torch(path, kind, where)
     if made.sha256 != sha256:
         raise CheckpointError(f"{path} is another file than the one that this prior was loaded from")
     made.signature = signature
@@ -304,14 +304,24 @@ def check_count(path: Path, inputs: list[str], outputs: list[str]) -> None:
 # PyTorch.
 
 
-def open_torch(path: Path, kind: str) -> TorchGraph:
+def open_torch(path: Path, kind: str, device: torch.device) -> TorchGraph:
     """A graph of TorchScript or of torch.export."""
     sha256 = digest([path])
     if kind == SCRIPT:
         return TorchGraph(path, Signature(), sha256, kind, load_script(path))
-    program = load_program(path)
+    program = _on(load_program(path), device)
     signature, ask = _signature_of(path, program)
     return TorchGraph(path, signature, sha256, kind, program.module(check_guards=False), ask)
+
+
+def _on(program: Any, device: torch.device) -> Any:
+    """The program for a device: tensors that it makes are made there, too, wherever it was exported."""
+    tensors = [*program.state_dict.values(), *(v for v in program.constants.values() if isinstance(v, Tensor))]
+    if {v.device.type for v in tensors} | {"cpu"} == {device.type}:
+        return program
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, device)
 
 
 def _signature_of(path: Path, program: Any) -> tuple[Signature, Ask]:

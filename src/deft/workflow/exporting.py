@@ -76,10 +76,13 @@ def export(
         ContractError: the graph differs from PyTorch by more than `TOLERANCE`: nothing is written.
 
     >>> import tempfile, deft
-    >>> world, obs = deft.testing.half_seen(4)
-    >>> export("no such run", "h.onnx")
-    Traceback (most recent call last):
-    deft.errors.CheckpointError: no such run: no such run does not exist; give a folder made by `deft fit`
+    >>> prior = deft.MeanDenoiser(lambda x, alpha, sigma: alpha * x, deft.VPCosine(), (1, 8, 8))
+    >>> h = deft.DEFT((1, 8, 8), 1, 8).eval().requires_grad_(False)  # not fitted
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fitted = deft.FittedH(h, prior, deft.tasks.SuperResolution(factor=2))
+    ...     about = deft.export(fitted, f"{folder}/h.pt2", steps=20)
+    >>> list(about["inputs"]), about["output"]["name"], len(about["levels"]), about["largest_difference"] < 1e-4
+    (['x_t', 'x_hat', 'alpha', 'sigma', 'y'], 'denoised', 21, True)
     """
     file, kind = _target(path, format)
     found = fitted if isinstance(fitted, FittedH) else load(fitted)
