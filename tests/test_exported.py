@@ -400,6 +400,8 @@ def test_a_program_with_a_pickle_is_refused_and_its_guards_do_not_run(files, tmp
         files["net.pt2"], tmp_path / "guard.pt2", "models/model.json", in_json(lambda t: t.update(guards_code=[guard]))
     )
     assert load_prior(tmp_path / "guard.pt2", convention="ddpm")(X, T).mean.shape == X.shape and not mark.exists()
+    torch.export.load(str(tmp_path / "guard.pt2")).module()(X, T)  # as PyTorch does it
+    assert mark.exists()
 
 
 def test_weights_beside_an_onnx_graph(files, tmp_path, capsys):
