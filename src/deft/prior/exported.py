@@ -105,6 +105,8 @@ def load_exported(
     prior = ExportedPrior(graph, event_shape=_event_shape(graph, shape), **convention)
     freeze(prior)
     prior.card = {"family": "exported", "name": path.stem, "format": kind, **_runs(graph, where)}
+    if not prior.differentiable:
+        prior.card["derivative"] = "none"
     prior = prior.to(where)
     _try(prior, free=batch is None and not graph.signature.most)
     return prior
