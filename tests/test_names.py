@@ -187,6 +187,9 @@ print(json.dumps(told))
 """
 EXTRAS = [
     "diffusers",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
     "transformers",
     "accelerate",
     "huggingface_hub",

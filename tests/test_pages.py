@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from edm_files import filled, song_shapes, write_pickle
+from graphs import onnx_net, program, scripted
 from toys import pictures, run, save_pictures
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +26,7 @@ PAGES = (
     "prior-edm",
     "prior-function",
     "pipeline",
+    "prior-exported",
     "latent",
     "tasks",
     "methods",
@@ -149,6 +151,15 @@ def genie_file(path):
     Path("configuration").write_text(TEXT.replace("maximumNumResidues 40", "maximumNumResidues 64"))
 
 
+GREY = {"channels": 1, "outputs": 1, "width": 64}
+GRAPHS = {
+    "model.onnx": lambda path: onnx_net(path, (1, 16, 16), **GREY),
+    "model.ts": lambda path: scripted(path, (1, 16, 16), **GREY),
+    "model.pt2": lambda path: program(path, shape=(1, 16, 16), **GREY),
+}
+"""Files of the table that are graphs."""
+
+
 @pytest.mark.parametrize(("file", "command"), rows())
 def test_every_row_of_the_table_of_files_runs(file, command, place, capsys, monkeypatch):
     if file == "genie.ckpt":
@@ -167,6 +178,8 @@ def test_every_row_of_the_table_of_files_runs(file, command, place, capsys, monk
         adm_file(place / file)
     if file.endswith(".pkl"):
         edm_file(place / file)
+    if file in GRAPHS:
+        GRAPHS[file](place / file)
     if file == "model-10.pt":  # a trainer's file, with DataParallel, and an average under other names
         adm_file(place / "plain.pt")
         state = torch.load("plain.pt")
@@ -186,6 +199,8 @@ def test_the_commands_of_a_page_run(page, place, capsys):
     assert lines
     if page == "prior-adm":
         adm_file(place / "256x256_diffusion_uncond.pt")
+    if page == "prior-exported":
+        onnx_net(place / "model.onnx", (1, 16, 16), **GREY)
     if page == "prior-edm":
         edm_file(place / "edm-ffhq-64x64-uncond-vp.pkl")
     for line in lines:

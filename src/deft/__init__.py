@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from deft.train.data import Clean, Pairs
     from deft.train.denoising import DenoisingObjective
     from deft.train.fit import FitConfig, FitResult, fit
+    from deft.workflow.exporting import export
 
 __all__ = [
     "DAPS",
@@ -115,6 +116,7 @@ __all__ = [
     "__version__",
     "condition",
     "diagnose",
+    "export",
     "fingerprint",
     "fit",
     "fit_h",
@@ -156,6 +158,7 @@ _WHERE = {
     "train.data": "Clean Pairs",
     "train.denoising": "DenoisingObjective",
     "train.fit": "FitConfig FitResult fit",
+    "workflow.exporting": "export",
 }
 """Module -> what of it is shown here. The imports above say the same to type checkers and editors; a test compares the
 two."""

@@ -34,6 +34,7 @@ COMMANDS = {
         "deft.cli.evaluate:evaluate",
         "Compare methods on the same held-out measurements.",
     ),
+    "export": LazyCommand("deft.cli.export:export_run", "Write a fitted h as a graph for other runtimes (ONNX)."),
     "fit": LazyCommand("deft.cli.fit:fit", "Fit an h-transform to a frozen prior."),
     "hub": LazyCommand("deft.cli.hub:hub", "Share a fitted h: a folder with card and README, and a model hub."),
     "info": LazyCommand("deft.cli.info:info", "Show the card of a fitted h, a prior or a run folder."),

@@ -23,7 +23,7 @@ from deft.io.tasks import TASKS
 from deft.kinds.domain import Domain
 from deft.learned import Learned, kind_of
 from deft.likelihood.unknown import UnknownTask
-from deft.methods import Plan, plan
+from deft.methods import METHODS, Plan, no_gradient, plan
 from deft.recipe.data import read_unknown
 from deft.values import Count, Rows, Samples, Seed, Share, Steps
 
@@ -132,7 +132,7 @@ def evaluate(
     plans = _plans(methods, chosen, prior, fitted, steps, eta)
     prior = common.spread_out(prior, shard_prior)
     domain, shape = common.domain_for(prior), prior.data_shape
-    _check_methods(plans, chosen, shape)
+    _check_methods(plans, chosen, prior)
     if samples < 1:
         raise InputError(f"--samples must be at least 1, got {samples}")
     common.check_batch(batch, shape)
@@ -205,7 +205,8 @@ def _plans(
     methods: str | None, task: Any, prior: Denoiser, fitted: Learned | None, steps: int | None, eta: float | None
 ) -> dict[str, Plan]:
     """Name -> plan of --methods; what cannot be made is said before anything is read."""
-    free = ["prior"] if isinstance(task, UnknownTask) else ["dps", "pigdm", "prior"]
+    known = ["prior"] if isinstance(task, UnknownTask) else ["dps", "pigdm", "prior"]
+    free = [name for name in known if not no_gradient(METHODS[name], prior)]
     names = methods.split(",") if methods else [*([kind_of(fitted)] if fitted is not None else []), *free]
     plans = {p.method.name: p for p in (plan(m.strip(), task.name, steps=steps, eta=eta) for m in names)}
     for p in plans.values():
@@ -213,11 +214,11 @@ def _plans(
     return plans
 
 
-def _check_methods(plans: dict[str, Plan], task: Any, shape: tuple[int, ...]) -> None:
-    """Refuse methods that cannot be used with the task."""
-    likelihood = task.check(shape).likelihood
+def _check_methods(plans: dict[str, Plan], task: Any, prior: Denoiser) -> None:
+    """Refuse methods that cannot be used with the task, or with the prior."""
+    likelihood = task.check(prior.data_shape).likelihood
     for p in plans.values():
-        if reason := p.method.why_unsupported(likelihood):
+        if reason := p.method.why_unsupported(likelihood) or no_gradient(p.method, prior, likelihood):
             raise InputError(f"{reason} (the task {task.name}): leave {p.method.name} out of --methods")
 
 

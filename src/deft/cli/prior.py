@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.cli.export import export_network as export
 from deft.cli.group import NearestGroup
 from deft.cli.inspect import inspect
 from deft.cli.numbers import Depth, Line, Number, Numbers
@@ -56,6 +57,7 @@ def prior() -> None:
 
 
 prior.add_command(inspect)
+prior.add_command(export)
 
 
 def make_schedule(name: str) -> Schedule:

@@ -22,7 +22,7 @@ from deft.kinds.records import task_from
 from deft.learned import DEFT, LearnedCovariance, kind_of
 from deft.likelihood.task import Tilt
 from deft.likelihood.unknown import UnknownTask
-from deft.methods import METHODS, Plan, plan, takes_eta
+from deft.methods import METHODS, Plan, no_gradient, plan, takes_eta
 from deft.recipe.fitted import FittedH
 from deft.samplers import SAMPLERS
 from deft.values import Deviation, Index, Range, Rows, Samples, Seed, Share, Steps
@@ -254,6 +254,10 @@ class Asked:
         made = self.plan(task, fitted)
         if isinstance(task, UnknownTask) and (
             reason := made.method.why_unsupported(task.check(prior.data_shape).likelihood)
+        ):
+            raise InputError(reason)
+        if not prior.differentiable and (
+            reason := no_gradient(made.method, prior, task.check(prior.data_shape).likelihood)
         ):
             raise InputError(reason)
         covariance = self._covariance(prior, made, first)

@@ -104,6 +104,7 @@ class Denoiser(PrintedModule, Renamed, ABC):
     """What `load_prior` was given, files by their absolute paths; what is fitted to a prior names it so."""
     loaded_with: tuple[str, ...] = ()
     """The options that it was given, as KEY=VALUE."""
+    differentiable: bool = True  # in x_t, as far as is known: the mean of a service is not, nor that of an ONNX graph
 
     def __init__(self) -> None:
         super().__init__()

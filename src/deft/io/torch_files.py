@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from deft.errors import CheckpointError
+from deft.io.graph_files import ONNX, PROGRAM, SCRIPT, graph_kind
 from deft.io.inert import INERT
 from deft.runtime.untrusted import check_tensors, check_zip
 
@@ -22,7 +23,6 @@ BY_FUNCTION = (
 
 _WEIGHTS = BY_FUNCTION + "; or save its weights as a folder of diffusers or a state dict, with the library it is from"
 _SUFFIXES = {
-    ".onnx": ("an ONNX graph", BY_FUNCTION + " (net: a function of (x, time) that asks a session of onnxruntime)"),
     ".gguf": ("a GGUF file of quantised weights", _WEIGHTS),
     ".h5": ("an HDF5 file (Keras)", _WEIGHTS),
     ".hdf5": ("an HDF5 file", _WEIGHTS),
@@ -39,33 +39,28 @@ _SUFFIXES = {
     ".npz": ("a file of arrays", BY_FUNCTION),
 }
 _MAGIC = {b"GGUF": ".gguf", b"\x89HDF\r\n\x1a\n": ".h5"}
-_SCRIPT = ("a TorchScript graph", BY_FUNCTION + " (net: torch.jit.load(path))")
-_EXPORTED = ("a graph of torch.export", BY_FUNCTION + " (net: torch.export.load(path).module())")
+_GRAPHS = {
+    ONNX: "an ONNX graph",
+    SCRIPT: "a TorchScript graph",
+    PROGRAM: "a graph of torch.export",
+}
+_GRAPH = "a graph is a prior as it is (--prior FILE, docs/prior-exported.md); for anything else "
 
 
 def external_format(path: Path) -> str | None:
     """One line for a file that holds a network of a kind that is not read here: what it is, and what to do with it;
     None for other files."""
+    if graph := graph_kind(path):
+        return f"{path} is {_GRAPHS[graph]}: {_GRAPH}{BY_FUNCTION}"
     try:
         with path.open("rb") as f:
             head = f.read(8)
-        names = [m.filename for m in check_zip(path)] if head[:2] == b"PK" else []
-    except Exception:  # damaged, or larger than it may be: whoever reads it says so
+    except OSError:
         return None
-    inside = {name.partition("/")[2] for name in names}
     magic = next((suffix for magic, suffix in _MAGIC.items() if head.startswith(magic)), None)
-    if "constants.pkl" in inside and any(name.startswith("code/") for name in inside):
-        kind, way = _SCRIPT
-    elif (
-        path.suffix == ".pt2"
-        or "serialized_exported_program.json" in inside | set(names)
-        or {"archive_format", "models/model.json"} & inside
-    ):
-        kind, way = _EXPORTED
-    elif magic or path.suffix.lower() in _SUFFIXES:
-        kind, way = _SUFFIXES[magic or path.suffix.lower()]
-    else:
+    if not magic and path.suffix.lower() not in _SUFFIXES:
         return None
+    kind, way = _SUFFIXES[magic or path.suffix.lower()]
     return f"{path} is {kind}: {way}"
 
 

@@ -103,7 +103,7 @@ class Calibrated(Learned):
 
 def _between_knots(values: Tensor, level: Tensor) -> Tensor:
     """What is kept at `KNOTS`, linear between them and constant outside, at log(sigma/alpha) of any shape."""
-    place = ((level - KNOTS[0]) / (KNOTS[1] - KNOTS[0])).clamp(0, len(KNOTS) - 1.001)
+    place = ((level - KNOTS[0]) / (KNOTS[1] - KNOTS[0])).clamp(0.0, len(KNOTS) - 1.001)
     i = place.floor().long()
     return torch.lerp(values[i], values[i + 1], (place - i).to(values.dtype))
 

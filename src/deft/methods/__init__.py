@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 
 from deft._old_names import moved
 from deft.methods.method import SOLVERS, SPACES, WEIGHTED, Context, Draw, Method
-from deft.methods.plans import TUNED, Plan, get_method, make_sampler, plan, sampler_options, takes_eta
+from deft.methods.plans import (
+    TUNED,
+    Plan,
+    forward_only,
+    get_method,
+    make_sampler,
+    no_gradient,
+    plan,
+    sampler_options,
+    takes_eta,
+)
 from deft.methods.settings import NoSettings, Settings, setting
 from deft.methods.table import BEST_SOLVER, METHODS, SCORE_FORM
 
@@ -28,8 +38,10 @@ __all__ = [
     "NoSettings",
     "Plan",
     "Settings",
+    "forward_only",
     "get_method",
     "make_sampler",
+    "no_gradient",
     "plan",
     "sampler_options",
     "setting",

@@ -17,7 +17,7 @@ from deft.core.condition import fitted_to
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS, levels, times
 from deft.core.htransform import HTransform
-from deft.core.likelihood import Observation
+from deft.core.likelihood import Likelihood, Observation
 from deft.core.sampler import Sampler
 from deft.core.schedule import Schedule
 from deft.core.transition import Level
@@ -106,7 +106,7 @@ class Plan:
         Raises:
             InputError: the method cannot be used with this measurement, or has no h to scale.
         """
-        reason = self.method.why_unsupported(obs.likelihood)
+        reason = self.method.why_unsupported(obs.likelihood) or no_gradient(self.method, prior, obs.likelihood)
         if reason:
             raise InputError(reason)
         obs = fitted_to(prior, obs)
@@ -161,6 +161,28 @@ class Plan:
             "steps": self.steps,
             "spacing": self.spacing,
         }
+
+
+def forward_only(likelihood: Likelihood | None = None) -> list[str]:
+    """Names of the methods that ask the prior for its mean alone: not for a derivative of it, nor for its network,
+    which they would change. Those that can be used with a likelihood, where one is given.
+
+    >>> "dps" in forward_only(), "deft" in forward_only()
+    (False, True)
+    """
+    rows = [m for m in METHODS.values() if not m.backward and m.runs == 1]
+    return [m.name for m in rows if likelihood is None or m.why_unsupported(likelihood) is None]
+
+
+def no_gradient(method: Method[Any], prior: Denoiser, likelihood: Likelihood | None = None) -> str | None:
+    """One line why a method cannot be used with a prior that has no derivative, or None."""
+    if not method.backward or prior.differentiable:
+        return None
+    what = prior.card.get("format", "a service")
+    return (
+        f"{method.title} differentiates through the prior, and this one ({what}) has no derivative: take a method that"
+        f" needs none: {', '.join(forward_only(likelihood))}"
+    )
 
 
 def begun_at(schedule: Schedule, grid: Sequence[Level], ratio: float) -> list[Level]:

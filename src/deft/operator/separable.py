@@ -116,7 +116,9 @@ class Separable(LinearOperator):
         if self._features is not None:
             return self._features(y)
         return self._along(
-            "v", self._measured(y, lambda s: s / (s.square() + (DAMPING * s.amax()).square())), transpose=True
+            "v",
+            self._measured(y, lambda s: s / (s.square() + (DAMPING * s.flatten(1).amax(1)).square())),
+            transpose=True,
         )
 
     def start(self, y: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
+from deft.methods import METHODS, forward_only
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.latent import LatentPrior
 from deft.samplers import Heun, sample
@@ -94,12 +95,34 @@ class ConventionCheck:
     tried: list[Candidate] = field(default_factory=list)
 
 
+SHOWN = (
+    "family", "name", "class", "config", "weights", "label", "unsure", "scheduler", "data", "licence", "format",
+    "providers", "batch",
+)  # fmt: skip
+"""What of a card is said of a prior."""
+
+
 def describe(prior: Denoiser) -> dict[str, Any]:
     """What is said of a prior: family, parameters, shape, convention, and what nobody said (`unsure`)."""
     about: dict[str, Any] = {
         k: v
         for k, v in prior.card.items()
-        if k in ("family", "name", "class", "config", "weights", "label", "unsure", "scheduler", "data", "licence")
+        if k
+        in (
+            "family",
+            "name",
+            "class",
+            "config",
+            "weights",
+            "label",
+            "unsure",
+            "scheduler",
+            "data",
+            "licence",
+            "format",
+            "providers",
+            "batch",
+        )
         and v is not None
     }
     if isinstance(prior, LatentPrior):
@@ -109,6 +132,10 @@ def describe(prior: Denoiser) -> dict[str, Any]:
         "event_shape": list(prior.event_shape),
         "schedule": repr(prior.schedule),
     }
+    if not prior.differentiable:
+        free = [name for name in forward_only() if not METHODS[name].trained]
+        fitted = [name for name in forward_only() if METHODS[name].trained]
+        about |= {"derivative": "none", "methods": {"at once": ", ".join(free), "after a fit": ", ".join(fitted)}}
     if isinstance(prior, NetworkDenoiser):
         about |= {
             "output": prior.output, "schedule": repr(prior.inner_schedule), "range": list(prior.value_range),

@@ -95,7 +95,7 @@ class LatentPrior(Denoiser):
         self.prior, self.autoencoder, self.gradient = prior, autoencoder, gradient
         self.schedule: Schedule = prior.schedule
         self.event_shape, self._data_shape = prior.event_shape, tuple(data_shape)
-        self.card = dict(prior.card)
+        self.card, self.differentiable = dict(prior.card), prior.differentiable
         self.gain = measure_gain(autoencoder, prior) if gain is None else gain
 
     @property

@@ -19,6 +19,7 @@ from deft.core.denoiser import Denoiser, freeze
 from deft.denoiser.tiled import OVERLAP, Tiled
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.files import check_header
+from deft.io.graph_files import graph_kind
 from deft.io.prior_files import BUNDLED, load_own
 from deft.io.states import SUFFIXES, kinds_of, read_any
 from deft.io.torch_files import BY_FUNCTION, external_format
@@ -29,6 +30,7 @@ from deft.prior.options import (
     ADM_KINDS,
     DIFFUSERS_KINDS,
     EDM_KINDS,
+    EXPORTED_KINDS,
     OWN_KINDS,
     REMOTE_KINDS,
     STATE_KINDS,
@@ -98,6 +100,16 @@ def _load_edm(name: str, device: torch.device | str = "cpu", **options: Any) -> 
     return load_edm(name, device=device, **options)
 
 
+def _is_exported(name: str) -> bool:
+    return graph_kind(Path(name)) is not None
+
+
+def _load_exported(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
+    from deft.prior.exported import load_exported
+
+    return load_exported(name, device=device, **options)
+
+
 def _keys(path: Path) -> list[str]:
     from safetensors import safe_open
 
@@ -163,6 +175,7 @@ OURS: dict[str, Family] = {
         diffusers.load_diffusers,
         DIFFUSERS_KINDS,
     ),
+    "exported": Family("a graph: ONNX, TorchScript, torch.export", _is_exported, _load_exported, EXPORTED_KINDS),
 }
 """Asked first."""
 OTHERS: dict[str, Family] = {

@@ -233,6 +233,29 @@ EDM_KINDS: dict[str, Kind] = (
 )
 """Of EDM's networks."""
 
+_TIME_TYPES = {"float32": torch.float32, "float16": torch.float16, "float64": torch.float64, "int64": torch.int64}
+
+
+def _time_type(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        value = str(value).removeprefix("torch.")
+    return _TIME_TYPES[_one_of("type of a time", _TIME_TYPES)(value)]
+
+
+EXPORTED_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
+    "event_shape": Kind(
+        "whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 1, 4, 1)
+    ),
+    "providers": Kind(
+        "names of ONNX Runtime with commas between them (CUDAExecutionProvider,CPUExecutionProvider)",
+        lambda v: tuple(text(name) for name in _listed(v)),
+    ),
+    "batch": COUNT,
+    "scalar_time": TRUTH,
+    "time_dtype": Kind("a name (float32, int64)", _time_type),
+}
+"""Of exported graphs."""
+
 REMOTE_KINDS: dict[str, Kind] = {
     "timeout": Kind("a number of seconds above 0", _above),
     "retries": Kind("a whole number from 0", _least(_whole, 0)),

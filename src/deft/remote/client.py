@@ -202,6 +202,7 @@ class RemoteDenoiser(Denoiser):
         batch: int | None = None,
     ):
         super().__init__()
+        self.differentiable = False
         ours = "a remote prior"
         self.url = _address(url)
         self.timeout, self.wait = real(ours, "timeout", timeout, 0.001, DAY), real(ours, "wait", wait, 0.0, 30 * DAY)
