@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.cli.embed import embed
 from deft.cli.group import NearestGroup
 from deft.cli.inspect import inspect
 from deft.cli.numbers import Depth, Line, Number, Numbers
@@ -52,10 +53,11 @@ TRAIN_OUTPUTS = Outputs("prior train", ("prior.safetensors", "card.md", "samples
 
 @click.group(cls=NearestGroup)
 def prior() -> None:
-    """Priors: what a file is, and training your own."""
+    """Priors: what a file is, embeddings of a prompt, and training your own."""
 
 
 prior.add_command(inspect)
+prior.add_command(embed)
 
 
 def make_schedule(name: str) -> Schedule:

@@ -94,14 +94,16 @@ class ConventionCheck:
     tried: list[Candidate] = field(default_factory=list)
 
 
+SHOWN = (
+    "family", "name", "class", "config", "weights", "label", "prompt", "negative_prompt", "prompt_sha256",
+    "guidance_scale", "guidance", "lora", "unsure", "scheduler", "data", "licence",
+)  # fmt: skip
+"""Fields of a card that are shown of a prior."""
+
+
 def describe(prior: Denoiser) -> dict[str, Any]:
     """What is said of a prior: family, parameters, shape, convention, and what nobody said (`unsure`)."""
-    about: dict[str, Any] = {
-        k: v
-        for k, v in prior.card.items()
-        if k in ("family", "name", "class", "config", "weights", "label", "unsure", "scheduler", "data", "licence")
-        and v is not None
-    }
+    about: dict[str, Any] = {k: v for k, v in prior.card.items() if k in SHOWN and v is not None}
     if isinstance(prior, LatentPrior):
         return describe(prior.prior) | about | {"data_shape": list(prior.data_shape), "gradient": prior.gradient}
     about |= {

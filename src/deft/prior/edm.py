@@ -28,7 +28,7 @@ from deft.io.states import EDM, EDM2, Found, check_fit, choose, find_states, hol
 from deft.io.torch_files import BY_FUNCTION
 from deft.nn.edm import EDMConfig, edm_unet
 from deft.nn.edm2 import EDM2Config, EDM2UNet
-from deft.prior.diffusers import load_autoencoder
+from deft.prior.autoencoder import load_autoencoder
 from deft.prior.labels import NONE
 from deft.prior.latent import LatentPrior
 from deft.runtime.untrusted import building, describable

@@ -24,7 +24,7 @@ from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
-from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, STATE_KINDS, typed
+from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, STATE_KINDS, TEXT_KINDS, typed
 from deft.prior.probing import try_once
 from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
@@ -244,7 +244,15 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     return out
 
 
+AS_WRITTEN = ("prompt", "negative_prompt", "embeddings", "lora")
+"""Options that are texts, whatever they look like."""
+FILES = ("embeddings", "lora")
+"""Options that are files, which what is fitted to a prior names by their absolute paths."""
+
+
 def _value(key: str, text: str) -> Any:
+    if key in AS_WRITTEN:
+        return text
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
@@ -288,6 +296,7 @@ def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, di
     """
     family = family_of(name)
     load, kinds = FAMILIES[family].load, FAMILIES[family].options
+    _check_text(name, family, options)
     takes = dict(inspect.signature(load).parameters)
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         for key in options:
@@ -299,14 +308,28 @@ def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, di
     return family, dict(options) if family == "python" else resolve(typed(kinds, options))
 
 
+def _check_text(name: str | Path, family: str, options: Mapping[str, Any]) -> None:
+    """Refuse a prompt where there is none to give: a function may take one, and only models of diffusers do beside."""
+    if family in ("diffusers", "state", "hub", "python"):
+        return
+    for key in (*TEXT_KINDS, "lora", "lora_scale"):
+        if options.get(key) is not None and key not in FAMILIES[family].options:
+            whose = (
+                "the prompt of a prior behind a service is the service's own: give it to `deft serve`"
+                if family == "remote"
+                else f"{name} has no text encoder; {key} is for models of diffusers: leave it out"
+            )
+            raise InputError(f"{key}={quoted(options[key])}: {whose}")
+
+
 @checks_arguments
 def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
 
     Args:
-        options: of the family's loader (label, variant, config, token, ...), and the convention where what the files
-            say is to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range,
-            scale_input, sigma_data, learned_variance (see `NetworkDenoiser`).
+        options: of the family's loader (prompt, guidance_scale, label, variant, config, token, ...), and the convention
+            where what the files say is to be overruled: convention (a key of `CONVENTIONS`), output, schedule, time,
+            value_range, scale_input, sigma_data, learned_variance (see `NetworkDenoiser`).
 
     Raises:
         InputError, CheckpointError: what was given, what was expected, what to do.
@@ -326,9 +349,15 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
     prior.card.setdefault("family", family)
     prior.loaded_as = absolute_name(str(name))
     prior.loaded_with = tuple(
-        f"{key}={option_text(value)}" for key, value in options.items() if key not in ("token", "trust_pickle")
+        f"{key}={option_text(_found(key, value))}"
+        for key, value in options.items()
+        if key not in ("token", "trust_pickle")
     )
     return prior
+
+
+def _found(key: str, value: Any) -> Any:
+    return str(Path(value).resolve()) if key in FILES and isinstance(value, (str, Path)) else value
 
 
 def absolute_name(name: str) -> str:
