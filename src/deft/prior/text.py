@@ -134,6 +134,10 @@ class Encoders:
         length: tokens, filled up and cut; None: as many as the tokenizer says. masked: show the encoder which tokens
             are filled in. before: what stands before the text, not counted in `length`.
         """
+        with quiet():
+            return self.ask(ending, text, length, masked, before)
+
+    def ask(self, ending: str, text: str, length: int | None, masked: bool, before: str) -> Out:
         words, encoder, own = self.load(ending)
         config = encoder.config
         if length is None:
