@@ -21,6 +21,7 @@ PAGES = (
     "commands",
     "priors",
     "prior-diffusers",
+    "prior-text",
     "prior-adm",
     "prior-edm",
     "prior-function",
@@ -128,6 +129,16 @@ def edm_file(path):
     write_pickle(path, filled(song_shapes(side=16, channels=1, attention=(8,))))
 
 
+def text_folder(path):
+    """A small text-conditional pipeline, and photos in colour."""
+    pytest.importorskip("transformers")
+    import text_models
+
+    text_models.stable_diffusion(path)
+    for file in [*Path("photos").iterdir(), Path("photo.png")]:
+        Image.open(file).convert("RGB").save(file)
+
+
 FIT = "--data photos/ --task denoise --out run " + SMALL["fit"]
 
 
@@ -150,6 +161,8 @@ def genie_file(path):
 
 @pytest.mark.parametrize(("file", "command"), rows())
 def test_every_row_of_the_table_of_files_runs(file, command, place, capsys, monkeypatch):
+    if file == "sd/":
+        text_folder(place / file)
     if file == "genie.ckpt":
         genie_file(place / file)
         command = command.replace("…", "--problem 5W0GA -n 1 --steps 20 --out scaffolds")
@@ -185,6 +198,8 @@ def test_the_commands_of_a_page_run(page, place, capsys):
     assert lines
     if page == "prior-adm":
         adm_file(place / "256x256_diffusion_uncond.pt")
+    if page == "prior-text":
+        text_folder(place / "sd")
     if page == "prior-edm":
         edm_file(place / "edm-ffhq-64x64-uncond-vp.pkl")
     for line in lines:
