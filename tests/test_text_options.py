@@ -404,6 +404,32 @@ def test_other_damage(own):
     assert "\n" not in str(error.value)
 
 
+def test_a_text_encoder_runs_no_code(own):
+    """Of a pickle in its folder nothing is run; a damaged or a too small file is one line."""
+
+    class Evil:
+        def __reduce__(self):
+            return exec, (f"open({str(own / 'ran')!r}, 'w')",)
+
+    weights = own / "text_encoder/model.safetensors"
+    whole = weights.read_bytes()
+    for damage in (whole[:100], whole[:-200], b"\0" * 50):
+        weights.write_bytes(damage)
+        with pytest.raises(CheckpointError, match="text_encoder") as error:
+            load_prior(own, prompt=PROMPT)
+        assert "\n" not in str(error.value)
+    weights.unlink()
+    torch.save({"evil": Evil()}, own / "text_encoder/pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="text encoder cannot be loaded") as error:
+        load_prior(own, prompt=PROMPT)
+    assert "\n" not in str(error.value) and not (own / "ran").exists()
+    (own / "text_encoder/pytorch_model.bin").unlink()
+    weights.write_bytes(whole)
+    edit(own / "text_encoder/config.json", hidden_size=10**6, num_hidden_layers=10**4)
+    with pytest.raises(CheckpointError, match="text encoder cannot be loaded"):
+        load_prior(own, prompt=PROMPT)
+
+
 CHANNELS = {
     5: "depth model",
     7: "upscaler",

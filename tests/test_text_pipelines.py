@@ -102,7 +102,9 @@ def test_pixart(tmp_path, sigma):
     pipe = models.pixart(tmp_path, sigma)
     x = noise(4)
     call = GUIDED | HALVED | {"num_images_per_prompt": 2}
-    compare(load_prior(tmp_path, **GUIDED), x, *record(pipe, x, **call))
+    prior = load_prior(tmp_path, **GUIDED)
+    compare(prior, x, *record(pipe, x, **call))
+    assert prior.prior.net.given_prompt_attention_mask.shape == (2, 300 if sigma else 120)
 
 
 @pytest.mark.parametrize("t5", [True, False])

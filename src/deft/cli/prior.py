@@ -1,4 +1,4 @@
-"""deft prior train"""
+"""deft prior train, and the group of its commands"""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ TRAIN_OUTPUTS = Outputs("prior train", ("prior.safetensors", "card.md", "samples
 
 @click.group(cls=NearestGroup)
 def prior() -> None:
-    """Priors: what a file is, embeddings of a prompt, and training your own."""
+    """Priors: what a file is, and training your own."""
 
 
 prior.add_command(inspect)

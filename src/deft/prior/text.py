@@ -23,7 +23,7 @@ from deft.prior.embeddings import Embedded, Embeddings
 from deft.prior.families import TEXT_FAMILIES, Config, class_name, title_of
 from deft.prior.lora import merge_text
 from deft.prior.parts import config_of
-from deft.prior.weights import MAX_TENSORS, check_complete
+from deft.prior.weights import MAX_TENSORS, check_complete, check_files
 from deft.runtime.untrusted import building
 from deft.values import quoted
 
@@ -266,10 +266,10 @@ def load_encoder(home: Home, part: str) -> nn.Module:
     stated = config_of(folder / "config.json").get("architectures")
     kind = _named(home, part, ENCODERS, str(stated[0]) if isinstance(stated, list) and stated else "")
     check_complete(folder)
-    size = sum(p.stat().st_size for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
     variant = home.variant if home.variant and any(f".{home.variant}." in p.name for p in folder.iterdir()) else None
     safe = any(p.suffix == ".safetensors" for p in folder.iterdir())
     try:
+        size = check_files(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
         with quiet(), building(MAX_TENSORS, size):
             made, info = kind.from_pretrained(
                 str(folder), variant=variant, local_files_only=True, use_safetensors=safe, torch_dtype=torch.float32,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -129,15 +130,18 @@ MAX_TENSORS = 20_000
 
 
 def _check_weights(folder: Path) -> int:
-    """Bytes of a model's files of weights, none of which is packed or has a header that is too long."""
+    return check_files(p for p in folder.iterdir() if _SHARD.fullmatch(p.name))
+
+
+def check_files(paths: Iterable[Path]) -> int:
+    """Bytes of files of weights, none of which is packed or has a header that is too long."""
     whole = 0
-    for path in folder.iterdir():
-        if _SHARD.fullmatch(path.name):
-            if path.suffix == ".safetensors":
-                check_header(path)
-            elif zipfile.is_zipfile(path):
-                check_zip(path, stored=True)
-            whole += path.stat().st_size
+    for path in paths:
+        if path.suffix == ".safetensors":
+            check_header(path)
+        elif zipfile.is_zipfile(path):
+            check_zip(path, stored=True)
+        whole += path.stat().st_size
     return whole
 
 
