@@ -3,6 +3,8 @@ pipeline, with the same scheduler, prompt, guidance and noise."""
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -180,6 +182,28 @@ def test_sizes_are_conditions_of_the_large_pixart(tmp_path):
     with torch.no_grad():
         theirs = net(x, embeds, t[None], sizes, encoder_attention_mask=mask).sample[:, :4]
     torch.testing.assert_close(prior(x, t).eps, theirs, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["pixart", "dit"])
+def test_the_class_of_older_files(tmp_path, kind):
+    """The published PixArt and DiT are a Transformer2DModel in their config.json."""
+    getattr(models, kind)(tmp_path)
+    asked = {"label": 3} if kind == "dit" else GUIDED
+    before, file = load_prior(tmp_path, **asked), tmp_path / "transformer/config.json"
+    norm = "ada_norm_zero" if kind == "dit" else "ada_norm_single"
+    config = {"norm_type": norm, "caption_channels": None} | json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"_class_name": "Transformer2DModel"}))
+    x, t = noise(4), torch.tensor(300.0)
+    torch.testing.assert_close(load_prior(tmp_path, **asked)(x, t).mean, before(x, t).mean)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_precision_of_the_network(tmp_path, dtype):
+    models.stable_diffusion(tmp_path)
+    prior, x, t = load_prior(tmp_path, dtype=dtype, **GUIDED), noise(4), torch.tensor(300.0)
+    assert str(next(prior.prior.parameters()).dtype) == f"torch.{dtype}"
+    off = (prior(x, t).mean - load_prior(tmp_path, **GUIDED)(x, t).mean).abs().max()
+    assert float(off) <= (0 if dtype == "float32" else 0.1)
 
 
 def test_a_gradient_goes_through_guidance(tmp_path):

@@ -37,7 +37,7 @@ from deft.prior.parts import (
 from deft.prior.probing import try_once
 from deft.prior.refused import refuse
 from deft.prior.scheduler import BY_HAND, PREDICTIONS, examine, read_scheduler, table
-from deft.prior.weights import INSTALL, WEIGHTS, Weights, load_model, model_of_state, weight_files
+from deft.prior.weights import DTYPES, INSTALL, WEIGHTS, Weights, load_model, model_of_state, weight_files
 
 __all__ = [
     "AUTOENCODERS",
@@ -79,6 +79,7 @@ def load_diffusers(
     embeddings: str | None = None,
     lora: str | None = None,
     lora_scale: float = 1.0,
+    dtype: str | None = None,
     state: Weights | None = None,
     **changes: Any,
 ) -> Denoiser:
@@ -101,6 +102,7 @@ def load_diffusers(
             each row of x (`Prompted`); of FLUX.1-dev it is an input of the network.
         embeddings: a file of `deft prior embed`, in place of the text encoders.
         lora: a file of LoRA weights, merged into the network (and into text encoders that are used), lora_scale times.
+        dtype: the network's precision, a key of `DTYPES`; by default float32, or that of the variant.
         state: weights from a file elsewhere, in place of the folder's (`load_state`).
         changes: keywords of `NetworkDenoiser` that override what the files say (output, value_range, time, ...). With
             schedule and output given, a scheduler that cannot be read is no obstacle.
@@ -135,7 +137,11 @@ def load_diffusers(
     said |= {"learned_variance": outputs == 2 * shape[0]}
     if family is not None and embeddings is None:
         check_encoders(parts, config)
-    model, notes = load_model(parts.model, variant) if state is None else model_of_state(parts.model, state)
+    if state is None:
+        model, notes = load_model(parts.model, variant, None if dtype is None else DTYPES[dtype])
+    else:
+        model, notes = model_of_state(parts.model, state)
+        model = model if dtype is None else model.to(DTYPES[dtype])
     unsure += notes
     under = condition_network(name, model, config, parts, asked, shape, variant)
     prior = NetworkDenoiser(under.net, event_shape=shape, **(said | changes))

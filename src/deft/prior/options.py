@@ -190,6 +190,7 @@ DIFFUSERS_KINDS: dict[str, Kind] = (
     | {
         "lora": Kind("a file of LoRA weights (.safetensors)", text),
         "lora_scale": Kind("a number", _number),
+        "dtype": Kind("a name", _one_of("dtype", ("float32", "float16", "bfloat16"))),
         "label": Kind("a whole number from 0, or none", _label),
         "variant": Kind("the name in the files' names (fp16)", text),
         "event_shape": Kind(

@@ -266,7 +266,7 @@ def load_encoder(home: Home, part: str) -> nn.Module:
     stated = config_of(folder / "config.json").get("architectures")
     kind = _named(home, part, ENCODERS, str(stated[0]) if isinstance(stated, list) and stated else "")
     check_complete(folder)
-    variant = home.variant if home.variant and any(f".{home.variant}." in p.name for p in folder.iterdir()) else None
+    variant = home.variant if home.variant and any(f".{home.variant}" in p.name for p in folder.iterdir()) else None
     safe = any(p.suffix == ".safetensors" for p in folder.iterdir())
     try:
         size = check_files(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))

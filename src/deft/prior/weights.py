@@ -122,6 +122,9 @@ def check_complete(folder: Path) -> None:
         )
 
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""Precisions in which a network is kept, by name."""
+
 MAX_SHARDS = 1000
 """Of a model; the largest published ones have some tens."""
 
