@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deft.errors import CheckpointError, InputError
 from deft.prior.latent import Autoencoder
 from deft.prior.parts import config_of
-from deft.prior.weights import load_model
+from deft.prior.weights import Weights, load_model, model_of_state
 
 
 def load_autoencoder(
@@ -24,14 +24,18 @@ def load_autoencoder(
     scale: float | Sequence[float] | None = None,
     shift: float | Sequence[float] | None = None,
     elsewhere: Sequence[Path] = (),
+    state: Weights | None = None,
 ) -> tuple[Autoencoder, tuple[int, ...], list[str]]:
     """(frozen autoencoder, shape of the data, doubts) of a folder, for latents of a shape; always in float32.
 
     scale, shift: of the latents, over what the config says. elsewhere: configs that may state them where the
-        autoencoder's own does not.
+        autoencoder's own does not. state: its weights from a file elsewhere.
     """
     config = config_of(folder / "config.json")
-    model, unsure = load_model(folder, variant, dtype=torch.float32)
+    if state is None:
+        model, unsure = load_model(folder, variant, dtype=torch.float32)
+    else:
+        model, unsure = model_of_state(folder, state)[0].float(), list[str]()
     found_scale, found_shift, doubts = latent_statistics(
         folder, config, model, latent, elsewhere, asked=(scale is not None, shift is not None)
     )

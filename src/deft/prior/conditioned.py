@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Conditioned:
 
 def condition_network(
     name: object, model: nn.Module, config: Config, parts: Parts, asked: Condition, shape: tuple[int, ...],
-    variant: str | None = None,
+    variant: str | None = None, states: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Conditioned:  # fmt: skip
     """A network of diffusers as net(x, t), under what was asked for.
 
@@ -72,7 +72,7 @@ def condition_network(
         return Conditioned(net, card | guidance_card(net), unsure + notes)
     if asked.label is not None:
         raise InputError(f"{name} takes a text and no class, got label={asked.label}: give a prompt")
-    made = find_embeddings(name, parts, config, asked, variant)
+    made = find_embeddings(name, parts, config, asked, variant, states)
     embedded = family.embedded(config)
     guided = asked.guidance_scale > 1 and not embedded
     _check_guidance(name, asked, made, guided, embedded)
@@ -93,13 +93,14 @@ def condition_network(
 
 
 def find_embeddings(
-    name: object, parts: Parts, config: Config, asked: Condition, variant: str | None = None
-) -> Embeddings:
+    name: object, parts: Parts, config: Config, asked: Condition, variant: str | None = None,
+    states: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Embeddings:  # fmt: skip
     """From the file that was given, or from the pipeline's own text encoders."""
     family = text_family(config)
     assert family is not None
     if asked.embeddings is None:
-        more = {"lora": asked.lora_file, "lora_scale": asked.lora_scale}
+        more = {"lora": asked.lora_file, "lora_scale": asked.lora_scale, "states": states or {}}
         made = embed(home_of(parts.home, config, variant, **more), asked.prompt, asked.negative_prompt)
         check_widths(f"{name}: its text encoder", made, family.widths(config), title_of(config))
         return made
@@ -109,12 +110,12 @@ def find_embeddings(
     return made
 
 
-def check_encoders(parts: Parts, config: Config) -> None:
+def check_encoders(parts: Parts, config: Config, elsewhere: Collection[str] = ()) -> None:
     """Raise `InputError` where a text needs a tokenizer and a text encoder that are not there, before the weights
     of the network are read."""
     home = home_of(parts.home, config)
     for part in ("tokenizer", "text_encoder"):
-        if home.parts.get(part, [""])[0] is not None:
+        if part not in elsewhere and home.parts.get(part, [""])[0] is not None:
             folder_of(home, part)
 
 

@@ -7,11 +7,12 @@ variance. What is not (the range of the images) is named in the card's `unsure`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deft.core.denoiser import Denoiser, freeze
 from deft.denoiser import NetworkDenoiser
@@ -81,6 +82,7 @@ def load_diffusers(
     lora_scale: float = 1.0,
     dtype: str | None = None,
     state: Weights | None = None,
+    parts: Mapping[str, dict[str, Tensor]] | None = None,
     **changes: Any,
 ) -> Denoiser:
     """A diffusers model as a frozen prior.
@@ -104,6 +106,7 @@ def load_diffusers(
         lora: a file of LoRA weights, merged into the network (and into text encoders that are used), lora_scale times.
         dtype: the network's precision, a key of `DTYPES`; by default float32, or that of the variant.
         state: weights from a file elsewhere, in place of the folder's (`load_state`).
+        parts: tensors of other parts from that file, by the names of their folders (`load_single`).
         changes: keywords of `NetworkDenoiser` that override what the files say (output, value_range, time, ...). With
             schedule and output given, a scheduler that cannot be read is no obstacle.
 
@@ -113,14 +116,14 @@ def load_diffusers(
     """
     folder = Path(name) if Path(name).is_dir() else _download(str(name))
     refuse(name, config_of(folder / "model_index.json"), config_of(folder / "config.json"))
-    parts = look_at(folder)
-    config = config_of(parts.model / "config.json")
+    found = look_at(folder)
+    config = config_of(found.model / "config.json")
     refuse(name, config_of(folder / "model_index.json"), config)
     asked = Condition(prompt, negative_prompt, guidance_scale, embeddings, label, lora, lora_scale)
     family = text_family(config)
     if family is None:
         refuse_text(name, class_name(config), asked)
-    said, unsure = _convention(name, parts.scheduler, changes)
+    said, unsure = _convention(name, found.scheduler, changes)
     if config.get("time_embedding_type") == "fourier" and "time" not in said:
         said["time"] = "sigma"
     shape = tuple(event_shape or _event_shape(config, name))
@@ -136,18 +139,18 @@ def load_diffusers(
         )
     said |= {"learned_variance": outputs == 2 * shape[0]}
     if family is not None and embeddings is None:
-        check_encoders(parts, config)
+        check_encoders(found, config, parts or ())
     if state is None:
-        model, notes = load_model(parts.model, variant, None if dtype is None else DTYPES[dtype])
+        model, notes = load_model(found.model, variant, None if dtype is None else DTYPES[dtype])
     else:
-        model, notes = model_of_state(parts.model, state)
+        model, notes = model_of_state(found.model, state)
         model = model if dtype is None else model.to(DTYPES[dtype])
     unsure += notes
-    under = condition_network(name, model, config, parts, asked, shape, variant)
+    under = condition_network(name, model, config, found, asked, shape, variant, parts)
     prior = NetworkDenoiser(under.net, event_shape=shape, **(said | changes))
     freeze(prior)
     try_once(prior.to(device), str(name))
-    where = parts.autoencoder
+    where = found.autoencoder
     if where is None and (latent_scale is not None or latent_shift is not None):
         raise InputError(f"{name} has no autoencoder: latent_scale and latent_shift are for latent priors")
     latent: Denoiser = prior
@@ -158,7 +161,8 @@ def load_diffusers(
             variant,
             latent_scale,
             latent_shift,
-            elsewhere=(parts.model / "config.json", folder / "model_index.json"),
+            elsewhere=(found.model / "config.json", folder / "model_index.json"),
+            state=None if state is None or not parts or "vae" not in parts else state._replace(tensors=parts["vae"]),
         )
         latent = LatentPrior(prior, autoencoder.to(device), data_shape, gradient)
         unsure += doubts
@@ -169,9 +173,9 @@ def load_diffusers(
         "name": str(name),
         "class": config.get("_class_name"),
         "parameters": prior.parameter_count(),
-        "scheduler": config_of(parts.scheduler).get("_class_name") if parts.scheduler else None,
+        "scheduler": config_of(found.scheduler).get("_class_name") if found.scheduler else None,
         **under.card,
-        "unsure": unsure + parts.unsure + under.unsure,
+        "unsure": unsure + found.unsure + under.unsure,
     }
     return latent.to(device)
 

@@ -19,13 +19,14 @@ from deft.core.denoiser import Denoiser, freeze
 from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.files import check_header
 from deft.io.prior_files import BUNDLED, load_own
-from deft.io.states import SUFFIXES, kinds_of, read_any
+from deft.io.states import SUFFIXES, kinds_of, levels, read_any
 from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
 from deft.prior.conventions import CONVENTIONS
 from deft.prior.options import ADM_KINDS, DIFFUSERS_KINDS, EDM_KINDS, REMOTE_KINDS, STATE_KINDS, TEXT_KINDS, typed
 from deft.prior.probing import try_once
+from deft.prior.single import is_single, load_single
 from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
 from deft.tensors import as_device
@@ -57,6 +58,10 @@ def _is_state(name: str) -> bool:
     return "diffusers" in _networks(name)
 
 
+def _is_single(name: str) -> bool:
+    return "single" in _networks(name)
+
+
 def _networks(name: str) -> frozenset[str]:
     """Kinds of networks (`deft.io.states.KNOWN`) in a file of weights."""
     path = Path(name)
@@ -69,9 +74,12 @@ def _networks(name: str) -> frozenset[str]:
 @lru_cache(64)  # several families ask, and an old format is read as a whole
 def _networks_of(path: Path, changed: int, size: int) -> frozenset[str]:
     if path.suffix == ".safetensors":
-        return frozenset(kinds_of(dict.fromkeys(_keys(path))))
+        keys = _keys(path)
+        return frozenset(kinds_of(dict.fromkeys(keys))) | ({"single"} if is_single(keys) else set())
     try:
-        return frozenset(kinds_of(read_any(path)))
+        whole = read_any(path)
+        single = any(is_single(map(str, level)) for _, level, _ in levels(whole))
+        return frozenset(kinds_of(whole)) | ({"single"} if single else set())
     except CheckpointError:  # whoever loads it says so
         return frozenset()
 
@@ -79,6 +87,8 @@ def _networks_of(path: Path, changed: int, size: int) -> frozenset[str]:
 def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     from deft.prior.adm import load_adm
 
+    if isinstance(options.get("config"), (str, Path)) and Path(options["config"]).is_dir():
+        read_any(Path(name))  # what cannot be read of a model of diffusers says so, and not that ADM has no such config
     return load_adm(name, device=device, **options)
 
 
@@ -157,6 +167,7 @@ OURS: dict[str, Family] = {
 """Asked first."""
 OTHERS: dict[str, Family] = {
     "edm": Family("a pickle or a state dict of EDM or EDM2", _is_edm, _load_edm, EDM_KINDS),
+    "single": Family("Stable Diffusion in one file", _is_single, load_single, STATE_KINDS),
     "state": Family("a state dict of a model of diffusers", _is_state, diffusers.load_state, STATE_KINDS),
     "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm, ADM_KINDS),
     "python": Family(
@@ -310,7 +321,9 @@ def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, di
 
 def _check_text(name: str | Path, family: str, options: Mapping[str, Any]) -> None:
     """Refuse a prompt where there is none to give: a function may take one, and only models of diffusers do beside."""
-    if family in ("diffusers", "state", "hub", "python"):
+    if family in ("diffusers", "single", "state", "hub", "python"):
+        return
+    if family == "adm" and not _networks(str(name)):  # a file that cannot be read is what its loader says first
         return
     for key in (*TEXT_KINDS, "lora", "lora_scale"):
         if options.get(key) is not None and key not in FAMILIES[family].options:

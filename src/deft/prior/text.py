@@ -24,7 +24,7 @@ from deft.prior.families import TEXT_FAMILIES, Config, class_name, title_of
 from deft.prior.lora import merge_text
 from deft.prior.parts import config_of
 from deft.prior.weights import MAX_TENSORS, check_complete, check_files
-from deft.runtime.untrusted import building
+from deft.runtime.untrusted import building, held
 from deft.values import quoted
 
 INSTALL = "a prompt needs transformers: pip install 'deft-diffusion[diffusers]'; or give --embeddings"
@@ -40,7 +40,8 @@ FIRST = 64
 
 
 class Home(NamedTuple):
-    """Where a pipeline's text encoders lie: its folder, its model_index.json, the config of its network."""
+    """Where a pipeline's text encoders lie: its folder, its model_index.json, the config of its network. states:
+    weights of encoders from a file elsewhere, by the names of their folders."""
 
     folder: Path
     parts: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Home(NamedTuple):
     variant: str | None = None
     lora: Path | None = None
     lora_scale: float = 1.0
+    states: Mapping[str, Mapping[str, Tensor]] = {}
 
 
 def home_of(folder: Path, config: Config, variant: str | None = None, **lora: Any) -> Home:
@@ -265,6 +267,8 @@ def load_encoder(home: Home, part: str) -> nn.Module:
     folder = folder_of(home, part)
     stated = config_of(folder / "config.json").get("architectures")
     kind = _named(home, part, ENCODERS, str(stated[0]) if isinstance(stated, list) and stated else "")
+    if part in home.states:
+        return encoder_of_state(folder, kind, home.states[part])
     check_complete(folder)
     variant = home.variant if home.variant and any(f".{home.variant}" in p.name for p in folder.iterdir()) else None
     safe = any(p.suffix == ".safetensors" for p in folder.iterdir())
@@ -286,6 +290,25 @@ def load_encoder(home: Home, part: str) -> nn.Module:
         )
     found: nn.Module = made.eval().requires_grad_(False)
     return found
+
+
+def encoder_of_state(folder: Path, kind: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The text encoder that a folder's config.json describes, with weights from elsewhere."""
+    try:
+        with quiet(), building(*held(tensors)):
+            made: nn.Module = kind(kind.config_class.from_json_file(str(folder / "config.json")))
+    except Exception as error:
+        raise CheckpointError(f"{folder}/config.json describes no text encoder ({_first_of(error)})") from error
+    own = made.state_dict()
+    prefix = "text_model." if any(k.startswith("text_model.") for k in own) else ""
+    named = {prefix + k.removeprefix("text_model."): v for k, v in tensors.items() if not k.endswith("position_ids")}
+    wrong = sorted(k for k in {*own, *named} if k not in own or k not in named or own[k].shape != named[k].shape)
+    if wrong:
+        raise CheckpointError(
+            f"{folder}/config.json is of another text encoder: {wrong[0]} differs ({len(wrong)} in all)"
+        )
+    made.load_state_dict(named)
+    return made.float().eval().requires_grad_(False)
 
 
 def folder_of(home: Home, part: str) -> Path:
