@@ -87,12 +87,14 @@ def latent_statistics(
             " latent_shift, one number for each channel"
         )
     filled = dict(getattr(model, "config", {}))
+    # not by getattr, which of a model of diffusers finds its config, and warns
+    own = {**vars(model), **dict(model.named_buffers(recurse=False)), **dict(model.named_parameters(recurse=False))}
     doubts, others = [], [(p, config_of(p)) for p in elsewhere]
 
     def get(key: str) -> Any:
         value = config[key] if config.get(key) is not None else filled.get(key) if key not in config else None
-        if value is None and isinstance(getattr(model, key, None), Tensor):
-            value = getattr(model, key).tolist()
+        if value is None and isinstance(own.get(key), Tensor):
+            value = own[key].tolist()
         stated = config.get(key) is not None
         for path, other in others:
             if not stated and other.get(key) is not None:
