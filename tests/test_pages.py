@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from edm_files import filled, song_shapes, write_pickle
 from graphs import onnx_net, program, scripted
@@ -22,6 +23,7 @@ PAGES = (
     "commands",
     "priors",
     "prior-diffusers",
+    "prior-text",
     "prior-adm",
     "prior-edm",
     "prior-function",
@@ -131,6 +133,17 @@ def edm_file(path):
     write_pickle(path, filled(song_shapes(side=16, channels=1, attention=(8,))))
 
 
+def text_folder(path):
+    """A small text-conditional pipeline, and photos in colour."""
+    pytest.importorskip("transformers")
+    import text_models
+    from test_text_single import in_one_file
+
+    save_file(in_one_file(text_models.stable_diffusion(path)), "one-file.safetensors")
+    for file in [*Path("photos").iterdir(), Path("photo.png")]:
+        Image.open(file).convert("RGB").save(file)
+
+
 FIT = "--data photos/ --task denoise --out run " + SMALL["fit"]
 
 
@@ -162,6 +175,8 @@ GRAPHS = {
 
 @pytest.mark.parametrize(("file", "command"), rows())
 def test_every_row_of_the_table_of_files_runs(file, command, place, capsys, monkeypatch):
+    if file in ("sd/", "one-file.safetensors"):
+        text_folder(place / "sd")
     if file == "genie.ckpt":
         genie_file(place / file)
         command = command.replace("…", "--problem 5W0GA -n 1 --steps 20 --out scaffolds")
@@ -201,6 +216,8 @@ def test_the_commands_of_a_page_run(page, place, capsys):
         adm_file(place / "256x256_diffusion_uncond.pt")
     if page == "prior-exported":
         onnx_net(place / "model.onnx", (1, 16, 16), **GREY)
+    if page == "prior-text":
+        text_folder(place / "sd")
     if page == "prior-edm":
         edm_file(place / "edm-ffhq-64x64-uncond-vp.pkl")
     for line in lines:

@@ -182,7 +182,38 @@ trust_code_option = click.option(
         "Run the code that a file names: a card's network, class of h or of task, or prior; the prior of a comparison."
     ),
 )
+
+
+def _text(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None:
+        ctx.meta.setdefault("deft.text", {})[param.name] = value
+
+
+text_options = options(
+    click.option(
+        "--prompt", metavar="TEXT", expose_value=False, callback=_text,
+        help="Of a text-conditional prior: its text (docs/prior-text.md).  [default: none]",
+    ),
+    click.option(
+        "--negative-prompt", metavar="TEXT", expose_value=False, callback=_text,
+        help="The text that guidance leads away from.",
+    ),
+    click.option(
+        "--guidance-scale", metavar="NUMBER", expose_value=False, callback=_text,
+        help="Classifier-free guidance, from 1 (none); above 1 each call of the prior is two of its network.",
+    ),
+    click.option(
+        "--embeddings", metavar="FILE", expose_value=False, callback=_text,
+        help="The prompt's embeddings, of `deft prior embed`: no text encoder is loaded.",
+    ),
+    click.option(
+        "--lora", metavar="FILE", expose_value=False, callback=_text,
+        help="LoRA weights, merged into a model of diffusers as it is loaded.",
+    ),
+)  # fmt: skip
+"""What a prior is conditioned on, as options of their own; `find_prior` reads them."""
 prior_option_option = options(
+    text_options,
     click.option(
         "--trust-pickle",
         is_flag=True,
@@ -311,10 +342,19 @@ def own_part(batch: int, accumulate: int) -> int:
     return max(len(rows) for rows in get_world().parts(batch, accumulate))
 
 
-def find_prior(name: str, device: torch.device | str = "cpu", options: Iterable[str] = ()) -> Denoiser:
-    """The prior that --prior, --prior-option and --trust-pickle ask for."""
-    asked = read_options(list(options))
-    context = click.get_current_context(silent=True)
+def find_prior(
+    name: str, device: torch.device | str = "cpu", options: Iterable[str] = (), recorded: Iterable[str] = ()
+) -> Denoiser:
+    """The prior that --prior, --prior-option, --prompt and its like, and --trust-pickle ask for.
+
+    recorded: the options of a run, which hold where no --prior-option is given, but for what --prompt and its like say.
+    """
+    given, context = list(options), click.get_current_context(silent=True)
+    texts = {} if context is None else dict(context.meta.get("deft.text", {}))
+    for key in texts.keys() & {p.partition("=")[0] for p in given}:
+        raise InputError(f"{key} is given twice: as --{key.replace('_', '-')} and as --prior-option {key}=...")
+    kept = with_recorded(given, [p for p in recorded if p.partition("=")[0] not in texts])
+    asked = read_options([*kept, *(f"{k}={v}" for k, v in texts.items())])
     if context is not None and context.meta.get("deft.trust_pickle") and family_or_none(name) == "adm":
         asked["trust_pickle"] = True
     return load_prior(name, device, **asked)
@@ -324,7 +364,7 @@ def load_run(run: Path, prior: str | None, device: torch.device, options: Iterab
     """The h, its task and its prior, of a folder made by `deft fit`, or of its h.safetensors."""
     trust = trusts_code()
     name, recorded = (prior, []) if prior is not None else prior_of(run, trust_code=trust)
-    return load_fitted(run, find_prior(name, device, with_recorded(options, recorded)), device=device, trust_code=trust)
+    return load_fitted(run, find_prior(name, device, options, recorded), device=device, trust_code=trust)
 
 
 def trusts_code() -> bool:

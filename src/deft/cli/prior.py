@@ -1,4 +1,4 @@
-"""deft prior train"""
+"""deft prior train, and the group of its commands"""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deft.cli import common
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
+from deft.cli.embed import embed
 from deft.cli.export import export_network as export
 from deft.cli.group import NearestGroup
 from deft.cli.inspect import inspect
@@ -58,6 +59,7 @@ def prior() -> None:
 
 prior.add_command(inspect)
 prior.add_command(export)
+prior.add_command(embed)
 
 
 def make_schedule(name: str) -> Schedule:

@@ -100,13 +100,18 @@ class NetworkDenoiser(Denoiser):
         out.card = dict(self.card)
         return out.train(self.training)
 
+    @property
+    def rows_per_call(self) -> int:
+        """Rows of the network for each row of x_t: two under classifier-free guidance."""
+        return int(getattr(self.net, "rows_per_call", 1))
+
     def describe(self) -> dict[str, Any]:
         about = {"schedule": self.inner_schedule.name, "settings": self.inner_schedule.config(), "output": self.output}
         usual = {"time": "t", "scale_input": False, "value_range": (-1.0, 1.0), "sigma_data": 1.0}
         now = {k: getattr(self, k) for k in usual}
         now["time"] = self.time if isinstance(self.time, str) else getattr(self.time, "__name__", "a function")
         about |= {"padding": PADDING} if isinstance(self.net, Padded) else {}
-        return about | {k: v for k, v in now.items() if v != usual[k]}
+        return about | {k: v for k, v in now.items() if v != usual[k]} | getattr(self.net, "stated", {})
 
     def raw(
         self,

@@ -87,6 +87,11 @@ class Tiled(Denoiser):
         """How many tiles a sample is made of."""
         return len(self._places)
 
+    @property
+    def rows_per_call(self) -> int:
+        """Rows of the prior's network for each row of x_t."""
+        return self.tiles * int(getattr(self.prior, "rows_per_call", 1))
+
     def describe(self) -> dict[str, Any]:
         return self.prior.describe() | {"tiled": list(self.event_shape), "overlap": self.overlap}
 

@@ -8,6 +8,8 @@ edge itself is not doubled. Images smaller than what is added are mirrored again
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +57,15 @@ class Padded(nn.Module):
     def __init__(self, net: nn.Module, multiple: int):
         super().__init__()
         self.net, self.multiple = net, multiple
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What the network says of itself, for a prior's description."""
+        return dict(getattr(self.net, "stated", {}))
+
+    @property
+    def rows_per_call(self) -> int:
+        return int(getattr(self.net, "rows_per_call", 1))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         return cropped(self.net(mirrored(x, self.multiple), time), x)

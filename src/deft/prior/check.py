@@ -96,35 +96,15 @@ class ConventionCheck:
 
 
 SHOWN = (
-    "family", "name", "class", "config", "weights", "label", "unsure", "scheduler", "data", "licence", "format",
-    "providers", "batch",
+    "family", "name", "class", "config", "weights", "label", "prompt", "negative_prompt", "prompt_sha256",
+    "guidance_scale", "guidance", "lora", "unsure", "scheduler", "data", "licence", "format", "providers", "batch",
 )  # fmt: skip
-"""What of a card is said of a prior."""
+"""Fields of a card that are shown of a prior."""
 
 
 def describe(prior: Denoiser) -> dict[str, Any]:
     """What is said of a prior: family, parameters, shape, convention, and what nobody said (`unsure`)."""
-    about: dict[str, Any] = {
-        k: v
-        for k, v in prior.card.items()
-        if k
-        in (
-            "family",
-            "name",
-            "class",
-            "config",
-            "weights",
-            "label",
-            "unsure",
-            "scheduler",
-            "data",
-            "licence",
-            "format",
-            "providers",
-            "batch",
-        )
-        and v is not None
-    }
+    about: dict[str, Any] = {k: v for k, v in prior.card.items() if k in SHOWN and v is not None}
     if isinstance(prior, LatentPrior):
         return describe(prior.prior) | about | {"data_shape": list(prior.data_shape), "gradient": prior.gradient}
     about |= {

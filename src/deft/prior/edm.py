@@ -30,7 +30,7 @@ from deft.io.torch_files import BY_FUNCTION
 from deft.nn.edm import EDMConfig, edm_unet
 from deft.nn.edm2 import EDM2Config, EDM2UNet
 from deft.nn.padding import cropped, mirrored
-from deft.prior.diffusers import load_autoencoder
+from deft.prior.autoencoder import load_autoencoder
 from deft.prior.labels import NONE
 from deft.prior.latent import LatentPrior
 from deft.prior.sizes import padding_of

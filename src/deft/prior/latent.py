@@ -102,6 +102,11 @@ class LatentPrior(Denoiser):
     def data_shape(self) -> tuple[int, ...]:
         return self._data_shape
 
+    @property
+    def rows_per_call(self) -> int:
+        """Rows of the network for each row of z: two under classifier-free guidance."""
+        return int(getattr(self.prior, "rows_per_call", 1))
+
     def describe(self) -> dict[str, Any]:
         return (
             self.prior.describe()

@@ -21,7 +21,7 @@ from deft.errors import CheckpointError, DeftError, InputError, unknown
 from deft.io.files import check_header
 from deft.io.graph_files import graph_kind
 from deft.io.prior_files import BUNDLED, load_own
-from deft.io.states import SUFFIXES, kinds_of, read_any
+from deft.io.states import SUFFIXES, kinds_of, levels, read_any
 from deft.io.torch_files import BY_FUNCTION, external_format
 from deft.kinds.domain import Family, Table
 from deft.prior import diffusers
@@ -34,10 +34,12 @@ from deft.prior.options import (
     OWN_KINDS,
     REMOTE_KINDS,
     STATE_KINDS,
+    TEXT_KINDS,
     TILE_KINDS,
     typed,
 )
 from deft.prior.probing import try_once
+from deft.prior.single import is_single, load_single
 from deft.runtime.importable import cannot_run, find_function
 from deft.schedule import SCHEDULES, VPTable
 from deft.tensors import as_device
@@ -69,6 +71,10 @@ def _is_state(name: str) -> bool:
     return "diffusers" in _networks(name)
 
 
+def _is_single(name: str) -> bool:
+    return "single" in _networks(name)
+
+
 def _networks(name: str) -> frozenset[str]:
     """Kinds of networks (`deft.io.states.KNOWN`) in a file of weights."""
     path = Path(name)
@@ -81,9 +87,12 @@ def _networks(name: str) -> frozenset[str]:
 @lru_cache(64)  # several families ask, and an old format is read as a whole
 def _networks_of(path: Path, changed: int, size: int) -> frozenset[str]:
     if path.suffix == ".safetensors":
-        return frozenset(kinds_of(dict.fromkeys(_keys(path))))
+        keys = _keys(path)
+        return frozenset(kinds_of(dict.fromkeys(keys))) | ({"single"} if is_single(keys) else set())
     try:
-        return frozenset(kinds_of(read_any(path)))
+        whole = read_any(path)
+        single = any(is_single(map(str, level)) for _, level, _ in levels(whole))
+        return frozenset(kinds_of(whole)) | ({"single"} if single else set())
     except CheckpointError:  # whoever loads it says so
         return frozenset()
 
@@ -91,6 +100,8 @@ def _networks_of(path: Path, changed: int, size: int) -> frozenset[str]:
 def _load_adm(name: str, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     from deft.prior.adm import load_adm
 
+    if isinstance(options.get("config"), (str, Path)) and Path(options["config"]).is_dir():
+        read_any(Path(name))  # what cannot be read of a model of diffusers says so, and not that ADM has no such config
     return load_adm(name, device=device, **options)
 
 
@@ -180,6 +191,7 @@ OURS: dict[str, Family] = {
 """Asked first."""
 OTHERS: dict[str, Family] = {
     "edm": Family("a pickle or a state dict of EDM or EDM2", _is_edm, _load_edm, EDM_KINDS),
+    "single": Family("Stable Diffusion in one file", _is_single, load_single, STATE_KINDS),
     "state": Family("a state dict of a model of diffusers", _is_state, diffusers.load_state, STATE_KINDS),
     "adm": Family("a state dict of guided-diffusion (ADM)", _is_adm, _load_adm, ADM_KINDS),
     "python": Family(
@@ -267,7 +279,15 @@ def read_options(pairs: Sequence[str]) -> dict[str, Any]:
     return out
 
 
+AS_WRITTEN = ("prompt", "negative_prompt", "embeddings", "lora")
+"""Options that are texts, whatever they look like."""
+FILES = ("embeddings", "lora")
+"""Options that are files, which what is fitted to a prior names by their absolute paths."""
+
+
 def _value(key: str, text: str) -> Any:
+    if key in AS_WRITTEN:
+        return text
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for kind in (int, float):
@@ -311,6 +331,7 @@ def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, di
     """
     family = family_of(name)
     load, kinds = FAMILIES[family].load, FAMILIES[family].options
+    _check_text(name, family, options)
     takes = dict(inspect.signature(load).parameters)
     if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         for key in options:
@@ -322,16 +343,32 @@ def check_options(name: str | Path, options: Mapping[str, Any]) -> tuple[str, di
     return family, dict(options) if family == "python" else resolve(typed(TILE_KINDS | dict(kinds), options))
 
 
+def _check_text(name: str | Path, family: str, options: Mapping[str, Any]) -> None:
+    """Refuse a prompt where there is none to give: a function may take one, and only models of diffusers do beside."""
+    if family in ("diffusers", "single", "state", "hub", "python"):
+        return
+    if family == "adm" and not _networks(str(name)):  # a file that cannot be read is what its loader says first
+        return
+    for key in (*TEXT_KINDS, "lora", "lora_scale"):
+        if options.get(key) is not None and key not in FAMILIES[family].options:
+            whose = (
+                "the prompt of a prior behind a service is the service's own: give it to `deft serve`"
+                if family == "remote"
+                else f"{name} has no text encoder; {key} is for models of diffusers: leave it out"
+            )
+            raise InputError(f"{key}={quoted(options[key])}: {whose}")
+
+
 @checks_arguments
 def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: Any) -> Denoiser:
     """A prior by name, frozen: bundled, a file, a folder, a URL, a function, a hub id (see `FAMILIES`).
 
     Args:
-        options: of the family's loader (label, variant, config, token, ...; event_shape=(C, H, W) for another size than
-            the network was trained on), and the convention where what the files say is to be overruled: convention (a
-            key of `CONVENTIONS`), output, schedule, time, value_range, scale_input, sigma_data, learned_variance (see
-            `NetworkDenoiser`). tiled=(C, H, W) and overlap make larger samples from tiles of the prior's own size
-            (`deft.denoiser.Tiled`).
+        options: of the family's loader (prompt, guidance_scale, label, variant, config, token, ...; event_shape=(C, H,
+            W) for another size than the network was trained on), and the convention where what the files say is to be
+            overruled: convention (a key of `CONVENTIONS`), output, schedule, time, value_range, scale_input,
+            sigma_data, learned_variance (see `NetworkDenoiser`). tiled=(C, H, W) and overlap make larger samples from
+            tiles of the prior's own size (`deft.denoiser.Tiled`).
 
     Raises:
         InputError, CheckpointError: what was given, what was expected, what to do.
@@ -356,9 +393,15 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
     prior.card.setdefault("family", family)
     prior.loaded_as = absolute_name(str(name))
     prior.loaded_with = tuple(
-        f"{key}={option_text(value)}" for key, value in options.items() if key not in ("token", "trust_pickle")
+        f"{key}={option_text(_found(key, value))}"
+        for key, value in options.items()
+        if key not in ("token", "trust_pickle")
     )
     return prior
+
+
+def _found(key: str, value: Any) -> Any:
+    return str(Path(value).resolve()) if key in FILES and isinstance(value, (str, Path)) else value
 
 
 def absolute_name(name: str) -> str:

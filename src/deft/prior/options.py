@@ -18,6 +18,7 @@ from deft.nn.adm import ADMConfig
 from deft.operator.latent import GRADIENTS
 from deft.prior.labels import NONE
 from deft.schedule import SCHEDULES
+from deft.values import printable
 
 
 class Kind:
@@ -137,6 +138,16 @@ def text(value: Any) -> str:
     return str(value)
 
 
+def _line(value: Any) -> str:
+    if not isinstance(value, str) or not printable(value) or len(value) > MAX_PROMPT:
+        raise ValueError
+    return value.strip()
+
+
+MAX_PROMPT = 10_000
+"""Letters of a prompt; no text encoder reads more than some hundred words."""
+
+
 def _numbers(value: Any) -> Any:
     found: tuple[float, ...] = _all(_number)(value)
     return found[0] if len(found) == 1 else found
@@ -165,16 +176,31 @@ CONVENTION_KINDS: dict[str, Kind] = {
 }
 """Of every adapter to a network."""
 
-DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
-    "label": Kind("a whole number from 0, or none", _label),
-    "variant": Kind("the name in the files' names (fp16)", text),
-    "event_shape": Kind(
-        "whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 2, 4, 1)
-    ),
-    "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
-    "latent_scale": Kind("a number, or one for each channel with commas between them", _numbers),
-    "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
+TEXT_KINDS: dict[str, Kind] = {
+    "prompt": Kind("one line of text", _line),
+    "negative_prompt": Kind("one line of text", _line),
+    "guidance_scale": Kind("a number from 1 (1 is without guidance)", _least(_number, 1)),
+    "embeddings": Kind("a file of `deft prior embed`", text),
 }
+"""Of networks that are conditioned on a text."""
+
+DIFFUSERS_KINDS: dict[str, Kind] = (
+    CONVENTION_KINDS
+    | TEXT_KINDS
+    | {
+        "lora": Kind("a file of LoRA weights (.safetensors)", text),
+        "lora_scale": Kind("a number", _number),
+        "dtype": Kind("a name", _one_of("dtype", ("float32", "float16", "bfloat16"))),
+        "label": Kind("a whole number from 0, or none", _label),
+        "variant": Kind("the name in the files' names (fp16)", text),
+        "event_shape": Kind(
+            "whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 2, 4, 1)
+        ),
+        "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+        "latent_scale": Kind("a number, or one for each channel with commas between them", _numbers),
+        "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
+    }
+)
 
 OWN_KINDS: dict[str, Kind] = {"event_shape": DIFFUSERS_KINDS["event_shape"]}
 """Of our own files."""

@@ -85,7 +85,8 @@ def save_pretrained(
     if HUB_ID.fullmatch(about["prior"]):
         about.setdefault("base_model", about["prior"])
     if "prior_options" in about:
-        kept = (*CONVENTION_OPTIONS, "label", "variant", "event_shape", "gradient", "config")
+        texts = ("prompt", "negative_prompt", "guidance_scale", "lora_scale", "dtype")
+        kept = (*CONVENTION_OPTIONS, *texts, "label", "variant", "event_shape", "gradient", "config")
         about["prior_options"] = [p for p in map(str, about["prior_options"]) if p.partition("=")[0] in kept]
     if report is not None:
         about["metrics"] = read_rows(_read_json(Path(report)), str(report), task.config())

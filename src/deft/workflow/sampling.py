@@ -226,6 +226,7 @@ class Sampling:
             "scale": self.scale,
             "seconds": round(seconds, 3),
             "calls": self.plan.calls(self.samples),
+            "network_rows_per_call": getattr(self.prior, "rows_per_call", 1),
             "residual": found["residual"],
             "reward": found["reward"],
             "warnings": warnings,
@@ -251,7 +252,9 @@ class Sampling:
         x, mean, std = draws.x[0], draws.mean[0], self.spread(draws)
         files = [path for i, one in enumerate(x) for path in self.domain.write(folder, f"sample-{i:03d}", one)]
         files += self.domain.write(folder, "mean", mean)
-        title = f"{self.task.title}: {self.plan.method.title}, {self.plan.calls(self.samples):.0f} calls of the prior"
+        twice = ", each two of its network" if getattr(self.prior, "rows_per_call", 1) == 2 else ""
+        calls = f"{self.plan.calls(self.samples):.0f} calls of the prior{twice}"
+        title = f"{self.task.title}: {self.plan.method.title}, {calls}"
         shows = self.domain.draw_pictures(x, std, seen.obs if pictured else None, title)
         for file, png in shows.items():
             write_bytes(folder / file, png)
