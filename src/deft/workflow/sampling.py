@@ -252,8 +252,9 @@ class Sampling:
         x, mean, std = draws.x[0], draws.mean[0], self.spread(draws)
         files = [path for i, one in enumerate(x) for path in self.domain.write(folder, f"sample-{i:03d}", one)]
         files += self.domain.write(folder, "mean", mean)
-        twice = ", each two of its network" if getattr(self.prior, "rows_per_call", 1) == 2 else ""
-        calls = f"{self.plan.calls(self.samples):.0f} calls of the prior{twice}"
+        rows = getattr(self.prior, "rows_per_call", 1)
+        many = f", each {'two' if rows == 2 else rows} of its network" if rows > 1 else ""
+        calls = f"{self.plan.calls(self.samples):.0f} calls of the prior{many}"
         title = f"{self.task.title}: {self.plan.method.title}, {calls}"
         shows = self.domain.draw_pictures(x, std, seen.obs if pictured else None, title)
         for file, png in shows.items():
