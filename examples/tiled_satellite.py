@@ -33,9 +33,8 @@ def main() -> None:
     pixels = ((row + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(np.ascontiguousarray(pixels)).save(args.out)
     error = (draws.x[0, 0] - truth[0]).square().mean()
-    print(
-        f"root mean square error {float(error.sqrt()):.3f}, of the enlarged measurement {float((small - truth).square().mean().sqrt()):.3f}"
-    )
+    enlarged = (small - truth).square().mean()
+    print(f"root mean square error {float(error.sqrt()):.3f}, of the enlarged measurement {float(enlarged.sqrt()):.3f}")
 
 
 if __name__ == "__main__":
