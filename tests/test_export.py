@@ -22,7 +22,7 @@ from deft.nn import UNet
 from deft.prior import load_prior, wrap
 from deft.recipe.fitted import FittedH
 from deft.workflow import exporting
-from graphs import onnx_net
+from graph_nets import onnx_net
 from toys import pictures, refused, run, save_pictures
 
 pytest.importorskip("onnx")

@@ -19,7 +19,7 @@ from deft.io import graph_files
 from deft.methods import METHODS, forward_only
 from deft.prior import load_prior, wrap
 from deft.prior.graphs import OnnxGraph
-from graphs import Runs, changed, in_json, net, onnx_net, onnx_text, pickled, program, scripted
+from graph_nets import Runs, changed, in_json, net, onnx_net, onnx_text, pickled, program, scripted
 from toys import refused, run
 
 pytest.importorskip("onnx")

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edm_files import filled, song_shapes, write_pickle
-from graphs import onnx_net, program, scripted
+from graph_nets import onnx_net, program, scripted
 from toys import pictures, run, save_pictures
 
 ROOT = Path(__file__).parents[1]
