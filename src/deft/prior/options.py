@@ -15,7 +15,7 @@ from deft.denoiser.parametrisation import OUTPUTS, time_map
 from deft.errors import InputError, unknown
 from deft.nn.adm import SCHEDULES as ADM_SCHEDULES
 from deft.nn.adm import ADMConfig
-from deft.operator.latent import GRADIENTS
+from deft.operator.latent import WAYS
 from deft.prior.labels import NONE
 from deft.schedule import SCHEDULES
 
@@ -171,7 +171,7 @@ DIFFUSERS_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
     "event_shape": Kind(
         "whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 2, 4, 1)
     ),
-    "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+    "gradient": Kind("a name", _one_of("gradient", WAYS)),
     "latent_scale": Kind("a number, or one for each channel with commas between them", _numbers),
     "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
 }
@@ -215,7 +215,7 @@ EDM_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
     "weights": Kind("the place of a network in the file (ema)", text),
     "preconditioning": Kind("a name (edm, vp, ve, iddpm)", text),
     "autoencoder": Kind("a folder of diffusers with an autoencoder", text),
-    "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+    "gradient": Kind("a name", _one_of("gradient", WAYS)),
 }
 """Of EDM's networks."""
 
