@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +25,10 @@ from torch import Tensor
 
 import deft
 from deft.domains.image.data import fashion
+from deft.io.tasks import get_task
+from deft.kinds.domain import domain_of
 from deft.prior.diffusers import Sample, table
+from deft.prior.latent import relative_cost
 from deft.samplers import DPMpp2M, sample
 from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
@@ -100,16 +105,131 @@ def train(folder: Path, minutes: float, samples: int) -> None:
     (out / "model_index.json").write_text(json.dumps(index))
 
 
+# the pieces
+
+
+TASKS: dict[str, Any] = {
+    "inpaint": {"sigma_y": 0.1},
+    "sr4": {"sigma_y": 0.1},
+    "inpaint-random": {"sigma_y": 0.1, "seen": 0.3},
+}
+WAYS = ("encoder", "decoder", "latents")
+
+
+def counted_prior(folder: Path, way: str) -> Any:
+    """The prior; its `rows` count what passes the encoder and the decoder."""
+    prior: Any = deft.load_prior(folder / "model", gradient=way)
+    prior.rows = {"encode": 0, "decode": 0}
+    for name in prior.rows:
+        setattr(prior.autoencoder, name, counted(prior, name, getattr(prior.autoencoder, name)))
+    return prior
+
+
+def counted(prior: Any, name: str, method: Any) -> Any:
+    def run(x: Tensor) -> Tensor:
+        prior.rows[name] += len(x)
+        return method(x)
+
+    return run
+
+
+def fit(folder: Path, task: str, way: str, asked: Any) -> None:
+    """One h, for so many seconds of the processor: what else the machine does must not make one way worse."""
+    time.monotonic = time.process_time
+    made = get_task(task, **TASKS[task])
+    images = fashion("fit").x.reshape(-1, 1, 32, 32)
+    seconds, few = (1.0, 32) if asked.quick else (asked.seconds, len(images))
+    sizes = {"prior_samples": 64, "cache": 64} if asked.quick else {}
+    held_out = fashion("validation").x.reshape(-1, 1, 32, 32)[:few]
+    h = deft.fit_h(
+        counted_prior(folder, way), made, images[:few], held_out, seconds=seconds, interval_images=0, progress=False,
+        samples_folder=folder / "prior-samples", **sizes,
+    )  # fmt: skip
+    h.save(folder / f"{task}-{way}")
+    say(f"{task} {way}: {h.result.steps} steps, loss {h.result.held_out}")
+
+
+def memory(field: str) -> int:
+    """VmRSS, what is held now, or VmHWM, the most that was held, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def draw(folder: Path, task: str, way: str, asked: Any) -> None:
+    """Samples of held-out images: how good they are, what they cost."""
+    prior = counted_prior(folder, way)
+    h = deft.load(folder / f"{task}-{way}", prior)
+    card = json.loads((folder / f"{task}-{way}" / "log.json").read_text())["card"]
+    n, count, steps = (2, 4, 3) if asked.quick else (8, 64, 16)
+    x = fashion("test").x.reshape(-1, 1, 32, 32)[:count]
+    obs = h.task.observe(x, deft.Noise(0, count))
+    h.sample(obs[:2], 2, steps=2, progress=False)  # warm up
+    prior.rows.update(encode=0, decode=0)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from here
+    before, started = memory("VmRSS"), time.process_time()
+    draws = h.sample(obs, n, steps=steps, seed=1, progress=False)
+    seconds, peak = time.process_time() - started, memory("VmHWM")
+    domain = domain_of(prior)
+    assert domain is not None
+    values = domain.measure(draws.x, x, obs)
+    result = {
+        "task": h.task.config(), "way": way, "fit_steps": card["steps"], "images": count, "samples": n, "steps": steps,
+        "seconds_a_sample": seconds / (n * count), "peak_mib": max(0, peak - before) / 2**20,
+        "rows_a_sample": {k: v / (n * count) for k, v in prior.rows.items()},
+        "values": {k: [round(float(f), 5) for f in v] for k, v in values.items()},
+    }  # fmt: skip
+    (folder / f"{task}-{way}.json").write_text(json.dumps(result))
+    say(f"{task} {way}:", {k: round(float(v.double().mean()), 4) for k, v in values.items()})
+
+
+def collect(folder: Path, out: Path) -> None:
+    """All pieces in one file, and as a table."""
+    pieces = [json.loads(f.read_text()) for t in TASKS for w in WAYS if (f := folder / f"{t}-{w}.json").exists()]
+    prior = deft.load_prior(folder / "model", gradient="decoder")
+    cost = relative_cost(prior.autoencoder, prior.prior)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"decoder_over_denoiser": cost, "pieces": pieces}, indent=None) + "\n")
+    print(f"a decoder pass costs {cost} calls of the denoiser")
+    for p in pieces:
+        mean = {k: sum(v) / len(v) for k, v in p["values"].items()}
+        print(p["task"]["name"], p["way"], p["fit_steps"], {k: round(v, 4) for k, v in mean.items()},
+              f"{p['seconds_a_sample']:.4f} s {p['peak_mib']:.0f} MiB", p["rows_a_sample"])  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--only", choices=("model",))
+    parser.add_argument("--only", choices=("model", "table"))
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--minutes", type=float, default=16.0, help="of training the model")
+    parser.add_argument("--seconds", type=float, default=100.0, help="of the processor, for each h")
+    parser.add_argument("--piece", nargs=3, metavar=("STAGE", "TASK", "WAY"), help="one piece, in this process")
     asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
+    folder = asked.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    train(asked.folder, 0.1 if asked.quick else asked.minutes, 64 if asked.quick else 4096)
+    if asked.piece:
+        stage, task, way = asked.piece
+        (fit if stage == "fit" else draw)(folder, task, way, asked)
+        return
+    if asked.only != "table":
+        train(folder, 0.1 if asked.quick else asked.minutes, 64 if asked.quick else 4096)
+    if asked.only == "model":
+        return
+    tasks = ["inpaint"] if asked.quick else asked.tasks.split(",")
+    for task in tasks if asked.only is None else ():
+        for way in WAYS:
+            for stage, made in (
+                ("fit", folder / f"{task}-{way}/h.safetensors"),
+                ("draw", folder / f"{task}-{way}.json"),
+            ):
+                if not made.exists():
+                    more = ["--quick"] if asked.quick else ["--seconds", str(asked.seconds)]
+                    here = [sys.executable, __file__, "--folder", str(folder), "--piece", stage, task, way, *more]
+                    subprocess.run(here, check=True)
+    result = HERE / "results/latents/result.json"
+    collect(folder, folder / "result.json" if asked.quick else result)
 
 
 if __name__ == "__main__":

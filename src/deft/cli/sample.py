@@ -230,8 +230,8 @@ class Asked:
             self.refine or self.paste or self.mask is not None or self.task is not None or self.sigma_y is not None
         ):
             raise InputError(
-                "a --reward is no measurement: leave --task, --sigma-y, --mask, --paste and --refine out (deft fit --start-from"
-                " fits an h on)"
+                "a --reward is no measurement: leave --task, --sigma-y, --mask, --paste and --refine out (deft fit"
+                " --start-from fits an h on)"
             )
 
     def draw(self, output: Output) -> None:

@@ -3,10 +3,12 @@ the latents (`deft.prior.latent_surrogate`)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from deft.core.operator import LinearOperator, Spectrum
+from deft.core.operator import LinearOperator, Operator, Spectrum
 from deft.errors import ContractError
 from deft.printing import short
 
@@ -20,6 +22,7 @@ class ChannelMap(LinearOperator):
         matrices: A_k, [B or 1, K, c, c].
         kinds: of each place, [B or 1, h, w], whole numbers below K.
         views: what `features` shows a network, [B or 1, F c, h, w].
+        operator: what the measurement was made by, and so belongs to; it measures nothing here.
 
     >>> import deft
     >>> A = torch.stack([torch.zeros(2, 2), torch.eye(2)])[None]
@@ -33,15 +36,28 @@ class ChannelMap(LinearOperator):
     per_sample = ("matrices", "kinds", "views", "_left", "_values", "_right")
     sample_axes = measured_axes = "B, c, h, w"
 
-    def __init__(self, matrices: Tensor, kinds: Tensor, views: Tensor):
+    def __init__(self, matrices: Tensor, kinds: Tensor, views: Tensor, operator: Operator | None = None):
         if matrices.ndim != 4 or matrices.shape[2] != matrices.shape[3] or not bool(torch.isfinite(matrices).all()):
             raise ContractError(f"ChannelMap needs finite matrices [B or 1, K, c, c], got {short(matrices)}")
         if kinds.ndim != 3 or kinds.is_floating_point() or not bool(((kinds >= 0) & (kinds < matrices.shape[1])).all()):
             raise ContractError(f"ChannelMap needs kinds [B or 1, h, w] from 0 to {matrices.shape[1] - 1}, got {kinds}")
-        self.matrices, self.kinds, self.views = matrices, kinds, views
+        self.matrices, self.kinds, self.views, self.operator = matrices, kinds, views, operator
         left, values, right = torch.linalg.svd(matrices.double())
         self._left, self._values, self._right = (v.to(matrices.dtype) for v in (left, values, right.mT.contiguous()))
         self.feature_channels = views.shape[1] // matrices.shape[2]
+
+    def _with(self, out: ChannelMap, operator: Operator | None) -> ChannelMap:
+        out.operator = operator
+        return out
+
+    def __getitem__(self, index: Any) -> ChannelMap:
+        return self._with(super().__getitem__(index), None if self.operator is None else self.operator[index])
+
+    def repeat(self, n: int) -> ChannelMap:
+        return self._with(super().repeat(n), None if self.operator is None else self.operator.repeat(n))
+
+    def to(self, device: torch.device | str) -> ChannelMap:
+        return self._with(super().to(device), None if self.operator is None else self.operator.to(device))
 
     def _at(self, table: Tensor, like: Tensor) -> Tensor:
         """A table [B or 1, K, ...] at each place, [B or 1, h, w, ...]."""

@@ -217,7 +217,7 @@ class LatentPrior(Denoiser):
         encoded = [self.encode(part) for part in views]
         same = not masked and operator.feature_channels == 1  # the image is what N1 is shown
         s = encoded[0] if same else self.encode(image)
-        return surrogate.observation_of(s, kinds, found, torch.cat(encoded, 1))
+        return surrogate.observation_of(s, kinds, found, torch.cat(encoded, 1), operator)
 
     def surrogate_of(self, operator: Any, sigma: float) -> Surrogate:
         """What a measurement by an operator with noise sigma says of single latents; measured when it is first asked
@@ -231,7 +231,8 @@ class LatentPrior(Denoiser):
                 self._samples = z, self.decode(z, 8)
             z, x = self._samples
             found = surrogate.measure(operator, sigma, z, x, self.autoencoder.encode)
-            surrogate.check_share(found, operator)
+            if not isinstance(operator, Mask):  # of a mask the autoencoder alone decides
+                surrogate.check_share(found, operator)
             self._surrogates[key] = found
         return self._surrogates[key]
 

@@ -10,7 +10,7 @@ G_k, b_k and V_k are measured, not assumed: z are samples of the prior, D(z) is 
 it is, and s is regressed on z (least squares over all channels of a place). So V_k holds the autoencoder's own error,
 the encoder's response to the noise of y, and what filling in cost. Kinds are one for all places, or for masks:
 
-    0      nothing is known: the place is hidden, or more than `DISTANCES[-1]` of its width from what was measured
+    0      none of its pixels was measured, and nothing is known
     1..3   all its pixels were measured, and so were those of two places around, of one, of none
     4...   some were: by the mean distance of its pixels to the next measured one (`DISTANCES`)
 
@@ -41,18 +41,18 @@ from deft.operator.masks import boxes, free_form, outside, random_pixels
 
 Encode = Callable[[Tensor], Tensor]
 
-DISTANCES = (0.05, 0.1, 0.2, 0.35, 0.6)
-"""Upper ends of the kinds of places that were measured in part, in widths of a place."""
+DISTANCES = (0.05, 0.1, 0.2, 0.35)
+"""Ends of the kinds of places that were measured in part, in widths of a place."""
 WHOLE = 3
 """Kinds of places all of whose pixels were measured."""
-KINDS = 1 + WHOLE + len(DISTANCES)
-PLACES = 4096
+KINDS = 1 + WHOLE + len(DISTANCES) + 1
+PLACES = 8192
 """About so many places are regressed on, at least; `MIN_SAMPLES` to `MAX_SAMPLES` samples of the prior."""
-MIN_SAMPLES, MAX_SAMPLES = 8, 64
+MIN_SAMPLES, MAX_SAMPLES = 8, 128
 FLOOR = 1e-6
 """Least variance of a surrogate's noise, for latents of about unit variance."""
-LEAST_SHARE = 0.02
-"""A measurement that says less than this share of what there is to know of a latent has no surrogate."""
+LEAST_SHARE = 0.05
+"""A measurement that explains less than this share of a latent's variance has no surrogate."""
 OTHERS = "take gradient=encoder or gradient=decoder"
 
 
@@ -125,7 +125,8 @@ def kinds_of(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     kinds = torch.bucketize(distance, torch.tensor(DISTANCES, device=mask.device)) + 1 + WHOLE
     around = [1 - F.max_pool2d(1 - whole, 2 * n + 1, 1, n) for n in (1, 2)]  # behind an image's edge nothing is hidden
     kinds = torch.where(whole > 0, WHOLE - (around[0] + around[1]).long(), kinds)
-    return torch.where(distance > DISTANCES[-1], 0, kinds)[:, 0]
+    nothing = F.adaptive_max_pool2d(seen, grid) == 0
+    return torch.where(nothing, 0, kinds.clamp_max(KINDS - 1))[:, 0]
 
 
 def image_of(obs: Observation, shape: tuple[int, ...]) -> Tensor:
@@ -257,7 +258,9 @@ def key_of(operator: Operator, sigma: float) -> str:
     return f"{type(operator).__name__} {found.hexdigest()[:12]} {sigma:.2g}"
 
 
-def observation_of(s: Tensor, kinds: Tensor, found: list[Surrogate], views: Tensor) -> Observation:
+def observation_of(
+    s: Tensor, kinds: Tensor, found: list[Surrogate], views: Tensor, operator: Operator
+) -> Observation:
     """The observation of latents: s [B, c, h, w] less its offset, whitened, of a `ChannelMap` with noise of variance 1.
 
     found: one for all rows, or one for each.
@@ -276,7 +279,7 @@ def observation_of(s: Tensor, kinds: Tensor, found: list[Surrogate], views: Tens
     rows = torch.arange(len(found), device=s.device)[:, None, None]
     at = (lambda v: v[0][kinds]) if len(found) == 1 else (lambda v: v[rows, kinds])
     y = torch.einsum("bhwij,bjhw->bihw", at(white), s - at(offset).movedim(-1, 1))
-    return Observation(y, Gaussian(ChannelMap(matrix, kinds, views), 1.0))
+    return Observation(y, Gaussian(ChannelMap(matrix, kinds, views, operator), 1.0))
 
 
 def check_share(found: Surrogate, operator: Operator) -> None:
