@@ -205,23 +205,23 @@ def trial_masks(n: int, height: int, width: int) -> Tensor:
     """Masks that the surrogate of all masks is measured with, [n, 1, H, W]: a quarter each of holes, brush strokes, the
     outside of a window, and random pixels (an eighth to seven eighths)."""
     quarter = [len(range(i, n, 4)) for i in range(4)]
-    noise = [Noise(101 + i, count) for i, count in enumerate(quarter)]
-    shares = [random_pixels(Noise(110 + i, quarter[3]), height, width, (i + 1) / 8) for i in range(7)]
-    pixels = torch.stack([shares[i % 7][i] for i in range(quarter[3])]) if quarter[3] else shares[0]
+    noise = [Noise(101 + i, count) for i, count in enumerate(quarter[:3])]
+    pixels = [random_pixels(Noise(104, [i]), height, width, (i % 7 + 1) / 8) for i in range(quarter[3])]
     parts = [boxes(noise[0], height, width, 0.2, 0.6), free_form(noise[1], height, width, 0.2, 0.4)]
-    return torch.cat([*parts, outside(noise[2], height, width, 0.6), pixels])
+    return torch.cat([*parts, outside(noise[2], height, width, 0.6), *pixels])
 
 
 def measure(
     operator: Operator, sigma: float, z: Tensor, x: Tensor, encode: Encode, *, inflate: bool = True
 ) -> Surrogate:
     """The surrogate of an operator with noise sigma, by samples of the prior z [N, c, h, w] and x = D(z). Of a mask:
-    that of all masks, by four of `trial_masks` for each sample."""
+    that of all masks, by four of `trial_masks` for each sample, or two where there are few samples."""
     grid = (z.shape[-2], z.shape[-1])
     if isinstance(operator, Mask):
-        masks = trial_masks(4 * len(z), *x.shape[-2:]).to(x)
+        each = 4 if len(z) > MIN_SAMPLES else 2
+        masks = trial_masks(each * len(z), *x.shape[-2:]).to(x)
         masks = masks[torch.randperm(len(masks), generator=torch.Generator().manual_seed(0))]
-        operator, z, x = Mask(masks), z.repeat_interleave(4, 0), x.repeat_interleave(4, 0)
+        operator, z, x = Mask(masks), z.repeat_interleave(each, 0), x.repeat_interleave(each, 0)
         kinds, number = kinds_of(masks, grid).cpu(), KINDS
     else:
         kinds, number = torch.ones(1, *grid, dtype=torch.long).expand(len(z), -1, -1), 2
