@@ -113,7 +113,7 @@ TASKS: dict[str, Any] = {
     "sr4": {"sigma_y": 0.1},
     "inpaint-random": {"sigma_y": 0.1, "seen": 0.3},
 }
-WAYS = ("encoder", "decoder", "latents")
+WAYS = ("decoder", "latents", "encoder")
 
 
 def counted_prior(folder: Path, way: str) -> Any:
@@ -143,7 +143,7 @@ def fit(folder: Path, task: str, way: str, asked: Any) -> None:
     held_out = fashion("validation").x.reshape(-1, 1, 32, 32)[:few]
     h = deft.fit_h(
         counted_prior(folder, way), made, images[:few], held_out, seconds=seconds, interval_images=0, progress=False,
-        samples_folder=folder / "prior-samples", **sizes,
+        **sizes,
     )  # fmt: skip
     h.save(folder / f"{task}-{way}")
     say(f"{task} {way}: {h.result.steps} steps, loss {h.result.held_out}")
@@ -160,7 +160,7 @@ def draw(folder: Path, task: str, way: str, asked: Any) -> None:
     prior = counted_prior(folder, way)
     h = deft.load(folder / f"{task}-{way}", prior)
     card = json.loads((folder / f"{task}-{way}" / "log.json").read_text())["card"]
-    n, count, steps = (2, 4, 3) if asked.quick else (8, 64, 16)
+    n, count, steps = (2, 4, 3) if asked.quick else (8, 48, 12)
     x = fashion("test").x.reshape(-1, 1, 32, 32)[:count]
     obs = h.task.observe(x, deft.Noise(0, count))
     h.sample(obs[:2], 2, steps=2, progress=False)  # warm up
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("model", "table"))
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--minutes", type=float, default=16.0, help="of training the model")
-    parser.add_argument("--seconds", type=float, default=100.0, help="of the processor, for each h")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of the processor, for each h")
     parser.add_argument("--piece", nargs=3, metavar=("STAGE", "TASK", "WAY"), help="one piece, in this process")
     asked = parser.parse_args()
     folder = asked.folder.resolve()
