@@ -139,12 +139,10 @@ def fit(folder: Path, task: str, way: str, asked: Any) -> None:
     made = get_task(task, **TASKS[task])
     images = fashion("fit").x.reshape(-1, 1, 32, 32)
     seconds, few = (1.0, 32) if asked.quick else (asked.seconds, len(images))
-    sizes = {"prior_samples": 64, "cache": 64} if asked.quick else {}
+    # few evaluations: each costs as much as eight steps, and a short fit does not learn 1,000 images by heart
+    sizes = {"prior_samples": 0, "cache": 0, "evaluations": 2, "interval_images": 0, "batch": 32}
     held_out = fashion("validation").x.reshape(-1, 1, 32, 32)[:few]
-    h = deft.fit_h(
-        counted_prior(folder, way), made, images[:few], held_out, seconds=seconds, interval_images=0, progress=False,
-        **sizes,
-    )  # fmt: skip
+    h = deft.fit_h(counted_prior(folder, way), made, images[:few], held_out, seconds=seconds, progress=False, **sizes)
     h.save(folder / f"{task}-{way}")
     say(f"{task} {way}: {h.result.steps} steps, loss {h.result.held_out}")
 
@@ -203,7 +201,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("model", "table"))
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--minutes", type=float, default=16.0, help="of training the model")
-    parser.add_argument("--seconds", type=float, default=40.0, help="of the processor, for each h")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the processor, for each h")
     parser.add_argument("--piece", nargs=3, metavar=("STAGE", "TASK", "WAY"), help="one piece, in this process")
     asked = parser.parse_args()
     folder = asked.folder.resolve()
