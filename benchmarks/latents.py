@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import deft
 from deft.domains.image.data import fashion
@@ -180,14 +181,69 @@ def draw(folder: Path, task: str, way: str, asked: Any) -> None:
     say(f"{task} {way}:", {k: round(float(v.double().mean()), 4) for k, v in values.items()})
 
 
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "stable-diffusion-512": {
+        "vae": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4},
+        "unet": {"cross_attention_dim": 768, "attention_head_dim": 8},
+        "latent": (1, 4, 64, 64),
+        "image": (1, 3, 512, 512),
+        "text": (1, 77, 768),
+    },
+    "ldm-celebahq-256": {
+        "vae": {"block_out_channels": (128, 256, 512), "layers_per_block": 2, "latent_channels": 3},
+        "unet": {
+            "sample_size": 64, "block_out_channels": (224, 448, 672, 896), "attention_head_dim": 32,
+            "down_block_types": ("DownBlock2D", *("AttnDownBlock2D",) * 3),
+            "up_block_types": (*("AttnUpBlock2D",) * 3, "UpBlock2D"),
+        },
+        "latent": (1, 3, 64, 64),
+        "image": (1, 3, 256, 256),
+        "text": None,
+    },
+}  # fmt: skip
+"""Published models by their configs: what their parts are, without weights."""
+
+
+def counts(about: dict[str, Any]) -> dict[str, float]:
+    """Multiplications of the parts of a model, in calls of its UNet; nothing is computed (tensors without values)."""
+    import diffusers
+
+    def flops(run: Any) -> int:
+        with FlopCounterMode(display=False) as found:
+            run()
+        return int(found.get_total_flops())
+
+    def backward() -> None:
+        z = torch.zeros(about["latent"], requires_grad=True)
+        vae.decode(z).sample.sum().backward()
+
+    with torch.device("meta"):
+        n, text = len(about["vae"]["block_out_channels"]), about["text"]
+        kinds = {"down_block_types": ("DownEncoderBlock2D",) * n, "up_block_types": ("UpDecoderBlock2D",) * n}
+        vae = diffusers.AutoencoderKL(**about["vae"], **kinds).requires_grad_(False)
+        kind = diffusers.UNet2DModel if text is None else diffusers.UNet2DConditionModel
+        more = {} if text else {"in_channels": about["latent"][1], "out_channels": about["latent"][1]}
+        net = kind(**about["unet"], **more).requires_grad_(False)
+        given = () if text is None else (torch.zeros(text),)
+        with torch.no_grad():
+            one = flops(lambda: net(torch.zeros(about["latent"]), torch.tensor(1), *given))
+            decode = flops(lambda: vae.decode(torch.zeros(about["latent"]))) / one
+            encode = flops(lambda: vae.encode(torch.zeros(about["image"]))) / one
+        both = flops(backward) / one
+    found = {"decoder": decode, "encoder": encode, "decoder and its backward pass": both}
+    steps = {"encoder": 1 + decode + 2 * encode, "decoder": 1 + decode + both, "latents": 1.0}
+    return {k: round(v, 2) for k, v in (found | {f"a step, {k}": v for k, v in steps.items()}).items()}
+
+
 def collect(folder: Path, out: Path) -> None:
     """All pieces in one file, and as a table."""
     pieces = [json.loads(f.read_text()) for t in TASKS for w in WAYS if (f := folder / f"{t}-{w}.json").exists()]
     prior = deft.load_prior(folder / "model", gradient="decoder")
     cost = relative_cost(prior.autoencoder, prior.prior)
+    published = {name: counts(about) for name, about in PUBLISHED.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"decoder_over_denoiser": cost, "pieces": pieces}, indent=None) + "\n")
-    print(f"a decoder pass costs {cost} calls of the denoiser")
+    out.write_text(json.dumps({"decoder_over_denoiser": cost, "published": published, "pieces": pieces}) + "\n")
+    print(f"a decoder pass costs {cost} calls of the denoiser; published:", json.dumps(published, indent=1))
     for p in pieces:
         mean = {k: sum(v) / len(v) for k, v in p["values"].items()}
         print(p["task"]["name"], p["way"], p["fit_steps"], {k: round(v, 4) for k, v in mean.items()},
