@@ -227,8 +227,8 @@ class LatentPrior(Denoiser):
             if self._samples is None:
                 places = self.event_shape[-1] * self.event_shape[-2]
                 n = min(max(surrogate.PLACES // places, surrogate.MIN_SAMPLES), surrogate.MAX_SAMPLES)
-                z = sample(self.prior, Noise(23, n), steps=STEPS)
-                self._samples = z, self.decode(z, 8)
+                x = self.decode(sample(self.prior, Noise(23, n), steps=STEPS), 8)
+                self._samples = self.encode(x, 8), x
             z, x = self._samples
             found = surrogate.measure(operator, sigma, z, x, self.autoencoder.encode)
             if not isinstance(operator, Mask):  # of a mask the autoencoder alone decides

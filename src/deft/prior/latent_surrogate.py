@@ -6,9 +6,9 @@ measurement of the latents z, at each place of their grid alone:
 
     s = G_k z + b_k + n,   n ~ N(0, V_k),   k the kind of the place.
 
-G_k, b_k and V_k are measured, not assumed: z are samples of the prior, D(z) is measured with noise as the operator says
-it is, and s is regressed on z (least squares over all channels of a place). So V_k holds the autoencoder's own error,
-the encoder's response to the noise of y, and what filling in cost. Kinds are one for all places, or for masks:
+G_k, b_k and V_k are measured, not assumed: samples of the prior are decoded, the images x are measured with noise as the
+operator says it is, and s is regressed on the images' own codes z = E(x), for a prior is a model of codes (least squares
+over all channels of a place). So V_k holds the encoder's response to the noise of y, and what filling in cost. Kinds are one for all places, or for masks:
 
     0      none of its pixels was measured, and nothing is known
     1..3   all its pixels were measured, and so were those of two places around, of one, of none
@@ -214,7 +214,7 @@ def trial_masks(n: int, height: int, width: int) -> Tensor:
 def measure(
     operator: Operator, sigma: float, z: Tensor, x: Tensor, encode: Encode, *, inflate: bool = True
 ) -> Surrogate:
-    """The surrogate of an operator with noise sigma, by samples of the prior z [N, c, h, w] and x = D(z). Of a mask:
+    """The surrogate of an operator with noise sigma, by images x of the prior and their codes z [N, c, h, w]. Of a mask:
     that of all masks, by four of `trial_masks` for each sample, or two where there are few samples."""
     grid = (z.shape[-2], z.shape[-1])
     if isinstance(operator, Mask):
@@ -258,9 +258,7 @@ def key_of(operator: Operator, sigma: float) -> str:
     return f"{type(operator).__name__} {found.hexdigest()[:12]} {sigma:.2g}"
 
 
-def observation_of(
-    s: Tensor, kinds: Tensor, found: list[Surrogate], views: Tensor, operator: Operator
-) -> Observation:
+def observation_of(s: Tensor, kinds: Tensor, found: list[Surrogate], views: Tensor, operator: Operator) -> Observation:
     """The observation of latents: s [B, c, h, w] less its offset, whitened, of a `ChannelMap` with noise of variance 1.
 
     found: one for all rows, or one for each.
