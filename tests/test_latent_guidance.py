@@ -154,7 +154,7 @@ class Shrunk(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(1)
-        self.net = nn.Conv2d(4, 4, 3, padding=1)
+        self.net = nn.Conv2d(4, 4, 1)
 
     def forward(self, x, time):
         return self.net(x)
@@ -207,7 +207,7 @@ def test_the_default_goes_by_the_size_of_the_decoder(fitted):
     light = LatentPrior(gaussian_prior((4, 8, 8), 0.7), Folded(), (1, 16, 16), None)
     heavy = large(None)
     assert relative_cost(light.autoencoder, light.prior) == 0 and light.gradient == "decoder"
-    assert relative_cost(heavy.autoencoder, heavy.prior) > 1 and heavy.gradient == "latents"
+    assert relative_cost(heavy.autoencoder, heavy.prior) > 2 and heavy.gradient == "latents"
     assert default_gradient(heavy.autoencoder, heavy.prior) == "latents"
 
 

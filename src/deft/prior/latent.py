@@ -72,8 +72,9 @@ def measure_gain(autoencoder: Any, prior: Denoiser, size: float = 0.1, seed: int
     return max(float(change.square().mean().sqrt()) / size, 1e-6)
 
 
-HEAVY = 1.0
-"""A decoder with more than so many times the multiplications of the denoiser is left out of the steps by default."""
+HEAVY = 2.0
+"""A decoder with more than so many times the multiplications of the denoiser is left out of the steps by default: a step
+through it then costs more than seven calls of the denoiser (docs/results/priors.md#latents)."""
 STEPS = 20
 """Steps of the samples of the prior that surrogates are measured with."""
 

@@ -6,9 +6,10 @@ measurement of the latents z, at each place of their grid alone:
 
     s = G_k z + b_k + n,   n ~ N(0, V_k),   k the kind of the place.
 
-G_k, b_k and V_k are measured, not assumed: samples of the prior are decoded, the images x are measured with noise as the
-operator says it is, and s is regressed on the images' own codes z = E(x), for a prior is a model of codes (least squares
-over all channels of a place). So V_k holds the encoder's response to the noise of y, and what filling in cost. Kinds are one for all places, or for masks:
+G_k, b_k and V_k are measured, not assumed: samples of the prior are decoded to images x, which are measured with noise
+as the operator says it is, and s is regressed on their own codes z = E(x), for a latent prior is a model of codes (least
+squares over all channels of a place). So V_k holds the encoder's response to the noise of y, and what filling in cost.
+Kinds are one for all places, or for masks:
 
     0      none of its pixels was measured, and nothing is known
     1..3   all its pixels were measured, and so were those of two places around, of one, of none
