@@ -73,8 +73,8 @@ def measure_gain(autoencoder: Any, prior: Denoiser, size: float = 0.1, seed: int
 
 
 HEAVY = 2.0
-"""A decoder with more than so many times the multiplications of the denoiser is left out of the steps by default: a step
-through it then costs more than seven calls of the denoiser (docs/results/priors.md#latents)."""
+"""A decoder with more than so many times the multiplications of the denoiser is left out of the steps by default: a
+step through it then costs more than seven calls of the denoiser (docs/cost.md#a-step-on-latents)."""
 STEPS = 20
 """Steps of the samples of the prior that surrogates are measured with."""
 
@@ -103,7 +103,7 @@ def relative_cost(autoencoder: Any, prior: Denoiser) -> float:
 
 def default_gradient(autoencoder: Any, prior: Denoiser) -> str:
     """How the loaders guide a latent prior where nobody says: "latents" if a decoder pass costs more than `HEAVY` calls
-    of the denoiser (docs/results/priors.md), else "decoder"."""
+    of the denoiser (docs/cost.md), else "decoder"."""
     return "latents" if relative_cost(autoencoder, prior) > HEAVY else "decoder"
 
 
