@@ -215,8 +215,8 @@ def trial_masks(n: int, height: int, width: int) -> Tensor:
 def measure(
     operator: Operator, sigma: float, z: Tensor, x: Tensor, encode: Encode, *, inflate: bool = True
 ) -> Surrogate:
-    """The surrogate of an operator with noise sigma, by images x of the prior and their codes z [N, c, h, w]. Of a mask:
-    that of all masks, by four of `trial_masks` for each sample, or two where there are few samples."""
+    """The surrogate of an operator with noise sigma, by images x of the prior and their codes z [N, c, h, w]. Of a
+    mask: that of all masks, by four of `trial_masks` for each sample, or two where there are few samples."""
     grid = (z.shape[-2], z.shape[-1])
     if isinstance(operator, Mask):
         each = 4 if len(z) > MIN_SAMPLES else 2
