@@ -7,7 +7,7 @@ measurement of the latents z, at each place of their grid alone:
     s = G_k z + b_k + n,   n ~ N(0, V_k),   k the kind of the place.
 
 G_k, b_k and V_k are measured, not assumed: samples of the prior are decoded to images x, which are measured with noise
-as the operator says it is, and s is regressed on their own codes z = E(x), for a latent prior is a model of codes (least
+as the operator says it is, and s is regressed on their own codes z = E(x), as a latent prior is a model of codes (least
 squares over all channels of a place). So V_k holds the encoder's response to the noise of y, and what filling in cost.
 Kinds are one for all places, or for masks:
 
