@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 
 import deft
+from deft.domains.image.data import fashion
 from deft.prior.diffusers import Sample, table
 from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
@@ -73,11 +74,7 @@ def main() -> None:
     torch.manual_seed(0)
     source = Path("fashion-mnist/train.npz")  # examples/fashion/make_data.py --all fashion-mnist
     pixels = np.load(source)["x"] if source.exists() else None
-    x = (
-        deft.domains.image.data.fashion("fit").x
-        if pixels is None
-        else torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
-    )
+    x = fashion("fit").x if pixels is None else torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
     x = x.reshape(-1, 1, 32, 32)
 
     vae = autoencoder()

@@ -20,6 +20,7 @@ from deft.io.measurements import task_of
 from deft.io.tasks import TASKS
 from deft.kinds.records import task_from
 from deft.learned import DEFT, LearnedCovariance, kind_of
+from deft.likelihood.paste import BORDER
 from deft.likelihood.task import Tilt
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Plan, no_gradient, plan, takes_eta
@@ -143,6 +144,14 @@ from deft.workflow.sampling import Sampled, Sampling
     type=common.FilePath(exists=True),
     help="For --method deft-covariance: a run of `deft fit --method covariance`.  [default: the prior's own, bundled]",
 )
+@click.option(
+    "--paste",
+    is_flag=True,
+    help=(
+        f"Put the measured pixels back into the pictures, blended over {BORDER} pixels at the hole's edge; for masks"
+        " alone. What is written then is no sample of the posterior (docs/latent.md)."
+    ),
+)
 @click.option("--seed", type=Number(Seed), default=0, show_default=True)
 @click.option("--batch", type=Number(Rows), default=64, show_default=True, help="Samples drawn at once.")
 @out_option("samples")
@@ -199,6 +208,7 @@ class Asked:
     scale: float
     refine: int
     covariance: Path | None
+    paste: bool
     seed: int
     batch: int
     out: Path
@@ -217,11 +227,11 @@ class Asked:
         if self.reward is None and (self.beta is not None or self.label is not None):
             raise InputError("--beta and --label are for --reward")
         if self.reward is not None and (
-            self.refine or self.mask is not None or self.task is not None or self.sigma_y is not None
+            self.refine or self.paste or self.mask is not None or self.task is not None or self.sigma_y is not None
         ):
             raise InputError(
-                "a --reward is no measurement: leave --task, --sigma-y, --mask and --refine out (deft fit --start-from"
-                " fits an h on)"
+                "a --reward is no measurement: leave --task, --sigma-y, --mask, --paste and --refine out (deft fit"
+                " --start-from fits an h on)"
             )
 
     def draw(self, output: Output) -> None:
@@ -277,6 +287,7 @@ class Asked:
             scale=self.scale,
             batch=self.batch,
             refine=self.refine,
+            paste=BORDER if self.paste else None,
             covariance=covariance,
             device=where,
             prior_name=(self.prior_option or "fashion") if fitted is None else prior.loaded_as,
@@ -392,6 +403,8 @@ class Asked:
         output.say(f"{self.samples} samples in {done.seconds:.1f} s{obeyed}")
         for line in [*summary(about["diagnosis"]), *about["warnings"], *trust_lines(about)]:
             output.say(line)
+        if self.paste:
+            output.say("the measured pixels were put back: what is written is no sample of the posterior any more")
         output.say(f"wrote {', '.join(str(self.out / name) for name in done.written)}")
         output.result(about)
 

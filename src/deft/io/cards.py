@@ -24,7 +24,7 @@ FIELDS = {
     "h": "table", "task": "table", "network": "table", "schedule": "table", "prior_convention": "table",
     "intervals": "table", "measurement": "table", "interval_factors": "table", "diagnostics": "text", "output": "text",
     "event_shape": "sizes", "levels": "rows", "warnings": "texts", "prior_options": "texts",
-    "stands_for": "texts",
+    "stands_for": "texts", "surrogates": "table",
 }  # fmt: skip
 """Field -> type. Null stands for a field that is not there; other fields are for people, and hold what they hold."""
 MAX_NUMBERS = 2**28

@@ -15,6 +15,8 @@ from deft.operator.basic import Around
 
 GRADIENTS = ("encoder", "decoder")
 """How a step on the decoded data becomes one on the latents; see `Decoded`."""
+WAYS = (*GRADIENTS, "latents")
+"""How a latent prior is guided: through the decoder, or by a surrogate of the measurement in the latents themselves."""
 
 
 class Codec(Protocol):

@@ -72,7 +72,7 @@ def load_diffusers(
     label: int | str | None = None,
     variant: str | None = None,
     event_shape: tuple[int, ...] | None = None,
-    gradient: str = "decoder",
+    gradient: str | None = None,
     latent_scale: float | Sequence[float] | None = None,
     latent_shift: float | Sequence[float] | None = None,
     prompt: str = "",
@@ -95,7 +95,7 @@ def load_diffusers(
         label: the class, for a class-conditional model; "none" for the class that stands for none, where the model has
             one.
         variant: "fp16" for files named so; of parts that have no such files the plain ones are read.
-        gradient: for a pipeline with an autoencoder (a latent prior), see `deft.operator.latent.Decoded`.
+        gradient: for a pipeline with an autoencoder, see `deft.prior.latent.LatentPrior`.
         latent_scale, latent_shift: of its latents, z = scale (E(x) - shift), over what its config says; a number, or
             one for each channel.
         event_shape: of another size than the model was trained on (of latents, for a pipeline with an autoencoder);

@@ -169,7 +169,7 @@ def load_edm(
     weights: str | None = None,
     preconditioning: str | None = None,
     autoencoder: str | None = None,
-    gradient: str = "decoder",
+    gradient: str | None = None,
     **changes: Any,
 ) -> Denoiser:
     """A checkpoint of EDM or EDM2 as a frozen prior, in float32; every weight is checked and used. Nothing of a pickle
@@ -183,7 +183,7 @@ def load_edm(
         preconditioning: one of `PRECONDITIONINGS`, over what the file says.
         autoencoder: for a network of latents (EDM2 at 512 pixels), a folder of diffusers with the autoencoder: then the
             prior's samples are its images. Without it they are the latents.
-        gradient: with an autoencoder, see `deft.operator.latent.Decoded`.
+        gradient: with an autoencoder, see `deft.prior.latent.LatentPrior`.
         changes: of the convention; see `NetworkDenoiser`.
 
     Raises:
@@ -311,7 +311,7 @@ def _doubts(taken: Found, settings: Settings, classes: int, label: int | None, c
     return doubts
 
 
-def _with_autoencoder(path: Path, prior: EDMPrior, whole: Any, folder: str | None, gradient: str) -> Denoiser:
+def _with_autoencoder(path: Path, prior: EDMPrior, whole: Any, folder: str | None, gradient: str | None) -> Denoiser:
     """The prior itself, or, where its samples are latents and the autoencoder is given, that of the images."""
     encoder = whole.get("encoder") if isinstance(whole, Mapping) else None
     latent = isinstance(encoder, Record) and "VAE" in encoder.what

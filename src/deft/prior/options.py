@@ -15,7 +15,7 @@ from deft.denoiser.parametrisation import OUTPUTS, time_map
 from deft.errors import InputError, unknown
 from deft.nn.adm import SCHEDULES as ADM_SCHEDULES
 from deft.nn.adm import ADMConfig
-from deft.operator.latent import GRADIENTS
+from deft.operator.latent import WAYS
 from deft.prior.labels import NONE
 from deft.schedule import SCHEDULES
 from deft.values import printable
@@ -196,7 +196,7 @@ DIFFUSERS_KINDS: dict[str, Kind] = (
         "event_shape": Kind(
             "whole numbers above 0 with commas between them, channels first (3,64,64)", _all(_whole, 2, 4, 1)
         ),
-        "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+        "gradient": Kind("a name", _one_of("gradient", WAYS)),
         "latent_scale": Kind("a number, or one for each channel with commas between them", _numbers),
         "latent_shift": Kind("a number, or one for each channel with commas between them", _numbers),
     }
@@ -254,7 +254,7 @@ EDM_KINDS: dict[str, Kind] = (
         "weights": Kind("the place of a network in the file (ema)", text),
         "preconditioning": Kind("a name (edm, vp, ve, iddpm)", text),
         "autoencoder": Kind("a folder of diffusers with an autoencoder", text),
-        "gradient": Kind("a name", _one_of("gradient", GRADIENTS)),
+        "gradient": Kind("a name", _one_of("gradient", WAYS)),
     }
 )
 """Of EDM's networks."""

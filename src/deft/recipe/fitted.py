@@ -21,7 +21,7 @@ from deft.core.random import Noise
 from deft.core.sampler import Sampler
 from deft.errors import CheckpointError, DeftError, InputError
 from deft.io.files import load_weights, write_json, write_text
-from deft.io.h_files import load_h, needed_h, save_h
+from deft.io.h_files import needed_h, save_h
 from deft.io.measurements import observation, read_measurement
 from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
@@ -35,6 +35,7 @@ from deft.prior.load import family_of, read_options
 from deft.recipe.card_text import h_card_text
 from deft.recipe.data import Source, held_out_samples, unknown_pairs
 from deft.recipe.evaluation import Evaluation
+from deft.recipe.guided import load_guided, surrogates_of
 from deft.recipe.intervals import PRIOR_SAMPLES, CheckedIntervals, check_intervals
 from deft.recipe.settings import Recipe, Sizes
 from deft.runtime.distributed import get_world
@@ -353,6 +354,7 @@ class FittedH:
             "share": None if recipe.width is not None or not whole else round(trained / whole, 5),
             "torch": torch.__version__,
             **self.card,
+            **surrogates_of(self.prior),
         }
 
     def summary(self) -> dict[str, Any]:
@@ -424,7 +426,7 @@ def load(
     if not isinstance(prior, Denoiser):
         name, recorded = (prior, []) if prior is not None else prior_of(path, trust_code=trust_code)
         prior = load_prior(name, device or "cpu", **read_options(with_recorded(given, recorded)))
-    h, task, card = load_h(_file(path), prior, trust_code=trust_code)
+    h, task, card = load_guided(_file(path), prior, trust_code=trust_code)
     kept = {
         k: v
         for k, v in card.items()

@@ -30,6 +30,8 @@ from deft.io.measurements import is_measurement, limits, read_measurement
 from deft.kinds.domain import Domain, Measured, domain_for, known_options
 from deft.kinds.draws import Draws
 from deft.learned import Learned, LearnedCovariance
+from deft.likelihood.gaussian import requires
+from deft.likelihood.paste import paste_measured
 from deft.likelihood.task import Tilt
 from deft.methods import Plan
 from deft.prior.measurement_check import sample_warnings, typical_noise, warning_from
@@ -127,6 +129,8 @@ class Sampling:
     task: what the measurement is, or a `Tilt`, which is sampled without one. plan: the method.
     fitted: an h, for methods that need one, with this prior and task. refine: fit it on for so many steps, to the very
         measurement.
+    paste: put the measured pixels back into what is written, blended over so many (`deft.likelihood.paste`); residual,
+        spread and the like in sample.json are those of the samples as they were drawn.
     covariance: for the methods that take one beside h; None: that which comes with the library for the prior.
     scale: of h. samples, seed, batch: as in `Plan.draw`. device: where samples are drawn; None: where the
         prior is.
@@ -145,6 +149,7 @@ class Sampling:
     scale: float = 1.0
     batch: int = 64
     refine: int = 0
+    paste: int | None = None
     covariance: LearnedCovariance | None = None
     device: torch.device | str | None = None
     prior_name: str = ""
@@ -181,6 +186,8 @@ class Sampling:
         else:
             seen = read_measured(measurement, self.task, self.domain, shape, **reading)
             self._doubt_h(seen.obs)
+        if self.paste is not None:
+            requires(seen.obs, "mask", "--paste")
         with own_folder(folder, OUTPUTS, overwrite=overwrite, inputs=(measurement, reading.get("mask"))):
             return self._draw(folder, seen, measurement, progress)
 
@@ -212,8 +219,9 @@ class Sampling:
         trust = self._trust(draws, on_device) if measurement is not None else None
         if trust is not None and trust["within"] is not None:
             draws = replace(draws, factors=self._checked.factors if self._checked else None)
+        shown_as = draws if self.paste is None else paste_measured(draws, seen.obs, self.paste)
         with on_disk_together():
-            written = self.write(folder, draws, seen, pictured=measurement is not None)
+            written = self.write(folder, shown_as, seen, pictured=measurement is not None)
         noise, found = self._numbers(draws, seen.obs)
         about = {
             "out": str(folder),
@@ -224,6 +232,7 @@ class Sampling:
             "samples": self.samples,
             "seed": self.seed,
             "scale": self.scale,
+            **({} if self.paste is None else {"pasted": self.paste}),
             "seconds": round(seconds, 3),
             "calls": self.plan.calls(self.samples),
             "network_rows_per_call": getattr(self.prior, "rows_per_call", 1),
