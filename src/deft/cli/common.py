@@ -34,11 +34,13 @@ from deft.runtime.distributed import get_world
 from deft.runtime.importable import find_function
 from deft.runtime.memory import check_memory
 from deft.runtime.messages import log, show
+from deft.runtime.precision import PRECISIONS, at_precision
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
 from deft.values import Count, Positive, Range, Size, printable, quoted
 
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 def one_line(text: object) -> str:
@@ -232,6 +234,19 @@ prior_option_option = options(
         ),
     ),
 )
+
+
+def _precision(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    ctx.meta["deft.precision"] = value
+
+
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    expose_value=False,
+    callback=_precision,
+    help="Of the networks of prior and h while they run; all else stays float32 (docs/cost.md).  [default: as stored]",
+)
 size_option = click.option(
     "--size",
     type=Number(Size),
@@ -357,14 +372,23 @@ def find_prior(
     asked = read_options([*kept, *(f"{k}={v}" for k, v in texts.items())])
     if context is not None and context.meta.get("deft.trust_pickle") and family_or_none(name) == "adm":
         asked["trust_pickle"] = True
-    return load_prior(name, device, **asked)
+    return lowered(load_prior(name, device, **asked))
 
 
 def load_run(run: Path, prior: str | None, device: torch.device, options: Iterable[str] = ()) -> FittedH:
     """The h, its task and its prior, of a folder made by `deft fit`, or of its h.safetensors."""
     trust = trusts_code()
     name, recorded = (prior, []) if prior is not None else prior_of(run, trust_code=trust)
-    return load_fitted(run, find_prior(name, device, options, recorded), device=device, trust_code=trust)
+    fitted = load_fitted(run, find_prior(name, device, options, recorded), device=device, trust_code=trust)
+    lowered(fitted.h)
+    return fitted
+
+
+def lowered(module: M) -> M:
+    """A prior or an h in the precision that --precision asks for."""
+    context = click.get_current_context(silent=True)
+    precision = None if context is None else context.meta.get("deft.precision")
+    return module if precision is None else at_precision(module, precision)
 
 
 def trusts_code() -> bool:

@@ -160,6 +160,7 @@ from deft.workflow.sampling import Sampled, Sampling
 @common.range_option
 @common.array_option
 @common.shard_option
+@common.precision_option
 @common.device_option
 @overwrite_option
 @json_option
@@ -315,7 +316,8 @@ class Asked:
                 f"--covariance is for the method deft-covariance, got {made.method.name}: give that run in the place of"
                 " RUN to draw with the covariance alone"
             )
-        return load_covariance(prior, self.covariance, trust_code=common.trusts_code()).to(device)
+        found = load_covariance(prior, self.covariance, trust_code=common.trusts_code())
+        return common.lowered(found.to(device))
 
     def _of_run(self, run: Path, fitted: FittedH, output: Output) -> Any:
         """The task of a run: the reward, or the noise, that is asked for may be another."""

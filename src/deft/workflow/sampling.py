@@ -38,6 +38,7 @@ from deft.prior.measurement_check import sample_warnings, typical_noise, warning
 from deft.recipe.fitted import FittedH
 from deft.recipe.intervals import LEVEL, CheckedIntervals, judged
 from deft.runtime.messages import log, shown
+from deft.runtime.precision import precision_of
 from deft.samplers import ChainDiagnostics, ParticleDiagnostics
 
 
@@ -232,6 +233,7 @@ class Sampling:
             "samples": self.samples,
             "seed": self.seed,
             "scale": self.scale,
+            **({} if (precision := precision_of(self.prior)) == "fp32" else {"precision": precision}),
             **({} if self.paste is None else {"pasted": self.paste}),
             "seconds": round(seconds, 3),
             "calls": self.plan.calls(self.samples),
