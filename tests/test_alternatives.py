@@ -318,7 +318,7 @@ def test_older_cards_hold_a_deft(prior, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"rank": 2}, {"rank": 0}, {"rank": "many"}, {"width": 3}, {"event_shape": [1, 8, 8]}]
+    "change", [{"rank": 2}, {"rank": 0}, {"rank": "many"}, {"width": 3}, {"event_shape": [2, 16, 16]}]
 )
 def test_cards_that_lie(prior, tmp_path, change):
     h = made(prior, "lora")

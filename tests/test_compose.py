@@ -314,7 +314,7 @@ def test_stack_whitens():
 
 def test_repr_and_devices():
     op = holes(1, 1, 3, 3) @ BlockAverage(2)
-    assert repr(op).startswith("ComposedLinear(outer=Mask(") and "inner=BlockAverage(factor=2)" in repr(op)
+    assert repr(op).startswith("ComposedLinear(outer=Mask(") and "inner=BlockAverage(factor=2, size=None)" in repr(op)
     assert op.text == "Mask @ BlockAverage"
     both = stack(op, BlockAverage(3), event_shape=(1, 6, 6))
     assert repr(both).startswith("StackedLinear(operators=(ComposedLinear(") and "event_shape=(1, 6, 6)" in repr(both)

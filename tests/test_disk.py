@@ -611,7 +611,7 @@ def test_a_path_that_cannot_be_looked_for(tmp_path, monkeypatch, bad):
 
 def test_every_option_for_a_path_is_checked():
     """An option whose help says file or folder has one of our types, unless its value is no path as a whole."""
-    parts = {"--array", "--part", "--prior-option", "--rows", "--theta", "--name", "--about-data"}
+    parts = {"--array", "--part", "--prior-option", "--rows", "--theta", "--name", "--about-data", "--variant"}
     plain = {
         p.opts[0]
         for _, command in every_command()

@@ -330,7 +330,9 @@ def test_bad_names(capsys, shop, name, options, says):
 
 
 def test_families_have_a_line_each():
-    assert list(FAMILIES) == ["remote", "deft", "diffusers", "genie", "edm", "state", "adm", "python", "hub"]
+    assert list(FAMILIES) == [
+        "remote", "deft", "diffusers", "exported", "genie", "edm", "single", "state", "adm", "python", "hub",
+    ]  # fmt: skip
     assert all(row.about for row in FAMILIES.values())
 
 

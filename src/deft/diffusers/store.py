@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from deft.core.denoiser import Denoiser
 from deft.errors import InputError
-from deft.io.files import write_json
+from deft.io.files import copy_file, make_folder, write_json
 from deft.io.reading import read_json
 from deft.prior import BUNDLED
 from deft.prior import diffusers as adapter
@@ -63,24 +62,30 @@ def write_stored(folder: Path, prior: Denoiser, h: FittedH | None, task: Any) ->
     source = _files_of(prior)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is there and not empty: give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     name = prior.loaded_as
     if source is not None and source.is_dir():
-        shutil.copytree(source, folder, dirs_exist_ok=True, ignore=_left_out)
+        for file in _kept(source):
+            copy_file(file, folder / file.relative_to(source))
         name = "."
     elif source is not None:
         name = "prior" + "".join(source.suffixes[-1:])
-        shutil.copyfile(source, folder / name)
+        copy_file(source, folder / name)
     if h is not None:
         h.save(folder / H)
     about = {"prior": name, "prior_options": list(prior.loaded_with)}
     write_json(folder / INDEX, about | ({} if h is not None or task is None else {"task": task.config()}))
 
 
-def _left_out(folder: str, names: list[str]) -> list[str]:
-    """Hidden files, links to folders, and what an earlier pipeline wrote beside the model."""
-    linked = [n for n in names if Path(folder, n).is_dir() and Path(folder, n).is_symlink()]
-    return [n for n in names if n.startswith(".") or n in (*linked, INDEX, H)]
+def _kept(folder: Path) -> list[Path]:
+    """The files of a model's folder, but hidden ones, links to folders, and what an earlier pipeline wrote beside the
+    model."""
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name in (INDEX, H) or (path.is_dir() and path.is_symlink()):
+            continue
+        found += _kept(path) if path.is_dir() else [path]
+    return found
 
 
 def _files_of(prior: Denoiser) -> Path | None:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -230,6 +231,11 @@ def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
 
 def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     write_atomic(path, lambda p: p.write_bytes(data), durable=durable)
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """The bytes of a file under another name; folders on the way are made."""
+    write_atomic(path, lambda part: shutil.copyfile(source, part))
 
 
 def json_text(value: Any, **options: Any) -> str:

@@ -396,7 +396,7 @@ def compose(outer: Operator, inner: Any) -> Operator:
 
     >>> import deft, torch
     >>> compose(deft.Identity(), deft.BlockAverage(2))
-    BlockAverage(factor=2)
+    BlockAverage(factor=2, size=None)
     >>> deft.Matrix(torch.ones(1, 2)) @ deft.Matrix(torch.eye(2))
     Matrix(matrix=[[[1.0, 1.0]]])
     """
