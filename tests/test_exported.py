@@ -461,6 +461,6 @@ def test_a_precision_that_does_nothing_is_said(files, capsys, tmp_path):
     np.savez(tmp_path / "y.npz", x=np.random.default_rng(0).random((1, *side), np.float32))
     _, _, err = run(
         capsys, "sample", "--prior", files["net.onnx"], "--prior-option", "convention=ddpm", "--precision", "bf16",
-        "--task", "denoise", "--method", "ddrm", "--measurement", tmp_path / "y.npz", "--out", tmp_path / "out",
+        "--task", "denoise", "--method", "ddrm", "--measurement", tmp_path / "y.npz", "--range", "0,1", "--out", tmp_path / "out",
     )  # fmt: skip
     assert "--precision bf16 does nothing to ExportedPrior" in err
