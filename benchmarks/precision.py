@@ -50,7 +50,10 @@ def rows(task: str, images: int, samples: int, device: str, steps: int) -> list[
         row = {"prior": name, "task": task, "precision": p, "images": len(x), "samples": samples}
         row |= {"psnr": float(gap.mean()), "psnr_error": float(gap.std() / math.sqrt(len(x)))}
         for key in ("coverage", "energy_score"):
-            row |= {f"{key}_fp32": float(values["fp32"][key].double().mean()), key: float(values[p][key].double().mean())}
+            row |= {
+                f"{key}_fp32": float(values["fp32"][key].double().mean()),
+                key: float(values[p][key].double().mean()),
+            }
         row["rms"] = float((draws[p] - draws["fp32"]).square().mean().sqrt())
         row["time"] = seconds[p] / seconds["fp32"]
         out.append(row)

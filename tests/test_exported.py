@@ -9,6 +9,7 @@ import pickle
 import sys
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -438,3 +439,29 @@ def test_a_program_is_moved_with_the_tensors_that_it_makes(tmp_path, monkeypatch
         graphs.open_torch(tmp_path / "g.pt2", graph_files.PROGRAM, torch.device("meta")).net(
             X[:2].to("meta"), T[:2].to("meta")
         )
+
+
+def test_a_pipeline_says_which_methods_need_no_derivative(files):
+    """Not the core's words: the names of methods, as `deft sample` gives them; one of them runs."""
+    pytest.importorskip("diffusers")
+    from deft.diffusers import DeftPipeline
+
+    prior = load_prior(files["net.onnx"], convention="ddpm")
+    pipe = DeftPipeline(prior, task="inpaint")
+    side = prior.event_shape[1]
+    call = {"image": torch.rand(prior.event_shape), "mask_image": torch.ones(side, side).tril(-1), "output_type": "pt"}
+    with pytest.raises(InputError, match=r"DPS differentiates .* \(ONNX\) has no derivative: take a method .*ddrm"):
+        pipe(**call, num_inference_steps=2)
+    assert pipe(**call, num_inference_steps=2, method="ddrm").images.shape == (1, *prior.event_shape)
+
+
+def test_a_precision_that_does_nothing_is_said(files, capsys, tmp_path):
+    """A graph of ONNX computes as it was exported."""
+    side = load_prior(files["net.onnx"], convention="ddpm").event_shape
+    np.savez(tmp_path / "y.npz", x=np.random.default_rng(0).random((1, *side), np.float32))
+    _, out, err = run(
+        capsys, "sample", "--prior", files["net.onnx"], "--prior-option", "convention=ddpm", "--precision", "bf16",
+        "--task", "denoise", "--method", "ddrm", "--measurement", tmp_path / "y.npz", "--range", "0,1",
+        "--steps", "2", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert "--precision bf16 does nothing to ExportedPrior" in out + err

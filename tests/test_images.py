@@ -215,3 +215,12 @@ def test_output_folder(tmp_path):
     with pytest.raises(InputError, match="--overwrite"):
         open_folder(new)
     assert open_folder(new, overwrite=True) == new == open_folder(new, ours=lambda p: (p / "report.json").exists())
+
+
+def test_a_line_below_is_whole_where_rows_have_captions(monkeypatch):
+    """The captions push the line to the right: the picture is as much wider."""
+    column = Column("", torch.zeros(1, 8, 8, 3, dtype=torch.uint8).numpy())
+    long = "the meaning of colours " * 8
+    plain, captioned = (picture_grid([column], footer=long, rows=rows, cell=16) for rows in ((), ("pullover",)))
+    below = np.asarray(captioned.convert("L"))[-22:]
+    assert captioned.width > plain.width and (below[:, -4:] == 255).all()

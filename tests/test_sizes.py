@@ -442,3 +442,14 @@ def test_an_h_in_memory_at_another_size():
     ]
     with pytest.raises(InputError, match="averages blocks of 1, 2 pixels, which do not divide"):
         deft.sample_posterior(odd, deft.learned.LearnedCovariance((1, 16, 16), width=4), obs, 1, steps=2)
+
+
+def test_another_number_of_channels_is_refused_before_the_network_runs(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    net = diffusers.UNet2DModel(
+        sample_size=8, in_channels=3, out_channels=3, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2,
+    )  # fmt: skip
+    diffusers.DDPMPipeline(net, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "p")
+    with pytest.raises(InputError, match="has 3 channels, event_shape=1,12,9 has 1: give event_shape=3,12,9"):
+        load_prior(tmp_path / "p", event_shape=(1, 12, 9))

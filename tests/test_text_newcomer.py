@@ -4,6 +4,7 @@ prior behind a service."""
 from __future__ import annotations
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -114,3 +115,59 @@ def test_methods_without_a_fit(place, capsys):
     )  # fmt: skip
     assert code == 0, err
     assert (place / "out/mean.png").is_file()
+
+
+def fitted_without_guidance(capsys):
+    code, _, err = run(
+        capsys, "fit", "--prior", "sd", "--prompt", PROMPT, "--data", "photos/", "--task", "inpaint", "--out", "run",
+        *FEW,
+    )  # fmt: skip
+    assert code == 0, err
+
+
+def test_what_a_shared_h_tells_to_do_works(place, capsys):
+    """Both ways in README.md load the prior under its prompt, and its Python takes images, not latents."""
+    fitted_without_guidance(capsys)
+    code, _, err = run(capsys, "hub", "export", "run", "--out", "shared", "--license", "mit")
+    assert code == 0, err
+    text = (place / "shared/README.md").read_text()
+    assert "| samples | 3x16x16, values in [-1, 1], of latents 4x8x8 |" in text
+    line = next(line for line in text.splitlines() if line.startswith("deft sample . "))
+    words = shlex.split(line.replace(" . ", " shared ").replace("PRIOR", "sd").replace("photo.png", "photos/00.png"))
+    code, _, err = run(capsys, *words[1:], "--steps", "2")
+    assert code == 0, err
+    about = json.loads((place / "samples/sample.json").read_text())
+    assert about["prior_settings"]["prompt"] == PROMPT
+    scope: dict = {}
+    code = text.partition("```python\n")[2].partition("```")[0].replace('"PRIOR"', '"sd"').replace('"."', '"shared"')
+    exec(code, scope)
+    assert scope["draws"].x.shape == (1, 4, 3, 16, 16)
+
+
+def test_refusals_say_what_to_do(place, capsys):
+    """Another prompt, another size, a graph of an h of latents, tiles of latents, a method for linear operators."""
+    fitted_without_guidance(capsys)
+    drawn = ("--measurement", "photos/00.png", "--mask", "mask.png", "--out", "out")
+    assert refused(capsys, "sample", "run", "--prompt", "a dog", *drawn).endswith(f"give prompt='{PROMPT}'")
+    assert "works at that size alone" in refused(
+        capsys, "sample", "run", "--prior-option", "event_shape=4,12,12", *drawn
+    )
+    for options in ((), ("--with-prior",)):
+        line = refused(capsys, "export", "run", "--out", "h.onnx", *options)
+        assert "an h of an autoencoder's latents cannot be written as a graph" in line and "--with-prior" not in line
+    assert "leave tiled out, and give event_shape" in refused(
+        capsys, "prior", "inspect", "sd", "--prior-option", "tiled=4,16,16"
+    )
+    assert "take dps or reconstruction" in refused(capsys, "sample", "--prior", "sd", *drawn)
+
+
+def test_what_is_served_of_latents_is_said(place, capsys, monkeypatch):
+    import deft.remote.server as server
+
+    def once(prior, host, port, *, ready, **_):
+        ready("http://127.0.0.1:1")
+        return True
+
+    monkeypatch.setattr(server, "serve", once)
+    code, out, err = run(capsys, "serve", "sd", "--prompt", PROMPT)
+    assert code == 0 and "it serves latents, not images" in out + err

@@ -34,7 +34,7 @@ from deft.runtime.distributed import get_world
 from deft.runtime.importable import find_function
 from deft.runtime.memory import check_memory
 from deft.runtime.messages import log, show
-from deft.runtime.precision import PRECISIONS, at_precision
+from deft.runtime.precision import PRECISIONS, at_precision, networks
 from deft.runtime.shard import shard
 from deft.train.fit import pick_device
 from deft.values import Count, Positive, Range, Size, printable, quoted
@@ -388,6 +388,11 @@ def lowered(module: M) -> M:
     """A prior or an h in the precision that --precision asks for."""
     context = click.get_current_context(silent=True)
     precision = None if context is None else context.meta.get("deft.precision")
+    if precision not in (None, "fp32") and not networks(module):
+        log.warning(
+            f"warning: --precision {precision} does nothing to {type(module).__name__}, whose network is not in"
+            " PyTorch here; of a service, give it to `deft serve`"
+        )
     return module if precision is None else at_precision(module, precision)
 
 

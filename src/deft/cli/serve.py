@@ -122,6 +122,11 @@ def serve(
         output.say(f"{name or prior} at {url}{', for those who have the token' if token else ''}; Ctrl-C stops it")
         reached = url.replace("//0.0.0.0:", "//HOST:").replace("//[::]:", "//HOST:")
         output.say(f"use it with: {'DEFT_TOKEN=... ' if token else ''}deft fit --prior {reached} --data ...")
+        if loaded.data_shape != loaded.event_shape:
+            output.say(
+                "it serves latents, not images: it has no autoencoder for its clients. Images need the model itself:"
+                f" --prior {prior}"
+            )
         output.result({"url": url, "host": host, "token": token is not None, "fingerprint": loaded.fingerprint()})
 
     ended = run(

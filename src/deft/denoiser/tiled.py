@@ -55,7 +55,10 @@ class Tiled(Denoiser):
         super().__init__()
         tile, shape = tuple(prior.event_shape), as_shape(event_shape)
         if tuple(prior.data_shape) != tile:
-            raise InputError("Tiled takes a prior of the data themselves, got one of an autoencoder's latents")
+            raise InputError(
+                "tiles take a prior of the data themselves, got one of an autoencoder's latents: leave tiled out, and"
+                " give event_shape=C,H,W, the size in latents"
+            )
         if len(shape) != len(tile) or shape[0] != tile[0] or any(n < m for n, m in zip(shape, tile, strict=True)):
             raise InputError(
                 f"tiles of {list(tile)} make samples of {tile[0]} channels with no side below the tile's, not"

@@ -25,7 +25,7 @@ from deft.io.tasks import get_task, make_task
 from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
 from deft.learned import kind_of
-from deft.methods import Plan, plan
+from deft.methods import Plan, no_gradient, plan
 from deft.prior import load_prior
 from deft.prior.diffusers import INSTALL
 from deft.recipe import FittedH, load
@@ -285,6 +285,8 @@ class DeftPipeline(DiffusionPipeline):
             self.device
         )
         chosen = self._plan(method, sampler, num_inference_steps, spacing, settings)
+        if reason := no_gradient(chosen.method, self.prior, obs.likelihood):
+            raise InputError(reason)
         total = len(obs) * n
         at_once = total if batch is None else int(check(Rows, batch, "batch"))
         seeds = seeds_of(generator, total)

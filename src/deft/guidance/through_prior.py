@@ -232,5 +232,6 @@ def _pseudo_residual(operator: Operator, y: Tensor, x: Tensor) -> Tensor:
         return operator.pinv(y) - operator.pinv(operator(x))
     except InputError as error:
         raise InputError(
-            f"ΠGDM needs a linear operator, got {type(operator).__name__}, which has no pseudo-inverse either"
+            f"ΠGDM needs a linear operator, got {type(operator).__name__}, which has no pseudo-inverse either:"
+            " take dps or reconstruction (and on latents --prior-option gradient=latents serves as well)"
         ) from error

@@ -386,6 +386,12 @@ def convention_of(prior: Denoiser) -> dict[str, Any]:
     return plain(about | prior.describe())
 
 
+SAID = ("prompt", "negative_prompt", "guidance_scale", "label", "gradient")
+"""Fields of a convention that are options of a prior, under the same name."""
+FOLLOWS = ("prompt_sha256", "negative_prompt_sha256")
+"""Fields that differ because one of `SAID` does."""
+
+
 def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
     mine, theirs = prior.fingerprint(), card["prior_sha256"]
     fitted = card.get("prior_convention")
@@ -396,6 +402,8 @@ def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
         other = [d for d in other if "nothing" not in d[1:]]
         if not other:
             return
+    if other and all(d[0] == "latent" for d in other):  # of images, beside that of the latents: no h goes along
+        raise one_size(path, card, prior)
     who = (
         f"{path} was fitted to the prior {card.get('prior', '?')!r} (sha256 {theirs[:12]}…), this prior is {mine[:12]}…"
     )
@@ -406,7 +414,19 @@ def _check_prior(path: Path, card: dict[str, Any], prior: Denoiser) -> None:
         if fitted
         else ""
     )
-    raise CheckpointError(f"{who}{what}{weights_note(prior)}: give the prior it was fitted to with --prior")
+    way = _as_fitted(other) or "give the prior it was fitted to with --prior"
+    raise CheckpointError(f"{who}{what}{weights_note(prior)}: {way}")
+
+
+def _as_fitted(other: list[tuple[str, str, str]]) -> str:
+    """What to give where a prior differs in what is said as it is loaded alone (a prompt, the way of a gradient)."""
+    said = [d for d in other if d[0] in SAID]
+    if not said or any(d[0] not in SAID and d[0] not in FOLLOWS for d in other):
+        return ""
+    give = [f"{field}={fitted}" for field, fitted, _ in said if fitted not in ("nothing", "''")]
+    leave = [field for field, fitted, _ in said if fitted in ("nothing", "''")]
+    ways = [f"give {', '.join(give)}"] if give else []
+    return " and ".join([*ways, *([f"leave out {', '.join(leave)}"] if leave else [])])
 
 
 def _one_schedule(convention: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def shape_text(shape: Sequence[int]) -> str:
     """(1, 32, 32) -> "32x32 grey"; of other numbers of axes "2x64"."""
     if len(shape) != 3:
         return "x".join(map(str, shape))
-    channels = {1: "grey", 3: "RGB"}.get(shape[0], f"{shape[0]} channels")
+    channels = {1: "grey", 3: "RGB"}.get(shape[0], f"with {shape[0]} channels")
     return f"{shape[-2]}x{shape[-1]} {channels}"
 
 

@@ -152,6 +152,13 @@ def load_diffusers(
     unsure += notes
     under = condition_network(name, model, config, found, asked, shape, variant, parts)
     net = model_at_size(name, under.net, config, stated, shape)
+    takes = config.get("in_channels")
+    if event_shape and isinstance(takes, int) and len(shape) > 1 and shape[0] != takes:
+        own = ",".join(map(str, (takes, *shape[1:])))
+        raise InputError(
+            f"{name} has {takes} channels, event_shape={','.join(map(str, shape))} has {shape[0]}: give"
+            f" event_shape={own}"
+        )
     prior = NetworkDenoiser(net, event_shape=shape, **(said | changes))
     freeze(prior)
     try_once(prior.to(device), str(name))

@@ -190,6 +190,11 @@ def conditioned(fitted: FittedH, with_prior: bool) -> Export:
         InputError: a prior that holds no network here (a service, an ONNX graph), or a task that is no operator.
     """
     prior, h = fitted.prior, fitted.h
+    if prior.data_shape != prior.event_shape:
+        raise InputError(
+            "an h of an autoencoder's latents cannot be written as a graph, which would need the decoder: use it here,"
+            " with `deft sample` or deft.load"
+        )
     if with_prior:
         way = "export h alone, without --with-prior, and ask the prior for x_hat by its own means"
         check_network(prior, (NetworkDenoiser, MeanDenoiser), way)

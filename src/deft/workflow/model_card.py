@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,6 +102,23 @@ def shape_of(card: dict[str, Any]) -> tuple[int, ...]:
     return tuple(card["h"].get("event_shape") or card["prior_convention"]["event_shape"])
 
 
+def data_shape_of(card: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of what is measured and shown: of an image, where a sample of the prior is its latents."""
+    latent = (card.get("prior_convention") or {}).get("latent")
+    return tuple(latent) if isinstance(latent, list) else shape_of(card)
+
+
+def _options(card: dict[str, Any]) -> list[str]:
+    """KEY=VALUE with which the prior was loaded. A prompt whose embeddings were in a file is said in words, which is
+    the same prior."""
+    options = [str(option) for option in card.get("prior_options") or []]
+    convention = card.get("prior_convention") or {}
+    for key in ("prompt", "negative_prompt"):
+        if convention.get(key) and not any(option.startswith(f"{key}=") for option in options):
+            options.append(f"{key}={convention[key]}")
+    return options
+
+
 def front_matter(card: dict[str, Any], tag: str = "") -> list[str]:
     """YAML between two lines of dashes; texts are written as JSON, which YAML reads. tag: what hubs call it
     (`Domain.hub_tag`)."""
@@ -121,7 +139,7 @@ def front_matter(card: dict[str, Any], tag: str = "") -> list[str]:
 
 
 def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple[str, Any]]:
-    shape, bounds = shape_of(card), domain.bounds if domain else None
+    shape, bounds = data_shape_of(card), domain.bounds if domain else None
     unknown = isinstance(task, UnknownTask)
     like = (task.check(shape) if unknown else task.observe(torch.full((1, *shape), 0.5), BatchNoise(1, 0))).likelihood
     operator = getattr(like, "operator", like)
@@ -137,7 +155,12 @@ def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple
     ]
     facts: list[tuple[str, Any]] = [
         *([("tasks", "every linear one with Gaussian noise")] if of_prior(card) else measured),
-        ("samples", "x".join(map(str, shape)) + (f", values in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")),
+        (
+            "samples",
+            "x".join(map(str, shape))
+            + (f", values in [{bounds[0]:g}, {bounds[1]:g}]" if bounds else "")
+            + ("" if shape == shape_of(card) else f", of latents {'x'.join(map(str, shape_of(card)))}"),
+        ),
         ("prior", f"`{card.get('prior', '?')}`, sha256 `{card['prior_sha256']}`"),
     ]
     if convention:
@@ -151,14 +174,19 @@ def _facts(card: dict[str, Any], task: Any, domain: Domain | None) -> list[tuple
         facts.append(
             ("prior's convention", ", ".join(f"{k} {v if isinstance(v, str) else shown(v)}" for k, v in rest.items()))
         )
-    if card.get("prior_options"):
-        facts.append(("prior's options", " ".join(f"--prior-option {p}" for p in card["prior_options"])))
+    if options := _options(card):
+        facts.append(("prior's options", _on_command_line(options)))
     facts += [("data", card.get("data") or "not stated"), ("licence", card.get("licence") or "not stated")]
     if card.get("parameters"):
         share = f", {100 * card['share']:.2f} % of the prior's" if card.get("share") else ""
         facts.append(("parameters", f"{card['parameters']:,}{share}"))
     facts += [(k, card[k]) for k in ("steps", "seconds", "weights", "held_out_loss", "note") if card.get(k) is not None]
     return facts
+
+
+def _on_command_line(options: Sequence[str]) -> str:
+    """Of options KEY=VALUE, in quotes where a shell needs them."""
+    return " ".join(f"--prior-option {shlex.quote(' '.join(option.split()))}" for option in options)
 
 
 def _metrics(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -186,7 +214,9 @@ def _cell(row: dict[str, Any] | None, digits: int) -> str:
 
 def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
     prior = str(card.get("prior", "?"))
+    options = _options(card)
     given = "" if prior in BUNDLED else " --prior PRIOR"
+    given += f" {_on_command_line(options)}" if given and options else ""
     name = json.dumps(prior, ensure_ascii=False) if prior in BUNDLED or HUB_ID.fullmatch(prior) else '"PRIOR"'
     measured = "--measurement " + (
         "measured.npz"
@@ -196,7 +226,7 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
         else "measured.png"
     )
     which = f" --task {task.name}" if of_prior(card) else ""
-    shape, bounds = shape_of(card), domain.bounds if domain else None
+    shape, bounds = data_shape_of(card), domain.bounds if domain else None
     named = (
         ""
         if ":" not in f"{card.get('class', '')}{card.get('task_code', '')}{card['h'].get('net', '')}"
@@ -228,7 +258,7 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
         "from deft.workflow.hub import from_pretrained",
         "from deft.prior import load_prior",
         "",
-        f"prior = load_prior({name})",
+        f"prior = load_prior({', '.join([name, *(_keyword(option) for option in options)])})",
         f'h, task, card = from_pretrained(".", prior{", trust_code=True" if named else ""})  # or "OWNER/NAME"',
         *_measured(task, f"x = {draw}  # {what}"),
         (
@@ -237,6 +267,12 @@ def _use(card: dict[str, Any], task: Any, domain: Domain | None) -> list[str]:
         ),
         "```",
     ]
+
+
+def _keyword(option: str) -> str:
+    """KEY=VALUE as an argument of Python: as text, which `load_prior` reads as the command line's."""
+    key, _, value = option.partition("=")
+    return f"{key}={json.dumps(' '.join(value.split()), ensure_ascii=False)}"
 
 
 def _measured(task: Any, sample: str) -> list[str]:

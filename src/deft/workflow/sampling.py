@@ -25,7 +25,7 @@ from deft.io.arrays import save_arrays
 from deft.io.claims import names_in
 from deft.io.files import on_disk_together, write_bytes, write_json
 from deft.io.folders import Outputs, own_folder
-from deft.io.h_files import needed_h, save_h
+from deft.io.h_files import SAID, needed_h, save_h
 from deft.io.measurements import is_measurement, limits, read_measurement
 from deft.kinds.domain import Domain, Measured, domain_for, known_options
 from deft.kinds.draws import Draws
@@ -228,6 +228,7 @@ class Sampling:
             "out": str(folder),
             "task": self.task.config(),
             "prior": self.prior_name or self.prior.loaded_as,
+            **_said(self.prior),
             "run": self.run_name,
             "plan": self.plan.config(),
             "samples": self.samples,
@@ -320,6 +321,13 @@ class Sampling:
         refined = whole.refine(obs, self.refine, seed=self.seed, source=source)
         save_h(folder / "h.safetensors", refined.h, self.prior, self.task, **refined.card)
         return refined.h
+
+
+def _said(prior: Denoiser) -> dict[str, Any]:
+    """What the prior was told as it was loaded (prompt, guidance, class): under another it is another prior."""
+    about = prior.describe()
+    said = {key: about[key] for key in SAID if about.get(key) not in (None, "")}
+    return {"prior_settings": said} if said else {}
 
 
 def diagnosis(draws: Draws) -> dict[str, float]:

@@ -116,7 +116,9 @@ def picture_grid(
     n = max(len(c.pictures) for c in columns)
     bottom = head + n * (height + pad)
     total = max(
-        x, left + int(measure.textlength(title, font=big)) + pad, int(measure.textlength(footer, font=small)) + 2 * pad
+        x,
+        left + int(measure.textlength(title, font=big)) + pad,
+        left + int(measure.textlength(footer, font=small)) + pad,
     )
     image = Image.new("RGB", (total, bottom + (26 if footer else 0)), "white")
     draw = ImageDraw.Draw(image)
