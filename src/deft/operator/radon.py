@@ -372,19 +372,22 @@ def _shape(g: Geometry) -> Tensor:
 
 SMALL, GROWTH = 64, 1.05
 """The side at which c is found where no table is kept, and what c grows with each doubling of the side at most
-(measured, at the same angles: 1.5 to 4.8 % from 32 to 256 pixels)."""
+(measured, at the same angles: 1.5 to 4.8 % from 32 to 256 pixels). Detectors further apart than a pixel see a small
+image with few rays, and c is found at as many pixels as give them as many as `SMALL` has."""
 
 
 def _largest(g: Geometry) -> float:
     """c of `Radon.response`, by power iteration."""
-    doublings = 0.0
-    if g.entries > KEPT and g.side > SMALL:
-        doublings, scale = math.log2(g.side / SMALL), SMALL / g.side
+    doublings, small = 0.0, math.ceil(SMALL * max(1.0, g.pitch))
+    if g.entries > KEPT and g.side > small:
+        doublings, scale = math.log2(g.side / small), small / g.side
+        detectors = math.ceil(g.detectors * scale)
+        # by whole pixels: where a ray runs through the middles of pixels, c is larger than where it runs between them
         g = g._replace(
-            side=SMALL,
-            detectors=math.ceil(g.detectors * scale),
-            centre=g.centre * scale,
-            axis=(g.axis[0] * scale, g.axis[1] * scale),
+            side=small,
+            detectors=detectors + (detectors - small - g.detectors + g.side) % 2,
+            centre=_like(g.centre, scale),
+            axis=(_like(g.axis[0], scale), _like(g.axis[1], scale)),
         )
     rays, shape = projector(g), _shape(g)
     v = BatchNoise(1, 0).normal((1, g.side, g.side)).float()
@@ -394,6 +397,11 @@ def _largest(g: Geometry) -> float:
         v = _filtered(rays.adjoint(rays.forward(v)), 1 / shape.float())
         largest = v.norm()
     return 1.05 * float(largest) * GROWTH**doublings  # some more for what the iteration has not found
+
+
+def _like(offset: float, scale: float) -> float:
+    """An offset scaled, with the same part behind the point."""
+    return round(math.floor(offset) * scale) + offset - math.floor(offset)
 
 
 @functools.lru_cache(maxsize=2)
