@@ -72,3 +72,23 @@ def test_the_bound_of_the_spectrum_holds_where_it_is_found_on_a_smaller_image(si
         v = op.precondition(op.adjoint(op(v)), 0.0, 1.0)
     radon._response.cache_clear()
     assert 0.7 < float(v.norm()) <= 1.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"side": 64, "angles": 8},
+        {"side": 32, "angles": 60},
+        {"side": 6, "angles": 1},
+        {"side": 2, "angles": 1, "detectors": 1},
+        {"side": 16, "angles": 3, "detectors": 2},
+    ],
+)
+def test_the_bound_of_the_spectrum_is_a_bound(options):
+    """With 8 angles the two largest eigenvalues are close, and few steps of the power method stop below both."""
+    op = Radon(**options)
+    v = torch.randn(1, 1, op.side, op.side, generator=torch.Generator().manual_seed(1))
+    for _ in range(200):
+        v = v / v.norm()
+        v = op.precondition(op.adjoint(op(v)), 0.0, 1.0)
+    assert 0.9 < float(v.norm()) <= 1.0
