@@ -418,9 +418,9 @@ def test_weights_beside_an_onnx_graph(files, tmp_path, capsys):
     (tmp_path / "g.bin").write_bytes(data)
     assert load_prior(tmp_path / "g.onnx", convention="ddpm").fingerprint() != prior.fingerprint()
     (tmp_path / "g.bin").unlink()
-    assert "keeps its weights in g.bin" in inspect(capsys, tmp_path / "g.onnx", "convention=ddpm")
+    assert "keeps its weights in 'g.bin'" in inspect(capsys, tmp_path / "g.onnx", "convention=ddpm")
     (tmp_path / "g.onnx").write_bytes((tmp_path / "g.onnx").read_bytes().replace(b"g.bin", b"../gg"))
-    assert "names a file outside its folder (../gg)" in inspect(capsys, tmp_path / "g.onnx", "convention=ddpm")
+    assert "names a file outside its folder ('../gg')" in inspect(capsys, tmp_path / "g.onnx", "convention=ddpm")
 
 
 def test_a_program_is_moved_with_the_tensors_that_it_makes(tmp_path, monkeypatch):
@@ -465,3 +465,25 @@ def test_a_precision_that_does_nothing_is_said(files, capsys, tmp_path):
         "--steps", "2", "--out", tmp_path / "out",
     )  # fmt: skip
     assert "--precision bf16 does nothing to ExportedPrior" in out + err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("a" * 5000, "is not beside it"), ("a\0b", "is not beside it"), ("../w", "outside its folder")],
+    ids=["long", "NUL", "outside"],
+)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_names_of_weights_that_no_file_has_or_may_have(tmp_path, name, says, sparse):
+    import onnx
+
+    tensor = onnx.TensorProto(name="w", data_location=onnx.TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=name)
+    graph = onnx.GraphProto()
+    if sparse:
+        graph.sparse_initializer.add().values.CopyFrom(tensor)
+    else:
+        graph.initializer.append(tensor)
+    (tmp_path / "g.onnx").write_bytes(onnx.ModelProto(graph=graph).SerializeToString())
+    with pytest.raises(CheckpointError, match=says) as error:
+        graph_files.onnx_parts(tmp_path / "g.onnx", onnx.load(str(tmp_path / "g.onnx"), load_external_data=False))
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)

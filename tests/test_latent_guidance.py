@@ -221,15 +221,42 @@ def test_an_h_is_guided_as_it_was_fitted_whatever_the_default_became(fitted):
         deft.load(fitted["decoder"], large("latents"))  # stated, and other
 
 
+def test_nan_where_nothing_was_measured_is_as_hidden_as_anything():
+    """A hole that cuts places in two: what an encoder and a network are shown of it, and what is put back."""
+    mask = torch.ones(1, 1, 16, 16)
+    mask[..., 5:10, 7:12] = 0
+    y = mask * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain, holes = (Observation(torch.where(mask > 0, y, v), Gaussian(Mask(mask), 0.1)) for v in (0.0, torch.nan))
+    one, two = (world().to_latent(obs) for obs in (plain, holes))
+    assert torch.equal(one.y, two.y) and torch.equal(one.features(), two.features())
+    x = torch.randn(1, 2, 1, 16, 16)
+    assert torch.equal(paste_measured(x, holes, 2), paste_measured(x, plain, 2))
+
+
 def test_damaged_surrogates_are_refused():
     config = world().surrogate_of(block_mask(), 0.1).config()
     again = Surrogate.from_config(config)
     torch.testing.assert_close(again.noise, world().surrogate_of(block_mask(), 0.1).noise, rtol=1e-5, atol=1e-6)
-    for bad in ({**config, "kinds": 3}, {**config, "float32": "x"}, {}, None, {**config, "float32": "AAAA" * 10}):
+    endless = {**config, "kinds": float("inf")}
+    for bad in (
+        {**config, "kinds": 3},
+        {**config, "float32": "x"},
+        {},
+        None,
+        {**config, "float32": "AAAA" * 10},
+        endless,
+    ):
         with pytest.raises(CheckpointError):
             Surrogate.from_config(bad)
     with pytest.raises(CheckpointError, match="of 4 channels, the latents have 2"):
         LatentPrior(gaussian_prior((2, 8, 8), 1.0), Folded(), (1, 16, 16), "latents").restore({"a": config})
+    few = Surrogate(*(v[:2] for v in again)).config()
+    for key, bad, says in (
+        ("Mask 0.1", few, "of 2 kinds of places, expected 9"),
+        ("Radon 1 0.1", config, "expected 2"),
+    ):
+        with pytest.raises(CheckpointError, match=says):
+            world().restore({key: bad})
 
 
 def test_what_has_no_surrogate_names_the_other_ways():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 import deft
 from deft.errors import InputError
 from deft.io.h_files import bundled_h
+from deft.learned import LEARNED
 from deft.runtime.precision import at_precision, networks, precision_of
 from toys import refused, run
 
@@ -79,6 +81,62 @@ def test_a_network_that_fails_leaves_no_autocast_behind():
         networks(prior)[0](torch.zeros(1, 7, 32, 32), torch.zeros(1))
     assert not torch.is_autocast_enabled("cpu")
     assert torch.zeros(2, 2).mm(torch.zeros(2, 2)).dtype == torch.float32
+
+
+class Waiting(torch.nn.Module):
+    """A network in which the first thread waits for the second, and leaves it first."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.second_in, self.first_out = torch.nn.Linear(2, 2), threading.Event(), threading.Event()
+
+    def forward(self, x, time):
+        if threading.current_thread().name == "first":
+            assert self.second_in.wait(20)
+        else:
+            self.second_in.set()
+            assert self.first_out.wait(20)
+        return self.layer(x)
+
+
+def test_threads_leave_each_other_alone():
+    """As a service runs them; the second is under autocast of its own."""
+    net, found = Waiting(), {}
+    prior = at_precision(deft.NetworkDenoiser(net, deft.VPCosine(), (2,), "v"), "bf16")
+    waits = threading.Event()
+
+    def first():
+        net.register_forward_pre_hook(lambda *_: waits.set())
+        prior(torch.zeros(1, 2), torch.tensor(0.5))
+        found["first"] = torch.is_autocast_enabled("cpu")
+        net.first_out.set()
+
+    def second():
+        assert waits.wait(20)
+        with torch.autocast("cpu", torch.bfloat16):
+            prior(torch.zeros(1, 2), torch.tensor(0.5))
+            found["second"] = torch.is_autocast_enabled("cpu")
+
+    threads = [threading.Thread(target=f, name=f.__name__) for f in (first, second)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(30)
+    assert found == {"first": False, "second": True}
+
+
+@pytest.mark.parametrize("name", ["deft", "amortised", "controlnet", "finetuned"])
+def test_every_network_of_a_learned_h_is_lowered(name):
+    prior = deft.load_prior("fashion")
+    obs = deft.tasks.SuperResolution().observe(torch.zeros(1, 1, 32, 32), deft.Noise(0, 1))
+    h = LEARNED[name].sized(prior, 0.1, obs.likelihood.feature_channels)
+    at_precision(prior, "bf16"), at_precision(h, "bf16")
+    seen = []
+    for module in h.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)) and module not in networks(h):
+            module.register_forward_hook(lambda m, a, out: seen.append(out.dtype))
+    h(prior(torch.randn(1, 1, 32, 32), torch.tensor(0.5)), obs)
+    assert seen and set(seen) == {torch.bfloat16}
 
 
 def test_what_is_refused():

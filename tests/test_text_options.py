@@ -370,11 +370,36 @@ def test_files_of_another_model(kept, sd, tmp_path):
         ("half", {pair[0]: a}, "is not complete"),
         ("dora", {pair[0]: a, f"unet.{TO_Q}.dora_scale": b}, "belongs to DoRA"),
         ("none", {"x": a}, "holds no LoRA"),
+        ("bias", {pair[0]: a, pair[1]: b, f"unet.{TO_Q}.lora_B.bias": b[:, 0].clone()}, "belongs to LoRA with biases"),
+        ("rank", {pair[0]: a[:0], pair[1]: b[:, :0]}, "different ranks, or none"),
+        ("complex", {pair[0]: a * 1j, pair[1]: b * 1j}, "complex"),
     ):
         save_file(tensors, tmp_path / f"{name}.safetensors")
         with pytest.raises(DeftError, match=says) as error:
             load_prior(sd, prompt=PROMPT, lora=tmp_path / f"{name}.safetensors")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "metadata", "options", "says"),
+    [
+        (torch.tensor(float("nan")), None, {}, "alpha of .* is nan"),
+        (torch.tensor(float("inf")), None, {}, "alpha of .* is inf"),
+        (torch.ones(2), None, {}, "more than one number for alpha"),
+        (None, '{"unet.lora_alpha": NaN}', {}, "alpha of .* is nan"),
+        (None, "[" * 100_000, {"lora_scale": 1e300}, r"too large for float32: lower lora_scale \(1e\+300\)"),
+        (torch.tensor(1e8), None, {"dtype": "float16"}, "too large for float16"),
+    ],
+)
+def test_lora_never_makes_weights_that_are_not_finite(sd, tmp_path, alpha, metadata, options, says):
+    a, b = lora_tensors()
+    tensors = {f"unet.{TO_Q}.lora_A.weight": a, f"unet.{TO_Q}.lora_B.weight": b}
+    tensors |= {} if alpha is None else {f"unet.{TO_Q}.alpha": alpha}
+    file = tmp_path / "l.safetensors"
+    save_file(tensors, file, metadata=metadata and {"lora_adapter_metadata": metadata})
+    with pytest.raises(DeftError, match=says) as error:
+        load_prior(sd, prompt=PROMPT, lora=file, **options)
+    assert "\n" not in str(error.value)
 
 
 MISSING = {

@@ -102,6 +102,26 @@ def test_tiles_are_called_in_parts_and_cover_every_axis():
     assert large.fingerprint() != prior.fingerprint() != Tiled(prior, (1, 20, 9)).fingerprint()
 
 
+def test_a_time_for_each_row_or_one_for_all():
+    large = Tiled(Pictures(8), (1, 20, 9), rows=5)
+    x, times = torch.randn(2, 1, 20, 9), torch.tensor([0.2, 0.7])
+    alone = [large(x[i : i + 1], times[i]).mean for i in range(2)]
+    torch.testing.assert_close(large(x, times).mean, torch.cat(alone))
+    torch.testing.assert_close(large(x, times[:1]).mean, large(x, times[0]).mean)
+
+
+def test_tiles_of_a_prior_without_a_derivative_have_none():
+    prior = Pictures(8)
+    prior.differentiable = False
+    assert not Tiled(prior, (1, 16, 16)).differentiable and Tiled(Pictures(8), (1, 16, 16)).differentiable
+
+
+@pytest.mark.parametrize("shape", [(1, 30, 9), (1, 8, 8)])
+def test_samples_of_another_size_than_the_tiles_make(shape):
+    with pytest.raises(InputError, match=r"expected \[B, 1, 20, 9\]"):
+        Tiled(Pictures(8), (1, 20, 9))(torch.randn(1, *shape), torch.tensor(0.3))
+
+
 @pytest.mark.parametrize(
     ("shape", "options"),
     [((2, 16, 16), {}), ((1, 16), {}), ((1, 16, 7), {}), ((1, 16, 16), {"overlap": 0.95}), ((1, 16, 16), {"rows": 0})],

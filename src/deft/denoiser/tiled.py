@@ -68,7 +68,7 @@ class Tiled(Denoiser):
             raise InputError(f"Tiled takes an overlap of 0 to 0.9 and at least 1 row a call, got {overlap} and {rows}")
         self.prior, self.event_shape, self.overlap, self.rows = prior, shape, float(overlap), int(rows)
         self.schedule = prior.schedule
-        self.card = dict(prior.card)
+        self.card, self.differentiable = dict(prior.card), prior.differentiable
         starts = [_starts(n, m, overlap) for n, m in zip(shape[1:], tile[1:], strict=True)]
         self._places = [
             tuple(slice(i, i + m) for i, m in zip(at, tile[1:], strict=True)) for at in itertools.product(*starts)
@@ -102,10 +102,15 @@ class Tiled(Denoiser):
         return self.prior.parameter_count()
 
     def forward(self, x_t: Tensor, t: Tensor) -> Prediction:
+        if tuple(x_t.shape[1:]) != self.event_shape:  # the tiles are laid for one size
+            raise InputError(
+                f"x_t has shape {tuple(x_t.shape)}, expected [B, {', '.join(map(str, self.event_shape))}], which these"
+                " tiles make"
+            )
         t, alpha, sigma = self.coefficients(t, x_t)
         places: list[Any] = [(..., *place) for place in self._places]
         tiles = torch.cat([x_t[place] for place in places])
-        times = t.repeat(len(places))
+        times = t.expand(len(x_t)).repeat(len(places))
         means = torch.cat(
             [self.prior(*part).mean for part in zip(tiles.split(self.rows), times.split(self.rows), strict=True)]
         )

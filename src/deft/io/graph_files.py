@@ -19,6 +19,7 @@ import torch
 
 from deft.errors import CheckpointError
 from deft.runtime.untrusted import check_tensors, check_zip
+from deft.values import quoted
 
 ONNX, SCRIPT, PROGRAM = "ONNX", "TorchScript", "torch.export"
 
@@ -272,19 +273,24 @@ def onnx_parts(path: Path, model: Any) -> list[Path]:
             names |= {e.value for t in _of_node(node) for e in t.external_data if e.key == "location"}
     found = [path]
     for name in sorted(names):
-        part = path.parent / name
-        if Path(name).is_absolute() or not part.resolve().is_relative_to(home):
-            raise CheckpointError(f"{path} names a file outside its folder ({name[:80]}): export it again")
-        if not part.is_file():
-            raise CheckpointError(
-                f"{path} keeps its weights in {name[:80]}, which is not beside it: copy that file, too"
-            )
+        part, shown = path.parent / name, quoted(name)
+        try:
+            inside = not Path(name).is_absolute() and part.resolve().is_relative_to(home)
+            there = inside and part.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            inside, there = True, False
+        if not inside:
+            raise CheckpointError(f"{path} names a file outside its folder ({shown}): export it again")
+        if not there:
+            raise CheckpointError(f"{path} keeps its weights in {shown}, which is not beside it: copy that file, too")
         found.append(part)
     return found
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     for node in graph.node:
         yield from _of_node(node)
 
@@ -293,5 +299,7 @@ def _of_node(node: Any) -> Iterator[Any]:
     for attribute in node.attribute:
         yield attribute.t
         yield from attribute.tensors
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
         for graph in (attribute.g, *attribute.graphs):
             yield from _tensors(graph)

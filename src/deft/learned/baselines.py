@@ -40,6 +40,7 @@ from deft.learned.deft import DEFT, LOWEST, build_network, domain_name
 from deft.nn import UNet
 from deft.nn.embed import zero
 from deft.nn.lora import LowRank
+from deft.nn.unet import WayDown
 from deft.runtime.messages import old_messages
 
 
@@ -219,8 +220,7 @@ class SideNetwork(Adapted):
         mine = theirs if width is None else [max(1, round(width * w / theirs[0])) for w in theirs]
         super().__init__(prior, feature_channels, mine[0])
         self.width = width
-        self.side = copy.deepcopy(own).requires_grad_(True) if width is None else UNet(**{**own.config, "widths": mine})
-        del self.side.up, self.side.norm, self.side.outlet
+        self.side = WayDown.copied(own) if width is None else WayDown(**{**own.config, "widths": mine})
         pairs = [*zip(mine, theirs, strict=True), (mine[-1], theirs[-1])]
         self.outlets = nn.ModuleList(zero(nn.Conv2d(a, b, 1)) for a, b in pairs)
 
@@ -240,7 +240,7 @@ class SideNetwork(Adapted):
         return super().config() | {"width": self.width}
 
     def run(self, net: UNet, x: Tensor, time: Tensor, lifted: Tensor) -> Tensor:
-        features = self.side.encode(x, self.side.embed(time), self.inlet(lifted))
+        features = self.side(x, time, self.inlet(lifted))
         return net(x, time, None, [out(f) for out, f in zip(self.outlets, features, strict=True)])
 
 

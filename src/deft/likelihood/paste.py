@@ -34,6 +34,14 @@ def paste_weight(mask: Tensor, border: int) -> Tensor:
     return weight
 
 
+def hidden_as_zero(obs: Observation) -> Observation:
+    """0 in the place of NaN where nothing was measured: it says the same as the mask, as in every method."""
+    if bool(torch.isfinite(obs.y).all()):
+        return obs
+    measured = obs.likelihood.measured_part(torch.ones_like(obs.y)) != 0
+    return Observation(torch.where(measured, obs.y, torch.zeros_like(obs.y)), obs.likelihood)
+
+
 def paste_measured(samples: Samples, obs: Observation, border: int = BORDER) -> Samples:
     """Samples of a measurement through a mask with the measured pixels put back: w y + (1 - w) x, w of `paste_weight`.
 
@@ -59,6 +67,7 @@ def paste_measured(samples: Samples, obs: Observation, border: int = BORDER) -> 
     if border < 0:
         raise InputError(f"border is a number of pixels from 0, got {border}")
     mask = requires(obs, "mask", "putting measured pixels back").operator.measured_part(torch.ones_like(obs.y))
+    obs = hidden_as_zero(obs)
     x = samples.x if isinstance(samples, Draws) else samples
     if x.ndim != 5 or tuple(x.shape[2:]) != tuple(obs.y.shape[1:]) or len(x) != len(obs):
         raise InputError(

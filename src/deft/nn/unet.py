@@ -161,6 +161,28 @@ class UNet(nn.Module):
         return cropped(F.pixel_shuffle(self.outlet(F.silu(self.norm(z))), self.patch).contiguous(), x)
 
 
+class WayDown(UNet):
+    """The way down of a UNet by itself, as `encode` gives it: for a network beside another. A call, so that hooks see
+    it."""
+
+    def __init__(self, **config: Any):
+        super().__init__(**config)
+        del self.up, self.norm, self.outlet
+
+    @classmethod
+    def copied(cls, net: UNet) -> WayDown:
+        """With copies of a UNet's weights, which are trained."""
+        made = cls(**net.config)
+        own = made.state_dict()
+        made.load_state_dict({k: v for k, v in net.state_dict().items() if k in own})
+        return made.to(next(net.parameters()))
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, time: Tensor, seen: Tensor | None = None
+    ) -> list[Tensor]:
+        return self.encode(x, self.embed(time), seen)
+
+
 class HalfUNet(nn.Module):
     """net(x [B, inputs, H, W], time [B]) -> [B, outputs]: a UNet's way down, averaged over what is left of the image.
 

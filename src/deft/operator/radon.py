@@ -17,7 +17,7 @@ from deft._old_names import moved
 from deft.core.operator import DENSE, LinearOperator, Spectrum, conjugate_gradient
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError, unknown
-from deft.operator.projector import KEPT, SENSES, Geometry, matrix, projector
+from deft.operator.projector import KEPT, SENSES, Geometry, Projector, matrix, projector
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 
@@ -174,7 +174,7 @@ class Radon(Wrapped):
             lambda(k) = c / side * (1 + angles / sqrt(1 + (arc side |k|)^2)),    arc in radians, at most pi,
 
         the 1/|k| of back-projected lines averaged over directions, limited by the image's width at k = 0 and by a
-        single angle's share at large |k|. The number c (2 to 3), found once by power iteration, makes A^T A <= lambda
+        single angle's share at large |k|. The number c (2 to 3), found once by Lanczos iteration, makes A^T A <= lambda
         as quadratic forms. At the frequencies of `torch.fft.rfft2` on an image with half as much room again, so that
         little wraps around.
         """
@@ -370,30 +370,61 @@ def _shape(g: Geometry) -> Tensor:
     return (1 + g.angles / (1 + width**2 * (down[:, None].square() + across.square())).sqrt()) / g.side
 
 
+LANCZOS, POWER = 30, 10
+"""Steps in which c is found."""
 SMALL, GROWTH = 64, 1.05
 """The side at which c is found where no table is kept, and what c grows with each doubling of the side at most
-(measured, at the same angles: 1.5 to 4.8 % from 32 to 256 pixels)."""
+(measured, at the same angles: 1.5 to 4.8 % from 32 to 256 pixels). Detectors further apart than a pixel see a small
+image with few rays, and c is found at as many pixels as give them as many as `SMALL` has."""
 
 
 def _largest(g: Geometry) -> float:
-    """c of `Radon.response`, by power iteration."""
-    doublings = 0.0
-    if g.entries > KEPT and g.side > SMALL:
-        doublings, scale = math.log2(g.side / SMALL), SMALL / g.side
+    """c of `Radon.response`."""
+    doublings, small = 0.0, math.ceil(SMALL * max(1.0, g.pitch))
+    if g.entries > KEPT and g.side > small:
+        doublings, scale = math.log2(g.side / small), small / g.side
+        detectors = math.ceil(g.detectors * scale)
+        # by whole pixels: where a ray runs through the middles of pixels, c is larger than where it runs between them
         g = g._replace(
-            side=SMALL,
-            detectors=math.ceil(g.detectors * scale),
-            centre=g.centre * scale,
-            axis=(g.axis[0] * scale, g.axis[1] * scale),
+            side=small,
+            detectors=detectors + (detectors - small - g.detectors + g.side) % 2,
+            centre=_like(g.centre, scale),
+            axis=(_like(g.axis[0], scale), _like(g.axis[1], scale)),
         )
-    rays, shape = projector(g), _shape(g)
-    v = BatchNoise(1, 0).normal((1, g.side, g.side)).float()
-    largest = v.new_ones(())
-    for _ in range(30):
-        v = v / v.norm()
-        v = _filtered(rays.adjoint(rays.forward(v)), 1 / shape.float())
-        largest = v.norm()
-    return 1.05 * float(largest) * GROWTH**doublings  # some more for what the iteration has not found
+    found = _top(projector(g), 1 / _shape(g).float(), BatchNoise(1, 0).normal((1, g.side, g.side)).float())
+    return 1.05 * found * GROWTH**doublings  # some more for what the iteration has not found
+
+
+def _top(rays: Projector, inverse: Tensor, v: Tensor) -> float:
+    """The largest eigenvalue of P A^T A, P the filter `inverse`: `LANCZOS` steps from v in the inner product of A^T A,
+    in which it is symmetric, then the power method from the vector that they find. (The power method alone needs
+    hundreds of steps where the two largest are close, as with 8 angles.)"""
+    basis: list[tuple[Tensor, Tensor]] = []  # v and A^T A v
+    for _ in range(LANCZOS):
+        w = rays.adjoint(rays.forward(v))
+        before = (v * w).sum()
+        for one, its in basis:
+            along = (one * w).sum()
+            v, w = v - along * one, w - along * its
+        size = (v * w).sum()
+        if not float(size) > 1e-6 * float(before):  # no more that A sees, but rounding
+            break
+        basis.append((v / size.sqrt(), w / size.sqrt()))
+        v = _filtered(w / size.sqrt(), inverse)
+    if not basis:  # no ray meets the image
+        return 0.0
+    seen = torch.stack([w.flatten() for _, w in basis])
+    moved = torch.stack([_filtered(w, inverse).flatten() for _, w in basis])
+    best = torch.linalg.eigh((seen @ moved.mT).double()).eigenvectors[:, -1]
+    v = torch.stack([one for one, _ in basis], -1) @ best.to(v)
+    for _ in range(POWER):
+        v = _filtered(rays.adjoint(rays.forward(v / v.norm())), inverse)
+    return float(v.norm())
+
+
+def _like(offset: float, scale: float) -> float:
+    """An offset scaled, with the same part behind the point."""
+    return round(math.floor(offset) * scale) + offset - math.floor(offset)
 
 
 @functools.lru_cache(maxsize=2)

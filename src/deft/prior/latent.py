@@ -15,6 +15,7 @@ from deft.core.random import Noise
 from deft.core.schedule import Schedule
 from deft.errors import CheckpointError, InputError, unknown
 from deft.likelihood.gaussian import Gaussian
+from deft.likelihood.paste import hidden_as_zero
 from deft.operator import Mask
 from deft.operator.latent import WAYS
 from deft.prior import latent_surrogate as surrogate
@@ -207,6 +208,7 @@ class LatentPrior(Denoiser):
     def _surrogate_observation(self, obs: Observation) -> Observation:
         if reason := surrogate.why_none(obs, self.event_shape, self.data_shape):
             raise InputError(reason)
+        obs = hidden_as_zero(obs)
         like, place = obs.likelihood, self.state_like()
         assert isinstance(like, Gaussian)
         operator = like.operator
@@ -258,6 +260,11 @@ class LatentPrior(Denoiser):
                 raise CheckpointError(
                     f"the card's surrogate {key!r} is of {found.offset.shape[1]} channels, the latents have"
                     f" {self.event_shape[0]}"
+                )
+            places = surrogate.KINDS if key.startswith("Mask ") else 2
+            if len(found.offset) != places:
+                raise CheckpointError(
+                    f"the card's surrogate {key!r} is of {len(found.offset)} kinds of places, expected {places}"
                 )
             self._surrogates.setdefault(key, found)
 

@@ -87,7 +87,7 @@ class Surrogate(NamedTuple):
             gain, offset, noise = numbers.split([k * c * c, k * c, k * c * c])
             made = cls(gain.reshape(k, c, c), offset.reshape(k, c), noise.reshape(k, c, c))
             fine = bool(numbers.isfinite().all()) and bool((torch.linalg.eigvalsh(made.noise) > 0).all())
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise CheckpointError(f"the card holds no surrogate of latents: {type(error).__name__}") from error
         if not fine:
             raise CheckpointError("the card's surrogate of latents has noise that is no covariance")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ _SIDE = re.compile(
 )
 OTHERS = {
     "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w1_a": "LoHa", "lokr_w1": "LoKr", "oft_blocks": "OFT",
-    ".diff": "differences of whole weights",
+    ".diff": "differences of whole weights", "lora_mid": "LoRA in three factors", "lora_B.bias": "LoRA with biases",
 }  # fmt: skip
 """Part of a name -> another kind of adapter, that is not read."""
 TEXT = {"text_encoder.": "", "text_encoder_2.": "_2", "lora_te_": "", "lora_te1_": "", "lora_te2_": "_2"}
@@ -96,7 +97,7 @@ def _alphas(metadata: Mapping[str, str]) -> dict[str, Any]:
     """lora_alpha of each part of a pipeline, from the metadata that diffusers writes."""
     try:
         found = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -113,9 +114,13 @@ def _pairs(path: Path, tensors: Mapping[str, Tensor], stated: Mapping[str, Any])
         if pair.keys() != {"down", "up"}:
             raise CheckpointError(f"{path} is not complete: {name} has no {'up' if 'down' in pair else 'down'} weight")
         own, rank = tensors.get(f"{name}.alpha"), pair["down"].shape[0]
+        if pair["up"].ndim < 2 or pair["down"].ndim < 2 or pair["up"].shape[1] != rank or rank < 1:
+            raise CheckpointError(f"{path}: the two weights of {name} have different ranks, or none")
+        if any(v.is_complex() for v in pair.values()) or (own is not None and (own.numel() != 1 or own.is_complex())):
+            raise CheckpointError(f"{path}: {name} has complex weights, or more than one number for alpha")
         alpha = _stated_alpha(name, stated) if own is None else float(own)
-        if pair["up"].ndim < 2 or pair["down"].ndim < 2 or pair["up"].shape[1] != rank:
-            raise CheckpointError(f"{path}: the two weights of {name} have different ranks")
+        if alpha is not None and not math.isfinite(alpha):
+            raise CheckpointError(f"{path}: alpha of {name} is {alpha}: expected a finite number")
         out.append(Pair(pair["down"], pair["up"], float(rank) if alpha is None else alpha, name))
     return out
 
@@ -202,7 +207,13 @@ def _merge(network: nn.Module, pairs: Mapping[str, Pair], path: Path, scale: flo
             change += up[:, k : k + 1] * down[k]
         if not bool(torch.isfinite(change).all()):
             raise CheckpointError(f"{path}: the layer {pair.name} holds numbers that are not finite")
-        weight.copy_((weight.double() + change.reshape(weight.shape) * (scale * pair.alpha / rank)).to(weight.dtype))
+        merged = (weight.double() + change.reshape(weight.shape) * (scale * pair.alpha / rank)).to(weight.dtype)
+        if not bool(torch.isfinite(merged).all()):
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise InputError(
+                f"{path}: the layer {pair.name} makes weights too large for {kind}: lower lora_scale ({scale:g})"
+            )
+        weight.copy_(merged)
 
 
 def sha256_of(path: Path) -> str:

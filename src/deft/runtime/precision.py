@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import Any, TypeVar
 
 import torch
@@ -76,7 +77,8 @@ class _Autocast:
     def __init__(self, net: nn.Module, name: str):
         if any(p.dtype == torch.float64 for p in net.parameters()):
             raise InputError(f"a network in float64 is not taken to {name}: convert it to float32 first")
-        self.name, self.entered = name, []  # type: ignore[var-annotated]
+        self.name = name
+        self.entered: dict[int, list[torch.autocast]] = {}  # by thread: what is inside is a thread's own
         self.handles = (
             net.register_forward_pre_hook(self.enter),
             net.register_forward_hook(self.leave, always_call=True),
@@ -85,10 +87,13 @@ class _Autocast:
     def enter(self, net: nn.Module, args: Any) -> None:
         context = torch.autocast(next(net.parameters()).device.type, LOW[self.name])
         context.__enter__()
-        self.entered.append(context)
+        self.entered.setdefault(get_ident(), []).append(context)
 
     def leave(self, net: nn.Module, args: Any, out: Any) -> Any:
-        self.entered.pop().__exit__(None, None, None)
+        mine = self.entered[get_ident()]
+        mine.pop().__exit__(None, None, None)
+        if not mine:
+            del self.entered[get_ident()]
         return out.float() if isinstance(out, torch.Tensor) and out.dtype == LOW[self.name] else out
 
     def remove(self) -> None:
