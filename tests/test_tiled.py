@@ -10,6 +10,7 @@ from deft.denoiser import Denoiser, Tiled
 from deft.denoiser.identity import is_prior
 from deft.errors import InputError
 from deft.io.h_files import bundled_h
+from deft.prior.check import describe
 from deft.testing import gaussian_field
 
 SCHEDULE = deft.VPCosine()
@@ -139,6 +140,8 @@ def test_tiles_are_an_option_of_a_prior_and_serve_an_h():
     h = deft.load(bundled_h("sr4"), prior_options=["tiled=1,32,48"])
     y = h.task.observe(torch.zeros(1, 1, 32, 48), deft.Noise(0, 1))
     assert h.sample(y, n=1, steps=2).x.shape == (1, 1, 1, 32, 48)
+    about = describe(large)
+    assert (about["output"], about["tile"], about["rows_per_call"]) == ("v", [1, 32, 32], large.tiles)
 
 
 @pytest.mark.parametrize(

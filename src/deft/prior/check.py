@@ -23,6 +23,7 @@ from deft.core.random import Noise, seed_for
 from deft.core.schedule import Schedule
 from deft.denoiser import NetworkDenoiser
 from deft.denoiser.parametrisation import OUTPUTS
+from deft.denoiser.tiled import Tiled
 from deft.errors import InputError, NonFiniteError
 from deft.methods import METHODS, forward_only
 from deft.prior.conventions import CONVENTIONS
@@ -107,6 +108,9 @@ def describe(prior: Denoiser) -> dict[str, Any]:
     about: dict[str, Any] = {k: v for k, v in prior.card.items() if k in SHOWN and v is not None}
     if isinstance(prior, LatentPrior):
         return describe(prior.prior) | about | {"data_shape": list(prior.data_shape), "gradient": prior.gradient}
+    if isinstance(prior, Tiled):
+        shapes = {"event_shape": list(prior.event_shape), "tile": list(prior.prior.event_shape)}
+        return describe(prior.prior) | about | shapes | {"rows_per_call": prior.rows_per_call}
     about |= {
         "parameters": prior.parameter_count(),
         "event_shape": list(prior.event_shape),
