@@ -519,3 +519,14 @@ def test_without_diffusers(monkeypatch):
     with pytest.raises(InputError, match=r"pip install 'deft-diffusion\[diffusers\]'"):
         importlib.import_module("deft.diffusers")
     assert "diffusers" not in deft.__all__
+
+
+def test_networks_in_16_bits(folders):
+    """The pictures are near those of float32, the prior is the same, and another name is one line."""
+    from deft.runtime.precision import precision_of
+
+    folder = folders / "pixels"
+    pipe = DeftPipeline.from_pretrained(folder, task="sr4", precision="bf16")
+    assert precision_of(pipe.prior) == "bf16" and pipe.dtype == torch.float32
+    with pytest.raises(InputError, match="precision"):
+        DeftPipeline.from_pretrained(folder, task="sr4", precision="half")
