@@ -6,8 +6,9 @@ are no multiples of what is folded and halved are padded inside (`deft.nn.paddin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -172,10 +173,10 @@ class WayDown(UNet):
     @classmethod
     def copied(cls, net: UNet) -> WayDown:
         """With copies of a UNet's weights, which are trained."""
-        made = cls(**net.config)
-        own = made.state_dict()
-        made.load_state_dict({k: v for k, v in net.state_dict().items() if k in own})
-        return made.to(next(net.parameters()))
+        made = copy.deepcopy(net).requires_grad_(True)  # not made anew: a skeleton's weights may be on no device
+        made.__class__ = cls
+        del made.up, made.norm, made.outlet
+        return cast(WayDown, made)
 
     def forward(  # type: ignore[override]
         self, x: Tensor, time: Tensor, seen: Tensor | None = None

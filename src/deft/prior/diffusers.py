@@ -152,11 +152,10 @@ def load_diffusers(
     unsure += notes
     under = condition_network(name, model, config, found, asked, shape, variant, parts)
     net = model_at_size(name, under.net, config, stated, shape)
-    takes = config.get("in_channels")
-    if event_shape and isinstance(takes, int) and len(shape) > 1 and shape[0] != takes:
-        own = ",".join(map(str, (takes, *shape[1:])))
+    if event_shape and len(shape) > 1 and shape[0] != inputs:
+        own = ",".join(map(str, (inputs, *shape[1:])))
         raise InputError(
-            f"{name} has {takes} channels, event_shape={','.join(map(str, shape))} has {shape[0]}: give"
+            f"{name} has {inputs} channels, event_shape={','.join(map(str, shape))} has {shape[0]}: give"
             f" event_shape={own}"
         )
     prior = NetworkDenoiser(net, event_shape=shape, **(said | changes))
