@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ Ask = Callable[[nn.Module, Tensor, Tensor], Any]
 """How a module is called with x_t and a time."""
 
 
-class Graph(nn.Module):
+class Graph(nn.Module, ABC):
     """net(x_t [B, *E], time [B]) of a graph that may take a fixed number of rows, one time for all rows, half
     precision, or whole numbers for a time.
 
@@ -63,9 +64,9 @@ class Graph(nn.Module):
         super().__init__()
         self.path, self.signature, self.sha256, self.parameter_total = path, signature, sha256, parameters
 
+    @abstractmethod
     def call(self, x: Tensor, time: Tensor) -> Tensor:
         """The graph itself, on what it takes."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         s = self.signature
