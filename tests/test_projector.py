@@ -66,7 +66,7 @@ def test_the_adjoint_of_a_large_scan_is_its_transpose_in_float32():
 def test_the_posterior_mean_step_of_a_large_scan(many, monkeypatch):
     """Solved to 1e-4 of the right-hand side, on weights that are computed anew: within 1 % of the dense solve."""
     monkeypatch.setattr(radon, "MANY", many)
-    monkeypatch.setattr(rays, "KEPT", 0)
+    monkeypatch.setattr(rays, "TABLES", 0)
     monkeypatch.setattr(radon, "KEPT", 0)
     rays.projector.cache_clear()
     radon._response.cache_clear()
@@ -99,7 +99,7 @@ def test_the_average_of_the_normal_operator(options):
 
 def test_the_average_leaves_fewer_steps(monkeypatch):
     """Of the solve of a large scan: half of those with the diagonal preconditioner, or near it."""
-    op, steps = Radon(96, 160), []
+    op, steps = Radon(96, 400), []
     forward = Folded.forward
     monkeypatch.setattr(Folded, "forward", lambda self, x: steps.append(1) or forward(self, x))
     monkeypatch.setattr(radon, "KEPT", 0)

@@ -45,14 +45,15 @@ class View(NamedTuple):
     back: bool
 
     def of(self, x: Tensor) -> Tensor:
+        """Of images [row, column, image]."""
         x = self._flip(x)
-        return x.mT if self.turned else x
+        return x.transpose(0, 1) if self.turned else x
 
     def undone(self, x: Tensor) -> Tensor:
-        return self._flip(x.mT if self.turned else x)
+        return self._flip(x.transpose(0, 1) if self.turned else x)
 
     def _flip(self, x: Tensor) -> Tensor:
-        return x.flip((-1,) * self.mirrored + (-2,) * self.upside)
+        return x.flip((1,) * self.mirrored + (0,) * self.upside)
 
     def opposite(self) -> View:
         """The view that has the ray at s where this one has that at -s."""
@@ -105,9 +106,9 @@ def folds(g: Geometry) -> tuple[Fold, ...]:
         for turn in range(max(map(len, seen_by.values()))):  # more than 1: a direction that is given twice
             one = {view: angles[turn] for view, angles in seen_by.items() if len(angles) > turn}
             kinds.setdefault(tuple(sorted(one)), []).append(one)
-    # a few directions with a part of the views of many others are counted among these
+    # directions with a part of the views of others are counted among these: each fold makes all its views anew
     for few in sorted(kinds, key=len):
-        host = next((k for k in kinds if set(few) < set(k) and 4 * len(kinds[few]) < len(kinds[k])), None)
+        host = next((k for k in kinds if set(few) < set(k) and len(kinds[few]) <= len(kinds[k])), None)
         if host is not None:
             kinds[host] += kinds.pop(few)
     out = []
@@ -223,12 +224,12 @@ class Folded(Projector):
     def forward(self, x: Tensor) -> Tensor:
         g = self.geometry
         images = x.flatten(0, 1)
-        out = x.new_zeros(len(images), g.angles, g.detectors)
+        out = x.new_empty(len(images), g.angles, g.detectors)
         for some in self._parts(len(images)):
-            part = F.pad(images[some], (PAD, PAD, PAD, PAD))
+            part = images[some].permute(1, 2, 0).contiguous()
             for number, fold in enumerate(self.folds):
-                seen = torch.stack([v.of(part)[..., PAD:-PAD, :] for v in fold.views])
-                columns = seen.flatten(2).flatten(0, 1).mT.contiguous()
+                columns = F.pad(torch.stack([v.of(part) for v in fold.views], 2), (0, 0, 0, 0, PAD, PAD))
+                columns = columns.flatten(2).flatten(0, 1)  # [pixels, views * images]
                 rows = self._sums(number, columns) * self._factor(fold, x)[:, None]
                 self._place(out[some], rows.unflatten(2, (len(fold.views), -1)), fold)
         return out.reshape(*x.shape[:2], g.angles, g.detectors)
@@ -253,22 +254,25 @@ class Folded(Projector):
     def _gathered(self, y: Tensor, taps: int, smear: bool) -> Tensor:
         g = self.geometry
         sinograms = y.flatten(0, 1)
-        out = y.new_zeros(len(sinograms), g.side, g.side)
+        out = y.new_empty(len(sinograms), g.side, g.side)
         for some in self._parts(len(sinograms)):
-            part = F.pad(sinograms[some], (2 * taps, 2 * taps, 0, 1))  # the last row is that of direction -1
+            # [direction, detector, image]; the last direction is that of number -1
+            part = F.pad(sinograms[some].permute(1, 2, 0), (0, 0, 2 * taps, 2 * taps, 0, 1)).contiguous()
+            total = y.new_zeros(g.side, g.side, part.shape[-1])
             for number, fold in enumerate(self.folds):
-                seen = [part[:, angles.to(y.device)] for angles in fold.angles]
-                seen = [row.flip(-1) if v.back else row for row, v in zip(seen, fold.views, strict=True)]
-                columns = torch.stack(seen).permute(2, 3, 0, 1).flatten(2)  # [directions, detectors, views * images]
-                columns = (columns if smear else columns * self._factor(fold, y)[:, None]).contiguous()
+                seen = [part[angles.to(y.device)] for angles in fold.angles]
+                seen = [rows.flip(1) if v.back else rows for rows, v in zip(seen, fold.views, strict=True)]
+                columns = torch.stack(seen, 2).flatten(2)
+                if not smear:
+                    columns *= self._factor(fold, y)[:, None]
                 found = y.new_zeros(fold.rows(g), g.side, columns.shape[2])
                 for few, rows, table in self._pixel_tables(number, y, taps, smear):
                     found[rows] += products(table, columns[few].flatten(0, 1)).unflatten(0, (-1, g.side))
-                views = found.permute(2, 0, 1).unflatten(0, (len(fold.views), -1))
-                for view, image in zip(fold.views, views, strict=True):
+                for view, image in zip(fold.views, found.unflatten(2, (len(fold.views), -1)).unbind(2), strict=True):
                     # the middle row of an odd side belongs to the half that is not followed backwards
-                    image = image[:, : g.side // 2] if view.back else image
-                    out[some] += view.undone(F.pad(image, (0, 0, 0, g.side - image.shape[1])))
+                    image = image[: g.side // 2] if view.back else image
+                    total += view.undone(F.pad(image, (0, 0, 0, 0, 0, g.side - len(image))))
+            out[some] = total.permute(2, 0, 1)
         return out.reshape(*y.shape[:2], g.side, g.side)
 
     def _factor(self, fold: Fold, like: Tensor) -> Tensor:

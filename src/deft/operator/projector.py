@@ -1,9 +1,9 @@
 """Sums along rays and their adjoint, by Joseph's method, for the operators of computed tomography.
 
 The weights (`deft.operator.rays`) are a sparse matrix. Where it is small it is kept, by rows and by columns (`Tables`):
-quickest for many small images. Where it is not, one set of weights serves all directions that see an image alike
-(`deft.operator.folded`), kept where that is small enough, and else computed anew at every call, for some directions at
-a time, in memory of the order of the image. All are the same matrix and its transpose, to rounding.
+quickest for many small images. Where it is not, one set of weights serves all directions that see an image alike, and
+is computed anew at every call, for some directions at a time, in memory of the order of the image
+(`deft.operator.folded`). Both are the same matrix and its transpose, to rounding.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 
 from deft.operator.folded import Folded
-from deft.operator.rays import KEPT, SENSES, Geometry, Projector, Table, crossings, matrix, products
+from deft.operator.rays import SENSES, Geometry, Projector, Table, crossings, matrix, products
+
+
+TABLES = 2**22
+"""Most entries of `Tables`: 16 bytes each, and 40 while they are made."""
 
 
 @functools.lru_cache(maxsize=64)
 def projector(geometry: Geometry) -> Projector:
     """The way that is quick for this geometry."""
-    return (Tables if geometry.entries <= KEPT else Folded)(geometry)
+    return (Tables if geometry.entries <= TABLES else Folded)(geometry)
 
 
 class Tables(Projector):
@@ -90,4 +94,4 @@ def _smear(g: Geometry) -> Table:
     return Table(place.flatten(), weight.flatten(), start)
 
 
-__all__ = ["KEPT", "SENSES", "Folded", "Geometry", "Projector", "Tables", "matrix", "projector"]
+__all__ = ["SENSES", "TABLES", "Folded", "Geometry", "Projector", "Tables", "matrix", "projector"]

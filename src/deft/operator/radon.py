@@ -19,14 +19,15 @@ from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError, unknown
 from deft.operator import averaged
 from deft.operator.averaged import filtered
-from deft.operator.projector import KEPT, SENSES, Geometry, Projector, matrix, projector
+from deft.operator.projector import SENSES, Geometry, Projector, matrix, projector
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 
 TOLERANCE, LARGE_TOLERANCE, MAX_ITERATIONS = 1e-6, 1e-4, 500
-"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, where the
-rays are kept in a table and where there are too many of them (`deft.operator.projector`); and the most steps they
-take."""
+"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, of a small
+scan and of a large one; and the most steps they take."""
+KEPT = 2**24
+"""Most entries of the matrix (`Geometry.entries`) of a small scan."""
 MANY = 150
 """Directions of a large scan from which on A and A^T take longer than a solve with what stands in for them
 (`deft.operator.averaged`)."""
@@ -377,7 +378,7 @@ def _shape(g: Geometry) -> Tensor:
 LANCZOS, POWER = 30, 10
 """Steps in which c is found."""
 SMALL, GROWTH = 64, 1.05
-"""The side at which c is found where no table is kept, and what c grows with each doubling of the side at most
+"""The side at which c is found for a large scan, and what c grows with each doubling of the side at most
 (measured, at the same angles: 1.5 to 4.8 % from 32 to 256 pixels). Detectors further apart than a pixel see a small
 image with few rays, and c is found at as many pixels as give them as many as `SMALL` has."""
 

@@ -21,9 +21,6 @@ from torch.nn import functional as F
 
 SENSES = ("counterclockwise", "clockwise")
 
-KEPT = 2**24
-"""Most entries of a matrix that are kept as tables."""
-
 
 class Geometry(NamedTuple):
     """Where the rays are; see `Radon` for each. directions: theta in degrees, in place of angles, arc, start and
