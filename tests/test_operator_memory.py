@@ -7,10 +7,10 @@ import pkgutil
 
 import pytest
 import torch
+from benchmarks.memory import Alive
 
 import deft
 import deft.operator
-from benchmarks.memory import Alive
 from deft.domains.image.tasks import TASKS
 
 SIDES = (32, 64)

@@ -95,9 +95,7 @@ def folds(g: Geometry) -> tuple[Fold, ...]:
     small = torch.minimum(cos.abs(), sin.abs())
     members: dict[tuple[int, int], dict[View, list[int]]] = {}
     keys = zip(_numbered(small), _numbered(shift), strict=True)
-    for angle, (key, a, b, offset) in enumerate(
-        zip(keys, cos.tolist(), (-sin).tolist(), shift.tolist(), strict=True)
-    ):
+    for angle, (key, a, b, offset) in enumerate(zip(keys, cos.tolist(), (-sin).tolist(), shift.tolist(), strict=True)):
         view = View(a < 0, b <= 0, abs(b) > abs(a), False)
         for seen in (view, view.opposite()) if even and abs(offset) < ALIKE else (view,):
             members.setdefault(key, {}).setdefault(seen, []).append(angle)

@@ -17,7 +17,6 @@ from torch import Tensor
 from deft.operator.folded import Folded
 from deft.operator.rays import SENSES, Geometry, Projector, Table, crossings, matrix, products
 
-
 TABLES = 2**22
 """Most entries of `Tables`: 16 bytes each, and 40 while they are made."""
 
