@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deft.philox.layout import ANGLE, PIECE, RADIUS, UNIFORM, half_blocks, uniform_blocks
+from deft.philox.layout import ANGLE, PIECE, RADIUS, UNIFORM, uniform_blocks, units
 
 
 class Generators:
@@ -25,33 +25,33 @@ class Generators:
 
     def normal(self, n: int) -> np.ndarray:
         """[B, n]"""
-        half = half_blocks(n)
+        pairs = 16 * units(n)
         out = np.empty((len(self.keys), n), dtype=np.float32)
-        cosines, sines = out[:, : 8 * half], out[:, 8 * half :]
-        r = a = np.empty((0, 0), dtype=np.float32)
-        for rows, low, count in _pieces(len(self.keys), half):
-            w = self._words(rows, 2 * count)
-            if r.shape != (len(w), 8 * count):
-                r, a = np.empty((2, len(w), 8 * count), dtype=np.float32)
-            r[...], a[...] = w[:, : 8 * count], w[:, 8 * count :].view(np.int32)
-            r *= np.float32(RADIUS)
-            r += np.float32(RADIUS / 2)
-            np.log(r, out=r)
+        halves, u, a = ((np.cos, out[:, :pairs]), (np.sin, out[:, pairs:])), *np.empty((2, 0, 0), dtype=np.float32)
+        for rows, low, count in _pieces(len(self.keys), units(n), PIECE):
+            words = self._words(rows, 3 * count)
+            if u.shape != (len(words), 16 * count):
+                u, a = np.empty((2, len(words), 16 * count), dtype=np.float32)
+            u[...], a[...] = words[:, : 16 * count], words[:, 16 * count :].view(np.int16)
+            u *= np.float32(RADIUS)
+            u += np.float32(RADIUS / 2)
+            a += u
+            a *= np.float32(ANGLE)
+            r = np.log(u, out=u)
             r *= np.float32(-2)
             np.sqrt(r, out=r)
-            a *= np.float32(ANGLE)
-            for part, function in ((cosines, np.cos), (sines, np.sin)):
-                into = part[rows, 8 * low : 8 * (low + count)]
+            for function, part in halves:
+                into = part[rows, 16 * low : 16 * (low + count)]
                 function(a[:, : into.shape[1]], out=into)
                 into *= r[:, : into.shape[1]]
-        self.block += 2 * half
+        self.block += 3 * units(n)
         return out
 
     def uniform(self, n: int) -> np.ndarray:
         """[B, n]"""
         blocks = uniform_blocks(n)
         out = np.empty((len(self.keys), n), dtype=np.float32)
-        for rows, low, count in _pieces(len(self.keys), blocks):
+        for rows, low, count in _pieces(len(self.keys), blocks, 3 * PIECE):
             into = out[rows, 8 * low : 8 * (low + count)]
             into[...] = self._words(rows, count)[:, : into.shape[1]] >> np.uint32(8)
             into *= np.float32(UNIFORM)
@@ -69,9 +69,9 @@ class Generators:
         return out.view(np.uint32)
 
 
-def _pieces(rows: int, blocks: int) -> Iterator[tuple[slice, int, int]]:
-    """(rows, first block, number of blocks): many short rows at once, or one row in pieces of `PIECE` blocks."""
-    many = max(1, PIECE // max(blocks, 1))
+def _pieces(rows: int, length: int, most: int) -> Iterator[tuple[slice, int, int]]:
+    """(rows, where it begins, how long it is): many short rows at once, or one row in pieces."""
+    many = max(1, most // max(length, 1))
     for row in range(0, rows, many):
-        for low in range(0, blocks, PIECE):
-            yield slice(row, row + many), low, min(PIECE, blocks - low)
+        for low in range(0, length, most):
+            yield slice(row, row + many), low, min(most, length - low)

@@ -16,8 +16,8 @@ from deft.philox.layout import (
     RADIUS,
     ROUNDS,
     UNIFORM,
-    half_blocks,
     uniform_blocks,
+    units,
 )
 
 
@@ -47,10 +47,13 @@ def words(keys: Tensor, block: int, count: int) -> Tensor:
 
 def normal(keys: Tensor, block: int, n: int) -> Tensor:
     """[B, n] of rows with the keys [B, 2]."""
-    pieces = words(keys, block, 2 * half_blocks(n)).split(16 * PIECE, dim=1)
-    w, other = (torch.cat([piece.chunk(2, dim=1)[i] for piece in pieces], dim=1) for i in range(2))
-    r = w.float().mul_(RADIUS).add_(RADIUS / 2).log_().mul_(-2.0).sqrt_()
-    a = ((other ^ 2**31) - 2**31).float().mul_(ANGLE)  # the upper bit is the sign
+    pieces = words(keys, block, 3 * units(n)).split(24 * PIECE, dim=1)
+    w = torch.cat([piece[:, : piece.shape[1] // 3 * 2] for piece in pieces], dim=1)
+    both = torch.cat([piece[:, piece.shape[1] // 3 * 2 :] for piece in pieces], dim=1)
+    v = torch.stack((both & 0xFFFF, both >> 16), dim=-1).flatten(1)
+    u = w.float().mul_(RADIUS).add_(RADIUS / 2)
+    a = ((v ^ 2**15) - 2**15).float().add_(u).mul_(ANGLE)  # the upper bit of v is its sign
+    r = u.log_().mul_(-2.0).sqrt_()
     return torch.cat((r * a.cos(), r * a.sin()), dim=1)[:, :n].contiguous()
 
 

@@ -1,4 +1,4 @@
-"""One kernel for all rows: each program makes the numbers of `SIZE` blocks of one row. Needs Triton."""
+"""One kernel for all rows: each program makes the numbers of `SIZE` units, or blocks, of one row. Needs Triton."""
 
 from __future__ import annotations
 
@@ -35,35 +35,39 @@ def _philox(block, keys, row):
 
 
 @triton.jit
-def _store_pair(out, w, other, at, half, n, inside):
-    """z and z' of 32-bit words."""
-    r = tl.sqrt_rn(-2.0 * tl.log(w.to(tl.float32) * RADIUS + RADIUS / 2))
-    a = other.to(tl.int32, bitcast=True).to(tl.float32) * ANGLE
+def _store_pair(out, w, v, at, pairs, n, inside):
+    """z and z' of a 32-bit and a 16-bit word."""
+    u = w.to(tl.uint32).to(tl.float32) * RADIUS + RADIUS / 2
+    a = (v.to(tl.uint16).to(tl.int16, bitcast=True).to(tl.float32) + u) * ANGLE
+    r = tl.sqrt_rn(-2.0 * tl.log(u))
     tl.store(out + at, r * tl.cos(a), mask=inside & (at < n))
-    tl.store(out + at + 8 * half, r * tl.sin(a), mask=inside & (at + 8 * half < n))
+    tl.store(out + at + pairs, r * tl.sin(a), mask=inside & (at + pairs < n))
 
 
 @triton.jit
-def _store_pairs(out, w, other, at, half, n, inside):
-    """The same of 64-bit words: of their low halves, and of their high ones."""
-    _store_pair(out, w.to(tl.uint32), other.to(tl.uint32), at, half, n, inside)
-    _store_pair(out, (w >> 32).to(tl.uint32), (other >> 32).to(tl.uint32), at + 1, half, n, inside)
+def _store_pairs(out, w, other_w, v, at, pairs, n, inside):
+    """The same of 64-bit words: four pairs."""
+    _store_pair(out, w, v, at, pairs, n, inside)
+    _store_pair(out, w >> 32, v >> 16, at + 1, pairs, n, inside)
+    _store_pair(out, other_w, v >> 32, at + 2, pairs, n, inside)
+    _store_pair(out, other_w >> 32, v >> 48, at + 3, pairs, n, inside)
 
 
 @triton.jit(do_not_specialize=["block"])
-def _normal(out, keys, block, n, half, programs, SIZE: tl.constexpr):
+def _normal(out, keys, block, n, units, programs, SIZE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) // programs
-    i = (tl.program_id(0) % programs).to(tl.int64) * SIZE + tl.arange(0, SIZE)  # the block of w, and of w'
-    piece = i // PIECE * PIECE
-    at = block + i + piece
-    inside = i < half
-    a, b, c, d = _philox(at, keys, row)
-    e, f, g, h = _philox(at + tl.minimum(PIECE, half - piece), keys, row)
+    i = (tl.program_id(0) % programs).to(tl.int64) * SIZE + tl.arange(0, SIZE)  # two blocks of w, and one of v
+    before = i // PIECE * PIECE  # those of earlier pieces
+    start, length = block + 3 * before, tl.minimum(PIECE, units - before)
+    at, pairs, inside = 16 * i, 16 * units, i < units
+    w, x, y, z = _philox(start + 2 * (i - before), keys, row)
+    c, d, e, f = _philox(start + 2 * length + i - before, keys, row)
     out += row * n
-    _store_pairs(out, a, e, 8 * i, half, n, inside)
-    _store_pairs(out, b, f, 8 * i + 2, half, n, inside)
-    _store_pairs(out, c, g, 8 * i + 4, half, n, inside)
-    _store_pairs(out, d, h, 8 * i + 6, half, n, inside)
+    _store_pairs(out, w, x, c, at, pairs, n, inside)
+    _store_pairs(out, y, z, d, at + 4, pairs, n, inside)
+    w, x, y, z = _philox(start + 2 * (i - before) + 1, keys, row)
+    _store_pairs(out, w, x, e, at + 8, pairs, n, inside)
+    _store_pairs(out, y, z, f, at + 12, pairs, n, inside)
 
 
 @triton.jit
@@ -86,8 +90,8 @@ def _uniform(out, keys, block, n, programs, SIZE: tl.constexpr):
 
 def normal(keys: Tensor, block: int, n: int) -> Tensor:
     """[B, n] of rows with the keys [B, 2] (int64)."""
-    half = layout.half_blocks(n)
-    return _launch(_normal, keys, block, n, half, half)
+    units = layout.units(n)
+    return _launch(_normal, keys, block, n, units, units)
 
 
 def uniform(keys: Tensor, block: int, n: int) -> Tensor:

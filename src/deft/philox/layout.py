@@ -11,9 +11,9 @@ BUMPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 LOW = 0xFFFFFFFF
 UNIFORM = 2.0**-24
 RADIUS = 2.0**-32
-ANGLE = math.pi * 2.0**-31
-PIECE = 4096
-"""Blocks of w, each followed by as many of w': what the CPU makes of them stays in its cache."""
+ANGLE = math.pi * 2.0**-15
+PIECE = 2048
+"""Blocks of v, behind twice as many of w: what the CPU makes of them stays in its cache."""
 
 
 def uniform_blocks(n: int) -> int:
@@ -21,6 +21,6 @@ def uniform_blocks(n: int) -> int:
     return -(-n // 8)
 
 
-def half_blocks(n: int) -> int:
-    """How many blocks of w, and of w', n normal numbers take."""
-    return -(-n // 16)
+def units(n: int) -> int:
+    """How many times two blocks of w and one of v n normal numbers take: 16 pairs each."""
+    return -(-n // 32)

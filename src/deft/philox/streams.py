@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deft.philox import by_torch
 from deft.philox.by_numpy import Generators
-from deft.philox.layout import half_blocks, uniform_blocks
+from deft.philox.layout import uniform_blocks, units
 
 WORD = 2**64
 
@@ -42,7 +42,7 @@ class Streams:
     def normal(self, shape: Sequence[int], device: torch.device | str) -> Tensor:
         """Standard normal numbers [B, *shape], float32."""
         n, where = math.prod(shape), torch.device(device)
-        block, self.block = self.block, self.block + 2 * half_blocks(n)
+        block, self.block = self.block, self.block + 3 * units(n)
         if where.type == "cuda" and n * len(self):
             found = for_cuda(where).normal(self.keys_on(where), block, n)
         else:
