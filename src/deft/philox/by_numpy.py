@@ -20,6 +20,7 @@ class Generators:
         """These generators; the next draw begins with a block."""
         if block != self.block:
             self._rows = [np.random.Philox(counter=block, key=key) for key in self.keys]
+            self._work = np.empty((2, 16 * PIECE), dtype=np.float32)  # each draw fills it anew
             self.block = block
         return self
 
@@ -27,11 +28,10 @@ class Generators:
         """[B, n]"""
         pairs = 16 * units(n)
         out = np.empty((len(self.keys), n), dtype=np.float32)
-        halves, u, a = ((np.cos, out[:, :pairs]), (np.sin, out[:, pairs:])), *np.empty((2, 0, 0), dtype=np.float32)
+        halves = ((np.cos, out[:, :pairs]), (np.sin, out[:, pairs:]))
         for rows, low, count in _pieces(len(self.keys), units(n), PIECE):
             words = self._words(rows, 3 * count)
-            if u.shape != (len(words), 16 * count):
-                u, a = np.empty((2, len(words), 16 * count), dtype=np.float32)
+            u, a = self._work[:, : len(words) * 16 * count].reshape(2, len(words), 16 * count)
             u[...], a[...] = words[:, : 16 * count], words[:, 16 * count :].view(np.int16)
             u *= np.float32(RADIUS)
             u += np.float32(RADIUS / 2)
@@ -63,10 +63,7 @@ class Generators:
         some = self._rows[rows]
         if len(some) == 1:
             return some[0].random_raw(4 * count).view(np.uint32)[None]
-        out = np.empty((len(some), 4 * count), dtype=np.uint64)
-        for i, row in enumerate(some):
-            out[i] = row.random_raw(4 * count)
-        return out.view(np.uint32)
+        return np.concatenate([row.random_raw(4 * count) for row in some]).view(np.uint32).reshape(len(some), -1)
 
 
 def _pieces(rows: int, length: int, most: int) -> Iterator[tuple[slice, int, int]]:

@@ -23,7 +23,7 @@ class Streams:
     """One stream for each key (two whole numbers, modulo 2^64).
 
     Numbers for a CUDA device are made there, and the host does not wait for it. For any other device they are made on
-    the CPU.
+    the CPU. The block is a number of the host: a CUDA graph would repeat the same draw at each replay.
 
     >>> whole, part = Streams([(0, 0), (0, 1)]), Streams([(0, 1)])
     >>> torch.equal(whole.normal((3,), "cpu")[1:], part.normal((3,), "cpu"))
