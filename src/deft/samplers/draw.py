@@ -28,6 +28,7 @@ from deft.core.transition import Level
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.kinds.draws import Draws
 from deft.printing import short
+from deft.runtime.compiled import compiled_calls
 from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import log
 from deft.samplers.ode import DDIM
@@ -151,7 +152,7 @@ def sample(
     x = draw() * grid[0].sigma if x is None else x
     carry: Carry = None
     pairs = list(pairwise(grid))
-    with _watched(denoiser, callback) as seen:
+    with _watched(denoiser, callback) as seen, compiled_calls():
         for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
             before = x
             x, carry = sampler.advance(denoiser, x, t, s, draw, carry)
