@@ -1,4 +1,5 @@
-"""What makes a host wait for its GPU, found without a GPU: the meta device stands for it."""
+"""What makes a host wait for its GPU, found without a GPU: the meta device, whose tensors have no contents, stands for
+it."""
 
 from __future__ import annotations
 
@@ -8,8 +9,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-ASKS = ("_local_scalar_dense", "is_nonzero", "equal", "item", "nonzero", "masked_select", "unique_dim", "_unique2")
-"""Operations whose result the host, or the shape of what comes out, depends on."""
+import deft
+from deft.core.sampler import Sampler
+from deft.samplers import draw
+
+ASKS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_dim", "_unique2")
+"""Operations whose result, or the shape of it, the host has to be told."""
+COPIES = ("_to_copy", "lift_fresh")
+AWAY = "meta"
 
 
 class Waits(RuntimeError):
@@ -17,40 +24,71 @@ class Waits(RuntimeError):
 
 
 class NoWaiting(TorchDispatchMode):
-    """Inside, every operation that would make the host wait for the device of `away` raises `Waits`: a value that is
-    asked for, a copy from the host (from memory that is not pinned it waits for all work before it) or to it."""
-
-    def __init__(self, away: str = "meta"):
-        super().__init__()
-        self.away = away
-
-    def _places(self, values: Any) -> set[str]:
-        return {v.device.type for v in tree_iter(values) if isinstance(v, torch.Tensor)}
+    """Inside, every operation that makes the host wait for the device raises `Waits`: a value that is asked for, and a
+    copy between the two (one from memory that is not pinned waits for all work before it)."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._overloadpacket.__name__
-        given = self._places((args, kwargs))
-        if name in ASKS and self.away in given:
+        given = places((args, kwargs))
+        if name in ASKS and AWAY in given:
             raise Waits(f"{name} asks the device for a value")
-        if name == "copy_":
-            places = [v.device.type for v in args[:2]]
-            if len(set(places)) > 1 and self.away in places:
-                raise Waits("a copy between host and device")
+        if name == "copy_" and len(places(args[:2])) > 1:
+            raise Waits("a copy between host and device")
         out = func(*args, **(kwargs or {}))
-        made = self._places(out)
-        if name in ("_to_copy", "lift_fresh", "to") and given and given != made and self.away in given | made:
+        if name in COPIES and len(given | places(out)) > 1:
             raise Waits("a copy between host and device")
         return out
 
 
-class Away:
-    """Standard normal noise that is made where it is needed, as `deft.Noise` of a GPU is; the numbers are none."""
+def places(values: Any) -> set[str]:
+    return {v.device.type for v in tree_iter(values) if isinstance(v, torch.Tensor)}
 
-    def __init__(self, n: int):
-        self.n = n
 
-    def __len__(self) -> int:
-        return self.n
+class FirstFree(Sampler):
+    """Another sampler; from the end of its first step on, in which tables and features are made, nothing may wait."""
+
+    def __init__(self, sampler: Sampler):
+        self.sampler, self.mode, self.steps = sampler, NoWaiting(), 0
+        self.needs_observation = sampler.needs_observation
+
+    def step(self, *args: Any) -> Any:
+        raise AssertionError("unused")
+
+    def advance(self, *args: Any) -> Any:
+        found = self.sampler.advance(*args)
+        self.steps += 1
+        if self.steps == 1:
+            self.mode.__enter__()
+        return found
+
+
+class NoiseThere(deft.Noise):
+    """Noise that is made where it is needed; its numbers are none."""
 
     def normal(self, shape: Any, *, device: Any = "cpu") -> torch.Tensor:
-        return torch.empty((self.n, *shape), device=device)
+        return torch.empty((len(self), *shape), device=device)
+
+
+def sample_away(denoiser: deft.Denoiser, n: int, sampler: Sampler, grid: list[Any], monkeypatch: Any) -> int:
+    """`deft.sample` of a denoiser on the meta device, to the end; how many steps were made.
+
+    Raises:
+        Waits: an operation after the first step made the host wait; RuntimeError or NotImplementedError of PyTorch: an
+            earlier one asked for a value.
+    """
+    watched, finished = FirstFree(sampler), []
+
+    def finite(x: torch.Tensor) -> bool:
+        watched.mode.__exit__(None, None, None)
+        finished.append(watched.steps)
+        return True
+
+    monkeypatch.setattr(draw, "_finite", finite)
+    try:
+        x = deft.sample(denoiser, NoiseThere(0, n), sampler=watched, grid=grid)
+    except BaseException:
+        if watched.steps:
+            watched.mode.__exit__(None, None, None)
+        raise
+    assert x.device.type == AWAY and finished == [len(grid) - 1]
+    return watched.steps
