@@ -44,11 +44,21 @@ def places(values: Any) -> set[str]:
     return {v.device.type for v in tree_iter(values) if isinstance(v, torch.Tensor)}
 
 
+class Refused:
+    """The same of a GPU, as PyTorch notices it itself."""
+
+    def __enter__(self) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+
+    def __exit__(self, *_: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 class FirstFree(Sampler):
     """Another sampler; from the end of its first step on, in which tables and features are made, nothing may wait."""
 
-    def __init__(self, sampler: Sampler):
-        self.sampler, self.mode, self.steps = sampler, NoWaiting(), 0
+    def __init__(self, sampler: Sampler, mode: Any):
+        self.sampler, self.mode, self.steps = sampler, mode, 0
         self.needs_observation = sampler.needs_observation
 
     def step(self, *args: Any) -> Any:
@@ -69,26 +79,34 @@ class NoiseThere(deft.Noise):
         return torch.empty((len(self), *shape), device=device)
 
 
-def sample_away(denoiser: deft.Denoiser, n: int, sampler: Sampler, grid: list[Any], monkeypatch: Any) -> int:
-    """`deft.sample` of a denoiser on the meta device, to the end; how many steps were made.
+def sample_without_waiting(
+    denoiser: deft.Denoiser, noise: deft.Noise, sampler: Sampler, grid: list[Any], mode: Any, monkeypatch: Any
+) -> torch.Tensor:
+    """`deft.sample` to the end, the loop's own look at the last state left out, under `mode` from its second step on.
 
     Raises:
-        Waits: an operation after the first step made the host wait; RuntimeError or NotImplementedError of PyTorch: an
-            earlier one asked for a value.
+        Waits: an operation after the first step made the host wait; RuntimeError of PyTorch: an earlier one asked the
+            meta device for a value, or a GPU was waited for.
     """
-    watched, finished = FirstFree(sampler), []
+    watched, finished = FirstFree(sampler, mode), []
 
     def finite(x: torch.Tensor) -> bool:
-        watched.mode.__exit__(None, None, None)
+        mode.__exit__(None, None, None)
         finished.append(watched.steps)
         return True
 
     monkeypatch.setattr(draw, "_finite", finite)
     try:
-        x = deft.sample(denoiser, NoiseThere(0, n), sampler=watched, grid=grid)
-    except BaseException:
-        if watched.steps:
-            watched.mode.__exit__(None, None, None)
-        raise
-    assert x.device.type == AWAY and finished == [len(grid) - 1]
-    return watched.steps
+        x = deft.sample(denoiser, noise, sampler=watched, grid=grid)
+    finally:
+        if watched.steps and not finished:
+            mode.__exit__(None, None, None)
+    assert finished == [len(grid) - 1]
+    return x
+
+
+def sample_away(denoiser: deft.Denoiser, n: int, sampler: Sampler, grid: list[Any], monkeypatch: Any) -> int:
+    """The same on the meta device; how many steps were made."""
+    x = sample_without_waiting(denoiser, NoiseThere(0, n), sampler, grid, NoWaiting(), monkeypatch)
+    assert x.device.type == AWAY and x.shape == (n, *denoiser.event_shape)
+    return len(grid) - 1
