@@ -263,9 +263,9 @@ def bars(rows: list[dict[str, Any]]) -> dict[str, float]:
         if "fit" in r:
             found["fit_seconds"] = r["seconds"] * FIT_STEPS / r["fit"]
         if r.get("method") == "deft 4 %" and (r["engine"], r["precision"]) == COMBINATIONS[0]:
-            if "chain" in r:
+            if "chain" in r and f"seconds_{r['calls']}" in BARS:
                 found[f"seconds_{r['calls']}"] = r["chain"]
-            elif "ratio" in r:
+            if "ratio" in r:
                 found |= {"deft_over_bare": r["ratio"], "rest": r["rest"]}
     return found
 
