@@ -105,6 +105,17 @@ def test_it_compiles_in_the_loop_alone_and_once():
     assert len(graphs) == 1
 
 
+def test_a_service_compiles():
+    pytest.importorskip("starlette")
+    from deft.remote.server import Runner
+
+    graphs = []
+    prior = compile_networks(prior_of(), backend=counting(graphs))
+    x, t = torch.randn(2, *SHAPE), torch.tensor([0.3, 0.6])
+    runner = Runner(prior, 8)
+    assert torch.allclose(runner.mean(x, t), prior(x, t).mean, atol=1e-6) and len(graphs) == 1
+
+
 def test_another_shape_waits(monkeypatch):
     """A last batch that is smaller is not worth a compiler's time; one that comes again and again is."""
     monkeypatch.setattr(compiled, "PATIENCE", 3)
