@@ -314,7 +314,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 def write(path: Path, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rounded = [{k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in r.items()} for r in rows]
-    found = {k: float(f"{v:.4g}") for k, v in bars(rows).items()}
+    measured = {} if about["quick"] else bars(rows)  # of tiny models they say nothing
+    found = {k: float(f"{v:.4g}") for k, v in measured.items()}
     kept = {"about": about, "bars": BARS, "found": found, "rows": rounded}
     lines = ",\n".join(f"  {json.dumps(r)}" for r in kept.pop("rows"))
     head = json.dumps(kept, indent=1)[:-2]
