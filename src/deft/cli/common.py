@@ -30,6 +30,7 @@ from deft.prior import load_prior
 from deft.prior.load import absolute_name, read_options
 from deft.recipe.fitted import FittedH, family_or_none, prior_of, with_recorded
 from deft.recipe.fitted import load as load_fitted
+from deft.runtime.compiled import compile_networks
 from deft.runtime.distributed import get_world
 from deft.runtime.importable import find_function
 from deft.runtime.memory import check_memory
@@ -240,13 +241,31 @@ def _precision(ctx: click.Context, param: click.Parameter, value: str | None) ->
     ctx.meta["deft.precision"] = value
 
 
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    expose_value=False,
-    callback=_precision,
-    help="Of the networks of prior and h while they run; all else stays float32 (docs/cost.md).  [default: as stored]",
+def _compile(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["deft.compile"] = value
+
+
+network_options = options(
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        expose_value=False,
+        callback=_precision,
+        help=(
+            "Of the networks of prior and h while they run; all else stays float32 (docs/cost.md).  [default: as"
+            " stored]"
+        ),
+    ),
+    click.option(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        expose_value=False,
+        callback=_compile,
+        help="Compile the networks of prior and h with torch.compile: minutes at first, for long runs on a GPU.",
+    ),
 )
+"""How networks run while samples are drawn; `lowered` reads them."""
 size_option = click.option(
     "--size",
     type=Number(Size),
@@ -327,6 +346,8 @@ def get_device(name: str | None) -> torch.device:
 def known_failure(error: BaseException) -> str | None:
     """What to say if this is a lack of memory or of a second derivative, else None."""
     text = str(error).lower()
+    if "does not currently support double backward" in text:
+        return "this differentiates the network twice, which a compiled one cannot: leave --compile out"
     if "derivative for" in text and "not implemented" in text:
         what = str(error).split("derivative for ")[-1].split(" is not")[0]
         return (
@@ -385,15 +406,18 @@ def load_run(run: Path, prior: str | None, device: torch.device, options: Iterab
 
 
 def lowered(module: M) -> M:
-    """A prior or an h in the precision that --precision asks for."""
+    """A prior or an h in the precision that --precision asks for, compiled if --compile does."""
     context = click.get_current_context(silent=True)
-    precision = None if context is None else context.meta.get("deft.precision")
-    if precision not in (None, "fp32") and not networks(module):
+    about = {} if context is None else context.meta
+    precision, compiling = about.get("deft.precision"), about.get("deft.compile", False)
+    asked = [*([f"--precision {precision}"] if precision not in (None, "fp32") else []), *["--compile"] * compiling]
+    if asked and not networks(module):
         log.warning(
-            f"warning: --precision {precision} does nothing to {type(module).__name__}, whose network is not in"
-            " PyTorch here; of a service, give it to `deft serve`"
+            f"warning: {' and '.join(asked)} {'does' if len(asked) == 1 else 'do'} nothing to {type(module).__name__},"
+            " whose network is not in PyTorch here; of a service, give it to `deft serve`"
         )
-    return module if precision is None else at_precision(module, precision)
+    module = module if precision is None else at_precision(module, precision)
+    return compile_networks(module) if compiling else module
 
 
 def trusts_code() -> bool:

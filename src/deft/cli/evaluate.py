@@ -80,7 +80,7 @@ OUTPUTS = Outputs("evaluate", REPORT_FILES)
 @out_option("report")
 @common.reading_options
 @common.shard_option
-@common.precision_option
+@common.network_options
 @common.device_option
 @overwrite_option
 @json_option

@@ -160,7 +160,7 @@ from deft.workflow.sampling import Sampled, Sampling
 @common.range_option
 @common.array_option
 @common.shard_option
-@common.precision_option
+@common.network_options
 @common.device_option
 @overwrite_option
 @json_option

@@ -257,7 +257,7 @@ class Radon(Wrapped):
             raise ContractError(
                 f"this Radon transform takes images of side {self.geometry.side}, got {tuple(event_shape)}"
             )
-        vectors, values = (v.to(like) for v in _eigen(self.geometry))
+        vectors, values = _eigen_at(self.geometry, like.dtype, like.device)
         values = seen(values[None])
         back = inverted(values).square()
         return Spectrum(
@@ -438,6 +438,13 @@ def _eigen(g: Geometry) -> tuple[Tensor, Tensor]:
     rays = matrix(g)
     values, vectors = torch.linalg.eigh(rays.mT @ rays)
     return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()
+
+
+@functools.lru_cache(maxsize=2)
+def _eigen_at(g: Geometry, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same where it is needed at each step: a copy from the host would wait for the device."""
+    vectors, values = _eigen(g)
+    return vectors.to(device, dtype), values.to(device, dtype)
 
 
 if not TYPE_CHECKING:

@@ -28,6 +28,7 @@ from deft.core.transition import Level
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.kinds.draws import Draws
 from deft.printing import short
+from deft.runtime.compiled import compiled_calls
 from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import log
 from deft.samplers.ode import DDIM
@@ -151,15 +152,20 @@ def sample(
     x = draw() * grid[0].sigma if x is None else x
     carry: Carry = None
     pairs = list(pairwise(grid))
-    with _watched(denoiser, callback) as seen:
+    with _watched(denoiser, callback) as seen, compiled_calls():
         for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
             before = x
             x, carry = sampler.advance(denoiser, x, t, s, draw, carry)
-            if (x.device.type == "cpu" or i + 1 == len(pairs)) and not bool(torch.isfinite(x).all()):
+            if (x.device.type == "cpu" or i + 1 == len(pairs)) and not _finite(x):
                 raise NonFiniteError(_blame(denoiser, before, t, i + 1, len(pairs)))
             if seen is not None:
                 seen(i + 1, len(pairs), t, s, x)
     return x
+
+
+def _finite(x: Tensor) -> bool:
+    """Where x is on a GPU, this waits for all that was asked of it."""
+    return bool(torch.isfinite(x).all())
 
 
 def check_grid(grid: Sequence[Level]) -> list[Level]:
@@ -237,13 +243,13 @@ def _takes_a_step(callback: Callable[..., object]) -> Callback:
 def _blame(denoiser: Denoiser, x: Tensor, t: Level, step: int, of: int) -> str:
     """Which term of the step was not finite."""
     where = f"at step {step} of {of} (t = {t.t:.4g}, alpha = {t.alpha:.3g}, sigma = {t.sigma:.3g})"
-    if not bool(torch.isfinite(x).all()):
+    if not _finite(x):
         return f"the state x_t was not finite {where}"
     if isinstance(denoiser, Conditioned):
         pred, h = denoiser.both(x, torch.tensor(t.t, dtype=torch.float64))
-        if not bool(torch.isfinite(pred.mean).all()):
+        if not _finite(pred.mean):
             return f"the prior's mean was not finite {where}"
-        if not bool(torch.isfinite(h).all()):
+        if not _finite(h):
             return f"h of {type(denoiser.h).__name__} was not finite {where}: lower its weight or add steps"
     return f"the sample left the range of numbers {where}: lower the guidance or add steps"
 

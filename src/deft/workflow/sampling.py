@@ -37,6 +37,7 @@ from deft.methods import Plan
 from deft.prior.measurement_check import sample_warnings, typical_noise, warning_from
 from deft.recipe.fitted import FittedH
 from deft.recipe.intervals import LEVEL, CheckedIntervals, judged
+from deft.runtime.compiled import is_compiled
 from deft.runtime.messages import log, shown
 from deft.runtime.precision import precision_of
 from deft.samplers import ChainDiagnostics, ParticleDiagnostics
@@ -235,6 +236,7 @@ class Sampling:
             "seed": self.seed,
             "scale": self.scale,
             **({} if (precision := precision_of(self.prior)) == "fp32" else {"precision": precision}),
+            **({"compiled": True} if is_compiled(self.prior) else {}),
             **({} if self.paste is None else {"pasted": self.paste}),
             "seconds": round(seconds, 3),
             "calls": self.plan.calls(self.samples),
