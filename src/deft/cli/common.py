@@ -19,7 +19,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown, visible
 from deft.io.arrays import read_arrays
-from deft.io.files import json_text, shortened
+from deft.io.files import free_space, json_text, shortened
 from deft.io.measurements import limits, observation, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
@@ -347,9 +347,18 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
     check_memory(batch * each, f"a batch of {batch}", "lower --batch")
 
 
-def check_samples(samples: int, event_shape: tuple[int, ...]) -> None:
-    """The same for samples that are kept until they are written."""
-    check_memory(8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples", "draw fewer")
+def check_samples(samples: int, event_shape: tuple[int, ...], out: Path, kept: bool) -> None:
+    """The same for samples that are kept until they are written: in memory, or on the disk (`kept`)."""
+    size, what = 8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples"
+    if not kept:
+        check_memory(size, what, "draw fewer")
+        return
+    free = free_space(out)
+    if free is not None and size > free:
+        raise InputError(
+            f"{what} do not fit on the disk of {shortened(out)} ({size / 2**30:,.0f} GiB at least, {free / 2**30:,.0f}"
+            " are free): draw fewer, or give another --out"
+        )
 
 
 def own_part(batch: int, accumulate: int) -> int:
