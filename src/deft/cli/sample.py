@@ -284,7 +284,9 @@ class Asked:
         if self.samples < 1:
             raise InputError(f"-n must be at least 1, got {self.samples}")
         prior = common.spread_out(prior, self.shard_prior)
-        common.check_samples(self.samples, prior.data_shape, self.out, kept=self.samples > self.batch and not made.joint)
+        common.check_samples(
+            self.samples, prior.data_shape, self.out, kept=self.samples > self.batch and not made.joint
+        )
         common.check_batch(min(self.batch, self.samples) if self.batch > 0 else self.batch, prior.data_shape)
         return Sampling(
             prior,

@@ -113,9 +113,7 @@ class KeptSamples:
             self._file.remove()
 
 
-def by_blocks(
-    number: Callable[[Observation, Tensor], Tensor | None], obs: Observation, x: Tensor
-) -> Tensor | None:
+def by_blocks(number: Callable[[Observation, Tensor], Tensor | None], obs: Observation, x: Tensor) -> Tensor | None:
     """number(the measurement repeated, samples) of samples [n, *data_shape] of one measurement, [n], `BLOCK` at a
     time."""
     found = [number(obs.repeat(len(part)), part) for part in x.split(BLOCK)]
