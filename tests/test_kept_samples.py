@@ -202,7 +202,7 @@ def test_more_samples_than_are_read_into_memory(tmp_path, monkeypatch):
 def test_a_damaged_file_is_refused(tmp_path, damage):
     DrawnFile.begin(tmp_path, {}).append(torch.zeros(2, 3))
     damage(tmp_path)
-    with pytest.raises(CheckpointError, match="nothing to resume|--overwrite"):
+    with pytest.raises(CheckpointError, match=r"nothing to resume|--overwrite"):
         DrawnFile.resume(tmp_path, {})
 
 

@@ -1,5 +1,5 @@
-"""Samples on the disk while they are drawn: chunk after chunk, so that a run that was killed goes on after the last whole
-one.
+"""Samples on the disk while they are drawn: chunk after chunk, so that a run that was killed goes on after the last
+whole one.
 
 `samples.drawn` holds the values one after the other, `drawn.jsonl` what they are of, in its first line, and then a line
 for each chunk that is whole. A chunk counts from the moment its line is on the disk; whatever else is in the first

@@ -32,7 +32,7 @@ def run_identity(
     prior: Denoiser, task: Any, plan: Plan, obs: Observation, h: HTransform | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What samples must have in common to be those of one run."""
-    weights = {} if h is None else {k: v for k, v in sorted(h.state_dict().items())}
+    weights = {} if h is None else dict(sorted(h.state_dict().items()))
     return {
         "prior": {"sha256": prior.fingerprint()[:16]},
         "h": "none" if h is None else f"{type(h).__name__}, {digest(*weights.values())}",
