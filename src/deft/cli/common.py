@@ -453,13 +453,16 @@ def load_data(
     say: Callable[[str], None] | None = None,
     *,
     held_out: bool = False,
+    stream: bool = True,
 ) -> Data:
     """Samples of a kind of data from files, or a split of a bundled set; says what was left out, cropped or clipped.
 
-    options: of `reading`. held_out: they were said of other data, and count where they can.
+    options: of `reading`. held_out: they were said of other data, and count where they can. stream: of much data x may
+    be a `deft.kinds.stored.Stored`, of which rows are tensors.
     """
     strict = {"strict": False} if held_out and options.keys() & {"value_range", "recursive", "array"} else {}
-    found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict)
+    streamed = {"stream": True} if stream and domain.streams else {}
+    found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict, **streamed)
     for note in found.notes:
         (say or log.info)(note)
     return found
