@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def together(pictures: Sequence[np.ndarray]) -> Tensor:
     """[B, C, H, W]: bytes if all are."""
     if all(p.dtype == np.uint8 for p in pictures):
         return torch.from_numpy(np.stack(pictures))
-    return torch.stack([from_bytes(torch.from_numpy(np.ascontiguousarray(p))) for p in pictures])
+    return torch.stack([from_bytes(torch.from_numpy(np.array(p))) for p in pictures])
 
 
 _pool: dict[int, ThreadPoolExecutor] = {}
@@ -308,7 +309,7 @@ def _stream_files(
     x = Files([files[i] for i in kept], [names[i] for i in kept], reading, {}, (len(kept), *reading.event_shape))
     forms = {heads[i].form: place for place, i in reversed(list(enumerate(kept)))}
     looked = sorted({*spaced(len(kept), LOOKED_AT).tolist(), *list(forms.values())[:LOOKED_AT]})
-    raws = in_parallel(x.raw, looked)
+    raws = in_parallel(partial(_numbers, x), looked)
     x.limits = choose(raws, as_range(reading.range), str(folder))
     in_parallel(x.picture, looked)
     notes = [*before, *got.all_notes(len(kept)), *faint(raws, x.limits), streamed_note(x, len(looked))]
@@ -327,6 +328,12 @@ def streamed_note(x: Pictures, looked: int) -> str:
         f"{len(x):,} images would take {4 * x.numel() / 2**30:.1f} GiB of memory: each is read when it is needed; what"
         f" black and white are was concluded from {looked} of them"
     )
+
+
+def _numbers(x: Pictures, row: int) -> Raw:
+    """What is known of a picture, without its values."""
+    item = x.raw(row)
+    return replace(item, values=item.values[:, :0])
 
 
 def _tried(function: Callable[..., Any], *given: Any) -> Any:
@@ -391,7 +398,7 @@ def _stream_array(path: Path, part: str | None, reading: ReadOptions) -> ImageSe
         if not len(x.kept):
             complain(bad, total, name, None, reading)
     looked = spaced(len(x), LOOKED_AT).tolist()
-    raws = [x.raw(row) for row in looked]
+    raws = [_numbers(x, row) for row in looked]
     x.limits = choose(raws, as_range(reading.range), name)
     for row in looked:
         x.picture(row)
