@@ -24,7 +24,7 @@ def from_bytes(kept: Tensor) -> Tensor:
     if kept.dtype != torch.uint8:
         return kept
     # by a tensor: a division by a number is a product with its inverse on some devices, and rounds otherwise
-    half = torch.full((), 127.0, device=kept.device)
+    half = torch.full((), 127.5, device=kept.device)
     return kept.float().div_(half).sub_(1)
 
 
