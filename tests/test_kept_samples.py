@@ -21,9 +21,8 @@ from deft.io.tasks import get_task
 from deft.kinds.draws import Draws
 from deft.methods import Plan, plan
 from deft.methods.drawing import ParticleSettings
-from deft.workflow import drawing
-from deft.workflow.drawing import by_blocks, spread_of
-from deft.workflow.sampling import Sampling
+from deft.workflow import sampling
+from deft.workflow.sampling import Sampling, by_blocks, spread_of
 from toys import refused, run, toy_prior
 
 N, BATCH = 11, 4
@@ -177,9 +176,9 @@ def test_more_samples_than_are_read_into_memory(tmp_path, monkeypatch):
     for part in x.split(7):
         kept.append(part, 0.5)
     usual = spread_of(Draws(x[None]), (-1.0, 1.0))
-    for module in (drawn, drawing):
+    for module in (drawn, sampling):
         monkeypatch.setattr(module, "MAPPED", 100)
-    monkeypatch.setattr(drawing, "BLOCK", 6)
+    monkeypatch.setattr(sampling, "BLOCK", 6)
     seen = kept.read()
     assert torch.equal(seen, x) and kept.seconds == 1.5
     seen += 1  # of no concern to the file

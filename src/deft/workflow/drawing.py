@@ -1,10 +1,10 @@
-"""Samples of one measurement that are kept as they are drawn, and numbers of more samples than there is memory for."""
+"""Samples of one measurement that are kept as they are drawn."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,12 @@ from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.io.claims import note_written
-from deft.io.drawn import MAPPED, DrawnFile
+from deft.io.drawn import DrawnFile
 from deft.io.identity import digest
 from deft.kinds.draws import Draws
 from deft.methods import Plan
 from deft.runtime.distributed import get_world
 from deft.samplers.draw import named_domain
-
-BLOCK = 256
-"""Samples that numbers are worked out of at once."""
 
 
 def run_identity(
@@ -111,28 +108,3 @@ class KeptSamples:
         """The file has served."""
         if self._file is not None:
             self._file.remove()
-
-
-def by_blocks(number: Callable[[Observation, Tensor], Tensor | None], obs: Observation, x: Tensor) -> Tensor | None:
-    """number(the measurement repeated, samples) of samples [n, *data_shape] of one measurement, [n], `BLOCK` at a
-    time."""
-    found = [number(obs.repeat(len(part)), part) for part in x.split(BLOCK)]
-    return None if any(v is None for v in found) else torch.cat([v for v in found if v is not None])
-
-
-def spread_of(draws: Draws, bounds: tuple[float, float] | None) -> Tensor:
-    """Standard deviation of each entry over samples of one measurement that are brought into their range, [*E]."""
-    x = draws.x
-    if x.numel() * x.element_size() <= MAPPED:
-        return Draws(x if bounds is None else x.clamp(*bounds)).std[0]
-
-    def each() -> Iterator[Tensor]:
-        for part in x[0].split(BLOCK):
-            yield (part if bounds is None else part.clamp(*bounds)).double()
-
-    mean, square = torch.zeros(x.shape[2:], dtype=torch.float64), torch.zeros(x.shape[2:], dtype=torch.float64)
-    for part in each():
-        mean += part.sum(0) / draws.n
-    for part in each():
-        square += (part - mean).square().sum(0) / max(draws.n - 1, 1)
-    return square.sqrt().to(x.dtype)

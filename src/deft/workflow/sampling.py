@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
 from deft.io.claims import names_in
-from deft.io.drawn import CHUNKS, VALUES, drawn_so_far, read_chunks
+from deft.io.drawn import CHUNKS, MAPPED, VALUES, drawn_so_far, read_chunks
 from deft.io.files import on_disk_together, write_bytes, write_json
 from deft.io.folders import Outputs, own_folder
 from deft.io.h_files import SAID, load_h, needed_h, save_h
@@ -43,7 +43,7 @@ from deft.runtime.distributed import get_world
 from deft.runtime.messages import log, shown
 from deft.runtime.precision import precision_of
 from deft.samplers import ChainDiagnostics, ParticleDiagnostics
-from deft.workflow.drawing import KeptSamples, by_blocks, run_identity, spread_of
+from deft.workflow.drawing import KeptSamples, run_identity
 
 
 def _files(about: dict[str, Any]) -> list[Any]:
@@ -344,7 +344,7 @@ class Sampling:
         left = by_blocks(lambda rows, part: rows.residual_rms(part), obs, x)
         density = by_blocks(lambda rows, part: rows.log_prob(part), obs, x) if tilt else None
         liked = None if density is None else float(density.mean()) * self.task.beta
-        few = x[:256]  # of one measurement it hardly varies
+        few = x[:BLOCK]  # of one measurement it hardly varies
         return typical_noise(obs.repeat(len(few)), few), {
             "residual": None if left is None else float(left.mean()),
             "reward": liked,
@@ -411,3 +411,36 @@ def diagnosis(draws: Draws) -> dict[str, float]:
             "rise": float(how.rise[0].mean()),
         }
     return {}
+
+
+# of more samples than there is memory for
+
+BLOCK = 256
+"""Samples that numbers are worked out of at once."""
+
+
+def by_blocks(
+    number: Callable[[Observation, torch.Tensor], torch.Tensor | None], obs: Observation, x: torch.Tensor
+) -> torch.Tensor | None:
+    """number(the measurement repeated, samples) of samples [n, *data_shape] of one measurement, [n], `BLOCK` at a
+    time."""
+    found = [number(obs.repeat(len(part)), part) for part in x.split(BLOCK)]
+    return None if any(v is None for v in found) else torch.cat([v for v in found if v is not None])
+
+
+def spread_of(draws: Draws, bounds: tuple[float, float] | None) -> torch.Tensor:
+    """Standard deviation of each entry over samples of one measurement that are brought into their range, [*E]."""
+    x = draws.x
+    if x.numel() * x.element_size() <= MAPPED:
+        return Draws(x if bounds is None else x.clamp(*bounds)).std[0]
+
+    def each() -> Iterator[torch.Tensor]:
+        for part in x[0].split(BLOCK):
+            yield (part if bounds is None else part.clamp(*bounds)).double()
+
+    mean, square = torch.zeros(x.shape[2:], dtype=torch.float64), torch.zeros(x.shape[2:], dtype=torch.float64)
+    for part in each():
+        mean += part.sum(0) / draws.n
+    for part in each():
+        square += (part - mean).square().sum(0) / max(draws.n - 1, 1)
+    return square.sqrt().to(x.dtype)
