@@ -338,6 +338,16 @@ def test_the_next_batch_is_read_ahead():
     assert names.count("ahead") == 5  # 1, 2, 3, 41, 42
 
 
+@pytest.mark.gpu
+def test_rows_on_a_gpu_are_those_on_the_cpu():
+    """Pinned, sent while nobody waits, and scaled there: bit for bit the same numbers."""
+    x = Numbered(200)
+    here, there = Clean(x), Clean(x)
+    for step in range(5):
+        found = there.draw(64, 0, step, torch.device("cuda")).x
+        assert found.is_cuda and torch.equal(found.cpu(), here.draw(64, 0, step, CPU).x)
+
+
 def test_an_error_that_was_read_ahead_is_raised_where_it_is_asked_for():
     class Broken(Numbered):
         def stored(self, rows):

@@ -137,15 +137,31 @@ class Files(Pictures):
         super().__init__(reading, limits, shape)
         self.paths, self.names = list(paths), list(names)
 
-    def raw(self, row: int) -> Raw:
-        path, got = self.paths[row], Gathered(self.reading, len(self.paths))
+    def decoded(self, row: int) -> tuple[np.ndarray, str]:
+        """(values [C, H, W], kind) as they are stored."""
+        path = self.paths[row]
         try:
             check_file(path)
             ((_, values, kind),) = decode(path, None, self.reading.convert).frames
-            got.add(self.names[row], values, kind)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
+        return values, kind
+
+    def raw(self, row: int) -> Raw:
+        got = Gathered(self.reading, len(self.paths))
+        values, kind = self.decoded(row)
+        try:
+            got.add(self.names[row], values, kind)
+        except InputError as error:
+            raise InputError(f"{self.paths[row]}: {error}") from error
         return got.raws[0]
+
+    def picture(self, row: int) -> np.ndarray:
+        values, kind = self.decoded(row)
+        # most pictures: nothing of them need be known
+        if values.dtype == np.uint8 and values.shape == self.shape[1:] and self.limits.get(kind) == BYTES["8-bit"]:
+            return values
+        return super().picture(row)
 
     def where(self, name: str) -> str:
         return str(self.paths[self.names.index(name)])
