@@ -142,6 +142,29 @@ def test_a_pasted_run_in_batches_is_that_in_one(shop, tmp_path, capsys):
     assert one == some
 
 
+def test_an_h_that_was_refined_stays_that_of_the_samples(shop, tmp_path, monkeypatch):
+    """It is not refined again when the run goes on: elsewhere it might come out otherwise."""
+    prior, task = deft.load_prior(str(shop / "prior.safetensors")), get_task("denoise")
+    small = {"steps": 2, "batch": 2, "size": 0.4, "cache": 0, "prior_samples": 4, "interval_images": 0}
+    fitted = deft.fit_h(prior, task, None, progress=False, **small)
+    work = Sampling(prior, task, plan("deft", steps=2), fitted, samples=5, batch=2, refine=1)
+    work.run(tmp_path / "whole", shop / "photo.png")
+    append = DrawnFile.append
+
+    def stops(self, *given):
+        append(self, *given)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DrawnFile, "append", stops)
+        work.run(tmp_path / "o", shop / "photo.png")
+    monkeypatch.setattr(type(fitted), "refine", None)
+    work.run(tmp_path / "o", shop / "photo.png", resume=True)
+    whole, again = contents(tmp_path / "whole"), contents(tmp_path / "o")
+    assert whole[0].keys() == again[0].keys() and sorted(whole[1].pop("files")) == sorted(again[1].pop("files"))
+    assert whole[0]["samples.npz"] == again[0]["samples.npz"] and whole[1] == again[1]
+
+
 def test_particles_are_drawn_together(shop, tmp_path, caplog):
     prior, task = deft.load_prior(str(shop / "prior.safetensors")), get_task("denoise")
     made = plan("tds", steps=2, settings={"particles": 2})

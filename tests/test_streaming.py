@@ -16,6 +16,7 @@ from deft.domains.image import streaming
 from deft.domains.image.loading import read
 from deft.errors import InputError
 from deft.io.tasks import get_task
+from deft.kinds import stored
 from deft.kinds.stored import Joined, Mapped, Stored, Subset, bounded, from_bytes, joined, spaced
 from deft.recipe.data import hold_out, training_data
 from deft.runtime.memory import PeakMemory
@@ -232,8 +233,7 @@ def weights(h):
     return torch.cat([v.flatten() for v in h.h.state_dict().values()])
 
 
-@pytest.mark.parametrize("how", [{"cache": 0}, {"cache": 40, "fresh": 0.25}])
-@pytest.mark.parametrize("more", [0, 8])
+@pytest.mark.parametrize(("how", "more"), [({"cache": 0}, 8), ({"cache": 40, "fresh": 0.25}, 0)])
 def test_a_fit_from_a_streamed_folder_is_that_from_memory(shop, monkeypatch, how, more):
     """Bit for bit: with new draws and cached ones, with samples of the prior and without."""
     prior, task = deft.load_prior(str(shop / "prior.safetensors")), get_task("inpaint")
@@ -268,6 +268,20 @@ def test_a_streamed_fit_resumes(shop, tmp_path, monkeypatch, capsys):
     assert torch.equal(weights(whole), weights(again))
 
 
+def test_held_out_data_are_bounded(shop, monkeypatch):
+    """Of a streamed folder no more than fit: the first of those that were given, fewer of a tenth."""
+    monkeypatch.setattr(streaming, "STREAMED", 1000)
+    prior, good = deft.load_prior(str(shop / "prior.safetensors")), str(shop / "good")
+    whole = read(good, (1, 16, 16)).x
+    found = training_data(prior, good, good)
+    assert torch.equal(found.x_out, whole) and any("held out: the first 40 of 40 images" in n for n in found.notes)
+    monkeypatch.setattr(stored, "BOUND", 3 * 4 * 256)
+    assert torch.equal(training_data(prior, good, good).x_out, whole[:3])
+    assert [len(v) for v in hold_out(40, 0, read(good, stream=True).x)] == [37, 3]
+    assert [len(v) for v in hold_out(40, 0)] == [36, 4]
+
+
+@pytest.mark.slow
 def test_commands_with_a_streamed_folder(shop, tmp_path, capsys, monkeypatch):
     """fit, evaluate, calibrate, prior train: what they write is what they write of the folder in memory."""
 
