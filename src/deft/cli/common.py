@@ -19,7 +19,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown, visible
 from deft.io.arrays import read_arrays
-from deft.io.files import json_text, shortened
+from deft.io.files import free_space, json_text, shortened
 from deft.io.measurements import limits, observation, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
@@ -368,9 +368,18 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
     check_memory(batch * each, f"a batch of {batch}", "lower --batch")
 
 
-def check_samples(samples: int, event_shape: tuple[int, ...]) -> None:
-    """The same for samples that are kept until they are written."""
-    check_memory(8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples", "draw fewer")
+def check_samples(samples: int, event_shape: tuple[int, ...], out: Path, kept: bool) -> None:
+    """The same for samples that are kept until they are written: in memory, or on the disk (`kept`)."""
+    size, what = 8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples"
+    if not kept:
+        check_memory(size, what, "draw fewer")
+        return
+    free = free_space(out)
+    if free is not None and size > free:
+        raise InputError(
+            f"{what} do not fit on the disk of {shortened(out)} ({size / 2**30:,.0f} GiB at least, {free / 2**30:,.0f}"
+            " are free): draw fewer, or give another --out"
+        )
 
 
 def own_part(batch: int, accumulate: int) -> int:
@@ -468,13 +477,16 @@ def load_data(
     say: Callable[[str], None] | None = None,
     *,
     held_out: bool = False,
+    stream: bool = True,
 ) -> Data:
     """Samples of a kind of data from files, or a split of a bundled set; says what was left out, cropped or clipped.
 
-    options: of `reading`. held_out: they were said of other data, and count where they can.
+    options: of `reading`. held_out: they were said of other data, and count where they can. stream: of much data x may
+    be a `deft.kinds.stored.Stored`, of which rows are tensors.
     """
     strict = {"strict": False} if held_out and options.keys() & {"value_range", "recursive", "array"} else {}
-    found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict)
+    streamed = {"stream": True} if stream and domain.streams else {}
+    found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict, **streamed)
     for note in found.notes:
         (say or log.info)(note)
     return found

@@ -28,6 +28,7 @@ from deft.io.folders import STATE_FIRST, Outputs, own_folder
 from deft.io.prior_files import OwnPrior, load_own
 from deft.io.text import markdown
 from deft.kinds.domain import Domain, Table, find_domain
+from deft.kinds.stored import Samples, bounded, subset
 from deft.recipe.card_text import card_lines
 from deft.recipe.data import hold_out
 from deft.runtime.distributed import get_world
@@ -231,7 +232,7 @@ class Training:
             self.fill(output, made, domain, x, x_out, n_all, config, where)
 
     def fill(
-        self, output: Output, made: Any, domain: Domain, x: Tensor, x_out: Tensor, n_all: int, config: FitConfig,
+        self, output: Output, made: Any, domain: Domain, x: Samples, x_out: Tensor, n_all: int, config: FitConfig,
         where: torch.device,
     ) -> None:  # fmt: skip
         """Train, measure and write, in the folder --out."""
@@ -267,20 +268,17 @@ class Training:
             held_out_batches=8, accumulate=self.accumulate, streams=self.streams,
         ))  # fmt: skip
 
-    def read(self, domain: Domain, output: Output) -> tuple[Tensor, Tensor, int]:
+    def read(self, domain: Domain, output: Output) -> tuple[Samples, Tensor, int]:
         """(data to train on, held-out data, how many --data has)."""
         options = common.reading(self.skip_bad, False, False, self.value_range)
         found = common.load_data(domain, self.data, "fit", None, options, output.say)
         x, shape = found.x, tuple(found.x.shape[1:])
         common.check_batch(common.own_part(self.batch, self.accumulate), shape)
         if self.held_out:
-            return (
-                x,
-                common.load_data(domain, self.held_out, "validation", shape, options, output.say, held_out=True).x,
-                len(found),
-            )
-        rows, rest = hold_out(len(found), self.seed)
-        return x[rows], x[rest], len(found)
+            other = common.load_data(domain, self.held_out, "validation", shape, options, output.say, held_out=True).x
+            return x, bounded(other, 1000), len(found)
+        rows, rest = hold_out(len(found), self.seed, x)
+        return subset(x, rows), x[rest], len(found)
 
     def build(self, domain: Domain, shape: tuple[int, ...]) -> Any:
         """The prior as it is before training."""
@@ -300,7 +298,7 @@ class Training:
         return made
 
     def train(
-        self, made: Any, x: Tensor, x_out: Tensor, config: FitConfig, where: torch.device
+        self, made: Any, x: Samples, x_out: Tensor, config: FitConfig, where: torch.device
     ) -> tuple[Any, FitResult]:
         """(the trained prior, how it went)."""
         fast_kernels(where)
@@ -332,10 +330,10 @@ class Training:
         }
 
 
-def clean_batches(x: Tensor, device: torch.device, flip: bool = False) -> Batches:
+def clean_batches(x: Samples, device: torch.device, flip: bool = False) -> Batches:
     """Batches of the images x [N, C, H, W], which are kept on a GPU if they fit there easily; flip: see `Flipped`."""
-    near = device.type == "cuda" and x.numel() * x.element_size() <= KEPT_ON_DEVICE
-    batches = Clean(x.to(device) if near else x)
+    near = isinstance(x, Tensor) and device.type == "cuda" and x.numel() * x.element_size() <= KEPT_ON_DEVICE
+    batches = Clean(x.to(device) if near and isinstance(x, Tensor) else x)
     return Flipped(batches) if flip else batches
 
 

@@ -269,6 +269,7 @@ def sample_posterior(
     batch: Rows = 64,
     grid: Sequence[Level] | None = None,
     first: Index = 0,
+    rows: range | None = None,
     progress: bool = False,
     world: World | None = None,
     callback: Callback | None = None,
@@ -279,6 +280,8 @@ def sample_posterior(
         sampler: default `DDIM(eta=1)`.
         steps, spacing: see `deft.times`; or give the `grid` itself (its last level must be clean).
         seed, first: sample j of measurement i uses stream (first + i) * n + j, whatever the batch.
+        rows: draw these of the n samples of each measurement alone, as they are among all n: x is [B, len(rows),
+            *data_shape].
         batch: samples made at once; lower it if memory runs out.
         world: the processes that share the batches between them (default: all that were launched, and all must call
             this); every one returns all samples, and they are the same bit for bit however many there are.
@@ -292,12 +295,16 @@ def sample_posterior(
     (torch.Size([1, 8, 4]), torch.Size([1, 4]), torch.Size([1, 4]))
     """
     world, obs = world or get_world(), fitted_to(prior, obs)
-    all_obs = prior.to_latent(obs).repeat(n)
+    own = range(n) if rows is None else rows
+    if not len(own) or own.step != 1 or own.start < 0 or own.stop > n:
+        raise InputError(f"rows are some of the {n} samples of a measurement, a range from 0 to {n}, got {rows}")
+    all_obs = prior.to_latent(obs).repeat(len(own))
+    streams = [(first + i) * n + j for i in range(len(obs)) for j in own]
     total = len(all_obs)
     chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
 
     def draw(part: slice) -> Tensor:
-        noise = Noise(seed_for("samples", seed), range(first * n + part.start, first * n + part.stop))
+        noise = Noise(seed_for("samples", seed), streams[part])
         try:
             x = sample(
                 condition(prior, h, all_obs[part]),
@@ -319,7 +326,7 @@ def sample_posterior(
             out.append(x)
             bar.update(len(x))
     x = torch.cat(out).to(prior.state_like(obs.y).device)
-    return Draws(x.reshape(len(obs), n, *prior.data_shape), domain=named_domain(prior))
+    return Draws(x.reshape(len(obs), len(own), *prior.data_shape), domain=named_domain(prior))
 
 
 def named_domain(prior: Denoiser) -> str:
