@@ -44,6 +44,9 @@ class SeriesDomain(Domain):
             return self
         return replace(self, units=units, clock=Clock(units.time if units.time != "date" else "number", 0.0, 1.0))
 
+    def card(self) -> Mapping[str, Any]:
+        return {} if self.units is None else {"domain": self.name, **self.units.card()}
+
     def units_for(self, shape: Sequence[int]) -> Units:
         """The units of samples [C, L]: model space itself, where nobody said."""
         return self.units if self.units is not None and len(self.units) == shape[0] else Units.plain(shape[0])
