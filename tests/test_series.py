@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,7 +32,7 @@ from deft.testing import check_operator
 from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
 from deft.train.protocols import Batch
-from toys import refused, result
+from toys import refused, result, run
 
 START = datetime(2020, 1, 1)
 
@@ -438,6 +441,35 @@ def test_a_mean_of_values_is_none_of_logarithms(place, trained, capsys):
         capsys, "sample", "--prior", trained, "--task", "resolution", "--task-option", "factor=12", "--measurement",
         place / "coarse.csv", "--out", place / "no",
     )  # fmt: skip
+
+
+SMALL = {
+    "prior train": "--widths 8,8 --steps 3 --batch 4 --evaluations 1 --seconds 60",
+    "sample": "-n 2 --steps 2",
+    "fit": "--size 0.9 --steps 2 --batch 2 --prior-samples 4 --cache 4 --interval-images 0 --seconds 60",
+    "calibrate": "--images 8 --samples 2 --steps 2",
+    "evaluate": "--images 2 --samples 2 --steps 2",
+    "measure": "--images 2",
+}
+
+
+def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "series.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    program = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
+    exec(compile(program, "docs/series.md", "exec"), {"__name__": "page"})
+    lines = [
+        line
+        for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(lines) == 9
+    for line in lines:
+        words = shlex.split(line)[1:]
+        key = next(k for k in SMALL if words[: len(k.split())] == k.split())
+        code, _, err = run(capsys, *words, *SMALL[key].split(), *(() if key == "measure" else ("--device", "cpu")))
+        assert code == 0, (line, err)
+    assert (tmp_path / "filled" / "quantiles.csv").exists() and (tmp_path / "fine" / "sheet.png").exists()
 
 
 def test_a_service_tells_the_units(trained):

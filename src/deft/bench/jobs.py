@@ -107,7 +107,11 @@ def base_of(on: Setting, *splits: str) -> dict[str, Any]:
         more["prior_options"] = dict(on.prior_options)
     if on.prior not in BUNDLED:  # another file of the same name is another prior
         more["prior_sha256"] = prior.fingerprint()[:16]
-    return {"prior": on.prior, "data": describe(on.domain.with_card(prior.card), on.source, splits, prior.data_shape), **more}
+    return {
+        "prior": on.prior,
+        "data": describe(on.domain.with_card(prior.card), on.source, splits, prior.data_shape),
+        **more,
+    }
 
 
 DIGEST = "sha256"

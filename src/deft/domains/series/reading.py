@@ -252,9 +252,7 @@ def _stepped(step: np.ndarray, where: str) -> Clock:
     return Clock("date", 0.0, float(step.ravel()[0]), long=True)
 
 
-def from_array(
-    values: np.ndarray, columns: Sequence[str], where: str, reading: Reading, clock: Clock = ROWS
-) -> Data:
+def from_array(values: np.ndarray, columns: Sequence[str], where: str, reading: Reading, clock: Clock = ROWS) -> Data:
     """One long series [T, C]."""
     names = tuple(columns) or tuple(f"x{i + 1}" for i in range(values.shape[1]))
     if len(names) != values.shape[1]:
