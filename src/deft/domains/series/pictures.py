@@ -76,7 +76,7 @@ def chart(panels: Sequence[Panel], times: Sequence[str], title: str, footer: str
         anchor = "la" if i == 0 else "ra" if i == n - 1 and n > 1 else "ma"
         draw.text((across[i], at + 5 * s), times[i], fill=SOFT, font=small, anchor=anchor)
     if footer:
-        draw.text((left, at + 24 * s), footer, fill=SOFT, font=small)
+        draw.text((left, at + 24 * s), footer.translate(SPELT), fill=SOFT, font=small)
     data = io.BytesIO()
     image.resize((width // s, height // s), Image.Resampling.LANCZOS).save(data, format="PNG", optimize=True)
     return data.getvalue()
