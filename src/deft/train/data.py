@@ -63,6 +63,8 @@ class Clean(Batches):
     """Samples x [N, *E], in memory or stored (`deft.kinds.stored`); with a task, each draw is measured afresh, unless
     nothing in the task is random (`fixed`): then once.
 
+    seen: truth values [N, *E], which entries of x are known; for a prior alone, since what is measured of x must be.
+
     >>> import deft
     >>> world, obs = deft.testing.half_seen(2)
     >>> class Half:
@@ -74,13 +76,19 @@ class Clean(Batches):
     (True, False)
     """
 
-    def __init__(self, x: Samples, task: Task | None = None, *, fixed: bool = False):
-        self.x, self.task, self._order, self._ahead = x, task, Order(len(x)), Ahead(x)
+    def __init__(self, x: Samples, task: Task | None = None, *, fixed: bool = False, seen: Tensor | None = None):
+        if seen is not None and (task is not None or seen.shape != x.shape):
+            raise InputError(
+                f"seen are truth values of the shape of x {tuple(x.shape)}, for data without a task; got"
+                f" {tuple(seen.shape)}: measure samples of which every entry is known"
+            )
+        self.x, self.task, self.seen, self._order, self._ahead = x, task, seen, Order(len(x)), Ahead(x)
         # stored samples are too many to keep a measurement of each
         self._fixed = observe_fixed(task, x) if fixed and task is not None and isinstance(x, Tensor) else None
 
     def identity(self) -> dict[str, Any]:
-        return {"samples": f"{len(self.x)}, {samples_digest(self.x)}", **task_identity(self.task)}
+        known = {} if self.seen is None else {"seen": digest(self.seen)}
+        return {"samples": f"{len(self.x)}, {samples_digest(self.x)}", **known, **task_identity(self.task)}
 
     def draw(
         self,
@@ -96,7 +104,7 @@ class Clean(Batches):
         following = None if step < 0 else partial(self._order.rows, size, seed, step + 1, rows)
         x = self._ahead.rows(chosen, device, following)
         if self.task is None:
-            return Batch(x)
+            return Batch(x, seen=None if self.seen is None else self.seen[chosen.to(self.seen.device)].to(device))
         if self._fixed is not None:
             return Batch(x, self._fixed[chosen].to(device))
         return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)))

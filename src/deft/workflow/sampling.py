@@ -57,7 +57,7 @@ def _files(about: dict[str, Any]) -> list[Any]:
 
 OUTPUTS = Outputs(
     "sample", (CHUNKS, VALUES, "samples.npz", "sample.json", "sheet.png"), "sample.json", _files,
-    r"(sample-\d{3,}|mean|spread)(\W[^/\\]*)?|h\.safetensors",
+    r"(sample-\d{3,}|mean|spread|quantiles|summary)(\W[^/\\]*)?|h\.safetensors",
 )  # fmt: skip
 
 
@@ -292,7 +292,7 @@ class Sampling:
         def write(x: torch.Tensor, first: int) -> list[str]:
             shown_as = x if self.paste is None else paste_measured(x[None], seen.obs, self.paste)[0]
             with on_disk_together():
-                return [p.name for p in self._write_each(folder, shown_as, first)]
+                return [p.name for p in self._write_each(folder, shown_as, seen.domain, first)]
 
         settings = {
             "samples": self.samples,
@@ -311,9 +311,10 @@ class Sampling:
         """Standard deviation of each entry over samples that are brought into their range, [*E]."""
         return spread_of(draws, self.domain.bounds)
 
-    def _write_each(self, folder: Path, x: torch.Tensor, first: int = 0) -> list[Path]:
-        """Write samples, of which the first has this number."""
-        return [path for i, one in enumerate(x) for path in self.domain.write(folder, f"sample-{first + i:03d}", one)]
+    def _write_each(self, folder: Path, x: torch.Tensor, domain: Domain | None, first: int = 0) -> list[Path]:
+        """Write samples, of which the first has this number. domain: what the measurement's own kind of data knows."""
+        write = (domain or self.domain).write
+        return [path for i, one in enumerate(x) for path in write(folder, f"sample-{first + i:03d}", one)]
 
     def write(
         self, folder: Path, draws: Draws, seen: Measured, *, pictured: bool = True, names: Sequence[str] | None = None
@@ -324,13 +325,15 @@ class Sampling:
         Draws with checked intervals have low and high in samples.npz.
         """
         x, mean, std = draws.x[0], draws.mean[0], self.spread(draws)
-        files = self._write_each(folder, x) if names is None else [folder / name for name in names]
-        files += self.domain.write(folder, "mean", mean)
+        domain: Domain = seen.domain or self.domain
+        files = self._write_each(folder, x, seen.domain) if names is None else [folder / name for name in names]
+        files += domain.write(folder, "mean", mean)
+        files += domain.write_draws(folder, draws)
         rows = getattr(self.prior, "rows_per_call", 1)
         many = f", each {'two' if rows == 2 else rows} of its network" if rows > 1 else ""
         calls = f"{self.plan.calls(self.samples):.0f} calls of the prior{many}"
         title = f"{self.task.title}: {self.plan.method.title}, {calls}"
-        shows = self.domain.draw_pictures(x, std, seen.obs if pictured else None, title)
+        shows = domain.draw_pictures(x, std, seen.obs if pictured else None, title)
         for file, png in shows.items():
             write_bytes(folder / file, png)
         ends = (
