@@ -25,6 +25,7 @@ on signals of their own. Standard errors are over signals.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import time
@@ -36,7 +37,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import deft
-from deft.train.data import Clean
 from deft import DEFT, FitConfig, Gaussian, Matrix, Noise, Observation, Prediction, VPCosine
 from deft.core.denoiser import Denoiser
 from deft.core.random import generator
@@ -44,6 +44,7 @@ from deft.learned.factory import Factory
 from deft.methods import METHODS, plan
 from deft.nn.embed import Sinusoid, zero
 from deft.testing.levy import LevyWorld, levy
+from deft.train.data import Clean
 
 LENGTH, SIGMA = 64, 0.05
 KINDS = ("laplace", "bernoulli-laplace", "student", "gauss")
@@ -126,7 +127,9 @@ def operators() -> dict[str, Matrix]:
     seen = torch.randperm(LENGTH, generator=g)[:26].sort().values
     high = 5 + torch.randperm(27, generator=g)[:9].sort().values  # without the last, which is real
     angle = 2 * math.pi / LENGTH * torch.outer(torch.cat([torch.arange(1, 5), high]), torch.arange(LENGTH)).float()
-    waves = torch.cat([torch.full((1, LENGTH), LENGTH**-0.5), (2 / LENGTH) ** 0.5 * torch.cat([angle.cos(), angle.sin()])])
+    waves = torch.cat(
+        [torch.full((1, LENGTH), LENGTH**-0.5), (2 / LENGTH) ** 0.5 * torch.cat([angle.cos(), angle.sin()])]
+    )
     found = {"denoise": eye, "deconvolve": blur, "impute": eye[seen], "fourier": waves}
     return {name: Smoothed(matrix) for name, matrix in found.items()}
 
@@ -291,32 +294,37 @@ class Pieces:
         path.with_suffix(".tmp").replace(path)
 
 
-def measure(args: argparse.Namespace, pieces: Pieces, kind: str, names: list[str]) -> None:
-    world = levy(kind, LENGTH, event_shape=(LENGTH,))
+def measure(args: argparse.Namespace, pieces: Pieces, kind: str, name: str) -> None:
+    """All pieces of a kind and a measurement."""
+    world, label = levy(kind, LENGTH, event_shape=(LENGTH,)), f"{kind}-{name}"
     prior = pieces.module(f"{kind}-prior", Prior(world), lambda: train_prior(world, args.prior_steps))
     pieces.row(f"{kind}-prior", lambda: judge_prior(world, prior, args.signals, args.gold))
     truth, valid = world.sample(args.signals, 1), world.sample(args.valid, 2)
-    for name in names:
-        like = Gaussian(operators()[name], SIGMA)
-        obs = Observation(like.sample(truth, Noise(21, len(truth))), like)
-        tuning = Observation(like.sample(valid, Noise(22, len(valid))), like)
-        label = f"{kind}-{name}"
-        gold = pieces.tensor(f"{label}-gold", lambda: world.gold(obs, args.gold, burn=args.burn, thin=args.thin).x.float())
-        half = gold.shape[1] // 2
-        pieces.row(f"{label}-gold", lambda: figures(gold[:, :: gold.shape[1] // DRAWS][:, :DRAWS], gold, truth) | {
-            "halves": round(float(100 * (gold[:, :half].mean(1) - gold[:, half:].mean(1)).square().sum(1).mean()
-                                  / gold.var(1).sum(1).mean()), 3)})  # fmt: skip
-        empty = DEFT((LENGTH,), 1, 32, net=Factory(Net))
-        h = pieces.module(f"{label}-h", empty, lambda: fit(world, prior, like, args.fit_steps))
-        for method in args.methods or METHODS:
-            if method in SKIPPED or METHODS[method].why_unsupported(like) or METHODS[method].learned not in ("", "deft"):
-                continue
+    like = Gaussian(operators()[name], SIGMA)
+    obs, tuning = (Observation(like.sample(x, Noise(seed, len(x))), like) for x, seed in ((truth, 21), (valid, 22)))
+    gold = pieces.tensor(f"{label}-gold", lambda: world.gold(obs, args.gold, burn=args.burn, thin=args.thin).x.float())
+    pieces.row(f"{label}-gold", lambda: of_gold(gold, truth))
+    empty = DEFT((LENGTH,), 1, 32, net=Factory(Net))
+    h = pieces.module(f"{label}-h", empty, lambda: fit(world, prior, like, args.fit_steps))
 
-            def one(method: str = method) -> dict[str, Any]:
-                chosen = settings_of(method, prior, tuning, valid, h)
-                return figures(drawn(method, chosen, prior, obs, DRAWS, h, seed=12), gold, truth) | {"settings": chosen}
+    def one(method: str) -> dict[str, Any]:
+        chosen = settings_of(method, prior, tuning, valid, h)
+        x = drawn(method, chosen, prior, obs, DRAWS, h, seed=12)
+        return figures(x, gold, truth) | {"settings": chosen}
 
-            pieces.row(f"{label}-method-{method}", one)
+    for method in args.methods or METHODS:
+        row = METHODS[method]
+        if method not in SKIPPED and not row.why_unsupported(like) and row.learned in ("", "deft"):
+            pieces.row(f"{label}-method-{method}", lambda method=method: one(method))
+
+
+def of_gold(gold: Tensor, truth: Tensor) -> dict[str, float]:
+    """Figures of some of the gold samples, as if a method had drawn them; halves: the squared distance of the means of
+    two halves, the earlier chains and the later ones, in percent of the least error."""
+    some = gold[:, :: gold.shape[1] // DRAWS][:, :DRAWS]
+    early, late = (part.mean(1) for part in gold.chunk(2, 1))
+    apart = (early - late).square().sum(1).mean() / gold.var(1).sum(1).mean()
+    return figures(some, gold, truth) | {"halves": round(float(100 * apart), 3)}
 
 
 def report(pieces: Pieces, out: Path) -> None:
@@ -324,12 +332,20 @@ def report(pieces: Pieces, out: Path) -> None:
     found: dict[str, Any] = {}
     for path in sorted(pieces.folder.glob("*.json")):
         found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-    out.write_text("{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n", encoding="utf-8")
+    out.write_text(
+        "{\n" + ",\n".join(f"{json.dumps(k)}: {json.dumps(v)}" for k, v in found.items()) + "\n}\n", encoding="utf-8"
+    )
     for kind in KINDS:
         names = [n for n in operators() if any(k.startswith(f"{kind}-{n}-method") for k in found)]
         if not names:
             continue
-        print(f"\n{kind}: {found.get(f'{kind}-prior')}\n\n| method | " + " | ".join(names) + " |\n|---" * 1 + "|---" * len(names) + "|")
+        print(
+            f"\n{kind}: {found.get(f'{kind}-prior')}\n\n| method | "
+            + " | ".join(names)
+            + " |\n|---" * 1
+            + "|---" * len(names)
+            + "|"
+        )
         methods = [m for m in METHODS if any(f"{kind}-{n}-method-{m}" in found for n in names)]
         for m in ["gold", *methods]:
             cells = []
@@ -361,8 +377,8 @@ def main() -> None:
         args.signals, args.valid, args.gold, args.burn = 3, 2, 80, 5
     pieces = Pieces(args.folder)
     if not args.report:
-        for kind in args.kinds:
-            measure(args, pieces, kind, args.measurements)
+        for kind, name in itertools.product(args.kinds, args.measurements):
+            measure(args, pieces, kind, name)
     report(pieces, args.out if not args.quick else args.folder / "levy-report.txt")
 
 

@@ -1,6 +1,8 @@
-"""Analytic truth, and checks for your own parts: closed-form worlds, exact moments, `check_*`."""
+"""Analytic truth, and checks for your own parts: worlds whose posterior is known, exact moments, `check_*`."""
 
 from deft.testing.checks import check_htransform, check_likelihood, check_operator, check_sampler, schedules
+from deft.testing.empirical import Empirical, EmpiricalPosterior, ExactEmpirical
+from deft.testing.levy import LevyWorld, levy
 from deft.testing.moments import flow, moments
 from deft.testing.stein import KernelStein, kernel_stein, posterior_stein
 from deft.testing.worlds import (
@@ -16,8 +18,12 @@ from deft.testing.worlds import (
 )
 
 __all__ = [
+    "Empirical",
+    "EmpiricalPosterior",
+    "ExactEmpirical",
     "InsideWorld",
     "KernelStein",
+    "LevyWorld",
     "MixtureWorld",
     "Posterior",
     "check_htransform",
@@ -30,6 +36,7 @@ __all__ = [
     "gaussian_pairs",
     "half_seen",
     "kernel_stein",
+    "levy",
     "moments",
     "posterior_stein",
     "sample_mixture",
