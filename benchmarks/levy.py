@@ -46,7 +46,7 @@ from deft.nn.embed import Sinusoid, zero
 from deft.testing.levy import LevyWorld, levy
 from deft.train.data import Clean
 
-LENGTH, SIGMA = 64, 0.05
+LENGTH, SIGMA, WIDTH = 64, 0.05, 16
 KINDS = ("laplace", "bernoulli-laplace", "student", "gauss")
 RESULTS = Path(__file__).parent / "results" / "levy.json"
 DRAWS = 39
@@ -66,7 +66,7 @@ class Net(nn.Module):
     """(features [B, inputs L], time [B]) -> [B, outputs L]: residual convolutions along the series, each followed by one
     matrix over all of it."""
 
-    def __init__(self, inputs: int, outputs: int, width: int, depth: int = 4):
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int = 3):
         super().__init__()
         self.inputs, self.outputs = inputs // LENGTH, outputs // LENGTH
         self.embed = nn.Sequential(Sinusoid(32), nn.Linear(32, 64), nn.SiLU())
@@ -91,7 +91,7 @@ class Net(nn.Module):
 class Prior(Denoiser):
     """E[x_0 | x_t] = Wiener filter + sigma / sqrt(alpha^2 + sigma^2) net."""
 
-    def __init__(self, world: LevyWorld, width: int = 32):
+    def __init__(self, world: LevyWorld, width: int = WIDTH):
         super().__init__()
         self.schedule, self.event_shape = VPCosine(), (LENGTH,)
         values, vectors = torch.linalg.eigh(world.gaussian.mixture.covariances[0])
@@ -150,10 +150,14 @@ def train_prior(world: LevyWorld, steps: int, batch: int = 256) -> Prior:
     """Squared error of the network's own output, noise levels even in log(sigma/alpha) from e^-4.5 to e^3.5."""
     torch.manual_seed(0)
     prior = Prior(world)
+    if world.kind == "gauss":  # the Wiener filter is exact, and the correction 0 from the start
+        return deft.freeze(prior)
     parameters = list(prior.parameters())
     mean = [p.detach().clone() for p in parameters]
     optimiser = torch.optim.Adam(parameters, lr=2e-3, betas=(0.9, 0.99))
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.05)
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda i: min(1.0, (i + 1) / 100) * 0.5 * (1 + math.cos(math.pi * i / steps))
+    )
     for i in range(steps):
         x, g = world.sample(batch, 1000 + i), generator(i, 44)
         level = -4.5 + 8 * (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
@@ -192,7 +196,7 @@ def judge_prior(world: LevyWorld, prior: Prior, signals: int, n: int) -> dict[st
     return out
 
 
-def fit(world: LevyWorld, prior: Prior, like: Gaussian, steps: int, width: int = 32) -> DEFT:
+def fit(world: LevyWorld, prior: Prior, like: Gaussian, steps: int, width: int = WIDTH) -> DEFT:
     torch.manual_seed(0)
     h = DEFT((LENGTH,), 1, width, net=Factory(Net)).calibrate(prior, world.sample(2000, 3), max_samples=2000)
     data, held_out = (Clean(world.sample(n, seed), Task(like)) for n, seed in ((400_000, 4), (2048, 5)))
@@ -304,7 +308,7 @@ def measure(args: argparse.Namespace, pieces: Pieces, kind: str, name: str) -> N
     obs, tuning = (Observation(like.sample(x, Noise(seed, len(x))), like) for x, seed in ((truth, 21), (valid, 22)))
     gold = pieces.tensor(f"{label}-gold", lambda: world.gold(obs, args.gold, burn=args.burn, thin=args.thin).x.float())
     pieces.row(f"{label}-gold", lambda: of_gold(gold, truth))
-    empty = DEFT((LENGTH,), 1, 32, net=Factory(Net))
+    empty = DEFT((LENGTH,), 1, WIDTH, net=Factory(Net))
     h = pieces.module(f"{label}-h", empty, lambda: fit(world, prior, like, args.fit_steps))
 
     def one(method: str) -> dict[str, Any]:
@@ -366,8 +370,8 @@ def main() -> None:
     parser.add_argument("--gold", type=int, default=2000)
     parser.add_argument("--burn", type=int, default=300)
     parser.add_argument("--thin", type=int, default=2)
-    parser.add_argument("--prior-steps", type=int, default=3000)
-    parser.add_argument("--fit-steps", type=int, default=2000)
+    parser.add_argument("--prior-steps", type=int, default=1500)
+    parser.add_argument("--fit-steps", type=int, default=1200)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true")
