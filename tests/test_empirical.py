@@ -158,8 +158,8 @@ def test_h_is_the_gradient_of_log_h(name):
 
 @pytest.mark.parametrize("name", ["pictures, clipped", "volume, projection"])
 def test_evidence_of_particles_and_paths(name):
-    """Particles under the exact h: their log p(y) is the exact one, to .5 for 40 steps of first order (of -800). That of
-    200 weighted paths is, within 4 standard errors."""
+    """Particles under the exact h: their log p(y) is the exact one, to .5 for 40 steps of first order (of -800). That
+    of 200 weighted paths is, within 4 standard errors."""
     world, obs = case(name)
     exact = float(world.posterior(obs).log_evidence)
     grid = deft.times(VP, 40, "log-snr")

@@ -4,6 +4,7 @@ from deft.testing.checks import check_htransform, check_likelihood, check_operat
 from deft.testing.empirical import Empirical, EmpiricalPosterior, ExactEmpirical
 from deft.testing.levy import LevyWorld, levy
 from deft.testing.moments import flow, moments
+from deft.testing.processes import Kernel, gaussian_process, matern, periodic, rbf
 from deft.testing.stein import KernelStein, kernel_stein, posterior_stein
 from deft.testing.worlds import (
     InsideWorld,
@@ -22,6 +23,7 @@ __all__ = [
     "EmpiricalPosterior",
     "ExactEmpirical",
     "InsideWorld",
+    "Kernel",
     "KernelStein",
     "LevyWorld",
     "MixtureWorld",
@@ -34,11 +36,15 @@ __all__ = [
     "gaussian_chain",
     "gaussian_field",
     "gaussian_pairs",
+    "gaussian_process",
     "half_seen",
     "kernel_stein",
     "levy",
+    "matern",
     "moments",
+    "periodic",
     "posterior_stein",
+    "rbf",
     "sample_mixture",
     "schedules",
     "two_modes",
