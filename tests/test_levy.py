@@ -49,17 +49,14 @@ def integrated(world, like, y, width=8.0, n=1201):
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_integration(kind):
     """Two steps, one noisy combination of them: mean, variance and the probability of a step of 0 within 4 standard
-    errors of 20,000 samples of 400 chains (of 100 chains' means: samples of one depend on each other) of the sums over
-    a fine grid."""
+    errors (by the scatter of 400 chains, whose samples depend on each other) of the sums over a fine grid."""
     world = levy(kind, 2, jumps=0.4, event_shape=(2,))
     like = deft.Gaussian(Matrix(torch.tensor([[1.0, 0.7]], dtype=F64)), torch.tensor(0.4, dtype=F64))
     y = torch.tensor([[0.9]], dtype=F64)
     mean, variance, spike = integrated(world, like, y)
     draws = world.gold(deft.Observation(y, like), 20_000, chains=400, burn=30)
-    x = draws.x[0].reshape(50, 400, 2).transpose(0, 1)  # by chain below; the order of samples does not matter here
     chains = draws.x[0].reshape(400, 50, 2)
     error = chains.mean(1).std(0) / 20
-    assert x.shape == (400, 50, 2)
     assert bool(((chains.mean((0, 1)) - mean).abs() < 4 * error).all()), (chains.mean((0, 1)), mean, error)
     squares = (chains - mean).square().mean(1)
     assert bool(((squares.mean(0) - variance).abs() < 4 * squares.std(0) / 20).all()), (squares.mean(0), variance)
@@ -82,20 +79,22 @@ def test_gauss_is_the_closed_form():
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks(kind):
     """Truth and measurement drawn together, the truth ranks uniformly among samples of the gold posterior
-    (`deft.diagnose.sbc`): of a blurred process of 12 steps, 200 measurements. A wrong scale of the steps does not."""
-    world = levy(kind, 12, event_shape=(12,))
-    blur = torch.stack([torch.eye(12)[i : i + 3].mean(0) for i in range(10)])
+    (`deft.diagnose.sbc`): of a blurred process of 8 steps, 120 measurements. A wrong scale of the steps does not."""
+    world = levy(kind, 8, event_shape=(8,))
+    blur = torch.stack([torch.eye(8)[i : i + 3].mean(0) for i in range(6)])
     like = deft.Gaussian(Matrix(blur), 0.1)
-    truth = world.sample(200, 3)
-    obs = deft.Observation(like.sample(truth, deft.Noise(4, 200)), like)
+    truth = world.sample(120, 3)
+    obs = deft.Observation(like.sample(truth, deft.Noise(4, 120)), like)
     size = {
-        "first": lambda x: x[:, 0], "last": lambda x: x[:, -1], "roughness": lambda x: x.double().diff(dim=1).abs().sum(1),
-    }  # fmt: skip
-    draws = deft.Draws(world.gold(obs, 19, chains=19, burn=40).x.float())
+        "first": lambda x: x[:, 0],
+        "last": lambda x: x[:, -1],
+        "roughness": lambda x: x.double().diff(dim=1).abs().sum(1),
+    }
+    draws = deft.Draws(world.gold(obs, 19, chains=19, burn=25).x.float())
     assert deft.diagnose.sbc(draws, truth, size).passed
     if kind == "bernoulli-laplace":
-        other = levy(kind, 12, event_shape=(12,), jumps=0.9)
-        wrong = deft.Draws(other.gold(obs, 19, chains=19, burn=40).x.float())
+        other = levy(kind, 8, event_shape=(8,), jumps=0.9)
+        wrong = deft.Draws(other.gold(obs, 19, chains=19, burn=25).x.float())
         assert not deft.diagnose.sbc(wrong, truth, size).passed
 
 
