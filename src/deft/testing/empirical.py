@@ -301,17 +301,17 @@ class ExactEmpirical(Potential):
                 f"the exact h of items with a width is for linear measurements with Gaussian noise, got"
                 f" {obs.likelihood.kind}: take width = 0"
             )
-        like = obs.likelihood
-        assert isinstance(like, Gaussian) and isinstance(like.operator, LinearOperator)
         b, n, shape = len(pred.x_t), len(world.items), world.event_shape
         g = gain.reshape(-1, 1, *[1] * len(shape))
         a = pred.alpha.double().reshape(g.shape)
         mu = (1 - g * a) * world.items + g * pred.x_t.double()[:, None]
         rows = obs.repeat(n) if len(obs) == b else obs.repeat(b * n)
-        operator = rows.likelihood.operator  # type: ignore[attr-defined]
+        like = rows.likelihood
+        assert isinstance(like, Gaussian) and isinstance(like.operator, LinearOperator)
+        operator = like.operator
         r = operator.measured_part(rows.y.double() - operator(mu.flatten(0, 1)))
         left = (world.width**2 - g * a * world.width**2).expand(b, n, *[1] * len(shape)).flatten(0, 1)
-        noise = noise_variance(rows.likelihood, r)  # type: ignore[arg-type]
+        noise = noise_variance(like, r)
         solved = operator.solve(r, noise, left.reshape(-1, *[1] * (r.ndim - 1)))
         log_n = -0.5 * (r * solved).flatten(1).sum(1).reshape(b, n)
         move = (left * operator.adjoint(solved)).reshape(b, n, *shape)
