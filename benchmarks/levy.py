@@ -29,6 +29,7 @@ import itertools
 import json
 import math
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,7 @@ def energy(x: Tensor, truth: Tensor) -> float:
     return float(((x - truth[:, None]).norm(dim=2).mean(1) - apart / 2).mean())
 
 
-def settings_of(method: str, prior: Prior, obs: Observation, truth: Tensor, fitted: DEFT) -> dict[str, Any]:
+def settings_of(method: str, prior: Prior, obs: Observation, truth: Tensor, fitted: nn.Module | None) -> dict[str, Any]:
     """What `TRIED` names, one after the other."""
     best: dict[str, Any] = {}
     row = METHODS[method]
@@ -226,13 +227,13 @@ def settings_of(method: str, prior: Prior, obs: Observation, truth: Tensor, fitt
 
 
 def drawn(
-    method: str, chosen: dict[str, Any], prior: Prior, obs: Observation, n: int, fitted: DEFT, seed: int
+    method: str, chosen: dict[str, Any], prior: Prior, obs: Observation, n: int, fitted: nn.Module | None, seed: int
 ) -> Tensor:
     """[B, n, L], with settings of the method and of its sampler."""
     outer = {k: v for k, v in chosen.items() if k in ("eta", "sampler", "spacing")}
     own = {k: v for k, v in chosen.items() if k not in outer}
     p = plan(method, settings=own, **outer)
-    draws = p.draw(prior, obs, n, fitted=fitted if METHODS[method].trained else None, seed=seed, batch=512)
+    draws = p.draw(prior, obs, n, fitted=fitted, seed=seed, batch=512)
     return draws.x.detach()
 
 
@@ -308,10 +309,14 @@ def measure(args: argparse.Namespace, pieces: Pieces, kind: str, name: str) -> N
     obs, tuning = (Observation(like.sample(x, Noise(seed, len(x))), like) for x, seed in ((truth, 21), (valid, 22)))
     gold = pieces.tensor(f"{label}-gold", lambda: world.gold(obs, args.gold, burn=args.burn, thin=args.thin).x.float())
     pieces.row(f"{label}-gold", lambda: of_gold(gold, truth))
-    empty = DEFT((LENGTH,), 1, WIDTH, net=Factory(Net))
-    h = pieces.module(f"{label}-h", empty, lambda: fit(world, prior, like, args.fit_steps))
+
+    @cache
+    def fitted() -> nn.Module:
+        empty = DEFT((LENGTH,), 1, WIDTH, net=Factory(Net))
+        return pieces.module(f"{label}-h", empty, lambda: fit(world, prior, like, args.fit_steps))
 
     def one(method: str) -> dict[str, Any]:
+        h = fitted() if METHODS[method].trained else None
         chosen = settings_of(method, prior, tuning, valid, h)
         x = drawn(method, chosen, prior, obs, DRAWS, h, seed=12)
         return figures(x, gold, truth) | {"settings": chosen}

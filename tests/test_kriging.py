@@ -159,9 +159,13 @@ def reached(world, obs, prior, h, n=2048):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_a_fit_reaches_it(name):
+    """24 hours of a process with a rhythm, DEFT of width 192, 2,000 steps of 256 (a minute or two of a quiet core).
+
+    Relative error of the mean and ratio of deviations, of 2,048 samples in 50 steps: gaps 0.0138 and 0.996, block means
+    0.0181 and 1.003, blur 0.0101 and 1.009. The aim is 0.015 and 0.95 to 1.05: block means miss it.
+    """
     error, ratio = reached(*fitted(2000, 192, name))
-    print(name, error, ratio)
-    assert error <= 0.03 and 0.95 <= ratio <= 1.05, (error, ratio)
+    assert error <= 0.022 and 0.95 <= ratio <= 1.05, (error, ratio)
 
 
 @pytest.mark.parametrize(

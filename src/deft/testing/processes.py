@@ -4,7 +4,7 @@
 
 the linear model of coregionalisation: every kernel k_j is shared by the channels, B_j says how they go together. Given
 y = A x + sigma_y n the posterior is Gaussian, C A^T (A C A^T + sigma_y^2 I)^{-1} y its mean (Rasmussen & Williams 2006,
-"Gaussian Processes for Machine Learning", https://gaussianprocess.org/gpml/, eq. 2.23 to 2.26): gaps, sums, block means
+"Gaussian Processes for Machine Learning", eq. 2.23 to 2.26): gaps, sums, block means
 and blurs alike. Times need not be even.
 """
 
