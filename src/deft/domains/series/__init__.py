@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from deft.kinds.domain import Domain, Family
+from deft.kinds.domain import Domain
 
 
 class _Series(Domain):

@@ -11,7 +11,7 @@ from deft.kinds.records import Family
 
 def families() -> dict[str, Family]:
     """Name -> family, for `Domain.families`."""
-    from deft.prior.options import COUNT, CONVENTION_KINDS, OWN_KINDS, Kind, above, text
+    from deft.prior.options import CONVENTION_KINDS, COUNT, OWN_KINDS, Kind, above, text
 
     options = (
         CONVENTION_KINDS
