@@ -158,7 +158,7 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
     cells: list[Cell] = []
     left_out = []
     for on in study.on:
-        shape, kind = event_shape(the_prior(on), on), on.domain
+        shape, kind = event_shape(the_prior(on), on), on.domain.with_card(the_prior(on).card)
         for split, wanted in {
             "test": max(study.images, study.curve.images if on.curve else 0),
             "validation": study.tune.images,
@@ -199,14 +199,17 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
 
 def _unknown(on: Setting, shape: tuple[int, ...]) -> UnknownTask:
     """The task of the pairs that are fitted to."""
-    found = samples_of(on.domain, describe(on.domain, on.source, ("fit",), shape), "fit", shape)
+    prior = the_prior(on)
+    domain = on.domain.with_card(prior.card)
+    found = samples_of(domain, describe(domain, on.source, ("fit",), shape), "fit", shape)
     assert isinstance(found, PairedData)
-    return unknown_task(the_prior(on), (found.x, found.y), pictures=found.pictures)
+    return unknown_task(prior, (found.x, found.y), pictures=found.pictures)
 
 
 def event_shape(prior: Denoiser, on: Setting) -> tuple[int, ...]:
     """The shape of the prior's samples, which must be of the kind of data that the tasks are for."""
-    if domain_of(prior) is not on.domain:
+    found = domain_of(prior)
+    if found is None or found.name != on.domain.name:
         raise InputError(
             f"{', '.join(on.tasks)}: a comparison of {on.domain.title}, and {on.prior} makes samples of shape"
             f" {tuple(prior.data_shape)}"

@@ -1,21 +1,7 @@
-"""Series: [C, L] (placeholder of the merge)."""
+"""Series: [C, L], C variables at L times."""
 
-from typing import ClassVar
+from deft.domains.series.domain import SeriesDomain
 
-from deft.kinds.domain import Domain
+DOMAIN = SeriesDomain()
 
-
-class _Series(Domain):
-    name: ClassVar[str] = "series"
-    title: ClassVar[str] = "series"
-
-    def owns(self, event_shape: tuple[int, ...]) -> bool:
-        return len(event_shape) == 2 and event_shape[1] != 3
-
-    def families(self):  # type: ignore[no-untyped-def]
-        from deft.domains.series.families import families
-
-        return families()
-
-
-DOMAIN = _Series()
+__all__ = ["DOMAIN"]
