@@ -55,7 +55,7 @@ def test_the_quantile_form_of_the_crps():
     x = torch.randn(1, 400_000, 1, generator=torch.Generator().manual_seed(2)).double()
     y, one = torch.tensor([[0.8]]).double(), torch.ones(1, 1).double()
     exact = torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(LEVELS))
-    want = sum(2 * (q - (0.8 < v)) * (0.8 - v) for q, v in zip(LEVELS, exact.tolist(), strict=True)) / 19
+    want = sum(2 * (q - (v > 0.8)) * (0.8 - v) for q, v in zip(LEVELS, exact.tolist(), strict=True)) / 19
     assert len(LEVELS) == 19 and LEVELS[0] == 0.05 and LEVELS[-1] == 0.95
     # 400,000 samples: quantiles to 0.002 at the ends, and losses hang on them with a slope of at most 2
     assert float(crps_quantiles(x, y, one)) == pytest.approx(want / 0.8, abs=4e-3)

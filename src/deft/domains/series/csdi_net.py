@@ -5,8 +5,8 @@ layers attend along time and then along variables. It is shown two tables, the v
 rest, and for each entry when it is, of which variable, and whether it was observed. Everything that shapes tell is read
 from them (`CSDIConfig.from_shapes`).
 
-Yusuke Tashiro, Jiaming Song, Yang Song and Stefano Ermon (2021), "CSDI: Conditional Score-based Diffusion Models for
-Probabilistic Time Series Imputation", https://arxiv.org/abs/2107.03502.
+Tashiro et al. (2021), "CSDI: Conditional Score-based Diffusion Models for Probabilistic Time Series Imputation",
+https://arxiv.org/abs/2107.03502.
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ class Encoder(nn.Module):
 
 
 class ResidualLayer(nn.Module):
-    """z, side, mask, step -> (z', skip): attention along time, then along variables, a gate, two ways out.
+    """z, step, side -> (z', skip): attention along time, then along variables, a gate, two ways out.
 
-    u = W_m attend(z + W_d step) + W_c (side, mask) = (u_1, u_2);    W_o (sigmoid(u_1) tanh(u_2)) = (r, skip);
+    u = W_m attend(z + W_d step) + W_c side = (u_1, u_2);    W_o (sigmoid(u_1) tanh(u_2)) = (r, skip);
     z' = (z + r) / sqrt(2).
     """
 
@@ -143,12 +143,12 @@ class ResidualLayer(nn.Module):
         there = F.linear(when, of_time, self.cond_projection.bias) + F.linear(which, of_variable)[:, None]
         return there + mask[..., None] * of_mask[:, 0]
 
-    def forward(self, z: Tensor, side: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, z: Tensor, step: Tensor, when: Tensor, which: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         b, k, n, c = z.shape
         y = z + self.diffusion_projection(step)[:, None, None]
         y = self.time_layer(y.reshape(b * k, n, c)).reshape(b, k, n, c).transpose(1, 2)
         y = self.feature_layer(y.reshape(b * n, k, c)).reshape(b, n, k, c).transpose(1, 2)
-        gate, value = (by_entry(self.mid_projection, y) + side).chunk(2, -1)
+        gate, value = (by_entry(self.mid_projection, y) + self.side(when, which, mask)).chunk(2, -1)
         rest, skip = by_entry(self.output_projection, gate.sigmoid() * value.tanh()).chunk(2, -1)
         return (z + rest) / math.sqrt(2), skip
 
@@ -198,7 +198,7 @@ class Inner(nn.Module):
         code = self.diffusion_embedding(step)
         total = torch.zeros_like(z)
         for layer in self.residual_layers:
-            z, skip = layer(z, layer.side(when, which, mask), code)
+            z, skip = layer(z, code, when, which, mask)
             total = total + skip
         total = total / math.sqrt(len(self.residual_layers))
         return by_entry(self.output_projection2, F.relu(by_entry(self.output_projection1, total)))[..., 0]
