@@ -231,7 +231,7 @@ def test_on_the_command_line(path, tmp_path, capsys):
     """A CSV with gaps, filled by a method without training."""
     import csv
 
-    rows = [["time", *(f"x{i + 1}" for i in range(5))]]
+    rows = [["time", *(f"v{i}" for i in range(5))]]  # it has no names: the order counts
     rows += [[h, *("" if (h + i) % 3 == 0 else f"{math.sin(h / 5 + i):.3f}" for i in range(5))] for h in range(48)]
     with (tmp_path / "gaps.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
