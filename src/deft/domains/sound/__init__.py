@@ -1,0 +1,1 @@
+"""Sounds: [1, L], one channel of long windows."""
