@@ -27,12 +27,12 @@ def rounded_up(sides: tuple[int, ...] | torch.Size, multiple: int) -> tuple[int,
 
 
 def mirrored(x: Tensor, multiple: int) -> Tensor:
-    """Images [B, C, H, W] with sides that are multiples: x itself, where they are.
+    """Images [B, C, H, W], or series and volumes, with sides that are multiples: x itself, where they are.
 
     >>> mirrored(torch.arange(3.0).reshape(1, 1, 1, 3), 8)[0, 0, 0]
     tensor([0., 1., 2., 1., 0., 1., 2., 1.])
     """
-    for dim, wanted in zip((2, 3), rounded_up(x.shape[2:], multiple), strict=True):
+    for dim, wanted in enumerate(rounded_up(x.shape[2:], multiple), start=2):
         n = x.shape[dim]
         if wanted != n:
             place = torch.arange(wanted, device=x.device) % max(1, 2 * (n - 1))
@@ -42,8 +42,9 @@ def mirrored(x: Tensor, multiple: int) -> Tensor:
 
 def cropped(out: Tensor, like: Tensor) -> Tensor:
     """The part of a padded image's output that belongs to `like`: out itself, where nothing was padded."""
-    height, width = like.shape[2:]
-    return out if out.shape[2:] == like.shape[2:] else out[:, :, :height, :width].contiguous()
+    if out.shape[2:] == like.shape[2:]:
+        return out
+    return out[(slice(None), slice(None), *(slice(n) for n in like.shape[2:]))].contiguous()
 
 
 class Padded(nn.Module):
