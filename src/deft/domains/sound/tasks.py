@@ -39,6 +39,14 @@ class SoundTask(OperatorTask):
         below = -20 * math.log10(self.sigma_y)
         return f"sigma_y {self.sigma_y:g} for sounds of power 1, that is {below:.1f} dB below them"
 
+    def units_of(self, heard: Tensor) -> tuple[float, float]:
+        """Of the samples [n] of a file, whatever its gain: what 1 of y, and what 1 of x is in it.
+
+        Here: y has as much power as x, less its noise.
+        """
+        level = math.sqrt(float(heard.double().square().mean()) / (1 + self.sigma_y**2))
+        return level, level
+
 
 @dataclass(frozen=True)
 class Gap(Drawn, SoundTask):
@@ -146,6 +154,11 @@ class Declip(SoundTask):
 
     def operator(self, x: Tensor, noise: Noise | BatchNoise) -> Operator:
         return HDR(1 / self.level)
+
+    def units_of(self, heard: Tensor) -> tuple[float, float]:
+        """The largest value is that at which it was clipped, and 1 / level of it the recording's root mean square."""
+        peak = float(heard.abs().max())
+        return peak, peak / self.level
 
 
 TASKS: dict[str, type[SoundTask]] = {t.name: t for t in (Gap, Bandwidth, Denoise, Declip)}

@@ -96,7 +96,7 @@ def write_wav(path: str | Path, x: Tensor, rate: int, subtype: str = "FLOAT") ->
     package = soundfile()
     if subtype not in SUBTYPES:
         raise InputError(f"a WAV file keeps its samples as one of {', '.join(SUBTYPES)}, got {subtype!r}")
-    data = x.detach().cpu().reshape(-1, x.shape[-1]).mT.contiguous().double().numpy()
+    data = (x if x.ndim == 2 else x[None]).detach().cpu().mT.contiguous().double().numpy()
     if subtype in BITS:  # rounded here: libsndfile has another full scale than it reads with
         top = 2 ** (BITS[subtype] - 1)
         data = np.left_shift(np.clip(np.rint(data * top), -top, top - 1).astype(np.int32), 32 - BITS[subtype])
