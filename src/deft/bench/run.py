@@ -206,7 +206,8 @@ def _unknown(on: Setting, shape: tuple[int, ...]) -> UnknownTask:
 
 def event_shape(prior: Denoiser, on: Setting) -> tuple[int, ...]:
     """The shape of the prior's samples, which must be of the kind of data that the tasks are for."""
-    if domain_of(prior) is not on.domain:
+    found = domain_of(prior)
+    if found is None or found.name != on.domain.name:
         raise InputError(
             f"{', '.join(on.tasks)}: a comparison of {on.domain.title}, and {on.prior} makes samples of shape"
             f" {tuple(prior.data_shape)}"

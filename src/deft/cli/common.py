@@ -28,6 +28,7 @@ from deft.kinds.domain import domain_for as domain_for  # asked for with the res
 from deft.likelihood.task import OperatorTask, Tilt
 from deft.prior import load_prior
 from deft.prior.load import absolute_name, read_options
+from deft.recipe.data import complete
 from deft.recipe.fitted import FittedH, family_or_none, prior_of, with_recorded
 from deft.recipe.fitted import load as load_fitted
 from deft.runtime.distributed import get_world
@@ -279,6 +280,38 @@ def _part(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         ctx.meta[f"deft.reading.{param.name}"] = value
 
 
+def _kind_options(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> None:
+    for key, text in key_values("--data-option", value).items():
+        ctx.meta[f"deft.reading.{key}"] = _number(text)
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+data_option_option = click.option(
+    "--data-option",
+    multiple=True,
+    metavar="KEY=VALUE",
+    expose_value=False,
+    callback=_kind_options,
+    help=(
+        "How data are read, for kinds of data that have settings of their own: stride=24 of series, say (the page of"
+        " each names them). May be repeated."
+    ),
+)
+length_option = click.option(
+    "--length",
+    type=Number(Count),
+    expose_value=False,
+    callback=_part,
+    help="Of kinds of data that are cut into pieces (series, sound): entries of a piece.",
+)
 range_option = click.option(
     "--range",
     "value_range",
@@ -304,6 +337,7 @@ reading_options = options(
         "--recursive", is_flag=True, expose_value=False, callback=_part, help="Take the pictures in subfolders too."
     ),
     array_option,
+    data_option_option,
 )
 
 
@@ -444,13 +478,17 @@ def load_data(
     say: Callable[[str], None] | None = None,
     *,
     held_out: bool = False,
+    gaps: bool = False,
 ) -> Data:
     """Samples of a kind of data from files, or a split of a bundled set; says what was left out, cropped or clipped.
 
-    options: of `reading`. held_out: they were said of other data, and count where they can.
+    options: of `reading`. held_out: they were said of other data, and count where they can. gaps: samples with entries
+    that nobody measured are wanted too.
     """
     strict = {"strict": False} if held_out and options.keys() & {"value_range", "recursive", "array"} else {}
     found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict)
+    if not gaps:
+        found = complete(found, source)
     for note in found.notes:
         (say or log.info)(note)
     return found

@@ -14,6 +14,7 @@ from deft.cli.convert import convert as convert_command
 from deft.cli.group import NearestGroup
 from deft.cli.measure_inspect import inspect as inspect_command
 from deft.cli.numbers import Number
+from deft.core.denoiser import Denoiser
 from deft.core.random import Noise
 from deft.errors import InputError
 from deft.io.files import write_bytes
@@ -30,6 +31,16 @@ from deft.values import Count, Deviation, Seed
 @common.task_option_option
 @click.option("--sigma-y", type=Number(Deviation), help="Deviation of the noise.  [default: the task's]")
 @click.option("--data", type=common.SOURCE, help=f"{DATA_HELP}  [required]")
+@click.option(
+    "--prior",
+    "prior_name",
+    type=common.SOURCE,
+    help=(
+        "Read the data as samples of this prior, in its units and its size: for kinds of data whose units differ from"
+        " prior to prior, such as series."
+    ),
+)
+@common.prior_option_option
 @click.option("--images", type=Number(Count), help="Measure the first so many images.  [default: all]")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of masks, kernels and noise.")
 @click.option(
@@ -49,6 +60,8 @@ def measure(
     task_options: tuple[str, ...],
     sigma_y: float | None,
     data: str | None,
+    prior_name: str | None,
+    prior_options: tuple[str, ...],
     images: int | None,
     seed: int,
     out: Path,
@@ -85,17 +98,20 @@ def measure(
         raise InputError(f"--out must end in .npz, got {out}")
     read = common.reading(skip_bad, resize, convert, value_range)
     with own_file(out, "measure", overwrite=overwrite):
-        _measure(output, out, task, sigma_y, task_options, data, images, seed, read)
+        prior = None if prior_name is None else common.find_prior(prior_name, "cpu", prior_options)
+        _measure(output, out, task, sigma_y, task_options, data, prior, images, seed, read)
 
 
 def _measure(
     output: Output, out: Path, task: str, sigma_y: float | None, task_options: tuple[str, ...], data: str,
-    images: int | None, seed: int, reading: dict[str, Any],
+    prior: Denoiser | None, images: int | None, seed: int, reading: dict[str, Any],
 ) -> None:  # fmt: skip
     """Measure, and write the file and its picture."""
-    domain = next(d for d in domains().values() if task in d.tasks())
+    owner = next(d for d in domains().values() if task in d.tasks())
+    domain, shape = (owner, None) if prior is None else (common.domain_for(prior), tuple(prior.data_shape))
     chosen = common.make_task(task, sigma_y, None, task_options, domain=domain)
-    x = common.load_data(domain, data, "test", None, reading, output.say).x
+    found = common.load_data(domain, data, "test", shape, reading, output.say)
+    x, domain = found.x, domain.with_card(found.card)
     if images is not None and not 1 <= images <= len(x):
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
     x = x[:images]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch
@@ -144,15 +145,17 @@ def make_schedule(name: str) -> Schedule:
     help="A classifier in whose features samples are compared with held-out images.",
 )
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped, with the same settings.")
+@common.length_option
 @common.reading_options
 @common.device_option
 @overwrite_option
 @json_option
 def train(**asked: Any) -> None:
-    """Train an unconditional prior from a folder or an npz of images, all of one size.
+    """Train an unconditional prior from a folder or an npz of images, all of one size, or from other kinds of data.
 
     \b
     deft prior train --data photos/ --out my-prior --seconds 3600
+    deft prior train --kind series --data air.csv --length 96 --out air
 
     Writes prior.safetensors, card.md, samples.png, log.json and state.pt (for --resume).
     """
@@ -215,39 +218,36 @@ class Training:
         """Read, train, measure, write."""
         where = common.get_device(self.device)
         config = self.config()
-        domain = find_domain(self.kind)
-        x, x_out, n_all = self.read(domain, output)
-        shape = tuple(x.shape[1:])
-        if self.features != "none" and len(x_out) < 4:
+        data = self.read(find_domain(self.kind), output)
+        shape = tuple(data.x.shape[1:])
+        if self.features != "none" and len(data.x_out) < 4:
             raise InputError(
-                f"--features compares samples with two halves of the held-out {domain.title}, and there are"
-                f" {len(x_out)}: give at least 4 with --held-out, or more data, or leave --features out"
+                f"--features compares samples with two halves of the held-out {data.domain.title}, and there are"
+                f" {len(data.x_out)}: give at least 4 with --held-out, or more data, or leave --features out"
             )
-        made = self.build(domain, shape)
+        made = self.build(data.domain, shape)
         with own_folder(
             self.out, TRAIN_OUTPUTS, overwrite=self.overwrite, resume=self.resume,
             inputs=(self.start, self.data, self.held_out),
         ):  # fmt: skip
-            self.fill(output, made, domain, x, x_out, n_all, config, where)
+            self.fill(output, made, data, config, where)
 
-    def fill(
-        self, output: Output, made: Any, domain: Domain, x: Tensor, x_out: Tensor, n_all: int, config: FitConfig,
-        where: torch.device,
-    ) -> None:  # fmt: skip
+    def fill(self, output: Output, made: Any, data: Read, config: FitConfig, where: torch.device) -> None:
         """Train, measure and write, in the folder --out."""
-        shape = tuple(x.shape[1:])
+        shape = tuple(data.x.shape[1:])
         count = sum(p.numel() for p in made.parameters())
         output.say(
-            f"prior: {count:,} parameters, {len(x):,} {domain.title} of {'x'.join(map(str, shape))}, {len(x_out):,}"
-            " held out"
+            f"prior: {count:,} parameters, {len(data.x):,} {data.domain.title} of {'x'.join(map(str, shape))},"
+            f" {len(data.x_out):,} held out"
         )
-        made, result = self.train(made, x, x_out, config, where)
+        made, result = self.train(made, data, config, where)
         if not get_world().main:  # what is left to do is one process's work
             return
-        about = self.about(result, config, f"{self.data} ({n_all} {domain.title})")
+        about = self.about(result, config, f"{self.data} ({data.n} {data.domain.title})") | dict(data.card)
         card = finish_prior(
-            made, domain, x_out, self.out, about, features=self.features, seed=self.seed, half=self.half
-        )
+            made, data.domain, data.x_out, self.out, about, features=self.features, seed=self.seed, half=self.half,
+            seen=data.seen_out,
+        )  # fmt: skip
         write_json(self.out / "log.json", {"history": result.history, "card": card})
         output.say(
             f"{result.steps} steps in {result.seconds:.0f} s; held-out loss {result.held_out[result.weights]:.4f}"
@@ -267,20 +267,20 @@ class Training:
             held_out_batches=8, accumulate=self.accumulate, streams=self.streams,
         ))  # fmt: skip
 
-    def read(self, domain: Domain, output: Output) -> tuple[Tensor, Tensor, int]:
-        """(data to train on, held-out data, how many --data has)."""
+    def read(self, domain: Domain, output: Output) -> Read:
+        """Data to train on, and held-out data, by what the first say of their units."""
         options = common.reading(self.skip_bad, False, False, self.value_range)
-        found = common.load_data(domain, self.data, "fit", None, options, output.say)
-        x, shape = found.x, tuple(found.x.shape[1:])
+        found = common.load_data(domain, self.data, "fit", None, options, output.say, gaps=True)
+        shape, bound = tuple(found.x.shape[1:]), domain.with_card(found.card)
         common.check_batch(common.own_part(self.batch, self.accumulate), shape)
         if self.held_out:
-            return (
-                x,
-                common.load_data(domain, self.held_out, "validation", shape, options, output.say, held_out=True).x,
-                len(found),
+            out = common.load_data(
+                bound, self.held_out, "validation", shape, options, output.say, held_out=True, gaps=True
             )
-        rows, rest = hold_out(len(found), self.seed)
-        return x[rows], x[rest], len(found)
+            return Read(bound, found.card, len(found), found.x, out.x, found.seen, out.seen)
+        rows, rest = hold_out(len(found), self.seed, found.last)
+        seen = (None, None) if found.seen is None else (found.seen[rows], found.seen[rest])
+        return Read(bound, found.card, len(found), found.x[rows], found.x[rest], *seen)
 
     def build(self, domain: Domain, shape: tuple[int, ...]) -> Any:
         """The prior as it is before training."""
@@ -299,17 +299,16 @@ class Training:
             start_weights(made, self.start)
         return made
 
-    def train(
-        self, made: Any, x: Tensor, x_out: Tensor, config: FitConfig, where: torch.device
-    ) -> tuple[Any, FitResult]:
+    def train(self, made: Any, data: Read, config: FitConfig, where: torch.device) -> tuple[Any, FitResult]:
         """(the trained prior, how it went)."""
         fast_kernels(where)
-        objective, seen = PriorObjective(), clean_batches(x, where, self.flip)
+        objective, batches = PriorObjective(), clean_batches(data.x, where, self.flip, data.seen)
+        held_out = Clean(data.x_out, seen=data.seen_out)
         if self.compile_blocks:
-            made = compiled(made, objective, seen, config=config, device=where)
+            made = compiled(made, objective, batches, config=config, device=where)
         try:
             return made, fit(
-                made, objective, seen, Clean(x_out), config=config, folder=self.out, resume=self.resume, device=where,
+                made, objective, batches, held_out, config=config, folder=self.out, resume=self.resume, device=where,
                 progress=common.bars(), callback=common.show_evaluation,
             )  # fmt: skip
         except NonFiniteError as error:
@@ -332,10 +331,24 @@ class Training:
         }
 
 
-def clean_batches(x: Tensor, device: torch.device, flip: bool = False) -> Batches:
-    """Batches of the images x [N, C, H, W], which are kept on a GPU if they fit there easily; flip: see `Flipped`."""
+class Read(NamedTuple):
+    """What a prior is trained on, in the units that `domain` knows. card: what its card says of them. n: samples of
+    --data. seen: which entries somebody measured, of data and of held-out data; None for all."""
+
+    domain: Domain
+    card: Mapping[str, Any]
+    n: int
+    x: Tensor
+    x_out: Tensor
+    seen: Tensor | None = None
+    seen_out: Tensor | None = None
+
+
+def clean_batches(x: Tensor, device: torch.device, flip: bool = False, seen: Tensor | None = None) -> Batches:
+    """Batches of the samples x [N, *E], which are kept on a GPU if they fit there easily; flip: see `Flipped`; seen:
+    see `Clean`."""
     near = device.type == "cuda" and x.numel() * x.element_size() <= KEPT_ON_DEVICE
-    batches = Clean(x.to(device) if near else x)
+    batches = Clean(x.to(device) if near else x, seen=seen)
     return Flipped(batches) if flip else batches
 
 
@@ -394,18 +407,22 @@ def finish_prior(
     seed: int = 0,
     grid: int = 80,
     half: bool = False,
+    seen: Tensor | None = None,
 ) -> dict[str, Any]:
     """Measure a trained prior where it is, and write prior.safetensors with its card, card.md and samples.png.
+
+    seen: which entries of the held-out samples are known.
 
     half: weights are rounded to float16 first, so that what is measured is what is written; the card then says by
     which fraction the held-out error changed at most, over the levels (`rounding`).
     """
     made = copy.deepcopy(made)  # not compiled
     freeze(made)
-    levels = denoising_errors(made, held_out[:1000], seed=seed)
+    known = None if seen is None else seen[:1000]
+    levels = denoising_errors(made, held_out[:1000], seed=seed, seen=known)
     if half:
         round_to_half(made)
-        before, levels = levels, denoising_errors(made, held_out[:1000], seed=seed)
+        before, levels = levels, denoising_errors(made, held_out[:1000], seed=seed, seen=known)
         about = about | {
             "precision": "float16",
             "rounding": max(abs(a["prior"] / b["prior"] - 1) for a, b in zip(levels, before, strict=True)),

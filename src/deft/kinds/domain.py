@@ -2,8 +2,8 @@
 
 A domain is a folder in `deft.domains` whose package has a `DOMAIN`, or an object of another package that it registers
 under the entry point `deft.domains`. Nothing outside its folder knows its name: `domain_of(prior)` finds it by the
-prior's card, or by the shape of a sample. What a domain does not answer it leaves as it is here: the answer is then
-"nothing of that kind".
+prior's card, or by the shape of a sample, and binds it to that card (`Domain.with_card`). What a domain does not answer
+it leaves as it is here: the answer is then "nothing of that kind".
 """
 
 from __future__ import annotations
@@ -44,10 +44,21 @@ class Domain(ABC):
     bounds: ClassVar[tuple[float, float] | None] = None  # least and greatest value of a sample in model space
     unknown_degradations: ClassVar[bool] = True  # whether h can be fitted to pairs (x, y) without an operator
     hub_tag: ClassVar[str] = ""  # what model hubs call drawing such samples from a measurement ("image-to-image")
+    common: ClassVar[bool] = False  # owns shapes that more particular kinds own as well: is asked after these
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         """Whether samples [*E] are of this kind, where a card does not say."""
         return False
+
+    def with_card(self, card: Mapping[str, Any]) -> Domain:
+        """This kind of data with what a prior's card says of its samples: units, names of channels, a sample rate, a
+        voxel's size. Readers, writers, pictures and metrics that are asked through a prior are those of what this
+        returns. Itself where a card has nothing to say.
+
+        What a card is to say is `Data.card` of the data that the prior is trained on. Raises `InputError` or
+        `CheckpointError` for a card that cannot be right.
+        """
+        return self
 
     def tasks(self) -> Mapping[str, type[Any]]:
         """Name -> class of a task; commands take the first where none is named."""
@@ -140,6 +151,11 @@ class Domain(ABC):
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
         """Write one sample [*E] in the formats that people of this field use; returns the files."""
         raise InputError(f"{self.title} cannot be written to files yet: take draws.save(FOLDER), or torch.save")
+
+    def write_draws(self, folder: Path, draws: Any) -> list[Path]:
+        """Write what there is of all samples of one measurement together (a `deft.kinds.draws.Draws`), named
+        `quantiles` or `summary`: tables of quantiles, say; returns the files."""
+        return []
 
     def picture(self, x: Tensor, titles: Sequence[str] = (), title: str = "") -> bytes | None:
         """A PNG of samples [n, *E] side by side; None if there is no picture."""
@@ -293,14 +309,17 @@ def find_domain(name: str) -> Domain:
 
 def domain_of(prior: Denoiser) -> Domain | None:
     """The kind of data that a prior makes: what its card names (`domain`), else the one that owns the shape of its
-    data; None if nobody does."""
+    data; None if nobody does. It is bound to the card (`Domain.with_card`)."""
     named = prior.card.get("domain")
-    return find_domain(named) if isinstance(named, str) else domain_of_shape(prior.data_shape)
+    found = find_domain(named) if isinstance(named, str) else domain_of_shape(prior.data_shape)
+    return None if found is None else found.with_card(prior.card)
 
 
 def domain_of_shape(event_shape: Sequence[int]) -> Domain | None:
-    """The kind of data whose samples have this shape; None if nobody owns it."""
-    return next((d for d in domains().values() if d.owns(tuple(event_shape))), None)
+    """The kind of data whose samples have this shape; None if nobody owns it. Of several the first, those last that are
+    `common`."""
+    shape = tuple(event_shape)
+    return next((d for d in sorted(domains().values(), key=lambda d: d.common) if d.owns(shape)), None)
 
 
 def domain_for(prior: Denoiser) -> Domain:

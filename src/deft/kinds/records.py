@@ -91,15 +91,30 @@ class Metric:
 @dataclass(frozen=True)
 class Data:
     """Samples of a kind of data, as they were read: x [N, *E] in model space (or a list, where sizes differ), a name
-    for each, whole-number labels [N] or None, and notes: what was left out, cropped or clipped."""
+    for each, whole-number labels [N] or None, and notes: what was left out, cropped or clipped.
+
+    seen: truth values [N, *E], or None where all is known: which entries of x somebody measured. What x has elsewhere
+        is a stand-in, which a prior is never trained to reproduce. last: rows that are held out where nobody says
+        which, such as the end of a series, of which no other row is a part; None: a tenth at random. card: what the
+        card of a prior that is trained on these samples has to say of them (`Domain.with_card`).
+    """
 
     x: Any
     names: list[str]
     labels: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+    seen: Tensor | None = field(default=None, kw_only=True)
+    last: Tensor | None = field(default=None, kw_only=True)
+    card: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def complete(self) -> Tensor:
+        """Rows of which every entry was measured, [M]."""
+        every = torch.arange(len(self))
+        return every if self.seen is None else every[self.seen.flatten(1).all(1)]
 
 
 def paired(arrays: Mapping[str, np.ndarray], where: str, title: str, event_shape: Sequence[int]) -> Tensor:
@@ -140,12 +155,14 @@ class UnknownPairs(NamedTuple):
 
 class Measured(NamedTuple):
     """One measurement that was read: arrays that belong to its samples (a mask), names of what was skipped, and notes
-    as in `Data`."""
+    as in `Data`. domain: what writes and draws its samples, where that takes what the file says (times of its rows, a
+    sample rate); None: the prior's kind of data."""
 
     obs: Observation
     arrays: Mapping[str, Any] = {}
     skipped: Sequence[str] = ()
     notes: Sequence[str] = ()
+    domain: Any = None
 
 
 class Family(NamedTuple):

@@ -388,5 +388,5 @@ def build_network(
 
 def domain_name(prior: Denoiser) -> str:
     """The kind of data of a prior, where the shape of its samples alone would not tell; else ""."""
-    domain = domain_of(prior)
-    return "" if domain is None or domain is domain_of_shape(prior.event_shape) else domain.name
+    domain, owner = domain_of(prior), domain_of_shape(prior.event_shape)
+    return "" if domain is None or (owner is not None and domain.name == owner.name) else domain.name

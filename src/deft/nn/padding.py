@@ -44,7 +44,9 @@ def cropped(out: Tensor, like: Tensor) -> Tensor:
     """The part of a padded image's output that belongs to `like`: out itself, where nothing was padded."""
     if out.shape[2:] == like.shape[2:]:
         return out
-    return out[(slice(None), slice(None), *(slice(n) for n in like.shape[2:]))].contiguous()
+    for dim, n in enumerate(like.shape[2:], start=2):
+        out = out.narrow(dim, 0, n)
+    return out.contiguous()
 
 
 class Padded(nn.Module):

@@ -1,5 +1,5 @@
-"""A small UNet (after Ho et al. 2020 and Dhariwal & Nichol 2021), kept cheap for CPUs: of images, and with `dims` 1 or 3
-of series and volumes.
+"""A small UNet (after Ho et al. 2020 and Dhariwal & Nichol 2021), kept cheap for CPUs: of images, and with `dims` 1 or
+3 of series and volumes.
 
 Samples are first folded by `patch` (pixel unshuffle), so that most of the work happens on few, wide pixels. Sides that
 are no multiples of what is folded and halved are padded inside (`deft.nn.padding`).
@@ -15,10 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deft.errors import InputError
 from deft.nn.embed import Sinusoid, zero
 from deft.nn.padding import cropped, mirrored
-
 
 CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 GROW: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -146,8 +144,6 @@ class UNet(nn.Module):
         dims: int = 2,
     ):
         super().__init__()
-        if dims not in CONV:
-            raise InputError(f"a UNet has dims 1 (series), 2 (images) or 3 (volumes), got {dims}")
         widths = list(widths)
         flags = list(attention) if attention is not None else [False] * len(widths)
         self.config: dict[str, Any] = {

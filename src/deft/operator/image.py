@@ -1,6 +1,9 @@
-"""Operators on images [B, C, H, W]: a mask, and block averaging."""
+"""Operators on samples of any number of sides: a mask, and block averaging."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,16 +83,18 @@ class Mask(LinearOperator):
 
 
 class BlockAverage(LinearOperator):
-    """Each factor x factor block of pixels replaced by its mean: super-resolution as the paper's code has it.
+    """Each factor x factor block of pixels replaced by its mean: super-resolution as the paper's code has it. Of series
+    [B, C, L] blocks are stretches of `factor` times, of volumes [B, C, D, H, W] cubes: factor^n entries for n sides.
 
-    A A^T = I / factor^2, so both solves are closed forms.
+    A A^T = I / factor^n, so both solves are closed forms.
 
     Args:
         factor: pixels on a block's side.
-        size: (H, W) of the images, for sides that are no multiples of the factor: the last blocks are the n < factor^2
-            pixels that are left of them, y has the sides rounded up, and A A^T = diag(1/n).
+        size: the sides of a sample, (H, W) of images, (L,) of series, for sides that are no multiples of the factor:
+            the last blocks are the m < factor^n entries that are left of them, y has the sides rounded up, and A A^T =
+            diag(1/m). Without it samples are images, whose sides are multiples.
 
-    Raises (when called): ContractError for images of sides that are no multiples, or other ones than `size`.
+    Raises (when called): ContractError for samples of sides that are no multiples, or other ones than `size`.
 
     >>> import deft
     >>> small = deft.BlockAverage(2)
@@ -100,86 +105,111 @@ class BlockAverage(LinearOperator):
     >>> deft.BlockAverage(2, (3, 3))(torch.arange(9.0).reshape(1, 1, 3, 3))
     tensor([[[[2.0000, 3.5000],
               [6.5000, 8.0000]]]])
+    >>> deft.BlockAverage(2, (5,))(torch.arange(5.0).reshape(1, 1, 5))
+    tensor([[[0.5000, 2.5000, 4.0000]]])
     """
 
     sample_axes = measured_axes = "B, C, H, W"
 
-    def __init__(self, factor: int = 4, size: tuple[int, int] | None = None):
+    def __init__(self, factor: int = 4, size: Sequence[int] | None = None):
         if factor < 1:
             raise InputError(f"the down-sampling factor must be at least 1, got {factor}")
-        self.factor = factor
-        self.size = size if size is not None and any(n % factor for n in size) else None
-        self.orthogonal_rows = None if self.size else 1 / factor**2
+        if size is not None and len(size) not in AXES:
+            raise InputError(f"the size of a sample is its 1 to 3 sides, got {tuple(size)}")
+        self.factor, self.dims = factor, 2 if size is None else len(size)
+        if self.dims != 2:
+            self.sample_axes = self.measured_axes = AXES[self.dims]  # type: ignore[misc]
+        self._ragged = size is not None and any(n % factor for n in size)
+        self.size = tuple(size) if size is not None and (self._ragged or self.dims != 2) else None
+        self.orthogonal_rows = None if self._ragged else 1 / factor**self.dims
 
-    def _check(self, height: int, width: int) -> None:
-        if self.size is None and (height % self.factor or width % self.factor):
+    def _check(self, sides: Sequence[int]) -> None:
+        sides = tuple(sides)
+        if self.size is None and any(n % self.factor for n in sides):
             raise ContractError(
-                f"image {height}x{width} is no multiple of the factor {self.factor}: make it"
-                f" BlockAverage({self.factor}, ({height}, {width})), whose last blocks are smaller"
+                f"image {_by(sides)} is no multiple of the factor {self.factor}: make it"
+                f" BlockAverage({self.factor}, {sides}), whose last blocks are smaller"
             )
-        if self.size is not None and (height, width) != tuple(self.size):
-            raise ContractError(f"image {height}x{width}: this BlockAverage was made for {self.size[0]}x{self.size[1]}")
+        if self.size is not None and sides != self.size:
+            raise ContractError(f"image {_by(sides)}: this BlockAverage was made for {_by(self.size)}")
 
     def _share(self, like: Tensor) -> Tensor | float:
-        """The share that a pixel has of its block's mean, [h, w] or one number."""
-        if self.size is None:
-            return 1 / self.factor**2
-        rows, columns = (1 / torch.tensor(_pieces(n, self.factor)).to(like) for n in self.size)
-        return rows[:, None] * columns
+        """The share that a pixel has of its block's mean, [*blocks] or one number."""
+        if self.size is None or not self._ragged:
+            return 1 / self.factor**self.dims
+        out = like.new_ones(())
+        for n in self.size:
+            out = out[..., None] * (1 / torch.tensor(_pieces(n, self.factor)).to(like))
+        return out
 
     def _enlarged(self, y: Tensor) -> Tensor:
         """Each value on all pixels of its block."""
-        if self.size is None:
+        if self.size is None or not self._ragged:
             return F.interpolate(y, scale_factor=self.factor, mode="nearest")
         if tuple(y.shape[2:]) != tuple(-(-n // self.factor) for n in self.size):
             raise ContractError(
-                f"y of {y.shape[2]}x{y.shape[3]}: this BlockAverage was made for images of"
-                f" {self.size[0]}x{self.size[1]} and the factor {self.factor}"
+                f"y of {_by(y.shape[2:])}: this BlockAverage was made for images of {_by(self.size)} and the factor"
+                f" {self.factor}"
             )
-        whole = y.repeat_interleave(self.factor, 2).repeat_interleave(self.factor, 3)
-        return whole[:, :, : self.size[0], : self.size[1]]
+        for dim, n in enumerate(self.size, start=2):
+            y = y.repeat_interleave(self.factor, dim).narrow(dim, 0, n)
+        return y
 
     def __call__(self, x: Tensor) -> Tensor:
-        self._check(x.shape[-2], x.shape[-1])
+        self._check(x.shape[2:])
         # what a block lacks at the edge is not counted
-        return F.avg_pool2d(x, self.factor, ceil_mode=self.size is not None)
+        return POOL[self.dims](x, self.factor, ceil_mode=self._ragged)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        if self.size is None:
-            return self._enlarged(y) / self.factor**2
+        if not self._ragged:
+            return self._enlarged(y) / self.factor**self.dims
         return self._enlarged(y) * self._enlarged(torch.as_tensor(self._share(y))[None, None])
 
     def solve(self, r: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
-        return r / (noise + gram * self._share(r)) if self.size else r / (noise + gram / self.factor**2)
+        return r / (noise + gram * self._share(r)) if self._ragged else r / (noise + gram / self.factor**self.dims)
 
     def pinv(self, y: Tensor) -> Tensor:
         return self._enlarged(y)
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
-        """The basis is the cosine transform of each block, whose first vector is seen, with 1/factor (1/sqrt(n) where a
-        block has n pixels): K = (C, H, W)."""
-        self._check(event_shape[-2], event_shape[-1])
-        step = self.factor
+        """The basis is the cosine transform of each block, whose first vector is seen, with factor^(-n/2) (1/sqrt(m)
+        where a block has m entries): K = E."""
+        sides = event_shape[-self.dims :]
+        self._check(sides)
+        step, root = self.factor, self.factor ** (self.dims / 2)
         values = like.new_zeros(1, *event_shape)
-        if self.size is None:
+        first: tuple[Any, ...] = (..., *[slice(None, None, step)] * self.dims)
+        if self.size is None or not self._ragged:
             basis = cosines(step, like)
-            values[..., ::step, ::step] = 1 / step
-            forward, backward = (lambda x: _blockwise(basis, x)), (lambda c: _blockwise(basis.mT, c))
-        else:
-            down, across = (torch.block_diag(*(cosines(n, like) for n in _pieces(side, step))) for side in self.size)
-            values[..., ::step, ::step] = torch.as_tensor(self._share(like)).sqrt()
+            values[first] = 1 / root
             forward, backward = (
-                (lambda x: along(down, along(across, x, -1), -2)),
-                (lambda c: along(down.mT, along(across.mT, c, -1), -2)),
+                (lambda x: _blockwise(basis, x, self.dims)),
+                (lambda c: _blockwise(basis.mT, c, self.dims)),
             )
-        seen = values[:1, :1, ::step, ::step]
+        else:
+            bases = [torch.block_diag(*(cosines(n, like) for n in _pieces(side, step))) for side in self.size]
+            values[first] = torch.as_tensor(self._share(like)).sqrt()
+            forward, backward = (
+                (lambda x: _each(bases, x)),
+                (lambda c: _each([b.mT for b in bases], c)),
+            )
+        seen = values[:1, :1][first]
 
         def measured(y: Tensor) -> Tensor:
             c = y.new_zeros(len(y), *event_shape)
-            c[..., ::step, ::step] = step * y if self.size is None else y / seen
+            c[first] = y / seen if self._ragged else root * y
             return c
 
         return Spectrum(values, forward, backward, measured)
+
+
+AXES = {1: "B, C, L", 2: "B, C, H, W", 3: "B, C, D, H, W"}
+POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+"""Number of sides -> the axes of samples, and what averages blocks."""
+
+
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
 
 
 def _pieces(side: int, factor: int) -> list[int]:
@@ -191,8 +221,16 @@ def _pieces(side: int, factor: int) -> list[int]:
     return [min(factor, side - at) for at in range(0, side, factor)]
 
 
-def _blockwise(matrix: Tensor, x: Tensor) -> Tensor:
-    """The matrix applied along both axes of every block of its size."""
-    n = len(matrix)
-    blocks = x.unflatten(-1, (-1, n)).unflatten(-3, (-1, n))  # [..., H/n, n, W/n, n]
-    return along(matrix, along(matrix, blocks, -1), -3).flatten(-2).flatten(-3, -2)
+def _blockwise(matrix: Tensor, x: Tensor, dims: int) -> Tensor:
+    """The matrix applied along the last `dims` axes of every block of its size."""
+    for dim in range(-1, -dims - 1, -1):
+        blocks = x.movedim(dim, -1)
+        x = (blocks.unflatten(-1, (-1, len(matrix))) @ matrix.mT).flatten(-2).movedim(-1, dim)
+    return x
+
+
+def _each(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Each of the last axes multiplied by its matrix."""
+    for i, matrix in enumerate(reversed(matrices), start=1):
+        x = along(matrix, x, -i)
+    return x

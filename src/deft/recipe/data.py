@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -148,8 +148,13 @@ def _only_x_and_y(path: Path, arrays: Mapping[str, Any]) -> None:
         )
 
 
-def hold_out(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(rows to fit, rows held out): a tenth at random, at least 1 and at most 256."""
+def hold_out(n: int, seed: int, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(rows to fit, rows held out): a tenth at random, at least 1 and at most 256; or the rows `last`, if there are
+    such and others (`Data.last`)."""
+    if last is not None and 0 < len(last) < n:
+        rest = torch.ones(n, dtype=torch.bool)
+        rest[last] = False
+        return rest.nonzero()[:, 0], last
     if n < 2:
         raise InputError(
             f"{n} sample is too few to fit to and to hold one out: give more, or held-out ones of their own"
@@ -185,10 +190,11 @@ def training_data(
         raise InputError("held-out pairs are for data that are pairs: give samples, as the data are")
     if isinstance(data, (str, Path)) and held_out is None and _bundled(prior, str(data)):
         held_out = f"{str(data).partition(':')[0]}:validation"
-    x, notes, name = _samples(prior, data, "fit", reading)
+    found, name = _found(prior, data, "fit", reading)
+    x, notes, _ = _samples(prior, found, "fit", reading, name)
     x_out, more, _ = _samples(prior, held_out, "validation", reading)
     if x is not None and x_out is None:
-        rows, rest = hold_out(len(x), seed)
+        rows, rest = hold_out(len(x), seed, found.last if isinstance(found, Data) else None)
         x, x_out = x[rows], x[rest]
     n = 0 if x is None else len(x)
     named = f"{source or name} ({n} {title_of(prior)})" if n else TrainingData.source
@@ -216,14 +222,9 @@ def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: st
     )
 
 
-def _samples(
-    prior: Denoiser, data: Source, split: str, reading: dict[str, Any]
-) -> tuple[Tensor | None, list[str], str]:
-    """(samples [N, *data_shape], notes, where from)"""
-    if data is None:
-        return None, [], ""
-    notes: list[str] = []
-    name = "own samples"
+def _found(prior: Denoiser, data: Source, split: str, reading: dict[str, Any]) -> tuple[Source, str]:
+    """(data, what a kind of data read where they are a name, and of which every entry is known; where from)."""
+    name = "own samples" if data is not None else ""
     if isinstance(data, (str, Path)):
         domain = domain_of(prior)
         if domain is None:
@@ -235,6 +236,47 @@ def _samples(
         data = domain.read(
             f"{name}:{split}" if _bundled(prior, name) and ":" not in name else name, prior.data_shape, **reading
         )
+    return (complete(data, name) if isinstance(data, Data) else data), name
+
+
+def complete(data: Data, name: str = "the data") -> Data:
+    """Without the samples of which an entry was never measured: what is measured of a sample, or compared with it, has
+    to be known.
+
+    Raises:
+        InputError: none is left.
+    """
+    if data.seen is None:
+        return data
+    rows, n = data.complete, len(data)
+    if len(rows) == n:
+        return replace(data, seen=None)
+    if not len(rows):
+        raise InputError(
+            f"{name}: each of {n} samples has entries that were not measured, and what is measured of a sample has to"
+            " be known: give data with fewer gaps"
+        )
+    last = None if data.last is None else torch.isin(rows, data.last).nonzero()[:, 0]
+    return replace(
+        data,
+        x=data.x[rows],
+        names=[data.names[i] for i in rows.tolist()],
+        labels=None if data.labels is None else data.labels[rows],
+        notes=[*data.notes, f"{n - len(rows)} of {n} have entries that were not measured, and are left out here"],
+        seen=None,
+        last=last if last is not None and len(last) else None,
+    )
+
+
+def _samples(
+    prior: Denoiser, data: Source, split: str, reading: dict[str, Any], name: str = ""
+) -> tuple[Tensor | None, list[str], str]:
+    """(samples [N, *data_shape], notes, where from)"""
+    if data is None:
+        return None, [], ""
+    notes: list[str] = []
+    data, read = _found(prior, data, split, reading)
+    name = name or read
     if isinstance(data, Data):
         notes, data = data.notes, data.x
     if isinstance(data, np.ndarray):

@@ -109,7 +109,7 @@ class Flipped(Batches):
             return batch
         if batch.observation is not None or batch.prediction is not None:
             raise InputError("flips are for clean images: a measurement or a prediction was made of the unflipped one")
-        if batch.x.ndim != 4:
+        if batch.x.ndim != 4 or batch.seen is not None:
             raise InputError(f"flips are for images [B, C, H, W], got samples of shape {tuple(batch.x.shape[1:])}")
         count = 8 if batch.x.shape[-1] == batch.x.shape[-2] else 4
         u = source(size, seed, step, 7, rows=rows).uniform()

@@ -60,6 +60,8 @@ class Clean(Batches):
     """Samples x [N, *E]; with a task, each draw is measured afresh, unless nothing in the task is random (`fixed`):
     then once.
 
+    seen: truth values [N, *E], which entries of x are known; for a prior alone, since what is measured of x must be.
+
     >>> import deft
     >>> world, obs = deft.testing.half_seen(2)
     >>> class Half:
@@ -71,12 +73,18 @@ class Clean(Batches):
     (True, False)
     """
 
-    def __init__(self, x: Tensor, task: Task | None = None, *, fixed: bool = False):
-        self.x, self.task, self._order = x, task, Order(len(x))
+    def __init__(self, x: Tensor, task: Task | None = None, *, fixed: bool = False, seen: Tensor | None = None):
+        if seen is not None and (task is not None or seen.shape != x.shape):
+            raise InputError(
+                f"seen are truth values of the shape of x {tuple(x.shape)}, for data without a task; got"
+                f" {tuple(seen.shape)}: measure samples of which every entry is known"
+            )
+        self.x, self.task, self.seen, self._order = x, task, seen, Order(len(x))
         self._fixed = observe_fixed(task, x) if fixed and task is not None else None
 
     def identity(self) -> dict[str, Any]:
-        return {"samples": f"{len(self.x)}, {digest(self.x)}", **task_identity(self.task)}
+        known = {} if self.seen is None else {"seen": digest(self.seen)}
+        return {"samples": f"{len(self.x)}, {digest(self.x)}", **known, **task_identity(self.task)}
 
     def draw(
         self,
@@ -91,7 +99,7 @@ class Clean(Batches):
         chosen = self._order.rows(size, seed, step, rows)
         x = self.x[chosen].to(device)
         if self.task is None:
-            return Batch(x)
+            return Batch(x, seen=None if self.seen is None else self.seen[chosen.to(self.seen.device)].to(device))
         if self._fixed is not None:
             return Batch(x, self._fixed[chosen].to(device))
         return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)))

@@ -80,15 +80,20 @@ def diffuse(
 
 class PriorObjective:
     """Squared error of the network's own output (uniform over t), to train a prior from scratch (for eps: Ho et al.
-    2020, eq. 14)."""
+    2020, eq. 14). Of a batch with entries that nobody measured (`Batch.seen`) it is the mean over those that are known,
+    sample by sample."""
 
     def __call__(self, module: nn.Module, batch: Batch, noise: BatchNoise) -> Loss:
         assert isinstance(module, NetworkDenoiser)
         x_t, t, alpha, sigma = diffuse(module.schedule, batch.x, noise, prior=module)
         target = to_output(module.output, x_t, batch.x, alpha, sigma)
         out = module.raw(x_t, t.to(x_t.dtype), alpha, sigma)
-        error = (out.float() - target).square().mean()
-        return Loss(error, {"network output": out.detach().sum()})
+        error = (out.float() - target).square()
+        if batch.seen is None:
+            return Loss(error.mean(), {"network output": out.detach().sum()})
+        known = batch.seen.to(error).flatten(1)
+        each = (known * error.flatten(1)).sum(1) / known.sum(1).clamp_min(1)
+        return Loss(each.mean(), {"network output": out.detach().sum()})
 
 
 class DenoisingObjective:

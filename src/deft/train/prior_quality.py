@@ -15,9 +15,14 @@ from deft.train.levels import LEVELS
 
 @torch.no_grad()
 def denoising_errors(
-    prior: Denoiser, x: Tensor, levels: Sequence[float] = LEVELS, seed: int = 0, batch: int = 128
+    prior: Denoiser,
+    x: Tensor,
+    levels: Sequence[float] = LEVELS,
+    seed: int = 0,
+    batch: int = 128,
+    seen: Tensor | None = None,
 ) -> list[dict[str, float]]:
-    """Held-out error of the prior at each log(sigma/alpha), a row each.
+    """Held-out error of the prior at each log(sigma/alpha), a row each. seen: which entries of x are known, [N, *E].
 
     `prior`: mean squared error of E[x_0 | x_t] a pixel; `eps`: the same of the noise, alpha^2/sigma^2 times as much.
     """
@@ -30,8 +35,11 @@ def denoising_errors(
         n = Noise(seed_for("probing", seed), range(low, low + len(clean))).normal(x.shape[1:], device=where)
         for i, t in enumerate(times):
             _, alpha, sigma = prior.coefficients(t, clean)
-            totals[i] += float((prior(alpha * clean + sigma * n, t).mean - clean).square().double().sum())
-    errors = totals / x.numel()
+            error = (prior(alpha * clean + sigma * n, t).mean - clean).square()
+            if seen is not None:
+                error = error * seen[low : low + batch].to(error)
+            totals[i] += float(error.double().sum())
+    errors = totals / (x.numel() if seen is None else max(1, int(seen.sum())))
     angles = torch.atan(level.exp()) * 2 / torch.pi
     rows = zip(level.tolist(), angles.tolist(), errors.tolist(), (errors * (-2 * level).exp()).tolist(), strict=True)
     return [{"log_ratio": a, "angle": b, "n": float(len(x)), "prior": c, "eps": d} for a, b, c, d in rows]

@@ -24,11 +24,13 @@ Source = type[BatchNoise]
 
 
 class Batch(NamedTuple):
-    """x: clean samples [B, *E]; observation: of them, or None; prediction: the prior's, if already known."""
+    """x: clean samples [B, *E]; observation: of them, or None; prediction: the prior's, if already known; seen: truth
+    values [B, *E], which entries of x are known, or None where all are."""
 
     x: Tensor
     observation: Observation | None = None
     prediction: Prediction | None = None
+    seen: Tensor | None = None
 
 
 class Batches(ABC):

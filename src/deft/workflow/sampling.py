@@ -52,7 +52,7 @@ def _files(about: dict[str, Any]) -> list[Any]:
 
 OUTPUTS = Outputs(
     "sample", ("samples.npz", "sample.json", "sheet.png"), "sample.json", _files,
-    r"(sample-\d{3,}|mean|spread)(\W[^/\\]*)?|h\.safetensors",
+    r"(sample-\d{3,}|mean|spread|quantiles|summary)(\W[^/\\]*)?|h\.safetensors",
 )  # fmt: skip
 
 
@@ -262,13 +262,15 @@ class Sampling:
         pictured: show the measurement beside them. Draws with checked intervals have low and high in samples.npz.
         """
         x, mean, std = draws.x[0], draws.mean[0], self.spread(draws)
-        files = [path for i, one in enumerate(x) for path in self.domain.write(folder, f"sample-{i:03d}", one)]
-        files += self.domain.write(folder, "mean", mean)
+        domain: Domain = seen.domain or self.domain
+        files = [path for i, one in enumerate(x) for path in domain.write(folder, f"sample-{i:03d}", one)]
+        files += domain.write(folder, "mean", mean)
+        files += domain.write_draws(folder, draws)
         rows = getattr(self.prior, "rows_per_call", 1)
         many = f", each {'two' if rows == 2 else rows} of its network" if rows > 1 else ""
         calls = f"{self.plan.calls(self.samples):.0f} calls of the prior{many}"
         title = f"{self.task.title}: {self.plan.method.title}, {calls}"
-        shows = self.domain.draw_pictures(x, std, seen.obs if pictured else None, title)
+        shows = domain.draw_pictures(x, std, seen.obs if pictured else None, title)
         for file, png in shows.items():
             write_bytes(folder / file, png)
         ends = (

@@ -1,0 +1,51 @@
+"""Samples as CSV files, in the units and at the times of what was measured."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deft.domains.series.clock import Clock
+from deft.domains.series.units import Units
+from deft.io.files import write_text
+from deft.kinds.draws import Draws
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def _write(path: Path, header: list[str], times: list[str], columns: list[list[float]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for i, time in enumerate(times):
+        writer.writerow([time, *(f"{c[i]:.6g}" for c in columns)])
+    write_text(path, text.getvalue())
+
+
+def write(units: Units, clock: Clock, folder: Path, name: str, x: Tensor) -> list[Path]:
+    """One sample [C, L] as NAME.csv: a column of times, and one for each variable."""
+    path, values = folder / f"{name}.csv", units.to_units(x).tolist()
+    _write(path, [clock.name, *units.columns], clock.texts(x.shape[-1]), values)
+    return [path]
+
+
+def quantiles_of(draws: Draws) -> Tensor:
+    """The `QUANTILES` of the samples of the first measurement, [5, C, L], with their weights."""
+    low, first = draws.interval(0.9, calibrated=False), draws.interval(0.5, calibrated=False)
+    middle = draws.interval(1e-9, calibrated=False)
+    return torch.stack([low[0][0], first[0][0], (middle[0][0] + middle[1][0]) / 2, first[1][0], low[1][0]])
+
+
+def write_draws(units: Units, clock: Clock, folder: Path, draws: Draws) -> list[Path]:
+    """quantiles.csv: of each variable its 5, 25, 50, 75 and 95 %, as columns NAME 5 %, ..."""
+    found = quantiles_of(draws)
+    values = units.to_units(found)  # a rising map of each entry: quantiles stay what they are
+    header = [f"{c} {100 * q:.0f} %" for c in units.columns for q in QUANTILES]
+    columns = [values[j, i].tolist() for i in range(len(units)) for j in range(len(QUANTILES))]
+    path = folder / "quantiles.csv"
+    _write(path, [clock.name, *header], clock.texts(found.shape[-1]), columns)
+    return [path]
