@@ -20,7 +20,7 @@ from deft.domains.sound.metrics import log_spectral_distance, si_sdr
 from deft.domains.sound.prior import Placed, new_prior
 from deft.domains.sound.recordings import Recordings, windows
 from deft.domains.sound.spectra import mel_bands, power
-from deft.domains.sound.tasks import TASKS, Bandwidth, Declip, Denoise, Gap
+from deft.domains.sound.tasks import TASKS, Bandwidth, Declip, DenoiseSound, Gap
 from deft.domains.sound.wav import BITS, SUBTYPES, read_wav, resampled, write_wav
 from deft.errors import CheckpointError, ContractError, InputError
 from deft.guidance import MMPS
@@ -153,7 +153,10 @@ def test_recordings_become_windows_of_one_loudness(tmp_path):
     assert [int(n[0]) for n in data.names] == data.labels.tolist()
     short = data.x[data.names.index("0_me_0.wav"), 0]
     assert short[: (2048 - 900) // 2].abs().max() == 0 and abs(float(short.square().sum()) / 900 - 1) < 1e-4
-    held, rest = {data.names[i] for i in data.last}, {n for i, n in enumerate(data.names) if i not in set(data.last.tolist())}
+    held, rest = (
+        {data.names[i] for i in data.last},
+        {n for i, n in enumerate(data.names) if i not in set(data.last.tolist())},
+    )
     assert held and not {n.partition("[")[0] for n in held} & {n.partition("[")[0] for n in rest}
 
 
@@ -168,7 +171,11 @@ def test_arrays_of_recordings(tmp_path):
     x = (3000 * random(4, 500)).short().numpy()
     np.savez(tmp_path / "x.npz", x=x, rate=8000)
     np.savez(
-        tmp_path / "parts.npz", pcm=x.ravel(), offset=500 * np.arange(5), name=[f"{i}_a.wav" for i in range(4)], rate=8000
+        tmp_path / "parts.npz",
+        pcm=x.ravel(),
+        offset=500 * np.arange(5),
+        name=[f"{i}_a.wav" for i in range(4)],
+        rate=8000,
     )
     a, b = (BOUND.read(str(tmp_path / f"{n}.npz"), (1, 512)) for n in ("x", "parts"))
     torch.testing.assert_close(a.x, b.x)
@@ -190,7 +197,10 @@ def test_a_training_window_has_the_whole_word_or_is_full_of_it():
     sounds = [torch.ones(100), torch.ones(900)]
     batch = Placed(sounds, 256).draw(64, 0, 0, torch.device("cpu")).x[:, 0]
     lengths = (batch != 0).sum(1)
-    assert set(lengths.tolist()) == {100, 256} and 0.49 < float(batch.abs().amax(1).min()) < float(batch.abs().max()) < 2.01
+    assert (
+        set(lengths.tolist()) == {100, 256}
+        and 0.49 < float(batch.abs().amax(1).min()) < float(batch.abs().max()) < 2.01
+    )
     again = Placed(sounds, 256).draw(64, 0, 0, torch.device("cpu"), rows=range(5, 9)).x[:, 0]
     assert torch.equal(again, batch[5:9]), "a part of a batch is what it is in the whole"
     held = Placed(sounds, 256).draw(2, 0, -1, torch.device("cpu")).x[:, 0]
@@ -276,7 +286,9 @@ def test_clipping_is_undone_where_it_can_be():
         return x + obs.likelihood.operator.approx_mean_update(x, obs.y - obs.likelihood.operator(x), noise, rho2)
 
     torch.testing.assert_close(moved(beyond), beyond, atol=1e-3, rtol=0)  # as loud as you like
-    torch.testing.assert_close(moved(below)[0, 0, 2:], torch.tensor([-0.5, 0.5]), atol=1e-3, rtol=0)  # at least the level
+    torch.testing.assert_close(
+        moved(below)[0, 0, 2:], torch.tensor([-0.5, 0.5]), atol=1e-3, rtol=0
+    )  # at least the level
 
 
 # Metrics and spectra
@@ -299,7 +311,9 @@ def test_log_spectral_distance_in_closed_form():
     """A gain of g has 20 log10 g in every frame and frequency, whatever the sound; a filter the root mean square of its
     response in dB; and phases count nothing."""
     x = random(2, 1, 4096)
-    torch.testing.assert_close(log_spectral_distance(0.5 * x, x, quiet=0.0), torch.full((2,), 20 * np.log10(2.0)).float())
+    torch.testing.assert_close(
+        log_spectral_distance(0.5 * x, x, quiet=0.0), torch.full((2,), 20 * np.log10(2.0)).float()
+    )
     assert bool((log_spectral_distance(x, x) == 0).all()) and bool((log_spectral_distance(-x, x) == 0).all())
     where = torch.zeros(1, 1, 4096)
     where[..., :2048] = 1
@@ -373,7 +387,7 @@ SPECTRUM = (SPECTRUM / SPECTRUM.mean()).double()
 TRUTHS = {
     "gap": Gap(gaps=2, shortest=1, longest=3, sigma_y=0.1),
     "bandwidth": Bandwidth(sigma_y=0.1),
-    "denoise": Denoise(),
+    "denoise": DenoiseSound(),
 }
 
 
@@ -426,7 +440,7 @@ def test_samples_reach_the_wiener_solution(name, h, far):
 def test_a_card_says_the_rate():
     assert SoundDomain().with_card({"rate": 16000}).rate == 16000 and SoundDomain().with_card({}) == SoundDomain()
     for rate in (True, 0, -1, "8000", 8000.5):
-        with pytest.raises(CheckpointError, match="rate is .*, expected samples a second"):
+        with pytest.raises(CheckpointError, match=r"rate is .*, expected samples a second"):
             SoundDomain().with_card({"rate": rate})
     assert SoundDomain().owns((1, 4096)) and not SoundDomain().owns((2, 4096)) and not SoundDomain().owns((1, 96))
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import CheckpointError
-from deft.kinds.domain import Data, Domain, Measured, Metric
+from deft.kinds.domain import Data, Domain, Measured, Metric, View
 
 WEIGHTS = Path(__file__).with_name("weights")
 SHORTEST = 1024
@@ -124,6 +125,16 @@ class SoundDomain(Domain):
         from deft.domains.sound.pictures import of_measurement
 
         return of_measurement(x, obs, self.samples_a_second, title)
+
+    def measured_picture(self, obs: Observation, event_shape: tuple[int, ...]) -> np.ndarray | None:
+        from deft.domains.sound.pictures import measured_pictures
+
+        return measured_pictures(obs, event_shape)
+
+    def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
+        from deft.domains.sound.pictures import wall
+
+        return wall(views, title, rows)
 
     # how good
 

@@ -126,7 +126,9 @@ def _labels(mask: Path, n: int, rate: int) -> Tensor:
             )
         heard[round(start * rate) : round(end * rate)] = False
     if bool(heard.all()):
-        raise InputError(f"{mask}: none of its {count(len(lines), 'gap')} lies in the {n / rate:.3g} s of the recording")
+        raise InputError(
+            f"{mask}: none of its {count(len(lines), 'gap')} lies in the {n / rate:.3g} s of the recording"
+        )
     return heard
 
 
@@ -142,7 +144,9 @@ def _cut(x: Tensor, heard: Tensor | None, length: int, rate: int, array: str | N
         left = (length - len(x)) // 2
         y, known = window(x, length, -left), torch.cat([known.new_ones(left), known, known.new_ones(length)])[:length]
         if len(x) < length:
-            notes.append(f"{path} is {len(x) / rate:.3g} s long, the prior's window {length / rate:.3g} s: silence was added")
+            notes.append(
+                f"{path} is {len(x) / rate:.3g} s long, the prior's window {length / rate:.3g} s: silence was added"
+            )
     else:
         start = _start(array, len(x), length, rate)
         y, known = x[start : start + length], known[start : start + length]
@@ -153,7 +157,9 @@ def _cut(x: Tensor, heard: Tensor | None, length: int, rate: int, array: str | N
     if heard is not None:
         if bool(known.all()):
             raise InputError(f"{path}: there is no gap in the window that was taken: choose another with --array")
-        notes.append(f"gaps: {', '.join(f'{a / rate:.3f} to {b / rate:.3f} s' for a, b in _runs(~known))} of the window")
+        notes.append(
+            f"gaps: {', '.join(f'{a / rate:.3f} to {b / rate:.3f} s' for a, b in _runs(~known))} of the window"
+        )
     return Part(torch.where(known, y, 0.0), known.float(), notes)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deft.core.likelihood import Observation
 from deft.domains.sound.spectra import power
+from deft.kinds.cases import View
 
 WIDTH, WAVE, SPECTRUM, PAD = 260, 56, 128, 8
 """Pixels of a panel: across, of the waveform, of the spectrogram, and between panels."""
@@ -20,7 +21,8 @@ LOUDEST, QUIETEST = 20.0, -40.0
 SHOWN = 8
 """Samples in the picture of a draw."""
 COLOURS = np.array(
-    [(10, 8, 30), (60, 24, 98), (131, 38, 106), (203, 65, 73), (244, 129, 32), (248, 205, 80), (252, 255, 220)], np.float32
+    [(10, 8, 30), (60, 24, 98), (131, 38, 106), (203, 65, 73), (244, 129, 32), (248, 205, 80), (252, 255, 220)],
+    np.float32,
 )
 INK, SOFT, GAP = (25, 25, 25), (130, 130, 130), (205, 224, 232)
 GREEK = str.maketrans({"Π": "Pi", "σ": "sigma", "η": "eta", "α": "alpha"})  # Pillow's own font has none
@@ -91,6 +93,26 @@ def of_measurement(x: Tensor, obs: Observation, rate: int, title: str) -> bytes:
     return _laid_out(panels, titles, title, f"{x.shape[-1] / rate:.3g} s across", across=len(y))
 
 
+def measured_pictures(obs: Observation, shape: tuple[int, ...]) -> np.ndarray:
+    """Measurements [N] as panels, uint8 [N, H, W, 3]."""
+    y, hidden = _seen(obs, shape)
+    gaps = [None] * len(y) if hidden is None else [h[0] for h in hidden]
+    return np.stack([np.asarray(panel(v[0], g)) for v, g in zip(y.detach().float().cpu(), gaps, strict=True)])
+
+
+def wall(views: Sequence[View], title: str = "", rows: Sequence[str] = ()) -> bytes | None:
+    """A PNG of columns of sounds, a row for each case; columns of spread are left out."""
+    views = [v for v in views if v.kind != "spread"]
+    if not views:
+        return None
+    panels, titles = [], []
+    for i in range(len(views[0].x)):
+        for v in views:
+            panels.append(Image.fromarray(v.x[i]) if v.kind == "picture" else panel(v.x[i, 0].detach().float().cpu()))
+            titles.append(v.title if i == 0 else rows[i] if v is views[0] and i < len(rows) else "")
+    return _laid_out(panels, titles, title, "", across=len(views))
+
+
 def _seen(obs: Observation, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
     """(measurements as sounds [N, 1, L], what was not heard of them)."""
     hidden = obs.hidden((len(obs), *shape))
@@ -109,7 +131,7 @@ def _laid_out(panels: Sequence[Image.Image], titles: Sequence[str], title: str, 
         left, top = pad + (i % across) * (WIDTH + pad), head + (i // across) * (tall + pad)
         draw.text((left, top), (titles[i] if i < len(titles) else "").translate(GREEK), fill=INK, font=_font(13))
         image.paste(one, (left, top + 20))
-    footer = f"{footer}; colours {QUIETEST:g} to {LOUDEST:g} dB"
+    footer = f"{footer}{'; ' if footer else ''}colours {QUIETEST:g} to {LOUDEST:g} dB"
     draw.text((pad, image.height - 20), footer, fill=SOFT, font=_font(12))
     data = io.BytesIO()
     image.save(data, format="PNG", optimize=True)

@@ -104,9 +104,13 @@ class _Gathered:
             shown = "; ".join(f"{name}: {reason}" for name, reason in self.bad[:5])
             more = f"; and {len(self.bad) - 5} more" if len(self.bad) > 5 else ""
             way = "" if not self.sounds else "; mend them, or leave them out with --skip-bad"
-            raise InputError(f"{source}: {len(self.bad)} of {count(total, 'recording')} cannot be used: {shown}{more}{way}")
+            raise InputError(
+                f"{source}: {len(self.bad)} of {count(total, 'recording')} cannot be used: {shown}{more}{way}"
+            )
         if self.bad:
-            self.notes.append(f"left out {len(self.bad)} of {total}: {some([n for n, _ in self.bad])} ({self.bad[0][1]})")
+            self.notes.append(
+                f"left out {len(self.bad)} of {total}: {some([n for n, _ in self.bad])} ({self.bad[0][1]})"
+            )
         return Recordings(self.sounds, self.names, self.rate or RATE)
 
 
@@ -120,19 +124,24 @@ def read(
     resize: bool = False,
     convert: bool = False,
     recursive: bool = False,
+    length: int | None = None,
     strict: bool = True,
 ) -> Data:
     """Windows [N, 1, L] of a folder of sound files, one such file, an .npz of many recordings, or a split of bundled ones
-    ("espeak", "espeak:test"). L is the prior's, 4,096 for a new one.
+    ("espeak", "espeak:test"). L is the prior's, or `length`, or 4,096.
 
     Each recording has root mean square 1. Of a shorter one than L the rest is silence, a longer one is cut into windows
     that overlap. Labels are the whole numbers that the names begin with, if all do.
 
     strict: False passes over --recursive where the source is no folder.
     """
+    if length is not None and event_shape not in (None, (1, length)):
+        raise InputError(
+            f"--length {length}: the prior makes {event_shape[-1] if event_shape else 0} samples: leave it out"
+        )
     name, _, part = source.partition(":")
     if name in DATASETS and not Path(source).exists():
-        return _bundled(domain, name, part or split, event_shape)
+        return _bundled(domain, name, part or split, event_shape or (length and (1, length)) or None)
     options = Options(domain.rate, convert, resize, skip_bad)
     if resize and domain.rate is None:
         raise InputError("--resize brings sounds to the rate of a prior, and there is none here: leave it out")
@@ -143,7 +152,7 @@ def read(
         recursive = False
     got = _gather(path, options, recursive)
     recordings = got.found(source)
-    length = event_shape[-1] if event_shape else LENGTH
+    length = event_shape[-1] if event_shape else length or LENGTH
     x, names, of = windows(recordings, length)
     labels = recordings.labels
     return Data(
@@ -192,7 +201,9 @@ def _folder(got: _Gathered, folder: Path, recursive: bool) -> None:
         below = "; --recursive looks into subfolders" if not recursive and any(p.is_dir() for p in found) else ""
         raise InputError(f"no sounds in {folder}: give a folder of {', '.join(ENDINGS)} files{below}")
     if other:
-        got.notes.append(f"left out: {count(len(other), 'file')} that are no sounds ({some([p.name for p in other], 3)})")
+        got.notes.append(
+            f"left out: {count(len(other), 'file')} that are no sounds ({some([p.name for p in other], 3)})"
+        )
     for path in files:
         name = path.relative_to(folder).as_posix()
         got.add(name, lambda path=path, name=name: _named(path, name))  # type: ignore[misc]
@@ -222,8 +233,8 @@ def _arrays(got: _Gathered, path: Path) -> None:
             f"{path} holds no sounds: expected an array x [N, n] or [N, 1, n] of recordings, or pcm, offset, name and rate"
             f" of recordings back to back; got {shown[:200]}"
         )
-    scale = 1.0 if x.dtype.kind == "f" else -float(np.iinfo(x.dtype).min)
-    rows = torch.from_numpy((x.reshape(len(x), -1) / scale).astype(np.float32))
+    scale = 1.0 if x.dtype.kind == "f" else -float(np.iinfo(str(x.dtype)).min)
+    rows = torch.from_numpy(np.asarray(x.reshape(len(x), -1) / scale, np.float32))
     rate = int(arrays["rate"].item()) if "rate" in arrays and arrays["rate"].size == 1 else got.options.rate or RATE
     for i, row in enumerate(rows):
         got.add(f"{i:05d}", lambda row=row: Sound(row[None], rate))  # type: ignore[misc]
@@ -252,4 +263,3 @@ def _last(of: Sequence[int]) -> Tensor | None:
 
 
 __all__ = ["Options", "at_power_one", "mono", "read"]
-

@@ -31,7 +31,7 @@ class SoundTask(OperatorTask):
     def noise_text(self) -> str:
         """The noise with the sounds it is meant for.
 
-        >>> Denoise().noise_text()
+        >>> DenoiseSound().noise_text()
         'sigma_y 0.5 for sounds of power 1, that is 6.0 dB below them'
         """
         if not self.sigma_y:
@@ -117,15 +117,15 @@ class Bandwidth(SoundTask):
 
 
 @dataclass(frozen=True)
-class Denoise(SoundTask):
+class DenoiseSound(SoundTask):
     """The sound itself, under white noise 6 dB below it.
 
     >>> import deft, torch
-    >>> Denoise().observe(torch.zeros(1, 1, 4096), deft.Noise(0, 1)).y.std().round(decimals=1)
+    >>> DenoiseSound().observe(torch.zeros(1, 1, 4096), deft.Noise(0, 1)).y.std().round(decimals=1)
     tensor(0.5000)
     """
 
-    name = "denoise"
+    name = "denoise-sound"
     title = "remove noise"
     about = "the sound under white noise 6 dB below it"
     convention = "y = x + noise, of a recording of power 1"
@@ -161,4 +161,4 @@ class Declip(SoundTask):
         return peak, peak / self.level
 
 
-TASKS: dict[str, type[SoundTask]] = {t.name: t for t in (Gap, Bandwidth, Denoise, Declip)}
+TASKS: dict[str, type[SoundTask]] = {t.name: t for t in (Gap, Bandwidth, DenoiseSound, Declip)}

@@ -40,7 +40,9 @@ def soundfile() -> ModuleType:
     try:
         import soundfile as package
     except (ImportError, OSError) as error:  # OSError: its library is not there
-        raise InputError("sound files are read and written by soundfile: pip install 'deft-diffusion[sound]'") from error
+        raise InputError(
+            "sound files are read and written by soundfile: pip install 'deft-diffusion[sound]'"
+        ) from error
     return package  # type: ignore[no-any-return]
 
 
