@@ -4,6 +4,11 @@ sounds."""
 from __future__ import annotations
 
 import io
+import json
+import re
+import shlex
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from PIL import Image
 
 import deft
 from deft import DPMpp2M, Noise, Observation, VPCosine, sample_posterior
+from deft.cli import main
 from deft.domains.sound.band import Decimation
 from deft.domains.sound.classifier import LENGTH, accuracy, digit_classifier, varied
 from deft.domains.sound.data import DIGITS, SPLITS, dataset
@@ -28,6 +34,7 @@ from deft.guidance.exact import Mixture, dense
 from deft.likelihood import Gaussian
 from deft.operator import HDR
 from deft.testing import MixtureWorld, check_likelihood, check_operator
+from toys import refused
 
 F64, SHAPE = torch.float64, (1, 4096)
 BOUND = SoundDomain(rate=8000)
@@ -126,7 +133,7 @@ def test_what_can_be_mended_is(tmp_path):
     data = BOUND.read(str(tmp_path), SHAPE, convert=True, resize=True, skip_bad=True)
     assert {n.partition("[")[0] for n in data.names} == {"stereo.wav", "surround.wav", "rate.wav"}
     assert "left out 7 of 10" in " ".join(data.notes)
-    with pytest.raises(InputError, match="7 of 10 recordings cannot be used: .* or leave them out with --skip-bad"):
+    with pytest.raises(InputError, match=r"7 of 10 recordings cannot be used: .* or leave them out with --skip-bad"):
         BOUND.read(str(tmp_path), SHAPE, convert=True, resize=True)
     with pytest.raises(InputError, match="there is none here"):
         SoundDomain().read(str(tmp_path), resize=True)
@@ -265,7 +272,7 @@ def test_gaps_are_as_long_as_they_should_be():
     edges = torch.nn.functional.pad(1 - mask, (1, 1)).diff(dim=1)
     for row in edges:
         sizes = (row == -1).nonzero()[:, 0] - (row == 1).nonzero()[:, 0]
-        assert len(sizes) == 3 and 160 <= int(sizes.min()) and int(sizes.max()) <= 640
+        assert len(sizes) == 3 and int(sizes.min()) >= 160 and int(sizes.max()) <= 640
     assert len({int(m.sum()) for m in mask}) > 30, "each sound has gaps of its own"
     with pytest.raises(InputError, match="3 gaps of up to 80 ms do not fit into 128 ms"):
         Gap().check((1, 1024))
@@ -383,7 +390,7 @@ BINS = torch.arange(128)
 HERTZ = torch.minimum(BINS, 128 - BINS) / 128 * 8000.0
 SPECTRUM = 1 / (1 + ((HERTZ - 500) / 300) ** 2) + 0.3 / (1 + ((HERTZ - 1500) / 200) ** 2) + 1e-3
 SPECTRUM = (SPECTRUM / SPECTRUM.mean()).double()
-"""Of a sound of power 1 with two resonances: the variance of each of its frequencies, in a window taken for a circle."""
+"""Of a sound of power 1 with two resonances: the variance of each frequency, in a window taken for a circle."""
 TRUTHS = {
     "gap": Gap(gaps=2, shortest=1, longest=3, sigma_y=0.1),
     "bandwidth": Bandwidth(sigma_y=0.1),
@@ -457,3 +464,97 @@ def test_a_prior_of_sounds_is_small_and_saved(tmp_path):
             new_prior(bad, VPCosine())
     with pytest.raises(InputError, match="must be at least 1"):
         new_prior((1, 256), VPCosine(), widths=(0,))
+
+
+# The page's commands, as a newcomer types them
+
+PAGE = Path(__file__).parents[1] / "docs" / "sound.md"
+SMALL = {
+    r"--seconds \d+": "--steps 3 --batch 4",
+    r"^(deft prior train .*)$": r"\1 --widths 8,12 --evaluations 1",
+    r"^(deft fit .*)$": r"\1 --size 5 --prior-samples 4 --cache 8",
+    r"^(deft sample .*)$": r"\1 --steps 3",
+    r"^(deft evaluate .*)$": r"\1 --steps 3",
+    r"-n \d+": "-n 2",
+    r"--images 20 --samples 4": "--images 3 --samples 2",
+}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The folder that is left when the page's program and its commands have run, small, and what each printed."""
+    folder = tmp_path_factory.mktemp("page")
+    text = PAGE.read_text(encoding="utf-8")
+    said = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+            exec(compile(code, str(PAGE), "exec"), {})
+        blocks = re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+        for line in "".join(blocks).splitlines():
+            for usual, small in SMALL.items():
+                line = re.sub(usual, small, line)
+            out = io.StringIO()
+            with redirect_stdout(out), redirect_stderr(out):
+                code = main([*shlex.split(line)[1:], *([] if " measure " in line else ["--device", "cpu"])])
+            assert code == 0, f"{line}\n{out.getvalue()}"
+            said[line] = out.getvalue()
+    return folder, said
+
+
+def test_the_commands_of_the_page_write_sounds(page):
+    folder, said = page
+    assert len(said) == 9
+    with np.load(folder / "filled" / "samples.npz") as kept:
+        samples, mask, mean = kept["samples"], kept["mask"], kept["mean"]
+    broken = read_wav(folder / "broken.wav").x[0]
+    gain = float(broken[broken != 0].square().mean().sqrt()) / (1 + 0.02**2) ** 0.5
+    for name, x in (("sample-001", samples[1]), ("mean", mean)):
+        found = read_wav(folder / "filled" / f"{name}.wav")
+        assert found.rate == 8000
+        np.testing.assert_allclose(found.x[0], gain * x[0], rtol=1e-4, atol=1e-6)
+    assert np.flatnonzero(mask[0] == 0)[[0, -1]].tolist() == [1500, 1899]
+    assert Image.open(folder / "filled" / "sheet.png").size[0] > 1000
+    card = json.loads((folder / "prior" / "log.json").read_text())["card"]
+    assert card["rate"] == 8000 and card["domain"] == "sound" and card["event_shape"] == [1, 4096]
+
+
+def test_the_commands_of_the_page_say_what_they_took(page):
+    folder, said = page
+    named, later = (next(v for k, v in said.items() if k.endswith(f"--out {n} --steps 3")) for n in ("named", "later"))
+    assert "long.wav is 2.05 s long: the window from 0 to 0.512 s was taken; --array 0.5s takes another" in named
+    assert "gaps: 0.210 to 0.262 s, 0.300 to 0.330 s of the window" in named
+    assert "the window from 0.1 to 0.612 s was taken" in later and "gaps: 0.110 to 0.162 s, 0.200 to 0.230 s" in later
+    report = (folder / "report" / "report.md").read_text()
+    assert all(m in report for m in ("LSD (dB)", "SI-SDR of the mean (dB)", "digit", "energy score"))
+    assert (folder / "report" / "samples.png").is_file() and (folder / "y.png").is_file()
+
+
+def test_bad_measurements_are_one_line(page, capsys, monkeypatch):
+    """What a newcomer tries first and cannot have."""
+    folder, _ = page
+    monkeypatch.chdir(folder)
+    x = dataset("espeak", "test").x[0, 0]
+    write_wav("stereo.wav", x.expand(2, -1), 8000)
+    write_wav("fast.wav", x, 44100)
+    write_wav("silence.wav", torch.zeros(4096), 8000)
+    Path("nothing.wav").write_bytes(b"")
+    Path("bad.txt").write_text("0.2\n")
+    Path("late.txt").write_text("5.0 5.1\n")
+    for task, more, said in (
+        ("gap", ["stereo.wav"], "stereo, expected one channel: mix it down, or give --convert"),
+        ("gap", ["fast.wav"], "44,100 samples a second, expected 8,000 (the prior's)"),
+        ("bandwidth", ["broken.wav"], "8,000 samples a second, expected 2,000 (of bandwidth)"),
+        ("declip", ["silence.wav"], "the window is silent"),
+        ("declip", ["nothing.wav"], "nothing.wav: the file is empty (0 bytes)"),
+        ("gap", ["voices/1_1.wav", "--mask", "bad.txt"], "bad.txt, line 1: '0.2' is no gap"),
+        ("gap", ["voices/1_1.wav", "--mask", "late.txt"], "none of its 1 gap lies in the 0.512 s"),
+        ("denoise-sound", ["broken.wav", "--mask", "gaps.txt"], "leave --mask out"),
+        ("denoise-sound", ["broken.wav", "--array", "0.1s"], "fits into the prior's 0.512 s: leave it out"),
+        ("denoise-sound", ["long.wav", "--array", "half"], "expected where the window starts, as 0.5s"),
+        ("denoise-sound", ["voices"], "voices is a folder: a measurement of denoise-sound is a WAV file"),
+        ("gap", ["long.wav", "--range", "0,1"], "--range is not for sounds"),
+        ("inpaint", ["broken.wav"], "the task inpaint is for images, and the prior makes sounds"),
+    ):
+        asked = ("sample", "--prior", "prior", "--task", task, "--method", "pigdm", "--measurement", *more)
+        assert said in refused(capsys, *asked, "--out", "x")

@@ -8,7 +8,7 @@ that a program makes is no copy of it, so the files are free to use.
 
 `--out`: all voices of `VOICES` but those of `BUNDLED`, in several pitches and speeds, as recordings back to back (pcm,
 offset, name, rate: how `deft` reads many recordings of unequal length). A name is {digit}_{voice}_{number}.wav.
-`--bundle`: the voices of `BUNDLED`, one voice a split, as `deft` ships them: for each split an array of windows [N, 4096]
+`--bundle`: the voices of `BUNDLED`, one voice a split, as `deft` ships them: for each split windows [N, 4096]
 of 8-bit samples (mu-law of ITU-T G.711 without its rounding to segments) and the digits that they say.
 """
 

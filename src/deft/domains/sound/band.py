@@ -65,7 +65,7 @@ class Decimation(LinearOperator):
 
     def spectrum(self, event_shape: tuple[int, ...], like: Tensor) -> Spectrum:
         """K = E: the Hartley transform (Bracewell 1983), in which the pair of frequencies M/2 and -M/2 is turned by 45
-        degrees, so that its cosine, which is seen, and its sine, which is not, are apart. Values 1/sqrt(factor) and 0."""
+        degrees, so that its cosine, which is seen, and its sine, which is not, are apart. Values 1/sqrt(factor), 0."""
         length = event_shape[-1]
         self._check(length)
         edge = length // self.factor // 2

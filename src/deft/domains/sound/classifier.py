@@ -59,8 +59,8 @@ class DigitClassifier(nn.Module):
 
 
 def varied(sounds: list[Tensor], g: torch.Generator, length: int = LENGTH) -> Tensor:
-    """A batch [B, 1, L] of recordings of any length, each faster or slower by up to a quarter (pitch and all), somewhere
-    in the window, brighter or duller, with noise 5 to 45 dB below it."""
+    """A batch [B, 1, L] of recordings of any length, each faster or slower by up to a quarter (and its pitch),
+    somewhere in the window, brighter or duller, with noise 5 to 45 dB below it."""
     u = torch.rand(len(sounds), 5, generator=g, dtype=torch.float32)
     out = torch.zeros(len(sounds), length)
     for row, x, (speed, at, tilt, noise, _) in zip(out, sounds, u.tolist(), strict=True):

@@ -22,8 +22,8 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "lsd", "LSD (dB)", "low", 2,
-            "log-spectral distance of single samples to the truth (around the gaps, if there are any). Least for samples"
-            " that vary too little", leads=True, table="main", brief=True,
+            "log-spectral distance of single samples to the truth (around the gaps, if there are any). Least for"
+            " samples that vary too little", leads=True, table="main", brief=True,
         ),
         Metric(
             "si_sdr_mean", "SI-SDR of the mean (dB)", "high", 2,
@@ -37,7 +37,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "coverage", "coverage at 90 %", "", 3,
-            "share of values whose central 90 % interval of the samples holds the truth (in the gaps, if there are any)",
+            "share of values whose central 90 % interval of the samples holds the truth (in the gaps, if any)",
             target=0.9, table="main",
         ),
         Metric(
@@ -62,8 +62,8 @@ METRICS: dict[str, Metric] = {
 def measure(
     samples: Tensor, truth: Tensor, obs: Observation, *, network: Any = None, labels: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Metric -> [N]: each averaged over a sound's samples. samples: [N, S, 1, L], truth: [N, 1, L]. network, labels: the
-    classifier, and the digits that were said."""
+    """Metric -> [N]: each averaged over a sound's samples. samples: [N, S, 1, L], truth: [N, 1, L]. network, labels:
+    the classifier, and the digits that were said."""
     n, s = samples.shape[:2]
     flat, truths, mean = samples.flatten(0, 1), truth.repeat_interleave(s, 0), samples.mean(1)
     hidden = obs.hidden(truth.shape)

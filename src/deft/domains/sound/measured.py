@@ -55,7 +55,8 @@ def read_measured(
     if path.is_dir() or not is_sound(path):
         what = "a folder" if path.is_dir() else "no sound file"
         raise InputError(
-            f"{path} is {what}: a measurement of {task.name} is a WAV file, or an .npz with y (`deft measure` makes one)"
+            f"{path} is {what}: a measurement of {task.name} is a WAV file, or an .npz with y (`deft measure`"
+            " makes one)"
         )
     probe = task.check(event_shape)
     wanted = tuple(probe.y.shape[1:])
@@ -121,8 +122,8 @@ def _labels(mask: Path, n: int, rate: int) -> Tensor:
             start, end = 1.0, 0.0
         if not 0 <= start < end:
             raise InputError(
-                f"{mask}, line {number}: {line.strip()[:60]!r} is no gap: expected its start and its end in seconds, as in"
-                " 0.210 0.262"
+                f"{mask}, line {number}: {line.strip()[:60]!r} is no gap: expected its start and its end in seconds, as"
+                " in 0.210 0.262"
             )
         heard[round(start * rate) : round(end * rate)] = False
     if bool(heard.all()):
@@ -138,8 +139,8 @@ def _cut(x: Tensor, heard: Tensor | None, length: int, rate: int, array: str | N
     if len(x) <= length:
         if array is not None:
             raise InputError(
-                f"--array {array}: {path} is {len(x) / rate:.3g} s long and fits into the prior's {length / rate:.3g} s:"
-                " leave it out"
+                f"--array {array}: {path} is {len(x) / rate:.3g} s long and fits into the prior's {length / rate:.3g}"
+                " s: leave it out"
             )
         left = (length - len(x)) // 2
         y, known = window(x, length, -left), torch.cat([known.new_ones(left), known, known.new_ones(length)])[:length]
@@ -151,8 +152,8 @@ def _cut(x: Tensor, heard: Tensor | None, length: int, rate: int, array: str | N
         start = _start(array, len(x), length, rate)
         y, known = x[start : start + length], known[start : start + length]
         notes.append(
-            f"{path} is {len(x) / rate:.3g} s long: the window from {start / rate:.3g} to {(start + length) / rate:.3g} s was"
-            f" taken{'' if array else '; --array 0.5s takes the one that starts there'}"
+            f"{path} is {len(x) / rate:.3g} s long: the window from {start / rate:.3g} to {(start + length) / rate:.3g} s"
+            f" was taken{'' if array else '; --array 0.5s takes another'}"
         )
     if heard is not None:
         if bool(known.all()):

@@ -18,7 +18,7 @@ def log_spectral_distance(x: Tensor, truth: Tensor, where: Tensor | None = None,
 
         LSD = mean over frames t of sqrt(mean over f of (10 log10 (P(f, t) + quiet) / (P'(f, t) + quiet))^2),
 
-    P and P' the power spectra of x and the truth in frames of 32 ms every 8 ms at 8 kHz (`spectra.power`). 0 is the same
+    P and P' the power spectra of x and the truth in frames of 32 ms every 8 ms at 8 kHz (`spectra.power`). 0: the same
     magnitudes; phases are not compared. Gray & Markel (1976), "Distance measures for speech processing",
     https://doi.org/10.1109/TASSP.1976.1162849; the floor `quiet` is ours, without which silence decides.
 
@@ -42,8 +42,10 @@ def si_sdr(x: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
 
         SI-SDR = 10 log10 |a s|^2 / |a s - x|^2,    a = <x, s> / |s|^2,
 
-    s the truth. A gain of x changes nothing. Le Roux, Wisdom, Erdogan & Hershey (2019), "SDR - half-baked or well done?",
-    https://doi.org/10.1109/ICASSP.2019.8683855. The mean of the samples has the highest; single samples of the exact
+    s the truth. A gain of x changes nothing. Le Roux, Wisdom, Erdogan & Hershey (2019), "SDR - half-baked or well
+    done?", https://doi.org/10.1109/ICASSP.2019.8683855.
+
+    The mean of the samples has the highest; single samples of the exact
     posterior lie below it.
 
     where: 1 at samples that count, [B or 1, 1, L]. A truth of zeros has -100 dB.

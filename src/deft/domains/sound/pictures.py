@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def panel(x: Tensor, hidden: Tensor | None = None) -> Image.Image:
     values = x.numpy().clip(-4, 4).repeat(often)
     gone = None if hidden is None else (hidden.cpu().numpy() > 0.5).repeat(often)
     edges = np.linspace(0, len(values), WIDTH + 1).round().astype(int)
-    for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(edges)):
         if gone is not None and gone[a:b].any():
             draw.line([(i, 0), (i, WAVE - 1)], fill=GAP)
             continue

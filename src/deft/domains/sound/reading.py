@@ -1,4 +1,4 @@
-"""Sounds for training and comparing: from folders, files and the bundled set; each recording at power 1, cut into windows."""
+"""Sounds for training and comparing: from folders, files and the bundled set; each at power 1, cut into windows."""
 
 from __future__ import annotations
 
@@ -127,8 +127,8 @@ def read(
     length: int | None = None,
     strict: bool = True,
 ) -> Data:
-    """Windows [N, 1, L] of a folder of sound files, one such file, an .npz of many recordings, or a split of bundled ones
-    ("espeak", "espeak:test"). L is the prior's, or `length`, or 4,096.
+    """Windows [N, 1, L] of a folder of sound files, one such file, an .npz of many recordings, or a split of bundled
+    ones ("espeak", "espeak:test"). L is the prior's, or `length`, or 4,096.
 
     Each recording has root mean square 1. Of a shorter one than L the rest is silence, a longer one is cut into windows
     that overlap. Labels are the whole numbers that the names begin with, if all do.
@@ -188,7 +188,7 @@ def _gather(path: Path, options: Options, recursive: bool) -> _Gathered:
         got.add(path.name, lambda: read_wav(path))
     else:
         raise InputError(
-            f"{path} is none of the files that are read: a sound ({', '.join(ENDINGS)}), .npz, .npy, or a folder of sounds"
+            f"{path} is none of the files that are read: a sound ({', '.join(ENDINGS)}), .npz, .npy, or a folder"
         )
     return got
 
@@ -226,15 +226,15 @@ def _arrays(got: _Gathered, path: Path) -> None:
         for name, x in zip(found.names, found.sounds, strict=True):
             got.add(name, lambda x=x: Sound(x[None], found.rate))  # type: ignore[misc]
         return
-    x = arrays.get("x", next(iter(arrays.values())) if len(arrays) == 1 else None)
-    if x is None or x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[1] != 1) or x.dtype.kind not in "fi" or not x.size:
+    array = arrays.get("x", next(iter(arrays.values())) if len(arrays) == 1 else None)
+    if array is None or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[1] != 1):
         shown = "; ".join(f"{k} {v.dtype} {list(v.shape)}" for k, v in arrays.items())
         raise InputError(
-            f"{path} holds no sounds: expected an array x [N, n] or [N, 1, n] of recordings, or pcm, offset, name and rate"
-            f" of recordings back to back; got {shown[:200]}"
+            f"{path} holds no sounds: expected an array x [N, n] or [N, 1, n] of recordings, or pcm, offset, name and"
+            f" rate of recordings back to back; got {shown[:200]}"
         )
-    scale = 1.0 if x.dtype.kind == "f" else -float(np.iinfo(str(x.dtype)).min)
-    rows = torch.from_numpy(np.asarray(x.reshape(len(x), -1) / scale, np.float32))
+    scale = 1.0 if array.dtype.kind == "f" else -float(np.iinfo(str(array.dtype)).min)
+    rows = torch.from_numpy(np.asarray(array.reshape(len(array), -1) / scale, np.float32))
     rate = int(arrays["rate"].item()) if "rate" in arrays and arrays["rate"].size == 1 else got.options.rate or RATE
     for i, row in enumerate(rows):
         got.add(f"{i:05d}", lambda row=row: Sound(row[None], rate))  # type: ignore[misc]
@@ -246,8 +246,8 @@ def _about(recordings: Recordings, length: int, n: int) -> list[str]:
     lines = []
     if longer:
         lines.append(
-            f"{longer:,} of {count(len(sizes), 'recording')} are longer than {length / recordings.rate:.3g} s and are cut"
-            f" into windows: {n:,} in all"
+            f"{longer:,} of {count(len(sizes), 'recording')} are longer than {length / recordings.rate:.3g} s and are"
+            f" cut into windows: {n:,} in all"
         )
     if shorter:
         lines.append(f"{shorter:,} are shorter: silence is around them")

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def unpack(arrays: dict[str, np.ndarray], where: str) -> Recordings:
             f" offset {offset.dtype} {list(offset.shape)} and {len(names)} names"
         )
     whole = torch.from_numpy(pcm).float() / 32768
-    parts = [whole[int(a) : int(b)] for a, b in zip(offset[:-1], offset[1:], strict=True)]
+    parts = [whole[int(a) : int(b)] for a, b in pairwise(offset)]
     return Recordings(parts, [str(n) for n in names], int(arrays["rate"].item()))
 
 

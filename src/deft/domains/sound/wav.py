@@ -43,7 +43,7 @@ def soundfile() -> ModuleType:
         raise InputError(
             "sound files are read and written by soundfile: pip install 'deft-diffusion[sound]'"
         ) from error
-    return package  # type: ignore[no-any-return]
+    return package
 
 
 def is_sound(path: Path) -> bool:
