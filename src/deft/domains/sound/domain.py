@@ -98,12 +98,13 @@ class SoundDomain(Domain):
     def read(self, source: str, event_shape: tuple[int, ...] | None = None, **options: Any) -> Data:
         from deft.domains.sound.reading import read
 
-        return read(self, source, event_shape, **options)
+        return read(self.rate, source, event_shape, **options)
 
     def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
         from deft.domains.sound.measured import read_measured
 
-        return read_measured(self, path, task, event_shape, **options)
+        found, level = read_measured(self.samples_a_second, path, task, event_shape, **options)
+        return found._replace(domain=replace(self, level=level))
 
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
         from deft.domains.sound.wav import write_wav

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,9 +17,6 @@ from deft.io.measurements import observation
 from deft.io.reading import read_text
 from deft.io.text import count
 from deft.kinds.records import Measured
-
-if TYPE_CHECKING:
-    from deft.domains.sound.domain import SoundDomain
 
 SHORTEST_GAP = 0.005
 """Seconds of exact zeros, with sound on both sides, that are taken for a gap."""
@@ -35,7 +31,7 @@ class Part(NamedTuple):
 
 
 def read_measured(
-    domain: SoundDomain,
+    rate: int,
     path: Path,
     task: Any,
     event_shape: tuple[int, ...],
@@ -45,8 +41,8 @@ def read_measured(
     resize: bool = False,
     convert: bool = False,
     array: str | None = None,
-) -> Measured:
-    """The measurement in a sound file. Its samples are written as loud as it is.
+) -> tuple[Measured, float]:
+    """(the measurement in a sound file, what 1 of model space is in it). rate: of the prior.
 
     mask: of a task with gaps, a text file with a line for each: its start and its end in seconds (a label track, as
     Audacity exports it). Without one, NaN in a float file are the gaps, or stretches of exact zeros.
@@ -64,23 +60,23 @@ def read_measured(
         raise InputError(f"a measurement of {task.name} is no sound but an array {wanted}: give an .npz with y")
     if mask is not None and task.drawn != "mask":
         raise InputError(f"a mask is for tasks with gaps, such as gap; this one is {task.name}: leave --mask out")
-    rate = domain.samples_a_second * wanted[1] / event_shape[-1]
-    if rate != int(rate):
-        raise InputError(f"{task.name} of {domain.samples_a_second} samples a second has {rate:g}: give an .npz with y")
+    own = rate * wanted[1] / event_shape[-1]
+    if own != int(own):
+        raise InputError(f"{task.name} of {rate} samples a second has {own:g}: give an .npz with y")
     try:
-        whole, _ = mono(read_wav(path), Options(int(rate), convert, resize))
+        whole, _ = mono(read_wav(path), Options(int(own), convert, resize))
     except InputError as error:
         reason = str(error).replace("(the prior's)", f"(of {task.name})" if wanted != event_shape else "(the prior's)")
         raise InputError(reason if str(path) in reason else f"{path}: {reason}") from error
-    gaps = None if task.drawn != "mask" else _heard(whole, int(rate), mask, path)
-    part = _cut(whole, gaps, wanted[1], int(rate), array, path)
+    gaps = None if task.drawn != "mask" else _heard(whole, int(own), mask, path)
+    part = _cut(whole, gaps, wanted[1], int(own), array, path)
     y, level = _scaled(part, task, path)
     arrays = {"y": y[None, None].numpy()}
     if gaps is not None:
         arrays["mask"] = part.heard[None, None].numpy()
     obs = observation(str(path), arrays, task, event_shape)
     kept = {} if gaps is None else {"mask": part.heard[None]}
-    return Measured(obs, kept, (), part.notes, replace(domain, level=level))
+    return Measured(obs, kept, (), part.notes), level
 
 
 def _heard(x: Tensor, rate: int, mask: Path | None, path: Path) -> Tensor:

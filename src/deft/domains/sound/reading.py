@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,9 +17,6 @@ from deft.errors import InputError
 from deft.io.arrays import ARRAYS, read_arrays
 from deft.io.text import count, shape_text, some
 from deft.kinds.records import Data
-
-if TYPE_CHECKING:
-    from deft.domains.sound.domain import SoundDomain
 
 SILENT = 1e-5
 """Root mean square, of full scale 1, below which a recording is silence: 100 dB."""
@@ -115,7 +111,7 @@ class _Gathered:
 
 
 def read(
-    domain: SoundDomain,
+    rate: int | None,
     source: str,
     event_shape: tuple[int, ...] | None = None,
     *,
@@ -133,7 +129,7 @@ def read(
     Each recording has root mean square 1. Of a shorter one than L the rest is silence, a longer one is cut into windows
     that overlap. Labels are the whole numbers that the names begin with, if all do.
 
-    strict: False passes over --recursive where the source is no folder.
+    rate: of the prior; None: the files', which must agree. strict: False passes over --recursive where the source is no folder.
     """
     if length is not None and event_shape not in (None, (1, length)):
         raise InputError(
@@ -141,9 +137,9 @@ def read(
         )
     name, _, part = source.partition(":")
     if name in DATASETS and not Path(source).exists():
-        return _bundled(domain, name, part or split, event_shape or (length and (1, length)) or None)
-    options = Options(domain.rate, convert, resize, skip_bad)
-    if resize and domain.rate is None:
+        return _bundled(rate, name, part or split, event_shape or (length and (1, length)) or None)
+    options = Options(rate, convert, resize, skip_bad)
+    if resize and rate is None:
         raise InputError("--resize brings sounds to the rate of a prior, and there is none here: leave it out")
     path = Path(source)
     if recursive and path.is_file():
@@ -165,11 +161,11 @@ def read(
     )
 
 
-def _bundled(domain: SoundDomain, name: str, split: str, event_shape: tuple[int, ...] | None) -> Data:
-    if event_shape not in (None, (1, LENGTH)) or domain.rate not in (None, RATE):
+def _bundled(rate: int | None, name: str, split: str, event_shape: tuple[int, ...] | None) -> Data:
+    if event_shape not in (None, (1, LENGTH)) or rate not in (None, RATE):
         raise InputError(
             f"the bundled sounds {name} have {LENGTH} samples at {RATE} a second, the prior makes"
-            f" {shape_text(event_shape or ())} at {domain.samples_a_second}: give other --data"
+            f" {shape_text(event_shape or ())} at {rate or RATE}: give other --data"
         )
     found = dataset(name, split)
     names = [f"{int(k)}_{name}_{i}" for i, k in enumerate(found.labels)]

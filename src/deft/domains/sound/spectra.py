@@ -31,7 +31,7 @@ def power(x: Tensor, size: int = SIZE, hop: int = HOP) -> Tensor:
 
 def mel_bands(bands: int, size: int, rate: int, like: Tensor) -> Tensor:
     """Weights [bands, size/2 + 1] of triangular bands, equally wide on the mel scale m = 2595 log10(1 + f / 700) from
-    60 Hz to half the rate (O'Shaughnessy 1987, "Speech Communication", page 150)."""
+    60 Hz to half the rate."""
     low, high = (2595 * math.log10(1 + f / 700) for f in (60.0, rate / 2))
     edges = 700 * (10 ** (torch.linspace(low, high, bands + 2, dtype=torch.float64) / 2595) - 1)
     f = torch.linspace(0, rate / 2, size // 2 + 1, dtype=torch.float64)
