@@ -201,7 +201,7 @@ def place(curves, tmp_path):
 
 
 def test_another_packages_kind_of_data_is_found(curves, place):
-    assert list(domains()) == ["image", "protein", "curve"] and "gaps" in TASKS and domain_of_shape((2, 16)) is curves
+    assert [*domains()][-1] == "curve" and "gaps" in TASKS and domain_of_shape((2, 16)) is curves
     prior = load_prior(place / "prior.safetensors")
     assert (
         type(prior).__name__ == "CurvePrior"
@@ -373,7 +373,7 @@ def test_what_a_kind_of_data_has_not_is_one_line(capsys, place):
     with pytest.raises(
         InputError,
         match=(
-            r"samples of shape \(5,\), which no kind of data here owns \(images \(image\); chains \(protein\); curves"
+            r"samples of shape \(5,\), which no kind of data here owns \(images \(image\); chains \(protein\); .*curves"
             r" \(curve\)\)"
         ),
     ):

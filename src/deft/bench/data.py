@@ -24,9 +24,9 @@ import torch
 
 from deft.core.random import generator
 from deft.errors import InputError, unknown
-from deft.kinds.domain import Data, Domain, find_domain
+from deft.kinds.domain import Data, Domain
 from deft.kinds.records import PairedData
-from deft.recipe.data import read_unknown
+from deft.recipe.data import complete, read_unknown
 
 SPLITS = ("fit", "validation", "test")
 SHARES = {"test": 0.2, "validation": 0.2, "fit": 0.6}
@@ -88,9 +88,9 @@ def describe(domain: Domain, data: Places, splits: Sequence[str], event_shape: S
     shape = tuple(event_shape)
     for source, _ in found.values():
         if not is_bundled(domain, source):
-            _say(domain.name, source, shape)
+            _say(domain, source, shape)
     return {
-        s: {"source": source, "part": part, "digest": _hash(domain.name, source, part or s, shape)}
+        s: {"source": source, "part": part, "digest": _hash(domain, source, part or s, shape)}
         for s, (source, part) in found.items()
     }
 
@@ -98,9 +98,9 @@ def describe(domain: Domain, data: Places, splits: Sequence[str], event_shape: S
 def samples_of(domain: Domain, spec: Any, split: str, event_shape: Sequence[int]) -> Data:
     """The samples that `describe` described."""
     if isinstance(spec, str):
-        return _read(domain.name, spec.partition("@")[0], split, tuple(event_shape))
+        return _read(domain, spec.partition("@")[0], split, tuple(event_shape))
     at = spec[split]
-    return _read(domain.name, at["source"], at["part"] or split, tuple(event_shape))
+    return _read(domain, at["source"], at["part"] or split, tuple(event_shape))
 
 
 def _versioned(domain: Domain, name: str) -> str:
@@ -120,11 +120,10 @@ def _place(domain: Domain, data: Places, split: str) -> tuple[str, str]:
 
 
 @cache
-def _read(domain: str, source: str, part: str, event_shape: tuple[int, ...]) -> Data:
-    kind = find_domain(domain)
+def _read(kind: Domain, source: str, part: str, event_shape: tuple[int, ...]) -> Data:
     if is_bundled(kind, source):
         return kind.split(source, part, event_shape)
-    found = _whole(domain, source, event_shape)
+    found = _whole(kind, source, event_shape)
     if part == "all":
         return found
     rows = _share(len(found), part, f"{source} has {len(found)} {kind.title}")
@@ -135,20 +134,20 @@ def _read(domain: str, source: str, part: str, event_shape: tuple[int, ...]) -> 
         found,
         x=x,
         names=[found.names[i] for i in rows.tolist()],
+        last=None,
         labels=None if found.labels is None else found.labels[rows],
     )
 
 
 @cache
-def _whole(domain: str, source: str, event_shape: tuple[int, ...]) -> Data:
+def _whole(kind: Domain, source: str, event_shape: tuple[int, ...]) -> Data:
     """Samples as they are: a study has no options that change them."""
-    kind = find_domain(domain)
     try:
         if source.startswith(PAIRS):
             found = read_unknown(Path(source.removeprefix(PAIRS)), None, kind, event_shape)
             names = [f"{i:05d}" for i in range(len(found.x))]
             return PairedData(found.x, names, None, list(found.notes), found.y, found.pictures)
-        return kind.split(source, "", event_shape)
+        return complete(kind.split(source, "", event_shape), source)
     except InputError as error:
         raise InputError(
             f"{error} (a comparison takes {kind.title} as they are, without options: write them to an .npz in the form"
@@ -157,9 +156,9 @@ def _whole(domain: str, source: str, event_shape: tuple[int, ...]) -> Data:
 
 
 @cache
-def _say(domain: str, source: str, event_shape: tuple[int, ...]) -> None:
+def _say(kind: Domain, source: str, event_shape: tuple[int, ...]) -> None:
     """Once, on standard error, what was left out or changed."""
-    for note in _whole(domain, source, event_shape).notes:
+    for note in _whole(kind, source, event_shape).notes:
         print(f"{source}: {note}", file=sys.stderr)
 
 
@@ -177,9 +176,9 @@ def _share(n: int, part: str, have: str) -> torch.Tensor:
 
 
 @cache
-def _hash(domain: str, source: str, part: str, event_shape: tuple[int, ...]) -> str:
+def _hash(kind: Domain, source: str, part: str, event_shape: tuple[int, ...]) -> str:
     whole = hashlib.sha256()
-    found = _read(domain, source, part, event_shape)
+    found = _read(kind, source, part, event_shape)
     for x in (*found.x, *(found.y if isinstance(found, PairedData) else ())):
         whole.update(x.contiguous().numpy().tobytes())
     return whole.hexdigest()[:12]

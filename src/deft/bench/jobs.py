@@ -82,12 +82,12 @@ def task_of(spec: Mapping[str, Any]) -> Any:
 
 def data_of(spec: Mapping[str, Any], split: str, prior: Denoiser) -> Data:
     """The samples of a split that a job's `spec` names, on the CPU."""
-    return samples_of(domain_of(spec), spec["data"], split, prior.data_shape)
+    return samples_of(domain_of(spec).with_card(prior.card), spec["data"], split, prior.data_shape)
 
 
 def cases_of(spec: Mapping[str, Any], split: str, count: int, seed: int, prior: Denoiser, task: Any) -> TensorCases:
     """The first `count` samples of a split, each with a measurement that the seed decides."""
-    domain, data = domain_of(spec), data_of(spec, split, prior)
+    domain, data = domain_of(spec).with_card(prior.card), data_of(spec, split, prior)
     x, labels = data.x[:count], None if data.labels is None else data.labels[:count]
     name = spec.get("features", "")
     network = domain.feature_network(name, x) if name and name != "none" else None
@@ -107,7 +107,11 @@ def base_of(on: Setting, *splits: str) -> dict[str, Any]:
         more["prior_options"] = dict(on.prior_options)
     if on.prior not in BUNDLED:  # another file of the same name is another prior
         more["prior_sha256"] = prior.fingerprint()[:16]
-    return {"prior": on.prior, "data": describe(on.domain, on.source, splits, prior.data_shape), **more}
+    return {
+        "prior": on.prior,
+        "data": describe(on.domain.with_card(prior.card), on.source, splits, prior.data_shape),
+        **more,
+    }
 
 
 DIGEST = "sha256"

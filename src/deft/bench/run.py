@@ -158,7 +158,7 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
     cells: list[Cell] = []
     left_out = []
     for on in study.on:
-        shape, kind = event_shape(the_prior(on), on), on.domain
+        shape, kind = event_shape(the_prior(on), on), on.domain.with_card(the_prior(on).card)
         for split, wanted in {
             "test": max(study.images, study.curve.images if on.curve else 0),
             "validation": study.tune.images,
@@ -199,9 +199,11 @@ def _cells(study: Study) -> tuple[list[Cell], list[tuple[str, str, str, str]]]:
 
 def _unknown(on: Setting, shape: tuple[int, ...]) -> UnknownTask:
     """The task of the pairs that are fitted to."""
-    found = samples_of(on.domain, describe(on.domain, on.source, ("fit",), shape), "fit", shape)
+    prior = the_prior(on)
+    domain = on.domain.with_card(prior.card)
+    found = samples_of(domain, describe(domain, on.source, ("fit",), shape), "fit", shape)
     assert isinstance(found, PairedData)
-    return unknown_task(the_prior(on), (found.x, found.y), pictures=found.pictures)
+    return unknown_task(prior, (found.x, found.y), pictures=found.pictures)
 
 
 def event_shape(prior: Denoiser, on: Setting) -> tuple[int, ...]:

@@ -60,6 +60,11 @@ class Domain(ABC):
         """
         return self
 
+    def card(self) -> Mapping[str, Any]:
+        """What `with_card` read, and the name of this kind of data as `domain`, as a card has it: what a service tells
+        of its prior's samples. Nothing where nothing was read."""
+        return {}
+
     def tasks(self) -> Mapping[str, type[Any]]:
         """Name -> class of a task; commands take the first where none is named."""
         return {}

@@ -377,7 +377,7 @@ class _Fit:
                 prior, sizes.prior_samples, seed=recipe.seed, folder=self.samples_folder, progress=self.progress
             )
             self.spent["prior samples"] = begun.seconds
-            self._warn(prior_gap(begun.x, x) if x is not None else None)
+            self._warn(prior_gap(begun.x, x, title_of(prior)) if x is not None else None)
             everything.append(begun.x)
         if x_out is None:
             x_out = self._prior_samples(256, first=MAX_SAMPLES * 8)

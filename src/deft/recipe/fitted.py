@@ -33,7 +33,7 @@ from deft.methods import Plan, plan
 from deft.prior import load_prior
 from deft.prior.load import family_of, read_options
 from deft.recipe.card_text import h_card_text
-from deft.recipe.data import Source, held_out_samples, unknown_pairs
+from deft.recipe.data import Source, held_out_samples, title_of, unknown_pairs
 from deft.recipe.evaluation import Evaluation
 from deft.recipe.guided import load_guided, surrogates_of
 from deft.recipe.intervals import PRIOR_SAMPLES, CheckedIntervals, check_intervals
@@ -217,7 +217,8 @@ class FittedH:
             x, source = self.prior.decode(draw_prior_samples(self.prior, count, seed=seed + 77).x), PRIOR_SAMPLES
             obs = self.task.observe(x, Noise(seed + 78, len(x)))
         else:
-            x, source = held_out_samples(self.prior, data, split="validation")[:count], "held-out images"
+            x = held_out_samples(self.prior, data, split="validation")[:count]
+            source = f"held-out {title_of(self.prior)}"
             obs = self.task.observe(x, Noise(seed + 78, len(x)))
         obs = obs.to(self.prior.state_like().device)
         checked = check_intervals(

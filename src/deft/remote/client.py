@@ -245,6 +245,7 @@ class RemoteDenoiser(Denoiser):
             if "name" in card:
                 card["name"] = plain(card["name"], MOST_NAME)
             self.schedule = self._read_schedule(_table(card, "schedule"))
+            samples = _table(card, "samples") if card.get("samples") is not None else {}
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             if isinstance(error, DeftError):
                 raise
@@ -254,7 +255,8 @@ class RemoteDenoiser(Denoiser):
                 " `deft serve`?"
             ) from error
         kept = ("name", "event_shape", "schedule", "fingerprint", "range", "parameters", "limits", "stands_for")
-        self.card = {"kind": "prior", "family": "remote", "url": self.url} | {k: card[k] for k in kept if k in card}
+        known = {"kind": "prior", "family": "remote", "url": self.url} | {k: card[k] for k in kept if k in card}
+        self.card = {k: v for k, v in samples.items() if k not in (*kept, "sha256")} | known
 
     def _read_schedule(self, config: dict[str, Any]) -> Schedule:
         try:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from deft.core.denoiser import Denoiser, freeze
 from deft.errors import ContractError, DeftError, InputError
+from deft.kinds.domain import domain_of
 from deft.remote.client import (
     FORMAT,
     HEADER,
@@ -210,7 +211,7 @@ def make_app(
         "schedule": schedule,
         "output": "mean",
         "dtype": "float32",
-        "range": list(prior.card.get("range", (-1, 1))),
+        **_of_samples(prior),
         "parameters": prior.parameter_count() or None,
         "fingerprint": fingerprint,
         "stands_for": list(prior.card.get("stands_for", ())),
@@ -386,6 +387,15 @@ def make_app(
     app.state.stop = stop  # for `Server`: from now on new requests get 503
     app.state.ended = lambda: not runner.alive()
     return app
+
+
+def _of_samples(prior: Denoiser) -> dict[str, Any]:
+    """What a card says of the numbers of a sample: the range of their values, and what their kind of data needs to know
+    beside (`Domain.card`)."""
+    domain = domain_of(prior)
+    limits = prior.card.get("range", (-1, 1) if domain is None else domain.bounds)
+    said = {} if domain is None else dict(domain.card())
+    return ({} if limits is None else {"range": list(limits)}) | ({"samples": said} if said else {})
 
 
 def _stated_schedule(prior: Denoiser) -> dict[str, Any]:

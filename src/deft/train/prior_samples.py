@@ -136,8 +136,8 @@ def _groups(starts: list[int], size: int) -> Iterator[list[int]]:
         yield starts[i : i + size]
 
 
-def prior_gap(samples: Tensor, x: Tensor) -> str | None:
-    """One line if images x differ from the prior's samples in mean, spread or range, else None.
+def prior_gap(samples: Tensor, x: Tensor, things: str = "images") -> str | None:
+    """One line if images x (or other things) differ from the prior's samples in mean, spread or range, else None.
 
     Compared are the mean over all entries, the deviation of single entries over images (what a narrow prior has too
     little of) and the 1 % and 99 % quantiles. It is a rough look: a prior may pass and still lack a kind of image.
@@ -155,8 +155,9 @@ def prior_gap(samples: Tensor, x: Tensor) -> str | None:
     if not said:
         return None
     return (
-        f"warning: samples of the prior differ from your images ({'; '.join(said)}): an h fitted to them learns another"
-        " kind of image. Give more images of yours and --prior-samples 0, or another prior"
+        f"warning: samples of the prior differ from your {things} ({'; '.join(said)}): an h fitted to them learns"
+        f" another kind of {'image' if things == 'images' else 'data'}. Give more {things} of yours and --prior-samples"
+        " 0, or another prior"
     )
 
 

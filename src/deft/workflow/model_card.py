@@ -64,10 +64,16 @@ def read_rows(report: Any, name: str, task: dict[str, Any]) -> list[dict[str, An
     return [{k: r[k] for k in ROW} for r in rows if "versus" not in r]
 
 
+def _domain_of(card: dict[str, Any]) -> Domain | None:
+    """The kind of data of an h: what its card names, else the one that owns the shape."""
+    named = card["h"].get("domain") if isinstance(card.get("h"), dict) else None
+    return domains().get(str(named)) if named else domain_of_shape(shape_of(card))
+
+
 def readme(card: dict[str, Any], picture: str | None = None, task: Any = None) -> str:
     """README.md for a card; `picture` is the name of an image beside it. task: what h was fitted to, where the card
     names code of its own for it."""
-    task, prior, domain = task or make_task(card["task"]), str(card.get("prior", "?")), domain_of_shape(shape_of(card))
+    task, prior, domain = task or make_task(card["task"]), str(card.get("prior", "?")), _domain_of(card)
     things = domain.title if domain else "samples"
     title = f"{task.title[0].upper()}{task.title[1:]}: an h-transform for the frozen prior {prior}"
     what = f"a measurement ({task.title}), by Doob's h-transform (DEFT, Denker et al. 2024)"

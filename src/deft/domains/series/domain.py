@@ -15,7 +15,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.domains.series.clock import ROWS, Clock
 from deft.domains.series.units import Units
-from deft.kinds.domain import Data, Domain, Measured, Metric
+from deft.kinds.domain import Data, Domain, Measured, Metric, View
 from deft.kinds.draws import Draws
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -43,6 +43,9 @@ class SeriesDomain(Domain):
         if units is None:
             return self
         return replace(self, units=units, clock=Clock(units.time if units.time != "date" else "number", 0.0, 1.0))
+
+    def card(self) -> Mapping[str, Any]:
+        return {} if self.units is None else {"domain": self.name, **self.units.card()}
 
     def units_for(self, shape: Sequence[int]) -> Units:
         """The units of samples [C, L]: model space itself, where nobody said."""
@@ -129,6 +132,29 @@ class SeriesDomain(Domain):
             for i, name in enumerate(units.columns[:SHOWN])
         ]
         return chart(panels, self.clock.texts(x.shape[-1]), title, "line: the first series; dots: measured")
+
+    def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
+        from deft.domains.series.pictures import Row, wall
+
+        lines = [v for v in views if v.kind == "samples"]
+        drawn = next((v.x for v in views if v.kind == "spread"), None)
+        if not lines:
+            return None
+        units = self.units_for(lines[0].x.shape[1:])
+        cases = [
+            Row(
+                rows[i] if i < len(rows) else f"case {i + 1}",
+                [(v.title, units.to_units(v.x[i])[0].numpy()) for v in lines],
+                None if drawn is None else self._band(units, drawn[i]),
+            )
+            for i in range(len(lines[0].x))
+        ]
+        return wall(units.columns[0], cases, self.clock.texts(lines[0].x.shape[-1]), title)
+
+    @staticmethod
+    def _band(units: Units, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        low, high = torch.quantile(x.float(), torch.tensor([0.05, 0.95]), dim=0)
+        return units.to_units(low)[0].numpy(), units.to_units(high)[0].numpy()
 
     def _dots(self, obs: Observation, shape: tuple[int, ...]) -> np.ndarray | None:
         """What was measured of the first sample, [C, L] in its own units, NaN where nothing was; None where what was

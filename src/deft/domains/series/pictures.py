@@ -76,7 +76,7 @@ def chart(panels: Sequence[Panel], times: Sequence[str], title: str, footer: str
         anchor = "la" if i == 0 else "ra" if i == n - 1 and n > 1 else "ma"
         draw.text((across[i], at + 5 * s), times[i], fill=SOFT, font=small, anchor=anchor)
     if footer:
-        draw.text((left, at + 24 * s), footer, fill=SOFT, font=small)
+        draw.text((left, at + 24 * s), footer.translate(SPELT), fill=SOFT, font=small)
     data = io.BytesIO()
     image.resize((width // s, height // s), Image.Resampling.LANCZOS).save(data, format="PNG", optimize=True)
     return data.getvalue()
@@ -144,4 +144,28 @@ def curves(titles: Sequence[str], x: np.ndarray, times: Sequence[str], title: st
     return chart(panels, times, title, f"{len(x)} samples{more}")
 
 
-__all__ = ["SHOWN", "Panel", "chart", "curves", "fan", "ticks"]
+NAMED = ("blue", "orange", "green", "purple", "ochre", "grey")
+"""`COLOURS` in words."""
+
+
+def wall(name: str, rows: Sequence[Row], times: Sequence[str], title: str) -> bytes:
+    """One variable of each case in a panel of its own: curves of several methods, and the band of one."""
+    panels = [
+        Panel(f"{r.caption}: {name}", [] if r.band is None else [r.band], [line for _, line in r.lines])
+        for r in rows[:SHOWN]
+    ]
+    drawn = [f"{said} {colour}" for (said, _), colour in zip(rows[0].lines, NAMED * 4, strict=False)]
+    band = "; band: 90 % of the samples of one" if rows[0].band is not None else ""
+    return chart(panels, times, title, ", ".join(drawn) + band)
+
+
+@dataclass
+class Row:
+    """A case of `wall`: lines [(what it is, [L])], and a band (low [L], high [L])."""
+
+    caption: str
+    lines: Sequence[tuple[str, np.ndarray]]
+    band: tuple[np.ndarray, np.ndarray] | None = None
+
+
+__all__ = ["SHOWN", "Panel", "Row", "chart", "curves", "fan", "ticks", "wall"]

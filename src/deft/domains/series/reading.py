@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deft.domains.series.clock import Clock, clock_of, moment, number
+from deft.domains.series.clock import ROWS, Clock, clock_of, moment, number
 from deft.domains.series.tables import Table, read_csv, read_ts
 from deft.domains.series.units import Units
 from deft.domains.series.windows import bridged, cut, kept
@@ -188,7 +188,9 @@ def from_tables(tables: Sequence[Table], where: str, reading: Reading) -> Data:
     return _windows(np.concatenate(first), np.concatenate(last) if last else None, tables[0], where, reading, notes)
 
 
-def from_windows(values: np.ndarray, where: str, reading: Reading, columns: Sequence[str] = ()) -> Data:
+def from_windows(
+    values: np.ndarray, where: str, reading: Reading, columns: Sequence[str] = (), clock: Clock = ROWS
+) -> Data:
     """Windows [N, C, L] that are given as such."""
     if values.ndim != 3 or 0 in values.shape:
         raise InputError(f"{where} has shape {list(values.shape)}, expected windows [N, C, L] or one series [T, C]")
@@ -209,13 +211,14 @@ def from_windows(values: np.ndarray, where: str, reading: Reading, columns: Sequ
             f"{where} has windows of {values.shape[2]} times, expected {length}: give windows of the prior's length, or"
             " one long series [T, C]"
         )
-    table = Table(tuple(names[i] for i in chosen), np.empty((0, len(chosen))), Clock())
+    _same_step(clock, reading, where)
+    table = Table(tuple(names[i] for i in chosen), np.empty((0, len(chosen))), clock)
     return _windows(values[:, chosen], None, table, where, reading, [])
 
 
 def _arrays(path: Path, part: str, reading: Reading) -> Data:
-    """An .npz or .npy: windows [N, C, L] or one series [T, C], under the name x, data, or `part`. Beside it `columns`:
-    the names of the variables."""
+    """An .npz or .npy: windows [N, C, L] or one series [T, C], under the name x, data, or `part`. Beside it `columns`,
+    the names of the variables, and `step`, the seconds from one time to the next."""
     headers = array_headers(path)
     usual = [n for n, (shape, _) in headers.items() if len(shape) in (2, 3)]
     name = part or next((n for n in ("x", "data") if n in usual), usual[0] if len(usual) == 1 else "")
@@ -225,7 +228,7 @@ def _arrays(path: Path, part: str, reading: Reading) -> Data:
             if not part
             else str(unknown(f"array of {path}", part, headers))
         )
-    arrays = read_arrays(path, [name, "columns", "variables", "step", "start"])
+    arrays = read_arrays(path, [name, "columns", "variables", "step"])
     values, where = arrays[name], f"{path}[{name}]"
     if values.dtype.kind not in "fiu":
         raise InputError(f"{where} holds {values.dtype}, expected real numbers")
@@ -235,14 +238,21 @@ def _arrays(path: Path, part: str, reading: Reading) -> Data:
         raise InputError(f"{where} holds no number: all {values.size} are NaN or infinite")
     named = next((arrays[k] for k in ("columns", "variables") if k in arrays), None)
     columns = () if named is None or named.dtype.kind != "U" else tuple(str(c) for c in named.ravel())
+    clock = _stepped(arrays["step"], f"{path}[step]") if "step" in arrays else ROWS
     if values.ndim == 1:
         values = values[:, None]
     if values.ndim == 2:
-        return from_array(values, columns, where, reading)
-    return from_windows(values, where, reading, columns)
+        return from_array(values, columns, where, reading, clock)
+    return from_windows(values, where, reading, columns, clock)
 
 
-def from_array(values: np.ndarray, columns: Sequence[str], where: str, reading: Reading) -> Data:
+def _stepped(step: np.ndarray, where: str) -> Clock:
+    if step.size != 1 or step.dtype.kind not in "fiu" or not float(step.ravel()[0]) > 0:
+        raise InputError(f"{where} is the number of seconds from one time to the next, above 0; got {step!r:.60}")
+    return Clock("date", 0.0, float(step.ravel()[0]), long=True)
+
+
+def from_array(values: np.ndarray, columns: Sequence[str], where: str, reading: Reading, clock: Clock = ROWS) -> Data:
     """One long series [T, C]."""
     names = tuple(columns) or tuple(f"x{i + 1}" for i in range(values.shape[1]))
     if len(names) != values.shape[1]:
@@ -256,7 +266,7 @@ def from_array(values: np.ndarray, columns: Sequence[str], where: str, reading: 
         if -1 in chosen:
             raise unknown("column", reading.columns[chosen.index(-1)], names)
         names = reading.columns
-    return from_tables([Table(tuple(names), values[:, chosen])], where, reading)
+    return from_tables([Table(tuple(names), values[:, chosen], clock)], where, reading)
 
 
 def from_frame(frame: Any, length: int, **options: Any) -> Data:
@@ -279,7 +289,7 @@ def from_frame(frame: Any, length: int, **options: Any) -> Data:
     clock, at = (
         clock_of(cells, str(getattr(frame.index, "name", None) or "time"), "the data frame")
         if cells and moment(cells[0]) is not None
-        else (Clock(), np.arange(len(values)))
+        else (ROWS, np.arange(len(values)))
     )
     grid = np.full((int(at[-1]) + 1 if len(at) else 0, values.shape[1]), np.nan)
     grid[at] = values

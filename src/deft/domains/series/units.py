@@ -18,6 +18,7 @@ from deft.domains.series.clock import Clock
 from deft.errors import CheckpointError, InputError
 from deft.io.cards import is_number
 from deft.io.text import some
+from deft.values import printable
 
 TRANSFORMS = ("", "log1p")
 SKEWED = 1.0
@@ -90,7 +91,7 @@ class Units:
         right = (
             isinstance(columns, list)
             and len(mean) == len(std) == len(transform) == len(columns)
-            and all(isinstance(c, str) for c in columns)
+            and all(isinstance(c, str) and printable(c) for c in columns)
             and all(is_number(v) for v in [*mean, *std, step])
             and all(v > 0 for v in [*std, step])
             and all(v in TRANSFORMS for v in transform)
