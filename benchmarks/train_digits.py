@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from deft.cli.prior import finish_prior
+from deft.cli.prior import finish_prior, start_weights
 from deft.domains.sound.prior import Placed, new_prior
 from deft.domains.sound.recordings import Recordings, loudness, unpack
 from deft.io.arrays import read_arrays
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--evaluations", type=int, default=12)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start-from", help="begin with the weights of another prior of the same network")
     parser.add_argument("--seed", type=int, default=0)
     o = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,6 +68,8 @@ def main() -> None:
         more = read(o.more).sounds
         sounds, share = [*sounds, *more], torch.cat([0.7 * share, torch.full((len(more),), 0.3 / len(more))])
     made = new_prior((1, LENGTH), VPCosine(), widths=tuple(map(int, o.widths.split(","))), patch=o.patch)
+    if o.start_from:
+        start_weights(made, o.start_from)
     print(f"{sum(p.numel() for p in made.parameters()):,} parameters, {len(sounds)} recordings, {len(theirs)} held out")
     config = FitConfig(
         steps=o.steps, batch=o.batch, lr=o.lr, warmup=200, ema=0.999, seed=o.seed, max_seconds=o.seconds,
@@ -85,7 +88,7 @@ def main() -> None:
         "source": "https://github.com/Jakobovski/free-spoken-digit-dataset, commit 26eb9aaf",
         "licence": LICENCE,
         "rate": RATE,
-        "recipe": {k: v for k, v in asdict(config).items() if k != "saves"},
+        "recipe": {k: v for k, v in asdict(config).items() if k != "saves"} | {"start_from": o.start_from},
         "steps": result.steps,
         "seconds": round(result.seconds),
         "weights": result.weights,
