@@ -229,6 +229,14 @@ def test_columns_that_do_not_fit_the_prior(names, says, tmp_path):
         bound()[0].read(str(path), (2, 24))
 
 
+def test_where_nobody_gave_names_the_order_counts():
+    _, units = bound()
+    assert units.pick(("x1", "x2"), "it", all_of=True) == [0, 1]
+    assert Units.plain(2).pick(("a", "b"), "it", all_of=True) == [0, 1]
+    with pytest.raises(InputError, match="has the columns a, b, c"):
+        Units.plain(2).pick(("a", "b", "c"), "it", all_of=True)
+
+
 def test_what_else_does_not_fit_is_one_line(tmp_path):
     domain, _ = bound()
     daily = tmp_path / "daily.csv"

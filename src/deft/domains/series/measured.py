@@ -32,6 +32,9 @@ def read_measured(path: Path, task: Any, event_shape: tuple[int, ...], units: Un
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"{path} is no table: a measurement of series is a CSV file, or an .npz with y (deft measure)")
     table = read_csv(path)
+    if len(table) == 1 and table.clock.kind == "date":  # one time says no step
+        coarsened = units.step * (task.factor if isinstance(task, Resolution) else 1)
+        table = replace(table, clock=replace(table.clock, step=coarsened, long=True))
     coarse = task.factor if isinstance(task, Resolution) else 1
     times = -(-event_shape[1] // coarse)
     _check_step(table, units, path, coarse)

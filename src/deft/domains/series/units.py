@@ -144,7 +144,8 @@ class Units:
         """
         unknown = [c for c in columns if c not in self.columns]
         missing = [c for c in self.columns if c not in columns]
-        if unknown and len(columns) == len(self) and missing == list(self.columns) and _unnamed(columns):
+        nameless = _unnamed(columns) or _unnamed(self.columns)  # one side never had names: the order counts
+        if unknown and len(columns) == len(self) and len(missing) == len(self) and nameless:
             return list(range(len(self)))
         if unknown:
             raise InputError(
