@@ -386,13 +386,13 @@ def test_pictures_show_gaps_and_tones():
 
 # Truth: stationary Gaussian sounds, whose posterior is the Wiener solution
 
-BINS = torch.arange(128)
-HERTZ = torch.minimum(BINS, 128 - BINS) / 128 * 8000.0
+BINS = torch.arange(64)
+HERTZ = torch.minimum(BINS, 64 - BINS) / 64 * 8000.0
 SPECTRUM = 1 / (1 + ((HERTZ - 500) / 300) ** 2) + 0.3 / (1 + ((HERTZ - 1500) / 200) ** 2) + 1e-3
 SPECTRUM = (SPECTRUM / SPECTRUM.mean()).double()
 """Of a sound of power 1 with two resonances: the variance of each frequency, in a window taken for a circle."""
 TRUTHS = {
-    "gap": Gap(gaps=2, shortest=1, longest=3, sigma_y=0.1),
+    "gap": Gap(gaps=2, shortest=1, longest=2, sigma_y=0.1),
     "bandwidth": Bandwidth(sigma_y=0.1),
     "denoise": DenoiseSound(),
 }
@@ -400,9 +400,9 @@ TRUTHS = {
 
 def stationary():
     row = torch.fft.ifft(SPECTRUM).real
-    covariance = row[(BINS[:, None] - BINS) % 128]
-    mixture = Mixture(torch.ones(1, dtype=F64), torch.zeros(1, 128, dtype=F64), covariance[None])
-    return MixtureWorld(mixture, (1, 128))
+    covariance = row[(BINS[:, None] - BINS) % 64]
+    mixture = Mixture(torch.ones(1, dtype=F64), torch.zeros(1, 64, dtype=F64), covariance[None])
+    return MixtureWorld(mixture, (1, 64))
 
 
 def seen(name):
@@ -414,7 +414,7 @@ def wiener(name, y):
     """S / (S + noise) for each frequency that was measured: no matrix, so an independent way to the same mean."""
     low = Decimation(4).pinv(y) if name == "bandwidth" else y
     f = torch.fft.fft(low[0, 0])
-    noise = torch.full((128,), TRUTHS[name].sigma_y ** 2 * (4 if name == "bandwidth" else 1), dtype=F64)
+    noise = torch.full((64,), TRUTHS[name].sigma_y ** 2 * (4 if name == "bandwidth" else 1), dtype=F64)
     if name == "bandwidth":
         noise[HERTZ > 1000] = torch.inf
     return torch.fft.ifft(f * SPECTRUM / (SPECTRUM + noise)).real
