@@ -27,7 +27,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "si_sdr_mean", "SI-SDR of the mean (dB)", "high", 2,
-            "scale-invariant signal-to-distortion ratio of the mean of the samples (in the gaps, if there are any)",
+            "scale-invariant signal-to-distortion ratio of the mean of the samples, of the whole window",
             leads=True, table="main", brief=True,
         ),
         Metric("si_sdr", "SI-SDR (dB)", "high", 2, "the same of single samples", table="main"),
@@ -75,8 +75,8 @@ def measure(
 
     out = {
         "lsd": average(log_spectral_distance(flat, truths, often)),
-        "si_sdr_mean": si_sdr(mean, truth, hidden),
-        "si_sdr": average(si_sdr(flat, truths, often)),
+        "si_sdr_mean": si_sdr(mean, truth),
+        "si_sdr": average(si_sdr(flat, truths)),
     }
     if obs.likelihood.residual(obs.y, truth) is not None:
         left = obs.repeat(s).residual_rms(flat)

@@ -148,8 +148,8 @@ def _cut(x: Tensor, heard: Tensor | None, length: int, rate: int, array: str | N
         start = _start(array, len(x), length, rate)
         y, known = x[start : start + length], known[start : start + length]
         notes.append(
-            f"{path} is {len(x) / rate:.3g} s long: the window from {start / rate:.3g} to {(start + length) / rate:.3g} s"
-            f" was taken{'' if array else '; --array 0.5s takes another'}"
+            f"{path} is {len(x) / rate:.3g} s long: the window from {start / rate:.3g} to"
+            f" {(start + length) / rate:.3g} s was taken{'' if array else '; --array 0.5s takes another'}"
         )
     if heard is not None:
         if bool(known.all()):

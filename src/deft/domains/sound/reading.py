@@ -129,7 +129,8 @@ def read(
     Each recording has root mean square 1. Of a shorter one than L the rest is silence, a longer one is cut into windows
     that overlap. Labels are the whole numbers that the names begin with, if all do.
 
-    rate: of the prior; None: the files', which must agree. strict: False passes over --recursive where the source is no folder.
+    rate: of the prior; None: the files', which must agree. strict: False passes over --recursive where the
+    source is no folder.
     """
     if length is not None and event_shape not in (None, (1, length)):
         raise InputError(
