@@ -4,8 +4,8 @@
     python make_data.py --folder free-spoken-digit-dataset/recordings --out fsdd.npz
 
 The folder holds 3,000 files {digit}_{speaker}_{index}.wav, 8 kHz, one channel, 16 bit. Those of index 0 to 31 are
-taken: 1,920 recordings of six speakers, 6,751,273 samples. The script prints the SHA-256 of all samples; the prior that comes
-with the library was fitted to
+taken: 1,920 recordings of six speakers, 6,751,273 samples. The script prints the SHA-256 of all samples; the prior that
+comes with the library was fitted to
 
     e9aefeff054a5593159a896f07576b972dcc1e4a74d6c1922ab3b6e091f8f28d
 """
