@@ -83,7 +83,7 @@ def test_every_kind_of_data_keeps_the_contract(domain):
             and make_task(json.loads(json.dumps(task.config())), domain) == task
         )
     for name, path in domain.bundled_priors().items():
-        assert path.is_file() and BUNDLED[name] == path and domain_of(load_prior(name)) is domain
+        assert path.is_file() and BUNDLED[name] == path and domain_of(load_prior(name)).name == domain.name
     for task, path in domain.bundled_h().items():
         assert path.is_file() and bundled_h(task) == path
     for row in domain.families().values():

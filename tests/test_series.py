@@ -24,6 +24,7 @@ from deft.domains.series.tables import Table, read_ts
 from deft.domains.series.tasks import TASKS
 from deft.domains.series.units import Units
 from deft.errors import CheckpointError, InputError
+from deft.io.prior_files import BUNDLED
 from deft.io.tasks import get_task
 from deft.kinds.domain import domain_of, domain_of_shape, find_domain
 from deft.nn import UNet
@@ -457,6 +458,27 @@ def test_a_mean_of_values_is_none_of_logarithms(place, trained, capsys):
         capsys, "sample", "--prior", trained, "--task", "resolution", "--task-option", "factor=12", "--measurement",
         place / "coarse.csv", "--out", place / "no",
     )  # fmt: skip
+
+
+def test_the_bundled_prior_takes_a_csv_of_some_of_its_variables(tmp_path, capsys):
+    prior = deft.load_prior("air")
+    units = domain_of(prior).units
+    card, page = prior.card, BUNDLED["air"].with_suffix(".md").read_text(encoding="utf-8")
+    assert prior.fingerprint() == card["sha256"] and card["sha256"] in page and "CC BY 4.0" in card["licence"]
+    rng = np.random.default_rng(0)
+    at = [units.columns.index(c) for c in ("TEMP", "PM2.5")]
+    values = units.to_units(torch.from_numpy(rng.normal(size=(11, 90)))).numpy()[at].T
+    write_csv(tmp_path / "gaps.csv", values, ("TEMP", "PM2.5"))
+    done = result(
+        capsys, "sample", "--prior", "air", "--task", "impute", "--measurement", tmp_path / "gaps.csv", "-n", 2,
+        "--steps", 3, "--method", "ddrm", "--out", tmp_path / "filled", "--device", "cpu",
+    )  # fmt: skip
+    drawn = rows(tmp_path / "filled" / "sample-001.csv")
+    assert done["samples"] == 2 and len(drawn) == 96 and list(drawn[0]) == ["time", *units.columns]
+    for row, (warm, dust) in zip(drawn, values, strict=False):
+        assert float(row["TEMP"]) == pytest.approx(warm, abs=0.5)
+        assert float(row["PM2.5"]) == pytest.approx(dust, rel=0.05, abs=0.1)
+        assert all(float(v) >= 0 for k, v in row.items() if k in ("PM10", "NO2", "O3"))
 
 
 SMALL = {
