@@ -98,15 +98,16 @@ def test_a_fit_reaches_the_exact_posterior():
 
 PINNED = {
     "exact": (lambda w: w.h, DPMpp2M(), (0.009, 1.003, 0.993)),
-    "dps": (lambda w: DPS(30.0), DDIM(1.0), (0.043, 0.956, 0.976)),
-    "pigdm": (lambda w: PiGDM(0.2), DDIM(1.0), (0.070, 1.014, 0.938)),
+    "dps": (lambda w: DPS(30.0), DDIM(1.0), (0.031, 0.922, 0.956)),
+    "pigdm": (lambda w: PiGDM(0.2), DDIM(1.0), (0.045, 0.997, 0.936)),
 }
 
 
 @pytest.mark.parametrize("name", PINNED)
 def test_the_others_on_the_same_field(name):
     """Exact h, DPS and ΠGDM where the fitted DEFT has 0.011, 0.999, 1.005 (512 samples, 250 steps): pinned to 0.015
-    and 0.04, at the best of a small grid.
+    and 0.04, at the best of a small grid. Means over ten seeds of two generators: DPS 0.031 (standard deviation 0.002),
+    ΠGDM 0.045 (0.003).
 
     DPS, DDIM(1): zeta at weight 1 in 1, 3, 10, 15, 20, 30, 50 gives errors 0.83, 0.52, 0.15, 0.12, 0.085, 0.043,
     0.056, best 30; as published (a fixed move per step) zeta in 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 1: 0.49, 0.15,
