@@ -14,8 +14,8 @@ from deft.cli.common import Name, Output, json_option, out_option, overwrite_opt
 from deft.cli.numbers import Number, Real
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
-from deft.errors import InputError
-from deft.io.h_files import load_covariance, needed_h
+from deft.errors import CheckpointError, InputError
+from deft.io.h_files import bundled_h, load_covariance, needed_h
 from deft.io.measurements import task_of
 from deft.io.tasks import TASKS
 from deft.kinds.records import task_from
@@ -25,6 +25,7 @@ from deft.likelihood.task import Tilt
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Plan, no_gradient, plan, takes_eta
 from deft.recipe.fitted import FittedH
+from deft.recipe.fitted import load as load_fitted
 from deft.samplers import SAMPLERS
 from deft.values import Deviation, Index, Range, Rows, Samples, Seed, Share, Steps
 from deft.workflow.sampling import Sampled, Sampling
@@ -177,8 +178,9 @@ def sample(**asked: Any) -> None:
     deft sample --prior fashion --task sr4 --method pigdm --measurement small.png --out large
     deft sample --reward fashion-classifier --label 7 --out sneakers
 
-    RUN is a folder made by `deft fit`; without one, a training-free method is used, or --method covariance, which
-    comes with the prior `fashion` and takes any linear task. Writes sample-000.png, ...,
+    RUN is a folder made by `deft fit`. Without one, a training-free method is used; or --method deft, for bundled
+    priors and the tasks whose h comes with the library; or --method covariance, which comes with the prior `fashion`
+    and takes any linear task. Writes sample-000.png, ...,
     mean.png, spread.png, sheet.png (all of them side by side), samples.npz and sample.json. Of more samples than
     --batch, those that are drawn are written while the others are, and --resume goes on where it was stopped.
     """
@@ -264,8 +266,9 @@ class Asked:
         # the whole of a prior that is spread out may not fit elsewhere
         first = torch.device("cpu") if self.shard_prior else where
         if self.run is None:
-            fitted = None
             prior, task = self._training_free(first)
+            fitted = self._bundled(prior, task, output)
+            fitted = None if fitted is None else replace(fitted, h=fitted.h.to(where))
         else:
             fitted = common.load_run(self.run, self.prior_option, first, self.prior_options)
             prior, task = fitted.prior, self._of_run(self.run, fitted, output)
@@ -302,13 +305,30 @@ class Asked:
             covariance=covariance,
             device=where,
             prior_name=(self.prior_option or "fashion") if fitted is None else prior.loaded_as,
-            run_name=None if self.run is None else str(self.run),
+            run_name=str(self.run) if self.run is not None else None if fitted is None else "bundled",
         )
 
     def _training_free(self, device: torch.device) -> tuple[Denoiser, Any]:
         """(prior, task) without a run."""
         prior = common.find_prior(self.prior_option or "fashion", device, self.prior_options)
         return prior, self._any_task(prior)
+
+    def _bundled(self, prior: Denoiser, task: Any, output: Output) -> FittedH | None:
+        """The h that comes with the library for this prior and task, where the method needs one and no run was
+        given."""
+        method = METHODS[self.method] if self.method in METHODS else None
+        name = self.prior_option or "fashion"
+        known = common.domain_for(prior).bundled_priors()
+        if method is None or method.learned != "deft" or self.prior_options or name not in known:
+            return None
+        try:
+            fitted = load_fitted(bundled_h(task.name, name), prior)
+        except (InputError, CheckpointError):  # none for this task, or one of another prior
+            return None
+        common.lowered(fitted.h)
+        if task.config() != fitted.task.config():
+            output.say(f"note: the bundled h was fitted to {fitted.task}, and this is {task}")
+        return fitted
 
     def _any_task(self, prior: Denoiser) -> Any:
         """The task that the options and the measurement name."""
