@@ -192,16 +192,18 @@ def satellites(path: Path, count: int) -> Tensor:
 
 
 JOBS = (
+    ("fashion.safetensors", WEIGHTS, "float16"),
     ("ct.safetensors", WEIGHTS, "float16"),
     ("ct-contrastive.safetensors", WEIGHTS, "float16, biases float32"),
     ("motif-9.safetensors", PROTEIN, "float16"),
     ("motif-4.safetensors", PROTEIN, "float16"),
     ("satellite.safetensors", WEIGHTS, "int8"),
 )
+PRIORS = ("fashion.safetensors", "ct.safetensors", "satellite.safetensors")
 
 
 def write(name: str, source: Path, target: Path) -> None:
-    if name in ("ct.safetensors", "satellite.safetensors"):
+    if name in PRIORS:
         store_prior(source, target, "int8" if name.startswith("satellite") else "float16")
     elif name.startswith("motif"):
         store_h(source, target)
@@ -210,8 +212,8 @@ def write(name: str, source: Path, target: Path) -> None:
 
 
 def harm(name: str, before: Path, after: Path, pictures: Path | None, count: int) -> str:
-    if name == "ct.safetensors":
-        return of_prior(before, after, dataset("ct", "test").x[:count])
+    if name in ("ct.safetensors", "fashion.safetensors"):
+        return of_prior(before, after, dataset(name.split(".")[0], "test").x[:count])
     if name == "satellite.safetensors":
         return "" if pictures is None else of_prior(before, after, satellites(pictures, count))
     if name.startswith("motif"):

@@ -2,6 +2,7 @@
 samples with held-out pictures.
 
     python benchmarks/train_satellite.py --pack eurosat-part.npz --data eurosat.npz     # once: 13 MB of WebP from 45 MB of JPEG
+    python benchmarks/train_satellite.py --split eurosat-part.npz --out pictures                       # for deft fit and compare
     python benchmarks/train_satellite.py --data eurosat.npz --out satellite --seconds 290 --compile
     python benchmarks/train_satellite.py --quick --device cpu --out quick               # a minute without a GPU, on made-up pictures
 
@@ -104,6 +105,20 @@ def pack(source: Path, target: Path, quality: int) -> None:
         f"{counts[TRAIN]} + {counts[VALIDATION]} pictures, {target.stat().st_size / 1e6:.2f} MB; mean squared error of"
         f" the encoding {np.mean(errors):.2f} of 255^2"
     )
+
+
+def split(source: Path, folder: Path) -> None:
+    """Write the pictures of each part of `source` as they are: satellite-train.npz, -validation.npz and -test.npz."""
+    found = np.load(source)
+    jpeg, offset = found["jpeg"], found["offset"]
+    parts = parts_of(found["name"], found["label"])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+        files = (io.BytesIO(jpeg[offset[i] : offset[i + 1]].tobytes()) for i in np.flatnonzero(parts == part))
+        x = np.stack([np.asarray(Image.open(f).convert("RGB")) for f in files])
+        np.random.default_rng(0).shuffle(x)  # a study takes the first so many: of all classes
+        np.savez(folder / f"satellite-{name}.npz", x=x)
+        say(f"{len(x)} pictures in satellite-{name}.npz")
 
 
 def unpack(path: Path) -> tuple[Tensor, Tensor, float]:
@@ -263,6 +278,7 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", type=Path, help="a file made with --pack")
     p.add_argument("--pack", type=Path, metavar="NPZ", help="make --data of this file, and stop")
+    p.add_argument("--split", type=Path, metavar="NPZ", help="write its pictures part by part into --out, and stop")
     p.add_argument("--quality", type=int, default=92, help="of WebP, with --pack; 100: the files as they are")
     p.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "satellite")))
     p.add_argument(
@@ -292,8 +308,8 @@ def arguments() -> argparse.Namespace:
     args = p.parse_args()
     if args.pack and not args.data:
         p.error("--pack needs --data, where to write")
-    if not args.data and not args.quick:
-        p.error("give --data (made with --pack), or --quick")
+    if not args.data and not args.quick and not args.split:
+        p.error("give --data (made with --pack), --split or --quick")
     if args.quick:
         args.widths, args.blocks, args.attention, args.patch = [16, 32], 1, [0, 1], 4
         args.batch, args.seconds, args.warmup, args.samples = 8, min(args.seconds, 3.0), 2, 16
@@ -304,6 +320,9 @@ def main() -> int:
     args = arguments()
     if args.pack:
         pack(args.pack, args.data, args.quality)
+        return 0
+    if args.split:
+        split(args.split, args.out)
         return 0
     device = pick_device(args.device)
     say(f"torch {torch.__version__} on {torch.cuda.get_device_name() if device.type == 'cuda' else device}")

@@ -22,7 +22,7 @@ from deft.likelihood import Gaussian
 from deft.methods.plans import plan
 from deft.operator import Mask
 
-TRUTHS, DRAWS, STEPS, NOISE = (0, 6), 4, 50, 0.02
+TRUTHS, DRAWS, STEPS, NOISE = (3, 7), 4, 50, 0.02
 TASKS = {"inpaint-freeform": "clouds", "sr4": "4x smaller", "colourise": "brightness", "deblur-gaussian": "a blur"}
 
 

@@ -18,7 +18,7 @@ SRC = Path(__file__).resolve().parents[1] / "src" / "deft"
 ORDER = (
     ("errors", "version"),
     ("values",),
-    ("arguments", "tensors"),
+    ("arguments", "tensors", "philox"),
     ("_old_names", "_renamed", "printing"),
     ("nn", "importable"),
     ("core",),

@@ -36,7 +36,7 @@ def test_what_is_bundled_stays_below_40_megabytes():
     assert sum(f.stat().st_size for f in files if f.suffix != ".pyc") < 40e6
 
 
-SOME_PRIOR = {"image": "fashion", "protein": "backbone", "series": "air"}
+SOME_PRIOR = {"image": "fashion", "protein": "backbone", "series": "air", "sound": "digits"}
 
 
 def test_all_kinds_are_weighed():
@@ -139,7 +139,7 @@ def run(capsys, *words):
 
 @pytest.mark.parametrize("task", ["sr4", "colourise"])
 def test_a_task_in_colour_from_picture_to_samples(task, satellite, tmp_path, capsys):
-    x = deft.sample(satellite, deft.Noise(3, [6]), steps=10).clamp(-1, 1)
+    x = deft.sample(satellite, deft.Noise(3, [3]), steps=10).clamp(-1, 1)
     np.savez(tmp_path / "x.npz", x=x.numpy())
     measured, out = tmp_path / "y.npz", tmp_path / "out"
     given = ("--data", tmp_path / "x.npz", "--range=-1,1")

@@ -48,7 +48,7 @@ PRIOR = WORLD.prior(VPCosine())
 WAYS = {
     "one by one": (sample_posterior, {}),
     "particles": (sample_smc, {"twist": Predictive(0.5), "particles": 4}),
-    "chains": (sample_hmc, {"iterations": 4, "burn_in": 2, "leapfrogs": 1}),
+    "chains": (sample_hmc, {"iterations": 8, "burn_in": 6, "leapfrogs": 1}),
     "paths": (sample_paths, {}),
 }
 SHARED = ("prior", "h", "obs", "n", "sampler", "steps", "spacing", "seed", "batch")

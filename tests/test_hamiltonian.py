@@ -194,7 +194,8 @@ def test_an_exact_control_is_accepted_and_its_weights_stay():
     out = sample_hmc(
         PRIOR, WORLD.h, OBS, 8, iterations=3, burn_in=1, sampler=Ito(), grid=times(VPCosine(), 60, "log-snr")
     )
-    assert float(out.diagnostics.accepted.min()) > 0.9 and float(out.diagnostics.log_weight.var()) < 0.4
+    # of the steps' length alone: 0.39 over six seeds (0.24 to 0.68), which eight chains know to 0.2
+    assert float(out.diagnostics.accepted.min()) > 0.9 and float(out.diagnostics.log_weight.var()) < 0.39 + 4 * 0.2
     assert float(out.diagnostics.step_size.min()) > 0.25  # of .39 at most, after one step of tuning
 
 

@@ -202,6 +202,13 @@ def test_phase_retrieval_lift_is_a_picture():
     assert torch.equal(op.features(y), op.features(y))
 
 
+def test_phase_retrieval_features_are_the_same_alone_and_in_a_batch():
+    """Bit for bit: the iteration enlarges any difference in rounding to one that can be seen."""
+    op = PhaseRetrieval()
+    y = op(images(3))
+    assert torch.equal(op.features(y), torch.cat([op.features(one[None]) for one in y]))
+
+
 def test_phase_retrieval_channels_agree():
     """A colour picture made of a grey one: no channel is left upside down."""
     x = images(6)

@@ -5,29 +5,35 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deft.operator import Radon, radon
+from deft.operator import Radon, averaged, folded, radon
 from deft.operator import projector as rays
-from deft.operator.projector import Geometry, Interpolated, Tables, matrix
+from deft.operator.projector import Folded, Geometry, Tables, matrix
 
 GEOMETRIES = {
     "plain": Geometry(16, 12, 24, 180.0),
-    "odd": Geometry(17, 9, 26, 120.0, start=30.0, rotation="clockwise", centre=0.7, pitch=0.8, length=17.0),
+    "all options": Geometry(17, 9, 26, 120.0, start=30.0, rotation="clockwise", centre=0.7, pitch=0.8, length=17.0),
     "axis": Geometry(12, 7, 20, 180.0, axis=(1.5, -2.0)),
     "wide detectors": Geometry(16, 5, 6, 180.0, pitch=4.0),
     "given directions": Geometry(12, 4, 17, 180.0, directions=(0.0, 45.0, 90.0, 135.0)),
     "one detector": Geometry(2, 3, 1, 360.0),
+    "a whole turn": Geometry(15, 24, 23, 360.0),
+    "odd": Geometry(16, 15, 24, 180.0),
+    "centre": Geometry(16, 12, 24, 180.0, centre=0.7),
+    "near detectors": Geometry(16, 6, 60, 180.0, pitch=0.3),
+    "the same direction again": Geometry(12, 4, 17, 180.0, directions=(10.0, 10.0, 80.0, 190.0)),
 }
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_interpolation_is_the_kept_matrix(name, dtype, monkeypatch):
+def test_folded_weights_are_the_kept_matrix(name, dtype, monkeypatch):
     g = GEOMETRIES[name]
-    monkeypatch.setattr(rays, "ROOM", 4000)  # a few angles, and a part of the images, at a time
+    monkeypatch.setattr(folded, "ROOM", 4000)
+    monkeypatch.setattr(folded, "COLUMNS", 4000)  # a few angles, and a part of the images, at a time
     random = torch.Generator().manual_seed(0)
     x = torch.randn(5, 2, g.side, g.side, dtype=dtype, generator=random)
     y = torch.randn(5, 2, g.angles, g.detectors, dtype=dtype, generator=random)
-    kept, computed = Tables(g), Interpolated(g)
+    kept, computed = Tables(g), Folded(g)
     close = 1e-13 if dtype == torch.float64 else 3e-6
     for ours, theirs in (
         (computed.forward(x), kept.forward(x)),
@@ -40,23 +46,32 @@ def test_interpolation_is_the_kept_matrix(name, dtype, monkeypatch):
     torch.testing.assert_close(kept.adjoint(y), (y.flatten(2) @ whole).reshape(x.shape))
 
 
+def test_evenly_spaced_directions_share_their_weights():
+    """Eight views of one set of weights, but where fewer rays are alike."""
+    assert [len(f.views) for f in folded.folds(Radon(64, 60).geometry)] == [8]
+    assert sum(len(f.c) for f in folded.folds(Radon(64, 60).geometry)) == 16
+    assert {len(f.views) for f in folded.folds(Radon(64, 60, centre=0.5).geometry)} == {4}
+
+
 def test_the_adjoint_of_a_large_scan_is_its_transpose_in_float32():
     op = Radon(192, 180)
-    assert isinstance(rays.projector(op.geometry), Interpolated)
+    assert isinstance(rays.projector(op.geometry), Folded)
     random = torch.Generator().manual_seed(0)
     x, y = torch.rand(1, 1, 192, 192, generator=random), torch.rand(1, 1, 180, op.detectors, generator=random)
     there, back = (op(x) * y).double().sum(), (x * op.adjoint(y)).double().sum()
     assert float((there - back).abs() / there.abs()) < 1e-5
 
 
-def test_the_posterior_mean_step_of_a_large_scan(monkeypatch):
+@pytest.mark.parametrize("many", [0, 150])
+def test_the_posterior_mean_step_of_a_large_scan(many, monkeypatch):
     """Solved to 1e-4 of the right-hand side, on weights that are computed anew: within 1 % of the dense solve."""
-    monkeypatch.setattr(rays, "KEPT", 0)
+    monkeypatch.setattr(radon, "MANY", many)
+    monkeypatch.setattr(rays, "TABLES", 0)
     monkeypatch.setattr(radon, "KEPT", 0)
     rays.projector.cache_clear()
     radon._response.cache_clear()
     op = Radon(12, 9)
-    assert isinstance(rays.projector(op.geometry), Interpolated)
+    assert isinstance(rays.projector(op.geometry), Folded)
     r = torch.randn(2, 1, 9, op.detectors, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     noise, rho2 = torch.tensor(0.02, dtype=torch.float64) ** 2, torch.full((2, 1, 1, 1), 0.09, dtype=torch.float64)
     found = op.mean_update(torch.zeros(2, 1, 12, 12, dtype=torch.float64), r, noise, rho2)
@@ -65,6 +80,41 @@ def test_the_posterior_mean_step_of_a_large_scan(monkeypatch):
     rays.projector.cache_clear()
     radon._response.cache_clear()
     assert float((found.flatten(1) - exact).norm() / exact.norm()) < 0.01
+
+
+@pytest.mark.parametrize("options", [{}, {"pitch": 0.7, "length": 32.0}, {"directions": (0.0, 17.0, 45.0, 131.0)}])
+def test_the_average_of_the_normal_operator(options):
+    """K is the mean of A^T A over shifts of the rays; as it stands, with Fourier transforms, on an image."""
+    side = 9
+    pixels = torch.zeros(3, 1, side, side, dtype=torch.float64)
+    pixels[0, 0, 4, 4] = pixels[1, 0, 1, 7] = pixels[2, 0, 8, 0] = 1
+    g = Radon(side, 5, **options).geometry
+    total, shifts = 0.0, torch.arange(41) / 41
+    for centre in shifts.tolist():
+        projector = Tables(g._replace(centre=centre, detectors=4 * g.detectors))
+        total = total + projector.adjoint(projector.forward(pixels)) / len(shifts)
+    found = averaged.filtered(pixels, averaged.spectra(g, torch.float64, "cpu")[0])
+    assert float((found - total).abs().max()) < 2e-3 * float(total.max())
+
+
+def test_the_average_leaves_fewer_steps(monkeypatch):
+    """Of the solve of a large scan: half of those with the diagonal preconditioner, or near it."""
+    op, steps = Radon(96, 400), []
+    forward = Folded.forward
+    monkeypatch.setattr(Folded, "forward", lambda self, x: steps.append(1) or forward(self, x))
+    monkeypatch.setattr(radon, "KEPT", 0)
+    monkeypatch.setattr(radon, "projector", Folded)
+    radon._response.cache_clear()
+    x = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(0))
+    y, noise, rho2, counts = op(x), torch.tensor(4e-4), torch.full((1, 1, 1, 1), 0.09), []
+    op.response(x)
+    for many in (10**6, 0):
+        monkeypatch.setattr(radon, "MANY", many)
+        steps.clear()
+        op.mean_update(x, y, noise, rho2)
+        counts.append(len(steps))
+    radon._response.cache_clear()
+    assert counts[1] <= 0.7 * counts[0], counts
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_the_length_test_can_fail(tmp_path):
 def test_schedule_and_random_stand_alone():
     needs = {name: {structure.room(a.other) for a in CODE.arrows if a.module == name} for name in CODE.lines}
     for name in ("core.schedule", "core.random", "core.autodiff"):
-        assert needs[name] <= {"errors", "values", "arguments", "tensors", "printing"}
+        assert needs[name] <= {"errors", "values", "arguments", "tensors", "philox", "printing"}
     assert not needs["errors"] and needs["values"] <= {"errors"}
     assert all(needs[name] <= {"nn"} for name in CODE.lines if structure.room(name) == "nn")
 

@@ -227,6 +227,14 @@ def test_alpha_of_diffusers_metadata_and_convolutions(sd, tmp_path):
     torch.testing.assert_close(change, 3 * (b @ a).reshape(change.shape), atol=1e-5, rtol=1e-4)
 
 
+def test_tensors_that_are_no_layer_of_a_lora_are_named(sd, tmp_path):
+    a, b = lora_tensors()
+    odd = {f"extra_{k}.weight": torch.ones(1) for k in range(5)}
+    save_file({f"unet.{TO_Q}.lora_A.weight": a, f"unet.{TO_Q}.lora_B.weight": b} | odd, tmp_path / "odd.safetensors")
+    said = load_prior(sd, prompt=PROMPT, lora=tmp_path / "odd.safetensors").card["unsure"]
+    assert any("left out: extra_0.weight, extra_1.weight, extra_2.weight and 2 more" in doubt for doubt in said)
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -165,7 +165,7 @@ NAMES: dict[str, str] = {
     "sample.hamiltonian.STUCK": "samplers.diagnostics.STUCK",
     "sample.smc.effective_share": "samplers.diagnostics.ess_fraction",
     "train.adapter.Described": "kinds.records.Task",
-    "operator.radon.Table": "operator.projector.Table",
+    "operator.radon.Table": "operator.rays.Table",
     "operator.radon.MOST": "operator.radon.MAX_ITERATIONS",
     "prior.inspect.Reading": "prior.check.Candidate",
     "prior.inspect.Verdict": "prior.check.ConventionCheck",

@@ -59,6 +59,20 @@ def weights_note(module: nn.Module) -> str:
     return f"; its weights are {str(found).removeprefix('torch.')}, and another precision counts as another prior"
 
 
+def placed(value: Tensor, like: Tensor) -> Tensor:
+    """`value` on the device and in the dtype of `like`.
+
+    One number of the host is written there by a kernel that is given it. A copy from the host's memory would wait for
+    all that the device still has to do.
+
+    >>> placed(torch.tensor(0.5, dtype=torch.float64), torch.zeros(2))
+    tensor(0.5000)
+    """
+    if value.device == like.device or value.device.type != "cpu" or value.numel() != 1 or value.requires_grad:
+        return value.to(like)
+    return like.new_full(value.shape, float(value))
+
+
 def as_device(device: torch.device | str) -> torch.device:
     """The device of a name.
 

@@ -40,7 +40,7 @@ from deft.values import Count, Samples, Seed, Steps
 @common.prior_option_option
 @common.trust_code_option
 @common.reading_options
-@common.precision_option
+@common.network_options
 @common.device_option
 @json_option
 def calibrate(

@@ -19,7 +19,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.errors import InputError, unknown, visible
 from deft.io.arrays import read_arrays
-from deft.io.files import json_text, shortened
+from deft.io.files import free_space, json_text, shortened
 from deft.io.measurements import limits, observation, task_of
 from deft.io.settings import as_range
 from deft.io.tasks import TASKS, get_task
@@ -31,6 +31,7 @@ from deft.prior.load import absolute_name, read_options
 from deft.recipe.data import complete
 from deft.recipe.fitted import FittedH, family_or_none, prior_of, with_recorded
 from deft.recipe.fitted import load as load_fitted
+from deft.runtime.compiled import compile_networks
 from deft.runtime.distributed import get_world
 from deft.runtime.importable import find_function
 from deft.runtime.memory import check_memory
@@ -241,13 +242,31 @@ def _precision(ctx: click.Context, param: click.Parameter, value: str | None) ->
     ctx.meta["deft.precision"] = value
 
 
-precision_option = click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    expose_value=False,
-    callback=_precision,
-    help="Of the networks of prior and h while they run; all else stays float32 (docs/cost.md).  [default: as stored]",
+def _compile(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta["deft.compile"] = value
+
+
+network_options = options(
+    click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        expose_value=False,
+        callback=_precision,
+        help=(
+            "Of the networks of prior and h while they run; all else stays float32 (docs/cost.md).  [default: as"
+            " stored]"
+        ),
+    ),
+    click.option(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        expose_value=False,
+        callback=_compile,
+        help="Compile the networks of prior and h with torch.compile: minutes at first, for long runs on a GPU.",
+    ),
 )
+"""How networks run while samples are drawn; `lowered` reads them."""
 size_option = click.option(
     "--size",
     type=Number(Size),
@@ -361,6 +380,8 @@ def get_device(name: str | None) -> torch.device:
 def known_failure(error: BaseException) -> str | None:
     """What to say if this is a lack of memory or of a second derivative, else None."""
     text = str(error).lower()
+    if "does not currently support double backward" in text:
+        return "this differentiates the network twice, which a compiled one cannot: leave --compile out"
     if "derivative for" in text and "not implemented" in text:
         what = str(error).split("derivative for ")[-1].split(" is not")[0]
         return (
@@ -381,9 +402,18 @@ def check_batch(batch: int, event_shape: tuple[int, ...]) -> None:
     check_memory(batch * each, f"a batch of {batch}", "lower --batch")
 
 
-def check_samples(samples: int, event_shape: tuple[int, ...]) -> None:
-    """The same for samples that are kept until they are written."""
-    check_memory(8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples", "draw fewer")
+def check_samples(samples: int, event_shape: tuple[int, ...], out: Path, kept: bool) -> None:
+    """The same for samples that are kept until they are written: in memory, or on the disk (`kept`)."""
+    size, what = 8 * samples * torch.Size(event_shape).numel(), f"all of {samples:,} samples"
+    if not kept:
+        check_memory(size, what, "draw fewer")
+        return
+    free = free_space(out)
+    if free is not None and size > free:
+        raise InputError(
+            f"{what} do not fit on the disk of {shortened(out)} ({size / 2**30:,.0f} GiB at least, {free / 2**30:,.0f}"
+            " are free): draw fewer, or give another --out"
+        )
 
 
 def own_part(batch: int, accumulate: int) -> int:
@@ -419,15 +449,18 @@ def load_run(run: Path, prior: str | None, device: torch.device, options: Iterab
 
 
 def lowered(module: M) -> M:
-    """A prior or an h in the precision that --precision asks for."""
+    """A prior or an h in the precision that --precision asks for, compiled if --compile does."""
     context = click.get_current_context(silent=True)
-    precision = None if context is None else context.meta.get("deft.precision")
-    if precision not in (None, "fp32") and not networks(module):
+    about = {} if context is None else context.meta
+    precision, compiling = about.get("deft.precision"), about.get("deft.compile", False)
+    asked = [*([f"--precision {precision}"] if precision not in (None, "fp32") else []), *["--compile"] * compiling]
+    if asked and not networks(module):
         log.warning(
-            f"warning: --precision {precision} does nothing to {type(module).__name__}, whose network is not in"
-            " PyTorch here; of a service, give it to `deft serve`"
+            f"warning: {' and '.join(asked)} {'does' if len(asked) == 1 else 'do'} nothing to {type(module).__name__},"
+            " whose network is not in PyTorch here; of a service, give it to `deft serve`"
         )
-    return module if precision is None else at_precision(module, precision)
+    module = module if precision is None else at_precision(module, precision)
+    return compile_networks(module) if compiling else module
 
 
 def trusts_code() -> bool:
@@ -478,15 +511,18 @@ def load_data(
     say: Callable[[str], None] | None = None,
     *,
     held_out: bool = False,
+    stream: bool = True,
     gaps: bool = False,
 ) -> Data:
     """Samples of a kind of data from files, or a split of a bundled set; says what was left out, cropped or clipped.
 
-    options: of `reading`. held_out: they were said of other data, and count where they can. gaps: samples with entries
-    that nobody measured are wanted too.
+    options: of `reading`. held_out: they were said of other data, and count where they can. stream: of much data x may
+    be a `deft.kinds.stored.Stored`, of which rows are tensors. gaps: samples with entries that nobody measured are
+    wanted too.
     """
     strict = {"strict": False} if held_out and options.keys() & {"value_range", "recursive", "array"} else {}
-    found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict)
+    streamed = {"stream": True} if stream and domain.streams else {}
+    found: Data = ask(domain.read, domain, source, event_shape, split=split, **options, **strict, **streamed)
     if not gaps:
         found = complete(found, source)
     for note in found.notes:

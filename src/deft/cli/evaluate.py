@@ -21,10 +21,12 @@ from deft.errors import InputError
 from deft.io.folders import REPORT_FILES, Outputs, own_folder
 from deft.io.tasks import TASKS
 from deft.kinds.domain import Domain
+from deft.kinds.stored import Stored
 from deft.learned import Learned, kind_of
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Plan, no_gradient, plan
 from deft.recipe.data import read_unknown
+from deft.runtime.memory import check_memory
 from deft.values import Count, Rows, Samples, Seed, Share, Steps
 
 OUTPUTS = Outputs("evaluate", REPORT_FILES)
@@ -80,7 +82,7 @@ OUTPUTS = Outputs("evaluate", REPORT_FILES)
 @out_option("report")
 @common.reading_options
 @common.shard_option
-@common.precision_option
+@common.network_options
 @common.device_option
 @overwrite_option
 @json_option
@@ -263,6 +265,8 @@ def _cases(
     if count is not None and not 1 <= count <= len(x):
         raise InputError(f"--images {count}: there are {len(x)}, give 1 to {len(x)}")
     n = count or len(x)
+    if isinstance(x, Stored):
+        check_memory(4 * n * x.numel() // len(x), f"all of {n:,} {domain.title}", "give --images, how many of them")
     x, labels = x[:n], None if labels is None else labels[:n]
     obs = task.observe(x, Noise(seed, n)) if obs is None else obs[:n]
     name = domain.feature_network_for(known, tuple(shape), labels is not None)

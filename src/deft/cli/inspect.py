@@ -10,6 +10,7 @@ from deft.cli import common
 from deft.cli.common import DATA_HELP, Output, json_option
 from deft.cli.numbers import Number
 from deft.denoiser import NetworkDenoiser
+from deft.kinds.stored import bounded
 from deft.prior.check import LEVELS, WORSE, Candidate, confirm, describe, try_conventions
 from deft.prior.latent import LatentPrior
 from deft.recipe.card_text import card_lines
@@ -56,7 +57,7 @@ def inspect(
     if data is not None:
         options = common.reading(skip_bad, resize, convert, value_range)
         x = common.load_data(common.domain_for(prior), data, "test", prior.data_shape, options, output.say).x
-        x = prior.encode(x)
+        x = prior.encode(bounded(x, max(count, 256)))
         network = prior.prior if isinstance(prior, LatentPrior) else prior
         if isinstance(network, NetworkDenoiser):
             verdict = try_conventions(network, x, images=count, seed=seed)

@@ -23,6 +23,8 @@ from deft.io.measurements import save_measurement
 from deft.io.tasks import TASKS
 from deft.io.text import count
 from deft.kinds.domain import domains
+from deft.kinds.stored import Stored
+from deft.runtime.memory import check_memory
 from deft.values import Count, Deviation, Seed
 
 
@@ -114,6 +116,9 @@ def _measure(
     x, domain = found.x, domain.with_card(found.card)
     if images is not None and not 1 <= images <= len(x):
         raise InputError(f"--images {images}: there are {len(x)}, give 1 to {len(x)}")
+    if isinstance(x, Stored):
+        n = images or len(x)
+        check_memory(4 * n * x.numel() // len(x), f"all of {n:,} {domain.title}", "give --images, how many of them")
     x = x[:images]
     chosen.check(x.shape[1:])
     obs = chosen.observe(x, Noise(seed, len(x)))

@@ -29,6 +29,7 @@ from deft.io.folders import STATE_FIRST, Outputs, own_folder
 from deft.io.prior_files import OwnPrior, load_own
 from deft.io.text import markdown
 from deft.kinds.domain import Domain, Table, find_domain
+from deft.kinds.stored import Samples, bounded, few_rows, subset
 from deft.recipe.card_text import card_lines
 from deft.recipe.data import hold_out
 from deft.runtime.distributed import get_world
@@ -277,10 +278,11 @@ class Training:
             out = common.load_data(
                 bound, self.held_out, "validation", shape, options, output.say, held_out=True, gaps=True
             )
-            return Read(bound, found.card, len(found), found.x, out.x, found.seen, out.seen)
-        rows, rest = hold_out(len(found), self.seed, found.last)
+            seen_out = None if out.seen is None else out.seen[: few_rows(out.x, 1000)]
+            return Read(bound, found.card, len(found), found.x, bounded(out.x, 1000), found.seen, seen_out)
+        rows, rest = hold_out(len(found), self.seed, found.x, found.last)
         seen = (None, None) if found.seen is None else (found.seen[rows], found.seen[rest])
-        return Read(bound, found.card, len(found), found.x[rows], found.x[rest], *seen)
+        return Read(bound, found.card, len(found), subset(found.x, rows), found.x[rest], *seen)
 
     def build(self, domain: Domain, shape: tuple[int, ...]) -> Any:
         """The prior as it is before training."""
@@ -338,17 +340,17 @@ class Read(NamedTuple):
     domain: Domain
     card: Mapping[str, Any]
     n: int
-    x: Tensor
+    x: Samples
     x_out: Tensor
     seen: Tensor | None = None
     seen_out: Tensor | None = None
 
 
-def clean_batches(x: Tensor, device: torch.device, flip: bool = False, seen: Tensor | None = None) -> Batches:
+def clean_batches(x: Samples, device: torch.device, flip: bool = False, seen: Tensor | None = None) -> Batches:
     """Batches of the samples x [N, *E], which are kept on a GPU if they fit there easily; flip: see `Flipped`; seen:
     see `Clean`."""
-    near = device.type == "cuda" and x.numel() * x.element_size() <= KEPT_ON_DEVICE
-    batches = Clean(x.to(device) if near else x, seen=seen)
+    near = isinstance(x, Tensor) and device.type == "cuda" and x.numel() * x.element_size() <= KEPT_ON_DEVICE
+    batches = Clean(x.to(device) if near and isinstance(x, Tensor) else x, seen=seen)
     return Flipped(batches) if flip else batches
 
 

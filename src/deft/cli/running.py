@@ -19,6 +19,7 @@ from deft.cli.common import known_failure, one_line
 from deft.cli.group import ResumingCommand
 from deft.cli.sections import Sections
 from deft.errors import DeftError, LostError, OutputError
+from deft.io.drawn import CHUNKS
 from deft.io.files import NO_SPACE, shortened
 from deft.runtime.distributed import World, get_world, launch_note
 from deft.runtime.signals import asked_to_stop, exit_code
@@ -28,8 +29,8 @@ SHOW_TRACEBACK = "DEFT_TRACEBACK"
 """Environment variable: 1 prints the traceback of an error that is a fault of deft."""
 STREAM_FULL = (*NO_SPACE, errno.EIO)
 """Errors without a file's name that come from writing to standard output or standard error."""
-STATES = ("state.pt", "sizes.json", "round.pt")
-"""Files that a fit which was stopped can be resumed from."""
+STATES = ("state.pt", "sizes.json", "round.pt", CHUNKS)
+"""Files that a command which was stopped can be resumed from."""
 
 
 def run(cli: click.Group, arguments: list[str]) -> int:

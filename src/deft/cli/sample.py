@@ -160,9 +160,14 @@ from deft.workflow.sampling import Sampled, Sampling
 @common.range_option
 @common.array_option
 @common.shard_option
-@common.precision_option
+@common.network_options
 @common.device_option
 @overwrite_option
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the samples of the same command that was stopped: those that are there are not drawn again.",
+)
 @json_option
 def sample(**asked: Any) -> None:
     """Draw samples of what a measurement leaves open.
@@ -174,7 +179,8 @@ def sample(**asked: Any) -> None:
 
     RUN is a folder made by `deft fit`; without one, a training-free method is used, or --method covariance, which
     comes with the prior `fashion` and takes any linear task. Writes sample-000.png, ...,
-    mean.png, spread.png, sheet.png (all of them side by side), samples.npz and sample.json.
+    mean.png, spread.png, sheet.png (all of them side by side), samples.npz and sample.json. Of more samples than
+    --batch, those that are drawn are written while the others are, and --resume goes on where it was stopped.
     """
     given = Asked(**asked)
     given.check()
@@ -219,6 +225,7 @@ class Asked:
     shard_prior: bool
     device: str | None
     overwrite: bool
+    resume: bool
     as_json: bool
 
     def check(self) -> None:
@@ -243,6 +250,7 @@ class Asked:
             self.out,
             self.measurement,
             overwrite=self.overwrite,
+            resume=self.resume,
             progress=common.bars(),
             row=self.row,
             mask=self.mask,
@@ -276,7 +284,9 @@ class Asked:
         if self.samples < 1:
             raise InputError(f"-n must be at least 1, got {self.samples}")
         prior = common.spread_out(prior, self.shard_prior)
-        common.check_samples(self.samples, prior.data_shape)
+        common.check_samples(
+            self.samples, prior.data_shape, self.out, kept=self.samples > self.batch and not made.joint
+        )
         common.check_batch(min(self.batch, self.samples) if self.batch > 0 else self.batch, prior.data_shape)
         return Sampling(
             prior,

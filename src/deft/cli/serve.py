@@ -82,7 +82,7 @@ def read_token(path: Path | None) -> str | None:
     help="Seconds after Ctrl-C or SIGTERM to finish what was asked for; the rest is told to come back.",
 )
 @common.prior_option_option
-@common.precision_option
+@common.network_options
 @common.device_option
 @json_option
 def serve(

@@ -19,6 +19,7 @@ from deft.arguments import checks_arguments
 from deft.core.schedule import Schedule
 from deft.errors import InputError
 from deft.printing import PrintedModule, short
+from deft.tensors import placed
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,9 @@ class Denoiser(PrintedModule, Renamed, ABC):
         if t.device.type == "cpu" and not bool(((t >= first - 1e-6) & (t <= last + 1e-6 * max(1.0, last))).all()):
             raise InputError(f"t = {short(t)} is outside of the schedule's times, {first:g} to {last:g}")
         level = t.reshape(-1).double()  # where t is: a sampler's t is on the CPU, and a GPU need not wait for it
-        shape = (-1,) + (1,) * (x.ndim - 1)
-        alpha = torch.exp(self.schedule.log_alpha(level)).to(x).reshape(shape)
-        sigma = torch.exp(self.schedule.log_sigma(level)).to(x).reshape(shape)
-        t = t.to(x)
+        logs = self.schedule.log_alpha(level), self.schedule.log_sigma(level)
+        alpha, sigma = (placed(log.exp(), x).reshape((-1,) + (1,) * (x.ndim - 1)) for log in logs)
+        t = placed(t, x)
         return (t.expand(x.shape[0]) if same else t), alpha, sigma
 
 

@@ -369,9 +369,9 @@ def conjugate_gradient(
     z = r if precondition is None else precondition(r)
     p, rr, rz = z, dot(r, r), dot(r, z)
     stop = tolerance**2 * rr
-    for _ in range(max_iterations):
+    for i in range(max_iterations):
         active = rr > stop
-        if not bool(active.any()):
+        if (b.device.type == "cpu" or i % 8 == 7) and not bool(active.any()):  # a GPU has to finish before it says
             break
         q = apply(p)
         curvature = dot(p, q)

@@ -1,19 +1,20 @@
 """Random numbers that belong to a sample, not to a batch.
 
-`Noise(seed, indices)` owns one generator per sample, seeded by (seed, index). Sample 7 therefore gets the
-same numbers whether it is drawn alone, with 63 others or on another device: numbers are always made on the
-CPU in float32 and then moved (the idea of one generator per sample is that of Karras et al. 2022).
+`Noise(seed, indices)` has one stream per sample, whose key is (seed, index). Sample 7 gets the same numbers alone, with
+63 others and on another device (`deft.philox`; one generator per sample is the idea of Karras et al. 2022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deft.errors import InputError
+from deft.philox import Streams
 from deft.printing import Printed
 from deft.tensors import as_count
 from deft.values import quoted
@@ -62,24 +63,24 @@ class Noise(Printed):
         self.indices: Sequence[int] = list(map(int, indices)) if count is None else range(count)  # type: ignore[arg-type]
         if (count is not None and count < 0) or any(i < 0 for i in self.indices):
             raise InputError(f"Noise: indices = {quoted(indices)}: expected a count, or the numbers of samples from 0")
-        self._generators = [generator(seed, i) for i in self.indices]
+        self._streams = Streams((self.seed, i) for i in self.indices)
 
     def __len__(self) -> int:
-        return len(self._generators)
+        return len(self._streams)
+
+    @cached_property
+    def for_measurements(self) -> RowNoise:
+        """What tasks draw from: a CPU generator per sample, as in 0.1.0, so that the measurements of a seed stay what
+        they were, and a comparison can be paired with an older one."""
+        return RowNoise(len(self), self.seed, rows=self.indices)
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
         """Standard normal numbers [B, *shape]."""
-        out = torch.empty((len(self), *shape), dtype=torch.float32)
-        for row, g in zip(out, self._generators, strict=True):
-            row.normal_(generator=g)
-        return out.to(device)
+        return self._streams.normal(shape, device)
 
     def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
-        """Numbers uniform on [0, 1), [B, *shape]."""
-        out = torch.empty((len(self), *shape), dtype=torch.float32)
-        for i, g in enumerate(self._generators):
-            out[i] = torch.rand(tuple(shape), generator=g, dtype=torch.float32)
-        return out.to(device)
+        """Numbers uniform on [0, 1), [B, *shape], float32."""
+        return self._streams.uniform(shape, device)
 
 
 class BatchNoise(Printed):
@@ -132,16 +133,15 @@ class RowNoise(BatchNoise):
     (docs/distributed.md).
     """
 
-    def __init__(self, n: int, *key: int, rows: range | None = None):
-        self.total, self.rows, self.key = n, range(n) if rows is None else rows, key
+    def __init__(self, n: int, *key: int, rows: Sequence[int] | None = None):
+        self.total, self.rows, self.key = n, range(n) if rows is None else rows, key  # type: ignore[assignment]
         self._generators = [generator(*key, i) for i in self.rows]
 
     def normal(self, shape: Sequence[int], *, device: torch.device | str = "cpu") -> Tensor:
-        return torch.stack([torch.randn(tuple(shape), generator=g, dtype=torch.float32) for g in self._generators]).to(
-            device
-        )
+        return self._each(torch.randn, shape).to(device)
 
     def uniform(self, shape: Sequence[int] = (), *, device: torch.device | str = "cpu") -> Tensor:
-        return torch.stack([torch.rand(tuple(shape), generator=g, dtype=torch.float32) for g in self._generators]).to(
-            device
-        )
+        return self._each(torch.rand, shape).to(device)
+
+    def _each(self, draw: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
+        return torch.stack([draw(tuple(shape), generator=g, dtype=torch.float32) for g in self._generators])

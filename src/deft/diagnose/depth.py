@@ -27,6 +27,8 @@ from deft.prior.measurement_check import residual_ratio, surprise
 
 SEEN = 2
 """Samples of a measurement that the prior looks at, six calls each."""
+PART = 256
+"""Samples of a measurement whose residuals are worked out at once."""
 MAX_OFF = 3.5
 """Deviations of the reference's logarithms beyond which a number is another one. In docs/trust.md: what that finds."""
 LEAST_DEVIATION = 0.02
@@ -37,12 +39,13 @@ ACTION = "do not trust the intervals"
 def depth_numbers(prior: Denoiser, obs: Observation, draws: Draws, seed: int = 0) -> dict[str, Tensor]:
     """residual, surprise and spread of each measurement's samples, [B]; without a residual where the likelihood has
     none, without a spread for one sample."""
-    n, found = draws.n, {}
-    x = draws.x.to(obs.y.device)
-    ratio = residual_ratio(obs.repeat(n), x.flatten(0, 1))
-    if ratio is not None:
-        found["residual"] = ratio.reshape(-1, n).square().mean(1).sqrt()
-    few = x[:, :SEEN]
+    n, found, x = draws.n, {}, draws.x
+    # thousands of samples of a measurement in parts
+    parts = [residual_ratio(obs.repeat(p.shape[1]), p.to(obs.y.device).flatten(0, 1)) for p in x.split(PART, 1)]
+    ratios = [p.reshape(len(x), -1) for p in parts if p is not None]
+    if ratios:
+        found["residual"] = torch.cat(ratios, 1).square().mean(1).sqrt()
+    few = x[:, :SEEN].to(obs.y.device)
     found["surprise"] = surprise(prior, prior.encode(few.flatten(0, 1)), seed=seed).reshape(len(x), -1).mean(1).exp()
     if n > 1:
         found["spread"] = draws.std.flatten(1).square().mean(1).sqrt()

@@ -12,10 +12,11 @@ from deft.core.condition import condition
 from deft.core.denoiser import Denoiser
 from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
-from deft.core.random import Noise, generator, seed_for
+from deft.core.random import Noise, seed_for
 from deft.core.sampler import Sampler
 from deft.core.transition import Level
 from deft.errors import InputError
+from deft.philox import Streams
 from deft.samplers import sample
 from deft.samplers.draw import StepInfo
 from deft.values import LARGEST, Seed, check, quoted
@@ -31,7 +32,7 @@ class OwnStreams(Noise):
     def __init__(self, seeds: Sequence[int]):
         super().__init__(0, 0)
         self.indices = range(len(seeds))
-        self._generators = [generator(seed_for("samples", seed), 0) for seed in seeds]
+        self._streams = Streams((seed_for("samples", seed), 0) for seed in seeds)
 
 
 def seeds_of(given: Any, total: int) -> Seeds:

@@ -29,6 +29,7 @@ from deft.methods import Plan, no_gradient, plan
 from deft.prior import load_prior
 from deft.prior.diffusers import INSTALL
 from deft.recipe import FittedH, load
+from deft.runtime.compiled import compile_networks
 from deft.runtime.precision import at_precision
 from deft.samplers.draw import named_domain
 from deft.tensors import as_device
@@ -124,6 +125,7 @@ class DeftPipeline(DiffusionPipeline):
         task: Any = None,
         torch_dtype: torch.dtype | None = None,
         precision: str | None = None,
+        compile: bool = False,
         device: torch.device | str | None = None,
         trust_code: bool = False,
         **prior_options: Any,
@@ -137,7 +139,8 @@ class DeftPipeline(DiffusionPipeline):
             task: without h, what is measured.
             torch_dtype: of the prior's weights (float32, float16, bfloat16); samples and h stay float32.
             precision: "bf16" or "fp16", in which the networks of prior and h compute; their weights stay as they are
-                (`deft.runtime.precision.at_precision`).
+                (`deft.runtime.precision.at_precision`). compile: the same networks by torch.compile
+                (`deft.runtime.compiled.compile_networks`).
             device: where it goes. trust_code: of h, as for `deft.load`.
             prior_options: of `deft.load_prior`: label, variant, prompt, ...
 
@@ -170,6 +173,9 @@ class DeftPipeline(DiffusionPipeline):
             at_precision(prior, precision)
         if precision is not None and h is not None:
             at_precision(h.h, precision)
+        for part in (prior, *([] if h is None else [h.h])):
+            if compile:
+                compile_networks(part)
         return pipe if device is None and torch_dtype is None else pipe.to(device, torch_dtype)
 
     def save_pretrained(self, folder: str | Path, **unknown_options: Any) -> None:  # type: ignore[override]

@@ -38,11 +38,15 @@ def by_level(grid: Sequence[Level], values: Sequence[float]) -> Weight:
         values: one for each level but the last.
     """
     ratio = torch.tensor([level.sigma / level.alpha for level in grid[: len(values)]], dtype=torch.float64).log()
-    table = torch.tensor(values, dtype=torch.float64)
+    both = torch.stack([ratio, torch.tensor(values, dtype=torch.float64)])
+    there: dict[torch.device, Tensor] = {}  # where it was asked for: a copy at each step would wait for the device
 
     def weight(alpha: Tensor, sigma: Tensor) -> Tensor:
-        near = ((sigma / alpha).double().log()[..., None] - ratio.to(alpha.device)).abs().argmin(-1)
-        return table.to(alpha.device)[near].to(alpha.dtype)
+        if alpha.device not in there:
+            there[alpha.device] = both.to(alpha.device)
+        ratio, table = there[alpha.device]
+        near = ((sigma / alpha).double().log()[..., None] - ratio).abs().argmin(-1)
+        return table[near].to(alpha.dtype)
 
     return weight
 
@@ -209,16 +213,16 @@ class PiGDM(Potential):
         if not isinstance(like.operator, LinearOperator):
             return _towards(pred, weight / rho2, _pseudo_residual(like.operator, obs.y, pred.mean.detach()))
         r = like.residual(obs.y, pred.mean)
-        exact = (like.sigma_y == 0).to(r.device) if self.noiseless else torch.zeros(1, dtype=torch.bool)
-        without = _towards(pred, weight / rho2, like.operator.pinv(r.detach())) if bool(exact.any()) else None
-        if without is not None and bool(exact.all()):
+        some, all_ = like.rows_without_noise() if self.noiseless else (False, False)
+        without = _towards(pred, weight / rho2, like.operator.pinv(r.detach())) if some else None
+        if without is not None and all_:
             return without
         u = weight.reshape((-1,) + (1,) * (r.ndim - 1)) * like.operator.solve(
             r.detach(), noise_variance(like, r), rho2.reshape((-1,) + (1,) * (r.ndim - 1))
         )
         # the value is -r.u/2, the gradient -J_r^T u: nothing is differentiated through the solve
         noisy = (-r * u + 0.5 * r.detach() * u).flatten(1).sum(1)
-        return noisy if without is None else torch.where(exact, without, noisy)
+        return noisy if without is None else torch.where((like.sigma_y == 0).to(r.device), without, noisy)
 
 
 def _towards(pred: Prediction, factor: Tensor, gap: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -167,6 +167,59 @@ def read_images_array(path: Path, wanted: str | None) -> tuple[str, np.ndarray, 
         return name, images, None, None
     labels, note = _whole_numbers(arrays[label], f"{path}[{label}]", len(images) if images.ndim else 0)
     return name, images, labels, note
+
+
+def lazy_images_array(
+    path: Path, wanted: str | None, least: int
+) -> tuple[str, Callable[[], np.ndarray], np.ndarray | None, str | None] | None:
+    """As `read_images_array`, with a function in place of the images that returns them as they lie in the file, not
+    read yet. None for an array of fewer than `least` values.
+
+    Each call maps the file anew, so that what was read of it is not kept. A packed array is read once, and stays in
+    memory as it is stored.
+    """
+    headers = array_headers(path)
+    name = _choose(path, headers, wanted) if headers else ""
+    if not name or math.prod(headers[name][0]) < least:
+        return None
+    label = next((n for n in (name.replace("images", "labels"), "labels") if n in headers and n != name), None)
+    labels, note = None, None
+    if label is not None and headers[label][0][:1] == headers[name][0][:1]:
+        labels, note = _whole_numbers(read_arrays(path, [label])[label], f"{path}[{label}]", headers[name][0][0])
+    with _reading(path):
+        opened = _mapped(path, name)
+    if opened is None:
+        whole = read_arrays(path, [name])[name]
+        return name, lambda: whole, labels, note
+    return name, opened, labels, note
+
+
+def _mapped(path: Path, name: str) -> Callable[[], np.ndarray] | None:
+    """What maps an array of an .npy, or one of an .npz that is not packed; None for one that is."""
+    start = 0
+    with path.open("rb") as f:
+        if f.read(6) != b"\x93NUMPY":
+            with zipfile.ZipFile(path) as archive:
+                member = archive.getinfo(f"{name}.npy")
+            if member.compress_type != zipfile.ZIP_STORED:
+                return None
+            f.seek(member.header_offset)
+            local = f.read(30)
+            start = (
+                member.header_offset
+                + 30
+                + int.from_bytes(local[26:28], "little")
+                + int.from_bytes(local[28:], "little")
+            )
+        f.seek(start + 6)
+        version = tuple(f.read(2))
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(f)
+        offset = f.tell()
+    if dtype.hasobject:
+        return None
+    order: Any = "F" if fortran else "C"
+    return lambda: np.memmap(path, dtype, "r", offset, shape, order)
 
 
 def _choose(path: Path, headers: Headers, wanted: str | None) -> str:

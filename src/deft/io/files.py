@@ -123,6 +123,14 @@ def shortened(path: str | Path, longest: int = 160) -> str:
     return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 3 :]}"
 
 
+def free_space(path: Path) -> int | None:
+    """Bytes that are free where a file or folder is, or is to be; None where it cannot be told."""
+    for place in (path, *path.absolute().parents):
+        with suppress(OSError, ValueError):
+            return shutil.disk_usage(place).free
+    return None
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it; each survives a power cut."""
     missing = []

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deft._renamed import new_settings
 from deft.errors import CheckpointError
+from deft.kinds.stored import Samples
 
 LONG = 8
 """Lists longer than this are summed up in messages."""
@@ -38,6 +39,11 @@ def digest(*tensors: Tensor) -> str:
         found.update(f"{tuple(v.shape)} {v.dtype}".encode())
         found.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if v.numel() else b"")
     return found.hexdigest()[:16]
+
+
+def samples_digest(x: Samples) -> str:
+    """`digest` of samples in memory; of stored ones their own fingerprint, which does not read them all."""
+    return digest(x) if isinstance(x, Tensor) else x.fingerprint()
 
 
 def module_identity(module: nn.Module) -> dict[str, Any]:

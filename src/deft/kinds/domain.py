@@ -115,6 +115,9 @@ class Domain(ABC):
 
     # data in and out
 
+    streams: ClassVar[bool] = False
+    """Whether `read` takes stream=True: x of much data is then a `deft.kinds.stored.Stored`, read row by row."""
+
     def datasets(self) -> Sequence[str]:
         """Names of bundled data sets; `read` takes them (NAME or NAME:SPLIT)."""
         return ()

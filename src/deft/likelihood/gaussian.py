@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,6 +49,25 @@ class Gaussian(Likelihood):
     def deviation(self) -> Tensor:
         """sigma_y, or the surrogate where it is 0: [B] or [1]."""
         return torch.where(self.sigma_y > 0, self.sigma_y, self.surrogate)
+
+    def rows_without_noise(self) -> tuple[bool, bool]:
+        """Whether sigma_y is 0 in some row, and in all. A GPU is asked once: its answer takes all that it still has to
+        do."""
+        known = vars(self).get("_without_noise")
+        if known is None or known[0] is not self.sigma_y:  # other rows have another tensor
+            zero = self.sigma_y == 0
+            known = vars(self)["_without_noise"] = (self.sigma_y, bool(zero.any()), bool(zero.all()))
+        return known[1], known[2]
+
+    def _follow(
+        self, part: Callable[[Any], Any], tensor: Callable[[Tensor], Tensor], names: tuple[str, ...]
+    ) -> Gaussian:
+        out = super()._follow(part, tensor, names)
+        if self.sigma_y.device.type == "cpu" or "_without_noise" in vars(self):
+            some, every = self.rows_without_noise()
+            if some == every:  # of some of the rows, too, and wherever they go
+                vars(out)["_without_noise"] = (out.sigma_y, some, every)
+        return out
 
     def noise_sigma(self, y: Tensor, x: Tensor) -> Tensor:
         """sigma_y, or its surrogate."""

@@ -54,6 +54,11 @@ class Change:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+def measuring(noise: Noise | BatchNoise) -> BatchNoise:
+    """The streams that a task measures with."""
+    return noise.for_measurements if isinstance(noise, Noise) else noise
+
+
 class RefusingNoise:
     """The noise of a task that does not say what it draws: its measurements could not be read back from a file, nor
     distinguished from fixed ones."""
@@ -127,6 +132,7 @@ class OperatorTask(Renamed, ABC):
             raise InputError(f"{self.name} measures samples [B, *E] of finite numbers, B at least 1, got {short(x)}")
         if len(noise) != len(x):
             raise InputError(f"{len(x)} samples to measure, noise for {len(noise)}: give deft.Noise(seed, {len(x)})")
+        noise = measuring(noise)
         operator = self.operator(x, noise if isinstance(self, Drawn) else cast("BatchNoise", RefusingNoise(self.name)))
         likelihood = self.likelihood(operator.to(x.device))
         return Observation(likelihood.sample(x, noise), likelihood)

@@ -93,6 +93,7 @@ class Plan:
         seed: int = 0,
         batch: int = 64,
         first: int = 0,
+        rows: range | None = None,
         progress: bool = False,
         world: World | None = None,
     ) -> Draws:
@@ -101,10 +102,11 @@ class Plan:
 
         Args:
             fitted: a learned h, for methods that need one. scale: of h.
-            seed, first, batch, progress, world: as in `sample_posterior`.
+            seed, first, rows, batch, progress, world: as in `sample_posterior`.
 
         Raises:
-            InputError: the method cannot be used with this measurement, or has no h to scale.
+            InputError: the method cannot be used with this measurement, has no h to scale, or draws all n together
+                (`joint`) and is asked for some rows.
         """
         reason = self.method.why_unsupported(obs.likelihood) or no_gradient(self.method, prior, obs.likelihood)
         if reason:
@@ -115,6 +117,8 @@ class Plan:
             raise InputError(f"{self.method.title} has no h to scale (its own settings: {', '.join(self.settings)})")
         h = h if scale == 1 else Scaled(h, scale)
         if self.method.draw is not None:
+            if rows is not None and rows != range(n):
+                raise InputError(f"{self.method.title} draws all samples of a measurement together: leave rows out")
             return self.method.draw(
                 prior,
                 h,
@@ -139,9 +143,16 @@ class Plan:
             batch=batch,
             grid=grid,
             first=first,
+            rows=rows,
             progress=progress,
             world=world,
         )
+
+    @property
+    def joint(self) -> bool:
+        """Whether all samples of a measurement are drawn together (particles, chains): none is there before all
+        are."""
+        return self.method.draw is not None
 
     def calls(self, n: int = 1) -> float:
         """Calls of the prior for each of n samples of one measurement."""

@@ -139,18 +139,25 @@ def retrieve(
     """Images [N, height, width] in [low, 1] whose padded transform has magnitudes near y [N, *M]
     (Fienup 1982)."""
     plane = y.shape[-2:]
-    half = (y + y.flip((-2, -1)).roll((1, 1), (-2, -1)))[..., : plane[1] // 2 + 1].clamp_min(0) / 2  # F u is Hermitian
-    inside = support(half, plane, height, width).to(y.dtype)
-    u = torch.zeros_like(y)
-    u[..., :height, :width] = torch.rand((height, width), generator=generator(0), dtype=torch.float32).to(y)
-    u = inside * u
+    out = y.new_empty(len(y), height, width)
+    begin = torch.rand((height, width), generator=generator(0), dtype=torch.float32).to(y)
     tiny = torch.finfo(y.dtype).tiny
-    for i in range(iterations):
-        f = torch.fft.rfft2(u, norm="ortho")
-        v = torch.fft.irfft2(f * (half / f.abs().clamp_min(tiny)), s=plane, norm="ortho")
-        kept = inside * v.clamp(low, 1)
-        u = kept if i >= iterations - polish else torch.where(v == kept, kept, u - beta * (v - kept))
-    return u[..., :height, :width]
+    for i, one in enumerate(y):  # one at a time, in place: the planes of many take more than a processor's cache
+        one = one[None]
+        half = (one + one.flip((-2, -1)).roll((1, 1), (-2, -1)))[..., : plane[1] // 2 + 1]  # F u is Hermitian
+        half = half.clamp_min(0) / 2
+        inside = support(half, plane, height, width).to(y.dtype)
+        u = torch.zeros_like(one)
+        u[..., :height, :width] = begin
+        u *= inside
+        for step in range(iterations):
+            f = torch.fft.rfft2(u, norm="ortho")
+            f *= half / f.abs().clamp_min_(tiny)
+            v = torch.fft.irfft2(f, s=plane, norm="ortho")
+            kept = v.clamp(low, 1).mul_(inside)
+            u = kept if step >= iterations - polish else torch.where(v == kept, kept, u.sub_(v.sub_(kept).mul_(beta)))
+        out[i] = u[0, :height, :width]
+    return out
 
 
 def support(half: Tensor, plane: torch.Size, height: int, width: int) -> Tensor:

@@ -17,14 +17,20 @@ from deft._old_names import moved
 from deft.core.operator import DENSE, LinearOperator, Spectrum, conjugate_gradient
 from deft.core.random import BatchNoise
 from deft.errors import ContractError, InputError, unknown
-from deft.operator.projector import KEPT, SENSES, Geometry, Projector, matrix, projector
+from deft.operator import averaged
+from deft.operator.averaged import filtered
+from deft.operator.projector import SENSES, Geometry, Projector, matrix, projector
 from deft.operator.separable import inverted, seen
 from deft.operator.wrapped import Wrapped, _Linear
 
 TOLERANCE, LARGE_TOLERANCE, MAX_ITERATIONS = 1e-6, 1e-4, 500
-"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, where the
-rays are kept in a table and where there are too many of them (`deft.operator.projector`); and the most steps they
-take."""
+"""Of `Radon.mean_update`: the residual at which conjugate gradients stop, relative to the right-hand side, of a small
+scan and of a large one; and the most steps they take."""
+KEPT = 2**24
+"""Most entries of the matrix (`Geometry.entries`) of a small scan."""
+MANY = 150
+"""Directions of a large scan from which on A and A^T take longer than a solve with what stands in for them
+(`deft.operator.averaged`)."""
 
 
 class Radon(Wrapped):
@@ -183,7 +189,7 @@ class Radon(Wrapped):
     def precondition(self, v: Tensor, noise: Tensor | float, gram: Tensor | float) -> Tensor:
         """About (noise I + gram A^T A)^{-1} v on images: C F^{-1} [ F v / (noise + gram lambda) ], C the crop. Positive
         definite."""
-        return _filtered(v, 1 / (noise + gram * self.response(v)))
+        return filtered(v, 1 / (noise + gram * self.response(v)))
 
     def approx_mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 C F^{-1} [ F A^T r / (noise + rho2 lambda) ]: A^T r preconditioned, not the exact Gaussian update.
@@ -197,21 +203,27 @@ class Radon(Wrapped):
 
     def mean_update(self, x: Tensor, r: Tensor, noise: Tensor, rho2: Tensor) -> Tensor:
         """rho2 (noise I + rho2 A^T A)^{-1} A^T r, the exact Gaussian update, by conjugate gradients preconditioned as
-        `approx_mean_update`.
+        `approx_mean_update`, or for a large scan of `MANY` directions by a solve with the average of A^T A.
 
         Until the residual is `TOLERANCE` (of a large scan `LARGE_TOLERANCE`) of the right-hand side, for at most
         `MAX_ITERATIONS` steps. They grow with rho sqrt(lambda) / sigma_y: with 60 angles, sigma_y = .02 and images of
-        32 x 32, 7 at rho = .05, 33 at .3, 97 at 1; with images of 512 x 512 and rho = .3, 6.
-        Differentiable in r, by the same solve.
+        32 x 32, 7 at rho = .05, 33 at .3, 97 at 1; with images of 512 x 512, 4, 6 and 15, and with 1,000 angles 4 at
+        rho = .3. Differentiable in r, by the same solve.
         """
+        large = self.geometry.entries > KEPT
+
+        def precondition(u: Tensor) -> Tensor:
+            if large and self.geometry.angles >= MANY:
+                return averaged.precondition(self.geometry, u, noise, rho2)
+            return self.precondition(u, noise, rho2)
 
         def inverse(v: Tensor) -> Tensor:
             return rho2 * conjugate_gradient(
                 lambda u: noise * u + rho2 * self._back(self._there(u)),
                 v,
-                tolerance=TOLERANCE if self.geometry.entries <= KEPT else LARGE_TOLERANCE,
+                tolerance=LARGE_TOLERANCE if large else TOLERANCE,
                 max_iterations=MAX_ITERATIONS,
-                precondition=lambda u: self.precondition(u, noise, rho2),
+                precondition=precondition,
             )
 
         return _Linear.apply(r, lambda v: inverse(self._back(v)), lambda v: self._there(inverse(v)))
@@ -245,7 +257,7 @@ class Radon(Wrapped):
             raise ContractError(
                 f"this Radon transform takes images of side {self.geometry.side}, got {tuple(event_shape)}"
             )
-        vectors, values = (v.to(like) for v in _eigen(self.geometry))
+        vectors, values = _eigen_at(self.geometry, like.dtype, like.device)
         values = seen(values[None])
         back = inverted(values).square()
         return Spectrum(
@@ -346,13 +358,6 @@ def _ramp(n: int, window: str, dtype: torch.dtype, device: str) -> Tensor:
     return response.to(device=device, dtype=dtype)
 
 
-def _filtered(v: Tensor, factor: Tensor) -> Tensor:
-    """C F^{-1} factor F v: images filtered in Fourier space, with room so that little wraps around the edges."""
-    side = v.shape[-1]
-    n = _roomy(side)
-    return torch.fft.irfft2(torch.fft.rfft2(v, s=(n, n)) * factor, s=(n, n))[..., :side, :side]
-
-
 def _roomy(side: int) -> int:
     return side + (side + 1) // 2
 
@@ -373,7 +378,7 @@ def _shape(g: Geometry) -> Tensor:
 LANCZOS, POWER = 30, 10
 """Steps in which c is found."""
 SMALL, GROWTH = 64, 1.05
-"""The side at which c is found where no table is kept, and what c grows with each doubling of the side at most
+"""The side at which c is found for a large scan, and what c grows with each doubling of the side at most
 (measured, at the same angles: 1.5 to 4.8 % from 32 to 256 pixels). Detectors further apart than a pixel see a small
 image with few rays, and c is found at as many pixels as give them as many as `SMALL` has."""
 
@@ -410,15 +415,15 @@ def _top(rays: Projector, inverse: Tensor, v: Tensor) -> float:
         if not float(size) > 1e-6 * float(before):  # no more that A sees, but rounding
             break
         basis.append((v / size.sqrt(), w / size.sqrt()))
-        v = _filtered(w / size.sqrt(), inverse)
+        v = filtered(w / size.sqrt(), inverse)
     if not basis:  # no ray meets the image
         return 0.0
     seen = torch.stack([w.flatten() for _, w in basis])
-    moved = torch.stack([_filtered(w, inverse).flatten() for _, w in basis])
+    moved = torch.stack([filtered(w, inverse).flatten() for _, w in basis])
     best = torch.linalg.eigh((seen @ moved.mT).double()).eigenvectors[:, -1]
     v = torch.stack([one for one, _ in basis], -1) @ best.to(v)
     for _ in range(POWER):
-        v = _filtered(rays.adjoint(rays.forward(v / v.norm())), inverse)
+        v = filtered(rays.adjoint(rays.forward(v / v.norm())), inverse)
     return float(v.norm())
 
 
@@ -433,6 +438,13 @@ def _eigen(g: Geometry) -> tuple[Tensor, Tensor]:
     rays = matrix(g)
     values, vectors = torch.linalg.eigh(rays.mT @ rays)
     return vectors.flip(1), values.flip(0).clamp_min(0).sqrt()
+
+
+@functools.lru_cache(maxsize=2)
+def _eigen_at(g: Geometry, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same where it is needed at each step: a copy from the host would wait for the device."""
+    vectors, values = _eigen(g)
+    return vectors.to(device, dtype), values.to(device, dtype)
 
 
 if not TYPE_CHECKING:

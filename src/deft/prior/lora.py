@@ -45,29 +45,42 @@ class Pair(NamedTuple):
     name: str
 
 
+class Read(NamedTuple):
+    """What a file holds: layers of the network, layers of the text encoders by the ending of their folder, each by its
+    name, and the names of tensors that are of no layer."""
+
+    network: dict[str, Pair]
+    texts: dict[str, dict[str, Pair]]
+    left: list[str]
+
+
 def merge_network(network: nn.Module, path: Path, scale: float) -> list[str]:
     """Merge a file's layers of the network into it; returns what there is to say.
 
     Raises:
         InputError: it is the LoRA of another model, or no LoRA.
     """
-    pairs, texts = read_lora(path)
+    pairs, texts, left = read_lora(path)
     if not pairs and not texts:
         raise InputError(f"{path} holds no LoRA: expected tensors named lora_A and lora_B, or lora_down and lora_up")
     _merge(network, pairs, path, scale)
     parts = [f"text_encoder{k}" for k in sorted(texts)]
-    return [] if not parts else [f"LoRA: {path.name} has layers for {', '.join(parts)} as well"]
+    said = [] if not parts else [f"LoRA: {path.name} has layers for {', '.join(parts)} as well"]
+    if left:
+        more = "" if len(left) <= 3 else f" and {len(left) - 3} more"
+        said.append(f"LoRA: {path.name} holds tensors of no layer, which are left out: {', '.join(left[:3])}{more}")
+    return said
 
 
 def merge_text(encoder: nn.Module, ending: str, path: Path, scale: float) -> list[str]:
     """Merge a file's layers of one text encoder into it; returns what there is to say."""
-    pairs = read_lora(path)[1].get(ending, {})
+    pairs = read_lora(path).texts.get(ending, {})
     _merge(encoder, pairs, path, scale)
     return [f"LoRA: {len(pairs)} layers of text_encoder{ending} were merged"] if pairs else []
 
 
-def read_lora(path: Path) -> tuple[dict[str, Pair], dict[str, dict[str, Pair]]]:
-    """(layers of the network, layers of the text encoders by the ending of their folder), each by its name.
+def read_lora(path: Path) -> Read:
+    """The layers of a file.
 
     Raises:
         InputError: no such file, or another kind of adapter.
@@ -90,7 +103,9 @@ def read_lora(path: Path) -> tuple[dict[str, Pair], dict[str, dict[str, Pair]]]:
         other = next((kind for part, kind in OTHERS.items() if part in key), None)
         if other:
             raise InputError(f"{path} is no plain LoRA: {key} belongs to {other}, which is not read; give a LoRA")
-    return _sorted(path, _pairs(path, tensors, _alphas(metadata)))
+    pairs = _pairs(path, tensors, _alphas(metadata))
+    alphas = {f"{pair.name}.alpha" for pair in pairs}
+    return Read(*_sorted(pairs), sorted(k for k in tensors if k not in alphas and not _SIDE.fullmatch(k)))
 
 
 def _alphas(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -133,7 +148,7 @@ def _stated_alpha(name: str, stated: Mapping[str, Any]) -> float | None:
     return float(found) if isinstance(found, (int, float)) else None
 
 
-def _sorted(path: Path, pairs: list[Pair]) -> tuple[dict[str, Pair], dict[str, dict[str, Pair]]]:
+def _sorted(pairs: list[Pair]) -> tuple[dict[str, Pair], dict[str, dict[str, Pair]]]:
     network, texts = dict[str, Pair](), dict[str, dict[str, Pair]]()
     for pair in pairs:
         text = next((p for p in TEXT if pair.name.startswith(p)), None)

@@ -199,11 +199,13 @@ def sample_warnings(
     obs: None for samples of a reward, of which the range alone is looked at. subset: samples that the prior sees (two
         calls at each of three levels)."""
     said = []
-    x, domain = drawn.float(), domain_of(prior)
+    domain = domain_of(prior)
     title, bounds = ("samples", None) if domain is None else (domain.title, domain.bounds)
-    low, high = float(x.min()), float(x.max())
+    low, high = float(drawn.min()), float(drawn.max())
     middle, half = (0.0, math.inf) if bounds is None else ((bounds[0] + bounds[1]) / 2, (bounds[1] - bounds[0]) / 2)
-    beyond = float(((x - middle).abs() > FAR * half).float().mean())
+    # block by block: there may be more samples than fit in memory several times
+    far = sum(int(((part.float() - middle).abs() > FAR * half).sum()) for part in drawn.split(256))
+    beyond = far / max(drawn.numel(), 1)
     reach = max(middle - low, high - middle) / half
     if not math.isfinite(low + high) or reach > 3 or beyond > 0.001:
         where = (
@@ -222,7 +224,7 @@ def sample_warnings(
             return said  # nothing else can be said of such samples
     if obs is None:
         return said
-    few = x[:subset]
+    few = drawn[:subset].to(obs.y.device).float()
     ratio = residual_ratio(obs.repeat(len(few)), few)
     sigma = typical_noise(obs.repeat(len(few)), few)
     if ratio is not None and float(ratio.median()) > MAX_RESIDUAL and float(ratio.median()) * sigma > MIN_RESIDUAL:

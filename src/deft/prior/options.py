@@ -101,7 +101,7 @@ def _range(value: Any) -> tuple[float, float]:
     return low, high
 
 
-def _above(value: Any) -> float:
+def above(value: Any) -> float:
     found = _number(value)
     if found <= 0:
         raise ValueError
@@ -171,7 +171,7 @@ CONVENTION_KINDS: dict[str, Kind] = {
     "time": Kind("a name", _time),
     "value_range": Kind("two rising numbers, what stood for black and white (-1,1 or 0,1 or 0,255)", _range),
     "scale_input": TRUTH,
-    "sigma_data": Kind("a number above 0", _above),
+    "sigma_data": Kind("a number above 0", above),
     "learned_variance": TRUTH,
 }
 """Of every adapter to a network."""
@@ -230,7 +230,7 @@ ADM_KINDS: dict[str, Kind] = (
     | {
         "image_size": Kind("a whole number above 0", _sides),
         "sides": Kind("two whole numbers above 0, height and width (256,384)", _all(_whole, 2, 2, 1)),
-        "channel_mult": Kind("numbers above 0 with commas between them (1,2,4)", _all(_above)),
+        "channel_mult": Kind("numbers above 0 with commas between them (1,2,4)", _all(above)),
         "attention_resolutions": Kind(
             "whole numbers with commas between them (32,16,8)",
             lambda v: () if v == "" else _all(_whole, 1, math.inf, 1)(v),
@@ -283,7 +283,7 @@ EXPORTED_KINDS: dict[str, Kind] = CONVENTION_KINDS | {
 """Of exported graphs."""
 
 REMOTE_KINDS: dict[str, Kind] = {
-    "timeout": Kind("a number of seconds above 0", _above),
+    "timeout": Kind("a number of seconds above 0", above),
     "retries": Kind("a whole number from 0", _least(_whole, 0)),
     "wait": Kind("a number of seconds from 0", _least(_number, 0)),
     "batch": COUNT,

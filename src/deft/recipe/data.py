@@ -18,25 +18,26 @@ from deft.core.random import generator
 from deft.errors import InputError
 from deft.io.arrays import read_arrays
 from deft.kinds.domain import Data, Domain, UnknownPairs, domain_of, domains, known_options
+from deft.kinds.stored import Mapped, Samples, Stored, few_rows, subset
 from deft.likelihood.unknown import UnknownTask
 from deft.printing import short
 from deft.prior.measurement_check import check_pairs
 from deft.train.data import Pairs
 
-Source = Tensor | np.ndarray | Data | Pairs | tuple[Any, Any] | str | Path | None
-"""Samples [N, *data_shape] in model space, what a domain read, own pairs, a file or folder or the name of a bundled
-set, or nothing. A tuple (x, y) is pairs of which nobody knows how y was made."""
+Source = Tensor | Stored | np.ndarray | Data | Pairs | tuple[Any, Any] | str | Path | None
+"""Samples [N, *data_shape] in model space, in memory or stored, what a domain read, own pairs, a file or folder or the
+name of a bundled set, or nothing. A tuple (x, y) is pairs of which nobody knows how y was made."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """x: samples [N, *E] in the prior's own space, or None; x_out: held out. obs, obs_out: their measurements, of own
-    pairs alone.
+    """x: samples [N, *E] in the prior's own space, in memory or stored, or None; x_out: held out. obs, obs_out: their
+    measurements, of own pairs alone.
 
     source: where from, for cards. notes: what was left out, cropped or clipped in reading. warnings: what is doubtful.
     """
 
-    x: Tensor | None = None
+    x: Samples | None = None
     x_out: Tensor | None = None
     obs: Observation | None = None
     obs_out: Observation | None = None
@@ -148,9 +149,9 @@ def _only_x_and_y(path: Path, arrays: Mapping[str, Any]) -> None:
         )
 
 
-def hold_out(n: int, seed: int, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(rows to fit, rows held out): a tenth at random, at least 1 and at most 256; or the rows `last`, if there are
-    such and others (`Data.last`)."""
+def hold_out(n: int, seed: int, x: Samples | None = None, last: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(rows to fit, rows held out): a tenth at random, at least 1 and at most 256, and of stored samples x no more than
+    may be kept in memory; or the rows `last`, if there are such and others (`Data.last`)."""
     if last is not None and 0 < len(last) < n:
         rest = torch.ones(n, dtype=torch.bool)
         rest[last] = False
@@ -160,7 +161,7 @@ def hold_out(n: int, seed: int, last: Tensor | None = None) -> tuple[Tensor, Ten
             f"{n} sample is too few to fit to and to hold one out: give more, or held-out ones of their own"
         )
     order = torch.randperm(n, generator=generator(seed, 7))
-    few = max(1, min(256, n // 10))
+    few = max(1, min(256 if not isinstance(x, Stored) else few_rows(x, 256), n // 10))
     return order[few:].sort().values, order[:few].sort().values
 
 
@@ -194,11 +195,16 @@ def training_data(
     x, notes, _ = _samples(prior, found, "fit", reading, name)
     x_out, more, _ = _samples(prior, held_out, "validation", reading)
     if x is not None and x_out is None:
-        rows, rest = hold_out(len(x), seed, found.last if isinstance(found, Data) else None)
-        x, x_out = x[rows], x[rest]
+        rows, rest = hold_out(len(x), seed, x, found.last if isinstance(found, Data) else None)
+        x, x_out = subset(x, rows), x[rest]
+    if isinstance(x_out, Stored):
+        count = few_rows(x_out, 256)
+        more.append(f"held out: the first {count} of {len(x_out):,} {title_of(prior)}, as many as are kept in memory")
+        x_out = x_out[:count]
     n = 0 if x is None else len(x)
     named = f"{source or name} ({n} {title_of(prior)})" if n else TrainingData.source
-    return TrainingData(_encoded(prior, x), _encoded(prior, x_out), source=named, notes=notes + more)
+    held = None if x_out is None else encoded(prior, x_out)
+    return TrainingData(None if x is None else _encoded(prior, x), held, source=named, notes=notes + more)
 
 
 def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: str) -> TrainingData:
@@ -213,8 +219,8 @@ def _pairs(prior: Denoiser, data: Pairs, held_out: Source, seed: int, source: st
         x_out, obs_out = held_out.x, held_out.observation
     named = f"{source or 'own pairs'} ({len(x)} {title_of(prior)})"
     return TrainingData(
-        _encoded(prior, x),
-        _encoded(prior, x_out),
+        encoded(prior, x),
+        encoded(prior, x_out),
         prior.to_latent(obs),
         prior.to_latent(obs_out),
         named,
@@ -233,8 +239,12 @@ def _found(prior: Denoiser, data: Source, split: str, reading: dict[str, Any]) -
                 f" {data}"
             )
         name = str(data)
+        streamed = {"stream": True} if domain.streams else {}
         data = domain.read(
-            f"{name}:{split}" if _bundled(prior, name) and ":" not in name else name, prior.data_shape, **reading
+            f"{name}:{split}" if _bundled(prior, name) and ":" not in name else name,
+            prior.data_shape,
+            **streamed,
+            **reading,
         )
     return (complete(data, name) if isinstance(data, Data) else data), name
 
@@ -270,7 +280,7 @@ def complete(data: Data, name: str = "the data") -> Data:
 
 def _samples(
     prior: Denoiser, data: Source, split: str, reading: dict[str, Any], name: str = ""
-) -> tuple[Tensor | None, list[str], str]:
+) -> tuple[Samples | None, list[str], str]:
     """(samples [N, *data_shape], notes, where from)"""
     if data is None:
         return None, [], ""
@@ -281,7 +291,7 @@ def _samples(
         notes, data = data.notes, data.x
     if isinstance(data, np.ndarray):
         data = as_tensor(data, "data").float()
-    if not isinstance(data, Tensor):
+    if not isinstance(data, (Tensor, Stored)):
         raise InputError(
             "samples are a tensor or an array [N, *shape], pairs, or the name of a file, folder or bundled set; got"
             f" {type(data).__name__}"
@@ -291,7 +301,8 @@ def _samples(
             f"samples have shape {tuple(data.shape)}, expected (N, {', '.join(map(str, prior.data_shape))}): what this"
             " prior makes"
         )
-    _check_values(prior, data, name)
+    if isinstance(data, Tensor):
+        _check_values(prior, data, name)
     return data, notes, name
 
 
@@ -313,9 +324,9 @@ def _check_values(prior: Denoiser, x: Tensor, name: str) -> None:
             )
 
 
-def held_out_samples(prior: Denoiser, data: Source, split: str = "test", **reading: Any) -> Tensor:
-    """Samples [N, *data_shape] to evaluate on: a tensor, what a domain read, or the name of a file, folder or bundled
-    set (its split `test`, or another one)."""
+def held_out_samples(prior: Denoiser, data: Source, split: str = "test", **reading: Any) -> Samples:
+    """Samples [N, *data_shape] to evaluate on, of which rows are tensors: a tensor, what a domain read, or the name of
+    a file, folder or bundled set (its split `test`, or another one)."""
     x, _, _ = _samples(prior, data, split, reading)
     if x is None:
         raise InputError(
@@ -324,11 +335,18 @@ def held_out_samples(prior: Denoiser, data: Source, split: str = "test", **readi
     return x
 
 
-def _encoded(prior: Denoiser, x: Tensor | None) -> Tensor | None:
+def encoded(prior: Denoiser, x: Tensor) -> Tensor:
     """x in the prior's own space; latents stay what they are."""
-    if x is None or tuple(x.shape[1:]) != tuple(prior.data_shape):
+    return x if tuple(x.shape[1:]) != tuple(prior.data_shape) else prior.encode(x)
+
+
+def _encoded(prior: Denoiser, x: Samples) -> Samples:
+    """The same; stored samples of a prior of latents are encoded at every use."""
+    if isinstance(x, Tensor):
+        return encoded(prior, x)
+    if tuple(prior.event_shape) == tuple(prior.data_shape):
         return x
-    return prior.encode(x)
+    return Mapped(x, lambda part: prior.encode(part.to(prior.state_like())), prior.event_shape)
 
 
 def _bundled(prior: Denoiser, name: str) -> bool:

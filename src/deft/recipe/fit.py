@@ -30,9 +30,10 @@ from deft.io.cards import is_count, is_number
 from deft.io.files import write_json
 from deft.io.folders import holds_folder
 from deft.io.h_files import KINDS, start_from
-from deft.io.identity import digest
+from deft.io.identity import samples_digest
 from deft.io.reading import json_table, read_json
 from deft.kinds.domain import domain_of
+from deft.kinds.stored import Samples, Stored, bounded, joined
 from deft.learned import DEFT, Learned, kind_of
 from deft.learned.base import count_parameters, report_size
 from deft.learned.deft import STARTS
@@ -72,6 +73,8 @@ from deft.train.protocols import Batches, task_identity
 
 LEVEL_IMAGES = 200
 """Held-out samples for the errors by noise level."""
+MAX_HELD_OUT = 2**30
+"""Bytes of predictions for held-out evaluations, of a fit to data that do not fit in memory."""
 FEW_PAIRS = "fit with more pairs, or a smaller --size"
 """What to do about an h that is worse than the prior, where there can be no further pairs but the user's."""
 
@@ -322,7 +325,7 @@ def _check_kind(h: Learned, prior: Denoiser, task: Task, data: TrainingData) -> 
 
 def _doubts(prior: Denoiser, data: TrainingData) -> list[str]:
     """Warnings that come before anything is fitted: a prior read by the wrong convention, pairs that do not match."""
-    doubt = convention_warning(prior, data.x) if data.x is not None and len(data.x) > 1 else None
+    doubt = convention_warning(prior, bounded(data.x)) if data.x is not None and len(data.x) > 1 else None
     found = [*data.warnings, *([doubt] if doubt else [])]
     for line in found:
         log.warning(line)
@@ -368,7 +371,7 @@ class _Fit:
         shown_to = x if x is not None else self._prior_samples(CHUNK)
         sizes = self._sizes(shown_to, kept=resume)
 
-        everything = [] if x is None else [x.cpu()]
+        everything: list[Samples] = [] if x is None else [x.cpu() if isinstance(x, Tensor) else x]
         if sizes.prior_samples:
             log.info(
                 f"drawing {sizes.prior_samples:,} samples of the prior, {STEPS} calls each, as further data to fit to"
@@ -377,17 +380,17 @@ class _Fit:
                 prior, sizes.prior_samples, seed=recipe.seed, folder=self.samples_folder, progress=self.progress
             )
             self.spent["prior samples"] = begun.seconds
-            self._warn(prior_gap(begun.x, x, title_of(prior)) if x is not None else None)
+            self._warn(prior_gap(begun.x, bounded(x), title_of(prior)) if x is not None else None)
             everything.append(begun.x)
         if x_out is None:
             x_out = self._prior_samples(256, first=MAX_SAMPLES * 8)
 
         started = time.monotonic()
         if recipe.calibrate:
-            self.h.calibrate(prior, shown_to, seed=recipe.seed)
+            self.h.calibrate(prior, shown_to if isinstance(shown_to, Tensor) else shown_to[:128], seed=recipe.seed)
         batches: Batches
         drawn: dict[str, Any] = {"focus": recipe.focus, "even": recipe.even, "fixed": fixed}
-        whole = torch.cat(everything)
+        whole = joined(everything)
         if sizes.cache:
             batches = PredictionCache.build(
                 prior,
@@ -402,6 +405,8 @@ class _Fit:
         else:
             batches = Clean(whole, self.measured, fixed=fixed)
         config = recipe.fit_config(recipe.steps if recipe.seconds is None else MAX_STEPS, None)
+        if isinstance(x, Stored):
+            config = replace(config, held_out_batches=few_batches(config, x))
         held_out = PredictionCache.build(
             prior, x_out.cpu(), self.measured, config.held_out_batches * recipe.batch, seed=recipe.seed + 1, **drawn
         )
@@ -414,7 +419,8 @@ class _Fit:
     def on_pairs(self, resume: bool) -> FittedH:
         """On pairs of samples and their measurements, as they are: no samples of the prior, no cache."""
         data, recipe = self.data, self.recipe
-        assert data.x is not None and data.obs is not None and data.x_out is not None and data.obs_out is not None
+        assert isinstance(data.x, Tensor) and data.obs is not None
+        assert data.x_out is not None and data.obs_out is not None
         if recipe.calibrate:
             self.h.calibrate(self.prior, data.x, seed=recipe.seed)
         config = launched_config(recipe.fit_config(recipe.steps, recipe.seconds))
@@ -433,7 +439,8 @@ class _Fit:
         """On pairs of an unknown degradation, as they are, by the prediction cache; there are no samples of the prior,
         for nobody could measure them."""
         recipe, prior, data = self.recipe, self.prior, self.data
-        assert data.x is not None and data.obs is not None and data.x_out is not None and data.obs_out is not None
+        assert isinstance(data.x, Tensor) and data.obs is not None
+        assert data.x_out is not None and data.obs_out is not None
         x, obs = (data.x, data.obs) if not recipe.flips else flipped_pairs(data.x, data.obs, recipe.flips)
         identity = self._identity() | {
             "measurements": obs.fingerprint()[:16],
@@ -559,7 +566,7 @@ class _Fit:
     def _prior_samples(self, n: int, first: int = 0) -> Tensor:
         return draw_prior_samples(self.prior, n, seed=self.recipe.seed, first=first, folder=self.samples_folder).x
 
-    def _sizes(self, shown_to: Tensor, kept: bool) -> Sizes:
+    def _sizes(self, shown_to: Samples, kept: bool) -> Sizes:
         """How much is drawn: what an interrupted fit chose, or what follows from steps or time."""
         sizes = _kept_sizes(self.folder, self.recipe) if kept else None
         if sizes is not None:
@@ -578,7 +585,8 @@ class _Fit:
         """What a resumed fit must have in common with the one before. Samples of the prior follow from the prior and
         the seed."""
         data, held_out = (
-            "samples of the prior" if v is None else f"{len(v)}, {digest(v)}" for v in (self.data.x, self.data.x_out)
+            "samples of the prior" if v is None else f"{len(v)}, {samples_digest(v)}"
+            for v in (self.data.x, self.data.x_out)
         )
         return {"data": {"images": data}, "held-out data": {"images": held_out}, **task_identity(self.task)}
 
@@ -594,6 +602,12 @@ class _Fit:
         config = launched_config(self.recipe.fit_config(self.recipe.steps, None))
         get_world().from_main(lambda: read_resumable(path, config, whole) and None)
         return True
+
+
+def few_batches(config: FitConfig, x: Stored) -> int:
+    """Batches of a held-out evaluation whose predictions take no more than `MAX_HELD_OUT` bytes; one at least."""
+    each = 8 * math.prod(x.shape[1:]) * config.batch
+    return max(1, min(int(config.held_out_batches), MAX_HELD_OUT // each))
 
 
 def weigh_levels(

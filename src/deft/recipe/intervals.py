@@ -21,7 +21,7 @@ from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise
 from deft.diagnose.conformal import conformal_factors
 from deft.diagnose.coverage import interval_coverage
-from deft.diagnose.depth import DepthReference, Judgement, chi_square_p, depth_numbers
+from deft.diagnose.depth import PART, DepthReference, Judgement, chi_square_p, depth_numbers
 from deft.errors import CheckpointError, InputError
 from deft.kinds.domain import domain_of
 from deft.kinds.draws import Draws
@@ -133,12 +133,13 @@ def judged(checked: CheckedIntervals, prior: Denoiser, obs: Observation, draws: 
     chi_square_p: of the residual of each sample, under noise of sigma_y (`deft.diagnose.chi_square_p`).
     """
     found = checked.judge(prior, obs, draws, seed)
-    p = chi_square_p(obs.repeat(draws.n), draws.x[0].to(obs.y.device))
+    parts = [chi_square_p(obs.repeat(len(x)), x.to(obs.y.device)) for x in draws.x[0].split(PART)]
+    p = None if any(v is None for v in parts) else [float(v) for part in parts if part is not None for v in part]
     return {
         "within": found.within,
         "line": found.summary() + (f": {promise(checked, draws.n)}" if found.within and draws.n > 1 else ""),
         "numbers": {k: {"value": c.value, "ratio": c.ratio, "off": c.off, "p": c.p} for k, c in found.numbers.items()},
-        "chi_square_p": None if p is None else [float(v) for v in p],
+        "chi_square_p": p,
         "checked_on": checked.source,
     }
 

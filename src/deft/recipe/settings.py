@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from deft.core.denoiser import Denoiser
 from deft.core.random import BatchNoise
 from deft.errors import InputError, unknown
 from deft.io.h_files import KINDS
+from deft.kinds.stored import Samples
 from deft.learned import Learned
 from deft.recipe.intervals import IMAGES
 from deft.runtime.memory import check_memory
@@ -233,7 +233,7 @@ def sizes_for(
 
 
 def time_parts(
-    h: Learned, prior: Denoiser, task: Any, x: Tensor, recipe: Recipe, device: torch.device
+    h: Learned, prior: Denoiser, task: Any, x: Samples, recipe: Recipe, device: torch.device
 ) -> tuple[float, float]:
     """(seconds of one call of the prior, seconds of one step of h from cached predictions), measured on a batch; h is
     left as it was."""

@@ -47,6 +47,7 @@ from deft.remote.client import (
     whole,
 )
 from deft.remote.door import MAX_HEAD, Door, host_name, is_loopback
+from deft.runtime.compiled import compiled_calls
 from deft.schedule import make_schedule
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ class Runner:
         return True
 
     @torch.no_grad()
+    @compiled_calls()
     def mean(self, x_t: Tensor, t: Tensor) -> Tensor:
         """E[x_0 | x_t] in float32 on the CPU."""
         like = self.prior.state_like()

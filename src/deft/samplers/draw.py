@@ -28,6 +28,7 @@ from deft.core.transition import Level
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.kinds.draws import Draws
 from deft.printing import short
+from deft.runtime.compiled import compiled_calls
 from deft.runtime.distributed import World, get_world
 from deft.runtime.messages import log
 from deft.samplers.ode import DDIM
@@ -151,15 +152,20 @@ def sample(
     x = draw() * grid[0].sigma if x is None else x
     carry: Carry = None
     pairs = list(pairwise(grid))
-    with _watched(denoiser, callback) as seen:
+    with _watched(denoiser, callback) as seen, compiled_calls():
         for i, (t, s) in enumerate(tqdm(pairs, desc="sample", unit="step", disable=not progress)):
             before = x
             x, carry = sampler.advance(denoiser, x, t, s, draw, carry)
-            if (x.device.type == "cpu" or i + 1 == len(pairs)) and not bool(torch.isfinite(x).all()):
+            if (x.device.type == "cpu" or i + 1 == len(pairs)) and not _finite(x):
                 raise NonFiniteError(_blame(denoiser, before, t, i + 1, len(pairs)))
             if seen is not None:
                 seen(i + 1, len(pairs), t, s, x)
     return x
+
+
+def _finite(x: Tensor) -> bool:
+    """Where x is on a GPU, this waits for all that was asked of it."""
+    return bool(torch.isfinite(x).all())
 
 
 def check_grid(grid: Sequence[Level]) -> list[Level]:
@@ -237,13 +243,13 @@ def _takes_a_step(callback: Callable[..., object]) -> Callback:
 def _blame(denoiser: Denoiser, x: Tensor, t: Level, step: int, of: int) -> str:
     """Which term of the step was not finite."""
     where = f"at step {step} of {of} (t = {t.t:.4g}, alpha = {t.alpha:.3g}, sigma = {t.sigma:.3g})"
-    if not bool(torch.isfinite(x).all()):
+    if not _finite(x):
         return f"the state x_t was not finite {where}"
     if isinstance(denoiser, Conditioned):
         pred, h = denoiser.both(x, torch.tensor(t.t, dtype=torch.float64))
-        if not bool(torch.isfinite(pred.mean).all()):
+        if not _finite(pred.mean):
             return f"the prior's mean was not finite {where}"
-        if not bool(torch.isfinite(h).all()):
+        if not _finite(h):
             return f"h of {type(denoiser.h).__name__} was not finite {where}: lower its weight or add steps"
     return f"the sample left the range of numbers {where}: lower the guidance or add steps"
 
@@ -263,6 +269,7 @@ def sample_posterior(
     batch: Rows = 64,
     grid: Sequence[Level] | None = None,
     first: Index = 0,
+    rows: range | None = None,
     progress: bool = False,
     world: World | None = None,
     callback: Callback | None = None,
@@ -273,6 +280,8 @@ def sample_posterior(
         sampler: default `DDIM(eta=1)`.
         steps, spacing: see `deft.times`; or give the `grid` itself (its last level must be clean).
         seed, first: sample j of measurement i uses stream (first + i) * n + j, whatever the batch.
+        rows: draw these of the n samples of each measurement alone, as they are among all n: x is [B, len(rows),
+            *data_shape].
         batch: samples made at once; lower it if memory runs out.
         world: the processes that share the batches between them (default: all that were launched, and all must call
             this); every one returns all samples, and they are the same bit for bit however many there are.
@@ -286,12 +295,16 @@ def sample_posterior(
     (torch.Size([1, 8, 4]), torch.Size([1, 4]), torch.Size([1, 4]))
     """
     world, obs = world or get_world(), fitted_to(prior, obs)
-    all_obs = prior.to_latent(obs).repeat(n)
+    own = range(n) if rows is None else rows
+    if not len(own) or own.step != 1 or own.start < 0 or own.stop > n:
+        raise InputError(f"rows are some of the {n} samples of a measurement, a range from 0 to {n}, got {rows}")
+    all_obs = prior.to_latent(obs).repeat(len(own))
+    streams = [(first + i) * n + j for i in range(len(obs)) for j in own]
     total = len(all_obs)
     chunks = [slice(low, min(low + batch, total)) for low in range(0, total, batch)]
 
     def draw(part: slice) -> Tensor:
-        noise = Noise(seed_for("samples", seed), range(first * n + part.start, first * n + part.stop))
+        noise = Noise(seed_for("samples", seed), streams[part])
         try:
             x = sample(
                 condition(prior, h, all_obs[part]),
@@ -313,7 +326,7 @@ def sample_posterior(
             out.append(x)
             bar.update(len(x))
     x = torch.cat(out).to(prior.state_like(obs.y).device)
-    return Draws(x.reshape(len(obs), n, *prior.data_shape), domain=named_domain(prior))
+    return Draws(x.reshape(len(obs), len(own), *prior.data_shape), domain=named_domain(prior))
 
 
 def named_domain(prior: Denoiser) -> str:

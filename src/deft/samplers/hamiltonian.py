@@ -47,6 +47,7 @@ from deft.core.random import Noise, seed_for
 from deft.core.transition import Level, log_ratio, shift
 from deft.errors import ContractError, InputError, NonFiniteError
 from deft.kinds.draws import Draws
+from deft.runtime.compiled import compiled_calls
 from deft.runtime.distributed import World, get_world
 from deft.samplers.diagnostics import ChainDiagnostics
 from deft.samplers.draw import named_domain, takes_old_names
@@ -225,6 +226,7 @@ class _Paths:
         x, log_w, gradient = zip(*(self._part(z[:, part], self.obs[part]) for part in parts), strict=True)
         return torch.cat(x), torch.cat(log_w), torch.cat(gradient, 1)
 
+    @compiled_calls()
     def _part(self, z: Tensor, obs: Observation) -> tuple[Tensor, Tensor, Tensor]:
         x, states, log_w = self.start * z[0], [], torch.zeros(z.shape[1], dtype=torch.float64, device=z.device)
         noise = [*z[1:], torch.zeros_like(z[0])]  # step i is made by z[i + 1]; the last, onto the clean end, by none

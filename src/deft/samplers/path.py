@@ -26,6 +26,7 @@ from deft.core.random import Noise, seed_for
 from deft.core.transition import Level, log_ratio, shift
 from deft.errors import InputError
 from deft.kinds.draws import Draws
+from deft.runtime.compiled import compiled_calls
 from deft.runtime.distributed import World, get_world
 from deft.samplers.diagnostics import PathDiagnostics, ess_fraction, log_mean
 from deft.samplers.draw import named_domain
@@ -35,6 +36,7 @@ from deft.values import Index, Rows, Samples, Seed, Steps
 
 
 @torch.no_grad()
+@compiled_calls()
 def weighted_paths(
     conditioned: Conditioned, noise: Noise, sampler: KernelSampler, levels: Sequence[Level]
 ) -> tuple[Tensor, Tensor]:

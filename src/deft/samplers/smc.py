@@ -37,6 +37,7 @@ from deft.core.transition import shift as shift_of
 from deft.errors import InputError, NonFiniteError
 from deft.guidance.twist import SeenNoisy
 from deft.kinds.draws import Draws
+from deft.runtime.compiled import compiled_calls
 from deft.runtime.distributed import World, get_world
 from deft.samplers.diagnostics import ParticleDiagnostics, ess_fraction, log_mean
 from deft.samplers.draw import named_domain, takes_old_names
@@ -233,29 +234,30 @@ def _run(
     log_w = ratio.reshape(b, k)
     log_z, resampled = log_w.new_zeros(b), log_w.new_zeros(b)
     fractions = []
-    for t, s in pairwise(levels):
-        pred, value = conditioned.both(x, torch.tensor(t.t, dtype=torch.float64))
-        now = twist.log_h(pred, rows).double()
-        log_w = log_w + (now - log_psi).reshape(b, k)
+    with compiled_calls():
+        for t, s in pairwise(levels):
+            pred, value = conditioned.both(x, torch.tensor(t.t, dtype=torch.float64))
+            now = twist.log_h(pred, rows).double()
+            log_w = log_w + (now - log_psi).reshape(b, k)
 
-        share = ess_fraction(log_w)
-        fractions.append(share)
-        low = (share < threshold)[:, None]
-        pick = torch.where(
-            low, systematic(log_w, uniforms.uniform(device=like.device), k), torch.arange(k, device=like.device)
-        )
-        pick = (first_of + pick).flatten()
-        log_z = log_z + torch.where(low[:, 0], log_mean(log_w), 0.0)
-        log_w = torch.where(low, 0.0, log_w)
-        resampled = resampled + low[:, 0]
-        x, mean, value, log_psi = pred.x_t[pick], pred.mean[pick], value[pick], now[pick]
+            share = ess_fraction(log_w)
+            fractions.append(share)
+            low = (share < threshold)[:, None]
+            pick = torch.where(
+                low, systematic(log_w, uniforms.uniform(device=like.device), k), torch.arange(k, device=like.device)
+            )
+            pick = (first_of + pick).flatten()
+            log_z = log_z + torch.where(low[:, 0], log_mean(log_w), 0.0)
+            log_w = torch.where(low, 0.0, log_w)
+            resampled = resampled + low[:, 0]
+            x, mean, value, log_psi = pred.x_t[pick], pred.mean[pick], value[pick], now[pick]
 
-        kernel = sampler.kernel(t, s)
-        if s.sigma == 0:
-            x = kernel.step(x, mean, None)
-            break
-        x, ratio = move(kernel, s, x, mean, shift_of(kernel, t, value), normal(), rows)
-        log_w = log_w + ratio.reshape(b, k)
+            kernel = sampler.kernel(t, s)
+            if s.sigma == 0:
+                x = kernel.step(x, mean, None)
+                break
+            x, ratio = move(kernel, s, x, mean, shift_of(kernel, t, value), normal(), rows)
+            log_w = log_w + ratio.reshape(b, k)
 
     log_w = log_w + (rows.log_prob(x).double() - log_psi).reshape(b, k)
     fractions.append(ess_fraction(log_w))

@@ -109,11 +109,17 @@ class VPTable(Schedule):
     def config(self) -> dict[str, Any]:
         return {"betas": self.betas.tolist()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the copies of the table on other devices."""
+        return {k: v for k, v in vars(self).items() if k != "_tables"}
+
     def _at(self, t: Tensor) -> Tensor:
         low = t.floor().clamp(0, self.t_max - 1)
-        i = low.long().cpu()
-        table = self._logit
-        return table[i].to(t.device) + (t - low) * (table[i + 1] - table[i]).to(t.device)
+        i, tables = low.long(), vars(self).setdefault("_tables", {})
+        if t.device not in tables:
+            tables[t.device] = self._logit.to(t.device)
+        table = tables[t.device]
+        return table[i] + (t - low) * (table[i + 1] - table[i])
 
     def log_alpha(self, t: Tensor) -> Tensor:
         return torch.nn.functional.logsigmoid(-self._at(t)) / 2

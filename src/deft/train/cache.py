@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from tqdm import tqdm
 from deft.core.denoiser import Denoiser, Prediction
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise, generator
-from deft.io.identity import digest
+from deft.io.identity import samples_digest
+from deft.kinds.stored import Samples, take
 from deft.runtime.distributed import World, get_world
+from deft.train.ahead import Ahead
 from deft.train.data import Order, observe_fixed
 from deft.train.denoising import DenoisingObjective, draw_times
 from deft.train.protocols import Batch, Batches, Source, Task, task_identity
@@ -29,23 +32,24 @@ class PredictionCache(Batches):
     instead, and costs its calls.
 
     Args:
-        x: images (or other samples) [N, *E]. rows: which of them each cached draw is of, [size].
+        x: images (or other samples) [N, *E], in memory or stored. rows: which of them each cached draw is of, [size].
         prediction: of all `size` draws. fixed: the observation of each image, where nothing in the task is random.
         fresh: (objective's draw of predictions: `predict(x, noise) -> Prediction`, share of a batch).
     """
 
     def __init__(
-        self, x: Tensor, task: Task, rows: Tensor, prediction: Prediction, fixed: Observation | None = None,
+        self, x: Samples, task: Task, rows: Tensor, prediction: Prediction, fixed: Observation | None = None,
         fresh: tuple[Callable[[Tensor, BatchNoise], Prediction], float] | None = None,
     ):  # fmt: skip
         self.x, self.task, self.rows, self.prediction, self._fixed = x, task, rows, prediction, fixed
         self._order, self._images, self._fresh = Order(len(rows)), Order(len(x)), fresh
+        self._ahead = Ahead(x)
 
     def identity(self) -> dict[str, Any]:
         """Of what is cached, not of the predictions: they differ by rounding from machine to machine."""
         fresh = 0.0 if self._fresh is None else self._fresh[1]
         return {
-            "samples": f"{len(self.x)}, {digest(self.x)}",
+            "samples": f"{len(self.x)}, {samples_digest(self.x)}",
             "cache": len(self.rows),
             "fresh": fresh,
             **task_identity(self.task),
@@ -59,9 +63,9 @@ class PredictionCache(Batches):
 
     @classmethod
     def build(
-        cls, prior: Denoiser, x: Tensor, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5, seed: int = 0,
-        chunk: int = 128, progress: bool = False, world: World | None = None, fixed: bool | Observation = False,
-        fresh: float = 0.0,
+        cls, prior: Denoiser, x: Samples, task: Task, size: int, *, focus: float = 3.0, even: float = 0.5,
+        seed: int = 0, chunk: int = 128, progress: bool = False, world: World | None = None,
+        fixed: bool | Observation = False, fresh: float = 0.0,
     ) -> PredictionCache:  # fmt: skip
         """Run the prior on `size` draws, x's rows in turn, t as the objective draws it; chunks are shared by the
         processes.
@@ -69,7 +73,7 @@ class PredictionCache(Batches):
         fixed: nothing in the task is random, so that images are measured once; or the observation of each, of own
             pairs. fresh: share of each batch redrawn.
         """
-        device = next((p.device for p in prior.parameters()), x.device)
+        device = next((p.device for p in prior.parameters()), getattr(x, "device", torch.device("cpu")))
         rows = torch.arange(size) % len(x)
         noise = BatchNoise(size, seed, 4)
         t = draw_times(prior.schedule, noise, focus, even)
@@ -77,7 +81,7 @@ class PredictionCache(Batches):
 
         def predict(i: int) -> Prediction:
             part = slice(i, min(i + chunk, size))
-            x_0, n = x[rows[part]].to(device), BatchNoise(part.stop - part.start, seed, 6, i).normal(x.shape[1:])
+            x_0, n = take(x, rows[part], device), BatchNoise(part.stop - part.start, seed, 6, i).normal(x.shape[1:])
             _, alpha, sigma = prior.coefficients(t[part], x_0)
             with torch.no_grad():
                 p = prior(alpha * x_0 + sigma * prior.project(n.to(device), x_0), t[part].to(device))
@@ -90,7 +94,9 @@ class PredictionCache(Batches):
         )
         joined = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
         anew = (DenoisingObjective(prior, focus=focus, even=even).predict, fresh) if fresh else None
-        known = fixed if isinstance(fixed, Observation) else observe_fixed(task, x) if fixed else None
+        known = fixed if isinstance(fixed, Observation) else None
+        if fixed is True and isinstance(x, Tensor):  # stored samples are too many to keep a measurement of each
+            known = observe_fixed(task, x)
         return cls(x, task, rows, joined, known, anew)
 
     def draw(
@@ -104,22 +110,38 @@ class PredictionCache(Batches):
         source: Source = BatchNoise,
     ) -> Batch:
         rows = range(size) if rows is None else rows
-        cached = size - (round(self._fresh[1] * size) if self._fresh is not None and step >= 0 else 0)
-        old = range(min(rows.start, cached), min(rows.stop, cached))
-        new = range(max(rows.start, cached) - cached, max(rows.stop, cached) - cached)
-        images, parts = [], []
-        if len(old):
-            chosen = self._order.rows(cached, seed, step, old)
+        chosen, new = self._chosen(size, seed, step, rows)
+        image = torch.cat([self.rows[chosen], new])
+        x = self._ahead.rows(image, device, None if step < 0 else partial(self._images_of, size, seed, step + 1, rows))
+        parts = []
+        if len(chosen):
             p = self.prediction[chosen]
-            images.append(self.rows[chosen])
             parts.append(Prediction(*(getattr(p, k).to(device) for k in Prediction.__annotations__)))
         if len(new):
             assert self._fresh is not None
-            images.append(self._images.rows(size - cached, seed, step, new))
-            parts.append(self._fresh[0](self.x[images[-1]].to(device), source(size - cached, seed, step, 8, rows=new)))
-        image = torch.cat(images)
+            cached = self._cached(size, step)
+            own = range(max(rows.start, cached) - cached, max(rows.stop, cached) - cached)
+            parts.append(self._fresh[0](x[len(chosen) :], source(size - cached, seed, step, 8, rows=own)))
         prediction = Prediction(*(torch.cat([getattr(p, k) for p in parts]) for k in Prediction.__annotations__))
-        x = self.x[image].to(device)
         if self._fixed is not None:
             return Batch(x, self._fixed[image].to(device), prediction)
         return Batch(x, self.task.observe(x, source(size, seed, step, 3, rows=rows)), prediction)
+
+    def _cached(self, size: int, step: int) -> int:
+        """How many rows of a batch are cached draws; the others are new ones."""
+        return size - (round(self._fresh[1] * size) if self._fresh is not None and step >= 0 else 0)
+
+    def _chosen(self, size: int, seed: int, step: int, rows: range) -> tuple[Tensor, Tensor]:
+        """(cached draws, images of new draws) of some rows of a batch."""
+        cached = self._cached(size, step)
+        old = range(min(rows.start, cached), min(rows.stop, cached))
+        new = range(max(rows.start, cached) - cached, max(rows.stop, cached) - cached)
+        none = torch.empty(0, dtype=torch.long)
+        return (
+            self._order.rows(cached, seed, step, old) if len(old) else none,
+            self._images.rows(size - cached, seed, step, new) if len(new) else none,
+        )
+
+    def _images_of(self, size: int, seed: int, step: int, rows: range) -> Tensor:
+        chosen, new = self._chosen(size, seed, step, rows)
+        return torch.cat([self.rows[chosen], new])

@@ -6,6 +6,7 @@ Every draw is a function of (seed, step) alone.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,9 @@ from deft.core.condition import fitted_to_samples
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise, generator
 from deft.errors import InputError
-from deft.io.identity import digest
+from deft.io.identity import digest, samples_digest
+from deft.kinds.stored import Samples
+from deft.train.ahead import Ahead
 from deft.train.protocols import Batch, Batches, Source, Task, task_identity
 
 
@@ -57,8 +60,8 @@ def observe_fixed(task: Task, x: Tensor, chunk: int = 128) -> Observation:
 
 
 class Clean(Batches):
-    """Samples x [N, *E]; with a task, each draw is measured afresh, unless nothing in the task is random (`fixed`):
-    then once.
+    """Samples x [N, *E], in memory or stored (`deft.kinds.stored`); with a task, each draw is measured afresh, unless
+    nothing in the task is random (`fixed`): then once.
 
     seen: truth values [N, *E], which entries of x are known; for a prior alone, since what is measured of x must be.
 
@@ -73,18 +76,19 @@ class Clean(Batches):
     (True, False)
     """
 
-    def __init__(self, x: Tensor, task: Task | None = None, *, fixed: bool = False, seen: Tensor | None = None):
+    def __init__(self, x: Samples, task: Task | None = None, *, fixed: bool = False, seen: Tensor | None = None):
         if seen is not None and (task is not None or seen.shape != x.shape):
             raise InputError(
                 f"seen are truth values of the shape of x {tuple(x.shape)}, for data without a task; got"
                 f" {tuple(seen.shape)}: measure samples of which every entry is known"
             )
-        self.x, self.task, self.seen, self._order = x, task, seen, Order(len(x))
-        self._fixed = observe_fixed(task, x) if fixed and task is not None else None
+        self.x, self.task, self.seen, self._order, self._ahead = x, task, seen, Order(len(x)), Ahead(x)
+        # stored samples are too many to keep a measurement of each
+        self._fixed = observe_fixed(task, x) if fixed and task is not None and isinstance(x, Tensor) else None
 
     def identity(self) -> dict[str, Any]:
         known = {} if self.seen is None else {"seen": digest(self.seen)}
-        return {"samples": f"{len(self.x)}, {digest(self.x)}", **known, **task_identity(self.task)}
+        return {"samples": f"{len(self.x)}, {samples_digest(self.x)}", **known, **task_identity(self.task)}
 
     def draw(
         self,
@@ -97,7 +101,8 @@ class Clean(Batches):
         source: Source = BatchNoise,
     ) -> Batch:
         chosen = self._order.rows(size, seed, step, rows)
-        x = self.x[chosen].to(device)
+        following = None if step < 0 else partial(self._order.rows, size, seed, step + 1, rows)
+        x = self._ahead.rows(chosen, device, following)
         if self.task is None:
             return Batch(x, seen=None if self.seen is None else self.seen[chosen.to(self.seen.device)].to(device))
         if self._fixed is not None:

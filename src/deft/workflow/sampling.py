@@ -9,8 +9,9 @@ What there is to know meanwhile goes to the logger `deft`.
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +24,10 @@ from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.io.arrays import save_arrays
 from deft.io.claims import names_in
+from deft.io.drawn import CHUNKS, MAPPED, VALUES, drawn_so_far, read_chunks
 from deft.io.files import on_disk_together, write_bytes, write_json
 from deft.io.folders import Outputs, own_folder
-from deft.io.h_files import SAID, needed_h, save_h
+from deft.io.h_files import SAID, load_h, needed_h, save_h
 from deft.io.measurements import is_measurement, limits, read_measurement
 from deft.kinds.domain import Domain, Measured, domain_for, known_options
 from deft.kinds.draws import Draws
@@ -37,9 +39,12 @@ from deft.methods import Plan
 from deft.prior.measurement_check import sample_warnings, typical_noise, warning_from
 from deft.recipe.fitted import FittedH
 from deft.recipe.intervals import LEVEL, CheckedIntervals, judged
+from deft.runtime.compiled import is_compiled
+from deft.runtime.distributed import get_world
 from deft.runtime.messages import log, shown
 from deft.runtime.precision import precision_of
 from deft.samplers import ChainDiagnostics, ParticleDiagnostics
+from deft.workflow.drawing import KeptSamples, run_identity
 
 
 def _files(about: dict[str, Any]) -> list[Any]:
@@ -51,7 +56,7 @@ def _files(about: dict[str, Any]) -> list[Any]:
 
 
 OUTPUTS = Outputs(
-    "sample", ("samples.npz", "sample.json", "sheet.png"), "sample.json", _files,
+    "sample", (CHUNKS, VALUES, "samples.npz", "sample.json", "sheet.png"), "sample.json", _files,
     r"(sample-\d{3,}|mean|spread|quantiles|summary)(\W[^/\\]*)?|h\.safetensors",
 )  # fmt: skip
 
@@ -174,14 +179,17 @@ class Sampling:
         measurement: str | Path | None = None,
         *,
         overwrite: bool = False,
+        resume: bool = False,
         progress: bool | None = None,
         **reading: Any,
     ) -> Sampled:
         """Read the measurement, draw, and write samples, their mean and deviation, pictures and sample.json.
 
-        reading: as `read_measured` takes it.
+        More samples than one batch has are written batch by batch. Of a run that was stopped, `resume` draws what is
+        missing. reading: as `read_measured` takes it.
         """
         folder, shape = Path(out), tuple(self.prior.data_shape)
+        self._check_resume(folder, resume, overwrite)
         if measurement is None:
             seen = Measured(self.task.check(shape))
         else:
@@ -189,40 +197,52 @@ class Sampling:
             self._doubt_h(seen.obs)
         if self.paste is not None:
             requires(seen.obs, "mask", "--paste")
-        with own_folder(folder, OUTPUTS, overwrite=overwrite, inputs=(measurement, reading.get("mask"))):
-            return self._draw(folder, seen, measurement, progress)
+        inputs = (measurement, reading.get("mask"))
+        with own_folder(folder, OUTPUTS, overwrite=overwrite, resume=resume, inputs=inputs):
+            done, kept = self._draw(folder, seen, measurement, resume, progress)
+        if kept is not None:
+            kept.remove()
+        return done
 
-    def _draw(self, folder: Path, seen: Measured, measurement: str | Path | None, progress: bool | None) -> Sampled:
-        """Draw, and write."""
+    def _check_resume(self, folder: Path, resume: bool, overwrite: bool) -> None:
+        """Refuse to go on where nothing was left, and to begin where something was."""
+        if resume and overwrite:
+            raise InputError("--resume goes on with what is there, --overwrite removes it: give one of them")
+        if resume and self.plan.joint:
+            raise InputError(
+                f"{self.plan.method.title} draws all samples of a measurement together, and keeps nothing before all"
+                " are there: leave --resume out, and give --overwrite if files are there"
+            )
+        if not get_world().main:
+            return
+        if resume:
+            read_chunks(folder)
+        elif not overwrite and (done := drawn_so_far(folder)) is not None:
+            raise InputError(
+                f"{folder} holds {done:,} samples of a run that was stopped: go on with --resume, or give another"
+                " --out, or --overwrite"
+            )
+
+    def _draw(
+        self, folder: Path, seen: Measured, measurement: str | Path | None, resume: bool, progress: bool | None
+    ) -> tuple[Sampled, KeptSamples | None]:
+        """Draw, and write. Also what was kept meanwhile."""
         on_device = seen.obs.to(self.where)
         if measurement is not None and (doubt := warning_from(self.prior, on_device)):
             log.warning(doubt)
-        h = self._refined(seen.obs, folder, str(measurement))
-        started = time.perf_counter()
-        draws = self.plan.draw(
-            self.prior,
-            on_device,
-            self.samples,
-            fitted=needed_h(self.plan.method, self.prior, h, self.covariance),
-            scale=self.scale,
-            seed=self.seed,
-            batch=self.batch,
-            progress=shown(progress),
-        ).cpu()
-        seconds = time.perf_counter() - started
+        h = self._refined(seen.obs, folder, str(measurement), resume)
+        draws, seconds, kept = self._samples(folder, seen, on_device, h, resume, shown(progress))
         warnings = sample_warnings(
-            self.prior,
-            None if measurement is None else on_device,
-            draws.x[0].to(self.where),
-            seed=self.seed,
-            what=str(measurement),
+            self.prior, None if measurement is None else on_device, draws.x[0], seed=self.seed, what=str(measurement)
         )
         trust = self._trust(draws, on_device) if measurement is not None else None
         if trust is not None and trust["within"] is not None:
             draws = replace(draws, factors=self._checked.factors if self._checked else None)
         shown_as = draws if self.paste is None else paste_measured(draws, seen.obs, self.paste)
         with on_disk_together():
-            written = self.write(folder, shown_as, seen, pictured=measurement is not None)
+            written = self.write(
+                folder, shown_as, seen, pictured=measurement is not None, names=None if kept is None else kept.files
+            )
         noise, found = self._numbers(draws, seen.obs)
         about = {
             "out": str(folder),
@@ -235,6 +255,7 @@ class Sampling:
             "seed": self.seed,
             "scale": self.scale,
             **({} if (precision := precision_of(self.prior)) == "fp32" else {"precision": precision}),
+            **({"compiled": True} if is_compiled(self.prior) else {}),
             **({} if self.paste is None else {"pasted": self.paste}),
             "seconds": round(seconds, 3),
             "calls": self.plan.calls(self.samples),
@@ -246,24 +267,66 @@ class Sampling:
             "spread": found["spread"],
             "trust": trust,
             "skipped": list(seen.skipped),
-            "files": names_in(folder),
+            "files": [name for name in names_in(folder) if name not in (CHUNKS, VALUES)],
         }
         write_json(folder / "sample.json", about)
-        return Sampled(about, noise, seconds, written)
+        return Sampled(about, noise, seconds, written), kept
+
+    def _samples(
+        self, folder: Path, seen: Measured, obs: Observation, h: Learned | None, resume: bool, progress: bool
+    ) -> tuple[Draws, float, KeptSamples | None]:
+        """(the samples, seconds of drawing, what keeps them): those of more than one batch are written as they are
+        drawn. obs: the measurement where it is sampled."""
+        fitted = needed_h(self.plan.method, self.prior, h, self.covariance)
+        how: dict[str, Any] = {"fitted": fitted, "scale": self.scale, "seed": self.seed, "batch": self.batch}
+        if self.plan.joint or (self.samples <= self.batch and not resume):
+            if self.samples > self.batch:
+                log.info(
+                    f"{self.plan.method.title} draws all {self.samples:,} samples together: none is written before all"
+                    " are there"
+                )
+            started = time.perf_counter()
+            draws = self.plan.draw(self.prior, obs, self.samples, progress=progress, **how).cpu()
+            return draws, time.perf_counter() - started, None
+
+        def write(x: torch.Tensor, first: int) -> list[str]:
+            shown_as = x if self.paste is None else paste_measured(x[None], seen.obs, self.paste)[0]
+            with on_disk_together():
+                return [p.name for p in self._write_each(folder, shown_as, seen.domain, first)]
+
+        settings = {
+            "samples": self.samples,
+            "seed": self.seed,
+            "scale": self.scale,
+            "refine": self.refine,
+            "pasted": self.paste,
+            "precision": precision_of(self.prior),
+        }
+        about = run_identity(self.prior, self.task, self.plan, seen.obs, fitted, settings)
+        kept = KeptSamples(folder, about, resume, re.compile(OUTPUTS.form))
+        draws = kept.draw(self.plan, self.prior, obs, self.samples, write, progress=progress, **how)
+        return draws, kept.seconds, kept
 
     def spread(self, draws: Draws) -> torch.Tensor:
         """Standard deviation of each entry over samples that are brought into their range, [*E]."""
-        bounds = self.domain.bounds
-        return Draws(draws.x if bounds is None else draws.x.clamp(*bounds)).std[0]
+        return spread_of(draws, self.domain.bounds)
 
-    def write(self, folder: Path, draws: Draws, seen: Measured, *, pictured: bool = True) -> list[str]:
+    def _write_each(self, folder: Path, x: torch.Tensor, domain: Domain | None, first: int = 0) -> list[Path]:
+        """Write samples, of which the first has this number. domain: what the measurement's own kind of data knows."""
+        write = (domain or self.domain).write
+        return [path for i, one in enumerate(x) for path in write(folder, f"sample-{first + i:03d}", one)]
+
+    def write(
+        self, folder: Path, draws: Draws, seen: Measured, *, pictured: bool = True, names: Sequence[str] | None = None
+    ) -> list[str]:
         """Write samples of one measurement, with all that belongs to them; returns what to look at.
 
-        pictured: show the measurement beside them. Draws with checked intervals have low and high in samples.npz.
+        pictured: show the measurement beside them. names: of the files of single samples, which are there already.
+        Draws with checked intervals have low and high in samples.npz.
         """
         x, mean, std = draws.x[0], draws.mean[0], self.spread(draws)
         domain: Domain = seen.domain or self.domain
-        files = [path for i, one in enumerate(x) for path in domain.write(folder, f"sample-{i:03d}", one)]
+        files = self._write_each(folder, x, seen.domain) if names is None else [folder / name for name in names]
         files += domain.write(folder, "mean", mean)
         files += domain.write_draws(folder, draws)
         rows = getattr(self.prior, "rows_per_call", 1)
@@ -282,10 +345,12 @@ class Sampling:
 
     def _numbers(self, draws: Draws, obs: Observation) -> tuple[float, dict[str, float | None]]:
         """(the measurement's noise, residual, reward and spread of the samples), each a mean."""
-        x, rows = draws.x[0], obs.repeat(self.samples)
-        left = rows.residual_rms(x)
-        liked = float(rows.log_prob(x).mean()) * self.task.beta if isinstance(self.task, Tilt) else None
-        return typical_noise(rows, x), {
+        x, tilt = draws.x[0], isinstance(self.task, Tilt)
+        left = by_blocks(lambda rows, part: rows.residual_rms(part), obs, x)
+        density = by_blocks(lambda rows, part: rows.log_prob(part), obs, x) if tilt else None
+        liked = None if density is None else float(density.mean()) * self.task.beta
+        few = x[:BLOCK]  # of one measurement it hardly varies
+        return typical_noise(obs.repeat(len(few)), few), {
             "residual": None if left is None else float(left.mean()),
             "reward": liked,
             "spread": float(self.spread(draws).mean()),
@@ -304,7 +369,7 @@ class Sampling:
         if other or self.scale != 1 or self.refine or not checked.applies(self.plan):
             what = "another task or noise" if other else "another method, sampler, scale or number of steps"
             return {"within": None, "line": f"intervals were checked for {what}: nothing is known of these"}
-        return judged(checked, self.prior, obs, draws.to(self.where), self.seed)
+        return judged(checked, self.prior, obs, draws, self.seed)
 
     def _doubt_h(self, obs: Observation) -> None:
         """Say so if h was fitted to one measurement, and this is another."""
@@ -315,10 +380,12 @@ class Sampling:
                 " is another: its h knows nothing of it. Fit one to this measurement, or to pairs"
             )
 
-    def _refined(self, obs: Observation, folder: Path, source: str) -> Learned | None:
+    def _refined(self, obs: Observation, folder: Path, source: str, resume: bool) -> Learned | None:
         """h as it is, or fitted on and kept beside the samples."""
         if self.fitted is None or not self.refine:
             return None if self.fitted is None else self.fitted.h
+        if resume:  # that of the samples which are there
+            return load_h(folder / "h.safetensors", self.prior, self.task)[0].to(self.where)
         whole = replace(self.fitted, prior=self.prior, task=self.task)
         refined = whole.refine(obs, self.refine, seed=self.seed, source=source)
         save_h(folder / "h.safetensors", refined.h, self.prior, self.task, **refined.card)
@@ -349,3 +416,36 @@ def diagnosis(draws: Draws) -> dict[str, float]:
             "rise": float(how.rise[0].mean()),
         }
     return {}
+
+
+# of more samples than there is memory for
+
+BLOCK = 256
+"""Samples that numbers are worked out of at once."""
+
+
+def by_blocks(
+    number: Callable[[Observation, torch.Tensor], torch.Tensor | None], obs: Observation, x: torch.Tensor
+) -> torch.Tensor | None:
+    """number(the measurement repeated, samples) of samples [n, *data_shape] of one measurement, [n], `BLOCK` at a
+    time."""
+    found = [number(obs.repeat(len(part)), part) for part in x.split(BLOCK)]
+    return None if any(v is None for v in found) else torch.cat([v for v in found if v is not None])
+
+
+def spread_of(draws: Draws, bounds: tuple[float, float] | None) -> torch.Tensor:
+    """Standard deviation of each entry over samples of one measurement that are brought into their range, [*E]."""
+    x = draws.x
+    if x.numel() * x.element_size() <= MAPPED:
+        return Draws(x if bounds is None else x.clamp(*bounds)).std[0]
+
+    def each() -> Iterator[torch.Tensor]:
+        for part in x[0].split(BLOCK):
+            yield (part if bounds is None else part.clamp(*bounds)).double()
+
+    mean, square = torch.zeros(x.shape[2:], dtype=torch.float64), torch.zeros(x.shape[2:], dtype=torch.float64)
+    for part in each():
+        mean += part.sum(0) / draws.n
+    for part in each():
+        square += (part - mean).square().sum(0) / max(draws.n - 1, 1)
+    return square.sqrt().to(x.dtype)

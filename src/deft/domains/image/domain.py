@@ -24,6 +24,7 @@ class ImageDomain(Domain):
     title: ClassVar[str] = "images"
     bounds: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
     hub_tag: ClassVar[str] = "image-to-image"
+    streams: ClassVar[bool] = True
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         return len(event_shape) == 3

@@ -12,6 +12,7 @@ from torch import Tensor
 from deft.domains.image.data import DATASETS, check_bundled, dataset
 from deft.domains.image.files import split_source
 from deft.domains.image.reading import ImageSet, ReadOptions, Shape, chw, read_images, read_stack
+from deft.domains.image.streaming import stream_images
 from deft.domains.image.tasks import ImageTask, Masked
 from deft.errors import InputError
 from deft.io.settings import Range
@@ -30,10 +31,12 @@ def read(
     recursive: bool = False,
     array: str | None = None,
     strict: bool = True,
+    stream: bool = False,
 ) -> ImageSet:
     """Images from a folder, an npz or a file, or a split of bundled ones ("fashion", "fashion:test"); see
     `ReadOptions`.
 
+    stream: x of a large source is read row by row (`deft.kinds.stored`).
     strict: False passes over a range, an array and subfolders where this source has no such thing.
     """
     check_bundled(source)
@@ -53,9 +56,9 @@ def read(
     if not strict:
         path, named = split_source(source)
         recursive, array = recursive and path.is_dir(), array if path.is_file() and named is None else None
-    return read_images(
-        source, ReadOptions(shape, skip_bad, resize, convert, value_range, recursive=recursive, array=array)
-    )
+    reading = ReadOptions(shape, skip_bad, resize, convert, value_range, recursive=recursive, array=array)
+    streamed = stream_images(source, reading) if stream else None
+    return read_images(source, reading) if streamed is None else streamed
 
 
 def pairs(

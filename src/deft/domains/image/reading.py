@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,14 +48,14 @@ SAMPLE = 1_000_000
 class ImageSet(Data):
     """Pictures that were read.
 
-    x: [N, C, H, W] in [-1, 1]; names: one each; labels: [N] or None.
+    x: [N, C, H, W] in [-1, 1], a tensor or stored; names: one each; labels: [N] or None.
     notes: lines that say what was left out, cropped, clipped, turned or inverted.
     skipped: the names of what was left out: files that cannot be used (skip_bad), files of other kinds, pictures in
         subfolders, later frames.
     sizes: (height, width) of each as stored.
     """
 
-    x: Tensor
+    x: Any
     skipped: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
 
@@ -147,7 +148,7 @@ def _read_folder(folder: Path, part: str | None, reading: ReadOptions) -> ImageS
     return _read_files(listing.files, relative(listing.files, folder), folder, part, reading, listing)
 
 
-class _Gathered:
+class Gathered:
     """What becomes of the pictures of a source as they are read."""
 
     def __init__(self, reading: ReadOptions, total: int):
@@ -182,19 +183,43 @@ class _Gathered:
         kept = raw(name, values, kind, max(16, share), window, inverted)
         if kept.broken:
             raise InputError(f"{kept.broken} values are NaN or infinite")
-        values, wanted = _match_channels(values, self.reading), self.reading.event_shape
-        if wanted is not None and values.shape[1:] != wanted[1:]:
-            size = f"{kept.size[0]}x{kept.size[1]}"
-            if not self.reading.resize:
-                raise InputError(
-                    f"{size} pixels, expected {wanted[1]}x{wanted[2]} ({self.reading.whose} size): resize {them}, or"
-                    " give --resize"
-                )
-            if cropped(kept.size, wanted[1:]):
-                _, _, height, width = crop_box(kept.size, wanted[1:])
-                self.note("cropped", f"{size} to the {height:.4g}x{width:.4g} in its middle")
+        values, wanted = match_channels(values, self.reading), self.reading.event_shape
+        if self.check_size(kept.size, them) and wanted is not None:
             values = resized(torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)), wanted[1:]).numpy()
         self.raws.append(replace(kept, values=values))
+
+    def check_size(self, size: tuple[int, int], them: str = "it") -> bool:
+        """Whether a picture of this size is to be resized.
+
+        Raises:
+            InputError: it is of another, and is not to be.
+        """
+        wanted = self.reading.event_shape
+        if wanted is None or size == wanted[1:]:
+            return False
+        text = f"{size[0]}x{size[1]}"
+        if not self.reading.resize:
+            raise InputError(
+                f"{text} pixels, expected {wanted[1]}x{wanted[2]} ({self.reading.whose} size): resize {them}, or"
+                " give --resize"
+            )
+        if cropped(size, wanted[1:]):
+            _, _, height, width = crop_box(size, wanted[1:])
+            self.note("cropped", f"{text} to the {height:.4g}x{width:.4g} in its middle")
+        return True
+
+    def frames(self, path: Path, name: str, total: int) -> None:
+        """Of a file of several frames the first is taken."""
+        if total > 1:
+            self.notes.append(
+                f"left out: frames 1 to {total - 1} of {name}: its first, 0, was taken ({path}:all takes all)"
+            )
+            self.skipped += [f"{name}[{i}]" for i in range(1, total)]
+
+    def all_notes(self, total: int) -> list[str]:
+        """Of `total` pictures that are used."""
+        more = [f"and {len(self.notes) - 10} more such lines"] if len(self.notes) > 10 else []
+        return [*self.notes[:10], *more, *self.summary(total)]
 
     def summary(self, total: int) -> list[str]:
         lines = []
@@ -212,7 +237,7 @@ class _Gathered:
 def _read_files(
     files: Sequence[Path], names: Sequence[str], source: Path, part: str | None, reading: ReadOptions, listing: Listing
 ) -> ImageSet:
-    got = _Gathered(reading, len(files))
+    got = Gathered(reading, len(files))
     for path, name in zip(files, names, strict=True):
         try:
             check_file(path)
@@ -236,20 +261,17 @@ def _read_files(
     )
 
 
-def _add_frames(got: _Gathered, path: Path, name: str, part: str | None) -> None:
+def _add_frames(got: Gathered, path: Path, name: str, part: str | None) -> None:
     found = decode(path, part, got.reading.convert)
     for number, values, kind in found.frames:
         got.add(name if part is None else f"{name}[{number}]", values, kind)
     if found.turned:
         got.note("turned", name)
-    if part is None and found.total > 1:
-        got.notes.append(
-            f"left out: frames 1 to {found.total - 1} of {name}: its first, 0, was taken ({path}:all takes all)"
-        )
-        got.skipped += [f"{name}[{i}]" for i in range(1, found.total)]
+    if part is None:
+        got.frames(path, name, found.total)
 
 
-def _add_slices(got: _Gathered, path: Path, name: str, part: str | None) -> None:
+def _add_slices(got: Gathered, path: Path, name: str, part: str | None) -> None:
     if is_volume(path):
         found = read_volume(path, part)
     elif part is not None:
@@ -267,13 +289,13 @@ def _add_slices(got: _Gathered, path: Path, name: str, part: str | None) -> None
     got.skipped += [f"{name}{ending}" for ending in found.left_out]
 
 
-def _to_one_colour(got: _Gathered) -> None:
+def _to_one_colour(got: Gathered) -> None:
     """Without a prior, --convert makes a mixture of grey and RGB all RGB."""
     if len({r.values.shape[0] for r in got.raws}) > 1:
         got.raws = [replace(r, values=np.repeat(r.values, 3, 0)) if r.values.shape[0] == 1 else r for r in got.raws]
 
 
-def _match_channels(x: np.ndarray, reading: ReadOptions) -> np.ndarray:
+def match_channels(x: np.ndarray, reading: ReadOptions) -> np.ndarray:
     """[C, H, W] with the prior's channels; a grey picture stored as RGB counts as grey (WebP has no other, and
     rounds)."""
     expected = reading.event_shape
@@ -294,7 +316,7 @@ def _match_channels(x: np.ndarray, reading: ReadOptions) -> np.ndarray:
 
 
 def _finish(
-    got: _Gathered,
+    got: Gathered,
     source: str,
     total: int,
     *,
@@ -305,27 +327,18 @@ def _finish(
     """To [-1, 1], all by one rule, and one tensor."""
     reading = got.reading
     if got.bad and (not reading.skip_bad or not got.raws):
-        _complain(got.bad, total, source, single, reading)
+        complain(got.bad, total, source, single, reading)
     limits = choose(got.raws, as_range(reading.range), source)
     pictures, kept, clipped = [], [], Clipped()
     for item in got.raws:
         try:
-            pictures.append(_check_values(in_range(item, limits, reading.range, reading.slack, clipped), reading))
+            pictures.append(check_values(in_range(item, limits, reading.range, reading.slack, clipped), reading))
             kept.append(item)
         except InputError as error:
             got.bad.append((item.name, str(error)))
     if got.bad and (not reading.skip_bad or not kept):
-        _complain(got.bad, total, source, single, reading)
-    first = pictures[0].shape
-    other = next(((r.name, x.shape) for r, x in zip(kept, pictures, strict=True) if x.shape != first), None)
-    if other is not None:
-        way = " with --resize" if reading.event_shape else ""
-        if {first[1:], other[1][1:]} == {first[1:]}:
-            way = " with --convert"
-        raise InputError(
-            f"images of mixed sizes in {source}: {kept[0].name} is {shape_text(first)}, {other[0]} is"
-            f" {shape_text(other[1])}; bring them to one size{way}"
-        )
+        complain(got.bad, total, source, single, reading)
+    one_size(source, [(r.name, tuple(x.shape)) for r, x in zip(kept, pictures, strict=True)], reading)
     bad = [name for name, _ in got.bad]
     notes = [f"left out {len(bad)} of {total}: {some(bad)} ({got.bad[0][0]}: {got.bad[0][1]})"] if bad else []
     windows = {r.window for r in kept if r.kind not in limits and r.window is not None}
@@ -336,9 +349,7 @@ def _finish(
         )
     notes += [
         *before,
-        *got.notes[:10],
-        *([f"and {len(got.notes) - 10} more such lines"] if len(got.notes) > 10 else []),
-        *got.summary(len(kept)),
+        *got.all_notes(len(kept)),
         *clipped.lines(limits),
         *faint(kept, limits),
     ]
@@ -346,7 +357,22 @@ def _finish(
     return ImageSet(torch.stack(pictures), order, None, notes, [*bad, *skipped, *got.skipped], [r.size for r in kept])
 
 
-def _complain(bad: list[tuple[str, str]], total: int, source: str, single: str | None, reading: ReadOptions) -> None:
+def one_size(source: str, shapes: Sequence[tuple[str, Shape]], reading: ReadOptions) -> None:
+    """Refuse pictures (name, shape) of several shapes."""
+    name, first = shapes[0]
+    other = next((named for named in shapes if named[1] != first), None)
+    if other is None:
+        return
+    way = " with --resize" if reading.event_shape else ""
+    if {first[1:], other[1][1:]} == {first[1:]}:
+        way = " with --convert"
+    raise InputError(
+        f"images of mixed sizes in {source}: {name} is {shape_text(first)}, {other[0]} is {shape_text(other[1])}; bring"
+        f" them to one size{way}"
+    )
+
+
+def complain(bad: list[tuple[str, str]], total: int, source: str, single: str | None, reading: ReadOptions) -> None:
     if single and total == 1 and not reading.skip_bad:
         raise InputError(f"{single}: {bad[0][1]}")
     if reading.skip_bad:
@@ -359,7 +385,7 @@ def _complain(bad: list[tuple[str, str]], total: int, source: str, single: str |
     )
 
 
-def _check_values(x: Tensor, reading: ReadOptions) -> Tensor:
+def check_values(x: Tensor, reading: ReadOptions) -> Tensor:
     if not bool(torch.isfinite(x).all()):
         raise InputError("values too large for 32 bits")
     low, high = float(x.min()), float(x.max())
@@ -459,9 +485,9 @@ def read_stack(array: np.ndarray, name: str, reading: ReadOptions) -> tuple[Tens
 def stack_images(array: np.ndarray, name: str, reading: ReadOptions) -> ImageSet:
     """Images from an array NHW, NHWC or NCHW; names are the rows' numbers."""
     array = native(np.asarray(array))
-    kind = _kind(array, name)
-    x = _channels_first(array, name, reading)
-    got = _Gathered(reading, len(x))
+    kind = kind_of_values(array, name)
+    x = channels_first(array, name, reading)
+    got = Gathered(reading, len(x))
     for i, picture in enumerate(x):
         try:
             got.add(f"number {i}", picture, kind, them="them")
@@ -471,7 +497,7 @@ def stack_images(array: np.ndarray, name: str, reading: ReadOptions) -> ImageSet
     return replace(found, names=[f"{int(n.removeprefix('number ')):05d}" for n in found.names])
 
 
-def _kind(array: np.ndarray, name: str) -> str:
+def kind_of_values(array: np.ndarray, name: str) -> str:
     letter = array.dtype.kind
     if letter == "c":
         raise InputError(f"{name} holds complex values, expected real ones: take the magnitude first (numpy.abs)")
@@ -482,7 +508,7 @@ def _kind(array: np.ndarray, name: str) -> str:
     return "1-bit" if letter == "b" else "8-bit" if array.dtype == np.uint8 else "float" if letter == "f" else "integer"
 
 
-def _channels_first(array: np.ndarray, name: str, reading: ReadOptions) -> np.ndarray:
+def channels_first(array: np.ndarray, name: str, reading: ReadOptions) -> np.ndarray:
     expected = reading.event_shape
     if array.size == 0:
         raise InputError(f"{name} has shape {array.shape}: it holds 0 images")

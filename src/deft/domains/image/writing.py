@@ -152,9 +152,9 @@ def picture_of(obs: Observation, shape: Sequence[int]) -> np.ndarray:
     return pixels if hidden is None else with_hole(pixels, hidden.expand(len(obs), *shape))
 
 
-def spread_column(samples: Tensor, note: str) -> tuple[Column, str]:
-    """The spread of [N, S, *E] as a column, and the line that says what its colours mean."""
-    deviation = Draws(samples.clamp(-1, 1)).std.mean(1)
+def spread_column(std: Tensor, note: str) -> tuple[Column, str]:
+    """The standard deviation [N, C, H, W] of samples as a column, and the line that says what its colours mean."""
+    deviation = std.mean(1)
     top = max(float(deviation.max()), 1e-3)
     about = (
         f"spread: standard deviation of each pixel over the samples; black 0, pale yellow {top:.2f} (the range of"
@@ -183,7 +183,7 @@ def of_draws(x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Map
     columns.append(Column("mean", to_pixels(x.mean(0, keepdim=True)), f"of {n}"))
     footer = ""
     if n > 1:
-        column, footer = spread_column(x[None], f"of {n}")
+        column, footer = spread_column(std[None], f"of {n}")
         columns.append(column)
     sheet = picture_grid(
         columns, title=title, footer=footer, cell=_cell(shape), gaps=(shown - 1,) if obs is None else (0, shown)
@@ -208,7 +208,7 @@ def wall(views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), ce
     columns, gaps, footer = [], [], ""
     for i, v in enumerate(views):
         if v.kind == "spread":
-            column, footer = spread_column(v.x, v.note)
+            column, footer = spread_column(Draws(v.x.clamp(-1, 1)).std, v.note)
         else:
             column = Column(v.title, v.x if v.kind == "picture" else to_pixels(v.x), v.note)
         columns.append(column)

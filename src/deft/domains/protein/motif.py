@@ -25,7 +25,7 @@ from deft.domains.protein.chains import UNIT
 from deft.domains.protein.geometry import full_precision, residues
 from deft.errors import ContractError, InputError
 from deft.likelihood import Gaussian, Observation
-from deft.likelihood.task import Drawn
+from deft.likelihood.task import Drawn, measuring
 from deft.tensors import float32_default
 from deft.values import check_numbers
 
@@ -174,6 +174,7 @@ class MotifTask(Drawn):
 
     @float32_default()
     def observe(self, x: Tensor, noise: Noise | BatchNoise) -> Observation:
+        noise = measuring(noise)
         group = self.operator(x, noise).group
         sigma_y: float | Tensor = self.sigma_y
         if self.loosest > self.sigma_y:

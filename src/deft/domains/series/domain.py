@@ -15,7 +15,7 @@ from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.domains.series.clock import ROWS, Clock
 from deft.domains.series.units import Units
-from deft.kinds.domain import Data, Domain, Measured, Metric, View
+from deft.kinds.domain import Data, Domain, Family, Measured, Metric, View
 from deft.kinds.draws import Draws
 
 WEIGHTS = Path(__file__).with_name("weights")
@@ -77,6 +77,11 @@ class SeriesDomain(Domain):
 
     def bundled_priors(self) -> Mapping[str, Path]:
         return {p.stem: p for p in sorted(WEIGHTS.glob("*.safetensors")) if not p.stem.startswith("h-")}
+
+    def families(self) -> Mapping[str, Family]:
+        from deft.domains.series.families import families
+
+        return families()
 
     def bundled_h(self, prior: str = "") -> Mapping[str, Path]:
         return {p.stem.removeprefix("h-"): p for p in sorted(WEIGHTS.glob("h-*.safetensors"))}
@@ -172,11 +177,11 @@ class SeriesDomain(Domain):
     # how good
 
     def metrics(self) -> Mapping[str, Metric]:
-        from deft.domains.series.measure import METRICS
+        from deft.domains.series.metrics import METRICS
 
         return METRICS
 
     def measure(self, samples: Tensor, truth: Tensor, obs: Observation, **options: Any) -> dict[str, Tensor]:
-        from deft.domains.series.measure import measure
+        from deft.domains.series.metrics import measure
 
         return measure(samples, truth, obs)
