@@ -29,7 +29,7 @@ from deft.io.folders import STATE_FIRST, Outputs, own_folder
 from deft.io.prior_files import OwnPrior, load_own
 from deft.io.text import markdown
 from deft.kinds.domain import Domain, Table, find_domain
-from deft.kinds.stored import Samples, bounded, few_rows, subset
+from deft.kinds.stored import Samples, bounded, subset
 from deft.recipe.card_text import card_lines
 from deft.recipe.data import hold_out
 from deft.runtime.distributed import get_world
@@ -278,8 +278,9 @@ class Training:
             out = common.load_data(
                 bound, self.held_out, "validation", shape, options, output.say, held_out=True, gaps=True
             )
-            seen_out = None if out.seen is None else out.seen[: few_rows(out.x, 1000)]
-            return Read(bound, found.card, len(found), found.x, bounded(out.x, 1000), found.seen, seen_out)
+            x_out = bounded(out.x, 1000)
+            seen_out = None if out.seen is None else out.seen[: len(x_out)]
+            return Read(bound, found.card, len(found), found.x, x_out, found.seen, seen_out)
         rows, rest = hold_out(len(found), self.seed, found.x, found.last)
         seen = (None, None) if found.seen is None else (found.seen[rows], found.seen[rest])
         return Read(bound, found.card, len(found), subset(found.x, rows), found.x[rest], *seen)
