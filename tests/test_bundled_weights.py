@@ -18,6 +18,7 @@ from deft.domains.image.writing import picture_of
 from deft.errors import CheckpointError, InputError
 from deft.io.files import from_bytes, load_weights, save_weights
 from deft.io.h_files import bundled_h, load_h, read_h
+from deft.io.measurements import save_measurement
 from deft.io.prior_files import BUNDLED
 from deft.kinds.domain import domains, find_domain
 
@@ -112,6 +113,22 @@ def test_it_is_known_behind_a_service_too():
     with TestClient(make_app(prior), base_url="http://127.0.0.1") as client:
         card = client.get("/v1/card").json()
     assert card["stands_for"] == prior.card["stands_for"] and card["fingerprint"] == prior.fingerprint()
+
+
+def test_a_method_without_a_run_takes_the_h_of_the_library(tmp_path, monkeypatch, capsys):
+    """The samples are those of that h in Python; a task that has none is refused, and another noise is said."""
+    monkeypatch.chdir(tmp_path)
+    task = deft.tasks.SuperResolution()
+    obs = task.observe(deft.sample(deft.load_prior("fashion"), 1, steps=4), deft.Noise(0, 1))
+    save_measurement(tmp_path / "y.npz", obs, task)
+    line = ["sample", "--method", "deft", "--measurement", "y.npz", "-n", "2", "--steps", "4"]
+    assert main([*line, "--out", "a"]) == 0 and "note" not in capsys.readouterr().out
+    drawn = deft.load(bundled_h("sr4")).sample(obs, n=2, steps=4)
+    assert np.array_equal(np.load("a/samples.npz")["samples"], drawn.x[0].numpy())
+    assert json.loads(Path("a/sample.json").read_text())["run"] == "bundled"
+    assert main([*line, "--sigma-y", "0.1", "--out", "b"]) == 0
+    assert "note: the bundled h was fitted to SuperResolution(sigma_y=0.05" in capsys.readouterr().out
+    assert main([*line, "--task", "jpeg", "--out", "c"]) == 2
 
 
 # The colour prior.
