@@ -6,10 +6,11 @@
 espeak-ng (https://github.com/espeak-ng/espeak-ng) is under the GPL, version 3 or later. What it says is not: the sound
 that a program makes is no copy of it, so the files are free to use.
 
-`--out`: all voices of `VOICES` but those of `BUNDLED`, in several pitches and speeds, as recordings back to back (pcm,
+`--out`: the voices of `VARIANTS`, in several pitches and speeds, as recordings back to back (pcm,
 offset, name, rate: how `deft` reads many recordings of unequal length). A name is {digit}_{voice}_{number}.wav.
-`--bundle`: the voices of `BUNDLED`, one voice a split, as `deft` ships them: for each split windows [N, 4096]
+`--bundle`: the voices of `BUNDLED`, as `deft` ships them: for each split windows [N, 4096]
 of 8-bit samples (mu-law of ITU-T G.711 without its rounding to segments) and the digits that they say.
+`pack` of `benchmarks/half_weights.py` then packs the file closer.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ def log_spectral_distance(x: Tensor, truth: Tensor, where: Tensor | None = None,
     where: 1 at samples that count, [B or 1, 1, L]: frames whose middle counts. A sound without any has 0.
 
     >>> x = torch.randn(1, 1, 4096)
-    >>> log_spectral_distance(10 * x, x, quiet=0.0)
-    tensor([20.0000])
+    >>> round(float(log_spectral_distance(10 * x, x, quiet=0.0)), 3)
+    20.0
     """
     ratio = 10 * ((power(x) + quiet).clamp_min(1e-30) / (power(truth) + quiet).clamp_min(1e-30)).log10()
     frames = ratio.square().mean(1).sqrt()
@@ -45,8 +45,7 @@ def si_sdr(x: Tensor, truth: Tensor, where: Tensor | None = None) -> Tensor:
     s the truth. A gain of x changes nothing. Le Roux, Wisdom, Erdogan & Hershey (2019), "SDR - half-baked or well
     done?", https://doi.org/10.1109/ICASSP.2019.8683855.
 
-    The mean of the samples has the highest; single samples of the exact
-    posterior lie below it.
+    The mean of the samples has the highest; single samples of the exact posterior lie below it.
 
     where: 1 at samples that count, [B or 1, 1, L]. A truth of zeros has -100 dB.
 
