@@ -160,6 +160,11 @@ class Domain(ABC):
         """Write one sample [*E] in the formats that people of this field use; returns the files."""
         raise InputError(f"{self.title} cannot be written to files yet: take draws.save(FOLDER), or torch.save")
 
+    def write_mean(self, folder: Path, draws: Any) -> list[Path]:
+        """Write the mean of all samples of one measurement (a `deft.kinds.draws.Draws`), named `mean`: where files are
+        in units that model space is no linear map of, the mean of what the files of the samples have."""
+        return self.write(folder, "mean", draws.mean[0])
+
     def write_draws(self, folder: Path, draws: Any) -> list[Path]:
         """Write what there is of all samples of one measurement together (a `deft.kinds.draws.Draws`), named
         `quantiles` or `summary`: tables of quantiles, say; returns the files."""

@@ -327,7 +327,7 @@ class Sampling:
         x, mean, std = draws.x[0], draws.mean[0], self.spread(draws)
         domain: Domain = seen.domain or self.domain
         files = self._write_each(folder, x, seen.domain) if names is None else [folder / name for name in names]
-        files += domain.write(folder, "mean", mean)
+        files += domain.write_mean(folder, draws)
         files += domain.write_draws(folder, draws)
         rows = getattr(self.prior, "rows_per_call", 1)
         many = f", each {'two' if rows == 2 else rows} of its network" if rows > 1 else ""

@@ -106,6 +106,11 @@ class SeriesDomain(Domain):
 
         return write(self.units_for(x.shape), self.clock, folder, name, x)
 
+    def write_mean(self, folder: Path, draws: Draws) -> list[Path]:
+        from deft.domains.series.writing import write_mean
+
+        return write_mean(self.units_for(draws.x.shape[2:]), self.clock, folder, draws)
+
     def write_draws(self, folder: Path, draws: Draws) -> list[Path]:
         from deft.domains.series.writing import write_draws
 

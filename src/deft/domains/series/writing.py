@@ -33,6 +33,20 @@ def write(units: Units, clock: Clock, folder: Path, name: str, x: Tensor) -> lis
     return [path]
 
 
+def write_mean(units: Units, clock: Clock, folder: Path, draws: Draws) -> list[Path]:
+    """mean.csv: the mean of the samples of the first measurement in their own units, with their weights.
+
+    Of a variable that is seen as log1p(v) it is no image of the mean in model space, which would be too small: the mean
+    of exp(z) is above exp of the mean of z.
+    """
+    total = torch.zeros(draws.x.shape[2:], dtype=torch.float64)
+    for x, w in zip(draws.x[0], draws.weights[0].tolist(), strict=True):  # one by one: a copy of x is large
+        total += w * units.to_units(x)
+    path = folder / "mean.csv"
+    _write(path, [clock.name, *units.columns], clock.texts(total.shape[-1]), total.tolist())
+    return [path]
+
+
 def quantiles_of(draws: Draws) -> Tensor:
     """The `QUANTILES` of the samples of the first measurement, [5, C, L], with their weights."""
     low, first = draws.interval(0.9, calibrated=False), draws.interval(0.5, calibrated=False)
