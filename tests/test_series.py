@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from deft.io.tasks import get_task
 from deft.kinds.domain import domain_of, domain_of_shape, find_domain
 from deft.nn import UNet
 from deft.nn.unet import HalfUNet, folded, unfolded
-from deft.recipe.data import complete, training_data
+from deft.recipe.data import complete, hold_out, training_data
 from deft.testing import check_operator
 from deft.train.data import Clean
 from deft.train.denoising import PriorObjective
@@ -152,8 +153,30 @@ def test_a_series_is_cut_into_windows_and_its_end_is_held_out(tmp_path):
     np.testing.assert_allclose(units.to_units(found.x[-1]).numpy(), values[-24:].T, rtol=1e-4)
     later = read(f"{tmp_path / 'a.csv'}:2020-01-05..", Reading(length=24, split="test"))
     np.testing.assert_allclose(Units.of_card(later.card).to_units(later.x[0]).numpy(), values[96:120].T, rtol=1e-4)
+    of_file = training_data(freeze_net((2, 24)), str(tmp_path / "a.csv"), seed=3)
+    assert torch.equal(of_file.x_out, found.x[found.last]) and len(of_file.x) == fitted, "a file by its name, too"
     h = training_data(freeze_net((2, 24)), found, seed=3)
     assert len(h.x_out) == 1 and torch.equal(h.x_out, found.x[found.last]), "an h holds out the same"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "gone"),
+    [((44,), ()), ((44, 44, 44), ()), ((24, 24, 24), ()), ((240,), range(216, 240)), ((240, 30), range(216, 240, 3))],
+)
+def test_what_is_held_out_shares_no_time_with_what_is_fitted(lengths, gone):
+    """Where no series is two windows long, too, and where the end of one has nothing but gaps."""
+    tables = []
+    for i, n in enumerate(lengths):
+        values = 1000.0 * i + np.arange(n)[:, None]  # each value is the time itself
+        values[[g for g in gone if g < n]] = np.nan
+        tables.append(Table(("a",), values))
+    found = from_tables(tables, "it", Reading(length=24, transform="none"))
+    at = Units.of_card(found.card).to_units(found.x)[:, 0].round()
+    if lengths == (44,):  # nothing can be held out, and the notes say so
+        assert found.last is None and "give --held-out" in found.notes[-1]
+        return
+    rows, rest = hold_out(len(found), 0, found.x, found.last)
+    assert len(rest) and not set(at[rows].flatten().tolist()) & set(at[rest].flatten().tolist())
 
 
 def test_columns_are_found_by_name_and_other_forms_are_the_same(tmp_path):
@@ -274,6 +297,8 @@ def test_windows_keep_their_gaps(tmp_path):
     whole = complete(found)
     assert whole.seen is None and len(whole) == int(found.seen.flatten(1).all(1).sum()) < len(found)
     assert "entries that were not measured, and are left out" in whole.notes[-1]
+    ends = complete(replace(found, seen=found.seen & (torch.arange(len(found)) != found.last[0])[:, None, None]))
+    assert ends.last.tolist() == list(range(len(ends)))[-len(ends.last) :] and "may overlap" in ends.notes[-1]
     strict = read(str(tmp_path / "a.csv"), Reading(length=24, split="fit", max_missing=0.0))
     assert strict.seen is None and "windows lack more than 0 %" in " ".join(strict.notes)
 

@@ -34,6 +34,7 @@ from deft.guidance.exact import Mixture, dense
 from deft.kinds.domain import domain_of
 from deft.likelihood import Gaussian
 from deft.operator import HDR
+from deft.recipe.data import hold_out
 from deft.testing import MixtureWorld, check_likelihood, check_operator
 from toys import refused
 
@@ -166,6 +167,23 @@ def test_recordings_become_windows_of_one_loudness(tmp_path):
         {n for i, n in enumerate(data.names) if i not in set(data.last.tolist())},
     )
     assert held and not {n.partition("[")[0] for n in held} & {n.partition("[")[0] for n in rest}
+
+
+@pytest.mark.parametrize("lengths", [(3000,), (7000, 900, 5000), (1900,)])
+def test_what_is_held_out_of_few_recordings_is_no_part_of_the_others(tmp_path, lengths):
+    for i, n in enumerate(lengths):
+        at = torch.arange(float(n)) + 10000 * (i + 1)
+        write_wav(tmp_path / f"{i}.wav", at / 1e5, 8000)
+    data = BOUND.read(str(tmp_path), (1, 1000))
+    if lengths == (1900,):
+        assert data.last is None and "too short to hold a window out" in data.notes[-1]
+        return
+    rows, rest = hold_out(len(data), 0, data.x, data.last)
+    if len(lengths) == 1:  # it rises from its first sample to its last
+        assert len(rows) == 1 and float(data.x[rows].max()) < float(data.x[rest].min())
+    else:
+        held, others = ({data.names[i].partition("[")[0] for i in part} for part in (rest, rows))
+        assert held == {"2.wav"} and others == {"0.wav", "1.wav"}
 
 
 def test_windows_cover_a_recording():

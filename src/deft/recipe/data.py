@@ -243,6 +243,7 @@ def _found(prior: Denoiser, data: Source, split: str, reading: dict[str, Any]) -
         data = domain.read(
             f"{name}:{split}" if _bundled(prior, name) and ":" not in name else name,
             prior.data_shape,
+            split=split,
             **streamed,
             **reading,
         )
@@ -266,15 +267,19 @@ def complete(data: Data, name: str = "the data") -> Data:
             f"{name}: each of {n} samples has entries that were not measured, and what is measured of a sample has to"
             " be known: give data with fewer gaps"
         )
-    last = None if data.last is None else torch.isin(rows, data.last).nonzero()[:, 0]
+    last, notes = None if data.last is None else torch.isin(rows, data.last).nonzero()[:, 0], list(data.notes)
+    notes.append(f"{n - len(rows)} of {n} have entries that were not measured, and are left out here")
+    if last is not None and not len(last):  # near in time to what is fitted, but not among it, as at random
+        last = torch.arange(len(rows))[-max(1, len(rows) // 10) :]
+        notes.append("all that was to be held out has gaps: the last of the others are held out, which may overlap")
     return replace(
         data,
         x=data.x[rows],
         names=[data.names[i] for i in rows.tolist()],
         labels=None if data.labels is None else data.labels[rows],
-        notes=[*data.notes, f"{n - len(rows)} of {n} have entries that were not measured, and are left out here"],
+        notes=notes,
         seen=None,
-        last=last if last is not None and len(last) else None,
+        last=last,
     )
 
 

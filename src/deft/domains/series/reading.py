@@ -13,7 +13,7 @@ import torch
 from deft.domains.series.clock import ROWS, Clock, clock_of, moment, number
 from deft.domains.series.tables import Table, read_csv, read_ts
 from deft.domains.series.units import Units
-from deft.domains.series.windows import bridged, cut, kept
+from deft.domains.series.windows import bridged, kept, split_windows
 from deft.errors import InputError, unknown
 from deft.io.arrays import array_headers, read_arrays
 from deft.io.text import some
@@ -178,14 +178,9 @@ def from_tables(tables: Sequence[Table], where: str, reading: Reading) -> Data:
         notes += [n for n in t.notes if n not in notes]
         _same_step(t.clock, reading, where)
     stride = reading.stride or (max(1, length // OVERLAP) if reading.split == "fit" else length)
-    first, last = [], []
-    for t in tables:
-        end = len(t) - max(length, round(HELD_OUT * len(t)))
-        split = reading.split == "fit" and end >= length
-        first.append(cut(t.values[:end] if split else t.values, length, stride)[0])
-        if split:
-            last.append(cut(t.values[end:], length, stride)[0])
-    return _windows(np.concatenate(first), np.concatenate(last) if last else None, tables[0], where, reading, notes)
+    share = HELD_OUT if reading.split == "fit" else 0.0
+    first, last, more = split_windows([t.values for t in tables], length, stride, share, reading.max_missing)
+    return _windows(first, last, tables[0], where, reading, [*notes, *(f"{where}: {note}" for note in more)])
 
 
 def from_windows(

@@ -151,15 +151,13 @@ def read(
     recordings = got.found(source)
     length = event_shape[-1] if event_shape else length or LENGTH
     x, names, of = windows(recordings, length)
-    labels = recordings.labels
-    return Data(
-        x,
-        names,
-        None if labels is None else labels[of],
-        [*got.notes, *_about(recordings, length, len(x))],
-        last=_last(of) if len(x) > len(recordings) else None,
-        card={"rate": recordings.rate},
-    )
+    labels, notes, last = recordings.labels, [*got.notes, *_about(recordings, length, len(x))], None
+    if len(x) > len(recordings) and split == "fit":
+        rows, last = _held_out(of)
+        if last is None:
+            notes.append("one recording, too short to hold a window out that does not overlap: give --held-out")
+        x, names, of = x[rows], [names[i] for i in rows], [of[i] for i in rows]
+    return Data(x, names, None if labels is None else labels[of], notes, last=last, card={"rate": recordings.rate})
 
 
 def _bundled(rate: int | None, name: str, split: str, event_shape: tuple[int, ...] | None) -> Data:
@@ -251,12 +249,19 @@ def _about(recordings: Recordings, length: int, n: int) -> list[str]:
     return lines
 
 
-def _last(of: Sequence[int]) -> Tensor | None:
-    """The windows of every tenth recording, which are held out where nobody says which: none of its windows is trained
-    on."""
-    rows = torch.tensor(of)
-    last = (rows % 10 == 9).nonzero()[:, 0]
-    return last if len(last) else None
+def _held_out(of: Sequence[int]) -> tuple[list[int], Tensor | None]:
+    """(windows that are kept, those of them that are held out where nobody says which), of windows that overlap: the
+    windows of every tenth recording, or of the last of fewer, so that none is fitted to another part of it; of a single
+    recording the last tenth of its windows, without the one before, which reaches into them; None: none would be left
+    to fit."""
+    rows, every = list(range(len(of))), sorted(set(of))
+    if len(every) > 1:
+        chosen = every[9::10] or every[-1:]
+        return rows, torch.tensor([i for i in rows if of[i] in chosen])
+    first = len(of) - max(1, len(of) // 10)
+    if first < 2:
+        return rows, None
+    return [i for i in rows if i != first - 1], torch.arange(first - 1, len(of) - 1)
 
 
 __all__ = ["Options", "at_power_one", "mono", "read"]
