@@ -229,12 +229,22 @@ def test_a_width_beyond_linear_is_drawn():
         condition(world.prior(VP), world.h, obs)
 
 
+def test_samples_of_a_seed_share_nothing_with_its_noise():
+    """Measured under `Noise` of the same seed: radii of the same words would show in the squares (0.5)."""
+    x, n = Empirical(torch.zeros(1, 64), width=1.0).sample(2000, 5), deft.Noise(5, 2000).normal((64,))
+    together = torch.corrcoef(torch.cat([x.T**2, n.T**2]))[:64, 64:]
+    assert float(together.abs().max()) < 6 / 2000**0.5
+
+
 def test_samples_of_the_prior():
     """`sample` draws item i with w_i and the width around it, and so does a sampler of the prior: 4 standard
     deviations."""
     world = Empirical(torch.tensor([[-1.0, 0.0], [1.0, 1.0], [3.0, -2.0]]), 0.1, torch.tensor([1.0, 2.0, 5.0]))
     assert world.weights.tolist() == [0.125, 0.25, 0.625]
-    for x in (world.sample(2000), sample(world.prior(EDM()), 2000, sampler=deft.Heun(), steps=40)):
+    for x in (
+        world.sample(2000),
+        sample(world.prior(EDM()), 2000, sampler=deft.Heun(), steps=80),
+    ):  # 40 are 6 % too narrow
         off, expected, std = world.distance(x, world.weights)
         assert off < expected + 4 * std + 0.02
         around = x - world.items[world.nearest(x)]

@@ -24,7 +24,7 @@ from deft.core.denoiser import Denoiser, Prediction
 from deft.core.htransform import Potential
 from deft.core.likelihood import Observation
 from deft.core.operator import LinearOperator
-from deft.core.random import Noise, generator
+from deft.core.random import Noise, generator, seed_for
 from deft.core.schedule import Schedule
 from deft.denoiser import MeanDenoiser
 from deft.errors import InputError
@@ -105,7 +105,7 @@ class Empirical:
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n draws of the prior, [n, *E], in float32."""
-        noise = Noise(seed, n)
+        noise = Noise(seed_for("prior samples", seed), n)  # not the one of measurements of the same seed
         x = self.items[_pick(self.weights.expand(n, -1), noise.uniform())]
         return (x + self.width * noise.normal(self.event_shape)).float()
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from deft.core.likelihood import Observation
 from deft.core.operator import LinearOperator
-from deft.core.random import Noise
+from deft.core.random import Noise, seed_for
 from deft.domains.series.csdi import observed
 from deft.errors import InputError
 from deft.likelihood import Gaussian
@@ -90,7 +90,7 @@ class Rule(ABC):
             table = self.deviation.to(centre).expand(len(centre), -1, -1)
             deviation = torch.where(mask > 0, 0.0, table.gather(-1, far))
         b, c, length = centre.shape
-        noise = Noise(seed, b * n).normal((c, length)).to(centre).reshape(b, n, c, length)
+        noise = Noise(seed_for("samples", seed), b * n).normal((c, length)).to(centre).reshape(b, n, c, length)
         return centre[:, None] + deviation[:, None] * noise
 
 
@@ -241,7 +241,7 @@ class GaussianSeries:
         if not isinstance(like, Gaussian) or not isinstance(like.operator, LinearOperator):
             raise InputError(f"a Gaussian is conditioned on A x + noise alone, with a linear A; got {like!r}")
         d, shape = len(self.covariance), self.mean.shape
-        noise = Noise(seed, len(obs) * n).normal((2 * d,)).double().reshape(len(obs), n, 2 * d)
+        noise = Noise(seed_for("samples", seed), len(obs) * n).normal((2 * d,)).double().reshape(len(obs), n, 2 * d)
         x = self.mean.flatten() + noise[..., :d] @ self.factor.T
         out = [self._moved(x[i], noise[i, :, d:], obs[i : i + 1]) for i in range(len(obs))]
         return torch.stack(out).reshape(len(obs), n, *shape).to(obs.y.dtype)
