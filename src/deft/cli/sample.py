@@ -316,7 +316,7 @@ class Asked:
     def _bundled(self, prior: Denoiser, task: Any, output: Output) -> FittedH | None:
         """The h that comes with the library for this prior and task, where the method needs one and no run was
         given."""
-        method = METHODS[self.method] if self.method in METHODS else None
+        method = METHODS.get(self.method or "")
         name = self.prior_option or "fashion"
         known = common.domain_for(prior).bundled_priors()
         if method is None or method.learned != "deft" or self.prior_options or name not in known:
