@@ -125,3 +125,12 @@ def _tensor(value: Tensor) -> str:
         return text
     low, high = torch.aminmax(value.detach())
     return f"{text} from {float(low):.4g} to {float(high):.4g}"
+
+
+def singular(title: str) -> str:
+    """One of what a title names several of.
+
+    >>> singular("images"), singular("series")
+    ('image', 'series')
+    """
+    return title if title.endswith("series") else title.removesuffix("s")

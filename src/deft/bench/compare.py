@@ -26,6 +26,7 @@ from deft.core.htransform import HTransform
 from deft.core.likelihood import Observation
 from deft.io.h_files import needed_h
 from deft.kinds.domain import Cases, Domain
+from deft.printing import singular
 from deft.runtime.memory import PeakMemory
 from deft.runtime.messages import log, old_messages
 
@@ -123,7 +124,7 @@ def draw(
         total=len(cases),
         initial=min(len(done.x), len(cases)),
         desc=title,
-        unit=cases.title.removesuffix("s"),
+        unit=singular(cases.title),
         disable=not progress,
     ) as bar:
         while len(done.x) < len(cases):

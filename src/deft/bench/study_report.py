@@ -38,6 +38,7 @@ from deft.bench.studies import Study, tuned_by
 from deft.bench.table import NONE, TIED, Table, capital, heading, listed, mark_of, number, times, with_interval
 from deft.errors import InputError
 from deft.kinds.domain import Metric
+from deft.printing import singular
 from deft.version import __version__
 
 Metrics = Mapping[str, Metric]
@@ -422,7 +423,7 @@ def _opening(report: Report, study: Study, data: Mapping[str, Any]) -> None:
     metrics = listed(list(dict.fromkeys(on.domain.metrics()[tuned_by(study.tune.metric, on)].title for on in study.on)))
     things = study.on[0].domain.title
     thing, at_most = (
-        things.removesuffix("s"),
+        singular(things),
         (f", with at most {study.tune.calls} calls a sample" if study.tune.calls else ""),
     )
     report.text(f"`{data['command']}`, commit {data['commit']}, {_machine_text(data['machine'], data['devices'])}.")
@@ -434,7 +435,7 @@ def _opening(report: Report, study: Study, data: Mapping[str, Any]) -> None:
         f" sample{at_most}. Learned h have scale 1."
     )
     report.text(
-        f"Intervals: 95 %, by resampling {things} and each {thing}'s seeds; where h was fitted with several seeds, from"
+        f"Intervals: 95 %, by resampling {things} and the seeds of each; where h was fitted with several seeds, from"
         f" the variance over {things} and over fits (Student's t). **Bold**: the best of its column. {TIED}: cannot be"
         f" distinguished from the best, by sign flips of paired differences over {things} and, where h was fitted with"
         " several seeds, also by that t-test (the larger p; Holm's correction over all pairs of entries, 5 %). Where a"

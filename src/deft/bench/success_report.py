@@ -20,6 +20,7 @@ from deft.bench.result import Result
 from deft.bench.statistics import clustered
 from deft.bench.table import NONE, Table, capital, side_by_side
 from deft.kinds.domain import Cases, Domain
+from deft.printing import singular
 
 BY_NAME = 30
 """A report says how many samples pass of each problem, if there are no more than so many."""
@@ -122,7 +123,7 @@ class SuccessReport:
 
     def table(self) -> Table:
         """A row for each reference and entry."""
-        metrics, one = self.domain.metrics(), self.domain.title.removesuffix("s")
+        metrics, one = self.domain.metrics(), singular(self.domain.title)
         table = Table("", self.domain.title, *(c.title for c in self.domain.columns()), f"calls, s a {one}, MiB")
         for name, numbers in self.rows.items():
             cells = []

@@ -238,8 +238,8 @@ class Domain(ABC):
         return ()
 
     def has_data(self, source: str) -> bool:
-        """Whether there is such a file or folder of samples, or such a part of one."""
-        return Path(source).exists()
+        """Whether there is such a file or folder of samples, or such a part of one (`FILE:PART`)."""
+        return Path(source).exists() or Path(source.rpartition(":")[0] or source).is_file()
 
     def data_version(self, name: str) -> int:
         """Of a bundled data set. What was drawn for another version is not used again."""

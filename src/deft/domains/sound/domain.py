@@ -169,7 +169,7 @@ class SoundDomain(Domain):
         return DIGITS
 
     def has_data(self, source: str) -> bool:
-        return source.partition(":")[0] in self.datasets() or Path(source).exists()
+        return source.partition(":")[0] in self.datasets() or super().has_data(source)
 
     def split(self, source: str, split: str, event_shape: tuple[int, ...]) -> Data:
         return self.read(f"{source}:{split}" if source in self.datasets() else source, event_shape)
