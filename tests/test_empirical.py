@@ -176,8 +176,8 @@ def test_evidence_of_particles_and_paths(name):
 
 BARE = [m for m, row in METHODS.items() if not row.trained and row.requires in ("likelihood", "gaussian")]
 NEARER = {"dps", "pigdm"}
-"""Nearer to the weights than the prior alone with their defaults; DAPS hardly is, and TDS is not. Others are made for one sample that explains y, and
-put all on a few items, or stay where the prior is."""
+"""Nearer to the weights than the prior alone with their defaults; DAPS hardly is, and TDS is not. Others are made for
+one sample that explains y, and put all on a few items, or stay where the prior is."""
 
 
 def test_methods_against_the_weights():
