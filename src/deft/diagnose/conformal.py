@@ -29,10 +29,16 @@ MIN_MEASUREMENTS = 8
 """Fewer say too little."""
 
 
-def conformal_factors(draws: Draws, truth: Tensor, levels: Sequence[float] = LEVELS) -> IntervalFactors:
+def conformal_factors(
+    draws: Draws, truth: Tensor, levels: Sequence[float] = LEVELS, *, where: Tensor | None = None
+) -> IntervalFactors:
     """The factors for `Draws.interval` under which intervals hold the truth [N, *data] as often as they say.
 
     The factor is found for 2, 4, 8, ... samples, up to as many as there are.
+
+    where: 1 at the entries that count, [N or 1, *data] or broadcast, such as those that were not measured: of an entry
+    that is known every interval holds the truth, and would hide how often the others do. Measurements count alike, and
+    those without any such entry do not; what follows is then said of these entries.
 
     Guaranteed, whatever the samples are worth: over new measurements that are exchangeable with these N, an interval
     misses in expectation at most (1 - level) N / (N + 1) + 1 / (N + 1) of all entries, for the numbers of samples and
@@ -60,18 +66,28 @@ def conformal_factors(draws: Draws, truth: Tensor, levels: Sequence[float] = LEV
             f"truth has shape {tuple(truth.shape)}, expected {(len(draws), *draws.x.shape[2:])}: one for each"
             " measurement"
         )
-    if len(draws) < MIN_MEASUREMENTS:
-        raise InputError(f"intervals need at least {MIN_MEASUREMENTS} measurements, got {len(draws)}")
+    counts = None if where is None else where.to(truth).expand_as(truth).flatten(1)
+    known = len(draws) if counts is None else int(counts.any(1).sum())
+    if known < MIN_MEASUREMENTS:
+        raise InputError(f"intervals need at least {MIN_MEASUREMENTS} measurements, got {known}")
     if not levels or not all(0 < v < 1 for v in levels):
         raise InputError(f"levels must lie between 0 and 1, at least one, got {list(levels)}")
     levels = tuple(sorted(levels))
-    floor = max(FLOOR * float(draws.std.square().mean().sqrt()), 1e-12)
+    variance = draws.std.square().flatten(1)
+    share = None if counts is None else counts.double() / counts.double().sum(1, keepdim=True).clamp_min(1) / known
+    typical = variance.mean() if share is None else (share * variance).sum()
+    floor = max(FLOOR * float(typical.sqrt()), 1e-12)
     table = {}
     for n in [*(k for k in (2, 4, 8, 16, 32) if k < draws.n), draws.n]:
         # all sets of n samples that share none: what one set of four comes to varies by a tenth
         sets = [draws.x[:, i : i + n] for i in range(0, draws.n - n + 1, n)]
         scores = torch.cat([((truth - x.mean(1)).abs() / (x.var(1) + floor**2).sqrt()).flatten() for x in sets])
-        ordered = scores.double().sort().values
-        at = [min(int(level * len(ordered)), len(ordered) - 1) for level in levels]
+        ordered, order = scores.double().sort()
+        if share is None:
+            at = [min(int(level * len(ordered)), len(ordered) - 1) for level in levels]
+        else:
+            reached = share.flatten().repeat(len(sets))[order].cumsum(0) / len(sets)
+            last = int((reached < 1 - 1e-9).sum())  # beyond it are entries that do not count
+            at = [min(int((reached <= level + 1e-12).sum()), last) for level in levels]
         table[n] = tuple(float(ordered[i]) / student_scale(level, n) for i, level in zip(at, levels, strict=True))
     return IntervalFactors(levels, table, floor)

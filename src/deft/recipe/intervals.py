@@ -50,8 +50,8 @@ LEVEL = 0.9
 @dataclass(frozen=True)
 class CheckedIntervals:
     """factors: of `Draws.interval`. reference: of `depth_numbers`. plan: `Plan.config` of the samples. images, samples:
-    how many of each. source: of the images, for people. raw: share of entries whose raw interval held the
-    truth at `LEVEL`. error: standard error over the images of that share with the factors."""
+    how many of each. source: of the images, for people. raw: share of entries (of those that were not
+    measured, where some were) whose raw interval held the truth at `LEVEL`. error: standard error over the images of that share with the factors."""
 
     factors: IntervalFactors
     reference: DepthReference
@@ -105,26 +105,28 @@ class CheckedIntervals:
 def check_intervals(
     h: Learned, prior: Denoiser, x: Tensor, obs: Observation, plan: Plan, *, n: int, source: str, seed: int = 0
 ) -> CheckedIntervals:
-    """Draw n samples of each of the measurements obs of x [N, *data_shape], and find what cards keep of them."""
+    """Draw n samples of each of the measurements obs of x [N, *data_shape], and find what cards keep of them. Of a
+    measurement of some entries, the others are what intervals are checked on."""
     draws = plan.draw(prior, obs, n, fitted=h, seed=seed + 1_000_003)
     numbers = depth_numbers(prior, obs, draws, seed)
-    draws, x = draws.cpu(), x.cpu()
+    draws, x, where = draws.cpu(), x.cpu(), obs.hidden(tuple(x.shape))
+    where = None if where is None else where.cpu()
     return CheckedIntervals(
-        conformal_factors(draws, x),
+        conformal_factors(draws, x, where=where),
         DepthReference({k: [float(v) for v in row] for k, row in numbers.items()}),
         plan.config(),
         len(x),
         n,
         source,
-        float(interval_coverage(draws, x, [LEVEL]).value[0]),
-        _error(draws, x),
+        float(interval_coverage(draws, x, [LEVEL], where=where).value[0]),
+        _error(draws, x, where),
     )
 
 
-def _error(draws: Draws, x: Tensor) -> float:
+def _error(draws: Draws, x: Tensor, where: Tensor | None) -> float:
     """Standard error of the coverage of calibrated intervals that these measurements leave."""
-    own = replace(draws, factors=conformal_factors(draws, x))
-    return float(interval_coverage(own, x, [LEVEL]).error[0])
+    own = replace(draws, factors=conformal_factors(draws, x, where=where))
+    return float(interval_coverage(own, x, [LEVEL], where=where).error[0])
 
 
 def judged(checked: CheckedIntervals, prior: Denoiser, obs: Observation, draws: Draws, seed: int = 0) -> dict[str, Any]:
