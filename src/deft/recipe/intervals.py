@@ -50,8 +50,9 @@ LEVEL = 0.9
 @dataclass(frozen=True)
 class CheckedIntervals:
     """factors: of `Draws.interval`. reference: of `depth_numbers`. plan: `Plan.config` of the samples. images, samples:
-    how many of each. source: of the images, for people. raw: share of entries (of those that were not
-    measured, where some were) whose raw interval held the truth at `LEVEL`. error: standard error over the images of that share with the factors."""
+    how many of each. source: of the images, for people. raw: share of entries (of those that were not measured, where
+    some were) whose raw interval held the truth at `LEVEL`. error: standard error over the images of that share with
+    the factors."""
 
     factors: IntervalFactors
     reference: DepthReference
