@@ -48,7 +48,8 @@ class Stored(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """16 digits that other data do not have."""
+        """16 digits that tell these data from others, without reading them all: names, sizes and some rows, say. Other
+        values in a row that is not looked at are not seen."""
 
     def model(self, kept: Tensor) -> Tensor:
         """What `stored` returned, in model space, on the device where it is."""
