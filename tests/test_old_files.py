@@ -37,6 +37,7 @@ from deft import (
     condition,
     fit,
     sample,
+    times,
 )
 from deft._renamed import new_settings
 from deft.cli.common import make_tilt
@@ -136,7 +137,11 @@ def weights(state: dict[str, torch.Tensor], like: dict[str, torch.Tensor] | None
 def drawn(prior: Denoiser, h: torch.nn.Module | None = None, obs: Observation | None = None) -> np.ndarray:
     """Two samples of seed 0 in 5 steps."""
     of = prior if h is None or obs is None else condition(prior, h, prior.to_latent(obs))
-    return told(sample(of, Noise(0, 2), sampler=DDIM(0.0), steps=5, spacing="log-snr").flatten(1))
+    grid = times(of.schedule, 5, "log-snr")
+    start = Noise(0, 2).for_measurements.normal(of.event_shape)  # the generators of 0.1, which drew samples, too
+    like = torch.ones(2, *of.event_shape)
+    x = of.project(start, like) * grid[0].sigma
+    return told(sample(of, Noise(0, 2), sampler=DDIM(0.0), grid=grid, x=x).flatten(1))
 
 
 # ------------------------------------------------------------------ priors of functions, as make.py has them
@@ -454,7 +459,7 @@ TRAIN = ("prior", "train", "--data", "pictures.npz", "--widths", "4", "--evaluat
 
 def test_a_stopped_training_goes_on(place, capsys, monkeypatch):
     here = place("v0.1.0")
-    monkeypatch.setattr(UNet.__init__, "__defaults__", (*UNet.__init__.__defaults__[:-1], 8))  # as make.py had it
+    monkeypatch.setattr(UNet.__init__, "__defaults__", (*UNet.__init__.__defaults__[:-2], 8, 2))  # time_dim of make.py
     ran(capsys, *TRAIN, "--steps", 10, "--resume", "--out", "prior-train-stopped")
     state = state_of(here / "prior-train-stopped")
     assert state["step"] == 10

@@ -19,7 +19,7 @@ from torch import Tensor
 from deft.core.denoiser import Denoiser
 from deft.core.likelihood import Observation
 from deft.core.random import BatchNoise
-from deft.diagnose.conformal import conformal_factors
+from deft.diagnose.conformal import MIN_MEASUREMENTS, conformal_factors
 from deft.diagnose.coverage import interval_coverage
 from deft.diagnose.depth import PART, DepthReference, Judgement, chi_square_p, depth_numbers
 from deft.errors import CheckpointError, InputError
@@ -111,7 +111,9 @@ def check_intervals(
     draws = plan.draw(prior, obs, n, fitted=h, seed=seed + 1_000_003)
     numbers = depth_numbers(prior, obs, draws, seed)
     draws, x, where = draws.cpu(), x.cpu(), obs.hidden(tuple(x.shape))
-    where = None if where is None else where.cpu()
+    if where is not None:  # own pairs may have measurements that hide nothing
+        where = where.cpu()
+        where = where if int((where > 0).flatten(1).any(1).sum()) >= MIN_MEASUREMENTS else None
     return CheckedIntervals(
         conformal_factors(draws, x, where=where),
         DepthReference({k: [float(v) for v in row] for k, row in numbers.items()}),
