@@ -12,9 +12,10 @@ import torch
 import deft
 from deft.diagnose import interval_coverage
 from deft.errors import CheckpointError, InputError
+from deft.guidance.exact import Mixture
 from deft.io.files import load_weights
-from deft.recipe.intervals import MIN_IMAGES, CheckedIntervals, how_many, reserved
-from deft.testing import half_seen
+from deft.recipe.intervals import MIN_IMAGES, CheckedIntervals, check_intervals, how_many, reserved
+from deft.testing import MixtureWorld, half_seen
 from toys import pictures, refused, result, run, save_pictures, toy_prior
 
 FEW = {"batch": 16, "warmup": 5, "prior_samples": 64, "cache": 512, "evaluations": 2, "width": 8}
@@ -71,6 +72,25 @@ def test_intervals_hold_on_new_measurements(fitted):
     for draws in (four, every):
         assert draws.calibrated and interval_coverage(draws, x, [0.9]).value[0] == pytest.approx(0.9, abs=0.03)
     assert interval_coverage(four, x, [0.9], calibrated=False).value[0] < 0.67
+
+
+def test_what_was_measured_is_not_counted():
+    """Four fifths of the entries are known, and samples of the others are half as wide as they should be: the factor
+    is 2, and not what the known ones make of it."""
+    x, one = torch.randn(60, 2, 8, generator=torch.Generator().manual_seed(0)), torch.ones(1, dtype=torch.float64)
+    obs = deft.tasks.Impute(share=0.2, pattern="random").observe(x, deft.Noise(1, 60))
+    prior = MixtureWorld(Mixture(one, torch.zeros(1, 16), torch.eye(16)[None]), (2, 8)).prior(deft.VPCosine())
+
+    class Narrow:
+        def draw(self, prior, obs, n, **how):
+            noise = 0.5 * torch.randn(60, n, 2, 8, generator=torch.Generator().manual_seed(1))
+            return deft.Draws(torch.where(obs.hidden(x.shape)[:, None] > 0, noise, x[:, None]))
+
+        def config(self):
+            return {}
+
+    checked = check_intervals(None, prior, x, obs, Narrow(), n=8, source="them")
+    assert checked.raw < 0.6 and checked.factors.at(0.9, 8) == pytest.approx(2, rel=0.15)
 
 
 def test_without_data_samples_of_the_prior_are_taken(fitted):
