@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_and_draws_nothing_again(shop, whole, tmp_path, cap
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_another_command_is_refused_and_overwrite_begins_anew(shop, whole, tmp_path, capsys):
+def test_another_command_is_refused_and_overwrite_begins_anew(shop, whole, tmp_path, capsys, monkeypatch):
     out = tmp_path / "o"
     killed_at(shop, out, 3)
     before = contents_so_far(out)
@@ -117,6 +117,9 @@ def test_another_command_is_refused_and_overwrite_begins_anew(shop, whole, tmp_p
     ):
         said = refused(capsys, *line(shop, out, *more, "--resume"))
         assert "samples of another run" in said and why in said, said
+    with monkeypatch.context() as other:
+        other.setattr("deft.workflow.drawing.__version__", "9.9.9")
+        assert "deft: was" in refused(capsys, *line(shop, out, "--resume"))
     assert "give one of them" in refused(capsys, *line(shop, out, "--resume", "--overwrite"))
     together = refused(capsys, *line(shop, out, "--resume", "--method", "tds"))
     assert "draws all samples of a measurement together" in together

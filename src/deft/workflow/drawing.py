@@ -23,6 +23,7 @@ from deft.kinds.draws import Draws
 from deft.methods import Plan
 from deft.runtime.distributed import get_world
 from deft.samplers.draw import named_domain
+from deft.version import __version__
 
 
 def run_identity(
@@ -31,6 +32,7 @@ def run_identity(
     """What samples must have in common to be those of one run."""
     weights = {} if h is None else dict(sorted(h.state_dict().items()))
     return {
+        "deft": __version__,  # another one may draw other numbers from a seed
         "prior": {"sha256": prior.fingerprint()[:16]},
         "h": "none" if h is None else f"{type(h).__name__}, {digest(*weights.values())}",
         "task": task.config(),
