@@ -323,7 +323,10 @@ class Asked:
             return None
         try:
             fitted = load_fitted(bundled_h(task.name, name), prior)
-        except (InputError, CheckpointError):  # none for this task, or one of another prior
+        except InputError:  # none for this task
+            return None
+        except CheckpointError as error:
+            output.say(f"note: the h that comes with the library is not for this prior: {error}")
             return None
         common.lowered(fitted.h)
         if task.config() != fitted.task.config():
