@@ -61,8 +61,8 @@ OUTPUTS = Outputs("evaluate", REPORT_FILES)
 @common.trust_code_option
 @click.option("--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: inpaint]")
 @common.task_option_option
-@click.option("--images", type=Number(Count), help="Number of images, the first ones of the data.  [default: all]")
-@click.option("--samples", type=Number(Samples), default=4, show_default=True, help="Samples for each image.")
+@click.option("--images", type=Number(Count), help="How many samples of the data, the first ones.  [default: all]")
+@click.option("--samples", type=Number(Samples), default=4, show_default=True, help="Samples drawn for each measurement.")
 @click.option("--steps", type=Number(Steps), help="Calls of the prior for every method.  [default: each method's]")
 @click.option(
     "--eta", type=Number(Share), help="Noise of the sampler for every method, 0 to 1.  [default: each method's]"
@@ -122,9 +122,9 @@ def evaluate(
     Masks, measurement noise and seeds are the same for every method. Writes report.md, report.json, samples.png and
     samples.npz.
 
-    The energy score comes first: it is lowest for the true posterior. It is computed in pixels for all images, and in
+    The energy score comes first: it is lowest for the true posterior. For images it is computed in pixels, and in
     features of a network for CT slices and for clothes (the bundled images, or labelled 1x32x32 images with the fashion
-    prior, which also have top-1). It needs at least two samples of each image.
+    prior, which also have top-1). It needs at least two samples of each measurement.
     """
     output = Output(as_json)
     where = common.get_device(device)
@@ -168,7 +168,7 @@ def evaluate(
             add_stein(results, prior, cases, **options)
         report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
     output.say("\n" + terminal(domain, title, report["rows"]))
-    output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
+    output.say(f"\nwrote {common.written(out, REPORT_FILES)}")
     output.result(report | {"out": str(out)})
 
 
@@ -176,7 +176,7 @@ def _note_few(output: Output, samples: int) -> None:
     """What cannot be measured of one sample."""
     if samples == 1:
         output.say(
-            "one sample of each image: no energy score, coverage or spread. The other metrics reward samples that vary"
+            "one sample of each measurement: no energy score, coverage or spread. The other metrics reward samples that vary"
             " too little. Give --samples 2 or more"
         )
 
@@ -230,7 +230,7 @@ def _check_pairs(task: Any, pairs: bool, degraded: Path | None, run: Path | None
     if isinstance(task, UnknownTask):
         if not pairs and degraded is None:
             raise InputError(
-                f"{run} was fitted to pairs of an unknown degradation, which cannot be applied to other images: give"
+                f"{run} was fitted to pairs of an unknown degradation, which cannot be applied to other data: give"
                 " pairs that were held out (--data PAIRS --pairs, or --data CLEAN --degraded FOLDER)"
             )
     elif degraded is not None:

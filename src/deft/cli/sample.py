@@ -90,7 +90,7 @@ from deft.workflow.sampling import Sampled, Sampling
 @click.option(
     "--sigma-y",
     type=Number(Deviation),
-    help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]",
+    help="Deviation of the measurement's noise, in units of the prior's samples (images: [-1, 1]).  [default: the task's]",
 )
 @click.option(
     "--sampler",
@@ -436,7 +436,7 @@ class Asked:
         for line in [*summary(about["diagnosis"]), *about["warnings"], *trust_lines(about)]:
             output.say(line)
         if self.paste:
-            output.say("the measured pixels were put back: what is written is no sample of the posterior any more")
+            output.say("what was measured was put back: what is written is no sample of the posterior any more")
         output.say(f"wrote {', '.join(str(self.out / name) for name in done.written)}")
         output.result(about)
 
@@ -464,7 +464,7 @@ def trust_lines(about: dict[str, Any]) -> list[str]:
     method = METHODS[about["plan"]["method"]]
     if about["run"] is None or about["samples"] < 2 or about["reward"] is not None or method.learned == "covariance":
         return []
-    return [f"intervals of this h were never checked: deft calibrate {about['run']} --data IMAGES does (docs/trust.md)"]
+    return [f"intervals of this h were never checked: deft calibrate {about['run']} --data DATA does (docs/trust.md)"]
 
 
 def described(tilt: Tilt) -> str:
