@@ -62,7 +62,9 @@ OUTPUTS = Outputs("evaluate", REPORT_FILES)
 @click.option("--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: inpaint]")
 @common.task_option_option
 @click.option("--images", type=Number(Count), help="How many samples of the data, the first ones.  [default: all]")
-@click.option("--samples", type=Number(Samples), default=4, show_default=True, help="Samples drawn for each measurement.")
+@click.option(
+    "--samples", type=Number(Samples), default=4, show_default=True, help="Samples drawn for each measurement."
+)
 @click.option("--steps", type=Number(Steps), help="Calls of the prior for every method.  [default: each method's]")
 @click.option(
     "--eta", type=Number(Share), help="Noise of the sampler for every method, 0 to 1.  [default: each method's]"

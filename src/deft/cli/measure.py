@@ -110,6 +110,8 @@ def _measure(
 ) -> None:  # fmt: skip
     """Measure, and write the file and its picture."""
     owner = next(d for d in domains().values() if task in d.tasks())
+    if prior is None and owner.own_units:
+        raise InputError(f"the units of {owner.title} are those of a prior: give --prior, for which they are measured")
     domain, shape = (owner, None) if prior is None else (common.domain_for(prior), tuple(prior.data_shape))
     chosen = common.make_task(task, sigma_y, None, task_options, domain=domain)
     found = common.load_data(domain, data, "test", shape, reading, output.say)

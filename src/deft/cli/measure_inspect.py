@@ -36,7 +36,9 @@ SHOWN = 8
 @click.option("--task", type=Name("task", TASKS), help="What the measurement is.  [default: what the file says]")
 @common.task_option_option
 @click.option(
-    "--sigma-y", type=Number(Deviation), help="Deviation of the noise, in units of the prior's samples (images: [-1, 1]).  [default: the task's]"
+    "--sigma-y",
+    type=Number(Deviation),
+    help="Deviation of the noise, in units of the prior's samples (images: [-1, 1]).  [default: the task's]",
 )
 @common.range_option
 @click.option("--rows", type=Number(Count), default=4, show_default=True, help="Measurements that are looked at.")

@@ -90,7 +90,11 @@ def make_schedule(name: str) -> Schedule:
 )
 @click.option("--blocks", type=Number(Depth), default=1, show_default=True, help="Residual blocks a level.")
 @click.option(
-    "--patch", type=Number(Depth), default=2, show_default=True, help="Fold patches of so many entries a side into channels first."
+    "--patch",
+    type=Number(Depth),
+    default=2,
+    show_default=True,
+    help="Fold patches of so many entries a side into channels first.",
 )
 @click.option("--schedule", type=Name("schedule", TRAINABLE), default="vp-cosine", show_default=True)
 @click.option(

@@ -160,6 +160,7 @@ from deft.workflow.sampling import Sampled, Sampling
 @click.option("--convert", is_flag=True, help="Bring the picture to the prior's channels (grey or RGB).")
 @common.range_option
 @common.array_option
+@common.data_option_option
 @common.shard_option
 @common.network_options
 @common.device_option

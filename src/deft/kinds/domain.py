@@ -43,6 +43,7 @@ class Domain(ABC):
     """Of several samples, for people: "curves"."""
     bounds: ClassVar[tuple[float, float] | None] = None  # least and greatest value of a sample in model space
     unknown_degradations: ClassVar[bool] = True  # whether h can be fitted to pairs (x, y) without an operator
+    own_units: ClassVar[bool] = False  # whether model space is another for each prior (of a mean and deviation, say)
     hub_tag: ClassVar[str] = ""  # what model hubs call drawing such samples from a measurement ("image-to-image")
     common: ClassVar[bool] = False  # owns shapes that more particular kinds own as well: is asked after these
 

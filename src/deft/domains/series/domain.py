@@ -34,6 +34,7 @@ class SeriesDomain(Domain):
     name: ClassVar[str] = "series"
     title: ClassVar[str] = "series"
     common: ClassVar[bool] = True
+    own_units: ClassVar[bool] = True
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         return len(event_shape) == 2
@@ -95,10 +96,11 @@ class SeriesDomain(Domain):
         units = self.units if event_shape is None or self.units is None else self.units_for(event_shape)
         return read_named(source, event_shape, units, **options)
 
-    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...]) -> Measured:  # type: ignore[override]
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
+        """options: start and columns, as `deft.domains.series.measured.read_measured` has them."""
         from deft.domains.series.measured import read_measured
 
-        found, clock = read_measured(path, task, event_shape, self.units_for(event_shape))
+        found, clock = read_measured(path, task, event_shape, self.units_for(event_shape), **options)
         return found._replace(domain=replace(self, clock=clock))
 
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
