@@ -14,6 +14,7 @@ import torch
 
 import deft
 import deft.cli.prior
+import deft.domains.series.pictures as pictures
 from deft.core.random import BatchNoise
 from deft.denoiser import NetworkDenoiser
 from deft.domains.series.clock import Clock, clock_of
@@ -26,7 +27,7 @@ from deft.domains.series.units import Units
 from deft.errors import CheckpointError, InputError
 from deft.io.prior_files import BUNDLED
 from deft.io.tasks import get_task
-from deft.kinds.domain import domain_of, domain_of_shape, domains, find_domain
+from deft.kinds.domain import View, domain_of, domain_of_shape, domains, find_domain
 from deft.nn import UNet
 from deft.nn.unet import HalfUNet, folded, unfolded
 from deft.recipe.data import complete, training_data
@@ -237,7 +238,7 @@ def test_series_of_several_stations_are_each_cut(tmp_path):
     assert found.x.shape == (3 * 5, 2, 20) and len(found.last) == 3
     units = Units.of_card(found.card)
     torch.testing.assert_close(found.x[:4], units.to_model(x[0, :, :80].reshape(2, 4, 20).transpose(1, 0, 2)))
-    with pytest.raises(InputError, match="has series of 100 times .*, too few for one window of 101"):
+    with pytest.raises(InputError, match=r"has series of 100 times .*, too few for one window of 101"):
         read(str(tmp_path / "x.npz"), Reading(length=101))
     np.savez(tmp_path / "x.npz", x=x[:, 0].reshape(3, 50, 2))
     assert any("if it is [N, L, C], turn the axes" in n for n in read(str(tmp_path / "x.npz"), Reading()).notes)
@@ -543,6 +544,26 @@ def test_the_commands_know_series(place, trained, capsys):
     assert "--length is not for images" in refused(
         capsys, "prior", "train", "--data", place, "--length", 8, "--out", place / "no"
     )
+
+
+def test_pictures_say_what_they_show(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(pictures, "chart", lambda panels, times, title, footer="": drawn.update(p=panels, f=footer))
+    domain = find_domain("series").with_card(
+        {"domain": "series", **Units(tuple("abcdefgh"), (0.0,) * 8, (1.0,) * 8, ("",) * 8, 3600.0, "date").card()}
+    )
+    x = torch.randn(5, 8, 24)
+    mask = torch.ones(1, 8, 24)
+    mask[0, 7, 3:9] = 0
+    obs = deft.Observation(x[:1] * mask, deft.Gaussian(deft.Mask(mask), 0.02))
+    domain.draw_pictures(x, x.std(0), obs, "t")
+    assert [p.title for p in drawn["p"]] == list("abcdeh"), "the variable with a gap is shown"
+    assert "dots: measured" in drawn["f"] and "across: steps of 1 hour" in drawn["f"]
+    domain.wall([View("truth", x), View("spread", x[:, None].repeat(1, 3, 1, 1), "DDRM, 3 samples", "spread")])
+    assert "truth blue; band: 90 % of DDRM, 3 samples" in drawn["f"]
+    means = deft.tasks.Resolution(factor=6).observe(x[:1], deft.Noise(0, 1))
+    domain.measurement_picture(x, means, "t")
+    assert "dots" not in drawn["f"]
 
 
 def test_a_mean_of_values_is_none_of_logarithms(place, trained, capsys):

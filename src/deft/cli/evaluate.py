@@ -13,6 +13,7 @@ from deft.bench.methods_report import captions, terminal, write_methods
 from deft.bench.report import machine
 from deft.bench.stein import add_stein, check_stein
 from deft.cli import common
+from deft.cli.bundled import bundled_for
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
@@ -59,7 +60,9 @@ OUTPUTS = Outputs("evaluate", REPORT_FILES)
 )
 @common.prior_option_option
 @common.trust_code_option
-@click.option("--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: inpaint]")
+@click.option(
+    "--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: the usual one of the data]"
+)
 @common.task_option_option
 @click.option("--images", type=Number(Count), help="How many samples of the data, the first ones.  [default: all]")
 @click.option(
@@ -133,6 +136,8 @@ def evaluate(
     # the whole of a prior that is spread out may not fit elsewhere
     first = torch.device("cpu") if shard_prior else where
     fitted, chosen, prior, name = _who(run, task, task_options, prior_option, prior_options, first)
+    if run is None and not prior_options:
+        fitted = _bundled(methods or "", prior, name, chosen, output)
     fitted = None if fitted is None else fitted.to(where)
     plans = _plans(methods, chosen, prior, fitted, steps, eta)
     prior = common.spread_out(prior, shard_prior)
@@ -152,7 +157,7 @@ def evaluate(
         "stein": stein,
         "task": chosen.config(),
         "prior": name,
-        "run": None if run is None else str(run),
+        "run": str(run) if run is not None else None if fitted is None else "bundled",
         "data": data,
         "seed": seed,
         "images": len(cases),
@@ -178,8 +183,8 @@ def _note_few(output: Output, samples: int) -> None:
     """What cannot be measured of one sample."""
     if samples == 1:
         output.say(
-            "one sample of each measurement: no energy score, coverage or spread. The other metrics reward samples that vary"
-            " too little. Give --samples 2 or more"
+            "one sample of each measurement: no energy score, coverage or spread. The other metrics reward samples that"
+            " vary too little. Give --samples 2 or more"
         )
 
 
@@ -204,6 +209,12 @@ def _who(
             f"{run} was fitted to the task {found.task.name}, not {task}: leave --task out, or fit one to {task}"
         )
     return found.h, found.task, found.prior, found.prior.loaded_as
+
+
+def _bundled(methods: str, prior: Denoiser, name: str, task: Any, output: Output) -> Learned | None:
+    """The h that comes with the library, where one of these methods needs it."""
+    found = (bundled_for(m.strip(), prior, name, task, output) for m in methods.split(","))
+    return next((b.h for b in found if b is not None), None)
 
 
 def _plans(

@@ -125,7 +125,10 @@ OUTPUTS = Outputs(
     click.option(
         "--sigma-y",
         type=Number(Deviation),
-        help="Standard deviation of the measurement noise, in units of the prior's samples (images: [-1, 1]).  [default: the task's]",
+        help=(
+            "Standard deviation of the measurement noise, in units of the prior's samples (images: [-1, 1])."
+            "  [default: the task's]"
+        ),
     ),
     common.task_option_option,
     click.option(

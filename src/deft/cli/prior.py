@@ -26,7 +26,7 @@ from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
 from deft.io.files import write_bytes, write_json, write_text
 from deft.io.folders import STATE_FIRST, Outputs, own_folder
-from deft.io.prior_files import OwnPrior, load_own
+from deft.io.prior_files import BUNDLED, OwnPrior, load_own
 from deft.io.text import markdown
 from deft.kinds.domain import Domain, Table, find_domain
 from deft.kinds.stored import Samples, bounded, subset
@@ -260,7 +260,7 @@ class Training:
         )
         output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
         output.say(
-            f"\nwrote {common.written(self.out, TRAIN_OUTPUTS.names[:3])}; next: deft fit --prior {self.out} --help"
+            f"\nwrote {common.written(self.out, TRAIN_OUTPUTS.names[:3])}; next: deft fit --prior {named(self.out)} --help"
         )
         output.result({"out": str(self.out), "card": card, "history": result.history})
 
@@ -448,6 +448,11 @@ def finish_prior(
         write_bytes(out / "samples.png", png)
     write_text(out / "card.md", prior_card_text(made.card, png is not None))
     return made.card
+
+
+def named(folder: Path) -> str:
+    """A folder as --prior takes it: a bundled prior comes before a folder of its name."""
+    return f"./{folder}" if str(folder) in BUNDLED else str(folder)
 
 
 def prior_card_text(card: dict[str, Any], picture: bool = True) -> str:

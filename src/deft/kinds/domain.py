@@ -349,6 +349,10 @@ def domain_for(prior: Denoiser) -> Domain:
 
 SPELT = {"value_range": "--range"}
 """Options of a domain's methods that commands call otherwise."""
+OPTIONS = (
+    "array", "blocks", "convert", "length", "mask", "mask_hole", "patch", "recursive", "resize", "skip_bad", "widths"
+)  # fmt: skip
+"""Those that commands call so; all others are given as --data-option KEY=VALUE."""
 
 
 @contextmanager
@@ -361,9 +365,8 @@ def known_options(domain: Domain, given: Mapping[str, Any]) -> Iterator[None]:
         odd = next((k for k in given if f"unexpected keyword argument '{k}'" in str(error)), None)
         if odd is None:
             raise
-        raise InputError(
-            f"{SPELT.get(odd, '--' + odd.replace('_', '-'))} is not for {domain.title}: leave it out"
-        ) from error
+        usual = f"--{odd.replace('_', '-')}" if odd in OPTIONS else f"--data-option {odd}"
+        raise InputError(f"{SPELT.get(odd, usual)} is not for {domain.title}: leave it out") from error
 
 
 class Table(Mapping[str, T]):

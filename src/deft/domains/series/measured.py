@@ -99,8 +99,8 @@ def _check_step(table: Table, units: Units, path: Path, coarse: int) -> None:
     if abs(clock.step / (units.step * coarse) - 1) > 1e-6:
         theirs = replace(clock, step=units.step * coarse).step_text()
         raise InputError(
-            f"{path} has a step of {clock.step_text()}, and the prior was trained on steps of {theirs}: bring it to that"
-            " step, with empty cells where nothing was measured"
+            f"{path} has a step of {clock.step_text()}, and the prior was trained on steps of {theirs}: bring it to"
+            " that step, with empty cells where nothing was measured"
         )
 
 

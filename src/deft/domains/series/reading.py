@@ -203,8 +203,8 @@ def from_windows(
         return from_tables([Table(columns, v[chosen].T, clock) for v in values], where, reading)
     if length is not None and values.shape[2] < length:
         raise InputError(
-            f"{where} has series of {values.shape[2]} times ({list(values.shape)} is read as [N, C, L]), too few for one"
-            f" window of {length}"
+            f"{where} has series of {values.shape[2]} times ({list(values.shape)} is read as [N, C, L]), too few for"
+            f" one window of {length}"
         )
     _same_step(clock, reading, where)
     turned = [_TURNED.format(where, *values.shape[1:])] if values.shape[1] > values.shape[2] else []
@@ -312,8 +312,8 @@ def _same_step(clock: Clock, reading: Reading, where: str) -> None:
     if units is not None and clock.kind == units.time == "date" and abs(clock.step / units.step - 1) > 1e-6:
         theirs = Clock("date", 0.0, units.step).step_text()
         raise InputError(
-            f"{where} has a step of {clock.step_text()}, and the prior was trained on steps of {theirs}: bring it to that"
-            " step, with empty cells where nothing was measured"
+            f"{where} has a step of {clock.step_text()}, and the prior was trained on steps of {theirs}: bring it to"
+            " that step, with empty cells where nothing was measured"
         )
 
 
