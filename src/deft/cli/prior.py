@@ -260,7 +260,8 @@ class Training:
         )
         output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
         output.say(
-            f"\nwrote {common.written(self.out, TRAIN_OUTPUTS.names[:3])}; next: deft fit --prior {named(self.out)} --help"
+            f"\nwrote {common.written(self.out, TRAIN_OUTPUTS.names[:3])}; next: deft fit --prior {named(self.out)}"
+            " --help"
         )
         output.result({"out": str(self.out), "card": card, "history": result.history})
 
