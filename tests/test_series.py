@@ -615,7 +615,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
         for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     ]
-    assert len(lines) == 9
+    assert len(lines) == 11
     for line in lines:
         words = shlex.split(re.sub(r"--seconds \d+", "", line))[1:]
         key = next(k for k in SMALL if words[: len(k.split())] == k.split())
