@@ -173,10 +173,10 @@ def check_card_text(text: str, card: Mapping[str, Any]) -> None:
         "eps": "prior alone, of the noise",
         "guide": "closed-form guide alone",
         "h": "with h",
-        "prior_hidden": "prior alone, hidden pixels",
-        "h_hidden": "with h, hidden pixels",
-        "prior_seen": "prior alone, seen pixels",
-        "h_seen": "with h, seen pixels",
+        "prior_hidden": "prior alone, hidden part",
+        "h_hidden": "with h, hidden part",
+        "prior_seen": "prior alone, seen part",
+        "h_seen": "with h, seen part",
     }
     table = {r[0]: r[1:] for r in markdown_tables(text)[-1]}
     rows = card["levels"]

@@ -12,6 +12,7 @@ import torch
 
 import deft
 from deft.cli import main
+from deft.cli.prior import named
 from deft.denoiser.identity import is_prior
 from deft.domains.image.tasks import get_task
 from deft.domains.image.writing import picture_of
@@ -129,6 +130,31 @@ def test_a_method_without_a_run_takes_the_h_of_the_library(tmp_path, monkeypatch
     assert main([*line, "--sigma-y", "0.1", "--out", "b"]) == 0
     assert "note: the bundled h was fitted to SuperResolution(sigma_y=0.05" in capsys.readouterr().out
     assert main([*line, "--task", "jpeg", "--out", "c"]) == 2
+    assert (
+        "needs a fitted h, and none comes with the prior fashion for the task jpeg, but for" in capsys.readouterr().err
+    )
+    few = ["--data", "fashion:test", "--images", "2", "--samples", "2", "--steps", "2", "--device", "cpu"]
+    assert main(["evaluate", "--task", "sr4", "--methods", "deft,prior", *few, "--out", "report"]) == 0
+    capsys.readouterr()
+    report = json.loads(Path("report/report.json").read_text())
+    assert report["settings"]["run"] == "bundled" and {r["method"] for r in report["rows"]} == {"deft", "prior"}
+
+
+def test_a_bundled_prior_comes_before_a_folder_of_its_name(tmp_path, monkeypatch, caplog):
+    """What is loaded is what is recorded, and a line says that there is a folder, too."""
+    monkeypatch.chdir(tmp_path)
+    bundled = deft.load_prior("digits")
+    assert bundled.loaded_as == "digits" and not caplog.records
+    own = find_domain("sound").new_prior((1, 64), deft.VPCosine(), "v", widths=(4, 4))
+    Path("digits").mkdir()
+    own.save(Path("digits/prior.safetensors"))
+    with caplog.at_level("INFO", "deft"):
+        again = deft.load_prior("digits")
+    assert again.loaded_as == "digits" and again.fingerprint() == bundled.fingerprint()
+    assert "digits is the bundled prior; the folder of that name is ./digits" in caplog.text
+    mine = deft.load_prior("./digits")
+    assert mine.event_shape == (1, 64) and mine.loaded_as == str(tmp_path / "digits")
+    assert named(Path("digits")) == "./digits" and named(Path("mine")) == "mine"
 
 
 # The colour prior.

@@ -115,7 +115,7 @@ def test_fit_writes_a_run(shop):
     assert card["steps"] == 4 and card["parameters"] <= 0.4 * sum(p.numel() for p in prior.parameters())
     log = json.loads((shop / "inpaint" / "log.json").read_text())
     assert len(log["levels"]) == 10 and {"prior", "h", "prior_hidden", "h_hidden"} <= set(log["levels"][0])
-    assert "with h, hidden pixels" in (shop / "inpaint" / "card.md").read_text()
+    assert "with h, hidden part" in (shop / "inpaint" / "card.md").read_text()
 
 
 def test_fit_says_how_large_h_is(shop, tmp_path, capsys):

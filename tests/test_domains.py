@@ -311,6 +311,11 @@ def test_the_commands_know_another_kind_of_data(capsys, place):
         "cpu",
     )
     assert paired["card"]["task"]["name"] == "gaps"
+    few = ("--images", 2, "--samples", 2, "--steps", 2, "--methods", "deft", "--device", "cpu")
+    code, said, err = run(capsys, "evaluate", out, "--data", data, *few, "--out", place / "report")
+    assert code == 0, err
+    assert "samples.npz" in said
+    assert "samples.png" not in said, "of this kind of data there is no picture of a comparison"
     training_free = result(
         capsys,
         "sample",

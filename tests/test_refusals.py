@@ -35,7 +35,7 @@ SAMPLE = "sample --prior toy.safetensors --task denoise --measurement four/000.p
 REFUSALS = [
     (f"{SAMPLE} --task sr4+", "the task 'sr4+' lacks one of its two parts: expected A+B"),
     (f"{SAMPLE} --task +", "the task '+' lacks one of its two parts"),
-    (f"{SAMPLE} --task=", "the name of a task is empty: give one of colourise"),
+    (f"{SAMPLE} --task=", "the name of a task is empty: give one of bandwidth"),
     (f"{SAMPLE} --task SR4", "unknown task 'SR4': did you mean 'sr4'?"),
     (f"{SAMPLE} --method pigdm --set foo=1", "unknown setting 'foo' of pigdm: give one of alpha_s, "),
     (f"{SAMPLE} --row 5", "--row 5: four/000.png is one measurement, and no file of many: leave --row out"),

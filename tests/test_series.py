@@ -15,19 +15,20 @@ import torch
 
 import deft
 import deft.cli.prior
+import deft.domains.series.pictures as pictures
 from deft.core.random import BatchNoise
 from deft.denoiser import NetworkDenoiser
 from deft.domains.series.clock import Clock, clock_of
 from deft.domains.series.domain import SeriesDomain
 from deft.domains.series.prior import SeriesPrior, new_prior
 from deft.domains.series.reading import Reading, from_frame, from_tables, read
-from deft.domains.series.tables import Table, read_ts
+from deft.domains.series.tables import Table, read_csv, read_ts
 from deft.domains.series.tasks import TASKS
 from deft.domains.series.units import Units
 from deft.errors import CheckpointError, InputError
 from deft.io.prior_files import BUNDLED
 from deft.io.tasks import get_task
-from deft.kinds.domain import domain_of, domain_of_shape, find_domain
+from deft.kinds.domain import View, domain_of, domain_of_shape, domains, find_domain
 from deft.nn import UNet
 from deft.nn.unet import HalfUNet, folded, unfolded
 from deft.recipe.data import complete, hold_out, training_data
@@ -221,7 +222,7 @@ BAD = {
     "twice": ("time,a\n2020-01-01,1\n2020-01-01,2\n", "rows 1 and 2 have the same time 2020-01-01"),
     "back": ("time,a\n2020-01-02,1\n2020-01-01,2\n", "row 2 .2020-01-01. is before row 1: sort it"),
     "irregular": ("time,a\n2020-01-01,1\n2020-01-02,2\n2020-01-03 07:00,3\n", "steps of time are irregular: row 3"),
-    "no time": ("time,a\n2020-01-01,1\nsoon,2\n", "row 2 has the time 'soon', expected an ISO date"),
+    "no time": ("time,a\n2020-01-01,1\nsoon,2\n", "row 2 has the time 'soon', expected a date such as"),
     "decimal comma": ("time,a\n2020-01-01,1,5\n2020-01-02,2,5\n", "a decimal comma in a file that is separated by"),
     "ragged": ("a,b\n1,2\n3\n", "line 3 has 1 cells, the first 2"),
     "same name": ("a,a\n1,2\n3,4\n", "two columns that are called 'a'"),
@@ -253,6 +254,79 @@ def test_columns_that_do_not_fit_the_prior(names, says, tmp_path):
         bound()[0].read(str(path), (2, 24))
 
 
+def test_series_of_several_stations_are_each_cut(tmp_path):
+    x = np.random.default_rng(0).normal(size=(3, 2, 100))
+    np.savez(tmp_path / "x.npz", x=x, columns=["warm", "load"])
+    found = read(str(tmp_path / "x.npz"), Reading(length=20, stride=20, transform="none"))
+    assert found.x.shape == (3 * 5, 2, 20) and len(found.last) == 3
+    units = Units.of_card(found.card)
+    torch.testing.assert_close(found.x[:4], units.to_model(x[0, :, :80].reshape(2, 4, 20).transpose(1, 0, 2)))
+    with pytest.raises(InputError, match=r"has series of 100 times .*, too few for one window of 101"):
+        read(str(tmp_path / "x.npz"), Reading(length=101))
+    np.savez(tmp_path / "x.npz", x=x[:, 0].reshape(3, 50, 2))
+    assert any("if it is [N, L, C], turn the axes" in n for n in read(str(tmp_path / "x.npz"), Reading()).notes)
+
+
+def test_columns_that_the_prior_does_not_know_are_passed_over_where_it_finds_its_own(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = [f"{START + timedelta(hours=h)};west;{a};3;{b}" for h, (a, b) in enumerate(waves(48))]
+    path.write_text("\n".join(["time;place;load;wind;warm", *lines]).replace(".", ","))
+    found = bound()[0].read(str(path), (2, 24))
+    assert any("passed over: place, wind" in n for n in found.notes)
+    plain = write_csv(tmp_path / "b.csv", waves(48)[:, ::-1])
+    torch.testing.assert_close(found.x, bound()[0].read(str(plain), (2, 24)).x, rtol=1e-4, atol=1e-4)
+
+
+def test_dates_with_the_day_first_are_read(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("Datum;a\n31.01.2020 23:00;1,5\n01.02.2020 00:00;2\n1.2.2020 01:00;2\n")
+    table = read_csv(path)
+    assert table.columns == ("a",) and len(table) == 3
+    assert table.clock.texts(3) == ["2020-01-31 23:00:00", "2020-02-01 00:00:00", "2020-02-01 01:00:00"]
+    path.write_text("time,a\n01/31/2020,1\n02/01/2020,2\n")
+    with pytest.raises(InputError, match=r"expected a number, or a date such as 2016-01-31 13:00"):
+        read_csv(path)
+
+
+def windowed(path, task="forecast", **options):
+    return bound()[0].read_measured(path, get_task(task), (2, 24), **options)
+
+
+def test_a_forecast_begins_where_a_longer_file_ends(tmp_path):
+    path = write_csv(tmp_path / "a.csv", waves(100))
+    _, units = bound()
+    for hours, first in ((100, 82), (24, 6)):
+        write_csv(path, waves(hours))
+        found = windowed(path)
+        whole = units.to_model(waves(hours)[first:].T)
+        torch.testing.assert_close(found.obs.y[0, :, :18], whole)
+        assert found.arrays["mask"].sum(-1).tolist() == [18, 18] and "are taken" not in str(found.notes)
+        assert found.domain.clock.text(0) == str(START + timedelta(hours=first))
+        assert any(n.startswith("taken are the times") for n in found.notes)
+    values = waves(100)
+    values[95:] = np.nan  # hours ahead, with nothing in them
+    assert windowed(write_csv(path, values)).domain.clock.text(0) == str(START + timedelta(hours=77))
+    assert windowed(write_csv(path, waves(20))).arrays["mask"].sum() == 40, "a file that ends early is taken whole"
+
+
+def test_the_window_of_a_longer_file_is_said_by_its_first_time(tmp_path):
+    path = write_csv(tmp_path / "a.csv", waves(100))
+    _, units = bound()
+    found = windowed(path, "impute", start="2020-01-02 06:00")
+    torch.testing.assert_close(found.obs.y[0], units.to_model(waves(100)[30:54].T))
+    assert found.domain.clock.text(0) == "2020-01-02 06:00:00" and "nothing is left to fill" in found.notes[-1]
+    assert windowed(path, start="2020-01-02 06:00").arrays["mask"].sum(-1).tolist() == [18, 18]
+    assert windowed(path, "impute", start="2020-01-05", columns="load").arrays["mask"].sum(-1).tolist() == [0, 4]
+    for start, says in (
+        (None, r"give 24 of them at the most, or say where they begin, --data-option start='2020-01-04 04:00:00'"),
+        ("soon", "'soon' is no time of this series"),
+        ("2021-01-01", "has no such time, it goes from 2020-01-01 00:00:00 to 2020-01-05 03:00:00 in steps of 1 hour"),
+        ("2020-01-02 06:30", "has no such time"),
+    ):
+        with pytest.raises(InputError, match=says):
+            windowed(path, "impute", start=start)
+
+
 def test_where_nobody_gave_names_the_order_counts():
     _, units = bound()
     assert units.pick(("x1", "x2"), "it", all_of=True) == [0, 1]
@@ -272,7 +346,7 @@ def test_what_else_does_not_fit_is_one_line(tmp_path):
     ):
         with pytest.raises(InputError, match=says):
             domain.read(str(source), (2, 24))
-    with pytest.raises(InputError, match="say how long a window is, with --length"):
+    with pytest.raises(InputError, match="say how long a window is, with --prior, or with --length for a new prior"):
         SeriesDomain().read(str(daily))
     with pytest.raises(InputError, match=r"bad.csv:2021-01-01.. holds no row: the series goes from"):
         (tmp_path / "bad.csv").write_text(daily.read_text())
@@ -355,6 +429,18 @@ def test_the_operators_of_tasks_keep_their_contract(name, shape):
         obs = task.observe(torch.randn(3, *shape), deft.Noise(0, 3))
         check_operator(obs.likelihood.operator, shape)
         assert get_task(name, **{k: v for k, v in task.config().items() if k != "name"}) == task
+
+
+def test_a_setting_that_is_a_word_is_no_name_of_a_file():
+    """Of every task of every kind of data: a measurement file may name such a word, and no file to be opened."""
+    words = [
+        (name, key)
+        for domain in domains().values()
+        for name, kind in domain.tasks().items()
+        for key, value in kind().config().items()
+        if key != "name" and isinstance(value, str) and value and key not in (*kind.choices, *kind.switches)
+    ]
+    assert not words
 
 
 def test_what_tasks_hide():
@@ -477,9 +563,37 @@ def test_the_commands_know_series(place, trained, capsys):
     drawn = result(capsys, "sample", "--prior", trained, "--measurement", y, "-n", 2, "--steps", 3, "--method", "ddrm",
                    "--out", place / "fine", *cpu)  # fmt: skip
     assert drawn["task"]["factor"] == 6
+    assert "give --prior" in refused(capsys, "measure", "--task", "impute", *data, "--out", place / "no.npz")
+    result(capsys, "measure", "--prior", trained, "--task", "impute", *data, "--images", 2, "--out", place / "gaps.npz")
+    drawn = result(capsys, "sample", "--prior", trained, "--measurement", place / "gaps.npz", "-n", 2, "--steps", 2,
+                   "--method", "ddrm", "--out", place / "of-gaps", *cpu)  # fmt: skip
+    assert drawn["task"]["name"] == "impute"
+    assert "leave --data-option start out" in refused(
+        capsys, "sample", "--prior", trained, "--measurement", y, "--data-option", "start=3", "--out", place / "no"
+    )
     assert "--length is not for images" in refused(
         capsys, "prior", "train", "--data", place, "--length", 8, "--out", place / "no"
     )
+
+
+def test_pictures_say_what_they_show(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(pictures, "chart", lambda panels, times, title, footer="": drawn.update(p=panels, f=footer))
+    domain = find_domain("series").with_card(
+        {"domain": "series", **Units(tuple("abcdefgh"), (0.0,) * 8, (1.0,) * 8, ("",) * 8, 3600.0, "date").card()}
+    )
+    x = torch.randn(5, 8, 24)
+    mask = torch.ones(1, 8, 24)
+    mask[0, 7, 3:9] = 0
+    obs = deft.Observation(x[:1] * mask, deft.Gaussian(deft.Mask(mask), 0.02))
+    domain.draw_pictures(x, x.std(0), obs, "t")
+    assert [p.title for p in drawn["p"]] == list("abcdeh"), "the variable with a gap is shown"
+    assert "dots: measured" in drawn["f"] and "across: steps of 1 hour" in drawn["f"]
+    domain.wall([View("truth", x), View("spread", x[:, None].repeat(1, 3, 1, 1), "DDRM, 3 samples", "spread")])
+    assert "truth blue; band: 90 % of DDRM, 3 samples" in drawn["f"]
+    means = deft.tasks.Resolution(factor=6).observe(x[:1], deft.Noise(0, 1))
+    domain.measurement_picture(x, means, "t")
+    assert "dots" not in drawn["f"]
 
 
 def test_a_mean_of_values_is_none_of_logarithms(place, trained, capsys):
@@ -531,7 +645,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
         for block in re.findall(r"^```bash\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     ]
-    assert len(lines) == 9
+    assert len(lines) == 11
     for line in lines:
         words = shlex.split(re.sub(r"--seconds \d+", "", line))[1:]
         key = next(k for k in SMALL if words[: len(k.split())] == k.split())

@@ -18,6 +18,7 @@ from PIL import Image
 import deft
 from deft import DPMpp2M, Noise, Observation, VPCosine, sample_posterior
 from deft.cli import main
+from deft.domains.sound import pictures
 from deft.domains.sound.band import Decimation
 from deft.domains.sound.classifier import LENGTH, accuracy, digit_classifier, varied
 from deft.domains.sound.data import DIGITS, SPLITS, dataset
@@ -31,7 +32,7 @@ from deft.domains.sound.wav import BITS, SUBTYPES, read_wav, resampled, write_wa
 from deft.errors import CheckpointError, ContractError, InputError
 from deft.guidance import MMPS
 from deft.guidance.exact import Mixture, dense
-from deft.kinds.domain import domain_of
+from deft.kinds.domain import View, domain_of
 from deft.likelihood import Gaussian
 from deft.operator import HDR
 from deft.recipe.data import hold_out
@@ -386,7 +387,7 @@ def test_varied_sounds_keep_their_place():
 # Pictures
 
 
-def test_pictures_show_gaps_and_tones():
+def test_pictures_show_gaps_and_tones(monkeypatch):
     x = dataset("espeak", "test").x[:3] / 0.1
     obs = Gap().observe(x, Noise(0, 3))
     image = np.asarray(Image.open(io.BytesIO(BOUND.measurement_picture(x, obs, "gaps"))))
@@ -397,6 +398,12 @@ def test_pictures_show_gaps_and_tones():
     assert Image.open(io.BytesIO(sheet)).size[0] > 1000
     for shape in ((1, 1, 64), (12, 1, 300)):
         assert BOUND.picture(random(*shape))
+    said = {}
+    monkeypatch.setattr(
+        pictures, "_laid_out", lambda p, titles, title, footer, across=5: said.update(t=titles, f=footer)
+    )
+    BOUND.wall([View("truth", x[:2]), View("ΠGDM", x[:2])], rows=["one", "two"])
+    assert said["t"] == ["truth: one", "ΠGDM", "two", ""] and said["f"] == "0.512 s across; 0 to 4 kHz up"
     from deft.domains.sound.pictures import SPECTRUM, spectrogram
 
     light = np.asarray(spectrogram(tone(4096, hertz=1000.0))).astype(int).sum(2)

@@ -56,7 +56,7 @@ def test_bad_statistics():
         bootstrap([])
     with pytest.raises(InputError):
         bootstrap([1.0, float("nan")])
-    with pytest.raises(InputError, match="same images"):
+    with pytest.raises(InputError, match="same cases"):
         paired([1.0], [1.0, 2.0])
 
 

@@ -61,7 +61,7 @@ def test_rows_of_a_measurement_file(place):
     ):
         with pytest.raises(InputError, match=why):
             read_measured(here / "two.npz", task, domain, shape, **options)
-    with pytest.raises(InputError, match=r"--width is not for images"):
+    with pytest.raises(InputError, match=r"--data-option width is not for images: leave it out"):
         read_measured(here / "small.png", task, domain, shape, width=3)
     with pytest.raises(InputError, match=r"no file of many measurements"):
         read_measured(here / "small.png", task, domain, shape, row=None)

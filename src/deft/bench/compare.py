@@ -78,7 +78,8 @@ class TensorCases(Cases):
         ).x.cpu()
 
     def measure(self, samples: Sequence[Any]) -> dict[str, np.ndarray]:
-        found = self.domain.measure(stacked(samples), self.x, self.obs, network=self.network, labels=self.labels)
+        known = {k: v for k, v in (("network", self.network), ("labels", self.labels)) if v is not None}
+        found = self.domain.measure(stacked(samples), self.x, self.obs, **known)
         return {k: found[k].double().numpy() for k in self.domain.metrics() if k in found}
 
 

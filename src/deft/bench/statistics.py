@@ -56,7 +56,7 @@ def paired(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray, **o
     """Interval of the mean of a - b over the same images. Off 0 means the two differ beyond chance."""
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.shape != y.shape:
-        raise InputError(f"a paired difference needs the same images on both sides, got {x.shape} and {y.shape} values")
+        raise InputError(f"a paired difference needs the same cases on both sides, got {x.shape} and {y.shape} values")
     return bootstrap(x - y, **options)  # type: ignore[arg-type]
 
 

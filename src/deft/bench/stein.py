@@ -24,7 +24,7 @@ def check_stein(prior: Denoiser, cases: TensorCases, samples: int) -> None:
         InputError: one sample of each, a prior of latents, or a kind of data without this metric.
     """
     if samples < 2:
-        raise InputError("--stein compares the samples of an image with each other: it needs --samples 2 or more")
+        raise InputError("--stein compares the samples of a measurement with each other: it needs --samples 2 or more")
     if tuple(prior.event_shape) != tuple(prior.data_shape):
         raise InputError("--stein needs a prior of the data itself, and this one is of latents: leave it out")
     if KEY not in cases.domain.metrics():

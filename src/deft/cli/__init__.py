@@ -41,7 +41,7 @@ COMMANDS = {
     "list": LazyCommand("deft.cli.info:list_all", "List tasks, methods, samplers and priors."),
     "measure": LazyCommand(
         "deft.cli.measure:measure",
-        "Measure images as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`.",
+        "Measure data as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`.",
     ),
     "prior": LazyCommand("deft.cli.prior:prior", "Priors: what a file is, and training your own."),
     "protein": LazyCommand(
@@ -62,7 +62,7 @@ def cli() -> None:
 
     \b
     deft demo                                      see it work, in three minutes
-    deft fit --data photos/ --out run              fit an h to your images
+    deft fit --data photos/ --out run              fit an h to your data
     deft sample run --measurement photo.png --mask mask.png --out filled
     deft evaluate run --data held-out/ --out report
 

@@ -24,9 +24,9 @@ from deft.values import Count, Samples, Seed, Steps
     help=DATA_HELP + " h must not have been fitted to it. Without --data, samples of the prior.",
 )
 @click.option(
-    "--images", type=Number(Count), default=128, show_default=True, help="Number of images, the first ones of the data."
+    "--images", type=Number(Count), default=128, show_default=True, help="How many samples of the data, the first ones."
 )
-@click.option("--samples", type=Number(Samples), default=8, show_default=True, help="Samples for each image.")
+@click.option("--samples", type=Number(Samples), default=8, show_default=True, help="Samples drawn for each.")
 @click.option("--steps", type=Number(Steps), help="Calls of the prior for a sample.  [default: those of deft sample]")
 @click.option(
     "--seed", type=Number(Seed), default=0, show_default=True, help="Of masks, measurement noise and samples."
@@ -64,9 +64,9 @@ def calibrate(
     \b
     deft calibrate run --data held-out/
 
-    Measures the images as the task does, draws samples of each, and finds the factor under which the interval about
+    Measures the data as the task does, draws samples of each, and finds the factor under which the interval about
     their mean holds the truth as often as it says. The factor, and what samples are like where h works, go into the
-    card of RUN; `deft sample` and `draws.interval(0.9)` use them. `deft fit` does this on fewer images.
+    card of RUN; `deft sample` and `draws.interval(0.9)` use them. `deft fit` does this on fewer of them.
     """
     output = Output(as_json)
     where = common.get_device(device)

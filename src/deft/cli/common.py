@@ -345,12 +345,12 @@ array_option = click.option(
     metavar="NAME",
     expose_value=False,
     callback=_part,
-    help="Which array of an .npz holds the images, as in FILE.npz:NAME.",
+    help="Which array of an .npz holds the data, as in FILE.npz:NAME; of sound, where the window starts (0.5s).",
 )
 reading_options = options(
-    click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be used, and name them."),
-    click.option("--resize", is_flag=True, help="Bring images to the prior's size."),
-    click.option("--convert", is_flag=True, help="Bring images to the prior's channels (grey or RGB)."),
+    click.option("--skip-bad", is_flag=True, help="Leave out samples that cannot be used, and name them."),
+    click.option("--resize", is_flag=True, help="Bring data to the prior's size (of sound: to its rate)."),
+    click.option("--convert", is_flag=True, help="Bring data to the prior's channels (grey or RGB; mono)."),
     range_option,
     click.option(
         "--recursive", is_flag=True, expose_value=False, callback=_part, help="Take the pictures in subfolders too."
@@ -364,6 +364,11 @@ def out_option(default: str | None = None) -> Callable[[F], F]:
     # a default of None is a value to some versions of click
     kept: dict[str, Any] = {"required": True} if default is None else {"default": default, "show_default": True}
     return click.option("--out", type=FilePath(), help="Output folder.", **kept)
+
+
+def written(out: Path, names: Iterable[str]) -> str:
+    """Those files of a folder that are there, for people: a kind of data may have no picture."""
+    return ", ".join(str(out / name) for name in names if (out / name).exists())
 
 
 def get_device(name: str | None) -> torch.device:
@@ -532,8 +537,8 @@ def load_data(
 
 DATA_HELP = (
     "A folder of pictures (PNG, JPEG, TIFF, ..., DICOM, NIfTI), an .npz (array x or images, or FILE.npz:NAME), or"
-    " `fashion`, `ct` for bundled images (`fashion:fit`, `fashion:validation`, `fashion:test`); for other kinds of data"
-    " what their package reads."
+    " `fashion`, `ct` for bundled images (`fashion:fit`, `fashion:validation`, `fashion:test`); for series a CSV"
+    " (docs/series.md), for sound WAV files (docs/sound.md)."
 )
 
 

@@ -13,6 +13,7 @@ from deft.bench.methods_report import captions, terminal, write_methods
 from deft.bench.report import machine
 from deft.bench.stein import add_stein, check_stein
 from deft.cli import common
+from deft.cli.bundled import bundled_for
 from deft.cli.common import DATA_HELP, Name, Output, json_option, out_option, overwrite_option
 from deft.cli.numbers import Number
 from deft.core.denoiser import Denoiser
@@ -59,10 +60,14 @@ OUTPUTS = Outputs("evaluate", REPORT_FILES)
 )
 @common.prior_option_option
 @common.trust_code_option
-@click.option("--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: inpaint]")
+@click.option(
+    "--task", type=Name("task", TASKS), help="Without a run: what is measured.  [default: the usual one of the data]"
+)
 @common.task_option_option
-@click.option("--images", type=Number(Count), help="Number of images, the first ones of the data.  [default: all]")
-@click.option("--samples", type=Number(Samples), default=4, show_default=True, help="Samples for each image.")
+@click.option("--images", type=Number(Count), help="How many samples of the data, the first ones.  [default: all]")
+@click.option(
+    "--samples", type=Number(Samples), default=4, show_default=True, help="Samples drawn for each measurement."
+)
 @click.option("--steps", type=Number(Steps), help="Calls of the prior for every method.  [default: each method's]")
 @click.option(
     "--eta", type=Number(Share), help="Noise of the sampler for every method, 0 to 1.  [default: each method's]"
@@ -122,15 +127,17 @@ def evaluate(
     Masks, measurement noise and seeds are the same for every method. Writes report.md, report.json, samples.png and
     samples.npz.
 
-    The energy score comes first: it is lowest for the true posterior. It is computed in pixels for all images, and in
+    The energy score comes first: it is lowest for the true posterior. For images it is computed in pixels, and in
     features of a network for CT slices and for clothes (the bundled images, or labelled 1x32x32 images with the fashion
-    prior, which also have top-1). It needs at least two samples of each image.
+    prior, which also have top-1). It needs at least two samples of each measurement.
     """
     output = Output(as_json)
     where = common.get_device(device)
     # the whole of a prior that is spread out may not fit elsewhere
     first = torch.device("cpu") if shard_prior else where
     fitted, chosen, prior, name = _who(run, task, task_options, prior_option, prior_options, first)
+    if run is None and not prior_options:
+        fitted = _bundled(methods or "", prior, name, chosen, output)
     fitted = None if fitted is None else fitted.to(where)
     plans = _plans(methods, chosen, prior, fitted, steps, eta)
     prior = common.spread_out(prior, shard_prior)
@@ -150,7 +157,7 @@ def evaluate(
         "stein": stein,
         "task": chosen.config(),
         "prior": name,
-        "run": None if run is None else str(run),
+        "run": str(run) if run is not None else None if fitted is None else "bundled",
         "data": data,
         "seed": seed,
         "images": len(cases),
@@ -168,7 +175,7 @@ def evaluate(
             add_stein(results, prior, cases, **options)
         report = write_methods(out, title, results, cases, settings, task=chosen.name, caption=chosen.title)
     output.say("\n" + terminal(domain, title, report["rows"]))
-    output.say(f"\nwrote {out}/report.md, {out}/report.json, {out}/samples.png, {out}/samples.npz")
+    output.say(f"\nwrote {common.written(out, REPORT_FILES)}")
     output.result(report | {"out": str(out)})
 
 
@@ -176,8 +183,8 @@ def _note_few(output: Output, samples: int) -> None:
     """What cannot be measured of one sample."""
     if samples == 1:
         output.say(
-            "one sample of each image: no energy score, coverage or spread. The other metrics reward samples that vary"
-            " too little. Give --samples 2 or more"
+            "one sample of each measurement: no energy score, coverage or spread. The other metrics reward samples that"
+            " vary too little. Give --samples 2 or more"
         )
 
 
@@ -202,6 +209,12 @@ def _who(
             f"{run} was fitted to the task {found.task.name}, not {task}: leave --task out, or fit one to {task}"
         )
     return found.h, found.task, found.prior, found.prior.loaded_as
+
+
+def _bundled(methods: str, prior: Denoiser, name: str, task: Any, output: Output) -> Learned | None:
+    """The h that comes with the library, where one of these methods needs it."""
+    found = (bundled_for(m.strip(), prior, name, task, output) for m in methods.split(","))
+    return next((b.h for b in found if b is not None), None)
 
 
 def _plans(
@@ -230,7 +243,7 @@ def _check_pairs(task: Any, pairs: bool, degraded: Path | None, run: Path | None
     if isinstance(task, UnknownTask):
         if not pairs and degraded is None:
             raise InputError(
-                f"{run} was fitted to pairs of an unknown degradation, which cannot be applied to other images: give"
+                f"{run} was fitted to pairs of an unknown degradation, which cannot be applied to other data: give"
                 " pairs that were held out (--data PAIRS --pairs, or --data CLEAN --degraded FOLDER)"
             )
     elif degraded is not None:

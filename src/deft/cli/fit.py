@@ -104,7 +104,7 @@ OUTPUTS = Outputs(
 @click.option(
     "--held-out",
     type=common.SOURCE,
-    help="Images for the held-out loss, read like --data, or pairs, read like --pairs.  [default: a tenth of the data]",
+    help="Data for the held-out loss, read like --data, or pairs, read like --pairs.  [default: a tenth of the data]",
 )
 @out_option("run")
 @common.size_option
@@ -125,7 +125,10 @@ OUTPUTS = Outputs(
     click.option(
         "--sigma-y",
         type=Number(Deviation),
-        help="Standard deviation of the measurement noise, for images in [-1, 1].  [default: the task's]",
+        help=(
+            "Standard deviation of the measurement noise, in units of the prior's samples (images: [-1, 1])."
+            "  [default: the task's]"
+        ),
     ),
     common.task_option_option,
     click.option(
@@ -203,7 +206,7 @@ OUTPUTS = Outputs(
         "--gate/--no-gate",
         default=True,
         show_default=True,
-        help="A learned weight of the guide for each pixel (--no-gate: as in the paper).",
+        help="A learned weight of the guide for each entry (--no-gate: as in the paper).",
     ),
     click.option(
         "--guide",
@@ -268,7 +271,7 @@ OUTPUTS = Outputs(
         "--prior-samples",
         type=Number(CountOrNone),
         help=(
-            "Number of samples of the prior that are added to the images; 0 for none.  [default: enough that no image"
+            "Number of samples of the prior that are added to the data; 0 for none.  [default: enough that no sample"
             " is seen too often (docs/fit.md)]"
         ),
     ),
@@ -315,7 +318,7 @@ OUTPUTS = Outputs(
         type=Number(CountOrNone),
         default=DEFAULTS.interval_images,
         show_default=f"{DEFAULTS.interval_images}, fewer where the fit is short",
-        help="Held-out images that intervals are checked on after the fit (docs/trust.md); 0 for none.",
+        help="Held-out samples that intervals are checked on after the fit (docs/trust.md); 0 for none.",
     ),
 )
 @section(
@@ -388,7 +391,7 @@ def fit(**asked: Any) -> None:
     deft fit --objective kl --measurement small.png --task sr4 --out run
     deft fit --objective kl --reward taste.py:brightness --beta 0.1 --out run
 
-    Samples of the prior are added to the images, so that a long fit does not overfit a few images. Without --data, h is
+    Samples of the prior are added to the data, so that a long fit does not overfit a few samples. Without --data, h is
     fitted to these samples alone. Writes h.safetensors, card.md, log.json and state.pt (for --resume) into the folder
     --out. Ctrl-C saves the fit.
     """
@@ -496,7 +499,7 @@ class Asked:
             )
         if alone and self.data is not None and paired:
             raise InputError(
-                "give --data (images, with new measurements at every step) or --pairs (your own x and y), not both"
+                "give --data (samples, with new measurements at every step) or --pairs (your own x and y), not both"
             )
         if alone and self.data is None and not paired and self.prior_samples == 0:
             raise InputError("nothing to fit to: give --data, --pairs, or a --prior-samples above 0")

@@ -112,7 +112,7 @@ def say_everything(output: Output, found: dict[str, Any]) -> None:
                 f"tasks of {t['of']}, with settings for --task-option; below each what the numbers of y mean, and"
                 " settings for measurements of other programs (docs/conventions.md)"
             )
-        drawn = f"; drawn for each image: {t['drawn']}" if t["drawn"] else ""
+        drawn = f"; drawn for each sample: {t['drawn']}" if t["drawn"] else ""
         output.say(f"  {t['name']:<17} {t['about']} ({', '.join(f'{k}={v}' for k, v in t['settings'].items())}){drawn}")
         more = "".join(f"{', ' if i else '; '}{k}=" for i, k in enumerate(t["conventions"]))
         output.say(f"  {'':<17} {t['convention']}{more}")

@@ -43,7 +43,7 @@ from deft.values import Count, Deviation, Seed
     ),
 )
 @common.prior_option_option
-@click.option("--images", type=Number(Count), help="Measure the first so many images.  [default: all]")
+@click.option("--images", type=Number(Count), help="Measure the first so many.  [default: all]")
 @click.option("--seed", type=Number(Seed), default=0, show_default=True, help="Of masks, kernels and noise.")
 @click.option(
     "--out",
@@ -74,7 +74,7 @@ def measure(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Measure images as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`.
+    """Measure data as a task does: y, with the mask or kernel it was made with, in a file for `deft sample`.
 
     \b
     deft measure --task ct --data ct:test --images 4 --out scans.npz
@@ -110,6 +110,8 @@ def _measure(
 ) -> None:  # fmt: skip
     """Measure, and write the file and its picture."""
     owner = next(d for d in domains().values() if task in d.tasks())
+    if prior is None and owner.own_units:
+        raise InputError(f"the units of {owner.title} are those of a prior: give --prior, for which they are measured")
     domain, shape = (owner, None) if prior is None else (common.domain_for(prior), tuple(prior.data_shape))
     chosen = common.make_task(task, sigma_y, None, task_options, domain=domain)
     found = common.load_data(domain, data, "test", shape, reading, output.say)

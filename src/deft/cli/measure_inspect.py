@@ -30,13 +30,15 @@ SHOWN = 8
     type=common.SOURCE,
     default="fashion",
     show_default=True,
-    help="The prior whose images were measured, as in `deft sample`.",
+    help="The prior whose samples were measured, as in `deft sample`.",
 )
 @common.prior_option_option
 @click.option("--task", type=Name("task", TASKS), help="What the measurement is.  [default: what the file says]")
 @common.task_option_option
 @click.option(
-    "--sigma-y", type=Number(Deviation), help="Deviation of the noise, for images in [-1, 1].  [default: the task's]"
+    "--sigma-y",
+    type=Number(Deviation),
+    help="Deviation of the noise, in units of the prior's samples (images: [-1, 1]).  [default: the task's]",
 )
 @common.range_option
 @click.option("--rows", type=Number(Count), default=4, show_default=True, help="Measurements that are looked at.")
@@ -122,7 +124,7 @@ def _table(output: Output, found: Inspected) -> None:
     for one in shown if found.taken in shown else [*shown, found.taken]:
         output.say(_row(one))
     output.say(
-        "\nsurprise: how far samples are from what the prior expects of its own images, 1 is right; residual: y - A(x)"
+        "\nsurprise: how far samples are from what the prior expects of its own samples, 1 is right; residual: y - A(x)"
         " over the noise"
     )
 

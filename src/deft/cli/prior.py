@@ -26,7 +26,7 @@ from deft.denoiser.parametrisation import OUTPUTS
 from deft.errors import InputError, NonFiniteError
 from deft.io.files import write_bytes, write_json, write_text
 from deft.io.folders import STATE_FIRST, Outputs, own_folder
-from deft.io.prior_files import OwnPrior, load_own
+from deft.io.prior_files import BUNDLED, OwnPrior, load_own
 from deft.io.text import markdown
 from deft.kinds.domain import Domain, Table, find_domain
 from deft.kinds.stored import Samples, bounded, subset
@@ -78,7 +78,7 @@ def make_schedule(name: str) -> Schedule:
     help="What the data are.",
 )
 @click.option(
-    "--held-out", type=common.SOURCE, help="Images for the held-out loss, like --data (default: a tenth of the data)."
+    "--held-out", type=common.SOURCE, help="Data for the held-out loss, like --data (default: a tenth of the data)."
 )
 @out_option()
 @click.option(
@@ -86,11 +86,15 @@ def make_schedule(name: str) -> Schedule:
     type=Numbers(Width, 1, 8),
     default="64,96,128",
     show_default=True,
-    help="Channels at each level of the UNet; each level halves the image.",
+    help="Channels at each level of the UNet; each level halves the sides.",
 )
 @click.option("--blocks", type=Number(Depth), default=1, show_default=True, help="Residual blocks a level.")
 @click.option(
-    "--patch", type=Number(Depth), default=2, show_default=True, help="Fold patch x patch pixels into channels first."
+    "--patch",
+    type=Number(Depth),
+    default=2,
+    show_default=True,
+    help="Fold patches of so many entries a side into channels first.",
 )
 @click.option("--schedule", type=Name("schedule", TRAINABLE), default="vp-cosine", show_default=True)
 @click.option(
@@ -136,14 +140,14 @@ def make_schedule(name: str) -> Schedule:
 @common.accumulate_option
 @common.streams_option
 @click.option("--name", type=Line(), help="For the card.  [default: the output folder's]")
-@click.option("--about-data", type=Line(), help="For the card: what the images are.")
-@click.option("--licence", type=Line(), help="For the card: the licence of the images.")
+@click.option("--about-data", type=Line(), help="For the card: what the data are.")
+@click.option("--licence", type=Line(), help="For the card: the licence of the data.")
 @click.option(
     "--features",
     type=Name("features", ("none", "fashion")),
     default="none",
     show_default=True,
-    help="A classifier in whose features samples are compared with held-out images.",
+    help="A classifier in whose features samples are compared with held-out data.",
 )
 @click.option("--resume", is_flag=True, help="Go on with a training that was stopped, with the same settings.")
 @common.length_option
@@ -211,7 +215,7 @@ class Training:
         """Options that are not for a new prior."""
         if self.resize or self.convert:
             raise InputError(
-                "a new prior takes its size and channels from the images: bring them to one size first, without"
+                "a new prior takes its size and channels from the data: bring them to one size first, without"
                 " --resize or --convert"
             )
 
@@ -256,8 +260,8 @@ class Training:
         )
         output.say("\nheld-out mean squared error of E[x_0 | x_t]:\n" + level_table(card["levels"]))
         output.say(
-            f"\nwrote {self.out}/prior.safetensors, {self.out}/card.md, {self.out}/samples.png; next: deft fit --prior"
-            f" {self.out} --help"
+            f"\nwrote {common.written(self.out, TRAIN_OUTPUTS.names[:3])}; next: deft fit --prior {named(self.out)}"
+            " --help"
         )
         output.result({"out": str(self.out), "card": card, "history": result.history})
 
@@ -445,6 +449,11 @@ def finish_prior(
         write_bytes(out / "samples.png", png)
     write_text(out / "card.md", prior_card_text(made.card, png is not None))
     return made.card
+
+
+def named(folder: Path) -> str:
+    """A folder as --prior takes it: a bundled prior comes before a folder of its name."""
+    return f"./{folder}" if str(folder) in BUNDLED else str(folder)
 
 
 def prior_card_text(card: dict[str, Any], picture: bool = True) -> str:

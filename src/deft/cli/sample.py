@@ -10,14 +10,16 @@ import click
 import torch
 
 from deft.cli import common
+from deft.cli.bundled import bundled_for
 from deft.cli.common import Name, Output, json_option, out_option, overwrite_option
 from deft.cli.numbers import Number, Real
 from deft.core.denoiser import Denoiser
 from deft.core.grid import SPACINGS
-from deft.errors import CheckpointError, InputError
-from deft.io.h_files import bundled_h, load_covariance, needed_h
+from deft.errors import InputError
+from deft.io.h_files import load_covariance, needed_h
 from deft.io.measurements import task_of
 from deft.io.tasks import TASKS
+from deft.io.text import count
 from deft.kinds.records import task_from
 from deft.learned import DEFT, LearnedCovariance, kind_of
 from deft.likelihood.paste import BORDER
@@ -25,7 +27,6 @@ from deft.likelihood.task import Tilt
 from deft.likelihood.unknown import UnknownTask
 from deft.methods import METHODS, Plan, no_gradient, plan, takes_eta
 from deft.recipe.fitted import FittedH
-from deft.recipe.fitted import load as load_fitted
 from deft.samplers import SAMPLERS
 from deft.values import Deviation, Index, Range, Rows, Samples, Seed, Share, Steps
 from deft.workflow.sampling import Sampled, Sampling
@@ -90,7 +91,10 @@ from deft.workflow.sampling import Sampled, Sampling
 @click.option(
     "--sigma-y",
     type=Number(Deviation),
-    help="Deviation of the measurement's noise, for images in [-1, 1].  [default: the task's]",
+    help=(
+        "Deviation of the measurement's noise, in units of the prior's samples (images: [-1, 1])."
+        "  [default: the task's]"
+    ),
 )
 @click.option(
     "--sampler",
@@ -160,6 +164,7 @@ from deft.workflow.sampling import Sampled, Sampling
 @click.option("--convert", is_flag=True, help="Bring the picture to the prior's channels (grey or RGB).")
 @common.range_option
 @common.array_option
+@common.data_option_option
 @common.shard_option
 @common.network_options
 @common.device_option
@@ -231,7 +236,9 @@ class Asked:
     as_json: bool
 
     def check(self) -> None:
-        """Options that do not go together."""
+        """Options that do not go together, and a file that is not there."""
+        if self.measurement is not None and not self.measurement.exists():
+            raise InputError(f"no such measurement: {self.measurement} does not exist")
         if (self.measurement is None) == (self.reward is None):
             raise InputError("give --measurement, what was seen, or --reward, what is preferred: one of the two")
         if self.reward is None and (self.beta is not None or self.label is not None):
@@ -267,7 +274,9 @@ class Asked:
         first = torch.device("cpu") if self.shard_prior else where
         if self.run is None:
             prior, task = self._training_free(first)
-            fitted = self._bundled(prior, task, output)
+            name = self.prior_option or "fashion"
+            known = self.method is not None and not self.prior_options
+            fitted = bundled_for(self.method or "", prior, name, task, output) if known else None
             fitted = None if fitted is None else replace(fitted, h=fitted.h.to(where))
         else:
             fitted = common.load_run(self.run, self.prior_option, first, self.prior_options)
@@ -312,26 +321,6 @@ class Asked:
         """(prior, task) without a run."""
         prior = common.find_prior(self.prior_option or "fashion", device, self.prior_options)
         return prior, self._any_task(prior)
-
-    def _bundled(self, prior: Denoiser, task: Any, output: Output) -> FittedH | None:
-        """The h that comes with the library for this prior and task, where the method needs one and no run was
-        given."""
-        method = METHODS.get(self.method or "")
-        name = self.prior_option or "fashion"
-        known = common.domain_for(prior).bundled_priors()
-        if method is None or method.learned != "deft" or self.prior_options or name not in known:
-            return None
-        try:
-            fitted = load_fitted(bundled_h(task.name, name), prior)
-        except InputError:  # none for this task
-            return None
-        except CheckpointError as error:
-            output.say(f"note: the h that comes with the library is not for this prior: {error}")
-            return None
-        common.lowered(fitted.h)
-        if task.config() != fitted.task.config():
-            output.say(f"note: the bundled h was fitted to {fitted.task}, and this is {task}")
-        return fitted
 
     def _any_task(self, prior: Denoiser) -> Any:
         """The task that the options and the measurement name."""
@@ -435,11 +424,11 @@ class Asked:
         about, residual, liked = done.about, done.about["residual"], done.about["reward"]
         obeyed = "" if residual is None else f"; residual {residual:.4f} (the measurement's noise is {done.noise:.4g})"
         obeyed = obeyed if liked is None else f"; mean reward {liked:.4g}"
-        output.say(f"{self.samples} samples in {done.seconds:.1f} s{obeyed}")
+        output.say(f"{count(self.samples, 'sample')} in {done.seconds:.1f} s{obeyed}")
         for line in [*summary(about["diagnosis"]), *about["warnings"], *trust_lines(about)]:
             output.say(line)
         if self.paste:
-            output.say("the measured pixels were put back: what is written is no sample of the posterior any more")
+            output.say("what was measured was put back: what is written is no sample of the posterior any more")
         output.say(f"wrote {', '.join(str(self.out / name) for name in done.written)}")
         output.result(about)
 
@@ -467,7 +456,7 @@ def trust_lines(about: dict[str, Any]) -> list[str]:
     method = METHODS[about["plan"]["method"]]
     if about["run"] is None or about["samples"] < 2 or about["reward"] is not None or method.learned == "covariance":
         return []
-    return [f"intervals of this h were never checked: deft calibrate {about['run']} --data IMAGES does (docs/trust.md)"]
+    return [f"intervals of this h were never checked: deft calibrate {about['run']} --data DATA does (docs/trust.md)"]
 
 
 def described(tilt: Tilt) -> str:

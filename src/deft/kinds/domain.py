@@ -43,6 +43,7 @@ class Domain(ABC):
     """Of several samples, for people: "curves"."""
     bounds: ClassVar[tuple[float, float] | None] = None  # least and greatest value of a sample in model space
     unknown_degradations: ClassVar[bool] = True  # whether h can be fitted to pairs (x, y) without an operator
+    own_units: ClassVar[bool] = False  # whether model space is another for each prior (of a mean and deviation, say)
     hub_tag: ClassVar[str] = ""  # what model hubs call drawing such samples from a measurement ("image-to-image")
     common: ClassVar[bool] = False  # owns shapes that more particular kinds own as well: is asked after these
 
@@ -353,6 +354,10 @@ def domain_for(prior: Denoiser) -> Domain:
 
 SPELT = {"value_range": "--range"}
 """Options of a domain's methods that commands call otherwise."""
+OPTIONS = (
+    "array", "blocks", "convert", "length", "mask", "mask_hole", "patch", "recursive", "resize", "skip_bad", "widths"
+)  # fmt: skip
+"""Those that commands call so; all others are given as --data-option KEY=VALUE."""
 
 
 @contextmanager
@@ -365,9 +370,8 @@ def known_options(domain: Domain, given: Mapping[str, Any]) -> Iterator[None]:
         odd = next((k for k in given if f"unexpected keyword argument '{k}'" in str(error)), None)
         if odd is None:
             raise
-        raise InputError(
-            f"{SPELT.get(odd, '--' + odd.replace('_', '-'))} is not for {domain.title}: leave it out"
-        ) from error
+        usual = f"--{odd.replace('_', '-')}" if odd in OPTIONS else f"--data-option {odd}"
+        raise InputError(f"{SPELT.get(odd, usual)} is not for {domain.title}: leave it out") from error
 
 
 class Table(Mapping[str, T]):

@@ -41,6 +41,7 @@ from deft.prior.options import (
 from deft.prior.probing import try_once
 from deft.prior.single import is_single, load_single
 from deft.runtime.importable import cannot_run, find_function
+from deft.runtime.messages import log
 from deft.schedule import SCHEDULES, VPTable
 from deft.tensors import as_device
 from deft.values import quoted
@@ -392,6 +393,8 @@ def load_prior(name: str | Path, device: torch.device | str = "cpu", **options: 
         prior = freeze(Tiled(prior, tiles["tiled"], tiles.get("overlap", OVERLAP)))
     prior.card.setdefault("family", family)
     prior.loaded_as = absolute_name(str(name))
+    if str(name) in BUNDLED and _own(f"./{name}"):
+        log.warning(f"note: {name} is the bundled prior; the folder of that name is ./{name}")
     prior.loaded_with = tuple(
         f"{key}={option_text(_found(key, value))}"
         for key, value in options.items()
@@ -405,7 +408,10 @@ def _found(key: str, value: Any) -> Any:
 
 
 def absolute_name(name: str) -> str:
-    """A prior's name for a card: a bundled one as it is, a file by its absolute path."""
+    """A prior's name for a card: a bundled one as it is, even where a file is called so; a file by its absolute
+    path."""
+    if name in BUNDLED:
+        return name
     file, colon, function = name.rpartition(":")
     if colon and file.endswith(".py") and Path(file).exists():
         return f"{Path(file).resolve()}:{function}"

@@ -34,9 +34,9 @@ def h_card_text(card: Mapping[str, Any]) -> str:
         "```",
         "",
     ]
-    if card.get("levels"):  # an h that was fitted without images has none
+    if card.get("levels"):  # an h that was fitted without data has none
         text += [
-            "Mean squared error of E[x_0 | x_t, y] on held-out images, by noise level:",
+            "Mean squared error of E[x_0 | x_t, y] on held-out samples, by noise level:",
             "",
             level_table(card["levels"]),
             "",

@@ -193,7 +193,7 @@ def _check_unknown(task: UnknownTask, data: TrainingData, recipe: Recipe) -> Non
     """What a fit to pairs of an unknown degradation cannot have."""
     if data.obs is None:
         raise InputError(
-            "an unknown degradation cannot be applied to images: give pairs (x, y) of it, and no other data"
+            "an unknown degradation cannot be applied to new data: give pairs (x, y) of it, and no other data"
         )
     if recipe.prior_samples:
         raise InputError(

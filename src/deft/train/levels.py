@@ -109,7 +109,7 @@ WORSE_BY = 3.0
 """Standard errors by which h must be worse than the prior alone for a warning."""
 
 
-CURE = "fit with more prior samples or images (--prior-samples, --data), or for longer"
+CURE = "fit with more prior samples or data (--prior-samples, --data), or for longer"
 """What to do about an h that is worse than the prior."""
 
 
@@ -135,10 +135,10 @@ def level_table(rows: Sequence[dict[str, float]]) -> str:
         "eps": "prior alone, of the noise",
         "guide": "closed-form guide alone",
         "h": "with h",
-        "prior_hidden": "prior alone, hidden pixels",
-        "h_hidden": "with h, hidden pixels",
-        "prior_seen": "prior alone, seen pixels",
-        "h_seen": "with h, seen pixels",
+        "prior_hidden": "prior alone, hidden part",
+        "h_hidden": "with h, hidden part",
+        "prior_seen": "prior alone, seen part",
+        "h_seen": "with h, seen part",
     }
     head = "| noise level (angle) | " + " | ".join(f"{r['angle']:.2f}" for r in rows) + " |"
     lines = [head, "|---" * (len(rows) + 1) + "|"]

@@ -110,6 +110,8 @@ def _only_for_pictures(path: Path, mask: Path | None, reading: Mapping[str, Any]
         raise InputError(f"{path} is a measurement file, whose array is y: leave --array and --recursive out")
     if mask is not None:
         raise InputError(f"{path} is a measurement file, which holds its own mask: leave --mask out")
+    for name in reading.keys() - {"array", "recursive", "resize", "convert", "value_range"}:
+        raise InputError(f"{path} is a measurement file, which is taken as it is: leave --data-option {name} out")
     for name in ("resize", "convert"):
         if reading.get(name):
             raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -14,6 +15,8 @@ NAMES = ("time", "date", "datetime", "timestamp", "date_time", "index", "t", "ho
 """What a column of times is called (in any case), so that it may hold plain numbers. A column of dates is told by what
 it holds."""
 UNITS = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+
+EXPECTED = "a date such as 2016-01-31 13:00 or 31.01.2016 13:00"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,18 @@ class Clock:
     def moved(self, rows: int) -> Clock:
         return replace(self, start=self.start + rows * self.step)
 
+    def row(self, text: str, where: str) -> float:
+        """The row of the grid that a time is on, which may lie between two.
+
+        Raises:
+            InputError: it is no time of this kind.
+        """
+        at = (moment if self.kind == "date" else number)(text)
+        if at is None:
+            kind = "a date such as 2016-01-31" if self.kind == "date" else "a number"
+            raise InputError(f"{where}: {text!r} is no time of this series, expected {kind}")
+        return (at - self.start) / self.step
+
     def step_text(self) -> str:
         """The step in words.
 
@@ -65,11 +80,17 @@ ROWS = Clock()
 
 
 def moment(cell: str) -> float | None:
-    """Seconds since 1970 of an ISO date; None for what is none. Without a zone it is taken as UTC.
+    """Seconds since 1970 of an ISO date, or of day.month.year; None for what is none. Without a zone it is taken as
+    UTC.
 
     >>> moment("1970-01-02"), moment("1970-01-01 01:00"), moment("17.3"), moment("1970-01-01T00:00:00Z")
     (86400.0, 3600.0, None, 0.0)
+    >>> moment("2.1.1970"), moment("01.01.1970 01:00")
+    (86400.0, 3600.0)
     """
+    dotted = re.fullmatch(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(.*)", cell.strip())
+    if dotted:
+        cell = f"{dotted[3]}-{dotted[2]:0>2}-{dotted[1]:0>2}{dotted[4]}"
     if len(cell) < 8 or cell.count("-") < 2:
         return None
     try:
@@ -101,7 +122,7 @@ def clock_of(cells: Sequence[str], name: str, where: str) -> tuple[Clock, np.nda
         if at is None:
             raise InputError(
                 f"{where}: row {i + 1} has the time {cells[i]!r:.40}, expected "
-                + ("an ISO date such as 2016-01-31 13:00" if dates else "a number")
+                + (EXPECTED if dates else f"a number, or {EXPECTED}")
             )
     times = np.array(read, np.float64)
     long = dates and any(len(c.strip()) > 10 for c in cells)

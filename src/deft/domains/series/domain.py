@@ -34,6 +34,7 @@ class SeriesDomain(Domain):
     name: ClassVar[str] = "series"
     title: ClassVar[str] = "series"
     common: ClassVar[bool] = True
+    own_units: ClassVar[bool] = True
 
     def owns(self, event_shape: tuple[int, ...]) -> bool:
         return len(event_shape) == 2
@@ -95,10 +96,11 @@ class SeriesDomain(Domain):
         units = self.units if event_shape is None or self.units is None else self.units_for(event_shape)
         return read_named(source, event_shape, units, **options)
 
-    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...]) -> Measured:  # type: ignore[override]
+    def read_measured(self, path: Path, task: Any, event_shape: tuple[int, ...], **options: Any) -> Measured:
+        """options: start and columns, as `deft.domains.series.measured.read_measured` has them."""
         from deft.domains.series.measured import read_measured
 
-        found, clock = read_measured(path, task, event_shape, self.units_for(event_shape))
+        found, clock = read_measured(path, task, event_shape, self.units_for(event_shape), **options)
         return found._replace(domain=replace(self, clock=clock))
 
     def write(self, folder: Path, name: str, x: Tensor) -> list[Path]:
@@ -120,7 +122,9 @@ class SeriesDomain(Domain):
         from deft.domains.series.pictures import SHOWN, curves
 
         units = self.units_for(x.shape[1:])
-        return curves(units.columns, units.to_units(x[:SHOWN]).numpy(), self.clock.texts(x.shape[-1]), title)
+        return curves(
+            units.columns, units.to_units(x[:SHOWN]).numpy(), self.clock.texts(x.shape[-1]), title, self._across(units)
+        )
 
     def draw_pictures(self, x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
         from deft.domains.series.pictures import fan
@@ -130,24 +134,28 @@ class SeriesDomain(Domain):
         at = torch.tensor(QUANTILES, dtype=x.dtype)
         bands = units.to_units(torch.quantile(x, at, dim=0)).numpy()
         dots = None if obs is None else self._dots(obs, tuple(x.shape[1:]))
-        return {"sheet.png": fan(units.columns, bands, dots, self.clock.texts(length), title, len(x))}
+        chart = fan(units.columns, bands, dots, self.clock.texts(length), title, len(x), self._across(units))
+        return {"sheet.png": chart}
 
     def measurement_picture(self, x: Tensor, obs: Observation, title: str) -> bytes | None:
         from deft.domains.series.pictures import SHOWN, Panel, chart
 
         units, dots = self.units_for(x.shape[1:]), self._dots(obs, tuple(x.shape[1:]))
         truth = units.to_units(x[0]).numpy()
+        known = "; dots: measured" if dots is not None else "; what was measured of it is no value of it"
         panels = [
             Panel(name, lines=[truth[i]], dots=None if dots is None else dots[i])
             for i, name in enumerate(units.columns[:SHOWN])
         ]
-        return chart(panels, self.clock.texts(x.shape[-1]), title, "line: the first series; dots: measured")
+        return chart(
+            panels, self.clock.texts(x.shape[-1]), title, f"line: the first series{known}{self._across(units)}"
+        )
 
     def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
         from deft.domains.series.pictures import Row, wall
 
         lines = [v for v in views if v.kind == "samples"]
-        drawn = next((v.x for v in views if v.kind == "spread"), None)
+        band = next((v for v in views if v.kind == "spread"), None)
         if not lines:
             return None
         units = self.units_for(lines[0].x.shape[1:])
@@ -155,11 +163,18 @@ class SeriesDomain(Domain):
             Row(
                 rows[i] if i < len(rows) else f"case {i + 1}",
                 [(v.title, units.to_units(v.x[i])[0].numpy()) for v in lines],
-                None if drawn is None else self._band(units, drawn[i]),
+                None if band is None else self._band(units, band.x[i]),
             )
             for i in range(len(lines[0].x))
         ]
-        return wall(units.columns[0], cases, self.clock.texts(lines[0].x.shape[-1]), title)
+        times, of = self.clock.texts(lines[0].x.shape[-1]), "" if band is None else band.note
+        return wall(units.columns[0], cases, times, title, of, self._across(units))
+
+    def _across(self, units: Units) -> str:
+        """What the axis of time is, where it has no dates."""
+        if self.clock.kind == "date" or units.time != "date":
+            return ""
+        return f"; across: steps of {Clock('date', 0.0, units.step).step_text()}"
 
     @staticmethod
     def _band(units: Units, x: Tensor) -> tuple[np.ndarray, np.ndarray]:

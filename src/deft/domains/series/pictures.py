@@ -119,44 +119,52 @@ def _panel(
 
 
 def fan(
-    titles: Sequence[str], quantiles: np.ndarray, dots: np.ndarray | None, times: Sequence[str], title: str, n: int
+    titles: Sequence[str],
+    quantiles: np.ndarray,
+    dots: np.ndarray | None,
+    times: Sequence[str],
+    title: str,
+    n: int,
+    across: str = "",
 ) -> bytes:
     """A fan chart of quantiles [5, C, L] (5, 25, 50, 75, 95 %) and observed points [C, L], NaN where nothing was
     seen."""
+    gaps = np.zeros(len(titles)) if dots is None else np.isnan(dots).sum(-1)
     panels = [
         Panel(
-            name,
+            titles[i],
             [(quantiles[0, i], quantiles[4, i]), (quantiles[1, i], quantiles[3, i])],
             [quantiles[2, i]],
             None if dots is None else dots[i],
         )
-        for i, name in enumerate(titles[:SHOWN])
+        for i in sorted(np.argsort(-gaps, kind="stable")[:SHOWN])  # those with the most to fill
     ]
     more = f"; {len(titles) - SHOWN} more variables are in quantiles.csv" if len(titles) > SHOWN else ""
     seen = "" if dots is None else "; dots: measured"
-    return chart(panels, times, title, f"bands: 50 % and 90 % of {n} samples; line: their median{seen}{more}")
+    return chart(panels, times, title, f"bands: 50 % and 90 % of {n} samples; line: their median{seen}{more}{across}")
 
 
-def curves(titles: Sequence[str], x: np.ndarray, times: Sequence[str], title: str) -> bytes:
+def curves(titles: Sequence[str], x: np.ndarray, times: Sequence[str], title: str, across: str = "") -> bytes:
     """Samples [n, C, L] as curves in one panel for each variable."""
     panels = [Panel(name, lines=list(x[:, i])) for i, name in enumerate(titles[:SHOWN])]
     more = f"; {len(titles) - SHOWN} more variables are not shown" if len(titles) > SHOWN else ""
-    return chart(panels, times, title, f"{len(x)} samples{more}")
+    return chart(panels, times, title, f"{len(x)} samples{more}{across}")
 
 
 NAMED = ("blue", "orange", "green", "purple", "ochre", "grey")
 """`COLOURS` in words."""
 
 
-def wall(name: str, rows: Sequence[Row], times: Sequence[str], title: str) -> bytes:
-    """One variable of each case in a panel of its own: curves of several methods, and the band of one."""
+def wall(name: str, rows: Sequence[Row], times: Sequence[str], title: str, of: str, across: str) -> bytes:
+    """One variable of each case in a panel of its own: curves of several methods, and the band of one. of: what the
+    band is of. across: what the axis of time is."""
     panels = [
         Panel(f"{r.caption}: {name}", [] if r.band is None else [r.band], [line for _, line in r.lines])
         for r in rows[:SHOWN]
     ]
     drawn = [f"{said} {colour}" for (said, _), colour in zip(rows[0].lines, NAMED * 4, strict=False)]
-    band = "; band: 90 % of the samples of one" if rows[0].band is not None else ""
-    return chart(panels, times, title, ", ".join(drawn) + band)
+    band = f"; band: 90 % of {of}" if rows[0].band is not None else ""
+    return chart(panels, times, title, ", ".join(drawn) + band + across)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from deft.domains.series.clock import ROWS, Clock, clock_of, moment, number
+from deft.domains.series.clock import ROWS, Clock, clock_of, moment
 from deft.domains.series.tables import Table, read_csv, read_ts
 from deft.domains.series.units import Units
 from deft.domains.series.windows import bridged, kept, split_windows
@@ -136,7 +136,7 @@ def _table(path: Path, reading: Reading) -> Table:
     """A CSV, its variables in the order of the prior's, if there is one."""
     if reading.units is None:
         return read_csv(path, reading.columns)
-    table = read_csv(path)
+    table = read_csv(path, reading.columns, reading.units.columns)
     chosen = [i for i in reading.units.pick(table.columns, str(path), all_of=True) if i is not None]
     return replace(table, columns=reading.units.columns, values=table.values[:, chosen])
 
@@ -148,16 +148,9 @@ def _between(table: Table, part: str, where: str) -> Table:
     first, dots, last = part.partition("..")
     if not dots:
         raise InputError(f"{where}:{part}: a part of a series is FROM..TO, such as ..2016-01-01 or 2016-01-01..")
-    read = moment if table.clock.kind == "date" else number
-    ends = []
-    for text, usual in ((first, -np.inf), (last, np.inf)):
-        at = read(text) if text else usual
-        if at is None:
-            kind = "a date such as 2016-01-31" if table.clock.kind == "date" else "a number"
-            raise InputError(f"{where}: {text!r} is no time of this series, expected {kind}")
-        ends.append(at)
-    times = table.clock.start + np.arange(len(table)) * table.clock.step
-    inside = np.nonzero((times >= ends[0]) & (times < ends[1]))[0]
+    ends = [table.clock.row(text, where) if text else usual for text, usual in ((first, -np.inf), (last, np.inf))]
+    at = np.arange(len(table))
+    inside = np.nonzero((at > ends[0] - 1e-6) & (at < ends[1] - 1e-6))[0]
     if not len(inside):
         raise InputError(
             f"{where}:{part} holds no row: the series goes from {table.clock.text(0)} to"
@@ -200,15 +193,20 @@ def from_windows(
             if c not in names:
                 raise unknown("column", c, names)
         chosen = [names.index(c) for c in reading.columns]
-    length = reading.wanted
-    if length is not None and values.shape[2] != length:
+    length, columns = reading.wanted, tuple(names[i] for i in chosen)
+    if length is not None and values.shape[2] > length:  # long series, such as one of each station
+        return from_tables([Table(columns, v[chosen].T, clock) for v in values], where, reading)
+    if length is not None and values.shape[2] < length:
         raise InputError(
-            f"{where} has windows of {values.shape[2]} times, expected {length}: give windows of the prior's length, or"
-            " one long series [T, C]"
+            f"{where} has series of {values.shape[2]} times ({list(values.shape)} is read as [N, C, L]), too few for"
+            f" one window of {length}"
         )
     _same_step(clock, reading, where)
-    table = Table(tuple(names[i] for i in chosen), np.empty((0, len(chosen))), clock)
-    return _windows(values[:, chosen], None, table, where, reading, [])
+    turned = [_TURNED.format(where, *values.shape[1:])] if values.shape[1] > values.shape[2] else []
+    return _windows(values[:, chosen], None, Table(columns, np.empty((0, len(chosen))), clock), where, reading, turned)
+
+
+_TURNED = "note: {} is read as {} variables at {} times, [N, C, L]: if it is [N, L, C], turn the axes"
 
 
 def _arrays(path: Path, part: str, reading: Reading) -> Data:
@@ -295,7 +293,10 @@ def from_frame(frame: Any, length: int, **options: Any) -> Data:
 def _length(reading: Reading, shortest: int, where: str) -> int:
     length = reading.wanted
     if length is None:
-        raise InputError(f"{where} is one long series: say how long a window is, with --length (96 hours, say)")
+        raise InputError(
+            f"{where} is one long series: say how long a window is, with --prior, or with"
+            " --length for a new prior (96 hours, say)"
+        )
     if shortest < length:
         raise InputError(f"{where} has {shortest} times, too few for one window of {length}: give a longer series")
     return length
@@ -305,7 +306,10 @@ def _same_step(clock: Clock, reading: Reading, where: str) -> None:
     units = reading.units
     if units is not None and clock.kind == units.time == "date" and abs(clock.step / units.step - 1) > 1e-6:
         theirs = Clock("date", 0.0, units.step).step_text()
-        raise InputError(f"{where} has a step of {clock.step_text()}, and the prior was trained on steps of {theirs}")
+        raise InputError(
+            f"{where} has a step of {clock.step_text()}, and the prior was trained on steps of {theirs}: bring it to"
+            " that step, with empty cells where nothing was measured"
+        )
 
 
 def _windows(

@@ -37,8 +37,9 @@ class Table:
         return len(self.values)
 
 
-def read_csv(path: Path, columns: Sequence[str] = ()) -> Table:
-    """A CSV file: one row for each time. columns: which ones to take; the others may hold text.
+def read_csv(path: Path, columns: Sequence[str] = (), known: Sequence[str] = ()) -> Table:
+    """A CSV file: one row for each time. columns: which ones to take; the others may hold text. known: those of the
+    prior; where the file has them all, its others are passed over.
 
     The separator is a comma, a semicolon or a tab. The first row is a header if a cell of it is no number. A column of
     dates, or one that is called a time, is the time.
@@ -62,19 +63,22 @@ def read_csv(path: Path, columns: Sequence[str] = ()) -> Table:
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise InputError(f"{path} has two columns that are called {twice!r}: give each a name of its own")
-    wanted = [i for i in range(len(names)) if i != time]
+    wanted, passed = [i for i in range(len(names)) if i != time], list[str]()
     if columns:
         lacking = [c for c in columns if c not in names]
         if lacking:
             raise InputError(f"{path} has no column {', '.join(lacking)}: it has {', '.join(names)}")
         wanted = [names.index(c) for c in columns]
+    elif known and set(known) <= set(names):
+        wanted, more = [names.index(c) for c in known], [names[i] for i in wanted if names[i] not in known]
+        passed = [f"columns that the prior does not know are passed over: {', '.join(more)}"] if more else []
     if not wanted:
         raise InputError(f"{path} holds a column of times alone: give at least one of numbers beside it")
     comma = separator != "," and _decimal_comma(rows, wanted)
     values = np.stack([_column(path, rows, i, names[i], comma, first) for i in wanted], 1)
     if not np.isfinite(values).any():
         raise InputError(f"{path} holds no number: all {values.size} cells are empty or NaN")
-    notes = ["its numbers have a decimal comma, which was read as a point"] if comma else []
+    notes = [*passed, *(["its numbers have a decimal comma, which was read as a point"] if comma else [])]
     clock = Clock()
     if time is not None:
         clock, at = clock_of([r[time].strip() for r in rows], names[time] or "time", str(path))
@@ -89,7 +93,7 @@ def _rows(path: Path) -> tuple[list[list[str]], str]:
     try:
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{path} is no text in UTF-8: write it as a CSV file, or give an .npz") from None
+        raise InputError(f"{path} is no text in UTF-8: save it as UTF-8, or give an .npz") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

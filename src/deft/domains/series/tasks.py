@@ -61,12 +61,13 @@ class Impute(Gapped):
     name = "impute"
     title = "fill gaps"
     about = "gaps here and there, and in blocks (share, pattern = mixed, random, blocks, variable)"
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {"pattern": ("mixed", *PATTERNS)}
     share: Share = 0.9
     pattern: str = "mixed"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice(f"pattern of the task {self.name}", self.pattern, ("mixed", *PATTERNS))
+        choice(f"pattern of the task {self.name}", self.pattern, self.choices["pattern"])
 
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         u = noise.uniform((3,))
@@ -99,10 +100,13 @@ class Forecast(Gapped):
     about = "the last quarter is not seen (share)"
     share: Share = 0.25
 
+    def hidden(self, length: int) -> int:
+        """How many times are not seen."""
+        return min(length - 1, max(1, round(self.share * length)))
+
     def draw(self, shape: Sequence[int], noise: Noise | BatchNoise) -> Tensor:
         length = shape[-1]
-        hidden = min(length - 1, max(1, round(self.share * length)))
-        seen = (torch.arange(length) < length - hidden).to(torch.get_default_dtype())
+        seen = (torch.arange(length) < length - self.hidden(length)).to(torch.get_default_dtype())
         return seen.expand(len(noise), *shape).clone()
 
 

@@ -150,7 +150,8 @@ class Units:
         if unknown:
             raise InputError(
                 f"{where} has the column{'s' * (len(unknown) > 1)} {some(unknown)}, and the prior knows"
-                f" {some(self.columns, 40)}: rename it, or leave it out"
+                f" {some(self.columns, 40)}: rename {'them' if len(unknown) > 1 else 'it'}, or take the others alone,"
+                " --data-option columns=A,B"
             )
         if missing and (all_of or len(missing) == len(self)):
             raise InputError(

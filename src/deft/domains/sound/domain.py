@@ -113,9 +113,9 @@ class SoundDomain(Domain):
         return [folder / f"{name}.wav"]
 
     def picture(self, x: Tensor, titles: Sequence[str] = (), title: str = "") -> bytes | None:
-        from deft.domains.sound.pictures import sheet
+        from deft.domains.sound.pictures import MOST, sheet
 
-        return sheet(x, self.samples_a_second, titles, title)
+        return sheet(x[:MOST], self.samples_a_second, titles, title)
 
     def draw_pictures(self, x: Tensor, std: Tensor, obs: Observation | None, title: str) -> Mapping[str, bytes]:
         from deft.domains.sound.pictures import of_draws
@@ -135,7 +135,7 @@ class SoundDomain(Domain):
     def wall(self, views: Sequence[View], *, title: str = "", rows: Sequence[str] = (), cell: int = 96) -> bytes | None:
         from deft.domains.sound.pictures import wall
 
-        return wall(views, title, rows)
+        return wall(views, self.samples_a_second, title, rows)
 
     # how good
 

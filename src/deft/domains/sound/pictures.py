@@ -20,6 +20,8 @@ WIDTH, WAVE, SPECTRUM, PAD = 260, 56, 128, 8
 LOUDEST, QUIETEST = 20.0, -40.0
 """dB of a spectrogram's colours, of a frame of a sound of power 1."""
 SHOWN = 8
+MOST = 20
+"""Samples of a prior in its picture."""
 """Samples in the picture of a draw."""
 COLOURS = np.array(
     [(10, 8, 30), (60, 24, 98), (131, 38, 106), (203, 65, 73), (244, 129, 32), (248, 205, 80), (252, 255, 220)],
@@ -34,7 +36,7 @@ def sheet(x: Tensor, rate: int, titles: Sequence[str] = (), title: str = "", hid
     x = x.detach().float().cpu()
     gaps = [hidden, *[None] * (len(x) - 1)]
     panels = [panel(one[0], None if gap is None else gap[0]) for one, gap in zip(x, gaps, strict=True)]
-    return _laid_out(panels, titles, title, f"{x.shape[-1] / rate:.3g} s across; 0 to {rate / 2000:g} kHz up")
+    return _laid_out(panels, titles, title, axes(x.shape[-1], rate))
 
 
 def panel(x: Tensor, hidden: Tensor | None = None) -> Image.Image:
@@ -73,6 +75,11 @@ def spectrogram(x: Tensor, gone: np.ndarray | None = None) -> Image.Image:
     return Image.fromarray(shown)
 
 
+def axes(length: int, rate: int) -> str:
+    """What the sides of a panel are, for people."""
+    return f"{length / rate:.3g} s across; 0 to {rate / 2000:g} kHz up"
+
+
 def of_draws(x: Tensor, obs: Observation | None, rate: int, title: str) -> Mapping[str, bytes]:
     """sheet.png: the measurement, samples [n, 1, L] and their mean."""
     n = len(x)
@@ -91,7 +98,7 @@ def of_measurement(x: Tensor, obs: Observation, rate: int, title: str) -> bytes:
     panels = [panel(one[0]) for one in x[:5].float().cpu()]
     panels += [panel(v[0], None if hidden is None else hidden[i, 0]) for i, v in enumerate(y.float().cpu())]
     titles = [*(f"sound {i + 1}" for i in range(len(y))), *(f"measured {i + 1}" for i in range(len(y)))]
-    return _laid_out(panels, titles, title, f"{x.shape[-1] / rate:.3g} s across", across=len(y))
+    return _laid_out(panels, titles, title, axes(x.shape[-1], rate), across=len(y))
 
 
 def measured_pictures(obs: Observation, shape: tuple[int, ...]) -> np.ndarray:
@@ -101,7 +108,7 @@ def measured_pictures(obs: Observation, shape: tuple[int, ...]) -> np.ndarray:
     return np.stack([np.asarray(panel(v[0], g)) for v, g in zip(y.detach().float().cpu(), gaps, strict=True)])
 
 
-def wall(views: Sequence[View], title: str = "", rows: Sequence[str] = ()) -> bytes | None:
+def wall(views: Sequence[View], rate: int, title: str = "", rows: Sequence[str] = ()) -> bytes | None:
     """A PNG of columns of sounds, a row for each case; columns of spread are left out."""
     views = [v for v in views if v.kind != "spread"]
     if not views:
@@ -110,8 +117,9 @@ def wall(views: Sequence[View], title: str = "", rows: Sequence[str] = ()) -> by
     for i in range(len(views[0].x)):
         for v in views:
             panels.append(Image.fromarray(v.x[i]) if v.kind == "picture" else panel(v.x[i, 0].detach().float().cpu()))
-            titles.append(v.title if i == 0 else rows[i] if v is views[0] and i < len(rows) else "")
-    return _laid_out(panels, titles, title, "", across=len(views))
+            case = rows[i] if v is views[0] and i < len(rows) else ""
+            titles.append(": ".join(t for t in (v.title if i == 0 else "", case) if t))
+    return _laid_out(panels, titles, title, axes(views[0].x.shape[-1], rate), across=len(views))
 
 
 def _seen(obs: Observation, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
