@@ -234,3 +234,16 @@ def test_lost_colour_is_shown_grey():
     x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     shown = picture_of(get_task("colourise").observe(x, deft.Noise(0, 1)), (3, 8, 8))
     assert shown.shape == (1, 8, 8, 3) and (shown == shown[..., :1]).all() and shown.std() > 10
+
+
+EVERY_H = sorted(
+    {path for kind in domains().values() for p in kind.bundled_priors() for path in kind.bundled_h(p).values()}
+)
+
+
+@pytest.mark.parametrize("path", EVERY_H, ids=[path.stem for path in EVERY_H])
+def test_every_bundled_h_belongs_to_a_bundled_prior(path):
+    """A prior that is trained on has other weights: then its h are to be fitted again, or its card names the weights
+    before."""
+    _, card = read_h(path)
+    assert is_prior(deft.load_prior(card["prior"]), card["prior_sha256"])
