@@ -331,7 +331,7 @@ def test_bad_names(capsys, shop, name, options, says):
 
 def test_families_have_a_line_each():
     assert list(FAMILIES) == [
-        "remote", "deft", "diffusers", "exported", "genie", "edm", "single", "state", "adm", "python", "hub",
+        "remote", "deft", "diffusers", "exported", "genie", "csdi", "edm", "single", "state", "adm", "python", "hub",
     ]  # fmt: skip
     assert all(row.about for row in FAMILIES.values())
 
