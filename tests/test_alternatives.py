@@ -457,7 +457,7 @@ def test_a_trained_classifier_approaches_the_exact_one():
         exact = world.mixture.given(x_t, a, s)[0].exp()
         with torch.no_grad():
             p = h.log_probs(x_t, a, s).exp()
-        assert float((p - exact).abs().mean()) < 0.03, t
+        assert float((p - exact).abs().mean()) < 0.04, t
         if t < 0.1:
             assert float((exact - world.mixture.weights.float()).abs().mean()) > 0.35
     drawn = sample(

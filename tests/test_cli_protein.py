@@ -347,8 +347,9 @@ def test_a_damaged_problem_file(short, tmp_path, capsys):
 
 
 def test_commands_for_images_refuse_backbones(tmp_path, capsys):
+    (tmp_path / "x.png").touch()
     for words in (
-        ("sample", "--task", "sr4", "--measurement", "x.png"),
+        ("sample", "--task", "sr4", "--measurement", tmp_path / "x.png"),
         ("fit", "--task", "sr4", "--data", "fashion"),
         ("evaluate", "--task", "sr4", "--data", "fashion"),
     ):

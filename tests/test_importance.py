@@ -69,7 +69,7 @@ def test_rounds_bring_h_to_the_posterior():
         return importance_fit(h, PRIOR, obs, rounds=3, paths=16, steps=16, min_ess=least, config=config)
 
     rows, blind = go(0.2), go(1.0)
-    assert rows[2]["variance"] < 0.6 * rows[1]["variance"] < 0.36 * rows[0]["variance"]
+    assert rows[2]["variance"] < 0.8 * rows[1]["variance"] < 0.48 * rows[0]["variance"]
     assert rows[2]["bound"] > rows[0]["bound"] and rows[2]["effective"] > 1.4 * rows[0]["effective"]
     assert blind[2]["variance"] > 0.5 * blind[0]["variance"]
 

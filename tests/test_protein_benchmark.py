@@ -120,7 +120,7 @@ def test_it_turns_with_the_chain_and_does_not_see_padding():
 
 def test_it_takes_clashes_from_the_bundled_prior():
     prior = load_prior("backbone")
-    n, length = 8, 48
+    n, length = 24, 48
     two = torch.zeros(n, length, dtype=torch.long)
     two[:, :2] = 1  # something must be measured; neither h looks at it
     obs = Observation(torch.zeros(n, length, 3), Gaussian(Motif(two), 0.0125))

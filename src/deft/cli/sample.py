@@ -236,9 +236,7 @@ class Asked:
     as_json: bool
 
     def check(self) -> None:
-        """Options that do not go together, and a file that is not there."""
-        if self.measurement is not None and not self.measurement.exists():
-            raise InputError(f"no such measurement: {self.measurement} does not exist")
+        """Options that do not go together."""
         if (self.measurement is None) == (self.reward is None):
             raise InputError("give --measurement, what was seen, or --reward, what is preferred: one of the two")
         if self.reward is None and (self.beta is not None or self.label is not None):
@@ -276,6 +274,9 @@ class Asked:
             prior, task = self._training_free(first)
             name = self.prior_option or "fashion"
             known = self.method is not None and not self.prior_options
+            needs = METHODS.get(self.method or "")
+            if needs and needs.learned and self.measurement is not None and not self.measurement.exists():
+                raise InputError(f"no such measurement: {self.measurement} does not exist")
             fitted = bundled_for(self.method or "", prior, name, task, output) if known else None
             fitted = None if fitted is None else replace(fitted, h=fitted.h.to(where))
         else:

@@ -104,8 +104,8 @@ def interval_coverage(
 
     >>> from deft.testing import gaussian_pairs
     >>> found = interval_coverage(*gaussian_pairs(400, 4), [0.9])
-    >>> found.value.round(1), found.passed  # of four samples: 3 / 5, less what 0.9 leaves out
-    (array([0.5]), False)
+    >>> bool(0.5 < found.value[0] < 0.62), found.passed  # of four samples: 3 / 5, less what 0.9 leaves out
+    (True, False)
     """
     if truth.shape != (len(draws), *draws.x.shape[2:]):
         raise InputError(

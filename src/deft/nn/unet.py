@@ -37,7 +37,7 @@ def folded(x: Tensor, patch: int) -> Tensor:
         return F.pixel_unshuffle(x, patch)
     parts = x.reshape(*x.shape[:2], *(n for side in x.shape[2:] for n in (side // patch, patch)))
     parts = parts.permute(0, 1, *range(3, 2 * dims + 3, 2), *range(2, 2 * dims + 2, 2))
-    return parts.reshape(len(x), -1, *(side // patch for side in x.shape[2:]))
+    return parts.reshape(x.shape[0], -1, *(side // patch for side in x.shape[2:]))
 
 
 def unfolded(x: Tensor, patch: int) -> Tensor:
@@ -49,9 +49,9 @@ def unfolded(x: Tensor, patch: int) -> Tensor:
     dims = x.ndim - 2
     if dims == 2:
         return F.pixel_shuffle(x, patch)
-    parts = x.reshape(len(x), x.shape[1] // patch**dims, *([patch] * dims), *x.shape[2:])
+    parts = x.reshape(x.shape[0], x.shape[1] // patch**dims, *([patch] * dims), *x.shape[2:])
     parts = parts.permute(0, 1, *(n for i in range(dims) for n in (2 + dims + i, 2 + i)))
-    return parts.reshape(len(x), -1, *(side * patch for side in x.shape[2:]))
+    return parts.reshape(x.shape[0], -1, *(side * patch for side in x.shape[2:]))
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -70,7 +70,7 @@ class Block(nn.Module):
         self.norm2, self.conv2 = _norm(channels), zero(CONV[dims](channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, e: Tensor) -> Tensor:
-        scale, shift = self.film(e).reshape(len(e), -1, *[1] * (x.ndim - 2)).chunk(2, dim=1)
+        scale, shift = self.film(e).reshape(e.shape[0], -1, *[1] * (x.ndim - 2)).chunk(2, dim=1)
         z = self.conv1(F.silu(self.norm1(x)))
         z = torch.addcmul(shift, self.norm2(z), 1 + scale)
         return x + self.conv2(F.silu(z))

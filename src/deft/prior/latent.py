@@ -66,11 +66,12 @@ class Autoencoder(nn.Module):
 
 @torch.no_grad()
 def measure_gain(autoencoder: Any, prior: Denoiser, size: float = 0.1, seed: int = 0) -> float:
-    """rms(D(z + size n) - D(z)) / size for z, n standard normal: what the decoder makes of a small deviation."""
+    """rms(D(z + size n) - D(z)) / (size rms(n)) for z, n standard normal: what the decoder makes of a small
+    deviation."""
     noise = Noise(seed, 8)
     z, n = (noise.normal(prior.event_shape).to(prior.state_like()) for _ in range(2))
     change = autoencoder.decode(z + size * n) - autoencoder.decode(z)
-    return max(float(change.square().mean().sqrt()) / size, 1e-6)
+    return max(float((change.square().mean() / n.square().mean()).sqrt()) / size, 1e-6)
 
 
 HEAVY = 2.0

@@ -54,7 +54,7 @@ def surprise(prior: Denoiser, x: Tensor, levels: Sequence[float] = LEVELS, seed:
     >>> world, _ = half_seen(4)
     >>> prior = world.prior(VPCosine())
     >>> from deft import sample
-    >>> own = sample(prior, 64, steps=30)
+    >>> own = sample(prior, 256, steps=30)
     >>> abs(float(surprise(prior, own).mean())) < 0.3, float(surprise(prior, 3 * own).mean()) > 0.5
     (True, True)
     """

@@ -17,7 +17,8 @@ STUCK = 0.01
 def ess_fraction(log_w: Tensor) -> Tensor:
     """(sum w)^2 / (K sum w^2) of log-weights [B, K], [B] (Kong 1992): 1 for equal weights, 1/K if one sample has them
     all."""
-    return torch.exp(2 * torch.logsumexp(log_w, 1) - torch.logsumexp(2 * log_w, 1)) / log_w.shape[1]
+    share = torch.exp(2 * torch.logsumexp(log_w, 1) - torch.logsumexp(2 * log_w, 1)) / log_w.shape[1]
+    return share.clamp(max=1)  # rounding of equal weights
 
 
 def log_mean(log_w: Tensor) -> Tensor:

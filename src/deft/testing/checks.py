@@ -35,7 +35,7 @@ from deft.likelihood.gaussian import Gaussian
 from deft.samplers.draw import sample
 from deft.schedule import SCHEDULES, VPTable
 
-SOLVE_TOLERANCE = 1e-4
+SOLVE_TOLERANCE = 3e-4
 """Relative error allowed to `solve` and `pinv`, which may be iterative."""
 
 
