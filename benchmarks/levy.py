@@ -4,7 +4,7 @@ table that applies.
     python benchmarks/levy.py                                   # all, or what is left of it; hours of a core
     python benchmarks/levy.py --kinds laplace --measurements deconvolve
     python benchmarks/levy.py --report                          # benchmarks/results/levy.json and its table
-    python benchmarks/levy.py --quick --folder /tmp/try         # everything, tiny: does it run?
+    python benchmarks/levy.py --quick --folder try              # everything, tiny: does it run?
 
 A piece is the prior of a kind, the h of a kind and a measurement, the gold samples of both, or the figures of a
 method; each is a file in --folder, made once, so that the command goes on where it stopped.

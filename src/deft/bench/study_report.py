@@ -427,12 +427,16 @@ def _opening(report: Report, study: Study, data: Mapping[str, Any]) -> None:
         (f", with at most {study.tune.calls} calls a sample" if study.tune.calls else ""),
     )
     report.text(f"`{data['command']}`, commit {data['commit']}, {_machine_text(data['machine'], data['devices'])}.")
+    tuned = any(study.entries[name].tune for on in study.on for name in on.entries)
+    settings = (
+        f"Every entry found its settings on {study.tune.images} validation {things}, {study.tune.samples} samples of"
+        f" each, by {metrics}: at most {study.tune.points} settings and {study.tune.budget} calls of the prior for each"
+        f" {thing} and sample{at_most}."
+    )
     report.text(
         f"{study.images} test {things}, {study.samples} samples of each, seeds {', '.join(map(str, study.seeds))}: the"
-        f" same {things}, masks, measurement noise and starting noise for every entry. Every entry found its settings"
-        f" on {study.tune.images} validation {things}, {study.tune.samples} samples of each, by {metrics}: at most"
-        f" {study.tune.points} settings and {study.tune.budget} calls of the prior for each {thing} and"
-        f" sample{at_most}. Learned h have scale 1."
+        f" same {things}, masks, measurement noise and starting noise for every entry."
+        f" {settings if tuned else 'No entry was tuned: each has its own settings.'} Learned h have scale 1."
     )
     report.text(
         f"Intervals: 95 %, by resampling {things} and the seeds of each; where h was fitted with several seeds, from"

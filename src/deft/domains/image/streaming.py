@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -86,13 +87,13 @@ class Pictures(Stored):
     def __init__(self, reading: ReadOptions, limits: Limits, shape: Shape):
         self.reading, self.limits, self.shape = reading, limits, shape
 
+    @abstractmethod
     def raw(self, row: int) -> Raw:
         """A picture with the prior's channels and size.
 
         Raises:
             InputError: it cannot be read; the message names it.
         """
-        raise NotImplementedError
 
     def picture(self, row: int) -> np.ndarray:
         """[C, H, W]: bytes, or in model space."""
@@ -125,9 +126,9 @@ class Pictures(Stored):
         values = hashlib.sha256(looked.numpy().tobytes()).hexdigest()
         return mixed(self.about(), str(self.shape), str(sorted(self.limits.items())), values)
 
+    @abstractmethod
     def about(self) -> str:
         """What tells this source from others, but for its values."""
-        raise NotImplementedError
 
 
 class Files(Pictures):

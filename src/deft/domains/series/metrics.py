@@ -13,6 +13,7 @@ from torch import Tensor
 from deft.core.likelihood import Observation
 from deft.errors import InputError
 from deft.kinds.records import Metric
+from deft.kinds.scores import coverage, energy_score, mean_over, several
 
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 """Of the quantiles of `crps_quantiles`: 0.05, 0.10, ..., 0.95."""
@@ -36,18 +37,6 @@ def evaluated(truth: Tensor, obs: Observation) -> Tensor:
     return where.to(truth.dtype)
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean over the entries that count, [N]. What stands elsewhere may be NaN."""
-    kept = torch.where(where > 0, values, torch.zeros_like(values))
-    return kept.flatten(1).sum(1) / where.flatten(1).sum(1)
-
-
-def _several(samples: Tensor, what: str) -> int:
-    if samples.shape[1] < 2:
-        raise InputError(f"{what} needs at least two samples of each measurement, got {samples.shape[1]}")
-    return samples.shape[1]
-
-
 def crps(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
     """Continuous ranked probability score, the mean over entries: [N].
 
@@ -61,10 +50,10 @@ def crps(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
     >>> crps(torch.tensor([[[0.0], [1.0]]]), torch.tensor([[0.5]]), one)
     tensor([0.])
     """
-    s = _several(samples, "a CRPS")
+    s = several(samples, "a CRPS")
     rank = 2 * torch.arange(1, s + 1, dtype=samples.dtype, device=samples.device) - s - 1
     pairs = torch.einsum("s,ns...->n...", rank, samples.sort(1).values) / (s * (s - 1))
-    return _mean((samples - truth[:, None]).abs().mean(1) - pairs, where)
+    return mean_over((samples - truth[:, None]).abs().mean(1) - pairs, where)
 
 
 def quantile_loss(samples: Tensor, truth: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +66,7 @@ def quantile_loss(samples: Tensor, truth: Tensor, where: Tensor) -> tuple[Tensor
     for q, x in zip(at, torch.quantile(samples, at, dim=1), strict=True):
         total = total + 2 * (q - (truth < x).to(truth.dtype)) * (truth - x)
     count = where.flatten(1).sum(1)
-    return _mean(total / len(LEVELS), where) * count, _mean(truth.abs(), where) * count
+    return mean_over(total / len(LEVELS), where) * count, mean_over(truth.abs(), where) * count
 
 
 def crps_quantiles(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
@@ -101,48 +90,12 @@ def crps_quantiles(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
 
 def mae(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
     """Mean absolute error of the median of the samples, [N], in the unit of x; the median minimises its expectation."""
-    return _mean((samples.quantile(0.5, dim=1) - truth).abs(), where)
+    return mean_over((samples.quantile(0.5, dim=1) - truth).abs(), where)
 
 
 def rmse(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
     """Root mean square error of the mean of the samples over the entries of a measurement, [N], in the unit of x."""
-    return _mean((samples.mean(1) - truth).square(), where).sqrt()
-
-
-def energy_score(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
-    """Energy score of all entries together, [N]: as `crps`, with the root mean square over entries in place of |.|.
-
-        ES = 1/S sum_j d(x_j, y) - 1/2 . 1/(S (S - 1)) sum_{j != k} d(x_j, x_k),    d(u, v)^2 = mean over entries of
-        (u - v)^2
-
-    Gneiting & Raftery (2007), equation 22. Unlike the CRPS it sees how entries vary together. In the unit of x.
-    """
-    s = _several(samples, "an energy score")
-    weight = (where / where.flatten(1).sum(1).reshape(-1, *(1,) * (where.ndim - 1))).sqrt()
-    x, y = ((torch.where(w > 0, v, torch.zeros_like(v)) * w) for v, w in ((samples, weight[:, None]), (truth, weight)))
-    x, y = x.flatten(2), y.flatten(1)
-    pairs = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2)) / (s * (s - 1))
-    return (x - y[:, None]).norm(dim=-1).mean(1) - pairs / 2
-
-
-def coverage(samples: Tensor, truth: Tensor, where: Tensor, level: float = 0.9) -> Tensor:
-    """Share of entries whose central interval of this level holds the truth: [N].
-
-    u = (rank + v) / (S + 1), with rank of the truth among the samples and v uniform on [0, 1], is uniform on [0, 1] for
-    the exact posterior, whatever S (Hamill 2001, https://doi.org/10.1175/1520-0493(2001)129%3C0550:IORHFV%3E2.0.CO;2).
-    The truth is in if |u - 1/2| <= level / 2; this is the mean over v, so its expectation is exactly `level`. With S
-    samples at least 1 - (1 - level) (S + 1) / 2 comes out, so a few samples cannot show how bad it is.
-
-    >>> x = torch.tensor([[[0.0], [1.0], [2.0]]])
-    >>> [float(coverage(x, torch.tensor([[y]]), torch.ones(1, 1), 0.5)) for y in (1.5, 9.0)]
-    [1.0, 0.0]
-    """
-    cells = samples.shape[1] + 1
-    below = (samples < truth[:, None]).sum(1)
-    above = cells - (samples > truth[:, None]).sum(1)  # the truth has one of the ranks below, ..., above - 1
-    low, high = (1 - level) / 2, (1 + level) / 2
-    inside = (above / cells).clamp(low, high) - (below / cells).clamp(low, high)
-    return _mean(inside * cells / (above - below).clamp_min(1), where)
+    return mean_over((samples.mean(1) - truth).square(), where).sqrt()
 
 
 def width(samples: Tensor, where: Tensor, level: float = 0.9) -> Tensor:
@@ -150,7 +103,7 @@ def width(samples: Tensor, where: Tensor, level: float = 0.9) -> Tensor:
     interpolated linearly. With few samples narrower than that of the law: by (S - 1) / (S + 1) for a uniform one."""
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=samples.dtype, device=samples.device)
     low, high = torch.quantile(samples, ends, dim=1)
-    return _mean(high - low, where)
+    return mean_over(high - low, where)
 
 
 METRICS: dict[str, Metric] = {
@@ -242,5 +195,5 @@ def measure(samples: Tensor, truth: Tensor, obs: Observation) -> dict[str, Tenso
         for key, level in (("", 0.9), ("50", 0.5)):
             out[f"coverage{key}"] = coverage(samples, truth, where, level)
             out[f"width{key}"] = width(samples, where, level)
-        out["spread"] = _mean(samples.var(1), where).sqrt()
+        out["spread"] = mean_over(samples.var(1), where).sqrt()
     return out

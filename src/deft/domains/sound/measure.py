@@ -10,6 +10,7 @@ from torch import Tensor
 from deft.core.likelihood import Observation
 from deft.domains.sound.metrics import log_spectral_distance, si_sdr
 from deft.kinds.records import Metric
+from deft.kinds.scores import coverage, energy_score, mean_over
 
 METRICS: dict[str, Metric] = {
     m.key: m
@@ -89,43 +90,10 @@ def measure(
         where = torch.ones_like(truth) if hidden is None else hidden
         out["energy_score"] = energy_score(samples, truth, where)
         out["coverage"] = coverage(samples, truth, where)
-        spread, error = (_mean(v, where) for v in (samples.var(1), (mean - truth).square()))
+        spread, error = (mean_over(v, where) for v in (samples.var(1), (mean - truth).square()))
         out["spread"] = spread.sqrt()
         out["spread_skill"] = ratio_shares((1 + 1 / s) * spread, error)
     return out
-
-
-def _mean(values: Tensor, where: Tensor) -> Tensor:
-    return (values * where).flatten(1).sum(1) / where.flatten(1).sum(1).clamp_min(1)
-
-
-def energy_score(samples: Tensor, truth: Tensor, where: Tensor) -> Tensor:
-    """[N]: mean_j r(x_j, truth) - 1/2 mean_{j != k} r(x_j, x_k), r the root mean square difference where `where` is 1.
-
-    Gneiting & Raftery (2007), equation 22, https://doi.org/10.1198/016214506000001437, over different samples alone
-    (Ferro 2014, "Fair scores for ensemble forecasts", https://doi.org/10.1002/qj.2270): in expectation least for the
-    truth's own law, for every S of at least 2.
-
-    >>> energy_score(torch.tensor([[[[0.0]], [[2.0]]]]), torch.tensor([[[1.0]]]), torch.ones(1, 1, 1))
-    tensor([0.])
-    """
-    s, count = samples.shape[1], where.flatten(1).sum(1).clamp_min(1).sqrt()
-    x, y = (samples * where[:, None]).flatten(2), (truth * where).flatten(1)
-    pairs = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2)) / (s * (s - 1))
-    return ((x - y[:, None]).norm(dim=2).mean(1) - pairs / 2) / count
-
-
-def coverage(samples: Tensor, truth: Tensor, where: Tensor, level: float = 0.9) -> Tensor:
-    """Share of values whose central interval of this level holds the truth, [N].
-
-    With r of S samples below it, the truth stands uniformly on [r, r + 1] / (S + 1) if it is one more draw of the same
-    law: what of that lies between (1 - level)/2 and (1 + level)/2 is counted. `level` in expectation, whatever S.
-    """
-    s = samples.shape[1]
-    below = (samples < truth[:, None]).sum(1).to(truth) / (s + 1)
-    low, high = (1 - level) / 2, (1 + level) / 2
-    inside = ((below + 1 / (s + 1)).clamp(low, high) - below.clamp(low, high)) * (s + 1)
-    return _mean(inside, where)
 
 
 def ratio_shares(a: Tensor, b: Tensor) -> Tensor:
